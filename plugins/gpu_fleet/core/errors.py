@@ -1,0 +1,138 @@
+"""The package's one exception tree.
+
+::
+
+    GpuFleetError
+    ├── TransientError              a retry of the task may succeed
+    │   ├── ApiUnavailable          connection refused or reset, time-out, 5xx
+    │   ├── Throttled               429 (``retry_after`` in seconds)
+    │   ├── Unauthorized            401: token expired or not accepted yet
+    │   ├── Conflict                409: somebody else wrote in between
+    │   │   ├── AlreadyExists
+    │   │   └── FieldConflict       server-side apply: a field belongs to another manager
+    │   ├── ClusterBusy             the cluster's turn or a release's Lease is held by a live holder
+    │   └── GateFailed              a gate failed for a cause that may pass
+    └── PermanentError              a retry of the same task cannot help
+        ├── SpecError               the cluster file or a Param is wrong (``field``, ``remedy``)
+        ├── Forbidden               403: missing permission, quota, admission
+        ├── NotFound                404 where the object must exist
+        ├── Invalid                 400, 415, 422: the server refuses the content
+        ├── ToolError               helm or kubectl missing or of an unsupported version
+        ├── ReleaseError            a Helm release needs a person (no proven target, foreign, unmanaged)
+        ├── ValidationFailed        GPUs do not do what the spec promises
+        ├── LeakFound               something that costs money is left
+        ├── GateRefused             a gate failed for a permanent cause
+        └── DeadlinePassed          the absolute deadline of a wait has passed
+
+Transient or permanent is a *type*: operators map it once onto Airflow's retry policy
+(``gpu_fleet.operators.base.RETRY_POLICY``). Every message names the object and says what to do; causes are chained.
+"""
+
+from __future__ import annotations
+
+
+class GpuFleetError(Exception):
+    """Base of every error this package raises on purpose.
+
+    :param message: one sentence that names the object and the remedy.
+    :param reason: CamelCase reason, as in a Kubernetes condition; defaults to the class name.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or type(self).__name__
+
+
+class TransientError(GpuFleetError):
+    """A retry of the task may succeed."""
+
+
+class PermanentError(GpuFleetError):
+    """A retry of the same task cannot help: a person or another task has to act."""
+
+
+class ApiUnavailable(TransientError):
+    """The API did not answer usefully: connection refused or reset, time-out, 5xx."""
+
+
+class Throttled(TransientError):
+    """The API answered 429."""
+
+    def __init__(self, message: str, *, reason: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after = retry_after
+
+
+class Unauthorized(TransientError):
+    """The API answered 401; a fresh token may be accepted."""
+
+
+class Conflict(TransientError):
+    """The API answered 409: the object changed in between."""
+
+
+class AlreadyExists(Conflict):
+    """The object to be created exists."""
+
+
+class FieldConflict(Conflict):
+    """Server-side apply was refused because another field manager owns a field."""
+
+
+class ClusterBusy(TransientError):
+    """The cluster's turn, or a release's Lease, is held by somebody who is alive; the message names the holder."""
+
+
+class GateFailed(TransientError):
+    """A gate's verdict is Failed for a cause that may pass."""
+
+
+class SpecError(PermanentError):
+    """A cluster file, a Param or an operator argument is wrong.
+
+    :param field: dotted path of the field, for example ``nodePools[0].sharing.replicas``.
+    :param remedy: what to write instead.
+    """
+
+    def __init__(self, message: str, *, field: str = "", remedy: str = "", reason: str | None = None) -> None:
+        text = f"{field}: {message}" if field else message
+        super().__init__(f"{text} ({remedy})" if remedy else text, reason=reason)
+        self.field = field
+        self.remedy = remedy
+
+
+class Forbidden(PermanentError):
+    """The API answered 403: a missing permission, a quota or an admission rule; the server's message is kept."""
+
+
+class NotFound(PermanentError):
+    """The API answered 404 for something that must exist."""
+
+
+class Invalid(PermanentError):
+    """The API refuses the content: 400, 415, 422, or a schema error of server-side apply."""
+
+
+class ToolError(PermanentError):
+    """helm or kubectl is missing or of an unsupported version."""
+
+
+class ReleaseError(PermanentError):
+    """A Helm release is in a state that only a person may resolve."""
+
+
+class ValidationFailed(PermanentError):
+    """GPUs do not do what the cluster spec promises."""
+
+
+class LeakFound(PermanentError):
+    """Something that costs money is left behind."""
+
+
+class GateRefused(PermanentError):
+    """A gate's verdict is Failed for a permanent cause."""
+
+
+class DeadlinePassed(PermanentError):
+    """The absolute deadline of a wait has passed; the message says what was still missing and why."""

@@ -1,0 +1,1 @@
+"""All gates, one module per subject. Importing this package registers them."""

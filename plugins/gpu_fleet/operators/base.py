@@ -1,0 +1,105 @@
+"""What every operator and sensor of the package shares: the frozen spec, the retry policy, the way to a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from gpu_fleet.core.errors import PermanentError, SpecError
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient
+
+#: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
+FREEZE_SPEC_TASK_ID = "freeze_spec"
+
+#: Transient or permanent is a type; this is the one place where it meets Airflow.
+RETRY_POLICY = ExceptionRetryPolicy(
+    [
+        RetryRule(
+            exception="gpu_fleet.core.errors.PermanentError",
+            action=RetryAction.FAIL,
+            reason="permanent: a retry of this task cannot help",
+        )
+    ]
+)
+
+#: Defaults of every task (passed as the DAGs' ``default_args``).
+DEFAULT_ARGS: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=5),
+    "retry_policy": RETRY_POLICY,
+    "execution_timeout": timedelta(minutes=15),
+}
+
+
+def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
+    """The spec that this Dag run was pinned to by its first task.
+
+    :raises SpecError: if the run has no frozen spec (the first task was never run).
+    """
+    from gpu_fleet.core.spec import ClusterSpec
+
+    value = context["ti"].xcom_pull(task_ids=FREEZE_SPEC_TASK_ID)
+    if not isinstance(value, Mapping) or "spec" not in value:
+        raise SpecError(
+            f"task {FREEZE_SPEC_TASK_ID!r} of this run has not frozen a cluster spec",
+            remedy=f"clear {FREEZE_SPEC_TASK_ID!r} and let the run go on",
+        )
+    return ClusterSpec.model_validate(value["spec"])
+
+
+def run_name(context: Mapping[str, Any]) -> str:
+    """``<dag_id>/<run_id>`` of the current run, as it is written into annotations, ledgers and turn records."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{ti.run_id}"
+
+
+class FleetOperator(BaseOperator):
+    """Base of the operators that act on one cluster of the fleet, as the run's frozen spec describes it.
+
+    A subclass implements :meth:`act`; ``self.spec`` and ``self.kube`` are there when it runs.
+    """
+
+    spec: ClusterSpec
+    kube: KubeClient
+
+    #: set to ``False`` by operators that never talk to the cluster's API server.
+    needs_kube = True
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        self.prepare(context)
+        return self.act(context)
+
+    def prepare(self, context: Mapping[str, Any]) -> None:
+        """Load the frozen spec and open the client; also to be called first by ``execute_complete`` methods."""
+        self.spec = frozen_spec(context)
+        if self.needs_kube:
+            from gpu_fleet.hooks.kubernetes import KubernetesHook
+
+            self.kube = KubernetesHook(self.access()).client()
+
+    def access(self) -> ClusterAccess:
+        """How to reach the cluster: JSON-able, without credentials, fit for trigger arguments."""
+        from gpu_fleet.hooks.kubernetes import ClusterAccess
+
+        return ClusterAccess.from_spec(self.spec)
+
+    def act(self, context: Mapping[str, Any]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must implement act()")
+
+
+__all__ = [
+    "DEFAULT_ARGS",
+    "FREEZE_SPEC_TASK_ID",
+    "RETRY_POLICY",
+    "FleetOperator",
+    "PermanentError",
+    "frozen_spec",
+    "run_name",
+]

@@ -1,0 +1,44 @@
+"""Named faults, set through the control API or ``python -m sandbox fault …`` and consulted by the parts.
+
+A fault is a name with JSON parameters and an optional number of times it applies. Parts ask ``board.active(name)`` (is
+it set?) or ``board.take(name)`` (is it set, and use up one count?).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FaultBoard:
+    """All faults that are set now."""
+
+    def __init__(self) -> None:
+        self._faults: dict[str, dict[str, Any]] = {}
+
+    def set(self, name: str, params: dict[str, Any] | None = None, count: int | None = None) -> None:
+        self._faults[name] = {"params": dict(params or {}), "count": count}
+
+    def clear(self, name: str | None = None) -> None:
+        if name is None:
+            self._faults.clear()
+        else:
+            self._faults.pop(name, None)
+
+    def active(self, name: str) -> dict[str, Any] | None:
+        """The fault's parameters if it is set, else ``None``; uses nothing up."""
+        fault = self._faults.get(name)
+        return None if fault is None else dict(fault["params"])
+
+    def take(self, name: str) -> dict[str, Any] | None:
+        """Like :meth:`active`, but uses up one of the fault's counts."""
+        fault = self._faults.get(name)
+        if fault is None:
+            return None
+        if fault["count"] is not None:
+            fault["count"] -= 1
+            if fault["count"] <= 0:
+                del self._faults[name]
+        return dict(fault["params"])
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        return {name: dict(fault) for name, fault in sorted(self._faults.items())}

@@ -1,0 +1,49 @@
+"""What every part of the sandbox is started with. Frozen; units in the field docs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.faults import FaultBoard
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    :ivar state_dir: where state.json, certificates, kubeconfigs and logs live (mode 0700).
+    :ivar speed: simulated latencies are divided by this; 1.0 is real time.
+    :ivar seed: makes sampled latencies repeatable.
+    :ivar region: AWS region.
+    :ivar account: AWS account id that moto answers with.
+    :ivar cluster_name: the EKS cluster that exists from the start.
+    :ivar kubernetes_version: its version.
+    """
+
+    state_dir: Path
+    speed: float = 5.0
+    seed: int = 1
+    region: str = "us-west-2"
+    account: str = "123456789012"
+    cluster_name: str = "demo-gpu"
+    kubernetes_version: str = "1.35"
+    faults: FaultBoard = field(default_factory=FaultBoard)
+
+
+class Clock:
+    """Simulated waits: ``await clock.sleep(60)`` lasts 60 / speed real seconds."""
+
+    def __init__(self, speed: float, seed: int = 1) -> None:
+        if speed <= 0:
+            raise ValueError("speed must be greater than 0")
+        self.speed = speed
+        self.random = random.Random(seed)
+
+    async def sleep(self, simulated_seconds: float) -> None:
+        await asyncio.sleep(max(0.0, simulated_seconds) / self.speed)
+
+    def real(self, simulated_seconds: float) -> float:
+        """Real seconds that a simulated duration lasts."""
+        return simulated_seconds / self.speed
