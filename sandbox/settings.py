@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,17 +34,36 @@ class Settings:
     faults: FaultBoard = field(default_factory=FaultBoard)
 
 
+@dataclass(frozen=True)
+class Wait:
+    """One injected wait: what was waited for, and the wall clock (epoch seconds) of its two ends."""
+
+    label: str
+    started: float
+    ended: float
+
+
 class Clock:
-    """Simulated waits: ``await clock.sleep(60)`` lasts 60 / speed real seconds."""
+    """Simulated waits: ``await clock.sleep(60)`` lasts 60 / speed real seconds.
+
+    A wait with a label is an *injected* one (a latency of the simulated world, as opposed to a controller's own polling)
+    and is recorded in :attr:`waits`, so that a run's time can be split into injected waits and overhead.
+    """
 
     def __init__(self, speed: float, seed: int = 1) -> None:
         if speed <= 0:
             raise ValueError("speed must be greater than 0")
         self.speed = speed
         self.random = random.Random(seed)
+        self.waits: deque[Wait] = deque(maxlen=20_000)
 
-    async def sleep(self, simulated_seconds: float) -> None:
-        await asyncio.sleep(max(0.0, simulated_seconds) / self.speed)
+    async def sleep(self, simulated_seconds: float, label: str | None = None) -> None:
+        started = time.time()
+        try:
+            await asyncio.sleep(max(0.0, simulated_seconds) / self.speed)
+        finally:
+            if label is not None:
+                self.waits.append(Wait(label, started, time.time()))
 
     def real(self, simulated_seconds: float) -> float:
         """Real seconds that a simulated duration lasts."""
