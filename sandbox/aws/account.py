@@ -1,0 +1,226 @@
+"""The AWS account as it is before the package arrives: network, roles, queues, a cluster with a small system node group.
+
+After docs.aws.amazon.com/eks (cluster, access entries) and karpenter.sh/docs/getting-started (roles, queue, tags).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sandbox.aws.client import Aws
+from sandbox.settings import Settings
+
+ADMIN_USER = "sandbox-admin"
+SYSTEM_NODE_GROUP = "system"
+SYSTEM_INSTANCE_TYPE = "m5.large"
+SYSTEM_NODES = 2
+_NODE_POLICIES = (
+    "AmazonEKS_CNI_Policy",
+    "AmazonEKSWorkerNodePolicy",
+    "AmazonEC2ContainerRegistryPullOnly",
+    "AmazonSSMManagedInstanceCore",
+)
+_KARPENTER_QUEUE_RETENTION = "300"  # seconds; an interruption is of no interest later
+_MAX_RECEIVES = "5"
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was made, by id."""
+
+    access_key_id: str
+    secret_access_key: str
+    admin_arn: str
+    vpc_id: str
+    subnet_ids: list[str]
+    security_group_id: str
+    node_role_arn: str
+    controller_role_arn: str
+    karpenter_queue_url: str
+    fleet_queue_url: str
+    dead_letter_queue_url: str
+    system_instance_ids: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the secret."""
+        return {key: value for key, value in asdict(self).items() if key != "secret_access_key"}
+
+
+async def prepare(aws: Aws, settings: Settings) -> Account:
+    """Fills an empty moto. ``aws`` talks to moto itself, not to the shim, which knows no key before this."""
+    key = await _admin(aws)
+    vpc_id, subnet_ids, group_id = await _network(aws, settings)
+    node_role, controller_role = await _roles(aws, settings)
+    queues = await _queues(aws, settings)
+    await _cluster(aws, settings, subnet_ids, group_id)
+    instances = await _system_nodes(aws, settings, subnet_ids, group_id, node_role)
+    return Account(
+        access_key_id=key["AccessKeyId"],
+        secret_access_key=key["SecretAccessKey"],
+        admin_arn=key["Arn"],
+        vpc_id=vpc_id,
+        subnet_ids=subnet_ids,
+        security_group_id=group_id,
+        node_role_arn=node_role,
+        controller_role_arn=controller_role,
+        karpenter_queue_url=queues[0],
+        fleet_queue_url=queues[1],
+        dead_letter_queue_url=queues[2],
+        system_instance_ids=instances,
+    )
+
+
+async def image_of(aws: Aws, settings: Settings, flavour: str, alias: str) -> str:
+    """
+    Image id for an alias of Amazon Linux 2023, by the public SSM parameters.
+
+    :param flavour: ``standard`` or ``nvidia``.
+    :param alias: ``al2023@v20260714`` or ``al2023@latest``.
+    """
+    version = settings.kubernetes_version
+    base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/x86_64/{flavour}"
+    release = alias.partition("@")[2]
+    middle = "recommended" if release == "latest" else f"amazon-eks-node-al2023-x86_64-{flavour}-{version}-{release}"
+    reply = await aws.call("ssm", "get_parameter", Name=f"{base}/{middle}/image_id")
+    return str(reply["Parameter"]["Value"])
+
+
+async def _admin(aws: Aws) -> dict[str, str]:
+    """The person who owns the account and made the cluster."""
+    user = await aws.call("iam", "create_user", UserName=ADMIN_USER)
+    key = await aws.call("iam", "create_access_key", UserName=ADMIN_USER)
+    return {**key["AccessKey"], "Arn": user["User"]["Arn"]}
+
+
+async def _network(aws: Aws, settings: Settings) -> tuple[str, list[str], str]:
+    discovery = {"Key": "karpenter.sh/discovery", "Value": settings.cluster_name}
+    vpc = (await aws.call("ec2", "create_vpc", CidrBlock="10.0.0.0/16"))["Vpc"]["VpcId"]
+    await aws.call(
+        "ec2", "create_tags", Resources=[vpc], Tags=[{"Key": "Name", "Value": f"{settings.cluster_name}-vpc"}]
+    )
+    subnets = []
+    for index, zone in enumerate("abc"):
+        reply = await aws.call(
+            "ec2",
+            "create_subnet",
+            VpcId=vpc,
+            CidrBlock=f"10.0.{index * 16}.0/20",
+            AvailabilityZone=f"{settings.region}{zone}",
+            TagSpecifications=[{"ResourceType": "subnet", "Tags": [discovery]}],
+        )
+        subnets.append(reply["Subnet"]["SubnetId"])
+    group = await aws.call(
+        "ec2",
+        "create_security_group",
+        GroupName=f"eks-cluster-sg-{settings.cluster_name}",
+        Description="EKS created security group applied to ENIs attached to the control plane and managed nodes.",
+        VpcId=vpc,
+        TagSpecifications=[
+            {
+                "ResourceType": "security-group",
+                "Tags": [discovery, {"Key": f"kubernetes.io/cluster/{settings.cluster_name}", "Value": "owned"}],
+            }
+        ],
+    )
+    return vpc, subnets, group["GroupId"]
+
+
+async def _roles(aws: Aws, settings: Settings) -> tuple[str, str]:
+    node = await _role(aws, f"KarpenterNodeRole-{settings.cluster_name}", "ec2.amazonaws.com")
+    for policy in _NODE_POLICIES:
+        await aws.call(
+            "iam",
+            "put_role_policy",
+            RoleName=f"KarpenterNodeRole-{settings.cluster_name}",
+            PolicyName=policy,
+            PolicyDocument=_policy([{"Effect": "Allow", "Action": "ec2:Describe*", "Resource": "*"}]),
+        )
+    controller = await _role(aws, f"KarpenterControllerRole-{settings.cluster_name}", "pods.eks.amazonaws.com")
+    await _role(aws, f"EKSClusterRole-{settings.cluster_name}", "eks.amazonaws.com")
+    return node, controller
+
+
+async def _role(aws: Aws, name: str, service: str) -> str:
+    trust = [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}]
+    reply = await aws.call("iam", "create_role", RoleName=name, AssumeRolePolicyDocument=_policy(trust))
+    return str(reply["Role"]["Arn"])
+
+
+def _policy(statements: list[dict[str, Any]]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+async def _queues(aws: Aws, settings: Settings) -> tuple[str, str, str]:
+    """Karpenter's queue, the package's own beside it (two readers of one queue steal from each other), its DLQ."""
+    name = settings.cluster_name
+    karpenter = await aws.call(
+        "sqs",
+        "create_queue",
+        QueueName=name,
+        Attributes={"MessageRetentionPeriod": _KARPENTER_QUEUE_RETENTION, "SqsManagedSseEnabled": "true"},
+    )
+    dead = await aws.call("sqs", "create_queue", QueueName=f"{name}-gpu-fleet-dlq")
+    attributes = await aws.call("sqs", "get_queue_attributes", QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+    redrive = {"deadLetterTargetArn": attributes["Attributes"]["QueueArn"], "maxReceiveCount": _MAX_RECEIVES}
+    fleet = await aws.call(
+        "sqs",
+        "create_queue",
+        QueueName=f"{name}-gpu-fleet",
+        Attributes={"RedrivePolicy": json.dumps(redrive), "SqsManagedSseEnabled": "true"},
+    )
+    return karpenter["QueueUrl"], fleet["QueueUrl"], dead["QueueUrl"]
+
+
+async def _cluster(aws: Aws, settings: Settings, subnet_ids: list[str], group_id: str) -> None:
+    await aws.call(
+        "eks",
+        "create_cluster",
+        name=settings.cluster_name,
+        version=settings.kubernetes_version,
+        roleArn=f"arn:aws:iam::{settings.account}:role/EKSClusterRole-{settings.cluster_name}",
+        resourcesVpcConfig={"subnetIds": subnet_ids, "securityGroupIds": [group_id]},
+    )
+
+
+async def _system_nodes(
+    aws: Aws, settings: Settings, subnet_ids: list[str], group_id: str, node_role: str
+) -> list[str]:
+    """A managed node group for what must run before the first GPU node: Karpenter, CoreDNS."""
+    cluster = settings.cluster_name
+    await aws.call(
+        "eks",
+        "create_nodegroup",
+        clusterName=cluster,
+        nodegroupName=SYSTEM_NODE_GROUP,
+        scalingConfig={"minSize": SYSTEM_NODES, "maxSize": SYSTEM_NODES, "desiredSize": SYSTEM_NODES},
+        instanceTypes=[SYSTEM_INSTANCE_TYPE],
+        subnets=subnet_ids[:SYSTEM_NODES],
+        nodeRole=node_role,
+        version=settings.kubernetes_version,
+    )
+    image = await image_of(aws, settings, "standard", "al2023@latest")
+    tags = {
+        f"kubernetes.io/cluster/{cluster}": "owned",
+        "eks:cluster-name": cluster,
+        "eks:nodegroup-name": SYSTEM_NODE_GROUP,
+        "Name": f"{cluster}-{SYSTEM_NODE_GROUP}",
+    }
+    instances = []
+    for subnet in subnet_ids[:SYSTEM_NODES]:
+        reply = await aws.call(
+            "ec2",
+            "run_instances",
+            ImageId=image,
+            InstanceType=SYSTEM_INSTANCE_TYPE,
+            MinCount=1,
+            MaxCount=1,
+            SubnetId=subnet,
+            SecurityGroupIds=[group_id],
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+        )
+        instances.append(reply["Instances"][0]["InstanceId"])
+    return instances

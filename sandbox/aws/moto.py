@@ -1,0 +1,78 @@
+"""Moto's server as a child process: the part of AWS that we did not have to write.
+
+The child is :mod:`sandbox.aws.moto_child`. It binds an ephemeral port, says so in one line on its standard output, logs
+to ``moto.log`` in the state directory, and ends with its parent, however the parent ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.settings import Settings
+
+_START_TIMEOUT = 60.0  # seconds; importing moto takes two on an idle machine, many on a busy one
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class MotoError(RuntimeError):
+    """Moto's server did not start; the message says where its log is."""
+
+
+@dataclass
+class Moto:
+    """A running moto server."""
+
+    url: str
+    process: asyncio.subprocess.Process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def close(self) -> None:
+        """Ends the child; safe to call twice."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.terminate()
+            try:
+                await asyncio.wait_for(self.process.wait(), 3)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    self.process.kill()
+                await self.process.wait()
+
+
+async def start(settings: Settings) -> Moto:
+    """Starts moto and returns once it accepts connections."""
+    log_path = settings.state_dir / "moto.log"
+    argv = [
+        sys.executable, "-m", "sandbox.aws.moto_child",
+        "--parent", str(os.getpid()),
+        "--speed", str(settings.speed),
+        "--seed", str(settings.seed),
+        "--region", settings.region,
+        "--account", settings.account,
+        "--kubernetes-version", settings.kubernetes_version,
+        "--amis", str(settings.state_dir / "amis.json"),
+    ]  # fmt: skip
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_"))}
+    with log_path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, cwd=_ROOT, env=env
+        )
+    assert process.stdout is not None  # noqa: S101 - it was asked for above
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), _START_TIMEOUT)
+        port = json.loads(line)["port"]
+    except (TimeoutError, ValueError, KeyError) as error:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise MotoError(f"moto's server did not start; see {log_path}") from error
+    return Moto(f"http://127.0.0.1:{port}", process)

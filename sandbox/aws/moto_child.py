@@ -1,0 +1,251 @@
+"""The child process that serves moto: ``python -m sandbox.aws.moto_child`` (started by :mod:`sandbox.aws.moto`).
+
+Three things are added to moto, in this process only:
+
+* instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant);
+* the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
+* ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import datetime
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+AMI_RELEASES = ("v20260601", "v20260714")
+KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
+_AMI_OWNER = "602401143452"  # the account that publishes EKS AMIs, docs.aws.amazon.com/eks/latest/userguide
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Asks the kernel to kill this process when the thread that started it ends (prctl(2), Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        raise SystemExit("the sandbox that started this process is gone")
+
+
+def ami_name(flavour: str, version: str, release: str) -> str:
+    """Name of an EKS optimised Amazon Linux 2023 image; flavour ``standard`` or ``nvidia``."""
+    return f"amazon-eks-node-al2023-x86_64-{flavour}-{version}-{release}"
+
+
+def eks_images(versions: Iterable[str]) -> list[dict[str, Any]]:
+    """What moto loads as images: every AL2023 flavour per Kubernetes version and release."""
+    images = []
+    for version in versions:
+        for release in AMI_RELEASES:
+            for flavour in ("standard", "nvidia"):
+                name = ami_name(flavour, version, release)
+                images.append(
+                    {
+                        "ami_id": "ami-" + hashlib.sha256(name.encode()).hexdigest()[:17],
+                        "name": name,
+                        "description": f"EKS-optimized Kubernetes node based on Amazon Linux 2023, (k8s: {version})",
+                        "owner_id": _AMI_OWNER,
+                        "public": True,
+                        "virtualization_type": "hvm",
+                        "architecture": "x86_64",
+                        "state": "available",
+                        "platform": None,
+                        "image_type": "machine",
+                        "hypervisor": "xen",
+                        "root_device_type": "ebs",
+                        "root_device_name": "/dev/xvda",
+                        "sriov": "simple",
+                        "creation_date": f"{release[1:5]}-{release[5:7]}-{release[7:9]}T00:00:00.000Z",
+                        "image_location": f"amazon/{name}",
+                    }
+                )
+    return images
+
+
+def publish_parameters(account: str, region: str, images: Iterable[dict[str, Any]]) -> None:
+    """The public parameters that lead from an alias to an image; SSM itself refuses writes below ``/aws``."""
+    from moto.ssm.models import Parameter, ssm_backends
+
+    parameters = ssm_backends[account][region]._parameters
+    for image in images:
+        flavour, version, release = image["name"].removeprefix("amazon-eks-node-al2023-x86_64-").split("-")
+        base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/x86_64/{flavour}"
+        names = [f"{base}/{image['name']}/image_id"]
+        if release == AMI_RELEASES[-1]:
+            names.append(f"{base}/recommended/image_id")
+        for name in names:
+            parameters[name] = [
+                Parameter(
+                    account_id=account,
+                    name=name,
+                    value=image["ami_id"],
+                    parameter_type="String",
+                    description=None,
+                    allowed_pattern=None,
+                    keyid=None,
+                    last_modified_date=datetime.datetime(2026, 7, 14, tzinfo=datetime.UTC),
+                    version=1,
+                    data_type="aws:ec2:image",
+                )
+            ]
+
+
+class TimedState:
+    """An instance state that is entered only when its time has come, and shows the state on the way until then."""
+
+    def __init__(self, name: str, code: int) -> None:
+        self._final = (name, code)
+        self._via: tuple[str, int] | None = None
+        self._until = 0.0
+
+    def travel(self, name: str, code: int, via: tuple[str, int], seconds: float) -> None:
+        self._final, self._via, self._until = (name, code), via, time.monotonic() + seconds
+
+    def _current(self) -> tuple[str, int]:
+        return self._via if self._via and time.monotonic() < self._until else self._final
+
+    def frozen(self) -> TimedState:
+        return TimedState(*self._current())
+
+    # moto assigns name and code one after the other; either ends a journey.
+    @property
+    def name(self) -> str:
+        return self._current()[0]
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._final, self._via = (value, self._final[1]), None
+
+    @property
+    def code(self) -> int:
+        return self._current()[1]
+
+    @code.setter
+    def code(self, value: int) -> None:
+        self._final, self._via = (self._final[0], value), None
+
+    def __copy__(self) -> TimedState:
+        return self.frozen()
+
+
+def slow_instances(running_after: Callable[[], float], terminated_after: Callable[[], float]) -> None:
+    """
+    Gives moto's instances a life in time.
+
+    :param running_after: real seconds from RunInstances to ``running``.
+    :param terminated_after: real seconds from TerminateInstances to ``terminated``.
+    """
+    from moto.ec2.models.instances import Instance
+
+    create, terminate = Instance.__init__, Instance.terminate
+
+    def slow_create(self: Any, *args: Any, **kwargs: Any) -> None:
+        create(self, *args, **kwargs)
+        self._state = TimedState("running", 16)
+        self._state.travel("running", 16, ("pending", 0), running_after())
+
+    def slow_terminate(self: Any) -> Any:
+        if self._state.name in ("shutting-down", "terminated"):  # EC2 takes a second TerminateInstances as a no-op
+            return copy.copy(self._state)
+        previous = terminate(self)
+        self._state.travel("terminated", 48, ("shutting-down", 32), terminated_after())
+        return previous
+
+    Instance.__init__ = slow_create  # type: ignore[method-assign]
+    Instance.terminate = slow_terminate  # type: ignore[method-assign]
+
+
+def credentials_of(account: str, access_key: str) -> dict[str, Any] | None:
+    """Secret, session token and principal ARN of an access key that IAM or STS made, or ``None``."""
+    from moto.iam.models import iam_backends
+    from moto.sts.models import sts_backends
+
+    for user in iam_backends[account]["aws"].users.values():
+        for key in user.access_keys:
+            if key.access_key_id == access_key:
+                if key.status != "Active":
+                    return None
+                return {"secret": key.secret_access_key, "token": None, "arn": user.arn}
+    role = sts_backends[account]["aws"].get_assumed_role_from_access_key(access_key)
+    if role is None:
+        return None
+    return {"secret": role.secret_access_key, "token": role.session_token, "arn": role.arn}
+
+
+class SandboxRoutes:
+    """WSGI front of moto's application that answers ``/_sandbox/…`` itself."""
+
+    def __init__(self, application: Any, account: str) -> None:
+        self._application = application
+        self._account = account
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if not path.startswith("/_sandbox/"):
+            return self._application(environ, start_response)
+        found = None
+        if path.startswith("/_sandbox/credentials/"):
+            found = credentials_of(self._account, path.rsplit("/", 1)[1])
+        start_response("200 OK" if found else "404 Not Found", [("Content-Type", "application/json")])
+        return [json.dumps(found).encode()]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--speed", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--account", required=True)
+    parser.add_argument("--kubernetes-version", required=True)
+    parser.add_argument("--amis", type=Path, required=True)
+    options = parser.parse_args(argv)
+    end_with_parent(options.parent)
+    # The sandbox decides when this process ends; Ctrl-C goes to the whole group and would end it too early.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    images = eks_images(sorted({*KUBERNETES_VERSIONS, options.kubernetes_version}))
+    options.amis.write_text(json.dumps(images))
+    os.environ |= {
+        "MOTO_AMIS_PATH": str(options.amis),
+        "MOTO_ACCOUNT_ID": options.account,
+        "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
+        "MOTO_ENABLE_AMI_VALIDATION": "true",
+    }
+
+    from moto.moto_api._internal import mock_random
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    from sandbox.latency import Latencies
+
+    class Quiet(MotoRequestHandler):
+        def log_request(self, code: Any = "-", size: Any = "-") -> None:
+            """A line per request would be thousands a minute."""
+
+    mock_random.seed(options.seed)  # ids of instances, volumes …: the same for the same seed and order of calls
+    latencies = Latencies(options.seed)
+    slow_instances(
+        lambda: latencies.sample("instance_running") / options.speed,
+        lambda: latencies.sample("instance_terminate") / options.speed,
+    )
+    publish_parameters(options.account, options.region, images)
+    application = SandboxRoutes(DomainDispatcherApplication(create_backend_app), options.account)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
+    print(json.dumps({"port": server.server_port}), flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
