@@ -1,0 +1,71 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
+PYTEST := $(BIN)/python -m pytest -q
+TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
+
+.PHONY: help setup demo up down test test-fast test-full lint unit dags sandbox e2e requirements docs schema clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## virtual environment with the pinned requirements
+
+$(VENV)/.installed: requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
+	@touch $@
+
+demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1)
+	@$(TOOLS) && $(BIN)/python -m demo run $(if $(FAULT),--fault $(FAULT)) $(if $(filter-out 0,$(KEEP)),--keep)
+
+up: setup ## sandbox and Airflow, kept running to look around
+	@$(TOOLS) && $(BIN)/python -m demo up
+
+down: setup ## stop what `make up` or `make demo KEEP=1` left running
+	@$(BIN)/python -m demo down
+
+lint: setup ## ruff, mypy, import contracts, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy plugins dags sandbox demo tools
+	@$(BIN)/lint-imports --no-cache
+
+unit: setup
+	@$(TOOLS) && $(PYTEST) tests/unit
+
+dags: setup
+	@$(TOOLS) && $(PYTEST) tests/dags
+
+sandbox: setup
+	@$(TOOLS) && $(PYTEST) -m "not full" tests/sandbox
+
+e2e: setup
+	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
+
+test-fast: lint unit dags ## lint, types, unit and DAG tests (under 2 minutes)
+
+test: lint ## everything that CI runs (under 25 minutes)
+	@$(TOOLS) && $(PYTEST) -m "not full" tests
+
+test-full: lint ## also every fault and every kill (under 75 minutes)
+	@$(TOOLS) && $(PYTEST) tests
+
+requirements: ## compile requirements*.txt from requirements*.in
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements-dev.in -o requirements-dev.txt
+
+docs: setup ## generated documentation: docs/reference/dags.md
+	@$(BIN)/python tools/dag_docs.py
+
+schema: setup ## generated JSON schema of the cluster spec
+	@$(BIN)/python -m gpu_fleet schema > include/schema/cluster.schema.json
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,67 @@
+"""The end of a Dag run: make its state say what happened, also when its last tasks succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from gpu_fleet.core.errors import PermanentError
+
+#: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
+FAILED_STATES = frozenset({"failed"})
+
+
+class RunFailed(PermanentError):
+    """At least one task of the run failed; the message lists them."""
+
+
+def failed_tasks(states: Mapping[str, Any], watched: Iterable[str]) -> list[str]:
+    """The watched tasks that failed, in the order of ``watched``; a mapped task is named with its index.
+
+    :param states: task id (mapped: ``<id>_<index>``) to state, as Airflow's ``get_task_states`` gives them for one run.
+    """
+    failed = []
+    for task_id in watched:
+        for key, state in states.items():
+            index = key.removeprefix(task_id)
+            if state in FAILED_STATES and (index == "" or (index.startswith("_") and index[1:].isdigit())):
+                failed.append(task_id if not index else f"{task_id}[{index[1:]}]")
+    return failed
+
+
+class RunVerdictOperator(BaseOperator):
+    """Fails if any task of the run failed.
+
+    Airflow takes a run's state from its leaf tasks alone, so a lifecycle that fails and is then torn down cleanly would
+    end as a success. This task is the only leaf and carries the earlier failure to the run's state.
+
+    :param watched: the task ids whose failure fails the run.
+    """
+
+    def __init__(self, *, watched: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.watched = watched
+
+    def execute(self, context: Any) -> str:
+        ti = context["ti"]
+        answer = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
+        states = answer.get(ti.run_id, {})
+        failed = failed_tasks(states, self.watched)
+        if failed:
+            raise RunFailed(
+                f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; read the first one's log, it names the cause"
+            )
+        return f"none of {len(self.watched)} tasks failed"
+
+
+class TeardownRequestedOperator(BaseOperator):
+    """Lets the teardown phase begin if the run's param ``until`` asks for it, else skips it."""
+
+    def execute(self, context: Any) -> str:
+        until = context["params"].get("until")
+        if until != "torn_down":
+            raise AirflowSkipException(f"param until={until!r}: the capacity stays")
+        return until
