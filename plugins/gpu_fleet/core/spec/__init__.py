@@ -1,0 +1,45 @@
+"""The cluster spec: one YAML file per cluster, checked before anything runs.
+
+:class:`ClusterSpec` is frozen and refuses unknown keys; :func:`parse_cluster` turns a mapping into one or raises
+:class:`SpecErrors` with every problem found.
+"""
+
+from __future__ import annotations
+
+from gpu_fleet.core.spec.base import Duration, DurationOrNever, version_tuple
+from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
+from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
+from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
+from gpu_fleet.core.spec.places import Aws, Cluster, EksAccess, KubeconfigAccess
+from gpu_fleet.core.spec.pools import Exclusive, NodeClass, NodePool, Taint, TimeSlicing
+from gpu_fleet.core.spec.problems import Problem, SpecErrors, problems_of
+
+__all__ = [
+    "Aws",
+    "Cluster",
+    "ClusterSpec",
+    "Deadlines",
+    "DevicePlugin",
+    "Drain",
+    "Duration",
+    "DurationOrNever",
+    "EksAccess",
+    "Exclusive",
+    "GPUS_OF_INSTANCE_TYPE",
+    "Karpenter",
+    "KubeconfigAccess",
+    "NodeClass",
+    "NodePool",
+    "Problem",
+    "RuntimeClass",
+    "SpecErrors",
+    "Taint",
+    "Teardown",
+    "TimeSlicing",
+    "Validation",
+    "parse_cluster",
+    "physical_gpus",
+    "problems_of",
+    "version_tuple",
+]

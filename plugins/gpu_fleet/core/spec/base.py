@@ -1,0 +1,130 @@
+"""What all models of the cluster spec share: strictness, and the types of names, durations and versions."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
+
+#: Go's time.ParseDuration restricted to what Karpenter's CRD admits; there is no unit for days.
+_DURATION = re.compile(r"^([0-9]+(s|m|h))+$")
+_DURATION_PART = re.compile(r"([0-9]+)(s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_DNS_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+_EXACT_VERSION = re.compile(r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$")
+
+
+class SpecModel(BaseModel):
+    """Base of every part of the spec: frozen, unknown keys refused, keys in camelCase as in Kubernetes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_default=False)
+
+
+class Duration(str):
+    """A duration in Go syntax (``90s``, ``15m``, ``1h30m``); a string with its length in :attr:`seconds`.
+
+    Source of the syntax: the pattern ``^(([0-9]+(s|m|h))+|Never)$`` in the NodePool CRD (kubernetes-sigs/karpenter
+    v1.14 pkg/apis/crds/karpenter.sh_nodepools.yaml).
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """
+        :raises ValueError: if the text is not a duration; says what to write for days.
+        """
+        if not _DURATION.match(text):
+            days = re.fullmatch(r"([0-9]+)d", text)
+            remedy = f"write {int(days[1]) * 24}h" if days else "write for example 90s, 15m, 1h30m or 720h"
+            raise ValueError(f"{text!r} is not a duration in Go syntax: units are s, m and h; {remedy}")
+        return cls(text)
+
+    @property
+    def seconds(self) -> int:
+        """Length in seconds."""
+        return sum(int(count) * _SECONDS[unit] for count, unit in _DURATION_PART.findall(self))
+
+    @property
+    def timedelta(self) -> timedelta:
+        return timedelta(seconds=self.seconds)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls.parse, core_schema.str_schema(), serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": _DURATION.pattern, "examples": ["90s", "15m", "720h"]}
+
+
+class DurationOrNever(Duration):
+    """A :class:`Duration`, or the word ``Never`` (Karpenter's ``expireAfter`` and ``consolidateAfter``)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> DurationOrNever:
+        return cls(text) if text == "Never" else cls(Duration.parse(text))
+
+    @property
+    def never(self) -> bool:
+        return self == "Never"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^(([0-9]+(s|m|h))+|Never)$", "examples": ["30s", "720h", "Never"]}
+
+
+def _dns_label(value: str) -> str:
+    if len(value) > 63:
+        raise ValueError(f"{value!r} has {len(value)} characters; a DNS-1123 label has at most 63")
+    if not _DNS_LABEL.match(value):
+        raise ValueError(
+            f"{value!r} is not a DNS-1123 label: use lower-case letters, digits and '-', beginning and ending with a "
+            "letter or digit"
+        )
+    return value
+
+
+def _exact_version(value: str) -> str:
+    if not _EXACT_VERSION.match(value):
+        raise ValueError(f"{value!r} does not pin one version; write major.minor.patch, for example 0.20.0")
+    return value
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        raise ValueError(
+            f'{value!r} is a number in YAML, where 1.30 reads as 1.3; put it in quotes, for example "1.35"'
+        )
+    return value
+
+
+#: A Kubernetes object name that is also used as a label value, a host name part and a task group id.
+DnsLabel = Annotated[str, AfterValidator(_dns_label)]
+
+
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("is empty; give at least one entry")
+    return value
+
+
+#: For tuples that need an entry: unlike ``min_length`` it says nothing when an entry itself is wrong.
+NotEmpty = AfterValidator(_not_empty)
+#: Exactly one version: no range, no wildcard, no 'latest'.
+ExactVersion = Annotated[str, BeforeValidator(_quoted), AfterValidator(_exact_version)]
+#: A version such as "1.35" that YAML would read as a number.
+QuotedVersion = Annotated[str, BeforeValidator(_quoted)]
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """``"1.14.1"`` -> ``(1, 14, 1)``; pre-release and build parts are left out."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", re.split(r"[-+]", version.lstrip("v"))[0]))

@@ -1,0 +1,113 @@
+"""The cluster spec itself: one YAML file, one cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, SpecModel
+from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
+from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
+from gpu_fleet.core.spec.places import Aws, Cluster
+from gpu_fleet.core.spec.pools import NodeClass, NodePool
+from gpu_fleet.core.spec.problems import SpecErrors, problems_of
+from gpu_fleet.core.spec.rules import RULES
+
+_CRON_FIELD = r"[0-9A-Za-z*/,#?LW-]+"
+_CRON = re.compile(rf"^({_CRON_FIELD}( {_CRON_FIELD}){{4}}|@(hourly|daily|weekly|monthly))$")
+
+
+class ClusterSpec(SpecModel):
+    """What one cluster of the fleet shall be. Frozen: a run works on the copy that its first task froze."""
+
+    name: DnsLabel = Field(description="Equals the file's stem; part of the DAG ids, for example gpu_lifecycle.demo.")
+    state: Literal["present", "absent"] = Field(
+        default="present", description="absent: the cluster's GPU capacity is to be torn down; then delete the file."
+    )
+    owners: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NotEmpty] = Field(
+        default=("platform",), description="Shown as the DAGs' owner in Airflow."
+    )
+    aws: Aws
+    cluster: Cluster
+    karpenter: Karpenter = Field(default_factory=Karpenter)
+    runtime_class: RuntimeClass = Field(default_factory=RuntimeClass)
+    node_class: NodeClass
+    node_pools: Annotated[tuple[NodePool, ...], NotEmpty]
+    device_plugin: DevicePlugin = Field(default_factory=DevicePlugin)
+    validation: Validation = Field(default_factory=Validation)
+    drain: Drain = Field(default_factory=Drain)
+    teardown: Teardown = Field(default_factory=Teardown)
+    deadlines: Deadlines = Field(default_factory=Deadlines)
+    schedule: str | None = Field(
+        default=None, description="Cron (UTC) of the revalidation, or @daily and the like; null: only on request."
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None and not _CRON.match(value):
+            raise ValueError(f"{value!r} is not a cron expression; write five fields such as '0 6 * * 1', or @daily")
+        return value
+
+    @model_validator(mode="after")
+    def _rules(self) -> ClusterSpec:
+        problems = [problem for rule in RULES for problem in rule(self)]
+        if problems:
+            # One validator can raise only one error: the list travels in its context and problems_of() unpacks it.
+            raise PydanticCustomError("cluster_rules", "rules of the cluster spec", {"problems": problems})
+        return self
+
+    def pool(self, name: str) -> NodePool:
+        """
+        :raises SpecError: if there is no such pool; names the pools there are.
+        """
+        for pool in self.node_pools:
+            if pool.name == name:
+                return pool
+        known = ", ".join(pool.name for pool in self.node_pools)
+        raise SpecError(f"cluster {self.name} has no pool {name!r}", field="pool", remedy=f"one of: {known}")
+
+    @property
+    def pool_names(self) -> tuple[str, ...]:
+        return tuple(pool.name for pool in self.node_pools)
+
+    @property
+    def region(self) -> str:
+        return self.aws.region
+
+    def ami_alias(self, pool: NodePool) -> str:
+        """The AMI alias of a pool: its own, else the node class's."""
+        return pool.ami_alias or self.node_class.ami_alias
+
+    @property
+    def device_plugin_digest(self) -> str | None:
+        return self.device_plugin.chart.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form with every default written out; :func:`parse_cluster` and ``model_validate`` read it back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the canonical JSON: equal exactly if every field is equal, defaults included."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_cluster(value: Mapping[str, Any], *, where: str = "") -> ClusterSpec:
+    """The spec in a mapping, as read from a cluster file.
+
+    :param where: what to name in messages, usually the file name.
+    :raises SpecErrors: with every problem found, each naming the dotted field and the remedy.
+    """
+    try:
+        return ClusterSpec.model_validate(value)
+    except ValidationError as error:
+        raise SpecErrors(problems_of(error), where=where) from error

@@ -1,0 +1,93 @@
+"""The components that the package installs: Karpenter, the RuntimeClass, the NVIDIA device plugin."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, KARPENTER_NAMESPACE
+from gpu_fleet.core.spec.base import DnsLabel, ExactVersion, SpecModel
+
+_MANAGE = "false: the package gates on this component and changes nothing of it (it belongs to Terraform, Argo CD, …)."
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+
+
+class KarpenterChart(SpecModel):
+    """Where the charts `karpenter-crd` and `karpenter` come from; both always have the same version."""
+
+    repository: str = Field(
+        default="oci://public.ecr.aws/karpenter",
+        pattern=r"^(oci|https?)://\S+[^/]$",
+        description="OCI registry prefix or chart repository URL, without a trailing slash.",
+    )
+    version: ExactVersion = Field(default="1.14.1", description="Exact chart version, no range.")
+    digest: str | None = Field(
+        default=None, pattern=_DIGEST, description="sha256 of the `karpenter` chart archive; refused if it differs."
+    )
+    crd_digest: str | None = Field(
+        default=None, pattern=_DIGEST, description="sha256 of the `karpenter-crd` chart archive; refused if it differs."
+    )
+
+
+class Karpenter(SpecModel):
+    """Karpenter, which launches the nodes."""
+
+    manage: bool = Field(default=True, description=_MANAGE)
+    namespace: DnsLabel = Field(
+        default=KARPENTER_NAMESPACE,
+        description="kube-system: its API priority keeps Karpenter alive under load (Karpenter's own recommendation).",
+    )
+    chart: KarpenterChart = Field(default_factory=KarpenterChart)
+    interruption_queue: str = Field(
+        default="",
+        pattern=r"^[0-9A-Za-z_-]{0,80}$",
+        description="SQS queue name Karpenter reads interruptions from (at most 80 characters); empty: it reads none.",
+    )
+    replicas: int = Field(
+        default=2, ge=1, le=5, description="Controller pods; 2 survive the loss of one system node (one is the leader)."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Extra chart values under `settings`.")
+    values: dict[str, Any] = Field(default_factory=dict, description="Extra chart values, merged last.")
+
+
+class RuntimeClass(SpecModel):
+    """The RuntimeClass `nvidia`; it must exist before the device plugin, or no plugin pod can be created."""
+
+    manage: bool = Field(default=True, description=_MANAGE)
+
+
+class DevicePluginChart(SpecModel):
+    """Where the device plugin's chart comes from."""
+
+    repository: str = Field(
+        default="https://nvidia.github.io/k8s-device-plugin",
+        pattern=r"^(oci|https?)://\S+[^/]$",
+        description="Chart repository URL or OCI registry prefix, without a trailing slash.",
+    )
+    name: str = Field(default=DEVICE_PLUGIN_RELEASE, min_length=1, description="Chart name in the repository.")
+    version: ExactVersion = Field(default="0.20.0", description="Exact chart version, no range.")
+    digest: str | None = Field(
+        default=None, pattern=_DIGEST, description="sha256 of the chart archive; a different archive is refused."
+    )
+
+
+class DevicePlugin(SpecModel):
+    """The NVIDIA device plugin: one release for all pools, one config entry per distinct sharing."""
+
+    manage: bool = Field(default=True, description=_MANAGE)
+    namespace: DnsLabel = Field(
+        default=DEVICE_PLUGIN_NAMESPACE, description="Never `default`: the chart refuses to be installed there."
+    )
+    chart: DevicePluginChart = Field(default_factory=DevicePluginChart)
+    device_list_strategy: Literal["envvar", "volume-mounts", "cdi-annotations", "cdi-cri"] = Field(
+        default="envvar", description="How a container learns its GPUs; `envvar` is the chart's own default."
+    )
+    values: dict[str, Any] = Field(default_factory=dict, description="Extra chart values, merged last.")
+
+    @field_validator("namespace")
+    @classmethod
+    def _not_default(cls, value: str) -> str:
+        if value == "default":
+            raise ValueError("the chart refuses namespace 'default'; use nvidia-device-plugin")
+        return value

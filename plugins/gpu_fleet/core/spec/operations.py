@@ -1,0 +1,130 @@
+"""How the package goes about it: deadlines, validation, drain, teardown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gpu_fleet.core.names import VALIDATION_NAMESPACE
+from gpu_fleet.core.spec.base import DnsLabel, Duration, SpecModel
+
+
+class Deadlines(SpecModel):
+    """Upper bounds of the waits, one per kind of gate, counted from the gate's first look.
+
+    A bound is not an expectation: it is where waiting longer has become pointless, with room for slow days.
+    """
+
+    turn: Duration = Field(default=Duration("30m"), description="For the cluster's turn, held by another run.")
+    crds: Duration = Field(default=Duration("2m"), description="For Karpenter's CRDs to be Established.")
+    release: Duration = Field(default=Duration("10m"), description="For a Helm release's own resources to be ready.")
+    node_class_ready: Duration = Field(
+        default=Duration("2m"), description="For EC2NodeClass Ready: AMIs, subnets, security groups, instance profile."
+    )
+    node_pool_ready: Duration = Field(default=Duration("2m"), description="For NodePool Ready; takes milliseconds.")
+    capacity: Duration = Field(
+        default=Duration("20m"),
+        description="From the first pending placeholder to GPUs registered on every wanted node; Karpenter itself "
+        "gives up on a launch after 5 minutes and on a registration after 15.",
+    )
+    prove: Duration = Field(default=Duration("5m"), description="For the plugin's pods and GPUs to be proven.")
+    validation: Duration = Field(
+        default=Duration("15m"), description="For one probe, image pull included (up to 6 minutes for 20 GB)."
+    )
+    drain: Duration = Field(
+        default=Duration("15m"), description="For the drain of one pool's nodes; not shorter than drain.timeout."
+    )
+    teardown: Duration = Field(
+        default=Duration("30m"), description="For NodeClaims, nodes and EC2 instances to be gone, each."
+    )
+    cleanup: Duration = Field(default=Duration("5m"), description="For probe pods and placeholders to be gone.")
+    approval: Duration = Field(default=Duration("24h"), description="For a person to answer the teardown's approval.")
+
+
+class ProbeImages(SpecModel):
+    """Images of the probe pods; mirror them for clusters without access to the public registries."""
+
+    vector_add: str = Field(
+        default="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
+        min_length=1,
+        description="NVIDIA's CUDA vectorAdd sample.",
+    )
+    cuda: str = Field(
+        default="nvidia/cuda:12.8.0-base-ubuntu22.04",
+        min_length=1,
+        description="Image for the sharers.",
+    )
+    placeholder: str = Field(
+        default="registry.k8s.io/pause:3.10", min_length=1, description="Image of the pods that ask for capacity."
+    )
+
+
+class Probes(SpecModel):
+    """Which probes run on every pool; sharing and oversubscription apply to shared pools, exclusive to the others."""
+
+    vector_add: bool = Field(default=True, description="One CUDA vectorAdd pod per node.")
+    sharing: bool = Field(default=True, description="All replicas of a GPU in use at the same time, same GPU UUID.")
+    oversubscription: bool = Field(default=True, description="One pod too many stays Pending.")
+    exclusive: bool = Field(default=True, description="Every container sees GPUs that no other container sees.")
+
+
+class Validation(SpecModel):
+    """Proof that GPUs work and are shared as promised."""
+
+    namespace: DnsLabel = Field(default=VALIDATION_NAMESPACE)
+    images: ProbeImages = Field(default_factory=ProbeImages)
+    probes: Probes = Field(default_factory=Probes)
+    overlap: Duration = Field(
+        default=Duration("20s"),
+        description="How long all sharers must run at once; covers their start-up skew.",
+    )
+    pending_for: Duration = Field(
+        default=Duration("5s"), description="How long the pod too many must stay Pending to count as refused."
+    )
+    image_pull_secrets: tuple[DnsLabel, ...] = Field(
+        default=(), description="Names of existing pull secrets in the validation namespace."
+    )
+
+
+class Drain(SpecModel):
+    """How a node is emptied; names and meanings as in `kubectl drain`."""
+
+    timeout: Duration = Field(
+        default=Duration("10m"), description="How long evictions are tried; then whenTimeExpires decides."
+    )
+    grace_period: int = Field(
+        default=-1, ge=-1, description="Seconds each pod gets to terminate; -1 means the pod's own grace period."
+    )
+    ignore_daemon_sets: bool = Field(
+        default=True, description="DaemonSet pods stay (their controller would ignore the cordon); false refuses them."
+    )
+    delete_empty_dir_data: bool = Field(
+        default=True, description="Pods with emptyDir volumes may go although that data is lost; false refuses them."
+    )
+    force: bool = Field(default=False, description="Pods without a controller may go although nothing recreates them.")
+    disable_eviction: bool = Field(
+        default=False, description="Delete instead of evict: ignores every PodDisruptionBudget. Avoid."
+    )
+    retry_every: Duration = Field(
+        default=Duration("5s"),
+        description="Pause before an eviction that a PDB refused is tried again.",
+    )
+    when_time_expires: Literal["fail", "delete"] = Field(
+        default="fail",
+        description="fail: stop, name the pods and PDBs, leave the nodes cordoned. delete: delete the rest past PDBs.",
+    )
+
+
+class Teardown(SpecModel):
+    """What a teardown removes, and what it does when Karpenter can no longer help."""
+
+    uninstall_device_plugin: bool = Field(default=True)
+    uninstall_karpenter: bool = Field(
+        default=True, description="false keeps Karpenter, for example when CPU pools of others use it."
+    )
+    when_karpenter_is_dead: Literal["fail", "emergency"] = Field(
+        default="fail",
+        description="emergency: terminate this cluster's Karpenter instances through EC2 first, and only when they are "
+        "gone strip the finalizers of NodeClaims and nodes. fail: stop and say so.",
+    )

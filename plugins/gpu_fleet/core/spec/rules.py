@@ -1,0 +1,216 @@
+"""Rules between fields of a cluster spec: an ordered list of small functions, each yields the problems it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gpu_fleet.core.names import LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.spec.base import version_tuple
+from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, physical_gpus
+from gpu_fleet.core.spec.problems import Problem
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec.cluster import ClusterSpec
+
+#: Oldest Karpenter per Kubernetes version (Karpenter documentation, Upgrading > Compatibility matrix); 1.0 is the
+#: oldest with the v1 API that the package writes.
+OLDEST_KARPENTER: dict[str, str] = {
+    "1.30": "1.0",
+    "1.31": "1.0.5",
+    "1.32": "1.2",
+    "1.33": "1.5",
+    "1.34": "1.6",
+    "1.35": "1.9",
+    "1.36": "1.13",
+}
+
+#: Label domains that Karpenter's CRD refuses in a NodePool's template.
+RESTRICTED_LABEL_DOMAINS = ("karpenter.sh", "karpenter.k8s.aws", "kubernetes.io/cluster")
+
+
+def known_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
+    if spec.cluster.version not in OLDEST_KARPENTER:
+        yield Problem(
+            "cluster.version",
+            f"Kubernetes {spec.cluster.version} has no EKS GPU AMI that this package supports",
+            f"one of {', '.join(OLDEST_KARPENTER)}",
+        )
+
+
+def karpenter_supports_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
+    oldest = OLDEST_KARPENTER.get(spec.cluster.version)
+    version = spec.karpenter.chart.version
+    if oldest is not None and version_tuple(version) < version_tuple(oldest):
+        yield Problem(
+            "karpenter.chart.version",
+            f"Karpenter {version} does not support Kubernetes {spec.cluster.version}",
+            f"use {oldest} or later",
+        )
+
+
+def unique_pools(spec: ClusterSpec) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, pool in enumerate(spec.node_pools):
+        if pool.name in seen:
+            yield Problem(
+                f"nodePools[{index}].name",
+                f"{pool.name!r} is already the name of nodePools[{seen[pool.name]}]",
+                "give each pool its own name",
+            )
+        seen.setdefault(pool.name, index)
+
+
+def unique_entries(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        for key, values in (("instanceTypes", pool.instance_types), ("capacityTypes", pool.capacity_types)):
+            double = sorted({value for value in values if values.count(value) > 1})
+            if double:
+                yield Problem(f"nodePools[{index}].{key}", f"{double[0]!r} stands there twice", "remove one")
+
+
+def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        for position, instance_type in enumerate(pool.instance_types):
+            other = OTHER_ACCELERATORS.get(instance_type.split(".")[0])
+            if other:
+                yield Problem(
+                    f"nodePools[{index}].instanceTypes[{position}]",
+                    f"{instance_type} has {other}, which the NVIDIA device plugin cannot serve",
+                    "choose an instance type with NVIDIA GPUs, for example g5.xlarge",
+                )
+
+
+def same_gpu_count(spec: ClusterSpec) -> Iterator[Problem]:
+    """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have equally many."""
+    for index, pool in enumerate(spec.node_pools):
+        counts = {name: physical_gpus(name) for name in pool.instance_types}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{n} {c if c is not None else 'unknown'}" for n, c in counts.items())
+            yield Problem(
+                f"nodePools[{index}].instanceTypes",
+                f"pool {pool.name} mixes instance types with different GPU counts ({listed})",
+                "make one pool per GPU count",
+            )
+
+
+def limits_cover_wanted(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        if pool.node_limit < pool.wanted_nodes:
+            yield Problem(
+                f"nodePools[{index}].limits.nodes",
+                f"{pool.node_limit} is less than wantedNodes {pool.wanted_nodes}: the rest would never be launched",
+                f"at least {pool.wanted_nodes}",
+            )
+
+
+def distinct_taints(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        pairs = [(taint.key, taint.effect) for taint in pool.taints]
+        for position, pair in enumerate(pairs):
+            if pair in pairs[:position]:
+                yield Problem(
+                    f"nodePools[{index}].taints[{position}]",
+                    f"duplicate taint key and effect {pair[0]}:{pair[1]}, which Karpenter refuses",
+                    "remove one",
+                )
+
+
+def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        for key in pool.labels:
+            domain = key.split("/")[0]
+            if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG):
+                yield Problem(
+                    f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"
+                )
+            elif any(domain == part or domain.endswith(f".{part}") for part in RESTRICTED_LABEL_DOMAINS):
+                yield Problem(
+                    f"nodePools[{index}].labels", f'label domain "{domain}" is restricted by Karpenter', f"remove {key}"
+                )
+
+
+def budgets_are_whole(spec: ClusterSpec) -> Iterator[Problem]:
+    for index, pool in enumerate(spec.node_pools):
+        for position, budget in enumerate(pool.disruption.budgets):
+            if (budget.schedule is None) != (budget.duration is None):
+                yield Problem(
+                    f"nodePools[{index}].disruption.budgets[{position}]",
+                    "'schedule' must be set with 'duration'",
+                    "give both or neither",
+                )
+
+
+def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
+    """Bottlerocket's NVIDIA variants carry a device plugin of their own; two would register the same GPUs."""
+    if not spec.device_plugin.manage:
+        return
+    for index, pool in enumerate(spec.node_pools):
+        alias = spec.ami_alias(pool)
+        if alias.startswith("bottlerocket@"):
+            yield Problem(
+                f"nodePools[{index}].amiAlias" if pool.ami_alias else "nodeClass.amiAlias",
+                f"{alias} has a device plugin built in, which conflicts with the Helm release for pool {pool.name}",
+                "use an al2023 alias, or set devicePlugin.manage: false and configure Bottlerocket itself",
+            )
+
+
+def settings_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
+    for key, value in (
+        ("clusterName", spec.cluster.name),
+        ("interruptionQueue", spec.karpenter.interruption_queue),
+    ):
+        if key in spec.karpenter.settings and spec.karpenter.settings[key] != value:
+            yield Problem(
+                f"karpenter.settings.{key}",
+                f"{spec.karpenter.settings[key]!r} contradicts {value!r}, which the spec says elsewhere",
+                f"remove it; the package sets {key}",
+            )
+
+
+def drain_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
+    if spec.drain.timeout.seconds > spec.deadlines.drain.seconds:
+        yield Problem(
+            "drain.timeout",
+            f"{spec.drain.timeout} is longer than deadlines.drain {spec.deadlines.drain}",
+            "raise deadlines.drain or shorten drain.timeout",
+        )
+
+
+def deadlines_are_positive(spec: ClusterSpec) -> Iterator[Problem]:
+    for name in type(spec.deadlines).model_fields:
+        if getattr(spec.deadlines, name).seconds <= 0:
+            alias = type(spec.deadlines).model_fields[name].alias or name
+            yield Problem(f"deadlines.{alias}", "no gate can open within 0 seconds", "write for example 5m")
+
+
+def teardown_can_remove_pools(spec: ClusterSpec) -> Iterator[Problem]:
+    """Without Karpenter nobody finishes the deletion of pools that belong to somebody else."""
+    foreign = [pool.name for pool in spec.node_pools if not pool.manage]
+    if foreign and spec.karpenter.manage and spec.teardown.uninstall_karpenter:
+        yield Problem(
+            "teardown.uninstallKarpenter",
+            f"Karpenter must outlive the pools that the package does not manage ({', '.join(foreign)})",
+            "set teardown.uninstallKarpenter: false",
+        )
+
+
+Rule = Callable[["ClusterSpec"], Iterator[Problem]]
+
+RULES: tuple[Rule, ...] = (
+    known_kubernetes,
+    karpenter_supports_kubernetes,
+    unique_pools,
+    unique_entries,
+    nvidia_instances,
+    same_gpu_count,
+    limits_cover_wanted,
+    distinct_taints,
+    labels_are_free,
+    budgets_are_whole,
+    no_helm_plugin_on_bottlerocket,
+    settings_do_not_contradict,
+    drain_fits_its_deadline,
+    deadlines_are_positive,
+    teardown_can_remove_pools,
+)
