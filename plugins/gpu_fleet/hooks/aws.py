@@ -1,0 +1,259 @@
+"""AWS through boto3, with the credentials, region and endpoints of an Airflow connection, and typed errors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    GpuFleetError,
+    Invalid,
+    NotFound,
+    SpecError,
+    Throttled,
+    Unauthorized,
+)
+
+#: boto3's defaults wait 60 s for a connection; a wrong endpoint must show sooner. Overridden by the connection's
+#: ``config_kwargs``.
+CLIENT_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "read_timeout": 30,
+    "retries": {"mode": "standard", "max_attempts": 5},
+}
+
+_THROTTLED = frozenset(
+    {"Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "TooManyRequestsException",
+     "RequestThrottled", "RequestThrottledException", "SlowDown", "PriorRequestNotComplete",
+     "EC2ThrottledException"}
+)  # fmt: skip
+_BAD_CREDENTIALS = frozenset(
+    {"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch",
+     "InvalidAccessKeyId", "MissingAuthenticationToken", "IncompleteSignature"}
+)  # fmt: skip
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+_DENIED = frozenset(
+    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "OptInRequired", "NotAuthorized"}
+)
+_CONFLICT = frozenset({"ResourceInUseException", "ConflictException", "IncorrectInstanceState", "DependencyViolation"})
+
+
+def _is_absent(code: str) -> bool:
+    return (
+        code in {"ResourceNotFoundException", "NotFoundException", "NoSuchEntity"}
+        or code.endswith((".NotFound", "NotFoundException"))
+        or code.startswith("NoSuch")
+        or "NonExistent" in code
+    )
+
+
+def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuFleetError:
+    """The typed error of an AWS error code; ``reason`` is the code itself."""
+    text = f"{what}: {message} ({code})"
+    if code in _THROTTLED or http_status == 429:
+        return Throttled(text, reason=code)
+    if code in _EXPIRED:
+        return Unauthorized(f"{text}; the session's credentials have expired", reason=code)
+    if code in _BAD_CREDENTIALS:
+        return Forbidden(f"{text}; AWS does not accept the credentials", reason=code)
+    if code in _DENIED or http_status == 403:
+        return Forbidden(f"{text}; grant the identity this permission", reason=code)
+    if _is_absent(code) or http_status == 404:
+        return NotFound(text, reason=code)
+    if code in _CONFLICT or http_status == 409:
+        return Conflict(text, reason=code)
+    if http_status >= 500:
+        return ApiUnavailable(text, reason=code)
+    return Invalid(text, reason=code)
+
+
+def dig(response: Any, path: str) -> list[Any]:
+    """The values at a dotted path of a response, lists flattened; a missing step gives nothing.
+
+    ``dig(response, "Reservations.Instances")`` is the flat list of instances.
+    """
+    level = [response]
+    for step in [part for part in path.split(".") if part]:
+        found: list[Any] = []
+        for value in level:
+            child = value.get(step) if isinstance(value, Mapping) else None
+            if isinstance(child, list):
+                found.extend(child)
+            elif child is not None:
+                found.append(child)
+        level = found
+    return level
+
+
+class AwsSession:
+    """boto3 clients for one Airflow connection and region. Cheap to make: nothing is resolved before the first use.
+
+    :param aws_conn_id: Airflow connection; ``None`` means boto3's own chain (environment, profile, instance role).
+    :param region_name: AWS region; ``None`` takes the connection's.
+    """
+
+    def __init__(self, aws_conn_id: str | None, region_name: str | None = None) -> None:
+        self.aws_conn_id = aws_conn_id
+        self._region = region_name
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._clients: dict[str, Any] = {}
+        self._hook: Any = None
+        self._session: Any = None
+
+    @property
+    def label(self) -> str:
+        """The connection in words, for messages."""
+        return f"Airflow connection {self.aws_conn_id!r}" if self.aws_conn_id else "the default AWS credential chain"
+
+    @property
+    def region(self) -> str:
+        """The region in use.
+
+        :raises SpecError: if neither the caller nor the connection names one.
+        """
+        region = self._region or self.session().region_name
+        if not region:
+            raise SpecError(
+                f"no AWS region: neither the spec nor {self.label} names one", field="aws.region", remedy="set it"
+            )
+        return str(region)
+
+    def session(self) -> Any:
+        """The boto3 session of the connection (role assumed, if it says so)."""
+        with self._lock:
+            self._forget_after_fork()
+            if self._session is None:
+                with self._errors("open a session"):
+                    self._session = self._connection_hook().get_session()
+            return self._session
+
+    def endpoint(self, service: str) -> str:
+        """The endpoint URL that a client of this service would use."""
+        configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
+        if configured:
+            return str(configured)
+        if service == "sts":
+            # EKS accepts only the regional endpoint in a token; known without loading a service model.
+            partition = self.session().get_partition_for_region(self.region)
+            return f"https://sts.{self.region}.amazonaws.com" + (".cn" if partition == "aws-cn" else "")
+        return str(self.client(service).meta.endpoint_url)
+
+    def client(self, service: str) -> Any:
+        """A boto3 client, made once per process; its errors are botocore's (:meth:`call` maps them)."""
+        with self._lock:
+            self._forget_after_fork()
+            if service not in self._clients:
+                with self._errors(f"make a client for {service}"):
+                    self._clients[service] = self._make_client(service)
+            return self._clients[service]
+
+    def call(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
+        """One API call.
+
+        :param operation: snake_case method of the client, for example ``describe_cluster``.
+        :raises GpuFleetError: typed; ``reason`` is the AWS error code.
+        """
+        client = self.client(service)
+        with self._errors(f"{service} {operation}"):
+            response: dict[str, Any] = getattr(client, operation)(**params)
+            return response
+
+    def paginate(self, service: str, operation: str, path: str, **params: Any) -> list[Any]:
+        """All pages of a call, as the flat list of what is at ``path`` (see :func:`dig`)."""
+        client = self.client(service)
+        with self._errors(f"{service} {operation}"):
+            if not client.can_paginate(operation):
+                return dig(getattr(client, operation)(**params), path)
+            return [item for page in client.get_paginator(operation).paginate(**params) for item in dig(page, path)]
+
+    # --- internals ---------------------------------------------------------------------------------------------
+
+    def _forget_after_fork(self) -> None:
+        # Sockets must not be shared between a parent and its forked tasks.
+        if self._pid != os.getpid():
+            self._pid, self._clients, self._session, self._hook = os.getpid(), {}, None, None
+
+    def _connection_hook(self) -> Any:
+        with self._lock:
+            self._forget_after_fork()
+            if self._hook is None:
+                from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+                self._require_connection()
+                self._hook = AwsGenericHook(aws_conn_id=self.aws_conn_id, region_name=self._region, client_type="sts")
+            return self._hook
+
+    def _require_connection(self) -> None:
+        # The stock hook only warns and goes on with whatever credentials it finds: possibly another account's.
+        if self.aws_conn_id is None:
+            return
+        from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        try:
+            BaseHook.get_connection(self.aws_conn_id)
+        except AirflowNotFoundException as error:
+            raise SpecError(
+                f"there is no Airflow connection {self.aws_conn_id!r}",
+                field="aws.connection",
+                remedy="create a connection of type 'aws' with that id, or name another one in the cluster file",
+            ) from error
+
+    def _make_client(self, service: str) -> Any:
+        from botocore.config import Config
+
+        hook = self._connection_hook()
+        config = Config(**CLIENT_DEFAULTS)
+        if hook.conn_config.botocore_config is not None:
+            config = config.merge(hook.conn_config.botocore_config)
+        return self.session().client(
+            service,
+            region_name=self.region,
+            endpoint_url=hook.conn_config.get_service_endpoint_url(service),
+            config=config,
+            verify=hook.verify,
+        )
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        from botocore import exceptions as boto
+
+        what = f"AWS {what} ({self.label})"
+        try:
+            yield
+        except boto.ClientError as error:
+            answer = error.response
+            detail = answer.get("Error", {})
+            raise error_for_code(
+                what,
+                str(detail.get("Code", "Unknown")),
+                str(detail.get("Message", error)),
+                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+            ) from error
+        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
+            raise Forbidden(
+                f"{what}: {error}; give {self.label} an access key, a profile or a role", reason="NoCredentials"
+            ) from error
+        except (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.MetadataRetrievalError) as error:
+            raise ApiUnavailable(f"{what}: cannot obtain credentials: {error}", reason="CredentialsFailed") from error
+        except (boto.NoRegionError, boto.InvalidRegionError) as error:
+            raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
+        except (boto.HTTPClientError, boto.ConnectionError) as error:
+            raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
+        except (boto.ParamValidationError, boto.UnknownServiceError) as error:
+            raise Invalid(f"{what}: {error}") from error
+
+
+_sessions: dict[tuple[str | None, str | None], AwsSession] = {}
+
+
+def aws_session(aws_conn_id: str | None, region_name: str | None = None) -> AwsSession:
+    """The process's session for a connection and region; credentials and clients are shared between its users."""
+    return _sessions.setdefault((aws_conn_id, region_name), AwsSession(aws_conn_id, region_name))

@@ -1,0 +1,42 @@
+"""The package's one way to a Kubernetes API server: :class:`KubernetesHook` makes the clients.
+
+``hooks/kubernetes_client.py`` is the synchronous client of operators, ``hooks/kubernetes_async.py`` the read-only one
+of triggers; ``hooks/kubernetes_access.py`` finds address, trust and credentials for both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from gpu_fleet.hooks.kubernetes_access import ClusterAccess
+from gpu_fleet.hooks.kubernetes_async import AsyncKubeClient
+from gpu_fleet.hooks.kubernetes_client import KubeClient, event_time
+
+_lock = threading.Lock()
+_clients: dict[tuple[int, ClusterAccess], KubeClient] = {}
+
+
+class KubernetesHook:
+    """Clients for one cluster.
+
+    :param access: where the cluster is; see :meth:`ClusterAccess.from_spec`.
+    """
+
+    def __init__(self, access: ClusterAccess) -> None:
+        self.access = access
+
+    def client(self) -> KubeClient:
+        """The process's synchronous client for this cluster; connects at its first call."""
+        key = (os.getpid(), self.access)  # a forked task must not share its parent's sockets
+        with _lock:
+            if key not in _clients:
+                _clients[key] = KubeClient(self.access)
+            return _clients[key]
+
+    def async_client(self) -> AsyncKubeClient:
+        """A new asynchronous client; the caller closes it."""
+        return AsyncKubeClient(self.access)
+
+
+__all__ = ["AsyncKubeClient", "ClusterAccess", "KubeClient", "KubernetesHook", "event_time"]

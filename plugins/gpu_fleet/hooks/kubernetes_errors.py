@@ -1,0 +1,104 @@
+"""Maps what a Kubernetes API server answers onto the package's error types; the server's own message is kept.
+
+The reasons and causes are those of ``metav1.Status`` (kubernetes/apimachinery pkg/apis/meta/v1/types.go).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import (
+    AlreadyExists,
+    ApiUnavailable,
+    Conflict,
+    FieldConflict,
+    Forbidden,
+    GpuFleetError,
+    Invalid,
+    NotFound,
+    Throttled,
+    Unauthorized,
+)
+
+#: Reason of the error for HTTP 410: a resourceVersion or continue token is too old, list again.
+EXPIRED = "Expired"
+
+#: 500 answers that no repetition changes: server-side apply of a field that the schema lacks (kubernetes-sigs/
+#: structured-merge-diff), and a pod with two disruption budgets (kubernetes pkg/registry/core/pod/storage/eviction.go).
+_PERMANENT_500 = (
+    "field not declared in schema",
+    "failed to create typed patch object",
+    "more than one PodDisruptionBudget",
+)
+
+
+def parse_status(body: bytes | str) -> dict[str, Any]:
+    """The ``metav1.Status`` in a response body; plain text becomes its message."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and value.get("kind") == "Status":
+        return value
+    return {"kind": "Status", "message": text.strip()[:1000]}
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a ``Retry-After`` header, ``None`` without one (or with a date, which the API server never sends)."""
+    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), None)
+    try:
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        return None
+
+
+def error_for(
+    what: str, code: int, status: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> GpuFleetError:
+    """The typed error of a failed call.
+
+    :param what: verb and object, for example ``apply ConfigMap gpu-fleet-system/turn``.
+    :param code: HTTP status code.
+    :param status: the Status object of the body.
+    """
+    message = str(status.get("message") or f"HTTP {code}")
+    reason = str(status.get("reason") or "") or None
+    causes = {str(c.get("reason")) for c in (status.get("details") or {}).get("causes") or [] if isinstance(c, dict)}
+    text = f"{what}: {message}"
+    match code:
+        case 401:
+            return Unauthorized(
+                f"{text}: the API server does not accept the token or certificate; check that the identity has an EKS "
+                "access entry",
+                reason=reason,
+            )
+        case 403 if "NamespaceTerminating" in causes:
+            return Conflict(text, reason="NamespaceTerminating")
+        case 403:
+            return Forbidden(text, reason=reason)
+        case 404:
+            return NotFound(text, reason=reason)
+        case 409 if reason == "AlreadyExists":
+            return AlreadyExists(text, reason=reason)
+        case 409 if "FieldManagerConflict" in causes:
+            return FieldConflict(text, reason="FieldManagerConflict")
+        case 409:
+            return Conflict(text, reason=reason)
+        case 410:
+            return ApiUnavailable(text, reason=EXPIRED)
+        case 429:
+            return Throttled(text, reason=reason, retry_after=retry_after(headers or {}))
+        case 500 if any(part in message for part in _PERMANENT_500):
+            return Invalid(text, reason=reason or "Invalid")
+        case _ if code >= 500 or code == 408:
+            return ApiUnavailable(text, reason=reason)
+        case _:
+            return Invalid(text, reason=reason)
+
+
+def is_expired(error: GpuFleetError) -> bool:
+    """Whether the error says that a resourceVersion is too old."""
+    return isinstance(error, ApiUnavailable) and error.reason == EXPIRED

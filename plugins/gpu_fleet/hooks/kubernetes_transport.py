@@ -1,0 +1,158 @@
+"""HTTP to an API server: credentials, one fresh token after a 401, bounded retries, typed errors.
+
+It uses urllib3, the transport of the stock client, without that client's generated models: importing those costs
+seconds and about 80 MB in every task, and they refuse objects that lack a 'required' field.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Throttled, Unauthorized
+from gpu_fleet.hooks import kubernetes_access
+from gpu_fleet.hooks.kubernetes_access import ClusterAccess
+from gpu_fleet.hooks.kubernetes_errors import error_for, is_expired, parse_status
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one call may spend on retries: longer outages are the task's retries' business.
+RETRY_BUDGET_S = 20.0
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 60.0
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before the next attempt (0-based): 0.2, 0.4, 0.8 … at most 5, with half of it random."""
+    full = min(5.0, 0.2 * float(2 ** min(attempt, 10)))
+    return full * (0.5 + random.random() / 2)  # noqa: S311  (jitter, not a secret)
+
+
+class Transport:
+    """Requests to one cluster. Safe for threads.
+
+    :param sleep: waits between retries; injected by tests.
+    """
+
+    def __init__(self, access: ClusterAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.access = access
+        self._sleep = sleep
+        self._pool: Any = None
+        self._pool_key: Any = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        what: str | None = None,
+        retry: bool = True,
+    ) -> bytes:
+        """The body of a successful answer.
+
+        :param retry: whether repeating it is harmless. A POST is repeated only if the server cannot have run it.
+        """
+        what = what or f"{method} {path}"
+        waited = 0.0
+        attempt = 0
+        renewed = False
+        error: GpuFleetError
+        pause: float | None
+        while True:
+            reached = True
+            try:
+                return self._once(method, path, query, body, headers, what)
+            except Unauthorized:
+                if renewed or not kubernetes_access.resolve(self.access).credentials.renew():
+                    raise
+                renewed = True
+                continue
+            except Throttled as throttled:
+                error, pause, reached = throttled, throttled.retry_after, False
+            except Unreached as unreached:
+                error, pause, reached = unreached, None, False
+                kubernetes_access.forget(self.access)
+            except ApiUnavailable as unavailable:
+                if is_expired(unavailable):
+                    raise
+                error, pause = unavailable, None
+            harmless = retry and (method != "POST" or not reached)
+            pause = backoff_s(attempt) if pause is None else pause
+            if not harmless or waited + pause > RETRY_BUDGET_S:
+                raise error
+            log.info("%s; trying again in %.1f s", error, pause)
+            self._sleep(pause)
+            waited += pause
+            attempt += 1
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Any,
+        headers: Mapping[str, str] | None,
+        what: str,
+    ) -> bytes:
+        import urllib3
+
+        endpoint = kubernetes_access.resolve(self.access)
+        sent = {"Accept": "application/json", "User-Agent": "gpu-fleet", **(headers or {})}
+        sent.update(endpoint.credentials.headers())
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        url = endpoint.server + path + query_string(query)
+        try:
+            response = self._open_pool(endpoint).request(method, url, body=data, headers=sent)
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
+            raise Unreached(f"{what}: cannot connect to {endpoint.server} ({self.access}): {error}") from error
+        except urllib3.exceptions.SSLError as error:
+            raise Unreached(f"{what}: no trusted TLS connection to {endpoint.server}: {error}") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiUnavailable(f"{what}: connection to {endpoint.server} failed: {error}") from error
+        if response.status >= 400:
+            raise error_for(what, response.status, parse_status(response.data), response.headers)
+        for warning in response.headers.getlist("Warning"):
+            log.warning("%s: the API server warns: %s", what, warning)
+        body_read: bytes = response.data
+        return body_read
+
+    def _open_pool(self, endpoint: kubernetes_access.Endpoint) -> Any:
+        import urllib3
+
+        if self._pool is None or self._pool_key is not endpoint:
+            options: dict[str, Any] = {
+                "maxsize": 8,
+                "retries": False,
+                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+            }
+            if endpoint.ssl_context is not None:
+                options["ssl_context"] = endpoint.ssl_context
+            proxy = kubernetes_access.proxy_for(endpoint.server)
+            self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            self._pool_key = endpoint
+        return self._pool
+
+
+class Unreached(ApiUnavailable):
+    """The request cannot have been executed: no connection came about. Reported as ApiUnavailable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="ApiUnavailable")
+
+
+def query_string(query: Mapping[str, Any] | None) -> str:
+    """``?a=b`` with Kubernetes' lower-case booleans, empty without parameters."""
+    if not query:
+        return ""
+    return "?" + urlencode({k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items()})
