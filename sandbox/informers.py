@@ -71,6 +71,7 @@ class Informer:
         self._indexers: dict[str, Callable[[Object], Iterable[str]]] = {}
         self._indexes: dict[str, dict[str, dict[Key, Object]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._version = 0
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -96,11 +97,20 @@ class Informer:
     def by_index(self, name: str, value: str) -> list[Object]:
         return list(self._indexes[name].get(value, {}).values())
 
-    def add_handler(self, handler: Handler) -> None:
-        """Call ``handler`` for each change from now on, and at once with ADDED for what is in the cache already."""
+    def add_handler(self, handler: Handler) -> Callable[[], None]:
+        """Call ``handler`` for each change from now on, and at once with ADDED for what is in the cache already.
+
+        :return: a function that takes the handler off again.
+        """
         self._handlers.append(handler)
         for obj in list(self._objects.values()):
             self._call(handler, "ADDED", obj, None)
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):
+                self._handlers.remove(handler)
+
+        return remove
 
     async def wait_for_change(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait for the next change; False when ``timeout`` real seconds passed without one."""
@@ -120,6 +130,16 @@ class Informer:
                 if value := predicate(self):
                     return value
                 await changed.wait()
+
+    async def caught_up(self, obj: Object, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """Wait until the cache is at least as new as ``obj``, a reply to one of our own writes.
+
+        A controller that looks again before its own creations have come back by watch would create them twice
+        (client-go's controllers keep 'expectations' for that). Gives up silently after ``timeout`` real seconds.
+        """
+        version = int(obj["metadata"].get("resourceVersion") or 0)
+        with contextlib.suppress(TimeoutError):
+            await self.wait_until(lambda informer: informer._version >= version, timeout)
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -163,14 +183,18 @@ class Informer:
 
     async def _relist(self) -> str:
         page = await self._kube.list_page(self.resource, **self._scope)
+        version = str(page["metadata"].get("resourceVersion", "0"))
+        self._version = max(self._version, int(version))
         self._replace(page["items"])
         self.synced.set()
-        return str(page["metadata"].get("resourceVersion", "0"))
+        self._announce()
+        return version
 
     async def _watch(self, version: str) -> str:
         """Follow until the server ends the watch in good order; the version to go on from."""
         async for change, obj in self._kube.watch(self.resource, resource_version=version, **self._scope):
             version = obj["metadata"]["resourceVersion"]
+            self._version = max(self._version, int(version))
             if change != "BOOKMARK":
                 self._take(change, obj)
         return version
@@ -208,8 +232,11 @@ class Informer:
             if change != "DELETED":
                 for value in function(obj):
                     index.setdefault(value, {})[key] = obj
-        for handler in self._handlers:
+        for handler in tuple(self._handlers):
             self._call(handler, reported, obj, old)
+        self._announce()
+
+    def _announce(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -299,7 +326,7 @@ class WorkQueue:
         self.add(key)
 
     async def run(self, reconcile: Callable[[Any], Awaitable[None]], workers: int = 1) -> None:
-        """Work until cancelled. A failing key is retried with exponential back-off and logged from the third time."""
+        """Work until cancelled. A failing key is retried with exponential back-off and logged at the third time."""
         tasks = [asyncio.create_task(self._work(reconcile)) for _ in range(workers)]
         try:
             await asyncio.gather(*tasks)
@@ -331,7 +358,7 @@ class WorkQueue:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         expected = isinstance(error, ApiError) and (error.conflict or error.not_found or error.code >= 500)
         if isinstance(error, ApiError | aiohttp.ClientError | OSError):
-            if failures >= 3 and not expected:
+            if failures == 3 and not expected:  # said once, not at every attempt
                 log.warning("%s: attempt %d failed: %s", key, failures, error)
         else:
             log.error("%s: attempt %d failed", key, failures, exc_info=error)

@@ -60,6 +60,7 @@ class Kube:
         self.server = server.rstrip("/")
         self.resources = ResourceRegistry()
         self.user_agent = user_agent
+        self.certificate_authority: str | None = None
         self._ssl = ssl_context
         self._headers = {"Accept": "application/json", "User-Agent": user_agent}
         if token:
@@ -92,15 +93,20 @@ class Kube:
         token = user.get("token")
         if not token and user.get("tokenFile"):
             token = (path.parent / user["tokenFile"]).read_text().strip()
+        authority = _material(path.parent, cluster, "certificate-authority")
         context_ = None
         if cluster["server"].startswith("https"):
             context_ = _ssl_context(path.parent, cluster, user)
-        return cls(cluster["server"], ssl_context=context_, token=token, user_agent=user_agent)
+        kube = cls(cluster["server"], ssl_context=context_, token=token, user_agent=user_agent)
+        kube.certificate_authority = authority.decode() if authority else None
+        return kube
 
     def clone(self, user_agent: str) -> Kube:
         """The same server and certificate under another user agent (tests and faults can tell parts apart)."""
         token = self._headers.get("Authorization", "").removeprefix("Bearer ") or None
-        return Kube(self.server, ssl_context=self._ssl, token=token, user_agent=user_agent)
+        other = Kube(self.server, ssl_context=self._ssl, token=token, user_agent=user_agent)
+        other.certificate_authority = self.certificate_authority
+        return other
 
     async def close(self) -> None:
         if self._session is not None:
@@ -392,18 +398,20 @@ def _error(code: int, content: bytes) -> ApiError:
     return ApiError(code, status.get("reason", ""), status.get("message", ""), status.get("details"))
 
 
-def _ssl_context(folder: Path, cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSLContext:
-    def material(entry: dict[str, Any], field: str) -> bytes | None:
-        if data := entry.get(f"{field}-data"):
-            return base64.b64decode(data)
-        return (folder / entry[field]).read_bytes() if entry.get(field) else None
+def _material(folder: Path, entry: dict[str, Any], field: str) -> bytes | None:
+    """A certificate or key, from ``<field>-data`` (base64) or from the file that ``<field>`` names."""
+    if data := entry.get(f"{field}-data"):
+        return base64.b64decode(data)
+    return (folder / entry[field]).read_bytes() if entry.get(field) else None
 
-    authority = material(cluster, "certificate-authority")
+
+def _ssl_context(folder: Path, cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSLContext:
+    authority = _material(folder, cluster, "certificate-authority")
     context = ssl.create_default_context(cadata=authority.decode() if authority else None)
     if cluster.get("insecure-skip-tls-verify"):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    certificate, key = material(user, "client-certificate"), material(user, "client-key")
+    certificate, key = _material(folder, user, "client-certificate"), _material(folder, user, "client-key")
     if certificate and key:
         # The ssl module reads client certificates from files only; mkstemp makes this one private.
         descriptor, name = tempfile.mkstemp(prefix="kube-client-", suffix=".pem")
