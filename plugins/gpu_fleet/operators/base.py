@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import PermanentError, SpecError
 
@@ -60,6 +61,13 @@ def run_name(context: Mapping[str, Any]) -> str:
     return f"{ti.dag_id}/{ti.run_id}"
 
 
+def skip_unselected_pool(context: Mapping[str, Any], node_pool: str) -> None:
+    """Skip the task if the run's Param ``pools`` names other pools only; no or an empty ``pools`` selects all."""
+    selected = context["params"].get("pools") or []
+    if selected and node_pool not in selected:
+        raise AirflowSkipException(f"pool {node_pool} is not among this run's pools: {', '.join(selected)}")
+
+
 class FleetOperator(BaseOperator):
     """Base of the operators that act on one cluster of the fleet, as the run's frozen spec describes it.
 
@@ -68,11 +76,16 @@ class FleetOperator(BaseOperator):
 
     spec: ClusterSpec
     kube: KubeClient
+    node_pool: str
 
     #: set to ``False`` by operators that never talk to the cluster's API server.
     needs_kube = True
+    #: set to ``True`` by operators with a ``node_pool`` that the run's Param ``pools`` may leave out.
+    skips_unselected_pools = False
 
     def execute(self, context: Mapping[str, Any]) -> Any:
+        if self.skips_unselected_pools:
+            skip_unselected_pool(context, self.node_pool)
         self.prepare(context)
         return self.act(context)
 

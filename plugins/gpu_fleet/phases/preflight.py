@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup
@@ -21,12 +20,7 @@ def preflight(spec: ClusterSpec) -> Phase:
     with TaskGroup("preflight", tooltip="What can be known to be wrong before anything is changed"):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
-        active = GateSensor(
-            task_id="cluster_active",
-            gate="cluster_active",
-            args={"cluster": spec.cluster.name},
-            deadline=timedelta(seconds=spec.deadlines.cluster_active),
-        )
+        active = GateSensor(task_id="cluster_active", gate="cluster_active", args={"cluster": spec.cluster.name})
         turn = AcquireTurnOperator(task_id="acquire_turn")
         [tools, aws, active] >> turn
     return Phase(heads=[tools, aws, active], tails=[turn], tasks=[tools, aws, active, turn])

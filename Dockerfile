@@ -1,0 +1,37 @@
+# syntax=docker/dockerfile:1
+# The package on the official Airflow image. Every component (scheduler, worker, triggerer, API server, DAG processor)
+# must run this image: triggers and plugins are imported in each of them.
+ARG AIRFLOW_VERSION=3.3.2
+ARG PYTHON_VERSION=3.11
+
+# --- helm: from the Helm project's own archive -----------------------------------------------------------------------
+FROM debian:12-slim AS helm
+ARG HELM_VERSION=4.2.3
+# sha256 of the extracted binary, not of the archive: the same figure is checked wherever else the binary comes from
+# (tools/toolchain.py).
+ARG HELM_SHA256=aeb4645b9e6658948efa290e28dd23ae75a16fb73f137942f2294fd5c7fcb573
+ADD https://get.helm.sh/helm-v${HELM_VERSION}-linux-amd64.tar.gz /tmp/helm.tar.gz
+RUN tar -xzf /tmp/helm.tar.gz -C /tmp linux-amd64/helm \
+    && echo "${HELM_SHA256}  /tmp/linux-amd64/helm" | sha256sum --check --strict \
+    && install -m 0755 /tmp/linux-amd64/helm /usr/local/bin/helm
+
+# --- Airflow with the package ----------------------------------------------------------------------------------------
+FROM apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION} AS airflow
+COPY --from=helm /usr/local/bin/helm /usr/local/bin/helm
+COPY --chown=airflow:0 requirements.txt /opt/gpu-fleet/requirements.txt
+RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements.txt
+COPY --chown=airflow:0 dags /opt/airflow/dags
+COPY --chown=airflow:0 plugins /opt/airflow/plugins
+COPY --chown=airflow:0 include /opt/airflow/include
+ENV HELM_BIN=/usr/local/bin/helm \
+    PYTHONPATH=/opt/airflow/plugins \
+    GPU_FLEET_CLUSTERS_DIR=/opt/airflow/include/clusters
+
+# --- the same, with the embedded cloud, for the compose profile `sandbox` --------------------------------------------
+FROM airflow AS sandbox
+COPY --chown=airflow:0 requirements-dev.txt /opt/gpu-fleet/requirements-dev.txt
+RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements-dev.txt
+COPY --chown=airflow:0 sandbox /opt/airflow/sandbox
+
+# What is built when no target is named.
+FROM airflow

@@ -1,0 +1,54 @@
+"""
+# GPU lifecycle
+
+The whole life of a cluster's GPU capacity in one graph. Start it by hand, over the REST API or from CI.
+
+1. **preflight**: tools, AWS identity, cluster ACTIVE; then the cluster's turn, so that no two runs change it at once.
+2. **provision** beside **rollout**: Karpenter, node classes and node pools; RuntimeClass and, strictly after it, the
+   NVIDIA device plugin.
+3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`.
+4. **prove**: the device plugin's revision is marked proven, or rolled back to the last one that was.
+5. **validation**: vectorAdd, then sharing (or exclusive use) on every node; the result is published as assets.
+6. with the param `until: torn_down`, after an approval: drain, teardown and leak check. It is entered also when an
+   earlier phase failed, because that is when things leak; the run stays failed then.
+
+Every task can be retried or cleared; a second run that finds everything in place changes nothing.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param
+
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.phases.family import fleet_dag, fleet_dags
+from gpu_fleet.phases.lifecycle import lifecycle_graph
+
+
+def build(spec: ClusterSpec) -> DAG:
+    return fleet_dag(
+        "gpu_lifecycle",
+        spec,
+        doc=__doc__ or "",
+        graph=lifecycle_graph,
+        params={
+            "until": Param(
+                "validated",
+                type="string",
+                enum=["validated", "torn_down"],
+                title="Go on until",
+                description="validated: the capacity stays. torn_down: after an approval everything is removed again.",
+            ),
+            "pools": Param(
+                [],
+                type="array",
+                items={"type": "string", "enum": list(spec.pool_names)},
+                examples=list(spec.pool_names),
+                title="Pools",
+                description="Ask for and validate the capacity of these pools only; none selected means all.",
+            ),
+        },
+        tags=("lifecycle",),
+    )
+
+
+globals().update(fleet_dags("gpu_lifecycle", build))

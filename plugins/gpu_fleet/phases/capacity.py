@@ -1,0 +1,27 @@
+"""Capacity: placeholder pods ask Karpenter for nodes; the gate is allocatable == physical x replicas on every node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TaskGroup
+
+from gpu_fleet.operators.capacity import AwaitCapacityOperator, RequestCapacityOperator
+from gpu_fleet.phases.common import Phase
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+
+def capacity(spec: ClusterSpec) -> dict[str, Phase]:
+    """One chain per pool, side by side."""
+    phases: dict[str, Phase] = {}
+    with TaskGroup("capacity", tooltip="GPU nodes with exactly the GPUs that were promised"):
+        for pool in spec.node_pools:
+            with TaskGroup(f"pool_{pool.name}"):
+                request = RequestCapacityOperator(task_id="request_capacity", node_pool=pool.name)
+                wait = AwaitCapacityOperator(task_id="await_capacity", node_pool=pool.name)
+                request >> wait
+            tasks: list[Any] = [request, wait]
+            phases[pool.name] = Phase(heads=[request], tails=[wait], tasks=tasks)
+    return phases

@@ -1,0 +1,136 @@
+"""A family of DAGs: the same graph, once per cluster of the fleet.
+
+Only what the parsing context asks for is built: Airflow parses the file again at each start of a task, and a fleet of
+fifty clusters must not be paid for by each of them. A broken cluster file costs its own DAGs alone: in their place
+stands a DAG of the same id that says what is wrong and fails when it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, BaseOperator, Param, get_parsing_context
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.hooks.fleet import load_cluster, load_fleet
+from gpu_fleet.operators.base import DEFAULT_ARGS
+
+#: DAGs need some start date to be scheduled at all; the past, because runs are triggered or cron-driven without catch-up.
+START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG]) -> dict[str, DAG]:
+    """DAG id to DAG, for the clusters that are to be parsed now.
+
+    :param family: the DAG ids are ``<family>.<cluster>``.
+    :param build: the graph of one cluster.
+    :raises SpecError: only if the folder of cluster files cannot be read.
+    """
+    dags: dict[str, DAG] = {}
+    for name, spec in _wanted(family):
+        dag_id = f"{family}.{name}"
+        dags[dag_id] = build(spec) if isinstance(spec, ClusterSpec) else broken(dag_id, spec)
+    return dags
+
+
+def _wanted(family: str) -> Iterator[tuple[str, ClusterSpec | SpecError]]:
+    wanted = get_parsing_context().dag_id
+    if wanted is None:
+        yield from load_fleet().items()
+        return
+    prefix, _, name = wanted.partition(".")
+    if prefix != family or not name:
+        return
+    try:
+        yield name, load_cluster(name)
+    except SpecError as error:
+        yield name, error
+
+
+class InvalidSpecOperator(BaseOperator):
+    """Stands for a cluster whose file is broken; says so when it is run.
+
+    :param problem: what is wrong, with field and remedy.
+    """
+
+    def __init__(self, *, problem: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problem = problem
+
+    def execute(self, context: Any) -> None:  # noqa: ARG002
+        raise SpecError(self.problem)
+
+
+def broken(dag_id: str, error: SpecError) -> DAG:
+    """The DAG that stands in for one whose cluster file cannot be used."""
+    with DAG(
+        dag_id=dag_id,
+        schedule=None,
+        start_date=START_DATE,
+        catchup=False,
+        doc_md=f"# The cluster file cannot be used\n\n```\n{error}\n```\n\nOther clusters are not affected.",
+        dag_display_name=f"{dag_id} (cluster file invalid)",
+        tags=["gpu-fleet", "invalid"],
+        default_args={**DEFAULT_ARGS, "retries": 0},
+    ) as dag:
+        InvalidSpecOperator(task_id="invalid_spec", problem=str(error))
+    return dag
+
+
+def fleet_dag(
+    family: str,
+    spec: ClusterSpec,
+    *,
+    doc: str,
+    graph: Callable[[ClusterSpec], None],
+    params: dict[str, Param] | None = None,
+    schedule: Any = None,
+    tags: tuple[str, ...] = (),
+) -> DAG:
+    """One cluster's DAG of a family.
+
+    :param doc: Markdown; the DAG file's docstring.
+    :param graph: adds the tasks.
+    """
+    with DAG(
+        dag_id=f"{family}.{spec.name}",
+        schedule=schedule,
+        start_date=START_DATE,
+        catchup=False,
+        # A cluster has one turn; a second run would only wait for it.
+        max_active_runs=1,
+        default_args={**DEFAULT_ARGS, "owner": ", ".join(spec.owners)},
+        doc_md=f"{doc.strip()}\n\n{cluster_table(spec)}",
+        params=dict(params or {}),
+        tags=["gpu-fleet", f"cluster:{spec.name}", *tags],
+        render_template_as_native_obj=True,
+        dagrun_timeout=dagrun_timeout(spec),
+    ) as dag:
+        graph(spec)
+    return dag
+
+
+def dagrun_timeout(spec: ClusterSpec) -> timedelta:
+    """A backstop behind the gates' own deadlines: all of them one after another, twice (every task may be retried)."""
+    seconds = sum(getattr(spec.deadlines, name).seconds for name in type(spec.deadlines).model_fields)
+    return timedelta(seconds=2 * seconds)
+
+
+def cluster_table(spec: ClusterSpec) -> str:
+    """The cluster's pools as a Markdown table, for ``doc_md``."""
+    rows = [
+        f"| {pool.name} | {', '.join(pool.instance_types)} | {pool.wanted_nodes} | "
+        f"{f'time-slicing, {pool.replicas} per GPU' if pool.shared else 'exclusive'} |"
+        for pool in spec.node_pools
+    ]
+    head = [
+        f"Cluster `{spec.cluster.name}` (Kubernetes {spec.cluster.version}) in {spec.region}, "
+        f"owned by {', '.join(spec.owners)}.",
+        "",
+        "| pool | instance types | wanted nodes | sharing |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])

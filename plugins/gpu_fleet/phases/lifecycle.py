@@ -1,0 +1,74 @@
+"""The graphs of the two DAGs, made of the phases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import TriggerRule, cross_downstream
+
+from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.spec import FreezeSpecOperator
+from gpu_fleet.operators.turn import ReleaseTurnOperator
+from gpu_fleet.operators.verdict import RunVerdictOperator, TeardownRequestedOperator
+from gpu_fleet.phases.capacity import capacity
+from gpu_fleet.phases.common import settle
+from gpu_fleet.phases.preflight import preflight
+from gpu_fleet.phases.prove import prove
+from gpu_fleet.phases.provision import provision
+from gpu_fleet.phases.rollout import rollout
+from gpu_fleet.phases.teardown import teardown
+from gpu_fleet.phases.validation import validation
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+
+def lifecycle_graph(spec: ClusterSpec) -> None:
+    """preflight -> provision beside rollout -> capacity -> prove -> validation -> publish, then teardown on request."""
+    freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name)
+    before = preflight(spec)
+    freeze >> before.heads
+    provisioned = provision(spec)
+    rolled_out = rollout(spec)
+    cross_downstream(before.tails, provisioned.heads + rolled_out.heads)
+    pools = capacity(spec)
+    for phase in pools.values():
+        cross_downstream(provisioned.tails + rolled_out.tails, phase.heads)
+    tasks = [freeze, *before.tasks, *provisioned.tasks, *rolled_out.tasks]
+    tasks += [task for phase in pools.values() for task in phase.tasks]
+
+    awaits = [tail for phase in pools.values() for tail in phase.tails]
+    proofs = []
+    if spec.device_plugin.manage:
+        proven = prove(awaits)
+        proofs = proven.tails
+        tasks += proven.tasks
+    for name, phase in validation(spec).items():
+        cross_downstream([*pools[name].tails, *proofs], phase.heads)
+        tasks += phase.tasks
+
+    release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)
+    for task in settle(tasks):
+        task >> release
+    requested = TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE)
+    removed = teardown(spec)
+    release >> requested >> removed.heads
+    tasks += [release, *removed.tasks]
+    verdict = RunVerdictOperator(
+        task_id="run_verdict", watched=[task.task_id for task in tasks], trigger_rule=TriggerRule.ALL_DONE
+    )
+    cross_downstream(removed.tails, [verdict])
+    requested >> verdict
+
+
+def teardown_graph(spec: ClusterSpec) -> None:
+    """The lifecycle's last phases alone; works on whatever an earlier run, or a person, left."""
+    freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name)
+    removed = teardown(spec)
+    freeze >> removed.heads
+    verdict = RunVerdictOperator(
+        task_id="run_verdict",
+        watched=[task.task_id for task in [freeze, *removed.tasks]],
+        trigger_rule=TriggerRule.ALL_DONE,
+    )
+    cross_downstream(removed.tails, [verdict])

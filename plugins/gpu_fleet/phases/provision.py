@@ -1,0 +1,67 @@
+"""Provision: Karpenter and its CRDs by Helm, then one EC2NodeClass and one NodePool per pool, each gated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TaskGroup
+
+from gpu_fleet.operators.apply import ApplyManifestsOperator
+from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
+from gpu_fleet.phases.common import Phase
+from gpu_fleet.sensors.gate import GateSensor
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+
+def provision(spec: ClusterSpec) -> Phase:
+    """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any object of them.
+
+    A component with ``manage: false`` is gated on like any other, but nothing of it is changed.
+    """
+    tasks: list[Any] = []
+    tails: list[Any] = []
+    with TaskGroup("provision", tooltip="Karpenter, node classes and node pools"):
+        crds = GateSensor(
+            task_id="crds_established",
+            gate="crds_established",
+            args={"crds": ["nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws"]},
+        )
+        available = GateSensor(
+            task_id="karpenter_available", gate="karpenter_available", args={"namespace": spec.karpenter.namespace}
+        )
+        tasks += [crds, available]
+        heads = [crds]
+        if spec.karpenter.manage:
+            install_crds = InstallReleaseOperator(task_id="install_karpenter_crd", component="karpenter-crd")
+            install = InstallReleaseOperator(task_id="install_karpenter", component="karpenter")
+            prove = ProveReleaseOperator(task_id="prove_karpenter", component="karpenter")
+            prove_crds = ProveReleaseOperator(task_id="prove_karpenter_crd", component="karpenter-crd")
+            install_crds >> crds >> [install, prove_crds]
+            install >> available >> prove
+            heads = [install_crds]
+            tasks += [install_crds, install, prove, prove_crds]
+            tails += [prove, prove_crds]
+        else:
+            crds >> available
+        for pool in spec.node_pools:
+            with TaskGroup(f"pool_{pool.name}"):
+                class_ready = GateSensor(task_id="node_class_ready", gate="node_class_ready", args={"name": pool.name})
+                pool_ready = GateSensor(task_id="node_pool_ready", gate="node_pool_ready", args={"name": pool.name})
+                tasks += [class_ready, pool_ready]
+                tails.append(pool_ready)
+                if pool.manage:
+                    node_class = ApplyManifestsOperator(
+                        task_id="apply_node_class", builder="node_class", builder_args={"pool": pool.name}
+                    )
+                    node_pool = ApplyManifestsOperator(
+                        task_id="apply_node_pool", builder="node_pool", builder_args={"pool": pool.name}
+                    )
+                    crds >> node_class >> class_ready >> node_pool >> pool_ready
+                    tasks += [node_class, node_pool]
+                else:
+                    crds >> class_ready >> pool_ready
+                # Nobody writes the class's conditions before Karpenter runs; waiting for it here keeps the reason true.
+                available >> class_ready
+    return Phase(heads=heads, tails=tails, tasks=tasks)

@@ -1,0 +1,92 @@
+"""Teardown: plan with cost, approval, freeze, drain, then everything in the one order that leaks nothing.
+
+NodePools go first, while Karpenter still runs: its finalizers are what terminates the instances. The node classes, the
+plugin and Karpenter itself follow only when EC2 says that the instances are gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import TaskGroup, TriggerRule
+
+from gpu_fleet.core.names import RUNTIME_CLASS_NAME
+from gpu_fleet.operators.delete import DeleteObjectsOperator
+from gpu_fleet.operators.drain import DrainPoolOperator
+from gpu_fleet.operators.leaks import LeakCheckOperator
+from gpu_fleet.operators.release import UninstallReleaseOperator
+from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, FreezePoolsOperator, PlanTeardownOperator
+from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
+from gpu_fleet.phases.common import Phase, settle
+from gpu_fleet.sensors.gate import GateSensor
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
+
+
+def teardown(spec: ClusterSpec) -> Phase:
+    """The cluster's turn is not held while a person thinks: it is taken after the approval, with a new plan."""
+    cluster = {"cluster": spec.cluster.name}
+    with TaskGroup("teardown", tooltip="Remove the GPU capacity and show that nothing is left"):
+        plan = PlanTeardownOperator(task_id="plan")
+        approve = ApprovalOperator(
+            task_id="approve",
+            subject=f"Tear down the GPU capacity of cluster {spec.name}?",
+            body=APPROVAL_BODY,
+            response_timeout=spec.deadlines.approval.timedelta,
+            execution_timeout=None,
+        )
+        turn = AcquireTurnOperator(task_id="acquire_turn")
+        replan = PlanTeardownOperator(task_id="plan_again")
+        freeze = FreezePoolsOperator(task_id="freeze_pools")
+        drains = [DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools]
+        delete = DeleteNodePoolsOperator(task_id="delete_node_pools")
+        claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
+        instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
+        classes = DeleteObjectsOperator(task_id="delete_node_classes", builder="node_classes")
+        classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=cluster)
+        leaks = LeakCheckOperator(task_id="leak_check")
+        release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)
+
+        plan >> approve >> turn >> replan >> freeze >> drains
+        for drain in drains:
+            drain >> delete
+        delete >> claims_gone >> instances_gone >> classes >> classes_gone
+        tasks: list[Any] = [
+            *(plan, approve, turn, replan, freeze, *drains, delete, claims_gone),
+            *(instances_gone, classes, classes_gone, leaks),
+        ]
+        ends: list[Any] = [classes_gone]
+        if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
+            plugin = UninstallReleaseOperator(task_id="uninstall_device_plugin", component="device-plugin")
+            instances_gone >> plugin
+            tasks.append(plugin)
+            ends.append(plugin)
+            if spec.runtime_class.manage:
+                runtime_class = DeleteObjectsOperator(
+                    task_id="delete_runtime_class",
+                    refs=[{"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": RUNTIME_CLASS_NAME}],
+                )
+                # Pods of the plugin name the class; it goes after them.
+                plugin >> runtime_class
+                tasks.append(runtime_class)
+                ends.append(runtime_class)
+        if spec.karpenter.manage and spec.teardown.uninstall_karpenter:
+            karpenter = UninstallReleaseOperator(task_id="uninstall_karpenter", component="karpenter")
+            crds = UninstallReleaseOperator(task_id="uninstall_karpenter_crd", component="karpenter-crd")
+            # Karpenter's finalizers on the node classes must have been served before its controller goes.
+            classes_gone >> karpenter >> crds
+            tasks += [karpenter, crds]
+            ends.append(crds)
+        for end in ends:
+            end >> leaks
+        for task in settle(tasks):
+            task >> release
+        tasks.append(release)
+    return Phase(heads=[plan], tails=[release], tasks=tasks)
+
+
+__all__ = ["APPROVAL_BODY", "teardown"]
