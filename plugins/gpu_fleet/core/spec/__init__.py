@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from gpu_fleet.core.spec.base import Duration, DurationOrNever, version_tuple
+from gpu_fleet.core.spec.base import Duration, DurationOrNever, Seconds, version_tuple
 from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
@@ -33,6 +33,7 @@ __all__ = [
     "NodePool",
     "Problem",
     "RuntimeClass",
+    "Seconds",
     "SpecErrors",
     "Taint",
     "Teardown",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from gpu_fleet.core.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, Duration, SpecModel
+from gpu_fleet.core.spec.base import DnsLabel, Seconds, SpecModel
 
 
 class Deadlines(SpecModel):
@@ -16,30 +16,39 @@ class Deadlines(SpecModel):
     A bound is not an expectation: it is where waiting longer has become pointless, with room for slow days.
     """
 
-    turn: Duration = Field(default=Duration("30m"), description="For the cluster's turn, held by another run.")
-    crds: Duration = Field(default=Duration("2m"), description="For Karpenter's CRDs to be Established.")
-    release: Duration = Field(default=Duration("10m"), description="For a Helm release's own resources to be ready.")
-    node_class_ready: Duration = Field(
-        default=Duration("2m"), description="For EC2NodeClass Ready: AMIs, subnets, security groups, instance profile."
+    turn: Seconds = Field(default=Seconds.parse("30m"), description="For the cluster's turn, held by another run.")
+    cluster_active: Seconds = Field(
+        default=Seconds.parse("20m"),
+        description="For the EKS cluster to be ACTIVE; creating or updating a control plane takes 9 to 17 minutes.",
     )
-    node_pool_ready: Duration = Field(default=Duration("2m"), description="For NodePool Ready; takes milliseconds.")
-    capacity: Duration = Field(
-        default=Duration("20m"),
+    crds: Seconds = Field(default=Seconds.parse("2m"), description="For Karpenter's CRDs to be Established.")
+    release: Seconds = Field(
+        default=Seconds.parse("10m"), description="For a Helm release's own resources to be ready."
+    )
+    node_class_ready: Seconds = Field(
+        default=Seconds.parse("2m"),
+        description="For EC2NodeClass Ready: AMIs, subnets, security groups, instance profile.",
+    )
+    node_pool_ready: Seconds = Field(default=Seconds.parse("2m"), description="For NodePool Ready; takes milliseconds.")
+    capacity: Seconds = Field(
+        default=Seconds.parse("20m"),
         description="From the first pending placeholder to GPUs registered on every wanted node; Karpenter itself "
         "gives up on a launch after 5 minutes and on a registration after 15.",
     )
-    prove: Duration = Field(default=Duration("5m"), description="For the plugin's pods and GPUs to be proven.")
-    validation: Duration = Field(
-        default=Duration("15m"), description="For one probe, image pull included (up to 6 minutes for 20 GB)."
+    prove: Seconds = Field(default=Seconds.parse("5m"), description="For the plugin's pods and GPUs to be proven.")
+    validation: Seconds = Field(
+        default=Seconds.parse("15m"), description="For one probe, image pull included (up to 6 minutes for 20 GB)."
     )
-    drain: Duration = Field(
-        default=Duration("15m"), description="For the drain of one pool's nodes; not shorter than drain.timeout."
+    drain: Seconds = Field(
+        default=Seconds.parse("15m"), description="For the drain of one pool's nodes; not shorter than drain.timeout."
     )
-    teardown: Duration = Field(
-        default=Duration("30m"), description="For NodeClaims, nodes and EC2 instances to be gone, each."
+    teardown: Seconds = Field(
+        default=Seconds.parse("30m"), description="For NodeClaims, nodes and EC2 instances to be gone, each."
     )
-    cleanup: Duration = Field(default=Duration("5m"), description="For probe pods and placeholders to be gone.")
-    approval: Duration = Field(default=Duration("24h"), description="For a person to answer the teardown's approval.")
+    cleanup: Seconds = Field(default=Seconds.parse("5m"), description="For probe pods and placeholders to be gone.")
+    approval: Seconds = Field(
+        default=Seconds.parse("24h"), description="For a person to answer the teardown's approval."
+    )
 
 
 class ProbeImages(SpecModel):
@@ -75,12 +84,12 @@ class Validation(SpecModel):
     namespace: DnsLabel = Field(default=VALIDATION_NAMESPACE)
     images: ProbeImages = Field(default_factory=ProbeImages)
     probes: Probes = Field(default_factory=Probes)
-    overlap: Duration = Field(
-        default=Duration("20s"),
+    overlap: Seconds = Field(
+        default=Seconds.parse("20s"),
         description="How long all sharers must run at once; covers their start-up skew.",
     )
-    pending_for: Duration = Field(
-        default=Duration("5s"), description="How long the pod too many must stay Pending to count as refused."
+    pending_for: Seconds = Field(
+        default=Seconds.parse("5s"), description="How long the pod too many must stay Pending to count as refused."
     )
     image_pull_secrets: tuple[DnsLabel, ...] = Field(
         default=(), description="Names of existing pull secrets in the validation namespace."
@@ -90,8 +99,8 @@ class Validation(SpecModel):
 class Drain(SpecModel):
     """How a node is emptied; names and meanings as in `kubectl drain`."""
 
-    timeout: Duration = Field(
-        default=Duration("10m"), description="How long evictions are tried; then whenTimeExpires decides."
+    timeout: Seconds = Field(
+        default=Seconds.parse("10m"), description="How long evictions are tried; then whenTimeExpires decides."
     )
     grace_period: int = Field(
         default=-1, ge=-1, description="Seconds each pod gets to terminate; -1 means the pod's own grace period."
@@ -106,8 +115,8 @@ class Drain(SpecModel):
     disable_eviction: bool = Field(
         default=False, description="Delete instead of evict: ignores every PodDisruptionBudget. Avoid."
     )
-    retry_every: Duration = Field(
-        default=Duration("5s"),
+    retry_every: Seconds = Field(
+        default=Seconds.parse("5s"),
         description="Pause before an eviction that a PDB refused is tried again.",
     )
     when_time_expires: Literal["fail", "delete"] = Field(

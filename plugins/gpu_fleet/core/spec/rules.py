@@ -169,17 +169,17 @@ def settings_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
 
 
 def drain_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
-    if spec.drain.timeout.seconds > spec.deadlines.drain.seconds:
+    if spec.drain.timeout > spec.deadlines.drain:
         yield Problem(
             "drain.timeout",
-            f"{spec.drain.timeout} is longer than deadlines.drain {spec.deadlines.drain}",
+            f"{spec.drain.timeout.text} is longer than deadlines.drain {spec.deadlines.drain.text}",
             "raise deadlines.drain or shorten drain.timeout",
         )
 
 
 def deadlines_are_positive(spec: ClusterSpec) -> Iterator[Problem]:
     for name in type(spec.deadlines).model_fields:
-        if getattr(spec.deadlines, name).seconds <= 0:
+        if getattr(spec.deadlines, name) <= 0:
             alias = type(spec.deadlines).model_fields[name].alias or name
             yield Problem(f"deadlines.{alias}", "no gate can open within 0 seconds", "write for example 5m")
 

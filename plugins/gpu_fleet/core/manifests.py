@@ -1,0 +1,178 @@
+"""Kubernetes manifests of a cluster spec: templates of ``include/manifests`` completed in code, no Jinja.
+
+Builders are registered under a name, so that a task can say ``builder="node_pool", builder_args={"pool": …}``; other
+modules add their own with :func:`builder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gpu_fleet.core.names import (
+    DISCOVERY_TAG,
+    LABEL_CAPACITY_TYPE,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_GPU_PRESENT,
+    LABEL_INSTANCE_TYPE,
+    LABEL_PLUGIN_CONFIG,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+)
+from gpu_fleet.core.spec import ClusterSpec, NodePool
+from gpu_fleet.core.templates import template
+
+Manifest = dict[str, Any]
+#: ``(spec, **builder_args) -> manifests`` in the order in which they are to be applied.
+Builder = Callable[..., list[Manifest]]
+BUILDERS: dict[str, Builder] = {}
+_B = TypeVar("_B", bound=Builder)
+
+#: Instance families with Arm processors (AWS Graviton) among those with NVIDIA GPUs.
+_ARM_FAMILIES = frozenset({"g5g"})
+
+
+def builder(name: str) -> Callable[[_B], _B]:
+    """Register a function ``(spec, **args) -> list of manifests`` under a new name."""
+
+    def register(function: _B) -> _B:
+        if name in BUILDERS:
+            raise ValueError(f"manifest builder {name!r} is registered twice")
+        BUILDERS[name] = function
+        return function
+
+    return register
+
+
+def build(name: str, spec: ClusterSpec, **args: Any) -> list[Manifest]:
+    """The manifests of the builder of that name.
+
+    :raises KeyError: with the known names, if there is none.
+    :raises SpecError: if an argument names a pool that the spec does not have.
+    """
+    if name not in BUILDERS:
+        raise KeyError(f"no manifest builder {name!r}; known: {', '.join(sorted(BUILDERS))}")
+    return BUILDERS[name](spec, **args)
+
+
+def labels(spec: ClusterSpec, *, component: str = "manifest", pool: str | None = None) -> dict[str, str]:
+    """Our labels on every object that the package applies."""
+    mine = {LABEL_CLUSTER: spec.name, LABEL_COMPONENT: component}
+    return mine if pool is None else {**mine, LABEL_POOL: pool}
+
+
+def _complete(spec: ClusterSpec, name: str, *, object_name: str | None = None, pool: str | None = None) -> Manifest:
+    manifest = template(f"manifests/{name}")
+    metadata = manifest["metadata"]
+    if object_name is not None:
+        metadata["name"] = object_name
+    metadata["labels"] = {**metadata.get("labels", {}), **labels(spec, pool=pool)}
+    return manifest
+
+
+@builder("runtime_class")
+def runtime_class(spec: ClusterSpec) -> list[Manifest]:
+    """RuntimeClass ``nvidia``; without it no device-plugin pod can even be created."""
+    return [_complete(spec, "runtime-class")]
+
+
+@builder("system_namespaces")
+def system_namespaces(spec: ClusterSpec) -> list[Manifest]:
+    """The package's own namespaces, and the device plugin's where we manage it (so that helm need not create it)."""
+    wanted = [SYSTEM_NAMESPACE, spec.validation.namespace]
+    if spec.device_plugin.manage and spec.device_plugin.namespace != "kube-system":
+        wanted.append(spec.device_plugin.namespace)
+    return [_complete(spec, "namespace", object_name=name) for name in dict.fromkeys(wanted)]
+
+
+@builder("placeholder_priority")
+def placeholder_priority(spec: ClusterSpec) -> list[Manifest]:
+    """The PriorityClass of placeholder pods: below everything, and preempting nobody."""
+    return [_complete(spec, "placeholder-priority")]
+
+
+@builder("node_class")
+def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
+    """A pool's EC2NodeClass (karpenter.k8s.aws/v1), of the same name."""
+    this = spec.pool(pool)
+    manifest = _complete(spec, "node-class", object_name=this.name, pool=this.name)
+    body = manifest["spec"]
+    alias = spec.ami_alias(this)
+    body["role"] = spec.node_class.role
+    body["amiSelectorTerms"] = [{"alias": alias}]
+    for selector in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
+        body[selector] = [{"tags": {DISCOVERY_TAG: spec.node_class.discovery_tag}}]
+    for mapping in body["blockDeviceMappings"]:
+        mapping["ebs"]["volumeSize"] = f"{spec.node_class.volume_size}Gi"
+        if alias.startswith("bottlerocket@"):
+            # Bottlerocket keeps the operating system on xvda (small, fixed) and images and pods on xvdb.
+            mapping["deviceName"] = "/dev/xvdb"
+    body["tags"] = {**spec.node_class.tags, LABEL_CLUSTER: spec.name, LABEL_POOL: this.name}
+    return [manifest]
+
+
+def pool_labels(pool: NodePool) -> dict[str, str]:
+    """Labels of a pool's nodes; the first makes the device plugin want pods there, the second picks its config."""
+    return {**pool.labels, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: pool.config_entry}
+
+
+def pool_taints(pool: NodePool) -> list[dict[str, str]]:
+    """The pool's taints, as Kubernetes writes them (an empty value is left out)."""
+    return [{"key": t.key, **({"value": t.value} if t.value else {}), "effect": t.effect} for t in pool.taints]
+
+
+def pool_limits(pool: NodePool) -> dict[str, str]:
+    """``spec.limits`` of the NodePool: nodes only, since a GPU limit counts shared replicas."""
+    return {"nodes": str(pool.node_limit)}
+
+
+def _disruption(pool: NodePool) -> dict[str, Any]:
+    disruption = pool.disruption
+    budgets: list[dict[str, Any]] = []
+    for budget in disruption.budgets:
+        entry: dict[str, Any] = {"nodes": budget.nodes}
+        if budget.reasons:
+            entry["reasons"] = list(budget.reasons)
+        if budget.schedule is not None and budget.duration is not None:
+            entry |= {"schedule": budget.schedule, "duration": str(budget.duration)}
+        budgets.append(entry)
+    body: dict[str, Any] = {
+        "consolidationPolicy": disruption.consolidation_policy,
+        "consolidateAfter": str(disruption.consolidate_after),
+    }
+    return {**body, "budgets": budgets} if budgets else body
+
+
+@builder("node_pool")
+def node_pool(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
+    """A pool's NodePool (karpenter.sh/v1).
+
+    Applying it also undoes a freeze: it carries the pool's own limits, and no trace of the frozen ones.
+    """
+    this = spec.pool(pool)
+    manifest = _complete(spec, "node-pool", object_name=this.name, pool=this.name)
+    body = manifest["spec"]
+    node = body["template"]
+    node["metadata"]["labels"] = pool_labels(this)
+    node["spec"]["nodeClassRef"]["name"] = this.name
+    architecture = "arm64" if this.instance_types[0].split(".")[0] in _ARM_FAMILIES else "amd64"
+    node["spec"]["requirements"] = [
+        _in(LABEL_INSTANCE_TYPE, *this.instance_types),
+        _in(LABEL_CAPACITY_TYPE, *this.capacity_types),
+        _in("kubernetes.io/arch", architecture),
+        _in("kubernetes.io/os", "linux"),
+    ]
+    taints = pool_taints(this)
+    if taints:
+        node["spec"]["taints"] = taints
+    node["spec"]["expireAfter"] = str(this.expire_after)
+    if this.termination_grace_period is not None:
+        node["spec"]["terminationGracePeriod"] = str(this.termination_grace_period)
+    body["disruption"] = _disruption(this)
+    body["limits"] = pool_limits(this)
+    return [manifest]
+
+
+def _in(key: str, *values: str) -> dict[str, Any]:
+    return {"key": key, "operator": "In", "values": list(values)}

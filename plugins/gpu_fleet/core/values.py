@@ -1,0 +1,103 @@
+"""Helm values of the releases, from the spec: base values of ``include/helm``, what follows from the spec, then the
+spec's own extra values, merged last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+
+from gpu_fleet.core.manifests import pool_taints
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME
+from gpu_fleet.core.spec import ClusterSpec, TimeSlicing
+from gpu_fleet.core.templates import template
+
+Component = Literal["karpenter-crd", "karpenter", "device-plugin"]
+
+#: The entry for whole GPUs: always there, and the default, so a node without the label is never shared by accident.
+DEFAULT_CONFIG_ENTRY = "exclusive"
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge as Helm does with several values files: maps are merged, lists and scalars replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
+    """The device plugin's configs: one entry per distinct sharing, ``exclusive`` always among them.
+
+    ``replicas`` must be at least 2 (the plugin refuses 1 on the node), so exclusive use has no ``sharing`` at all.
+    Source: NVIDIA/k8s-device-plugin v0.20.0 api/config/v1.
+    """
+    base: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": "none", "failOnInitError": True}}
+    configs = {DEFAULT_CONFIG_ENTRY: base}
+    for pool in spec.node_pools:
+        if isinstance(pool.sharing, TimeSlicing):
+            configs[pool.config_entry] = {
+                **base,
+                "sharing": {
+                    "timeSlicing": {
+                        "renameByDefault": False,
+                        "failRequestsGreaterThanOne": pool.sharing.fail_requests_greater_than_one,
+                        "resources": [{"name": GPU_RESOURCE, "replicas": pool.sharing.replicas}],
+                    }
+                },
+            }
+    return {key: configs[key] for key in sorted(configs)}
+
+
+def plugin_tolerations(spec: ClusterSpec) -> list[dict[str, str]]:
+    """A toleration per distinct taint of the pools, plus the one for GPU nodes that others tainted the usual way."""
+    tolerations: list[dict[str, str]] = [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
+    for pool in spec.node_pools:
+        for taint in pool_taints(pool):
+            wanted = {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]}
+            if wanted not in tolerations:
+                tolerations.append(wanted)
+    return tolerations
+
+
+def _device_plugin(spec: ClusterSpec) -> dict[str, Any]:
+    plugin = spec.device_plugin
+    derived = {
+        "config": {
+            "map": {
+                key: yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
+                for key, config in plugin_configs(spec).items()
+            },
+            "default": DEFAULT_CONFIG_ENTRY,
+        },
+        "runtimeClassName": RUNTIME_CLASS_NAME,
+        "deviceListStrategy": plugin.device_list_strategy,
+        "nodeSelector": {LABEL_GPU_PRESENT: "true"},
+        "tolerations": plugin_tolerations(spec),
+    }
+    return merge(merge(template("helm/device-plugin"), derived), plugin.values)
+
+
+def _karpenter(spec: ClusterSpec) -> dict[str, Any]:
+    karpenter = spec.karpenter
+    settings: dict[str, Any] = {"clusterName": spec.cluster.name}
+    if karpenter.interruption_queue:
+        settings["interruptionQueue"] = karpenter.interruption_queue
+    derived = {"replicas": karpenter.replicas, "settings": merge(settings, karpenter.settings)}
+    return merge(merge(template("helm/karpenter"), derived), karpenter.values)
+
+
+def helm_values(spec: ClusterSpec, component: Component) -> dict[str, Any]:
+    """The values of a component's release; equal specs give equal values.
+
+    :raises ValueError: for an unknown component.
+    """
+    if component == "karpenter-crd":
+        return template("helm/karpenter-crd")
+    if component == "karpenter":
+        return _karpenter(spec)
+    if component == "device-plugin":
+        return _device_plugin(spec)
+    raise ValueError(f"no Helm values for component {component!r}; one of karpenter-crd, karpenter, device-plugin")
