@@ -18,7 +18,7 @@ from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.fleet import load_cluster, load_fleet
 from gpu_fleet.operators.base import DEFAULT_ARGS
 
-#: DAGs need some start date to be scheduled at all; the past, because runs are triggered or cron-driven without catch-up.
+#: A DAG needs some start date; in the past, because runs are triggered or cron-driven without catch-up.
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -106,7 +106,6 @@ def fleet_dag(
         doc_md=f"{doc.strip()}\n\n{cluster_table(spec)}",
         params=dict(params or {}),
         tags=["gpu-fleet", f"cluster:{spec.name}", *tags],
-        render_template_as_native_obj=True,
         dagrun_timeout=dagrun_timeout(spec),
     ) as dag:
         graph(spec)

@@ -1,0 +1,103 @@
+"""Follows a Dag run over the REST API and prints what happens: phase, task, state, elapsed, what it waits for and why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from demo.api import AirflowApi, ApiError
+from demo.stack import Stack
+from demo.timeline import epoch
+
+FINISHED_RUN = frozenset({"success", "failed"})
+SETTLED_TASK = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: Shown for every state that is worth a line; the others pass unseen.
+SHOWN = {
+    "running": "runs",
+    "deferred": "waits",
+    "awaiting_input": "asks",
+    "up_for_retry": "will be tried again",
+    "success": "done",
+    "failed": "FAILED",
+    "skipped": "skipped",
+    "upstream_failed": "not reached",
+}
+
+
+class Follower:
+    """Prints each change of a run's tasks.
+
+    :param on_input: called once for each task that awaits a person's input, with its task id.
+    :param on_tick: called at every look, with all task instances.
+    """
+
+    def __init__(
+        self,
+        api: AirflowApi,
+        stack: Stack,
+        *,
+        on_input: Callable[[str], None] | None = None,
+        on_tick: Callable[[list[dict[str, Any]]], None] | None = None,
+        out: TextIO = sys.stdout,
+        interval: float = 1.5,
+    ) -> None:
+        self.api = api
+        self.stack = stack
+        self.on_input = on_input
+        self.on_tick = on_tick
+        self.out = out
+        self.interval = interval
+        self._seen: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
+        self._asked: set[str] = set()
+
+    def follow(self, dag_id: str, run_id: str, timeout: float) -> dict[str, Any]:
+        """Until the run has ended. Returns the run.
+
+        :raises TimeoutError: naming what still ran; :raises StackError: if a part died meanwhile.
+        """
+        began = time.time()
+        while True:
+            self.stack.check()
+            run = self.api.run(dag_id, run_id)
+            tasks = self.api.tasks(dag_id, run_id)
+            for task in sorted(tasks, key=lambda t: (t.get("start_date") or "9", t["task_id"])):
+                self._show(dag_id, run_id, task, began)
+            if self.on_tick is not None:
+                self.on_tick(tasks)
+            if run["state"] in FINISHED_RUN:
+                return run
+            if time.time() - began > timeout:
+                open_tasks = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred", "queued")]
+                raise TimeoutError(f"{dag_id}/{run_id} still runs after {timeout:.0f} s: {', '.join(open_tasks)}")
+            time.sleep(self.interval)
+
+    def _show(self, dag_id: str, run_id: str, task: dict[str, Any], began: float) -> None:
+        task_id, state = task["task_id"], task["state"] or ""
+        if state == "awaiting_input" and task_id not in self._asked and self.on_input is not None:
+            self._asked.add(task_id)
+            self.on_input(task_id)
+        changed = self._seen.get(task_id) != state
+        self._seen[task_id] = state
+        reason = self._reason(dag_id, run_id, task_id) if state == "deferred" else ""
+        if reason and self._reasons.get(task_id) != reason:
+            self._reasons[task_id] = reason
+            changed = True
+        if not changed or state not in SHOWN:
+            return
+        started, ended = epoch(task.get("start_date")), epoch(task.get("end_date"))
+        took = f"{(ended or time.time()) - started:6.1f} s" if started else " " * 8
+        phase, _, name = task_id.rpartition(".")
+        text = f"{time.time() - began:6.1f}  {phase or '-':<32} {name:<24} {SHOWN[state]:<12} {took}  {reason}"
+        print(text.rstrip(), file=self.out, flush=True)
+
+    def _reason(self, dag_id: str, run_id: str, task_id: str) -> str:
+        try:
+            value = self.api.xcom(dag_id, run_id, task_id, key="waiting_for")
+        except ApiError:
+            return ""
+        if isinstance(value, dict):
+            return f"{value.get('reason', '')}: {value.get('message', '')}"
+        return str(value or "")
