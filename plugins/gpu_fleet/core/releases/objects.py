@@ -1,0 +1,126 @@
+"""What a release's manifest holds: identities, workloads, what a failed revision may have leaked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from gpu_fleet.core.releases.storage import ANNOTATION_RELEASE, ANNOTATION_RELEASE_NAMESPACE
+
+#: libyaml where it was built: large CRD manifests take seconds without it.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+#: helm pkg/kube/resource_policy.go: objects so annotated outlive the release.
+ANNOTATION_POLICY = "helm.sh/resource-policy"
+ANNOTATION_HOOK = "helm.sh/hook"
+WORKLOAD_KINDS = frozenset({"DaemonSet", "Deployment", "StatefulSet", "Job"})
+#: Never deleted as a leftover: with a CRD go all objects of its kind, with a claim goes data, with a namespace all.
+PRECIOUS_KINDS = frozenset({"CustomResourceDefinition", "PersistentVolumeClaim", "PersistentVolume", "Namespace"})
+REDACTED = "(hidden)"
+
+
+@dataclass(frozen=True, order=True)
+class ObjectId:
+    """One object of a manifest. Cluster-scoped objects may carry a namespace here: only the server knows the scope."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """``apiVersion/Kind/namespace/name``; an API version may itself hold one slash, names never do."""
+        return f"{self.api_version}/{self.kind}/{self.namespace}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectId:
+        """The inverse of ``str``."""
+        api_version, kind, namespace, name = text.rsplit("/", 3)
+        return cls(api_version, kind, namespace, name)
+
+
+def documents(manifest: str) -> Iterator[dict[str, Any]]:
+    """The objects of a rendered manifest; ``List`` kinds are taken apart."""
+    for document in yaml.load_all(manifest or "", Loader=_Loader):  # noqa: S506  (a safe loader)
+        if not isinstance(document, dict):
+            continue
+        items = document.get("items")
+        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
+            yield from (item for item in items if isinstance(item, dict))
+        else:
+            yield document
+
+
+def object_ids(manifest: str, namespace: str) -> tuple[ObjectId, ...]:
+    """The identities of a manifest's objects, sorted.
+
+    :param namespace: of the release, for objects that name none.
+    """
+    found = set()
+    for document in documents(manifest):
+        metadata = document.get("metadata") or {}
+        if document.get("kind") and metadata.get("name"):
+            found.add(
+                ObjectId(
+                    str(document.get("apiVersion", "")),
+                    str(document["kind"]),
+                    str(metadata.get("namespace") or namespace),
+                    str(metadata["name"]),
+                )
+            )
+    return tuple(sorted(found))
+
+
+def workloads(manifest: str, namespace: str) -> tuple[str, ...]:
+    """``Kind/namespace/name`` of the workloads, for the gate's arguments."""
+    return tuple(
+        f"{item.kind}/{item.namespace}/{item.name}"
+        for item in object_ids(manifest, namespace)
+        if item.kind in WORKLOAD_KINDS
+    )
+
+
+def crds(manifest: str) -> tuple[str, ...]:
+    """Names of the CustomResourceDefinitions among a manifest's objects."""
+    return tuple(item.name for item in object_ids(manifest, "") if item.kind == "CustomResourceDefinition")
+
+
+def belongs_to(live: Mapping[str, Any], release: str, namespace: str) -> bool:
+    """Whether a live object carries Helm's ownership annotations of that very release."""
+    annotations = (live.get("metadata") or {}).get("annotations") or {}
+    return annotations.get(ANNOTATION_RELEASE) == release and annotations.get(ANNOTATION_RELEASE_NAMESPACE) == namespace
+
+
+def may_be_pruned(live: Mapping[str, Any], release: str, namespace: str) -> bool:
+    """Whether a leftover may be deleted: it is the release's own, not precious, and not marked to be kept."""
+    annotations = (live.get("metadata") or {}).get("annotations") or {}
+    return (
+        belongs_to(live, release, namespace)
+        and str(live.get("kind")) not in PRECIOUS_KINDS
+        and annotations.get(ANNOTATION_POLICY) != "keep"
+    )
+
+
+def leaked(manifests: Iterable[str], current: str, namespace: str) -> tuple[ObjectId, ...]:
+    """Objects of other revisions' manifests that the current one lacks; whether they exist must be looked up."""
+    kept = {(item.kind, item.namespace, item.name) for item in object_ids(current, namespace)}
+    found = {item for manifest in manifests for item in object_ids(manifest, namespace)}
+    return tuple(sorted(item for item in found if (item.kind, item.namespace, item.name) not in kept))
+
+
+def readable_manifest(manifest: str) -> str:
+    """The manifest for people's eyes: the contents of Secrets are hidden; CRD schemas, being pages long, are left out."""
+    shown = []
+    for document in documents(manifest):
+        copy = dict(document)
+        if copy.get("kind") == "Secret":
+            for key in ("data", "stringData"):
+                if isinstance(copy.get(key), dict):
+                    copy[key] = dict.fromkeys(copy[key], REDACTED)
+        elif copy.get("kind") == "CustomResourceDefinition":
+            copy["spec"] = "(schema left out)"
+        shown.append(yaml.safe_dump(copy, sort_keys=False, width=120))
+    return "---\n".join(shown)

@@ -1,0 +1,159 @@
+"""What is wanted of a release: chart, values, policy, and the digest that stands for their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.errors import SpecError
+
+_RELEASE_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+#: Helm's own limit on release names (helm pkg/chart/common: 53 characters).
+MAX_RELEASE_NAME = 53
+_DIGEST = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
+#: A version range would make "the same request" mean different charts on different days.
+_EXACT_VERSION = re.compile(r"^v?[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$")
+
+
+class Remediation(StrEnum):
+    """What follows a failed install or upgrade."""
+
+    ROLLBACK = "rollback"  # to the proven revision; a failed first install is uninstalled
+    UNINSTALL = "uninstall"  # always uninstall, then install again
+    NONE = "none"  # leave the failed revision for a person; only Helm's lock is taken off
+
+
+class Conflicts(StrEnum):
+    """What to do when another field manager owns a field of the manifest."""
+
+    FAIL = "fail"
+    FORCE = "force"
+
+
+@dataclass(frozen=True)
+class ChartRef:
+    """Which chart.
+
+    :ivar name: chart name in the repository, or the path of a local archive or directory if there is no repository.
+    :ivar repository: ``https://…`` (a repository with index.yaml) or ``oci://…`` (a registry prefix); empty for a local path.
+    :ivar version: exact version; may be empty only for a local path.
+    :ivar digest: sha256 of the chart archive, with or without the ``sha256:`` prefix; empty: not checked.
+    """
+
+    name: str
+    version: str = ""
+    repository: str = ""
+    digest: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """The wanted digest in bare hexadecimal, empty if none is wanted."""
+        return self.digest.removeprefix("sha256:")
+
+    def __str__(self) -> str:
+        return f"{self.repository.rstrip('/')}/{self.name} {self.version}" if self.repository else self.name
+
+
+@dataclass(frozen=True)
+class ReleasePolicy:
+    """How a release is treated.
+
+    :ivar history_max: revisions that Helm keeps; raised by itself where fewer would prune the proven one.
+    :ivar operation_timeout: Helm's ``--timeout`` in seconds, for each hook or single wait.
+    :ivar deadline: seconds after which a helm command is ended, whatever it says about its own time-outs.
+    :ivar wait: seconds to wait in the worker for workloads (``--wait``), for charts whose hooks need ready pods.
+    :ivar keep_failed_install: never uninstall a failed first install. For charts whose templates are CRDs: uninstalling
+        them deletes every object of those kinds.
+    :ivar adopt: take over a release, or a revision, that was not made by this package.
+    :ivar prune: delete objects that failed revisions created and the deployed one does not have.
+    """
+
+    remediation: Remediation = Remediation.ROLLBACK
+    conflicts: Conflicts = Conflicts.FAIL
+    create_namespace: bool = False
+    skip_crds: bool = False
+    wait: bool = False
+    rollback_hooks: bool = True
+    history_max: int = 10
+    operation_timeout: int = 300
+    deadline: int = 600
+    keep_failed_install: bool = False
+    adopt: bool = False
+    prune: bool = True
+
+
+@dataclass(frozen=True)
+class ReleaseRequest:
+    """One release as it shall be.
+
+    :raises SpecError: on construction, naming the field, if the request cannot be meant.
+    """
+
+    name: str
+    namespace: str
+    chart: ChartRef
+    values: Mapping[str, Any] = field(default_factory=dict)
+    policy: ReleasePolicy = ReleasePolicy()
+
+    def __post_init__(self) -> None:
+        if not _RELEASE_NAME.match(self.name) or len(self.name) > MAX_RELEASE_NAME:
+            raise SpecError(
+                f"{self.name!r} is not a release name",
+                field="release_name",
+                remedy=f"lower-case letters, digits, '-' and '.', at most {MAX_RELEASE_NAME} characters",
+            )
+        if not self.namespace:
+            raise SpecError("is missing", field="namespace", remedy="name the namespace of the release")
+        if not self.chart.name:
+            raise SpecError("is missing", field="chart", remedy="name the chart, or give the path of an archive")
+        if self.chart.repository and not _EXACT_VERSION.match(self.chart.version):
+            raise SpecError(
+                f"{self.chart.version!r} is not an exact chart version", field="version", remedy="for example 0.20.0"
+            )
+        if self.chart.digest and not _DIGEST.match(self.chart.digest):
+            raise SpecError(f"{self.chart.digest!r} is not a sha256", field="digest", remedy="sha256:<64 hex digits>")
+        if not isinstance(self.values, Mapping):
+            raise SpecError(
+                f"is a {type(self.values).__name__}, not a mapping", field="values", remedy="give a mapping of values"
+            )
+        if self.policy.history_max < 2:
+            raise SpecError(
+                f"{self.policy.history_max} leaves no revision to roll back to",
+                field="history_max",
+                remedy="at least 2",
+            )
+
+    @property
+    def digest(self) -> str:
+        """Content digest: chart, version, archive digest and values. 40 hex digits, because it must fit into a label."""
+        return content_digest(self.chart, self.values)
+
+    def __str__(self) -> str:
+        return f"release {self.namespace}/{self.name}"
+
+
+def content_digest(chart: ChartRef, values: Mapping[str, Any]) -> str:
+    """sha256 (first 40 hex digits) of a chart reference and its values, independent of key order.
+
+    The repository is not part of it: the same chart out of a mirror is the same content.
+    """
+    name = chart.name.rsplit("/", 1)[-1]
+    text = json.dumps([name, chart.version, chart.sha256, values], sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def same_content(release: Mapping[str, Any], request: ReleaseRequest) -> bool:
+    """Whether a stored release's chart version and values are the wanted ones, whoever made it."""
+    metadata = (release.get("chart") or {}).get("metadata") or {}
+    config = release.get("config") or {}
+    version = request.chart.version.removeprefix("v")
+    return (
+        metadata.get("name") == request.chart.name.rsplit("/", 1)[-1]
+        and str(metadata.get("version", "")).removeprefix("v") == version
+        and config == json.loads(json.dumps(dict(request.values), default=str))
+    )
