@@ -20,6 +20,8 @@ STEPS: dict[str, tuple[float, float]] = {
     "karpenter_start": (4, 6),  # controller pod started to leader
     "vectoradd": (4, 6),  # run time of the sample; guess
     "instance_terminate": (20, 30),  # TerminateInstances to terminated; guess
+    "cluster_create": (540, 970),  # CreateCluster to ACTIVE
+    "cluster_delete": (120, 240),  # DeleteCluster to gone; guess
     "pod_terminate": (1, 2),  # a container that handles SIGTERM
 }
 

@@ -58,7 +58,8 @@ class Aws:
         :param operation: boto3 method name, ``describe_instances``.
         :raises botocore.exceptions.ClientError: as boto3 does.
         """
-        return await self._run(lambda: getattr(self.client(service), operation)(**params))
+        reply: dict[str, Any] = await self._run(lambda: getattr(self.client(service), operation)(**params))
+        return reply
 
     async def paginate(self, service: str, operation: str, path: str, **params: Any) -> list[Any]:
         """

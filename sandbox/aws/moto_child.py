@@ -161,8 +161,8 @@ def slow_instances(running_after: Callable[[], float], terminated_after: Callabl
         self._state.travel("terminated", 48, ("shutting-down", 32), terminated_after())
         return previous
 
-    Instance.__init__ = slow_create  # type: ignore[method-assign]
-    Instance.terminate = slow_terminate  # type: ignore[method-assign]
+    Instance.__init__ = slow_create
+    Instance.terminate = slow_terminate
 
 
 def credentials_of(account: str, access_key: str) -> dict[str, Any] | None:
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from sandbox.latency import Latencies
 
-    class Quiet(MotoRequestHandler):
+    class Quiet(MotoRequestHandler):  # type: ignore[misc]
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
             """A line per request would be thousands a minute."""
 

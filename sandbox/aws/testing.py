@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws.client import Aws
-from sandbox.settings import Settings
+from sandbox.aws.eks import admit_creator
+from sandbox.aws.shim import Shim
+from sandbox.settings import Clock, Settings
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,29 @@ async def running_account(settings: Settings) -> AsyncIterator[RunningAccount]:
     finally:
         aws.close()
         await moto.close()
+
+
+@dataclass(frozen=True)
+class RunningCloud:
+    """:ivar aws: calls through the shim, signed with the account's own key."""
+
+    aws: Aws
+    shim: Shim
+    account: accounts.Account
+    settings: Settings
+
+
+@asynccontextmanager
+async def running_cloud(settings: Settings) -> AsyncIterator[RunningCloud]:
+    """The same behind the shim, as users of the sandbox meet it; EKS knows the cluster, which has no endpoint."""
+    async with running_account(settings) as running:
+        shim = Shim(settings, Clock(settings.speed, settings.seed), running.moto.url)
+        await shim.start()
+        admit_creator(shim.eks, settings, running.account)
+        account = running.account
+        aws = Aws(shim.url, settings.region, account.access_key_id, account.secret_access_key)
+        try:
+            yield RunningCloud(aws, shim, account, settings)
+        finally:
+            aws.close()
+            await shim.close()

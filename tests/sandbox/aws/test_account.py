@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sandbox.aws import account as accounts
 from sandbox.aws.testing import RunningAccount
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _INSTANCES = "Reservations[].Instances[]"
 
@@ -16,7 +20,7 @@ async def _state(running: RunningAccount, instance: str) -> str:
 
 
 async def _await_state(running: RunningAccount, instance: str, wanted: str) -> None:
-    while await _state(running, instance) != wanted:
+    while await _state(running, instance) != wanted:  # noqa: ASYNC110 - moto has no events
         await asyncio.sleep(0.02)
 
 

@@ -1,0 +1,266 @@
+"""One endpoint for all of AWS: what passes, what is refused, and how EKS answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import boto3
+import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from sandbox.aws.authenticator import Authenticator, Identity, InvalidToken
+from sandbox.aws.client import Aws
+from sandbox.aws.interruptions import Interruptions, Kind, UnknownInstance
+from sandbox.aws.testing import RunningCloud
+from sandbox.settings import Clock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ec2": ("describe_vpcs", {}),
+    "sts": ("get_caller_identity", {}),
+    "eks": ("list_clusters", {}),
+    "sqs": ("list_queues", {}),
+    "ssm": ("describe_parameters", {}),
+}
+
+
+async def _code(aws: Aws, service: str, operation: str, **params: Any) -> str:
+    with pytest.raises(ClientError) as caught:
+        await aws.call(service, operation, **params)
+    return str(caught.value.response["Error"]["Code"])
+
+
+async def test_every_service_is_reached_through_one_address(cloud: RunningCloud) -> None:
+    who = await cloud.aws.call("sts", "get_caller_identity")
+    assert who["Arn"] == cloud.account.admin_arn
+    assert (await cloud.aws.call("eks", "list_clusters"))["clusters"] == ["demo-gpu"]
+    queue = await cloud.aws.call("sqs", "get_queue_url", QueueName="demo-gpu-gpu-fleet")
+    assert queue["QueueUrl"].startswith(cloud.shim.url)
+    await cloud.aws.call("sqs", "send_message", QueueUrl=queue["QueueUrl"], MessageBody="ä <&> 1")
+    received = await cloud.aws.call("sqs", "receive_message", QueueUrl=queue["QueueUrl"])
+    assert received["Messages"][0]["Body"] == "ä <&> 1"
+    assumed = await cloud.aws.call(
+        "sts", "assume_role", RoleArn=cloud.account.controller_role_arn, RoleSessionName="karpenter"
+    )
+    credentials = assumed["Credentials"]
+    session = boto3.session.Session(
+        credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"], "us-west-2"
+    )
+    client = session.client("sts", endpoint_url=cloud.shim.url)
+    arn = (await asyncio.to_thread(client.get_caller_identity))["Arn"]
+    assert arn.endswith("assumed-role/KarpenterControllerRole-demo-gpu/karpenter")
+
+
+async def test_who_is_not_known_is_refused_in_each_service_s_own_words(cloud: RunningCloud) -> None:
+    stranger = Aws(cloud.shim.url, "us-west-2", "AKIASTRANGER", "secret")
+    forger = Aws(cloud.shim.url, "us-west-2", cloud.account.access_key_id, "not the secret")
+    codes = {}
+    for service, (operation, params) in _CALLS.items():
+        codes[service] = (
+            await _code(stranger, service, operation, **params),
+            await _code(forger, service, operation, **params),
+        )
+    assert codes == {
+        "ec2": ("AuthFailure", "AuthFailure"),
+        "sts": ("InvalidClientTokenId", "SignatureDoesNotMatch"),
+        "eks": ("UnrecognizedClientException", "InvalidSignatureException"),
+        "sqs": ("UnrecognizedClientException", "InvalidSignatureException"),
+        "ssm": ("UnrecognizedClientException", "InvalidSignatureException"),
+    }
+    unsigned = boto3.client(
+        "eks", region_name="us-west-2", endpoint_url=cloud.shim.url, config=Config(signature_version=UNSIGNED)
+    )
+    with pytest.raises(ClientError, match="Missing Authentication Token"):
+        await asyncio.to_thread(unsigned.list_clusters)
+    nowhere = Aws(cloud.shim.url, "us-west-9", cloud.account.access_key_id, cloud.account.secret_access_key)
+    with pytest.raises(ClientError, match="valid region"):
+        await nowhere.call("eks", "list_clusters")
+
+
+async def test_cluster_absent_here_or_in_another_region(cloud: RunningCloud) -> None:
+    elsewhere = Aws(cloud.shim.url, "eu-west-1", cloud.account.access_key_id, cloud.account.secret_access_key)
+    assert (await elsewhere.call("eks", "list_clusters"))["clusters"] == []
+    for aws, name in ((elsewhere, "demo-gpu"), (cloud.aws, "nope")):
+        with pytest.raises(ClientError, match=rf"No cluster found for name: {name}\.") as caught:
+            await aws.call("eks", "describe_cluster", name=name)
+        assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+
+
+async def test_described_cluster_has_the_sandbox_s_endpoint_and_status(cloud: RunningCloud) -> None:
+    state = cloud.shim.eks.cluster("us-west-2", "demo-gpu")
+    state.endpoint, state.ca_data = "https://127.0.0.1:6443", base64.b64encode(b"PEM").decode()
+    cluster = (await cloud.aws.call("eks", "describe_cluster", name="demo-gpu"))["cluster"]
+    assert cluster["endpoint"] == "https://127.0.0.1:6443"
+    assert base64.b64decode(cluster["certificateAuthority"]["data"]) == b"PEM"
+    assert (cluster["status"], cluster["version"]) == ("ACTIVE", "1.35")
+    cloud.settings.faults.set("eks-status", {"status": "UPDATING"})
+    assert (await cloud.aws.call("eks", "describe_cluster", name="demo-gpu"))["cluster"]["status"] == "UPDATING"
+    cloud.settings.faults.clear("eks-status")
+
+
+async def test_cluster_is_created_and_deleted_in_time(cloud: RunningCloud) -> None:
+    created = await cloud.aws.call(
+        "eks",
+        "create_cluster",
+        name="second",
+        roleArn=f"arn:aws:iam::{cloud.settings.account}:role/EKSClusterRole-demo-gpu",
+        resourcesVpcConfig={"subnetIds": cloud.account.subnet_ids},
+    )
+    assert created["cluster"]["status"] == "CREATING"
+    assert "endpoint" not in created["cluster"]
+    cloud.shim.eks.cluster("us-west-2", "second").active_at = 0
+    assert (await cloud.aws.call("eks", "describe_cluster", name="second"))["cluster"]["status"] == "ACTIVE"
+    assert (await cloud.aws.call("eks", "delete_cluster", name="second"))["cluster"]["status"] == "DELETING"
+    while "second" in (await cloud.aws.call("eks", "list_clusters"))["clusters"]:
+        described = await cloud.aws.call("eks", "describe_cluster", name="second")
+        assert described["cluster"]["status"] == "DELETING"
+        await asyncio.sleep(0.2)
+    assert await _code(cloud.aws, "eks", "delete_cluster", name="demo-gpu") == "ResourceInUseException"
+
+
+async def test_access_entries_and_pod_identity_live_as_in_eks(cloud: RunningCloud) -> None:
+    call, name = cloud.aws.call, "demo-gpu"
+    arn = f"arn:aws:iam::{cloud.settings.account}:role/team/readers"
+    entry = (await call("eks", "create_access_entry", clusterName=name, principalArn=arn))["accessEntry"]
+    assert entry["username"].endswith("assumed-role/readers/{{SessionName}}")
+    assert await _code(cloud.aws, "eks", "create_access_entry", clusterName=name, principalArn=arn) == (
+        "ResourceInUseException"
+    )
+    policy = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSViewPolicy"
+    await call(
+        "eks",
+        "associate_access_policy",
+        clusterName=name,
+        principalArn=arn,
+        policyArn=policy,
+        accessScope={"type": "cluster"},
+    )
+    listed = await call("eks", "list_associated_access_policies", clusterName=name, principalArn=arn)
+    assert [item["policyArn"] for item in listed["associatedAccessPolicies"]] == [policy]
+    await call("eks", "delete_access_entry", clusterName=name, principalArn=arn)
+    assert arn not in (await call("eks", "list_access_entries", clusterName=name))["accessEntries"]
+
+    associations = await call("eks", "list_pod_identity_associations", clusterName=name)
+    assert [(item["namespace"], item["serviceAccount"]) for item in associations["associations"]] == [
+        ("kube-system", "karpenter")
+    ]
+    identifier = associations["associations"][0]["associationId"]
+    described = await call("eks", "describe_pod_identity_association", clusterName=name, associationId=identifier)
+    assert described["association"]["roleArn"] == cloud.account.controller_role_arn
+    assert (await call("eks", "list_addons", clusterName=name))["addons"] == ["eks-pod-identity-agent"]
+    assert (await call("eks", "list_nodegroups", clusterName=name))["nodegroups"] == ["system"]
+
+
+def _token(
+    cloud: RunningCloud,
+    *,
+    cluster: str = "demo-gpu",
+    expires: int = 60,
+    operation: str = "get_caller_identity",
+    session: boto3.session.Session | None = None,
+    endpoint: str | None = None,
+) -> str:
+    """A token as `aws eks get-token` makes it, with boto3's own signer."""
+    session = session or boto3.session.Session(
+        cloud.account.access_key_id, cloud.account.secret_access_key, region_name="us-west-2"
+    )
+    client = session.client("sts", endpoint_url=endpoint or cloud.shim.url)
+
+    def add(request: Any, **_: Any) -> None:
+        request.headers["x-k8s-aws-id"] = cluster
+
+    client.meta.events.register("before-sign.sts.*", add)
+    url = client.generate_presigned_url(operation, ExpiresIn=expires, HttpMethod="GET")
+    return "k8s-aws-v1." + base64.urlsafe_b64encode(url.encode()).decode().rstrip("=")
+
+
+async def test_tokens_are_good_only_for_this_cluster_and_known_principals(cloud: RunningCloud) -> None:
+    def user(identity: Identity) -> Identity:
+        return identity
+
+    authenticator = Authenticator(cloud.shim.eks, cloud.shim.url, "us-west-2", "demo-gpu", user)
+    try:
+        good = _token(cloud)
+        admin = await authenticator.identify(good)
+        assert admin.name == cloud.account.admin_arn
+        assert set(admin.groups) == {"system:masters", "system:authenticated"}
+        assert await authenticator(good) == admin  # from the cache, the same
+
+        stranger = boto3.session.Session("AKIASTRANGER", "secret", region_name="us-west-2")
+        role = await cloud.aws.call(
+            "sts", "assume_role", RoleArn=cloud.account.controller_role_arn, RoleSessionName="x"
+        )
+        keys = role["Credentials"]
+        unlisted = boto3.session.Session(
+            keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], region_name="us-west-2"
+        )
+        old = datetime.now(UTC).strftime("%Y") + "0101T000000Z"
+        url = base64.urlsafe_b64decode(good.removeprefix("k8s-aws-v1.") + "==").decode()
+        refused = {
+            "no prefix": good.removeprefix("k8s-aws-v1."),
+            "not base64": "k8s-aws-v1.***",
+            "another cluster": _token(cloud, cluster="other"),
+            "another host": _token(cloud, endpoint="http://127.0.0.1:1"),
+            "another action": _token(cloud, operation="get_session_token"),
+            "too long": _token(cloud, expires=3600),
+            "stranger": _token(cloud, session=stranger),
+            "no access entry": _token(cloud, session=unlisted),
+            "signature changed": _encode(url[:-1] + ("0" if url[-1] != "0" else "1")),
+            "date changed": _encode(url.replace(url.split("X-Amz-Date=")[1][:16], old)),
+            "extra parameter": _encode(url + "&Evil=1"),
+        }
+        for reason, token in refused.items():
+            with pytest.raises(InvalidToken):
+                await authenticator.identify(token)
+            assert await authenticator(token) is None, reason
+    finally:
+        await authenticator.close()
+
+
+def _encode(url: str) -> str:
+    return "k8s-aws-v1." + base64.urlsafe_b64encode(url.encode()).decode().rstrip("=")
+
+
+async def test_interruptions_reach_both_queues_and_end_the_instance(cloud: RunningCloud) -> None:
+    account = cloud.account
+    queues = [account.karpenter_queue_url, account.fleet_queue_url]
+    clock = Clock(1000.0)
+    interruptions = Interruptions(cloud.settings, clock, cloud.aws, queues)
+    victim, other = account.system_instance_ids
+    for kind in (Kind.REBALANCE, Kind.SCHEDULED, Kind.SPOT):
+        await interruptions.announce(victim, kind)
+    await interruptions.finish(victim, Kind.SPOT)
+    for queue in queues:
+        events = []
+        for _ in range(3):
+            reply = await cloud.aws.call("sqs", "receive_message", QueueUrl=queue, MaxNumberOfMessages=1)
+            events.append(json.loads(reply["Messages"][0]["Body"]))
+        assert [event["detail-type"] for event in events] == [
+            "EC2 Instance Rebalance Recommendation",
+            "AWS Health Event",
+            "EC2 Spot Instance Interruption Warning",
+        ]
+        assert events[1]["detail"]["affectedEntities"] == [{"entityValue": victim}]
+        assert events[2]["detail"] == {"instance-id": victim, "instance-action": "terminate"}
+    with pytest.raises(UnknownInstance, match=f"{victim} is (shutting-down|terminated)"):
+        await interruptions.announce(victim, Kind.SPOT)
+    with pytest.raises(UnknownInstance, match="there is no instance i-0123456789abcdef0"):
+        await interruptions.announce("i-0123456789abcdef0", Kind.SPOT)
+    state = await cloud.aws.call("ec2", "describe_instances", InstanceIds=[other])
+    assert state["Reservations"][0]["Instances"][0]["State"]["Name"] == "running"
+
+
+async def test_moto_s_own_control_routes_are_out_of_reach(cloud: RunningCloud) -> None:
+    async with aiohttp.ClientSession() as session:
+        for path in ("/moto-api/reset", "/_sandbox/credentials/AKIA"):
+            async with session.post(f"{cloud.shim.url}{path}") as reply:
+                assert reply.status == 403
