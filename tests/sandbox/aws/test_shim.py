@@ -197,7 +197,7 @@ async def test_tokens_are_good_only_for_this_cluster_and_known_principals(cloud:
 
         stranger = boto3.session.Session("AKIASTRANGER", "secret", region_name="us-west-2")
         role = await cloud.aws.call(
-            "sts", "assume_role", RoleArn=cloud.account.controller_role_arn, RoleSessionName="x"
+            "sts", "assume_role", RoleArn=cloud.account.controller_role_arn, RoleSessionName="nobody"
         )
         keys = role["Credentials"]
         unlisted = boto3.session.Session(
