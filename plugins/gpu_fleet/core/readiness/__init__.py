@@ -1,1 +1,5 @@
 """All gates, one module per subject. Importing this package registers them."""
+
+from gpu_fleet.core.readiness import drain as drain
+from gpu_fleet.core.readiness import nodepools as nodepools
+from gpu_fleet.core.readiness import teardown as teardown

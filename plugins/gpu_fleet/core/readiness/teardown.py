@@ -1,0 +1,165 @@
+"""Gates of the teardown: they wait for absence.
+
+What belongs to a NodePool that lives on is not waited for: it is somebody else's, or a pool with ``manage: false``.
+Everything else counts, NodeClaims without any pool included: they cost money like the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpu_fleet.core.gates import Args, AwsQuery, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
+from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_POOL, owned_tag
+from gpu_fleet.core.verdict import Verdict, progressing, ready
+
+#: EC2 states in which an instance costs money or can come back to do so; ``shutting-down`` and ``terminated`` do not.
+COSTLY_STATES = ("pending", "running", "stopping", "stopped")
+
+_SHOWN = 5
+
+
+def karpenter_instances(cluster: str, key: str = "instances") -> AwsQuery:
+    """The cluster's Karpenter-launched instances that still cost money.
+
+    Tags: aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go and pkg/providers/instance.
+    """
+    return AwsQuery(
+        key,
+        "ec2",
+        "describe_instances",
+        {
+            "Filters": [
+                {"Name": f"tag:{owned_tag(cluster)}", "Values": ["owned"]},
+                {"Name": "tag-key", "Values": [TAG_NODE_POOL]},
+                {"Name": "instance-state-name", "Values": list(COSTLY_STATES)},
+            ]
+        },
+        path="Reservations.Instances",
+    )
+
+
+def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
+    """EC2's ``[{"Key": …, "Value": …}]`` as a dictionary."""
+    return {tag["Key"]: tag.get("Value", "") for tag in resource.get("Tags") or []}
+
+
+def living_pools(pools: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Names of the NodePools that are not being deleted."""
+    return frozenset(pool["metadata"]["name"] for pool in pools if not pool["metadata"].get("deletionTimestamp"))
+
+
+def left_in_pools(items: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
+    """NodeClaims or nodes whose NodePool is gone, going, or was never there."""
+    return [item for item in items if (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL) not in living]
+
+
+def left_instances(instances: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
+    """Instances in a state that costs money whose NodePool is gone, going, or was never there."""
+    return [
+        instance
+        for instance in instances
+        if (instance.get("State") or {}).get("Name") in COSTLY_STATES
+        and tags_of(instance).get(TAG_NODE_POOL) not in living
+    ]
+
+
+def shorten(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _claim_text(claim: Mapping[str, Any]) -> str:
+    """A NodeClaim's name and the first reason why it is still there."""
+    name = claim["metadata"]["name"]
+    if not claim["metadata"].get("deletionTimestamp"):
+        return f"{name} (not being deleted)"
+    found = {c["type"]: c for c in (claim.get("status") or {}).get("conditions") or []}
+    for kind in ("Drained", "VolumesDetached", "InstanceTerminating"):
+        condition = found.get(kind)
+        if condition is not None and (condition.get("status") != "True" or kind == "InstanceTerminating"):
+            detail = condition.get("message") or condition.get("reason") or condition.get("status")
+            return f"{name} ({kind}: {detail})"
+    return f"{name} (terminating)"
+
+
+def _claims_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
+    return (
+        KubeQuery("claims", NODE_CLAIM),
+        KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL),
+        KubeQuery("pools", NODE_POOL),
+    )
+
+
+def judge_claims_gone(snapshot: Snapshot, args: Args) -> Verdict:  # noqa: ARG001
+    """Ready when no NodeClaim and no node is left, except those of NodePools that live on."""
+    living = living_pools(snapshot["pools"])
+    claims = left_in_pools(snapshot["claims"], living)
+    if claims:
+        return progressing(
+            "NodeClaimsRemain", f"{len(claims)} NodeClaims remain: {shorten([_claim_text(claim) for claim in claims])}"
+        )
+    nodes = left_in_pools(snapshot["nodes"], living)
+    if nodes:
+        return progressing(
+            "NodesRemain", f"{len(nodes)} nodes remain: {shorten([str(node['metadata']['name']) for node in nodes])}"
+        )
+    return ready("NodeClaimsGone", "no NodeClaim and no node of a removed NodePool is left")
+
+
+def _nodes_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
+    return (KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL), KubeQuery("pools", NODE_POOL))
+
+
+def judge_nodes_gone(snapshot: Snapshot, args: Args) -> Verdict:  # noqa: ARG001
+    """Ready when no node of a removed NodePool is left."""
+    nodes = left_in_pools(snapshot["nodes"], living_pools(snapshot["pools"]))
+    if nodes:
+        return progressing(
+            "NodesRemain", f"{len(nodes)} nodes remain: {shorten([str(node['metadata']['name']) for node in nodes])}"
+        )
+    return ready("NodesGone", "no node of a removed NodePool is left")
+
+
+def _instances_queries(args: Args) -> tuple[Query, ...]:
+    return (karpenter_instances(str(args["cluster"])), KubeQuery("pools", NODE_POOL))
+
+
+def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
+    """Ready when EC2 has no instance of the cluster's removed NodePools that costs money."""
+    left = left_instances(snapshot["instances"], living_pools(snapshot["pools"]))
+    if left:
+        names = [f"{i['InstanceId']} ({i.get('InstanceType', '?')}, {i['State']['Name']})" for i in left]
+        return progressing("InstancesRemain", f"{len(left)} EC2 instances remain: {shorten(names)}")
+    return ready("InstancesGone", f"EC2 has no Karpenter instance of cluster {args['cluster']} left")
+
+
+def _classes_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
+    return (KubeQuery("classes", EC2_NODE_CLASS, label_selector=LABEL_CLUSTER),)
+
+
+def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
+    """Ready when none of our EC2NodeClasses is left (``names`` among the arguments narrows it down)."""
+    names = args.get("names")
+    left = [item for item in snapshot["classes"] if names is None or item["metadata"]["name"] in names]
+    if left:
+        texts = []
+        for item in left:
+            deleting = item["metadata"].get("deletionTimestamp")
+            conditions = (item.get("status") or {}).get("conditions") or []
+            detail = next((c.get("message") for c in conditions if c["type"] == "Ready" and c.get("message")), "")
+            texts.append(
+                f"{item['metadata']['name']} ({detail or 'Karpenter removes its launch templates and profiles'})"
+                if deleting
+                else f"{item['metadata']['name']} (not being deleted)"
+            )
+        return progressing("NodeClassesRemain", f"EC2NodeClasses remain: {shorten(texts)}")
+    return ready("NodeClassesGone", "no EC2NodeClass of ours is left")
+
+
+NODE_CLAIMS_GONE = register(Gate("nodeclaims_gone", _claims_queries, judge_claims_gone, waits_for_absence=True))
+NODES_GONE = register(Gate("nodes_gone", _nodes_queries, judge_nodes_gone, waits_for_absence=True))
+INSTANCES_GONE = register(Gate("instances_gone", _instances_queries, judge_instances_gone, waits_for_absence=True))
+NODE_CLASS_GONE = register(Gate("node_class_gone", _classes_queries, judge_classes_gone, waits_for_absence=True))
