@@ -10,13 +10,13 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, NotFound, Unauthorized
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Unauthorized
 from gpu_fleet.core.gates import KubeQuery
 from gpu_fleet.core.kinds import ObjectRef
 from gpu_fleet.hooks import kubernetes_access
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess
 from gpu_fleet.hooks.kubernetes_client import Json, object_path, typed
-from gpu_fleet.hooks.kubernetes_errors import error_for, parse_status
+from gpu_fleet.hooks.kubernetes_errors import ApiNotFound, error_for, parse_status
 from gpu_fleet.hooks.kubernetes_transport import query_string
 
 #: The server ends a watch after this many seconds; the next one goes on from the last resourceVersion.
@@ -38,7 +38,7 @@ class AsyncKubeClient:
         """The object, or ``None`` if it is absent."""
         try:
             return await self._call(object_path(ref.kind, ref.namespace, ref.name), {}, f"get {ref}")
-        except NotFound:
+        except ApiNotFound:
             return None
 
     async def list(self, query: KubeQuery) -> tuple[list[Json], str]:
@@ -49,7 +49,7 @@ class AsyncKubeClient:
         while True:
             try:
                 page = await self._call(query.kind.path(query.namespace), parameters, what)
-            except NotFound:
+            except ApiNotFound:
                 return [], ""
             items.extend(typed(item, query.kind) for item in page.get("items") or [])
             metadata = page.get("metadata") or {}

@@ -13,7 +13,7 @@ from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Invalid, NotFou
 from gpu_fleet.core.kinds import EVENT, POD, Kind, ObjectRef, kind_named
 from gpu_fleet.core.names import FIELD_MANAGER
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess
-from gpu_fleet.hooks.kubernetes_errors import is_expired
+from gpu_fleet.hooks.kubernetes_errors import ApiNotFound, is_expired
 from gpu_fleet.hooks.kubernetes_transport import Transport
 
 PAGE_SIZE = 500
@@ -63,7 +63,7 @@ class KubeClient:
         """The object, or ``None`` if it is absent."""
         try:
             return self.raw("GET", object_path(ref.kind, ref.namespace, ref.name), what=f"get {ref}")
-        except NotFound:
+        except ApiNotFound:
             return None
 
     def list(
@@ -206,7 +206,7 @@ class KubeClient:
         path = object_path(ref.kind, ref.namespace, ref.name)
         try:
             self.raw("DELETE", path, query={"dryRun": "All"} if dry_run else None, body=options, what=f"delete {ref}")
-        except NotFound:
+        except ApiNotFound:
             return False
         return True
 
@@ -254,7 +254,7 @@ class KubeClient:
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"
         try:
             answer = self.raw("GET", root, what=f"discover {api_version}")
-        except NotFound:
+        except ApiNotFound:
             return []
         kinds = [
             Kind(group, version, str(item["kind"]), str(item["name"]), bool(item["namespaced"]))
@@ -316,7 +316,7 @@ class KubeClient:
         while True:
             try:
                 page = self.raw("GET", kind.path(namespace), query=query, headers=headers, what=what)
-            except NotFound:
+            except ApiNotFound:
                 return []  # the kind's CustomResourceDefinition is not installed
             except GpuFleetError as error:
                 if is_expired(error) and "continue" in query:

@@ -34,6 +34,13 @@ _PERMANENT_500 = (
 )
 
 
+class ApiNotFound(NotFound):
+    """The API server itself answered 404: the object, its namespace or its kind is absent.
+
+    Told apart from a :class:`NotFound` about the way to the cluster, which must never be taken for 'object is gone'.
+    """
+
+
 def parse_status(body: bytes | str) -> dict[str, Any]:
     """The ``metav1.Status`` in a response body; plain text becomes its message."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
@@ -80,7 +87,7 @@ def error_for(
         case 403:
             return Forbidden(text, reason=reason)
         case 404:
-            return NotFound(text, reason=reason)
+            return ApiNotFound(text, reason=reason or "NotFound")
         case 409 if reason == "AlreadyExists":
             return AlreadyExists(text, reason=reason)
         case 409 if "FieldManagerConflict" in causes:

@@ -1,5 +1,9 @@
 """All gates, one module per subject. Importing this package registers them."""
 
 from gpu_fleet.core.readiness import drain as drain
+from gpu_fleet.core.readiness import eks as eks
+from gpu_fleet.core.readiness import karpenter as karpenter
 from gpu_fleet.core.readiness import nodepools as nodepools
+from gpu_fleet.core.readiness import objects as objects
 from gpu_fleet.core.readiness import teardown as teardown
+from gpu_fleet.core.readiness import turn as turn

@@ -1,0 +1,208 @@
+"""Gates on Karpenter: its CRDs, its controller, node classes and node pools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.kinds import CRD, DEPLOYMENT, EC2_NODE_CLASS, NODE_POOL, POD, Kind
+from gpu_fleet.core.readiness.conditions import (
+    conditions,
+    created_at,
+    is_deleting,
+    label_of,
+    outdated,
+    sentence,
+)
+from gpu_fleet.core.verdict import Verdict, combine, failed, progressing, ready
+
+#: Reasons of EC2NodeClass conditions that only a change of the spec or of AWS resources can cure
+#: (aws/karpenter-provider-aws pkg/controllers/nodeclass: ami.go, subnet.go, securitygroup.go).
+_CLASS_FAILURES = frozenset({"AMINotFound", "SubnetsNotFound", "SecurityGroupsNotFound"})
+#: Reasons of NodePool conditions that waiting does not cure (kubernetes-sigs/karpenter
+#: pkg/controllers/nodepool/validation and .../readiness).
+_POOL_FAILURES = frozenset({"NodePoolValidationFailed", "NodeClassTerminating"})
+#: The same, but possibly seen only because Karpenter's cache lags behind the class just applied: worth a retry.
+_POOL_FAILURES_TO_RETRY = frozenset({"NodeClassNotFound"})
+#: A pool whose class belongs to another provider never gets any status; real transitions take 20-30 ms.
+NO_CONDITIONS_AFTER_S = 10.0
+
+LABEL_KARPENTER = "app.kubernetes.io/name=karpenter"
+
+
+def _one(kind: Kind) -> Any:
+    def queries(args: Args) -> tuple[Query, ...]:
+        return (KubeQuery("objects", kind, name=args["name"]),)
+
+    return queries
+
+
+def _not_there(kind: Kind, name: str) -> Verdict:
+    return progressing("NotFound", f"{kind.kind} {name} does not exist (yet)")
+
+
+def _blocking(obj: Mapping[str, Any], reasons: frozenset[str]) -> Mapping[str, Any] | None:
+    """The condition that says why the object will not become ready, if one does."""
+    for condition in conditions(obj).values():
+        if condition.get("status") == "False" and condition.get("reason") in reasons and not outdated(obj, condition):
+            return condition
+    return None
+
+
+def _why(obj: Mapping[str, Any], ready_condition: Mapping[str, Any]) -> str:
+    """The most telling condition: the first that is not True, rather than the summary 'Ready'."""
+    for kind, condition in conditions(obj).items():
+        if kind != "Ready" and condition.get("status") == "False":
+            return sentence(condition)
+    return sentence(ready_condition)
+
+
+def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
+    if not snapshot["objects"]:
+        return _not_there(EC2_NODE_CLASS, args["name"])
+    obj = snapshot["objects"][0]
+    name = label_of(obj)
+    if is_deleting(obj):
+        return failed("NodeClassTerminating", f"{name} is being deleted; wait until it is gone, then run again")
+    if blocking := _blocking(obj, _CLASS_FAILURES):
+        return failed(
+            str(blocking["reason"]),
+            f"{name}: {sentence(blocking)}; correct nodeClass.amiAlias, or tag subnets and security groups as "
+            "nodeClass.discoveryTag says",
+        )
+    condition = conditions(obj).get("Ready")
+    if condition is None:
+        return progressing("NoConditions", f"{name}: Karpenter has not reported on it yet")
+    if old := outdated(obj, condition):
+        return old
+    if condition.get("status") == "True":
+        return ready("NodeClassReady", f"{name} is Ready")
+    return progressing(str(condition.get("reason") or "NotReady"), f"{name}: {_why(obj, condition)}")
+
+
+def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
+    if not snapshot["objects"]:
+        return _not_there(NODE_POOL, args["name"])
+    obj = snapshot["objects"][0]
+    name = label_of(obj)
+    if is_deleting(obj):
+        return failed("NodePoolTerminating", f"{name} is being deleted; wait until it is gone, then run again")
+    known = conditions(obj)
+    if not known:
+        since = max(float(args["started"]), created_at(obj) or 0.0)
+        if float(args["now"]) - since >= NO_CONDITIONS_AFTER_S:
+            return failed(
+                "NoConditions",
+                f"{name}: Karpenter has reported nothing on it within {NO_CONDITIONS_AFTER_S:.0f} s; either the "
+                "controller does not run, or nodeClassRef names a class of another provider",
+                permanent=False,
+            )
+        return progressing("NoConditions", f"{name}: Karpenter has not reported on it yet")
+    if blocking := _blocking(obj, _POOL_FAILURES):
+        return failed(str(blocking["reason"]), f"{name}: {sentence(blocking)}; correct the pool in the cluster file")
+    if blocking := _blocking(obj, _POOL_FAILURES_TO_RETRY):
+        return failed(
+            str(blocking["reason"]), f"{name}: {sentence(blocking)}; apply its EC2NodeClass first", permanent=False
+        )
+    condition = known.get("Ready")
+    if condition is None:
+        return progressing("NotReady", f"{name}: Karpenter has not summed up its conditions yet")
+    if old := outdated(obj, condition):
+        return old
+    if condition.get("status") == "True":
+        return ready("NodePoolReady", f"{name} is Ready")
+    return progressing(str(condition.get("reason") or "NotReady"), f"{name}: {_why(obj, condition)}")
+
+
+def _karpenter_queries(args: Args) -> tuple[Query, ...]:
+    namespace = args["namespace"]
+    return (
+        KubeQuery("deployments", DEPLOYMENT, namespace=namespace, label_selector=LABEL_KARPENTER),
+        KubeQuery("pods", POD, namespace=namespace, label_selector=LABEL_KARPENTER, watch=False),
+    )
+
+
+def _pod_trouble(pods: list[dict[str, Any]]) -> str:
+    """What keeps the pods from being ready, in the kubelet's or the scheduler's words."""
+    for pod in pods:
+        status = pod.get("status") or {}
+        for container in status.get("containerStatuses") or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") and waiting["reason"] != "ContainerCreating":
+                detail = f": {waiting['message']}" if waiting.get("message") else ""
+                return f"; {label_of(pod)}, container {container.get('name')}: {waiting['reason']}{detail}"
+        for condition in status.get("conditions") or []:
+            if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+                return f"; {label_of(pod)}: {condition.get('reason')}: {condition.get('message')}"
+    return ""
+
+
+def _judge_deployment(obj: Mapping[str, Any], pods: list[dict[str, Any]]) -> Verdict:
+    name = label_of(obj)
+    if is_deleting(obj):
+        return progressing("DeploymentTerminating", f"{name} is being deleted")
+    if old := outdated(obj):
+        return old
+    wanted = (obj.get("spec") or {}).get("replicas", 1)
+    if not wanted:
+        return progressing("ScaledToZero", f"{name} is scaled to 0 replicas: Karpenter does not run")
+    status = obj.get("status") or {}
+    if "observedGeneration" not in status:
+        return progressing("NotObserved", f"{name}: no controller has looked at it yet")
+    known = conditions(obj)
+    stuck = known.get("Progressing", {})
+    if stuck.get("reason") == "ProgressDeadlineExceeded":
+        return failed("ProgressDeadlineExceeded", f"{name}: {sentence(stuck)}{_pod_trouble(pods)}", permanent=False)
+    refused = known.get("ReplicaFailure", {})
+    if refused.get("status") == "True":
+        return progressing(str(refused.get("reason") or "ReplicaFailure"), f"{name}: {sentence(refused)}")
+    updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
+    if known.get("Available", {}).get("status") == "True" and updated >= wanted and available >= 1:
+        return ready("KarpenterAvailable", f"{name}: {available} of {wanted} replicas available")
+    return progressing(
+        "DeploymentNotAvailable",
+        f"{name}: {available} of {wanted} replicas available, {updated} updated{_pod_trouble(pods)}",
+    )
+
+
+def _judge_karpenter(snapshot: Snapshot, args: Args) -> Verdict:
+    nothing = progressing(
+        "NotFound", f"no Deployment with the label {LABEL_KARPENTER} in namespace {args['namespace']} (yet)"
+    )
+    return combine([_judge_deployment(obj, snapshot["pods"]) for obj in snapshot["deployments"]], nothing=nothing)
+
+
+def _crd_queries(args: Args) -> tuple[Query, ...]:
+    return tuple(KubeQuery(name, CRD, name=name) for name in args["crds"])
+
+
+def _judge_crd(name: str, found: list[dict[str, Any]]) -> Verdict:
+    if not found:
+        return progressing("CrdNotFound", f"CustomResourceDefinition {name} does not exist (yet)")
+    obj = found[0]
+    if is_deleting(obj):
+        return failed("CrdTerminating", f"{label_of(obj)} is being deleted; wait until it is gone, then run again")
+    known = conditions(obj)
+    refused = known.get("NamesAccepted", {})
+    if refused.get("status") == "False":
+        return failed("NamesNotAccepted", f"{label_of(obj)}: {sentence(refused)}; another CRD claims its names")
+    established = known.get("Established")
+    if established is None:
+        return progressing("NotEstablished", f"{label_of(obj)}: the API server has not reported on it yet")
+    if old := outdated(obj, established):
+        return old
+    if established.get("status") == "True":
+        return ready("CrdEstablished", f"{name} is served")
+    return progressing("NotEstablished", f"{label_of(obj)}: {sentence(established)}")
+
+
+def _judge_crds(snapshot: Snapshot, args: Args) -> Verdict:
+    nothing = progressing("NoCrds", "no CustomResourceDefinition was named")
+    return combine([_judge_crd(name, snapshot[name]) for name in args["crds"]], nothing=nothing)
+
+
+NODE_CLASS_READY = register(Gate("node_class_ready", _one(EC2_NODE_CLASS), _judge_class))
+NODE_POOL_READY = register(Gate("node_pool_ready", _one(NODE_POOL), _judge_pool))
+KARPENTER_AVAILABLE = register(Gate("karpenter_available", _karpenter_queries, _judge_karpenter))
+CRDS_ESTABLISHED = register(Gate("crds_established", _crd_queries, _judge_crds))

@@ -1,0 +1,56 @@
+"""What an operator of the package may set through the environment of Airflow's components. Frozen once read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpu_fleet.core.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    :ivar poll_interval_s: seconds between looks at what cannot be watched (AWS). ``GPU_FLEET_POLL_INTERVAL``; 5 keeps
+        a triggerer with a hundred gates far below EC2's and EKS's request quotas.
+    :ivar turn_recheck_s: seconds after which a run that waits for the cluster's turn asks Airflow whether the holder is
+        still running. ``GPU_FLEET_TURN_RECHECK``; each time costs a short task.
+    :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
+        of the Airflow UI, which differs between deployments.
+    """
+
+    poll_interval_s: float = 5.0
+    turn_recheck_s: float = 60.0
+    deployment: str = ""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """
+        :raises SpecError: naming the variable that is not a positive number.
+        """
+        env = os.environ if environment is None else environment
+        return cls(
+            poll_interval_s=_seconds(env, "GPU_FLEET_POLL_INTERVAL", cls.poll_interval_s),
+            turn_recheck_s=_seconds(env, "GPU_FLEET_TURN_RECHECK", cls.turn_recheck_s),
+            deployment=env.get("GPU_FLEET_DEPLOYMENT") or _base_url(),
+        )
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise SpecError(f"{text!r} is not a positive number of seconds", field=name, remedy=f"for example {default:g}")
+    return value
+
+
+def _base_url() -> str:
+    from airflow.sdk import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "airflow").rstrip("/")

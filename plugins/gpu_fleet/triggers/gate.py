@@ -1,0 +1,163 @@
+"""The trigger behind every gate: observes, judges at each change, and yields one typed event.
+
+Events: ``{"type": "verdict", "gate", "verdict"}`` when the verdict is Ready or Failed, and ``{"type": "deadline",
+"gate", "verdict"}`` with the last verdict when the absolute deadline passes. It only reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from gpu_fleet.core.gates import AwsQuery, gate_named
+from gpu_fleet.core.verdict import Verdict, failed, progressing
+from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error
+from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
+
+#: Seconds between judgements without any change: some verdicts depend on the clock.
+TICK_S = 1.0
+#: Seconds to wait after a change, so that a burst of changes is judged once.
+SETTLE_S = 0.02
+
+
+class GateTrigger(BaseTrigger):
+    """
+    :param gate: name of the gate.
+    :param args: its JSON-able arguments.
+    :param access: ``ClusterAccess.to_json()``; no credentials.
+    :param deadline: epoch seconds.
+    :param started: epoch seconds of the first look.
+    :param last: the verdict that the worker has logged already, so that only changes of it are logged here.
+    """
+
+    def __init__(
+        self,
+        gate: str,
+        args: dict[str, Any],
+        access: dict[str, Any],
+        deadline: float,
+        started: float,
+        last: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.args = args
+        self.access = access
+        self.deadline = deadline
+        self.started = started
+        self.last = last
+        self._tasks: list[asyncio.Task[None]] = []
+        self._client: Any = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{GateTrigger.__module__}.{GateTrigger.__qualname__}",
+            {
+                "gate": self.gate,
+                "args": self.args,
+                "access": self.access,
+                "deadline": self.deadline,
+                "started": self.started,
+                "last": self.last,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        verdict = Verdict.from_json(self.last) if self.last else None
+        changed = asyncio.Event()
+        try:
+            observers = await self._observe(changed)
+            while True:
+                found = await self._judge(observers)
+                if found is not None:
+                    self._report(verdict, found)
+                    verdict = found
+                    if found.ready or found.failed:
+                        yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": found.to_json()})
+                        return
+                left = self.deadline - time.time()
+                if left <= 0:
+                    last = verdict or progressing("NotObserved", "the deadline passed before the first complete look")
+                    yield TriggerEvent({"type": "deadline", "gate": self.gate, "verdict": last.to_json()})
+                    return
+                changed.clear()
+                try:
+                    await asyncio.wait_for(changed.wait(), min(TICK_S, left))
+                    await asyncio.sleep(SETTLE_S)
+                except TimeoutError:
+                    pass
+        finally:
+            await self.cleanup()
+
+    async def _observe(self, changed: asyncio.Event) -> list[Observer]:
+        # Imports of client libraries and the first AWS call may take long: never in the event loop.
+        from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+        from gpu_fleet.hooks.settings import Settings
+
+        access = ClusterAccess.from_json(self.access)
+        self._client = KubernetesHook(access).async_client()
+        interval_s = Settings.from_environment().poll_interval_s
+        observers: list[Observer] = []
+        args = {**self.args, "now": time.time(), "started": self.started}
+        for query in gate_named(self.gate).queries(args):
+            if isinstance(query, AwsQuery):
+                observers.append(AwsPoller(query, access, changed, interval_s))
+            elif query.watch:
+                observers.append(KubeWatcher(query, self._client, changed))
+            else:
+                observers.append(KubeExplanation(query, self._client, changed))
+        self._tasks = [asyncio.create_task(self._guard(observer)) for observer in observers]
+        return observers
+
+    async def _guard(self, observer: Observer) -> None:
+        """An observer must not die silently: the gate would wait until its deadline for nothing."""
+        from gpu_fleet.core.errors import GpuFleetError
+
+        try:
+            await observer.run()
+        except Exception as error:
+            self.log.exception("observer of %s broke", observer.key)
+            observer.error = GpuFleetError(f"cannot observe {observer.key}: {error!r}", reason="ObserverBroken")
+
+    async def _judge(self, observers: list[Observer]) -> Verdict | None:
+        """The verdict now; ``None`` before everything was seen once."""
+        for observer in observers:
+            await observer.refresh()
+        for observer in observers:
+            if observer.error is not None:
+                return verdict_of_error(observer.error)
+        snapshot = {}
+        for observer in observers:
+            if observer.objects is None:
+                return None
+            snapshot[observer.key] = observer.objects
+        try:
+            return judge(self.gate, snapshot, self.args, self.started)
+        except Exception as error:
+            self.log.exception("gate %s broke", self.gate)
+            return failed("GateBroken", f"gate {self.gate} cannot judge what it sees: {error!r}; this is a bug")
+
+    def _report(self, before: Verdict | None, now: Verdict) -> None:
+        if before is None or (before.phase, before.reason, before.message) != (now.phase, now.reason, now.message):
+            self.log.info("gate %s: %s %s: %s", self.gate, now.phase.value, now.reason, now.message)
+
+    async def cleanup(self) -> None:
+        """Stop observing and close the connections; harmless to repeat."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def on_kill(self) -> None:
+        """Nothing: it is also called when a paused triggerer wakes up after others took its triggers over."""
+
+
+__all__ = ["GateTrigger", "await_gate", "conclude", "look"]

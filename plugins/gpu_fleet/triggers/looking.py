@@ -1,0 +1,175 @@
+"""One look through a gate, and waiting for it: in the worker first, deferred only if it is not ready.
+
+A deferral costs 2-3 s beyond its wait, a look milliseconds; so :func:`await_gate` looks before it defers. Operators end
+their wait in a method that passes the trigger's event to :func:`conclude`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, TransientError
+from gpu_fleet.core.gates import AwsQuery, Query, gate_named
+from gpu_fleet.core.verdict import Verdict, failed, progressing
+
+if TYPE_CHECKING:
+    from gpu_fleet.hooks.kubernetes import ClusterAccess
+
+log = logging.getLogger(__name__)
+
+#: XCom key under which a task that defers leaves what it waits for: ``{"gate", "reason", "message", "deadline"}``.
+WAITING_FOR = "waiting_for"
+API_UNAVAILABLE = "ApiUnavailable"
+
+
+def observe_aws(access: ClusterAccess, query: AwsQuery) -> list[dict[str, Any]]:
+    """The result of a polled AWS query; blocking."""
+    from gpu_fleet.hooks.aws import aws_session
+
+    aws = aws_session(access.aws_conn_id, access.region)
+    try:
+        return aws.paginate(query.service, query.operation, query.path, **query.params)
+    except GpuFleetError as error:
+        if error.reason in query.absent_codes:
+            return []
+        raise
+
+
+def _observe(access: ClusterAccess, query: Query) -> list[dict[str, Any]]:
+    if isinstance(query, AwsQuery):
+        return observe_aws(access, query)
+    from gpu_fleet.hooks.kubernetes import KubernetesHook
+
+    return (
+        KubernetesHook(access)
+        .client()
+        .list(
+            query.kind,
+            query.namespace,
+            name=query.name,
+            label_selector=query.label_selector,
+            field_selector=query.field_selector,
+        )
+    )
+
+
+def verdict_of_error(error: GpuFleetError) -> Verdict:
+    """What a gate says when it cannot look: transient trouble is Progressing, the rest fails it.
+
+    The error's message names verb, resource and the server's words.
+    """
+    if isinstance(error, TransientError):
+        return progressing(API_UNAVAILABLE, error.message)
+    return failed(error.reason, error.message)
+
+
+def judge(gate: str, snapshot: Mapping[str, list[dict[str, Any]]], args: Mapping[str, Any], started: float) -> Verdict:
+    """The gate's verdict on a complete snapshot, with the clock added to its arguments."""
+    return gate_named(gate).judge(snapshot, {**args, "now": time.time(), "started": started})
+
+
+def look(gate: str, args: Mapping[str, Any], access: ClusterAccess, *, started: float | None = None) -> Verdict:
+    """One look, from the worker.
+
+    :param args: the gate's JSON-able arguments.
+    :param started: epoch seconds of the first look; now by default.
+    :raises KeyError: for a gate that is not registered.
+    """
+    since = time.time() if started is None else started
+    with_clock = {**args, "now": time.time(), "started": since}
+    queries = gate_named(gate).queries(with_clock)
+    try:
+        snapshot = {query.key: _observe(access, query) for query in queries}
+    except GpuFleetError as error:
+        return verdict_of_error(error)
+    return judge(gate, snapshot, args, since)
+
+
+def await_gate(
+    operator: Any,
+    context: Mapping[str, Any],
+    gate: str,
+    args: Mapping[str, Any],
+    deadline_s: float,
+    method_name: str = "execute_complete",
+    *,
+    access: ClusterAccess | None = None,
+    deadline: float | None = None,
+    started: float | None = None,
+    kwargs: dict[str, Any] | None = None,
+) -> Verdict:
+    """Look; return the verdict if it is Ready, else defer until it is, fails, or the deadline passes.
+
+    :param deadline_s: seconds from now; :param deadline: epoch seconds instead, for a wait that goes on.
+    :param access: how to reach the cluster; ``operator.access()`` by default.
+    :param method_name: called as ``method(context, event=..., **kwargs)``; it starts with :func:`conclude`.
+    :raises GateFailed: the gate failed for a cause that may pass.
+    :raises GateRefused: the gate failed for good.
+    :raises DeadlinePassed: if ``deadline`` has passed already.
+    """
+    now = time.time()
+    since = now if started is None else started
+    until = now + deadline_s if deadline is None else deadline
+    access = operator.access() if access is None else access
+    verdict = look(gate, args, access, started=since)
+    log.info("gate %s: %s %s: %s", gate, verdict.phase.value, verdict.reason, verdict.message)
+    if verdict.ready:
+        return verdict
+    if verdict.failed:
+        raise verdict.error()
+    if time.time() >= until:
+        raise deadline_error(gate, verdict)
+    from gpu_fleet.triggers.gate import GateTrigger
+
+    # Airflow's API hides a trigger's arguments, and its log is far away: an XCom tells anybody who asks what a deferred
+    # task waits for and why; later changes of the reason are in the task's log.
+    context["ti"].xcom_push(
+        WAITING_FOR, {"gate": gate, "reason": verdict.reason, "message": verdict.message, "deadline": until}
+    )
+    return operator.defer(  # type: ignore[no-any-return]  # defer() never returns
+        trigger=GateTrigger(
+            gate=gate,
+            args=dict(args),
+            access=access.to_json(),
+            deadline=until,
+            started=since,
+            last=verdict.to_json(),
+        ),
+        method_name=method_name,
+        kwargs=kwargs,
+    )
+
+
+def deadline_error(gate: str, verdict: Verdict) -> DeadlinePassed:
+    return DeadlinePassed(f"still waiting for {gate} at its deadline: {verdict.reason}: {verdict.message}")
+
+
+def conclude(event: Mapping[str, Any]) -> Verdict:
+    """The READY verdict in a gate trigger's event.
+
+    :raises GateFailed: the gate failed for a cause that may pass.
+    :raises GateRefused: the gate failed for good.
+    :raises DeadlinePassed: naming what was still missing and why.
+    """
+    verdict = Verdict.from_json(event["verdict"])
+    if event["type"] == "deadline":
+        raise deadline_error(str(event["gate"]), verdict)
+    if not verdict.ready:
+        raise verdict.error()
+    return verdict
+
+
+__all__ = [
+    "API_UNAVAILABLE",
+    "WAITING_FOR",
+    "await_gate",
+    "conclude",
+    "deadline_error",
+    "judge",
+    "look",
+    "observe_aws",
+    "verdict_of_error",
+]

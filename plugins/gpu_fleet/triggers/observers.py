@@ -1,0 +1,173 @@
+"""Keeps a gate's snapshot current: list and watch for Kubernetes, polling for AWS.
+
+Each observer owns the objects of one query. It never gives up on transient trouble: it says so in :attr:`error` and
+tries again, so that the gate can report why it is blind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import GpuFleetError, TransientError
+from gpu_fleet.core.gates import AwsQuery, KubeQuery
+
+if TYPE_CHECKING:
+    from gpu_fleet.hooks.kubernetes import AsyncKubeClient, ClusterAccess
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks at a kind that the server does not have (its CRD may come).
+ABSENT_KIND_INTERVAL_S = 2.0
+#: Seconds that the objects of an unwatched query (explanations: events, pods) may be old at a judgement.
+EXPLANATION_AGE_S = 2.0
+
+
+class Observer(ABC):
+    """The objects of one query.
+
+    :ivar objects: what was seen last; ``None`` before the first complete look.
+    :ivar error: why the objects cannot be seen at the moment.
+    """
+
+    def __init__(self, key: str, changed: asyncio.Event) -> None:
+        self.key = key
+        self.objects: list[dict[str, Any]] | None = None
+        self.error: GpuFleetError | None = None
+        self._changed = changed
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Observe for ever; ends only by cancellation or by an error that waiting does not cure."""
+
+    async def refresh(self) -> None:
+        """Make the objects current before a judgement; only for observers that do not follow changes."""
+        return
+
+    def _seen(self, objects: list[dict[str, Any]]) -> None:
+        self.objects, self.error = objects, None
+        self._changed.set()
+
+    def _blind(self, error: GpuFleetError) -> None:
+        self.error = error
+        self._changed.set()
+
+    async def _pause(self, failures: int) -> None:
+        from gpu_fleet.hooks.kubernetes_transport import backoff_s
+
+        retry_after = getattr(self.error, "retry_after", None)
+        await asyncio.sleep(retry_after if retry_after is not None else backoff_s(failures))
+
+
+class KubeWatcher(Observer):
+    """List and watch; lists again when the server says that the watch's version is too old (410)."""
+
+    def __init__(self, query: KubeQuery, client: AsyncKubeClient, changed: asyncio.Event) -> None:
+        super().__init__(query.key, changed)
+        self._query = query
+        self._client = client
+        self._failures = 0
+
+    async def run(self) -> None:
+        version = ""
+        while True:
+            try:
+                version = await self._follow(version)
+            except TransientError as error:
+                from gpu_fleet.hooks.kubernetes_errors import is_expired
+
+                if is_expired(error):
+                    version = ""
+                    if not self._failures:
+                        self._failures += 1
+                        continue
+                self._blind(error)
+                await self._pause(self._failures)
+                self._failures += 1
+                # After an outage the server may have been restored from a backup: a list tells the truth again.
+                version = ""
+            except GpuFleetError as error:
+                self._blind(error)
+                return
+
+    async def _follow(self, version: str) -> str:
+        """List if there is no version to go on from, then watch until the server ends the watch."""
+        if not version:
+            items, version = await self._client.list(self._query)
+            self._known = {_identity(item): item for item in items}
+            self._failures = 0
+            self._seen(list(self._known.values()))
+            if not version:
+                await asyncio.sleep(ABSENT_KIND_INTERVAL_S)
+                return ""
+        async for kind, content in self._client.watch(self._query, version):
+            self._failures = 0
+            version = str((content.get("metadata") or {}).get("resourceVersion") or version)
+            if kind == "BOOKMARK":
+                continue
+            if kind == "DELETED":
+                self._known.pop(_identity(content), None)
+            else:
+                self._known[_identity(content)] = content
+            self._seen(list(self._known.values()))
+        return version
+
+
+class KubeExplanation(Observer):
+    """A query that only explains: listed again before a judgement, not watched."""
+
+    def __init__(self, query: KubeQuery, client: AsyncKubeClient, changed: asyncio.Event) -> None:
+        super().__init__(query.key, changed)
+        self._query = query
+        self._client = client
+        self._at = float("-inf")
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def refresh(self) -> None:
+        if time.monotonic() - self._at < EXPLANATION_AGE_S:
+            return
+        try:
+            self.objects, _ = await self._client.list(self._query)
+            self.error = None
+        except GpuFleetError as error:
+            # The watched queries decide; without explanations there is only a poorer message.
+            log.info("cannot list %s: %s", self._query.kind.plural, error)
+            self.objects = self.objects or []
+        self._at = time.monotonic()
+
+
+class AwsPoller(Observer):
+    """A polled AWS call, in a thread: boto3 blocks."""
+
+    def __init__(self, query: AwsQuery, access: ClusterAccess, changed: asyncio.Event, interval_s: float) -> None:
+        super().__init__(query.key, changed)
+        self._query = query
+        self._access = access
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        from gpu_fleet.triggers.looking import observe_aws
+
+        failures = 0
+        while True:
+            try:
+                self._seen(await asyncio.to_thread(observe_aws, self._access, self._query))
+                failures = 0
+                await asyncio.sleep(self._interval_s)
+            except TransientError as error:
+                self._blind(error)
+                await self._pause(failures)
+                failures += 1
+            except GpuFleetError as error:
+                self._blind(error)
+                return
+
+
+def _identity(content: dict[str, Any]) -> tuple[str, str]:
+    metadata = content.get("metadata") or {}
+    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
