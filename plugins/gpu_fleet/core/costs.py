@@ -1,6 +1,6 @@
 """What capacity costs at list prices: for estimates in plans, leak reports and the demo's report, never a bill.
 
-Prices come from dated data files (``include/prices``). What a file does not list is unknown and said to be so, not zero.
+Prices come from dated data files (``include/prices``). What a file does not list is unknown, never zero.
 """
 
 from __future__ import annotations

@@ -1,0 +1,324 @@
+"""The teardown plan: what exists, what goes, what it costs, and whether Karpenter is alive to do its part.
+
+Order and reasons: Karpenter's finalizers terminate the instances, so NodePools go while its controller runs;
+uninstalling it first leaves nodes that nobody terminates (the order of upstream's clean-up script leaks exactly so).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.costs import Price, PriceList, total
+from gpu_fleet.core.names import (
+    ANNOTATION_FROZEN_LIMITS,
+    DEVICE_PLUGIN_RELEASE,
+    DOMAIN,
+    KARPENTER_CRD_RELEASE,
+    KARPENTER_RELEASE,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_NODE_POOL,
+    TAG_NODE_CLAIM,
+    TAG_NODE_POOL,
+)
+from gpu_fleet.core.readiness.teardown import left_instances, living_pools, tags_of
+from gpu_fleet.core.spec import ClusterSpec
+
+Json = dict[str, Any]
+
+#: The limit of a frozen pool: Karpenter launches nothing more, what runs goes on.
+FROZEN_LIMITS = {"nodes": "0"}
+RELEASES = (KARPENTER_RELEASE, KARPENTER_CRD_RELEASE, DEVICE_PLUGIN_RELEASE)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the plan is made from, as plain JSON dictionaries."""
+
+    node_pools: Sequence[Json] = ()
+    node_claims: Sequence[Json] = ()
+    nodes: Sequence[Json] = ()
+    pods: Sequence[Json] = ()
+    instances: Sequence[Json] = ()
+    release_secrets: Sequence[Json] = ()
+    karpenter_pods: Sequence[Json] = ()
+
+
+def doomed_pools(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the existing NodePools that this teardown removes.
+
+    Those of the spec with ``manage: true``, and those that carry our label although the spec no longer has them.
+    """
+    kept = {pool.name for pool in spec.node_pools if not pool.manage}
+    ours = {pool.name for pool in spec.node_pools if pool.manage}
+    names = []
+    for pool in node_pools:
+        name = pool["metadata"]["name"]
+        labelled = (pool["metadata"].get("labels") or {}).get(LABEL_CLUSTER) == spec.name
+        if name not in kept and (name in ours or labelled):
+            names.append(name)
+    return sorted(names)
+
+
+def pool_of(item: Mapping[str, Any]) -> str | None:
+    """The NodePool that a NodeClaim or a node belongs to."""
+    name: str | None = (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL)
+    return name
+
+
+def doomed_claims(
+    spec: ClusterSpec, claims: Iterable[Mapping[str, Any]], doomed: Iterable[str], existing: Iterable[str]
+) -> list[str]:
+    """Names of the NodeClaims that go.
+
+    Those of the doomed pools, hand-made ones included (without an ownerReference a foreground deletion misses them).
+    Where the package also uninstalls Karpenter, those of no existing pool too: nobody would be left to remove them.
+    """
+    doomed, existing = set(doomed), set(existing)
+    orphans_go = spec.karpenter.manage and spec.teardown.uninstall_karpenter
+    return sorted(
+        claim["metadata"]["name"]
+        for claim in claims
+        if pool_of(claim) in doomed or (orphans_go and pool_of(claim) not in existing)
+    )
+
+
+def is_frozen(pool: Mapping[str, Any]) -> bool:
+    """Whether a freeze has already been recorded and is in force."""
+    recorded = ANNOTATION_FROZEN_LIMITS in (pool["metadata"].get("annotations") or {})
+    return recorded and str(((pool.get("spec") or {}).get("limits") or {}).get("nodes")) == FROZEN_LIMITS["nodes"]
+
+
+def frozen(pool: Mapping[str, Any]) -> Json:
+    """The manifest that freezes a NodePool: its own live spec with no node allowed, the old limits in an annotation.
+
+    It is applied by the same field manager as the pool itself, whole, so that applying the pool again takes the freeze
+    back without a field conflict. The live spec, not the cluster file's: a freeze must not make nodes drift.
+    """
+    spec = dict(pool.get("spec") or {})
+    annotations = pool["metadata"].get("annotations") or {}
+    before = annotations.get(ANNOTATION_FROZEN_LIMITS) or json.dumps(spec.get("limits") or {}, sort_keys=True)
+    labels = {k: v for k, v in (pool["metadata"].get("labels") or {}).items() if k.startswith(f"{DOMAIN}/")}
+    return {
+        "apiVersion": pool.get("apiVersion", "karpenter.sh/v1"),
+        "kind": "NodePool",
+        "metadata": {
+            "name": pool["metadata"]["name"],
+            "labels": labels,
+            "annotations": {ANNOTATION_FROZEN_LIMITS: before},
+        },
+        "spec": {**spec, "limits": {**(spec.get("limits") or {}), **FROZEN_LIMITS}},
+    }
+
+
+class Karpenter(StrEnum):
+    """Whether a controller is there to serve finalizers."""
+
+    ALIVE = "Alive"
+    DEAD = "Dead"
+
+
+def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
+    """ALIVE if at least one of the controller's pods is Ready and not going away."""
+    for pod in pods:
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
+        conditions = (pod.get("status") or {}).get("conditions") or []
+        if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
+            return Karpenter.ALIVE
+    return Karpenter.DEAD
+
+
+class Way(StrEnum):
+    """How the NodePools can be removed."""
+
+    NOTHING_LEFT = "NothingLeft"
+    BY_KARPENTER = "ByKarpenter"
+    EMERGENCY = "Emergency"
+    REFUSED = "Refused"
+
+
+def choose_way(*, karpenter: Karpenter, something_left: bool, policy: str) -> Way:
+    """Decide from what was observed.
+
+    :param something_left: a NodePool, NodeClaim or instance of ours exists.
+    :param policy: ``teardown.whenKarpenterIsDead`` of the spec, ``fail`` or ``emergency``.
+    :raises ValueError: for a policy that nobody defined.
+    """
+    if not something_left:
+        return Way.NOTHING_LEFT
+    if karpenter is Karpenter.ALIVE:
+        return Way.BY_KARPENTER
+    if policy == "emergency":
+        return Way.EMERGENCY
+    if policy == "fail":
+        return Way.REFUSED
+    raise ValueError(f"unknown policy {policy!r} for a dead Karpenter")
+
+
+def is_finished(pod: Mapping[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def controller_of(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ownerReference that controls the pod."""
+    for owner in pod["metadata"].get("ownerReferences") or []:
+        if owner.get("controller"):
+            found: Mapping[str, Any] = owner
+            return found
+    return None
+
+
+def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> list[str]:
+    """``namespace/name`` of the pods on these nodes that somebody will miss."""
+    wanted = set(nodes)
+    found = []
+    for pod in pods:
+        owner = controller_of(pod)
+        ours = (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) is not None
+        if (
+            (pod.get("spec") or {}).get("nodeName") in wanted
+            and not is_finished(pod)
+            and not ours
+            and "kubernetes.io/config.mirror" not in (pod["metadata"].get("annotations") or {})
+            and not (owner is not None and owner.get("kind") == "DaemonSet")
+        ):
+            found.append(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}")
+    return sorted(found)
+
+
+def releases(secrets: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """The newest revision of each of our Helm releases, read from the labels of helm's storage Secrets."""
+    newest: dict[tuple[str, str], Json] = {}
+    for secret in secrets:
+        labels = secret["metadata"].get("labels") or {}
+        if labels.get("owner") != "helm" or labels.get("name") not in RELEASES:
+            continue
+        key = (str(secret["metadata"].get("namespace", "")), str(labels["name"]))
+        revision = int(labels.get("version", 0))
+        if key not in newest or newest[key]["revision"] < revision:
+            newest[key] = {
+                "namespace": key[0],
+                "name": key[1],
+                "revision": revision,
+                "status": labels.get("status", ""),
+            }
+    return [newest[key] for key in sorted(newest)]
+
+
+def capacity_type(instance: Mapping[str, Any]) -> str:
+    """``spot`` or ``on-demand``, as EC2 says."""
+    return "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
+
+
+@dataclass(frozen=True)
+class TeardownPlan:
+    """What a teardown will remove; JSON-able, for the approval and the report."""
+
+    cluster: str
+    pools: list[str]
+    node_claims: list[str]
+    nodes: list[str]
+    instances: list[Json]
+    pods: list[str]
+    releases: list[Json]
+    kept_pools: list[str]
+    karpenter: Karpenter
+    way: Way
+    cost: Price
+    prices: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.pools or self.node_claims or self.nodes or self.instances or self.releases)
+
+    def to_json(self) -> Json:
+        return {
+            "cluster": self.cluster,
+            "pools": self.pools,
+            "nodeClaims": self.node_claims,
+            "nodes": self.nodes,
+            "instances": self.instances,
+            "pods": self.pods,
+            "releases": self.releases,
+            "keptPools": self.kept_pools,
+            "karpenter": self.karpenter.value,
+            "way": self.way.value,
+            "usdPerHour": self.cost.usd,
+            "usdPerHourIsAtMost": self.cost.at_most,
+            "prices": self.prices,
+            "notes": self.notes,
+        }
+
+
+def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> TeardownPlan:
+    """The plan for what is there now."""
+    existing = [pool["metadata"]["name"] for pool in observed.node_pools]
+    doomed = doomed_pools(spec, observed.node_pools)
+    living = living_pools(observed.node_pools) - set(doomed)
+    claims = doomed_claims(spec, observed.node_claims, doomed, existing)
+    nodes = sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
+    rows: list[Json] = []
+    costs: list[Price] = []
+    for instance in left_instances(observed.instances, living):
+        price = prices.instance(str(instance.get("InstanceType")), capacity_type(instance))
+        tags = tags_of(instance)
+        costs.append(price)
+        rows.append(
+            {
+                "id": instance["InstanceId"],
+                "type": instance.get("InstanceType"),
+                "capacityType": capacity_type(instance),
+                "state": instance["State"]["Name"],
+                "pool": tags.get(TAG_NODE_POOL),
+                "nodeClaim": tags.get(TAG_NODE_CLAIM),
+                "usdPerHour": price.usd,
+                "price": str(price),
+            }
+        )
+    karpenter = karpenter_state(observed.karpenter_pods)
+    way = choose_way(
+        karpenter=karpenter,
+        something_left=bool(doomed or claims or rows),
+        policy=spec.teardown.when_karpenter_is_dead,
+    )
+    return TeardownPlan(
+        cluster=spec.cluster.name,
+        pools=doomed,
+        node_claims=claims,
+        nodes=nodes,
+        instances=sorted(rows, key=lambda row: str(row["id"])),
+        pods=user_pods(observed.pods, nodes),
+        releases=releases(observed.release_secrets),
+        kept_pools=sorted(living),
+        karpenter=karpenter,
+        way=way,
+        cost=total(costs),
+        prices=prices.describe(),
+        notes=_notes(spec, way, costs),
+    )
+
+
+def _notes(spec: ClusterSpec, way: Way, costs: list[Price]) -> list[str]:
+    notes = []
+    if way is Way.REFUSED:
+        notes.append(
+            f"No Karpenter controller is ready in namespace {spec.karpenter.namespace}: the NodePools cannot be "
+            "removed safely. Bring Karpenter back, or set teardown.whenKarpenterIsDead: emergency."
+        )
+    if way is Way.EMERGENCY:
+        notes.append(
+            "No Karpenter controller is ready: instances are terminated through EC2 first, then finalizers are "
+            "removed. PodDisruptionBudgets are not respected."
+        )
+    unknown = sum(1 for price in costs if price.usd is None)
+    if unknown:
+        notes.append(f"{unknown} instances have no list price here; the sum leaves them out.")
+    if not spec.teardown.uninstall_karpenter:
+        notes.append("Karpenter stays (teardown.uninstallKarpenter: false).")
+    return notes
