@@ -38,7 +38,7 @@ class Kubectl:
             if "not found" in str(error).lower() or "doesn't have a resource type" in str(error):
                 return []
             raise
-        items: list[dict[str, Any]] = value["items"] if "items" in value else [value]
+        items: list[dict[str, Any]] = value.get("items", [value])
         return items
 
     def apply(self, *manifests: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Follows a Dag run over the REST API and prints what happens: phase, task, state, elapsed, what it waits for and why."""
+"""Follows a Dag run over the REST API and prints phase, task, state, elapsed time, what it waits for and why."""
 
 from __future__ import annotations
 

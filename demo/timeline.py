@@ -1,6 +1,6 @@
 """Where a run's time went: its critical path, the injected waits on it, and what Airflow added.
 
-Everything here is computed from facts: the task instances in Airflow's database and the waits that the sandbox recorded.
+Computed from facts alone: the task instances in Airflow's database and the waits that the sandbox recorded.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def timeline(
     return Timeline(total=ended - started, steps=tuple(steps))
 
 
-# --- reading Airflow's database ----------------------------------------------------------------------------------------
+# --- reading Airflow's database ---
 def epoch(text: str | None) -> float | None:
     """Epoch seconds of a time as SQLite or the REST API gives it (UTC)."""
     if not text:

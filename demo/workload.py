@@ -12,7 +12,7 @@ NAME = "trainer"
 
 
 def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
-    """A Deployment of GPU pods behind a PodDisruptionBudget that lets one go at a time."""
+    """A Deployment of GPU pods. No PodDisruptionBudget: with every GPU node going away it could never be met again."""
     labels = {"app": NAME}
     container = {
         "name": NAME,
@@ -36,12 +36,6 @@ def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels}, "spec": spec},
             },
-        },
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},
         },
     ]
 

@@ -1,0 +1,90 @@
+"""docker-compose.yaml and Dockerfile: structure only; no engine is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+AIRFLOW_COMPONENTS = (
+    "airflow-apiserver",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+    "airflow-triggerer",
+    "airflow-worker",
+)
+SECRETS = ("PASSWORD", "SECRET", "FERNET", "TOKEN")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    value: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+    return value
+
+
+def test_services_of_a_deployment_are_there(compose: dict[str, Any]) -> None:
+    always = {name for name, service in compose["services"].items() if not service.get("profiles")}
+    assert always == {*AIRFLOW_COMPONENTS, "airflow-init", "postgres", "redis"}
+    assert compose["services"]["sandbox"]["profiles"] == ["sandbox"]
+
+
+@pytest.mark.parametrize("name", AIRFLOW_COMPONENTS)
+def test_each_airflow_component_has_package_specs_and_health_check(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    mounted = {volume.split(":")[1] for volume in service["volumes"]}
+    assert {"/opt/airflow/dags", "/opt/airflow/plugins", "/opt/airflow/include"} <= mounted
+    assert service["healthcheck"]["test"]
+    assert service["environment"]["GPU_FLEET_CLUSTERS_DIR"]
+    assert service["environment"]["AIRFLOW__API_AUTH__JWT_SECRET"].startswith("${AIRFLOW_JWT_SECRET:?")
+    assert service["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}
+
+
+@pytest.mark.parametrize("name", AIRFLOW_COMPONENTS)
+def test_components_share_one_image_and_one_execution_api(compose: dict[str, Any], name: str) -> None:
+    services = compose["services"]
+    assert services[name]["image"] == services["airflow-apiserver"]["image"]
+    url = services[name]["environment"]["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"]
+    assert url == "http://airflow-apiserver:8080/execution/"
+
+
+def test_no_secret_has_a_default_outside_the_sandbox_profile(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        if "sandbox" in (service.get("profiles") or []):
+            continue
+        for key, value in (service.get("environment") or {}).items():
+            if any(word in key for word in SECRETS) and not key.endswith("ISSUER"):
+                assert re.fullmatch(r"\$\{\w+:\?.+\}", str(value)), f"{name}: {key} has a default or a literal value"
+        for value in map(str, (service.get("environment") or {}).values()):
+            for variable, fallback in re.findall(r"\$\{(\w+)(:-[^}]*)?\}", value):
+                if any(word in variable for word in SECRETS):
+                    assert not fallback, f"{name}: {variable} has a default"
+
+
+def test_every_required_variable_is_in_the_example() -> None:
+    text = (ROOT / "docker-compose.yaml").read_text()
+    required = set(re.findall(r"\$\{(\w+):\?", text))
+    offered = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
+    assert required <= offered
+    assert required >= {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_JWT_SECRET"}
+
+
+def test_worker_leaves_signal_handling_to_celery(compose: dict[str, Any]) -> None:
+    environment = compose["services"]["airflow-worker"]["environment"]
+    assert environment["DUMB_INIT_SETSID"] == "0"
+    assert environment["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+
+
+def test_image_has_the_pinned_airflow_and_checks_helm() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    pinned = re.search(r"^apache-airflow==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+    assert pinned is not None
+    assert f"ARG AIRFLOW_VERSION={pinned[1]}" in text
+    digest = re.search(r"HELM_SHA256=([0-9a-f]{64})", text)
+    assert digest is not None
+    assert digest[1] in (ROOT / "tools" / "toolchain.py").read_text(), "image and toolchain must pin the same helm"
+    assert "sha256sum --check" in text
+    assert not re.search(r"curl[^\n]*\|\s*(ba)?sh", text)
