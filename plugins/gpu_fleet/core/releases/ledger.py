@@ -45,8 +45,8 @@ class Intent:
     :ivar action: ``install``, ``upgrade``, ``rollback`` or ``uninstall``.
     :ivar revision: the revision number that the command will create (for an uninstall: the newest one).
     :ivar digest: the content digest that it will carry.
-    :ivar objects: for an uninstall: everything the release ever created, as ``apiVersion/Kind/namespace/name``; storage is
-        gone afterwards, and leftovers could not be found without it.
+    :ivar objects: for an uninstall: everything the release ever created, as ``apiVersion/Kind/namespace/name``; storage
+        is gone afterwards, and leftovers could not be found without it.
     """
 
     action: str

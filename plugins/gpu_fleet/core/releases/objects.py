@@ -44,7 +44,7 @@ class ObjectId:
 
 def documents(manifest: str) -> Iterator[dict[str, Any]]:
     """The objects of a rendered manifest; ``List`` kinds are taken apart."""
-    for document in yaml.load_all(manifest or "", Loader=_Loader):  # noqa: S506  (a safe loader)
+    for document in yaml.load_all(manifest or "", Loader=_Loader):
         if not isinstance(document, dict):
             continue
         items = document.get("items")
@@ -112,7 +112,7 @@ def leaked(manifests: Iterable[str], current: str, namespace: str) -> tuple[Obje
 
 
 def readable_manifest(manifest: str) -> str:
-    """The manifest for people's eyes: the contents of Secrets are hidden; CRD schemas, being pages long, are left out."""
+    """The manifest for people's eyes: contents of Secrets are hidden; CRD schemas, being pages long, are left out."""
     shown = []
     for document in documents(manifest):
         copy = dict(document)
@@ -124,3 +124,20 @@ def readable_manifest(manifest: str) -> str:
             copy["spec"] = "(schema left out)"
         shown.append(yaml.safe_dump(copy, sort_keys=False, width=120))
     return "---\n".join(shown)
+
+
+def without_kinds(manifest: str, kinds: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    """The manifest less the objects of some kinds, and what was taken out (``Kind/name``).
+
+    Helm deletes on uninstall what the stored manifest lists, and looks at no live annotation; leaving CRDs out of it is
+    the only way to uninstall a chart whose templates are CRDs without deleting every object of those kinds.
+    """
+    kept, removed = [], []
+    for document in documents(manifest):
+        if document.get("kind") in kinds:
+            removed.append(f"{document['kind']}/{(document.get('metadata') or {}).get('name')}")
+        else:
+            kept.append(document)
+    if not removed:
+        return manifest, ()
+    return "".join(f"---\n{yaml.safe_dump(item, sort_keys=False)}" for item in kept), tuple(removed)

@@ -40,7 +40,7 @@ class ChartRef:
     """Which chart.
 
     :ivar name: chart name in the repository, or the path of a local archive or directory if there is no repository.
-    :ivar repository: ``https://…`` (a repository with index.yaml) or ``oci://…`` (a registry prefix); empty for a local path.
+    :ivar repository: ``https://…`` (a repository with index.yaml) or ``oci://…`` (a registry prefix); empty for a path.
     :ivar version: exact version; may be empty only for a local path.
     :ivar digest: sha256 of the chart archive, with or without the ``sha256:`` prefix; empty: not checked.
     """
@@ -67,8 +67,6 @@ class ReleasePolicy:
     :ivar operation_timeout: Helm's ``--timeout`` in seconds, for each hook or single wait.
     :ivar deadline: seconds after which a helm command is ended, whatever it says about its own time-outs.
     :ivar wait: seconds to wait in the worker for workloads (``--wait``), for charts whose hooks need ready pods.
-    :ivar keep_failed_install: never uninstall a failed first install. For charts whose templates are CRDs: uninstalling
-        them deletes every object of those kinds.
     :ivar adopt: take over a release, or a revision, that was not made by this package.
     :ivar prune: delete objects that failed revisions created and the deployed one does not have.
     """
@@ -82,7 +80,6 @@ class ReleasePolicy:
     history_max: int = 10
     operation_timeout: int = 300
     deadline: int = 600
-    keep_failed_install: bool = False
     adopt: bool = False
     prune: bool = True
 
@@ -130,7 +127,7 @@ class ReleaseRequest:
 
     @property
     def digest(self) -> str:
-        """Content digest: chart, version, archive digest and values. 40 hex digits, because it must fit into a label."""
+        """Content digest: chart, version, archive digest and values; 40 hex digits, so that it fits into a label."""
         return content_digest(self.chart, self.values)
 
     def __str__(self) -> str:

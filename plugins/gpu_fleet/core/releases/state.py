@@ -6,7 +6,7 @@ added. ``classify`` is pure and total.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_fleet.core.releases.ledger import Ledger
@@ -90,7 +90,7 @@ class Observation:
     release: str
     namespace: str
     revisions: tuple[StoredRevision, ...] = ()
-    ledger: Ledger = Ledger()
+    ledger: Ledger = field(default_factory=Ledger)
     holder: str | None = None
     unreadable: str | None = None
     same_content: bool = False

@@ -163,7 +163,16 @@ def with_status(secret: Mapping[str, Any], status: ReleaseStatus, description: s
     """
     release = decode_payload(secret)
     release["info"] = {**release["info"], "status": status.value, "description": description}
+    return _rewritten(secret, release, {"status": status.value})
+
+
+def with_manifest(secret: Mapping[str, Any], manifest: str) -> dict[str, Any]:
+    """A copy of a release Secret whose payload holds another manifest; compare and swap as :func:`with_status`."""
+    return _rewritten(secret, {**decode_payload(secret), "manifest": manifest}, {})
+
+
+def _rewritten(secret: Mapping[str, Any], release: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     metadata = dict(secret.get("metadata") or {})
-    metadata["labels"] = {**(metadata.get("labels") or {}), "status": status.value}
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
     metadata.pop("managedFields", None)
     return {**secret, "metadata": metadata, "data": {**(secret.get("data") or {}), "release": encode_payload(release)}}

@@ -1,0 +1,109 @@
+"""Brings chart archives onto the worker before anything is written to a cluster; digest checked, cached."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from gpu_fleet.core.errors import DeadlinePassed, SpecError, TransientError
+from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE, cache_name, check_digest, mirrored, parse_mirrors
+from gpu_fleet.core.releases.charts import pull_arguments as _pull_arguments
+from gpu_fleet.core.releases.helm_output import pull_error
+from gpu_fleet.core.releases.request import ChartRef
+from gpu_fleet.hooks.helm import Helm
+
+log = logging.getLogger(__name__)
+
+#: Folder of the cache; charts of an exact version never change, and a re-tagged one is what a digest is for.
+CACHE_VARIABLE = "GPU_FLEET_CHART_CACHE"
+_PULL_SECONDS = 120.0
+
+
+def cache_folder() -> Path:
+    """The cache folder, private to the user."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "gpu-fleet" / "charts"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "") -> Path:
+    """Path of the chart's archive (or, for a local chart, of its directory).
+
+    :raises SpecError: digest mismatch, missing local path, bad mirror setting.
+    :raises Invalid: the repository has no such chart or version.
+    :raises ApiUnavailable: repository or registry unreachable.
+    """
+    if not chart.repository:
+        return _local(chart)
+    source = mirrored(chart, parse_mirrors(os.environ.get(MIRRORS_VARIABLE)))
+    cached = cache_folder() / cache_name(source)
+    if cached.is_file():
+        found = sha256_of(cached)
+        if not chart.sha256 or chart.sha256 == found:
+            return cached
+        log.warning("cached archive of %s has another sha256 (%s) than wanted; pulling it again", chart, found)
+    return _pull(chart, source, cached, stop)
+
+
+def _local(chart: ChartRef) -> Path:
+    path = Path(chart.name)
+    if not path.exists():
+        raise SpecError(f"there is no chart {path}", field="chart", remedy="name an archive or set repository")
+    if path.is_file():
+        check_digest(chart, sha256_of(path))
+    elif chart.digest:
+        raise SpecError(f"{path} is a directory, which has no digest", field="digest", remedy="package the chart")
+    return path
+
+
+def _pull(chart: ChartRef, source: ChartRef, cached: Path, stop: Callable[[], str]) -> Path:
+    what = f"pull of chart {source}"
+    with Helm(stop=stop) as helm:
+        destination = helm.folder / "pulled"
+        destination.mkdir()
+        _ = helm.version
+        done = helm.run(_pull_arguments(source, str(destination)), deadline_s=_PULL_SECONDS, quiet=True)
+        if done.ended_by == "deadline":
+            raise DeadlinePassed(f"{what}: no end after {_PULL_SECONDS:.0f} s; check the address, or set a mirror")
+        if done.ended_by:
+            raise TransientError(f"{what}: {done.ended_by}", reason="Interrupted")
+        archives = sorted(destination.glob("*.tgz"))
+        if not done.ok or len(archives) != 1:
+            raise pull_error(what, done.stderr or done.stdout)
+        found = sha256_of(archives[0])
+        check_digest(chart, found)
+        log.info("pulled chart %s (sha256 %s)", source, found)
+        return _keep(archives[0], cached)
+
+
+def _keep(archive: Path, cached: Path) -> Path:
+    """Move an archive into the cache in one step, so that nobody ever sees half of one."""
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=cached.parent, suffix=".part")
+        os.close(descriptor)
+        try:
+            shutil.copyfile(archive, name)
+            os.replace(name, cached)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+    except OSError as error:
+        raise TransientError(
+            f"chart cache {cached.parent} cannot be written: {error.strerror or error}; set {CACHE_VARIABLE}",
+            reason="ChartCacheUnwritable",
+        ) from error
+    return cached

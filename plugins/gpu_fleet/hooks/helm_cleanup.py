@@ -1,0 +1,154 @@
+"""What a release leaves behind: pruning of leaked objects, uninstalling, leftovers, hook logs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+
+from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, NotFound, ReleaseError, TransientError
+from gpu_fleet.core.kinds import CRD, LEASE, POD, ObjectRef
+from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.lease import lease_name
+from gpu_fleet.core.releases.objects import (
+    PRECIOUS_KINDS,
+    ObjectId,
+    belongs_to,
+    crds,
+    leaked,
+    may_be_pruned,
+    object_ids,
+)
+from gpu_fleet.core.releases.request import ReleaseRequest
+from gpu_fleet.core.releases.state import Observation
+from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
+from gpu_fleet.hooks.helm import Helm, uninstall_arguments
+from gpu_fleet.hooks.helm_storage import ReleaseStorage
+from gpu_fleet.hooks.kubernetes_client import KubeClient
+
+log = logging.getLogger(__name__)
+
+_HOOK_JOB = re.compile(r"(?:job|resource)[ /]+(?:Job/)?(?:[a-z0-9-]+/)?(?P<name>[a-z0-9][a-z0-9.-]*)", re.IGNORECASE)
+#: A leftover that only waits for its finalizers.
+TERMINATING = " (terminating)"
+
+
+class ReleaseCleanup:
+    """Deletes what belongs to one release and nothing else."""
+
+    #: Kinds that a *recovery* never deletes; a wanted uninstall may.
+    PRECIOUS = PRECIOUS_KINDS
+
+    def __init__(self, client: KubeClient, storage: ReleaseStorage) -> None:
+        self.client, self.storage = client, storage
+
+    def objects_of(self, seen: Observation) -> tuple[str, ...]:
+        """Everything that any stored revision lists, in the form of ``ObjectId``; also what an earlier, interrupted
+        uninstall had noted."""
+        found: set[ObjectId] = set()
+        for stored in seen.revisions:
+            found.update(object_ids(self.storage.manifest(stored), self.storage.namespace))
+        noted = seen.ledger.intent.objects if seen.ledger.intent is not None else ()
+        return tuple(sorted({*(str(item) for item in found), *noted}))
+
+    def prune_leaked(self, after: Observation) -> tuple[str, ...]:
+        """Delete objects that failed revisions created and the deployed one does not list."""
+        dead = [item for item in after.revisions if item.status is ReleaseStatus.FAILED]
+        if not dead or after.newest is None:
+            return ()
+        current = self.storage.manifest(after.newest)
+        candidates = leaked((self.storage.manifest(item) for item in dead), current, self.storage.namespace)
+        return self.remove_leftovers((str(item) for item in candidates), self.PRECIOUS)
+
+    def uninstall(self, helm: Helm, request: ReleaseRequest, newest: StoredRevision, keep: frozenset[str]) -> None:
+        """Run ``helm uninstall`` and read storage again.
+
+        :param keep: kinds that stay: taken out of the stored manifest first.
+        :raises ReleaseError: CRDs would go while objects of their kinds exist.
+        """
+        what = f"uninstall of {request}"
+        if keep:
+            spared = self.storage.spare(newest, keep)
+            if spared:
+                log.info("%s: kept %s", what, ", ".join(spared))
+        self._refuse_used_crds(what, newest)
+        done = helm.run_in_cluster(uninstall_arguments(request), deadline_s=request.policy.deadline)
+        left = [item for item in self.storage.revisions() if item.status is not ReleaseStatus.UNINSTALLED]
+        if not left:
+            return
+        shown = f"storage still shows revision {left[-1].revision} as {left[-1].status}"
+        if done.ended_by == "deadline":
+            raise DeadlinePassed(f"{what}: helm ran for {done.seconds:.0f} s, past its deadline; {shown}")
+        if done.ended_by or done.code < 0:
+            raise TransientError(f"{what}: {done.ended_by or 'helm was killed'}; {shown}", reason="Interrupted")
+        if done.code != 0:
+            raise error_of(what, done.stderr)
+        raise ReleaseError(f"{what}: helm reports success, but {shown}", reason="StorageDisagrees")
+
+    def _refuse_used_crds(self, what: str, newest: StoredRevision) -> None:
+        for name in crds(self.storage.manifest(newest)):
+            definition = self.client.get(ObjectRef(CRD, name))
+            if definition is None:
+                continue
+            spec = definition.get("spec") or {}
+            versions = [item["name"] for item in spec.get("versions") or [] if item.get("served")]
+            if not versions:
+                continue
+            kind = self.client.kind(f"{spec['group']}/{versions[-1]}", spec["names"]["kind"])
+            objects = self.client.list_metadata(kind)
+            if objects:
+                some = ", ".join(str(item["metadata"].get("name")) for item in objects[:5])
+                raise ReleaseError(
+                    f"{what} would delete {name} and with it {len(objects)} {kind.kind} objects ({some}); delete those "
+                    "first, or keep the CRDs",
+                    reason="CrdInUse",
+                )
+
+    def remove_leftovers(self, objects: Iterable[str], keep: frozenset[str]) -> tuple[str, ...]:
+        """Delete those of the objects that exist, carry the release's annotations and may go.
+
+        :returns: what is still there afterwards, as ``Kind namespace/name``, with why.
+        """
+        left = []
+        for text in objects:
+            item = ObjectId.parse(text)
+            try:
+                ref = self.client.ref(item.api_version, item.kind, item.name, item.namespace)
+            except NotFound:
+                continue  # its CRD is gone, and so is it
+            live = self.client.get(ref)
+            if live is None or not belongs_to(live, self.storage.release, self.storage.namespace):
+                continue
+            if item.kind in keep or not may_be_pruned(live, self.storage.release, self.storage.namespace):
+                left.append(f"{ref} (kept)")
+                continue
+            metadata = live["metadata"]
+            if not metadata.get("deletionTimestamp"):
+                log.info("deleting %s, left behind by release %s", ref, self.storage.release)
+                self.client.delete(ref, uid=metadata.get("uid"))
+                live = self.client.get(ref)
+            if live is not None:
+                finalizers = ", ".join(live["metadata"].get("finalizers") or []) or "its grace period"
+                left.append(f"{ref}{TERMINATING}: {finalizers}")
+        return tuple(left)
+
+    def waiting(self, leftovers: Iterable[str]) -> bool:
+        """Whether some leftovers are on their way out and must be waited for."""
+        return any(TERMINATING in item for item in leftovers)
+
+    def forget_lease(self) -> None:
+        """Delete the Lease of a release that is gone, if one is left."""
+        self.client.delete(ObjectRef(LEASE, lease_name(self.storage.release), self.storage.namespace))
+
+    def explain_hooks(self, message: str) -> None:
+        """Put the log of a failed hook's pods into the task's log; helm may delete the Job soon."""
+        match = _HOOK_JOB.search(message)
+        if match is None:
+            return
+        namespace = self.storage.namespace
+        try:
+            for pod in self.client.list(POD, namespace, label_selector=f"job-name={match['name']}"):
+                name = pod["metadata"]["name"]
+                log.error("log of hook pod %s:\n%s", name, self.client.read_log(namespace, name, tail_lines=30))
+        except GpuFleetError as error:
+            log.warning("the log of hook %s cannot be read: %s", match["name"], error)
