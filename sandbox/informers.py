@@ -153,6 +153,10 @@ class Informer:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
+    def clear(self) -> None:
+        """Forget everything, telling the handlers."""
+        self._replace([])
+
     async def _run(self) -> None:
         delay, largest = RETRY
         version: str | None = None
@@ -275,6 +279,12 @@ class SharedInformers:
             informer.start()
             self._informers[key] = informer
         return self._informers[key]
+
+    async def drop(self, informer: Informer) -> None:
+        """Stop an informer whose kind is gone; its handlers see DELETED for what was left in the cache."""
+        self._informers = {key: each for key, each in self._informers.items() if each is not informer}
+        await informer.close()
+        informer.clear()
 
     async def synced(self) -> None:
         """Wait until every informer asked for so far has its first list."""

@@ -1,0 +1,68 @@
+"""ControllerRevisions: the history of a DaemonSet's or StatefulSet's pod template.
+
+Source: kubernetes/kubernetes ``pkg/controller/history/controller_history.go``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sandbox.controllers.objects import Object, controller_uids, hash_of, meta, owner_reference
+from sandbox.informers import Informer
+from sandbox.kube import ApiError, Kube
+
+HASH_LABEL = "controller-revision-hash"
+
+
+def revisions_of(owner: Object, informer: Informer) -> list[Object]:
+    """The owner's revisions, oldest first."""
+    informer.add_index("owner", controller_uids)
+    return sorted(
+        informer.by_index("owner", meta(owner)["uid"]), key=lambda each: (each["revision"], meta(each)["name"])
+    )
+
+
+async def current_revision(owner: Object, informer: Informer, kube: Kube) -> str:
+    """The hash of the owner's present template; its ControllerRevision is created, or made the newest, when needed."""
+    known = revisions_of(owner, informer)
+    data = {"spec": {"template": owner["spec"]["template"] | {"$patch": "replace"}}}
+    newest = known[-1]["revision"] if known else 0
+    for revision in known:
+        if revision["data"] == data:
+            if revision["revision"] < newest:  # a rollback: the old template is the newest revision again
+                answer = await kube.patch(
+                    "ControllerRevision", meta(revision)["name"], {"revision": newest + 1}, meta(owner)["namespace"]
+                )
+                await informer.caught_up(answer)
+            return str(meta(revision)["labels"][HASH_LABEL])
+    digest = hash_of(data)
+    labels = dict((owner["spec"]["template"].get("metadata") or {}).get("labels") or {})
+    body: dict[str, Any] = {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {
+            "name": f"{meta(owner)['name']}-{digest}",
+            "namespace": meta(owner)["namespace"],
+            "labels": labels | {HASH_LABEL: digest},
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "data": data,
+        "revision": newest + 1,
+    }
+    try:
+        await informer.caught_up(await kube.create(body))
+    except ApiError as error:
+        if not error.already_exists:
+            raise
+    return digest
+
+
+async def trim(owner: Object, informer: Informer, kube: Kube, in_use: set[str]) -> None:
+    """Delete the oldest revisions beyond ``revisionHistoryLimit`` that no pod runs."""
+    known = revisions_of(owner, informer)
+    idle = [each for each in known[:-1] if meta(each)["labels"][HASH_LABEL] not in in_use]
+    limit = owner["spec"].get("revisionHistoryLimit")
+    for revision in idle[: max(0, len(idle) - (10 if limit is None else limit))]:
+        await kube.delete(
+            "ControllerRevision", meta(revision)["name"], meta(owner)["namespace"], uid=meta(revision)["uid"]
+        )
