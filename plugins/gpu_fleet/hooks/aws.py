@@ -134,11 +134,17 @@ class AwsSession:
                     self._session = self._connection_hook().get_session()
             return self._session
 
+    def custom_endpoint(self, service: str) -> str | None:
+        """The endpoint URL that the connection names instead of AWS's own (VPC endpoint, stand-in), if any."""
+        with self._errors("read the connection"):
+            configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
+        return str(configured) if configured else None
+
     def endpoint(self, service: str) -> str:
         """The endpoint URL that a client of this service would use."""
-        configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
+        configured = self.custom_endpoint(service)
         if configured:
-            return str(configured)
+            return configured
         if service == "sts":
             # EKS accepts only the regional endpoint in a token; known without loading a service model.
             partition = self.session().get_partition_for_region(self.region)

@@ -1,0 +1,132 @@
+"""What can be known to be wrong before anything is changed: tools on the worker, AWS identity, region and offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.operators.base import FleetOperator
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.hooks.aws import AwsSession
+
+
+class CheckToolsOperator(FleetOperator):
+    """helm is there and of a supported version. kubectl is not needed at run time.
+
+    :returns: ``{"helm": version}``, ``None`` as version if nothing of the spec needs helm.
+    :raises ToolError: if helm is missing or too old.
+    """
+
+    needs_kube = False
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        if not (self.spec.karpenter.manage or self.spec.device_plugin.manage):
+            self.log.info("no Helm release of this cluster is managed here: helm is not needed")
+            return {"helm": None}
+        from gpu_fleet.hooks.helm import Helm
+
+        with Helm() as helm:
+            version = str(helm.version)
+        self.log.info("helm %s", version)
+        return {"helm": version}
+
+
+class CheckAwsOperator(FleetOperator):
+    """The connection's identity, the region, and that EC2 offers every instance type of the spec there.
+
+    :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib"}}}``; ``gpus``
+        are physical, as EC2 says, ``memory_mib`` is that of one GPU.
+    :raises SpecError: a wrong region or instance type; :raises Forbidden: no, wrong or too weak credentials.
+    """
+
+    needs_kube = False
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        from gpu_fleet.hooks.aws import aws_session
+
+        aws = aws_session(self.spec.aws.connection, self.spec.aws.region)
+        check_region(aws)
+        identity = aws.call("sts", "get_caller_identity")
+        self.log.info("account %s as %s in %s", identity["Account"], identity["Arn"], aws.region)
+        described = describe_types(aws, self.spec)
+        return {
+            "account": identity["Account"],
+            "arn": identity["Arn"],
+            "region": aws.region,
+            "instance_types": {str(entry["InstanceType"]): gpus_of(entry) for entry in described},
+        }
+
+
+def check_region(aws: AwsSession) -> None:
+    """
+    :raises SpecError: if botocore knows no such region and no endpoint of the connection replaces AWS's own.
+    """
+    session = aws.session()
+    if aws.custom_endpoint("ec2"):
+        return
+    known = {
+        region
+        for partition in session.get_available_partitions()
+        for region in session.get_available_regions("ec2", partition)
+    }
+    if aws.region not in known:
+        raise SpecError(f"AWS has no region {aws.region!r}", field="aws.region", remedy="write for example us-west-2")
+
+
+def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
+    """EC2's descriptions of all instance types of the spec.
+
+    :raises SpecError: naming pool and type if the region does not offer it, or it has no NVIDIA GPU.
+    """
+    from gpu_fleet.core.physical import MAX_TYPES_PER_CALL, hardware_of
+
+    wanted = sorted({name for pool in spec.node_pools for name in pool.instance_types})
+    offered = _offered(aws, wanted)
+    for index, pool in enumerate(spec.node_pools):
+        missing = [name for name in pool.instance_types if name not in offered]
+        if missing:
+            raise SpecError(
+                f"pool {pool.name}: {aws.region} does not offer {', '.join(missing)}",
+                field=f"nodePools[{index}].instanceTypes",
+                remedy="name types that the region offers",
+            )
+    described: list[dict[str, Any]] = []
+    for chunk in _chunks(wanted, MAX_TYPES_PER_CALL):
+        described += aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=chunk)
+    for pool in spec.node_pools:
+        hardware_of(described, pool.instance_types)
+    return described
+
+
+def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:
+    found: set[str] = set()
+    for chunk in _chunks(wanted, 200):  # EC2 API: at most 200 values a filter
+        offers = aws.paginate(
+            "ec2",
+            "describe_instance_type_offerings",
+            "InstanceTypeOfferings",
+            LocationType="region",
+            Filters=[{"Name": "instance-type", "Values": chunk}],
+        )
+        found |= {str(offer["InstanceType"]) for offer in offers}
+    return found
+
+
+def _chunks(values: list[str], size: int) -> Iterable[list[str]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def gpus_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Physical GPUs in EC2's description of an instance type."""
+    gpus = (entry.get("GpuInfo") or {}).get("Gpus") or []
+    first = gpus[0] if gpus else {}
+    return {
+        "gpus": sum(int(gpu.get("Count") or 0) for gpu in gpus),
+        "gpu_name": str(first.get("Name", "")),
+        "memory_mib": (first.get("MemoryInfo") or {}).get("SizeInMiB"),
+    }

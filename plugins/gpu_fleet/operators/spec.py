@@ -1,0 +1,72 @@
+"""Pins a Dag run to its cluster spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import BaseOperator
+
+from gpu_fleet.core.errors import SpecError
+
+#: Key in Airflow's task state store, which survives retries and clears of the task (its XComs do not).
+FROZEN = "frozen_spec"
+
+
+def selected_pools(param: Any, known: tuple[str, ...]) -> list[str]:
+    """The pools that the Param ``pools`` selects, in the spec's order; none selected means all.
+
+    :raises SpecError: naming the pools there are.
+    """
+    if param in (None, "", [], ()):
+        return list(known)
+    wanted = [param] if isinstance(param, str) else list(param)
+    unknown = [str(name) for name in wanted if name not in known]
+    if unknown:
+        raise SpecError(
+            f"there is no pool {', '.join(map(repr, unknown))}",
+            field="params.pools",
+            remedy=f"one of: {', '.join(known)}",
+        )
+    return [name for name in known if name in wanted]
+
+
+class FreezeSpecOperator(BaseOperator):
+    """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
+
+    Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
+    follow two specs. Start a new run to use a changed file.
+
+    :param cluster: name of the cluster, which is its file's stem.
+    :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
+    :raises SpecError: if the file or a Param is wrong; names the field and the remedy.
+    """
+
+    template_fields = ("cluster",)
+    ui_color = "#eef2f7"
+
+    def __init__(self, *, cluster: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        store = context["task_state_store"]
+        frozen = store.get(FROZEN)
+        if isinstance(frozen, dict) and frozen.get("digest"):
+            self.log.info("this run was pinned before, to digest %s", frozen["digest"])
+            return frozen
+        frozen = self._freeze(context.get("params") or {})
+        store.set(FROZEN, frozen)
+        self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
+        return frozen
+
+    def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.hooks.fleet import load_cluster
+
+        spec = load_cluster(self.cluster)
+        return {
+            "spec": spec.to_json(),
+            "digest": spec.digest,
+            "file": f"{spec.name}.yaml",
+            "pools": selected_pools(params.get("pools"), spec.pool_names),
+        }

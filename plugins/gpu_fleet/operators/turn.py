@@ -1,0 +1,153 @@
+"""Takes and releases the cluster's turn; the rules are in ``core/turn.py``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from gpu_fleet.core import turn as rules
+from gpu_fleet.core.errors import ClusterBusy, Conflict
+from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
+from gpu_fleet.core.names import LABEL_COMPONENT, SYSTEM_NAMESPACE
+from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
+from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.triggers.looking import await_gate, conclude
+
+#: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
+SWAPS = 5
+
+
+def this_run(context: Mapping[str, Any]) -> Holder:
+    """The current run as a holder."""
+    from gpu_fleet.hooks.settings import Settings
+
+    ti = context["ti"]
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Holder(Settings.from_environment().deployment, ti.dag_id, ti.run_id, since)
+
+
+def run_state(context: Mapping[str, Any], holder: Holder) -> str | None:
+    """The state of the holder's Dag run in this Airflow; ``None`` if Airflow has no such run."""
+    from airflow.sdk.exceptions import AirflowRuntimeError
+
+    try:
+        return str(context["ti"].get_dagrun_state(dag_id=holder.dag_id, run_id=holder.run_id))
+    except AirflowRuntimeError as error:
+        if "404" in str(error.error.detail) or "not_found" in str(error.error.detail):
+            return None
+        raise
+
+
+class AcquireTurnOperator(FleetOperator):
+    """Takes the cluster's turn; while another live run holds it, waits and names the holder.
+
+    A turn whose holder's run is over is taken over, if that run was this deployment's. Taken twice by the same run it
+    is simply kept. Waiting ends after the spec's ``deadlines.turn``.
+
+    :returns: the record: deployment, dag_id, run_id, since.
+    :raises DeadlinePassed: naming the holder.
+    """
+
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, str]:
+        return self._acquire(context, started=time.time())
+
+    def go_on(self, context: Mapping[str, Any], event: Mapping[str, Any], started: float) -> dict[str, str]:
+        """Called when the turn became free, or when it is time to ask whether the holder still runs."""
+        conclude(event)
+        self.prepare(context)
+        return self._acquire(context, started)
+
+    def _acquire(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
+        me = this_run(context)
+        self._ensure_namespace()
+        for _ in range(SWAPS):
+            found = self.kube.get(TURN_REF)
+            turn = rules.observe(found, me)
+            holder = rules.read_holder(found)
+            state = run_state(context, holder) if turn is Turn.HELD_HERE and holder else None
+            action = rules.decide(turn, state)
+            if action is Action.KEEP and holder:
+                self.log.info("this run holds the cluster's turn since %s", holder.since)
+                return holder.to_data()
+            if action is Action.TAKE:
+                if turn is Turn.HELD_HERE:
+                    self.log.warning(
+                        "taking the turn over from %s: that run is %s", holder, state or "unknown to Airflow"
+                    )
+                if self._swap(found, me):
+                    self.log.info("took the cluster's turn: %s", me)
+                    return me.to_data()
+                continue
+            self.log.info("the cluster's turn is held by %s", rules.held_by(found or {}))
+            return self._wait(context, started)
+        raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being taken; the task will be retried")
+
+    def _wait(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
+        from gpu_fleet.hooks.settings import Settings
+
+        recheck_at = time.time() + Settings.from_environment().turn_recheck_s
+        await_gate(
+            self,
+            context,
+            "turn_free",
+            {"recheck_at": recheck_at},
+            0,
+            "go_on",
+            deadline=started + self.spec.deadlines.turn.seconds,
+            started=started,
+            kwargs={"started": started},
+        )
+        return self._acquire(context, started)
+
+    def _swap(self, found: dict[str, Any] | None, me: Holder) -> bool:
+        record = rules.record(me, found)
+        try:
+            if found is None:
+                self.kube.create(record)
+            else:
+                self.kube.replace(record)
+        except Conflict as error:
+            if error.reason == "NamespaceTerminating":
+                raise
+            self.log.info("somebody else wrote the turn record first; looking again")
+            return False
+        return True
+
+    def _ensure_namespace(self) -> None:
+        if self.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
+            self.kube.apply(
+                {
+                    "apiVersion": NAMESPACE.api_version,
+                    "kind": NAMESPACE.kind,
+                    "metadata": {"name": SYSTEM_NAMESPACE, "labels": {LABEL_COMPONENT: "turn"}},
+                }
+            )
+
+
+class ReleaseTurnOperator(FleetOperator):
+    """Releases the cluster's turn if this run holds it; anybody else's is left alone.
+
+    :returns: what was found: ``Ours`` means released.
+    """
+
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> str:
+        me = this_run(context)
+        for _ in range(SWAPS):
+            found = self.kube.get(TURN_REF)
+            turn = rules.observe(found, me)
+            if turn is not Turn.OURS:
+                self.log.info("nothing to release: the cluster's turn is held by %s", rules.held_by(found or {}))
+                return turn.value
+            try:
+                self.kube.replace(rules.record(None, found))
+            except Conflict:
+                continue
+            self.log.info("released the cluster's turn")
+            return turn.value
+        raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being released; the task will be retried")
