@@ -1,0 +1,147 @@
+"""All nodes of the cluster: EC2 says which exist, each becomes a :class:`~sandbox.nodes.machine.Machine`.
+
+Also what the cloud node lifecycle controller does: the Node of an instance that is terminated is deleted
+(kubernetes/cloud-provider ``controllers/nodelifecycle``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sandbox.aws.client import Aws
+from sandbox.informers import Change, SharedInformers
+from sandbox.kube import Kube
+from sandbox.latency import Latencies
+from sandbox.nodes import nodeobject
+from sandbox.nodes.logs import LogUploader
+from sandbox.nodes.machine import Machine
+from sandbox.nodes.recorder import Recorder
+from sandbox.nodes.shapes import Shapes
+from sandbox.settings import Clock, Settings
+
+log = logging.getLogger("sandbox.nodes")
+
+#: Simulated seconds between two looks at EC2, and the bounds of that in real ones.
+LOOK, LEAST_LOOK, LARGEST_LOOK = 2.5, 0.25, 1.0
+_DEAD = ("shutting-down", "terminated", "stopping", "stopped")
+
+
+class Fleet:
+    """
+    :ivar folder: scratch files of all nodes.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.kube = kube
+        self.latencies = Latencies(settings.seed)
+        self.recorder = Recorder(kube, "kubelet")
+        self.logs = LogUploader(kube)
+        self.folder = settings.state_dir / "nodes"
+        self._aws = aws
+        self._shapes = Shapes(aws)
+        self._informers = SharedInformers(kube)
+        self._machines: dict[str, Machine] = {}
+        self._attached: dict[str, Machine] = {}
+        self._ended: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled; then nothing of it is left running."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, mode=0o700)
+        pods, nodes = self._informers("Pod"), self._informers("Node")
+        pods.add_index("node", lambda pod: [pod["spec"]["nodeName"]] if pod["spec"].get("nodeName") else [])
+        self._pods = pods
+        await self._informers.synced()
+        pods.add_handler(self._pod)
+        nodes.add_handler(self._node)
+        helpers = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self.logs.run())]
+        first = True
+        try:
+            while True:
+                try:
+                    await self._look(first)
+                    first = False
+                except (ClientError, BotoCoreError) as error:
+                    log.warning("EC2 did not answer: %s", error)
+                await asyncio.sleep(min(LARGEST_LOOK, max(LEAST_LOOK, self.clock.real(LOOK))))
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*(machine.stop() for machine in self._machines.values()), return_exceptions=True)
+            await asyncio.gather(*helpers, return_exceptions=True)
+            await self._informers.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _look(self, first: bool) -> None:
+        owned = {"Name": f"tag:kubernetes.io/cluster/{self.settings.cluster_name}", "Values": ["owned"]}
+        found = await self._aws.paginate("ec2", "describe_instances", "Reservations[].Instances[]", Filters=[owned])
+        instances = {instance["InstanceId"]: instance for instance in found}
+        for instance_id, instance in instances.items():
+            state = instance["State"]["Name"]
+            if state == "running" and instance_id not in self._machines and instance_id not in self._ended:
+                await self._join(instance, first)
+            elif state in _DEAD:
+                await self._leave(instance_id)
+            if state == "terminated":
+                await self._forget(instance)
+        for instance_id in [known for known in self._machines if known not in instances]:
+            machine = self._machines[instance_id]
+            await self._leave(instance_id)
+            await self._forget(machine.instance)
+
+    async def _join(self, instance: dict[str, Any], first: bool) -> None:
+        shape = await self._shapes.get(instance["InstanceType"])
+        if shape is None:
+            log.error("EC2 does not describe instance type %s", instance["InstanceType"])
+            return
+        # The cluster's own node group was there long before the sandbox's first look.
+        existing = first and nodeobject.GROUP_TAG in nodeobject.tags_of(instance)
+        machine = Machine(self, instance, shape, existing=existing)
+        self._machines[instance["InstanceId"]] = machine
+        machine.start()
+
+    async def _leave(self, instance_id: str) -> None:
+        """The instance has no power any more."""
+        machine = self._machines.pop(instance_id, None)
+        self._ended.add(instance_id)
+        if machine is not None:
+            self._attached.pop(machine.name, None)
+            await machine.stop()
+            shutil.rmtree(machine.folder, ignore_errors=True)
+
+    async def _forget(self, instance: dict[str, Any]) -> None:
+        """Delete the Node of a terminated instance."""
+        provider = nodeobject.provider_id(instance)
+        for node in self._informers("Node").items():
+            if node["spec"].get("providerID") == provider and not node["metadata"].get("deletionTimestamp"):
+                self.recorder.event(
+                    node,
+                    "DeletingNode",
+                    f"Deleting node {node['metadata']['name']} because it does not exist in the cloud provider",
+                )
+                await self.kube.delete("Node", node["metadata"]["name"], uid=node["metadata"]["uid"])
+
+    # --- objects ---------------------------------------------------------------------------------------------------
+
+    def attach(self, machine: Machine) -> None:
+        """The machine's node is registered: pods that are bound to it may start."""
+        self._attached[machine.name] = machine
+        for pod in self._pods.by_index("node", machine.name):
+            machine.pod_changed("ADDED", pod)
+
+    def _pod(self, change: Change, pod: dict[str, Any], _old: dict[str, Any] | None) -> None:
+        machine = self._attached.get(pod["spec"].get("nodeName") or "")
+        if machine is not None:
+            machine.pod_changed(change, pod)
+
+    def _node(self, change: Change, node: dict[str, Any], _old: dict[str, Any] | None) -> None:
+        machine = self._attached.get(node["metadata"]["name"])
+        if machine is not None and change != "DELETED":
+            machine.node_changed(node)

@@ -1,0 +1,184 @@
+"""Which process a container gets, by its image and command."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandbox.nodes import plugin
+from sandbox.nodes.environment import expand, write_volumes
+from sandbox.nodes.execution import BIN, SAMPLES, Command, Executed, replace_paths, search_path
+from sandbox.nodes.processes import Process, Simulated, ends, forever
+from sandbox.settings import Wait
+
+if TYPE_CHECKING:
+    from sandbox.nodes.machine import Machine
+
+PROBE_IMAGE = re.compile(r"(^|/)nvidia/cuda:|(^|/)nvidia/k8s/cuda-sample:")
+PLUGIN_IMAGE = "k8s-device-plugin"
+KARPENTER_IMAGE = "karpenter/controller"
+TERMINATION_LOG = "/dev/termination-log"
+_PRUNE = re.compile(r"^--?prune$")
+_SHELL_LINE = re.compile(r"^\s*(exit|sleep)\s+([0-9.]+)\s*;?\s*$")
+_PRUNE_SECONDS = 2.0  # nfd-master -prune lists and patches the nodes once; a guess
+
+
+@dataclass
+class Start:
+    """
+    All that a start of a container needs.
+
+    :ivar env: resolved environment of its manifest.
+    :ivar folder: of this container; private.
+    :ivar shared: what the containers of a device-plugin pod share.
+    """
+
+    machine: Machine
+    pod: dict[str, Any]
+    container: dict[str, Any]
+    env: dict[str, str]
+    folder: Path
+    shared: plugin.PluginPod | None = None
+
+    @property
+    def termination_log(self) -> Path:
+        return self.folder / "termination-log"
+
+
+def is_probe(container: dict[str, Any]) -> bool:
+    return PROBE_IMAGE.search(container["image"]) is not None
+
+
+async def launch(start: Start) -> Process:
+    """Start the container's process."""
+    container, image = start.container, start.container["image"]
+    if is_probe(container):
+        return await _execute(start)
+    if PLUGIN_IMAGE in image and start.shared is not None:
+        return _plugin_process(start, start.shared)
+    words = [
+        expand(str(word), start.env) for word in [*(container.get("command") or []), *(container.get("args") or [])]
+    ]
+    return _simulate(start, words)
+
+
+def _simulate(start: Start, words: list[str]) -> Process:
+    clock = start.machine.clock
+    if any(_PRUNE.match(word) for word in words):
+        return Simulated(ends(clock.real(_PRUNE_SECONDS), 0))
+    shell = len(words) == 3 and words[0].rsplit("/", 1)[-1] in ("sh", "bash") and words[1] == "-c"
+    if shell and (match := _SHELL_LINE.match(words[2])):
+        words = [match[1], match[2]]
+    program = words[0].rsplit("/", 1)[-1] if words else ""
+    if program in ("true", "false"):
+        return Simulated(ends(0.0, 0 if program == "true" else 1))
+    if program == "exit" and len(words) == 2:
+        return Simulated(ends(0.0, int(float(words[1]))))
+    if program == "sleep" and len(words) == 2:
+        try:
+            # PID 1 without a handler: sleep ignores SIGTERM, so its pod takes its whole grace period.
+            return Simulated(ends(clock.real(float(words[1].rstrip("s"))), 0))
+        except ValueError:
+            return Simulated(forever)
+    return Simulated(forever, stopping=start.machine.handle_sigterm)
+
+
+def _plugin_process(start: Start, shared: plugin.PluginPod) -> Process:
+    machine, name = start.machine, plugin.program(start.container)
+    stopping = machine.handle_sigterm
+    if name == "config-manager":
+        oneshot = start.env.get("ONESHOT", "false").lower() == "true"
+        return Simulated(lambda it: plugin.run_config_manager(shared, it, oneshot=oneshot), stopping=stopping)
+    if name == "gpu-feature-discovery":
+        return Simulated(lambda it: plugin.run_feature_discovery(shared, it), stopping=stopping)
+    if name == "mps-control-daemon":
+        if start.container.get("args", [""])[:1] == ["mount-shm"] or "mount-shm" in (
+            start.container.get("command") or []
+        ):
+            return Simulated(ends(0.0, 0))
+        return Simulated(lambda it: plugin.run_mps_daemon(shared, it), stopping=stopping)
+    if name == "nvidia-device-plugin":
+        process = Simulated(
+            lambda it: plugin.run_plugin(shared, it), stopping=stopping, on_end=lambda: machine.plugin_ended(process)
+        )
+        return process
+    return Simulated(forever, stopping=stopping)
+
+
+def _default_command(image: str) -> list[str]:
+    """What the image runs without a command of the pod's."""
+    return ["./vectorAdd"] if "vectoradd" in image else ["/bin/bash"]
+
+
+async def _execute(start: Start) -> Process:
+    machine, container = start.machine, start.container
+    scratch = start.folder / "work"
+    samples = start.folder / "cuda-samples"
+    for folder in (scratch, samples, start.folder / "tmp"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for place in (samples, scratch):
+        link = place / "vectorAdd"
+        if not link.exists() and "cuda-sample" in container["image"]:
+            link.symlink_to(BIN / "vectorAdd")
+    start.termination_log.touch()
+    paths = await write_volumes(machine.kube, start.pod, container, start.folder / "volumes")
+    paths |= {
+        container.get("terminationMessagePath") or TERMINATION_LOG: str(start.termination_log),
+        SAMPLES: str(samples),
+    }
+    visible = ",".join(machine.devices.visible_gpus(start.pod["metadata"]["uid"], container["name"]))
+    if not visible and machine.gpus:
+        # The CUDA images set NVIDIA_VISIBLE_DEVICES=all themselves, and the NVIDIA runtime believes them.
+        visible = start.env.get("NVIDIA_VISIBLE_DEVICES", "all")
+    env = {
+        "HOME": str(scratch),
+        "TMPDIR": str(start.folder / "tmp"),
+        "HOSTNAME": start.pod["metadata"]["name"],
+        "LANG": "C.UTF-8",
+        **{name: replace_paths(value, paths) for name, value in start.env.items()},
+        "PATH": search_path(sees_gpu=bool(visible)),
+        "NVIDIA_VISIBLE_DEVICES": visible or "void",
+        "SANDBOX_SPEED": str(machine.clock.speed),
+        "SANDBOX_GPU_TABLE": str(machine.gpu_table()),
+        "SANDBOX_GPU_USE": str(machine.folder / "gpu-use"),
+        # `sleep` divides by the speed, so this is in simulated seconds.
+        "SANDBOX_VECTORADD_SECONDS": f"{machine.latencies.sample('vectoradd'):.3f}",
+    }
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    if not container.get("command"):
+        default = _default_command(container["image"])
+        words = [*default, *(container.get("args") or [])]
+    argv = [replace_paths(expand(str(word), start.env), paths) for word in words]
+    if argv[0] == "./vectorAdd":
+        argv[0] = str(BIN / "vectorAdd")
+    elif "/" not in argv[0] and (BIN / argv[0]).exists():
+        argv[0] = str(BIN / argv[0])
+    elif argv[0] == "nvidia-smi" and visible:
+        argv[0] = str(BIN / "driver" / "nvidia-smi")
+    workdir = container.get("workingDir")
+    cwd = samples if workdir and workdir.startswith(SAMPLES) else scratch
+    return _Recorded(Command(argv, env, cwd), start)
+
+
+class _Recorded(Executed):
+    """An executed probe whose run time counts as an injected wait."""
+
+    def __init__(self, command: Command, start: Start) -> None:
+        self._label = f"{start.pod['metadata']['name']} runs"
+        self._waits = start.machine.clock.waits
+        self._began = time.time()
+        super().__init__(command)
+
+    def finish(self, code: int) -> None:
+        if not self.ended:
+            self._waits.append(Wait(self._label, self._began, time.time()))
+        super().finish(code)
+
+
+def container_id(pod_uid: str, name: str, restarts: int) -> str:
+    digest = hashlib.sha256(f"{pod_uid}/{name}/{restarts}".encode()).hexdigest()
+    return f"containerd://{digest}"

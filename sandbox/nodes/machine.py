@@ -1,0 +1,298 @@
+"""One EC2 instance as a node: it registers, becomes ready, beats, and runs the pods that are bound to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from sandbox.informers import Change
+from sandbox.kube import Kube, now
+from sandbox.nodes import nodeobject
+from sandbox.nodes.devices import DeviceManager
+from sandbox.nodes.gpus import gpus_of
+from sandbox.nodes.images import ImageStore, parse_reference
+from sandbox.nodes.pod import PodWorker
+from sandbox.nodes.processes import Process
+from sandbox.nodes.shapes import Shape
+from sandbox.resources import ApiError
+
+if TYPE_CHECKING:
+    from sandbox.nodes.fleet import Fleet
+
+log = logging.getLogger("sandbox.nodes")
+
+LEASE_NAMESPACE = "kube-node-lease"
+#: The kubelet renews its Lease every 10 s, which may last 40 s (``nodeLeaseDurationSeconds``). Simulated seconds; the
+#: real pause has a floor, or a fast sandbox would do nothing else.
+LEASE_SECONDS, LEASE_INTERVAL, LEAST_PAUSE = 40, 10.0, 1.0
+_RETRY = 0.5
+_FAULT_LOOK = 2.0
+_ERRORS = (ApiError, aiohttp.ClientError, OSError, TimeoutError)
+
+
+class Machine:
+    """
+    :ivar folder: private files of this node; removed with it.
+    :ivar plugin_owner: the device plugin's process that announced the devices.
+    :ivar labels_changed: set at the next change of the node's labels and then replaced.
+    """
+
+    def __init__(self, fleet: Fleet, instance: dict[str, Any], shape: Shape, *, existing: bool) -> None:
+        self.fleet = fleet
+        self.clock = fleet.clock
+        self.kube: Kube = fleet.kube
+        self.latencies = fleet.latencies
+        self.recorder = fleet.recorder
+        self.logs = fleet.logs
+        self.instance = instance
+        self.shape = shape
+        self.name = nodeobject.node_name(instance)
+        self.ip: str = instance["PrivateIpAddress"]
+        self.gpus = gpus_of(instance["InstanceId"], shape)
+        self.devices = DeviceManager()
+        self.images = ImageStore()
+        self.folder: Path = fleet.folder / instance["InstanceId"]
+        self.plugin_owner: Process | None = None
+        self.mps_daemons: set[int] = set()
+        self.labels_changed = asyncio.Event()
+        self._existing = existing
+        self._node: dict[str, Any] | None = None
+        self._ready = False
+        self._ready_since = ""
+        self._workers: dict[str, tuple[PodWorker, asyncio.Task[None]]] = {}
+        self._pulls: dict[str, asyncio.Lock] = {}
+        self._publishing = asyncio.Lock()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._pod_number = 0
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"node-{self.name}")
+
+    async def stop(self) -> None:
+        """Power off: no word to the API server, no process left."""
+        tasks = [task for task in (self._task, *(task for _, task in self._workers.values())) if task is not None]
+        tasks += self._background
+        for worker, _ in self._workers.values():
+            worker.kill()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._workers.clear()
+
+    async def _run(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._register()
+        self.fleet.attach(self)
+        lease = asyncio.create_task(self._beat())
+        try:
+            if not self._ready:
+                await self._become_ready()
+            await lease
+        finally:
+            lease.cancel()
+            await asyncio.gather(lease, return_exceptions=True)
+
+    async def _register(self) -> None:
+        if not self._existing:
+            step = "node_register_gpu" if self.gpus else "node_register_cpu"
+            await self.clock.sleep(self.latencies.sample(step), f"{self.instance['InstanceId']} joined as {self.name}")
+        while True:
+            try:
+                if await self._registered():
+                    return
+            except _ERRORS as error:
+                log.warning("node %s: registration: %s", self.name, error)
+            await asyncio.sleep(_RETRY)
+
+    async def _registered(self) -> bool:
+        provider = nodeobject.provider_id(self.instance)
+        found = await self.kube.find("Node", self.name)
+        if found is not None:
+            if found["spec"].get("providerID") != provider:
+                return False  # a predecessor with the same address has not gone yet
+            self._adopt(found)
+            return True
+        node = nodeobject.node_of(self.instance, self.shape, self.fleet.settings)
+        moment = now()
+        self._ready_since = moment
+        status = nodeobject.status_of(self.instance, self.shape, self.fleet.settings, moment)
+        created = await self.kube.create(node | {"status": status})
+        # A real API server drops the status of a POST for kinds with a status subresource; nodes keep it. Either way:
+        self._node = created
+        if not (created.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion"):
+            self._node = await self.kube.patch_status("Node", self.name, status)
+        self.recorder.event(created, "Starting", "Starting kubelet.")
+        self.recorder.event(
+            created, "RegisteredNode", f"Node {self.name} event: Registered Node {self.name} in Controller"
+        )
+        return True
+
+    def _adopt(self, node: dict[str, Any]) -> None:
+        """A node that this process (restarted) had registered before."""
+        self._node = node
+        ready = nodeobject.ready_condition(node)
+        self._ready = ready.get("status") == "True"
+        self._ready_since = ready.get("lastTransitionTime") or now()
+
+    async def _become_ready(self) -> None:
+        if not self._existing:
+            await self.clock.sleep(self.latencies.sample("node_ready"), f"{self.name} became ready")
+        while self._never_ready():  # noqa: ASYNC110 - faults are polled: nobody announces that one is cleared
+            await asyncio.sleep(self.clock.real(_FAULT_LOOK))
+        self._ready, self._ready_since = True, now()
+        await self._put_conditions()
+        if self._node is not None:
+            self.recorder.event(self._node, "NodeReady", f"Node {self.name} status is now: NodeReady")
+
+    def _never_ready(self) -> bool:
+        """The fault is about nodes of pools; the cluster's own nodes stay as they are."""
+        return bool(self.pool) and self.fault("node-never-ready") is not None
+
+    async def _beat(self) -> None:
+        """Renew the Lease; report again when the API server shows another state than the kubelet's."""
+        while True:
+            try:
+                await self._renew()
+                shown = nodeobject.ready_condition(self._node or {})
+                if shown and shown["status"] == "Unknown":
+                    self._ready_since = now()
+                    await self._put_conditions()
+            except _ERRORS as error:
+                log.debug("node %s: heartbeat: %r", self.name, error)
+            await asyncio.sleep(max(self.clock.real(LEASE_INTERVAL), LEAST_PAUSE))
+
+    async def _renew(self) -> None:
+        renewed = {"renewTime": now(micro=True)}
+        try:
+            await self.kube.patch("Lease", self.name, {"spec": renewed}, LEASE_NAMESPACE)
+        except ApiError as error:
+            if not error.not_found or self._node is None:
+                raise
+            meta = self._node["metadata"]
+            owner = {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": meta["uid"]}
+            spec = {"holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS} | renewed
+            await self.kube.create(
+                {
+                    "apiVersion": "coordination.k8s.io/v1",
+                    "kind": "Lease",
+                    "metadata": {"name": self.name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]},
+                    "spec": spec,
+                }
+            )
+
+    async def _put_conditions(self) -> None:
+        while True:
+            try:
+                shown = nodeobject.conditions(self._ready, self._ready_since, now())
+                await self.kube.patch_status("Node", self.name, {"conditions": shown})
+                return
+            except _ERRORS as error:
+                if isinstance(error, ApiError) and error.not_found:
+                    return
+                log.warning("node %s: conditions: %s", self.name, error)
+                await asyncio.sleep(_RETRY)
+
+    # --- the Node object ---------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> str | None:
+        return nodeobject.tags_of(self.instance).get(nodeobject.POOL_TAG)
+
+    def label(self, key: str) -> str | None:
+        value = ((self._node or {}).get("metadata", {}).get("labels") or {}).get(key)
+        return None if value is None else str(value)
+
+    def node_changed(self, node: dict[str, Any]) -> None:
+        """A newer version of the Node object."""
+        before = ((self._node or {}).get("metadata", {}).get("labels")) or {}
+        self._node = node
+        if (node["metadata"].get("labels") or {}) != before:
+            changed, self.labels_changed = self.labels_changed, asyncio.Event()
+            changed.set()
+
+    async def publish_devices(self) -> None:
+        """Write the announced devices into the node's capacity and allocatable."""
+        async with self._publishing:
+            while True:
+                try:
+                    status = {"capacity": self.devices.capacity(), "allocatable": self.devices.allocatable()}
+                    await self.kube.patch_status("Node", self.name, status)
+                    return
+                except _ERRORS as error:
+                    if isinstance(error, ApiError) and error.not_found:
+                        return
+                    await asyncio.sleep(_RETRY)
+
+    def plugin_ended(self, process: Process) -> None:
+        """The kubelet loses the plugin's socket."""
+        if self.plugin_owner is process:
+            self.plugin_owner = None
+            self.devices.unregister()
+            self.keep(self.publish_devices(), f"devices of {self.name}")
+
+    def mps_healthy(self) -> bool:
+        return bool(self.mps_daemons) and self.label("nvidia.com/mps.capable") == "true"
+
+    def gpu_table(self) -> Path:
+        """The file that the fake ``nvidia-smi`` reads."""
+        table = self.folder / "gpus.tsv"
+        if not table.exists():
+            table.write_text("".join(gpu.row() + "\n" for gpu in self.gpus))
+        return table
+
+    def fault(self, name: str) -> dict[str, Any] | None:
+        """The fault's parameters when it is set and means this node."""
+        params = self.fleet.settings.faults.active(name)
+        if params is None or not self.name.startswith(str(params.get("nodeNamePrefix", ""))):
+            return None
+        return params if params.get("pool", self.pool) == self.pool else None
+
+    # --- pods ---------------------------------------------------------------------------------------------------
+
+    def pod_changed(self, change: Change, pod: dict[str, Any]) -> None:
+        uid = pod["metadata"]["uid"]
+        known = self._workers.get(uid)
+        if change == "DELETED":
+            if known is not None:
+                known[0].removed()
+            return
+        if known is not None:
+            known[0].update(pod)
+            return
+        worker = PodWorker(self, pod)
+        task = asyncio.create_task(worker.run(), name=f"pod-{worker.name}")
+        self._workers[uid] = (worker, task)
+        task.add_done_callback(lambda done: self._pod_done(uid, done))
+
+    def _pod_done(self, uid: str, task: asyncio.Task[None]) -> None:
+        self._workers.pop(uid, None)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("node %s: pod %s: %r", self.name, uid, error, exc_info=error)
+
+    def keep(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run something beside the pods, until the machine stops."""
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def handle_sigterm(self) -> None:
+        await self.clock.sleep(self.latencies.sample("pod_terminate"), f"container on {self.name} handled SIGTERM")
+
+    def next_pod_ip(self) -> str:
+        """An address in the node's own /16, as the VPC CNI hands them out."""
+        self._pod_number += 1
+        first, second, third, _ = self.ip.split(".")
+        return f"{first}.{second}.{(int(third) + 128) % 256}.{self._pod_number % 254 + 1}"
+
+    def pull_lock(self, image: str) -> asyncio.Lock:
+        return self._pulls.setdefault(str(parse_reference(image)), asyncio.Lock())
