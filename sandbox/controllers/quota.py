@@ -1,6 +1,6 @@
 """The resource quota controller: recounts what is used in a namespace.
 
-Source: kubernetes/kubernetes ``pkg/controller/resourcequota`` and ``pkg/quota/v1/evaluator/core/pods.go``. Admission adds
+Source: kubernetes/kubernetes ``pkg/controller/resourcequota``, ``pkg/quota/v1/evaluator/core``. Admission adds
 to ``used`` as objects come; this controller takes away what is gone. Scopes are not simulated.
 """
 
