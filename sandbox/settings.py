@@ -46,7 +46,7 @@ class Wait:
 class Clock:
     """Simulated waits: ``await clock.sleep(60)`` lasts 60 / speed real seconds.
 
-    A wait with a label is an *injected* one (a latency of the simulated world, as opposed to a controller's own polling)
+    A wait with a label is an *injected* one (a latency of the simulated world, not a controller polling)
     and is recorded in :attr:`waits`, so that a run's time can be split into injected waits and overhead.
     """
 

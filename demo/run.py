@@ -1,0 +1,231 @@
+"""The demo's story: one lifecycle, or a lifecycle and an upgrade that breaks; then the report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from demo import facts, workload
+from demo.api import AirflowApi
+from demo.control import Sandbox
+from demo.kubectl import Kubectl
+from demo.progress import Follower
+from demo.report import Report, render, timeline_json
+from demo.stack import ROOT, Stack, alive, pss_mb, session_pids
+from demo.timeline import epoch, read_spans, timeline
+
+CLUSTER = "demo"
+LIFECYCLE = f"gpu_lifecycle.{CLUSTER}"
+#: Generous: the lifecycle takes about three minutes at the demo's speed.
+RUN_TIMEOUT_S = 900.0
+#: An image tag that no registry has: pods of this revision can never start.
+BROKEN_TAG = "v0.20.0-broken"
+
+
+def run(stack: Stack, *, fault: str | None, keep: bool) -> int:
+    """
+    :param fault: ``broken-plugin``: afterwards an upgrade that never becomes ready.
+    :param keep: stop after validation and leave everything running.
+    :returns: 0 if everything that should happen happened.
+    """
+    clusters = stack.build_dir / "clusters"
+    shutil.rmtree(clusters, ignore_errors=True)
+    shutil.copytree(ROOT / "include" / "clusters", clusters)
+    stack.clusters_dir = clusters
+    began = time.time()
+    stack.start()
+    memory = MemoryWatch(stack)
+    memory.start()
+    kept = False
+    try:
+        print(f"ready after {time.time() - began:.0f} s: Airflow at {stack.airflow_url}")
+        scene = Scene(stack)
+        if fault == "broken-plugin":
+            passed = scene.broken_plugin(clusters / f"{CLUSTER}.yaml")
+        else:
+            passed = scene.lifecycle("validated" if keep else "torn_down")
+        scene.report["peak_pss_mb"] = round(memory.stop())
+        scene.report["seconds_with_start"] = round(time.time() - began, 1)
+        save(stack.build_dir / "report.json", scene.report)
+        print(render(scene.report))
+        if keep:
+            kept = True
+            say_where(stack)
+        return 0 if passed else 1
+    except TimeoutError as error:
+        print(f"FAILED: {error}")
+        return 1
+    finally:
+        memory.stop()
+        if not kept:
+            stack.stop()
+
+
+class Scene:
+    """What the demo does with a running stack, and what it saw."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        state = stack.sandbox_state()
+        self.sandbox = Sandbox(state)
+        self.kubectl = Kubectl(state["env"]["KUBECONFIG"], stack.build_dir / "home")
+        self.api = AirflowApi(stack.airflow_url, "admin", stack.password())
+        self.report: Report = {"timelines": {}, "runs": []}
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+    def lifecycle(self, until: str) -> bool:
+        """One lifecycle; its approval is answered as soon as a user's job runs on the new GPUs."""
+        run = self._run(until)
+        passed = bool(run["state"] == "success")
+        if until == "torn_down":
+            passed = passed and self.report.get("leaks") == []
+        self.report["outcome"] = (
+            f"the lifecycle run ended {run['state']}" if passed else f"FAILED: the lifecycle run ended {run['state']}"
+        )
+        return passed
+
+    def broken_plugin(self, spec_file: Path) -> bool:
+        """A healthy lifecycle, then an upgrade of the device plugin that never becomes ready."""
+        first = self._run("validated")
+        if first["state"] != "success":
+            self.report["outcome"] = f"FAILED: the healthy lifecycle ended {first['state']}"
+            return False
+        before = facts.releases(self.kubectl)
+        print(f"\nnow an upgrade of the device plugin to the image tag {BROKEN_TAG}, which no registry has\n")
+        healthy = spec_file.read_text()
+        spec_file.write_text(break_plugin(healthy))
+        second = self._run("validated")
+        spec_file.write_text(healthy)
+        failed = [task for task in self.api.tasks(LIFECYCLE, second["dag_run_id"]) if task["state"] == "failed"]
+        causes = [self._log(second["dag_run_id"], task) for task in failed]
+        cause_found = any(BROKEN_TAG in cause or "ImagePull" in cause for cause in causes)
+        end = facts.wait_for_health(self.kubectl, before, timeout=120)
+        self.report["fault"] = {
+            "injected": f"image tag {BROKEN_TAG}",
+            "failed_tasks": [task["task_id"] for task in failed],
+            "cause_named": cause_found,
+            "end_state": end,
+        }
+        passed = second["state"] == "failed" and cause_found and end["healthy"]
+        self.report["releases"] = facts.releases(self.kubectl)
+        self.report["outcome"] = (
+            f"{'as it should be' if passed else 'FAILED'}: the upgrade's run ended {second['state']}, "
+            f"the cause was {'named' if cause_found else 'NOT named'} "
+            f"({', '.join(task['task_id'] for task in failed)}), and the end state is "
+            f"{'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
+        )
+        return passed
+
+    def _run(self, until: str) -> dict[str, Any]:
+        self.api.wait_for_dag(LIFECYCLE)
+        run_id = self.api.trigger(LIFECYCLE, {"until": until})
+        print(f"\n{LIFECYCLE}: run {run_id}, until {until}\n")
+        print(f"{'at':>6}  {'phase':<32} {'task':<24} {'state':<12} {'elapsed':>8}   what it waits for\n{'-' * 130}")
+        follower = Follower(
+            self.api, self.stack, on_input=lambda task: self._approve(run_id, task), on_tick=self._look_once_validated
+        )
+        run = follower.follow(LIFECYCLE, run_id, RUN_TIMEOUT_S)
+        self._collect(run)
+        return run
+
+    def _look_once_validated(self, tasks: list[dict[str, Any]]) -> None:
+        """The nodes as they stand when validation has ended; later they are gone."""
+        ended = [task for task in tasks if task["task_id"] == "release_turn" and task["state"] == "success"]
+        if ended and "nodes" not in self.report:
+            self.report["nodes"] = facts.nodes(self.kubectl, self.stack)
+            self.report["releases"] = facts.releases(self.kubectl)
+
+    def _approve(self, run_id: str, task_id: str) -> None:
+        pool = next((node["pool"] for node in self.report.get("nodes", []) if node["replicas"] > 1), None)
+        if pool is not None:
+            where = workload.start(self.kubectl, pool)
+            print(f"        a user's training job runs on {', '.join(where)}")
+        print(f"        the demo answers {task_id}: Approve")
+        self.api.answer(LIFECYCLE, run_id, task_id, "Approve")
+
+    def _collect(self, run: dict[str, Any]) -> None:
+        run_id = run["dag_run_id"]
+        started, ended = epoch(run["start_date"]), epoch(run["end_date"])
+        spans = read_spans(self.stack.database, LIFECYCLE, run_id)
+        waits = [(wait["started"], wait["ended"]) for wait in self.sandbox.waits()]
+        split = timeline(spans, waits, started=started or 0.0, ended=ended or 0.0)
+        self.report["timelines"][run_id] = timeline_json(split, started or 0.0)
+        self.report["runs"].append(
+            {"run_id": run_id, "state": run["state"], "seconds": round((ended or 0) - (started or 0), 1)}
+        )
+        outcomes = {task["task_id"]: task for task in self.api.tasks(LIFECYCLE, run_id)}
+
+        def xcom(task_id: str) -> Any:
+            return (
+                self.api.xcom(LIFECYCLE, run_id, task_id)
+                if outcomes.get(task_id, {}).get("state") == "success"
+                else None
+            )
+
+        self.report.update(facts.from_xcoms(outcomes, xcom, seconds=((ended or 0) - (started or 0)) * self.stack.speed))
+
+    def _log(self, run_id: str, task: dict[str, Any]) -> str:
+        return self.api.log(LIFECYCLE, run_id, task["task_id"], max(1, int(task.get("try_number") or 1)))
+
+
+def break_plugin(text: str) -> str:
+    """The cluster file with an image tag for the device plugin that does not exist."""
+    spec = copy.deepcopy(yaml.safe_load(text))
+    spec["devicePlugin"].setdefault("values", {})["image"] = {"tag": BROKEN_TAG}
+    # Waiting ten minutes for an image that does not exist shows nothing more than waiting two.
+    spec.setdefault("deadlines", {}).update({"prove": "2m", "capacity": "3m", "release": "2m"})
+    return yaml.safe_dump(spec, sort_keys=False)
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the proportional set size of everything that the stack started."""
+
+    def __init__(self, stack: Stack, interval: float = 5.0) -> None:
+        super().__init__(daemon=True)
+        self.stack = stack
+        self.interval = interval
+        self.peak = 0.0
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(self.interval):
+            pids: list[int] = []
+            for process in (self.stack.sandbox_process, self.stack.airflow_process):
+                if process is not None:
+                    pids += session_pids(process.pid)
+            self.peak = max(self.peak, pss_mb(pids))
+
+    def stop(self) -> float:
+        """The peak, in MiB."""
+        self._stopping.set()
+        return self.peak
+
+
+def save(path: Path, report: Report) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2, default=str) + "\n")
+
+
+def still_running(build_dir: Path) -> bool:
+    """Whether the stack that stack.json speaks of is alive."""
+    try:
+        content = json.loads((build_dir / "stack.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(alive([int(content[key]) for key in ("airflow_pid", "sandbox_pid") if content.get(key)]))
+
+
+def say_where(stack: Stack) -> None:
+    """Address and log-in of what is left running."""
+    print(
+        f"\nAirflow    {stack.airflow_url}   user admin, password {stack.password()}\n"
+        f"kubectl    export KUBECONFIG={stack.sandbox_state()['env']['KUBECONFIG']}\n"
+        f"stop it    make down\n"
+    )
