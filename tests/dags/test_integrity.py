@@ -1,0 +1,281 @@
+"""Every DAG of the package: present, loadable, documented, and with the relations that its promises rest on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dags.conftest import ROOT, Parse
+
+DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_teardown.demo"}
+POOLS = ("shared-a10g", "whole-a100")
+
+
+@pytest.fixture(scope="module")
+def lifecycle(fleet: dict[str, Any]) -> dict[str, Any]:
+    tasks: dict[str, Any] = fleet["dags"]["gpu_lifecycle.demo"]["tasks"]
+    return tasks
+
+
+@pytest.fixture(scope="module")
+def teardown(fleet: dict[str, Any]) -> dict[str, Any]:
+    tasks: dict[str, Any] = fleet["dags"]["gpu_teardown.demo"]["tasks"]
+    return tasks
+
+
+def ancestors(tasks: dict[str, Any], task_id: str) -> set[str]:
+    found: set[str] = set()
+    todo = list(tasks[task_id]["upstream"])
+    while todo:
+        current = todo.pop()
+        if current not in found:
+            found.add(current)
+            todo += tasks[current]["upstream"]
+    return found
+
+
+# --- presence --------------------------------------------------------------------------------------------------------
+def test_shipped_fleet_gives_exactly_its_dags(fleet: dict[str, Any]) -> None:
+    assert fleet["errors"] == {}
+    assert set(fleet["dags"]) == DEMO_DAGS
+
+
+def test_every_dag_file_is_accounted_for() -> None:
+    assert {path.stem for path in (ROOT / "dags").glob("*.py")} == {dag.split(".")[0] for dag in DEMO_DAGS}
+
+
+def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
+    per_pool = 4 + 2 + 6 + 1  # provision, capacity, validation, drain
+    shared_teardown = 15
+    assert len(teardown) == 1 + shared_teardown + len(POOLS) + 1
+    assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
+
+
+@pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
+def test_dag_is_documented_tagged_owned_and_bounded(fleet: dict[str, Any], dag_id: str) -> None:
+    dag = fleet["dags"][dag_id]
+    assert "shared-a10g" in dag["doc"]
+    assert len(dag["doc"]) > 300
+    assert {"gpu-fleet", "cluster:demo"} <= set(dag["tags"])
+    assert dag["max_active_runs"] == 1
+    assert dag["timeout"] > 3600
+    assert {task["owner"] for task in dag["tasks"].values()} == {"platform-gpu"}
+
+
+def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
+    params = fleet["dags"]["gpu_lifecycle.demo"]["params"]
+    assert set(params) == {"until", "pools"}
+    assert params["until"]["enum"] == ["validated", "torn_down"]
+    assert params["pools"]["items"]["enum"] == list(POOLS)
+    assert all(param["description"] and param["title"] for param in params.values())
+
+
+# --- retries and deadlines -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
+def test_every_task_is_retryable_and_bounded(fleet: dict[str, Any], dag_id: str) -> None:
+    for task_id, task in fleet["dags"][dag_id]["tasks"].items():
+        assert task["retries"] >= 1, task_id
+        assert task["retry_policy"], task_id
+        # A person's answer is bounded by response_timeout instead.
+        assert task["execution_timeout"] or task["operator"] == "ApprovalOperator", task_id
+
+
+def test_run_verdict_is_the_only_leaf_and_watches_everything(fleet: dict[str, Any]) -> None:
+    for dag_id in DEMO_DAGS:
+        tasks = fleet["dags"][dag_id]["tasks"]
+        assert [task_id for task_id, task in tasks.items() if not task["downstream"]] == ["run_verdict"]
+        assert ancestors(tasks, "run_verdict") == set(tasks) - {"run_verdict"}
+
+
+# --- the relations that the lessons rest on --------------------------------------------------------------------------
+GATED = [
+    ("rollout.install_device_plugin", {"rollout.runtime_class_exists"}),
+    ("rollout.runtime_class_exists", {"rollout.apply_runtime_class"}),
+    ("provision.crds_established", {"provision.install_karpenter_crd"}),
+    ("provision.install_karpenter", {"provision.crds_established"}),
+    ("provision.karpenter_available", {"provision.install_karpenter"}),
+    ("provision.prove_karpenter", {"provision.karpenter_available"}),
+    ("provision.prove_karpenter_crd", {"provision.crds_established"}),
+    *[
+        entry
+        for pool in POOLS
+        for entry in (
+            (f"provision.pool_{pool}.apply_node_class", {"provision.crds_established"}),
+            (
+                f"provision.pool_{pool}.node_class_ready",
+                {f"provision.pool_{pool}.apply_node_class", "provision.karpenter_available"},
+            ),
+            (f"provision.pool_{pool}.apply_node_pool", {f"provision.pool_{pool}.node_class_ready"}),
+            (f"provision.pool_{pool}.node_pool_ready", {f"provision.pool_{pool}.apply_node_pool"}),
+            (
+                f"capacity.pool_{pool}.request_capacity",
+                {
+                    "provision.prove_karpenter",
+                    "provision.prove_karpenter_crd",
+                    "rollout.install_device_plugin",
+                    *(f"provision.pool_{each}.node_pool_ready" for each in POOLS),
+                },
+            ),
+            (f"capacity.pool_{pool}.await_capacity", {f"capacity.pool_{pool}.request_capacity"}),
+            (
+                f"validation.pool_{pool}.protect_nodes",
+                {f"capacity.pool_{pool}.await_capacity", "prove.prove_device_plugin"},
+            ),
+            (f"validation.pool_{pool}.release_placeholders", {f"validation.pool_{pool}.protect_nodes"}),
+            (f"validation.pool_{pool}.vectoradd", {f"validation.pool_{pool}.release_placeholders"}),
+        )
+    ],
+    ("prove.prove_device_plugin", {f"capacity.pool_{pool}.await_capacity" for pool in POOLS}),
+    (
+        "prove.remediate_device_plugin",
+        {"prove.prove_device_plugin", *(f"capacity.pool_{pool}.await_capacity" for pool in POOLS)},
+    ),
+    ("preflight.acquire_turn", {"preflight.check_tools", "preflight.check_aws", "preflight.cluster_active"}),
+]
+
+TEARDOWN_GATED = [
+    ("teardown.approve", {"teardown.plan"}),
+    ("teardown.acquire_turn", {"teardown.approve"}),
+    ("teardown.plan_again", {"teardown.acquire_turn"}),
+    ("teardown.freeze_pools", {"teardown.plan_again"}),
+    *[(f"teardown.drain_{pool}", {"teardown.freeze_pools"}) for pool in POOLS],
+    ("teardown.delete_node_pools", {f"teardown.drain_{pool}" for pool in POOLS}),
+    ("teardown.node_claims_gone", {"teardown.delete_node_pools"}),
+    ("teardown.instances_gone", {"teardown.node_claims_gone"}),
+    ("teardown.delete_node_classes", {"teardown.instances_gone"}),
+    ("teardown.node_classes_gone", {"teardown.delete_node_classes"}),
+    ("teardown.uninstall_device_plugin", {"teardown.instances_gone"}),
+    ("teardown.delete_runtime_class", {"teardown.uninstall_device_plugin"}),
+    ("teardown.uninstall_karpenter", {"teardown.node_classes_gone"}),
+    ("teardown.uninstall_karpenter_crd", {"teardown.uninstall_karpenter"}),
+    (
+        "teardown.leak_check",
+        {
+            "teardown.node_classes_gone",
+            "teardown.uninstall_device_plugin",
+            "teardown.delete_runtime_class",
+            "teardown.uninstall_karpenter_crd",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("task_id", "upstream"), GATED, ids=[task_id for task_id, _ in GATED])
+def test_lifecycle_relation(lifecycle: dict[str, Any], task_id: str, upstream: set[str]) -> None:
+    assert set(lifecycle[task_id]["upstream"]) == upstream
+
+
+@pytest.mark.parametrize(("task_id", "upstream"), TEARDOWN_GATED, ids=[task_id for task_id, _ in TEARDOWN_GATED])
+def test_teardown_relation(
+    lifecycle: dict[str, Any], teardown: dict[str, Any], task_id: str, upstream: set[str]
+) -> None:
+    assert set(teardown[task_id]["upstream"]) == upstream
+    assert set(lifecycle[task_id]["upstream"]) == upstream
+
+
+def test_every_gate_of_the_graphs_is_covered_above(fleet: dict[str, Any]) -> None:
+    listed = {task_id for task_id, _ in [*GATED, *TEARDOWN_GATED]} | {"preflight.cluster_active"}
+    gates = {
+        task_id for dag in fleet["dags"].values() for task_id, task in dag["tasks"].items() if task["gate"] is not None
+    }
+    assert gates <= listed
+
+
+def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str, Any]) -> None:
+    for pool in POOLS:
+        assert lifecycle[f"validation.pool_{pool}.clean_up"]["trigger_rule"] == "all_done"
+        assert lifecycle[f"validation.pool_{pool}.publish"]["trigger_rule"] == "all_done"
+    for task_id in ("release_turn", "teardown_requested", "teardown.release_turn", "run_verdict"):
+        assert lifecycle[task_id]["trigger_rule"] == "all_done"
+    assert lifecycle["prove.remediate_device_plugin"]["trigger_rule"] == "one_failed"
+
+
+def test_turn_is_not_given_back_while_a_chain_still_runs(lifecycle: dict[str, Any]) -> None:
+    """A join is upstream_failed as soon as one chain fails; so the release must wait for each chain's own end."""
+    direct = set(lifecycle["release_turn"]["upstream"])
+    before = ancestors(lifecycle, "release_turn")
+    for task_id in before:
+        upstream = lifecycle[task_id]["upstream"]
+        if len(upstream) > 1:
+            assert set(upstream) <= direct, f"{task_id} joins chains that release_turn does not wait for"
+
+
+def test_teardown_waits_for_the_lifecycle_even_if_it_failed(lifecycle: dict[str, Any]) -> None:
+    assert lifecycle["teardown_requested"]["upstream"] == ["release_turn"]
+    assert lifecycle["teardown.plan"]["upstream"] == ["teardown_requested"]
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+def test_serialised_dags_do_not_depend_on_the_hash_seed(parse: Parse) -> None:
+    first, second = (parse(PYTHONHASHSEED=seed) for seed in ("1", "4711"))
+    for dag_id in DEMO_DAGS:
+        assert first["dags"][dag_id]["serialized"] == second["dags"][dag_id]["serialized"]
+
+
+def test_parsing_context_builds_one_dag_only(parse: Parse, tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        write_cluster(tmp_path, name)
+    found = parse(tmp_path, _AIRFLOW_PARSING_CONTEXT_DAG_ID="gpu_lifecycle.beta", _AIRFLOW_PARSING_CONTEXT_TASK_ID="x")
+    assert set(found["dags"]) == {"gpu_lifecycle.beta"}
+
+
+def write_cluster(folder: Path, name: str, replace: tuple[str, str] = ("", "")) -> None:
+    text = (ROOT / "include" / "clusters" / "demo.yaml").read_text()
+    text = text.replace("name: demo\n", f"name: {name}\n").replace("demo-gpu", f"{name}-gpu")
+    if replace[0]:
+        assert replace[0] in text
+        text = text.replace(*replace)
+    (folder / f"{name}.yaml").write_text(text)
+
+
+BROKEN = {
+    "wrong value": (lambda folder: write_cluster(folder, "broken", ("replicas: 4", "replicas: 1")), "replicas"),
+    "unknown key": (lambda folder: write_cluster(folder, "broken", ("wantedNodes: 2", "wantedNode: 2")), "wantedNode"),
+    "empty": (lambda folder: (folder / "broken.yaml").write_text(""), "empty"),
+    "not yaml": (lambda folder: (folder / "broken.yaml").write_text("a: [1\nb: }"), "YAML"),
+    "not utf-8": (lambda folder: (folder / "broken.yaml").write_bytes(b"\xff\xfe\x00"), "UTF-8"),
+    "wrong name": (lambda folder: write_cluster_as(folder, "broken", "other"), "name"),
+}
+
+
+def write_cluster_as(folder: Path, stem: str, name: str) -> None:
+    write_cluster(folder, name)
+    (folder / f"{name}.yaml").rename(folder / f"{stem}.yaml")
+
+
+@pytest.mark.parametrize("case", sorted(BROKEN))
+def test_broken_cluster_file_breaks_only_its_own_dags(parse: Parse, tmp_path: Path, case: str) -> None:
+    write, named = BROKEN[case]
+    write_cluster(tmp_path, "good")
+    write(tmp_path)
+    found = parse(tmp_path)
+    assert found["errors"] == {}
+    for family in ("gpu_lifecycle", "gpu_teardown"):
+        assert len(found["dags"][f"{family}.good"]["tasks"]) > 10
+        broken = found["dags"][f"{family}.broken"]
+        assert list(broken["tasks"]) == ["invalid_spec"]
+        assert named in broken["doc"]
+        assert "invalid" in broken["tags"]
+
+
+def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) -> None:
+    found = parse(tmp_path / "nowhere")
+    assert len(found["errors"]) == 2
+    assert all("GPU_FLEET_CLUSTERS_DIR" in text for text in found["errors"].values())
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+DEPRECATED = re.compile(
+    r"airflow\.(decorators|models\.(baseoperator|dag|dagbag|param)|sensors\.base|hooks\.base|"
+    r"utils\.(task_group|trigger_rule|timezone|context)|operators\.)"
+)
+
+
+def test_no_deprecated_airflow_imports() -> None:
+    for path in [*(ROOT / "dags").glob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if line.lstrip().startswith(("from airflow", "import airflow")):
+                assert not DEPRECATED.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

@@ -1,0 +1,63 @@
+"""Splitting a run's time."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.timeline import TaskSpan, critical_path, overlap, timeline, union
+
+
+def span(task_id: str, started: float, ended: float, *upstream: str, **more: object) -> TaskSpan:
+    return TaskSpan(task_id, started, ended, upstream, **more)  # type: ignore[arg-type]
+
+
+def test_path_follows_the_upstream_that_ended_last() -> None:
+    spans = [
+        span("start", 0, 1),
+        span("short", 1, 2, "start"),
+        span("long", 1, 9, "start"),
+        span("join", 9.5, 10, "short", "long"),
+    ]
+    assert [each.task_id for each in critical_path(spans)] == ["start", "long", "join"]
+
+
+def test_upstream_that_ended_after_the_start_did_not_hold_it_up() -> None:
+    """Trigger rule one_failed starts a task while other upstreams still run."""
+    spans = [span("failed", 0, 2), span("slow", 0, 8), span("remediate", 2.2, 9, "failed", "slow")]
+    assert [each.task_id for each in critical_path(spans)] == ["failed", "remediate"]
+
+
+def test_nothing_ran() -> None:
+    assert critical_path([]) == []
+    split = timeline([], [], started=0, ended=3)
+    assert (split.total, split.injected, split.tasks) == (3, 0, 0)
+    assert split.ratio == float("inf")
+
+
+def test_overlapping_waits_count_once() -> None:
+    assert union([(5, 7), (0, 2), (1, 3)]) == [(0, 3), (5, 7)]
+    assert overlap(1, 6, [(0, 3), (5, 7)]) == 3
+
+
+def test_time_is_split_into_person_injected_work_and_airflow() -> None:
+    spans = [
+        span("work", 1, 3),
+        span("gate", 3.5, 13.5, "work", waited=True, deferrals=1),
+        span("approve", 14, 20, "gate", person=True),
+        span("end", 20.5, 21, "approve"),
+    ]
+    split = timeline(spans, [(4, 8), (6, 11), (100, 200)], started=0, ended=21.5)
+    assert split.total == 21.5
+    assert split.person == 6
+    assert split.injected == 7
+    assert split.work == pytest.approx(2.5)
+    assert split.airflow == pytest.approx(21.5 - 6 - 7 - 2.5)
+    assert (split.deferrals, split.tasks) == (1, 4)
+    assert split.allowed == pytest.approx(2.5 + 4 * 0.4)
+    assert split.ratio == pytest.approx(15.5 / 7)
+
+
+def test_waits_of_the_world_do_not_excuse_a_task_that_did_not_wait() -> None:
+    split = timeline([span("slow_work", 0, 10)], [(0, 10)], started=0, ended=10)
+    assert split.injected == 0
+    assert split.work == 10

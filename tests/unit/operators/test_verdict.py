@@ -1,0 +1,61 @@
+"""The run's verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator, TeardownRequestedOperator, failed_tasks
+
+
+class FakeTaskInstance:
+    """What the operator asks of Airflow's task instance."""
+
+    dag_id = "gpu_lifecycle.demo"
+    run_id = "run"
+
+    def __init__(self, states: dict[str, str]) -> None:
+        self.states = states
+
+    def get_task_states(self, dag_id: str, run_ids: list[str]) -> dict[str, Any]:
+        assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
+        return {self.run_id: self.states}
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, []),
+        ({"a": "success", "b": "skipped", "c": "upstream_failed"}, []),
+        ({"a": "failed", "b": "success"}, ["a"]),
+        ({"b": "failed", "a": "failed"}, ["a", "b"]),
+        ({"other": "failed"}, []),
+        ({"a_0": "success", "a_12": "failed"}, ["a[12]"]),
+        ({"a_b": "failed"}, []),
+    ],
+)
+def test_failed_tasks(states: dict[str, str], expected: list[str]) -> None:
+    assert failed_tasks(states, ["a", "b", "c"]) == expected
+
+
+def test_earlier_failure_fails_the_run() -> None:
+    operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "b"])
+    with pytest.raises(RunFailed, match=r"1 task\(s\) of this run failed: b;"):
+        operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "failed"})})
+
+
+def test_run_without_failures_passes() -> None:
+    operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "b"])
+    assert operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "skipped"})}) == "none of 2 tasks failed"
+
+
+@pytest.mark.parametrize("until", ["validated", None])
+def test_teardown_is_skipped_unless_asked_for(until: str | None) -> None:
+    with pytest.raises(AirflowSkipException, match="the capacity stays"):
+        TeardownRequestedOperator(task_id="t").execute({"params": {"until": until}})
+
+
+def test_teardown_begins_when_asked_for() -> None:
+    assert TeardownRequestedOperator(task_id="t").execute({"params": {"until": "torn_down"}}) == "torn_down"
