@@ -6,7 +6,7 @@ After docs.aws.amazon.com/eks (cluster, access entries) and karpenter.sh/docs/ge
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sandbox.aws.client import Aws
@@ -42,6 +42,15 @@ class Account:
     fleet_queue_url: str
     dead_letter_queue_url: str
     system_instance_ids: list[str]
+
+    def seen_at(self, direct_url: str, url: str) -> Account:
+        """The same account with the queues' addresses as users of ``url`` see them."""
+        return replace(
+            self,
+            karpenter_queue_url=self.karpenter_queue_url.replace(direct_url, url),
+            fleet_queue_url=self.fleet_queue_url.replace(direct_url, url),
+            dead_letter_queue_url=self.dead_letter_queue_url.replace(direct_url, url),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the secret."""

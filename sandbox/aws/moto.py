@@ -13,6 +13,9 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import aiohttp
 
 from sandbox.settings import Settings
 
@@ -34,6 +37,12 @@ class Moto:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    async def waits(self) -> list[dict[str, Any]]:
+        """The waits that it injected so far: label, started, ended (epoch seconds)."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/_sandbox/waits") as reply:
+            found: list[dict[str, Any]] = await reply.json()
+            return found
 
     async def close(self) -> None:
         """Ends the child; safe to call twice."""

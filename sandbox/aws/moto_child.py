@@ -4,7 +4,8 @@ Three things are added to moto, in this process only:
 
 * instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant);
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
-* ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out.
+* ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out,
+  ``GET /_sandbox/waits`` the waits that instances went through.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -185,18 +187,22 @@ def credentials_of(account: str, access_key: str) -> dict[str, Any] | None:
 class SandboxRoutes:
     """WSGI front of moto's application that answers ``/_sandbox/…`` itself."""
 
-    def __init__(self, application: Any, account: str) -> None:
+    def __init__(self, application: Any, account: str, waits: deque[dict[str, Any]]) -> None:
         self._application = application
         self._account = account
+        self._waits = waits
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
         if not path.startswith("/_sandbox/"):
             return self._application(environ, start_response)
-        found = None
-        if path.startswith("/_sandbox/credentials/"):
+        found: Any = None
+        if path == "/_sandbox/waits":
+            now = time.time()
+            found = [wait for wait in list(self._waits) if wait["ended"] <= now]
+        elif path.startswith("/_sandbox/credentials/"):
             found = credentials_of(self._account, path.rsplit("/", 1)[1])
-        start_response("200 OK" if found else "404 Not Found", [("Content-Type", "application/json")])
+        start_response("404 Not Found" if found is None else "200 OK", [("Content-Type", "application/json")])
         return [json.dumps(found).encode()]
 
 
@@ -236,12 +242,17 @@ def main(argv: list[str] | None = None) -> None:
 
     mock_random.seed(options.seed)  # ids of instances, volumes …: the same for the same seed and order of calls
     latencies = Latencies(options.seed)
-    slow_instances(
-        lambda: latencies.sample("instance_running") / options.speed,
-        lambda: latencies.sample("instance_terminate") / options.speed,
-    )
+    waits: deque[dict[str, Any]] = deque(maxlen=20_000)
+
+    def wait(step: str) -> float:
+        seconds: float = latencies.sample(step) / options.speed
+        started = time.time()
+        waits.append({"label": step, "started": started, "ended": started + seconds})
+        return seconds
+
+    slow_instances(lambda: wait("instance_running"), lambda: wait("instance_terminate"))
     publish_parameters(options.account, options.region, images)
-    application = SandboxRoutes(DomainDispatcherApplication(create_backend_app), options.account)
+    application = SandboxRoutes(DomainDispatcherApplication(create_backend_app), options.account, waits)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     print(json.dumps({"port": server.server_port}), flush=True)
     server.serve_forever()

@@ -1,0 +1,233 @@
+"""``python -m sandbox up|down|status|env|interrupt|fault``: a small cloud on this machine.
+
+Exit codes: 0 done; 1 failed, with a message; 2 wrong use; 3 no sandbox is running; 130 ended by Ctrl-C while starting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from sandbox.state import NotRunning, SandboxError, prepare_directory, read
+
+DEFAULT_STATE_DIR = Path("build/sandbox")
+_TIMEOUT = 30.0  # seconds for one request to the control API
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        code: int = options.command(options)
+    except SandboxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__.splitlines()[0])
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path(os.environ.get("SANDBOX_STATE_DIR", DEFAULT_STATE_DIR)),
+        help="where state.json, certificates and logs live (default: $SANDBOX_STATE_DIR or build/sandbox)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", parents=[common], help="start it, in the foreground unless --detach")
+    up.add_argument("--speed", type=_positive, default=5.0, help="divides all simulated latencies (default: 5)")
+    up.add_argument("--seed", type=int, default=1, help="makes sampled latencies and ids repeatable")
+    up.add_argument("--kubeconfig", type=Path, help="run nodes and Karpenter against this API server, without an own")
+    up.add_argument("--parts", type=_names, help="only these, comma-separated: aws,apiserver,controllers,nodes,…")
+    up.add_argument("--detach", action="store_true", help="return when it is ready; it goes on in the background")
+    for port in ("aws", "kubernetes", "charts", "control"):
+        up.add_argument(f"--{port}-port", type=_port, default=0, help=f"port of {port} (default: a free one)")
+    up.set_defaults(command=_up)
+
+    down = commands.add_parser("down", parents=[common], help="end it; nothing to do is no error")
+    down.set_defaults(command=_down)
+
+    status = commands.add_parser("status", parents=[common], help="what runs; exit code 3 if nothing does")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(command=_status)
+
+    env = commands.add_parser("env", parents=[common], help='export lines, for eval "$(python -m sandbox env)"')
+    env.set_defaults(command=_env)
+
+    interrupt = commands.add_parser("interrupt", parents=[common], help="interrupt an instance, as EC2 would")
+    interrupt.add_argument("instance", metavar="INSTANCE", help="instance id")
+    interrupt.add_argument("--kind", choices=["spot", "rebalance", "scheduled", "state"], default="spot")
+    interrupt.set_defaults(command=_interrupt)
+
+    fault = commands.add_parser("fault", help="make something go wrong")
+    verbs = fault.add_subparsers(required=True, metavar="VERB")
+    fault_set = verbs.add_parser("set", parents=[common], help="set a fault")
+    fault_set.add_argument("name", metavar="NAME")
+    fault_set.add_argument("params", metavar="KEY=VALUE", nargs="*", help="parameters; values are JSON or plain text")
+    fault_set.add_argument("--count", type=int, help="how often it applies (default: until it is cleared)")
+    fault_set.set_defaults(command=_fault_set)
+    fault_clear = verbs.add_parser("clear", parents=[common], help="clear one fault, or all")
+    fault_clear.add_argument("name", metavar="NAME", nargs="?")
+    fault_clear.set_defaults(command=_fault_clear)
+    fault_list = verbs.add_parser("list", parents=[common], help="the faults that are set")
+    fault_list.set_defaults(command=_fault_list)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be greater than 0")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError("must be a port number")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# Commands
+
+
+def _up(options: argparse.Namespace) -> int:
+    from sandbox import processes
+    from sandbox.cloud import Options, Ports, choose_parts
+
+    charts_dir = os.environ.get("CHARTS_DIR")
+    cloud_options = Options(
+        parts=choose_parts(options.parts, options.kubeconfig),
+        kubeconfig=options.kubeconfig,
+        charts_dir=Path(charts_dir) if charts_dir else None,
+        ports=Ports(options.aws_port, options.kubernetes_port, options.charts_port, options.control_port),
+    )
+    directory = options.state_dir.resolve()
+    prepare_directory(directory)
+    if options.detach:
+        found = processes.start_detached(directory, _foreground_arguments(options))
+        print(f"the sandbox is ready (process {found['pid']}, log {directory / processes.LOG})")
+        print(f'to use it: eval "$(python -m sandbox env --state-dir {shlex.quote(str(directory))})"')
+        return 0
+    return processes.run_foreground(directory, options.speed, options.seed, cloud_options)
+
+
+def _foreground_arguments(options: argparse.Namespace) -> list[str]:
+    arguments = ["--speed", str(options.speed), "--seed", str(options.seed)]
+    if options.kubeconfig is not None:
+        arguments += ["--kubeconfig", str(options.kubeconfig.resolve())]
+    if options.parts is not None:
+        arguments += ["--parts", ",".join(options.parts)]
+    for port in ("aws", "kubernetes", "charts", "control"):
+        arguments += [f"--{port}-port", str(getattr(options, f"{port}_port"))]
+    return arguments
+
+
+def _down(options: argparse.Namespace) -> int:
+    from sandbox import processes
+
+    ended = processes.stop(options.state_dir.resolve())
+    print("the sandbox is down" if ended else "no sandbox was running")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    found = _state(options)
+    status = _call(found, "GET", "/status")
+    if options.json:
+        print(json.dumps(status, indent=1))
+    else:
+        print(f"{status['cluster']}: {status['phase']}, speed {status['speed']:g}, seed {status['seed']}")
+        for part, part_state in sorted(status["parts"].items()):
+            restarts = status["restarts"].get(part)
+            print(f"  {part:<12} {part_state}" + (f" ({restarts} restarts)" if restarts else ""))
+        for name, fault in status["faults"].items():
+            print(f"  fault {name} {json.dumps(fault['params'])}")
+    healthy = status["phase"] == "ready" and "failed" not in status["parts"].values()
+    return 0 if healthy else 1
+
+
+def _env(options: argparse.Namespace) -> int:
+    for name, value in _state(options)["env"].items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _interrupt(options: argparse.Namespace) -> int:
+    event = _call(_state(options), "POST", "/interrupt", {"instance": options.instance, "kind": options.kind})
+    print(f"{event['detail-type']} for {options.instance} is on its way")
+    return 0
+
+
+def _fault_set(options: argparse.Namespace) -> int:
+    params = {}
+    for text in options.params:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise SandboxError(f"{text!r} is not KEY=VALUE", code=2)
+        try:
+            params[key] = json.loads(value)
+        except json.JSONDecodeError:
+            params[key] = value
+    _call(_state(options), "PUT", f"/faults/{options.name}", {"params": params, "count": options.count})
+    return 0
+
+
+def _fault_clear(options: argparse.Namespace) -> int:
+    _call(_state(options), "DELETE", f"/faults/{options.name}" if options.name else "/faults")
+    return 0
+
+
+def _fault_list(options: argparse.Namespace) -> int:
+    for name, fault in _call(_state(options), "GET", "/faults").items():
+        count = "" if fault["count"] is None else f" × {fault['count']}"
+        print(f"{name} {json.dumps(fault['params'])}{count}")
+    return 0
+
+
+def _state(options: argparse.Namespace) -> dict[str, Any]:
+    directory = options.state_dir.resolve()
+    found = read(directory)
+    if found is None:
+        raise NotRunning(directory)
+    return found
+
+
+def _call(found: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One request to the control API of a running sandbox."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    address = urlsplit(found["control"]["url"])
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
+    try:
+        connection.request(
+            method,
+            path,
+            body=json.dumps(body) if body is not None else None,
+            headers={"Authorization": f"Bearer {found['control']['token']}", "Content-Type": "application/json"},
+        )
+        reply = connection.getresponse()
+        text = reply.read().decode()
+    except OSError as error:
+        raise SandboxError(f"the sandbox does not answer at {found['control']['url']}: {error}") from error
+    finally:
+        connection.close()
+    value = json.loads(text) if text else {}
+    if reply.status >= 400:
+        raise SandboxError(value.get("error", text))
+    return value

@@ -1,0 +1,397 @@
+"""The whole small cloud in one process: starts the parts, connects them by their addresses, and ends them.
+
+Order of start: AWS (moto, account, shim) → API server → chart repository and control API → controllers, nodes,
+Karpenter. Parts know each other only through HTTP; what they are handed here are addresses and credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sandbox import chartrepo, state
+from sandbox.aws import account as accounts
+from sandbox.aws import moto as moto_server
+from sandbox.aws.authenticator import Authenticator, Identity
+from sandbox.aws.client import Aws
+from sandbox.aws.eks import admit_creator
+from sandbox.aws.interruptions import Interruptions, Kind
+from sandbox.aws.shim import Shim
+from sandbox.control import ControlApi
+from sandbox.faults import FaultBoard
+from sandbox.kube import Kube
+from sandbox.parts import Part
+from sandbox.pki import Pki
+from sandbox.settings import Clock, Settings
+from sandbox.state import SandboxError
+
+ALL_PARTS = ("aws", "apiserver", "controllers", "nodes", "karpenter", "charts")
+BACKGROUND = ("controllers", "nodes", "karpenter")
+# With an API server of someone else's these two are not ours to run.
+_NOT_WITH_KUBECONFIG = {"apiserver", "controllers"}
+_READY_TIMEOUT = 300.0  # simulated seconds for the system nodes; the model needs about 40
+_USERS = {
+    "controllers": "system:kube-controller-manager",
+    "nodes": "system:cloud-controller-manager",
+    "karpenter": "system:serviceaccount:kube-system:karpenter",
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """0 picks a free one."""
+
+    aws: int = 0
+    kubernetes: int = 0
+    charts: int = 0
+    control: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    :ivar parts: which of :data:`ALL_PARTS` to run.
+    :ivar kubeconfig: run nodes and Karpenter against this API server instead of an own one.
+    :ivar charts_dir: a folder of real chart archives to serve instead of the stand-ins.
+    """
+
+    parts: frozenset[str] = frozenset(ALL_PARTS)
+    kubeconfig: Path | None = None
+    charts_dir: Path | None = None
+    ports: Ports = field(default_factory=Ports)
+
+
+def choose_parts(names: Iterable[str] | None, kubeconfig: Path | None) -> frozenset[str]:
+    """
+    The parts to run.
+
+    :raises SandboxError: an unknown part, or a choice that cannot work.
+    """
+    chosen = frozenset(names) if names is not None else frozenset(ALL_PARTS)
+    unknown = chosen - set(ALL_PARTS)
+    if unknown:
+        raise SandboxError(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(ALL_PARTS)}", code=2)
+    if kubeconfig is not None:
+        chosen -= _NOT_WITH_KUBECONFIG
+    elif chosen & set(BACKGROUND) and "apiserver" not in chosen:
+        raise SandboxError("controllers, nodes and karpenter need the part apiserver, or --kubeconfig FILE", code=2)
+    if chosen & {"nodes", "karpenter", "apiserver"} and "aws" not in chosen:
+        raise SandboxError("apiserver, nodes and karpenter need the part aws", code=2)
+    return chosen
+
+
+class Cloud:
+    """:meth:`start`, then :meth:`close`. ``broken`` is set to a message when a part is gone for good."""
+
+    def __init__(self, settings: Settings, options: Options, say: Say) -> None:
+        self.settings = settings
+        self.options = options
+        self.clock = Clock(settings.speed, settings.seed)
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.phase = "starting"
+        self._say = say
+        self._parts: dict[str, Part] = {}
+        self._closers: list[tuple[str, Callable[[], Any]]] = []
+        self._moto: moto_server.Moto | None = None
+        self._shim: Shim | None = None
+        self._account: accounts.Account | None = None
+        self._aws: Aws | None = None
+        self._interruptions: Interruptions | None = None
+        self._apiserver: Any = None
+        self._kubeconfig: Path | None = options.kubeconfig
+        self._charts: chartrepo.ChartRepository | None = None
+        self._control: ControlApi | None = None
+        self._token = secrets.token_urlsafe(32)
+        self._endings: set[asyncio.Task[None]] = set()
+
+    # Life
+
+    async def start(self) -> None:
+        """
+        Starts every part and writes state.json.
+
+        :raises SandboxError: something a person can put right.
+        """
+        wanted, ports = self.options.parts, self.options.ports
+        if "aws" in wanted:
+            self._say("starting AWS (moto, EKS, the account)")
+            await self._start_aws(ports.aws)
+        if self.options.kubeconfig is not None:
+            await self._use_kubeconfig(self.options.kubeconfig)
+        elif "apiserver" in wanted:
+            self._say("starting the Kubernetes API server")
+            await self._start_apiserver(ports.kubernetes)
+        if "charts" in wanted:
+            self._charts = chartrepo.ChartRepository(self.options.charts_dir)
+            await _bind("charts", self._charts.start, ports.charts)
+            self._closers.append(("charts", self._charts.close))
+        self._control = ControlApi(self, self._token)
+        await _bind("control", self._control.start, ports.control)
+        self._closers.append(("control", self._control.close))
+        for name in BACKGROUND:
+            if name in wanted:
+                self._say(f"starting {name}")
+                self._start_part(name)
+        self._write_state()
+
+    async def wait_ready(self) -> None:
+        """Returns when the system nodes are Ready (where nodes are simulated at all)."""
+        if "nodes" in self.options.parts and self._kubeconfig is not None:
+            self._say("waiting for the system nodes")
+            kube = Kube.from_kubeconfig(self._kubeconfig, user_agent="sandbox-cloud")
+            try:
+                await asyncio.wait_for(self._system_nodes_ready(kube), max(30.0, self.clock.real(_READY_TIMEOUT)))
+            except TimeoutError as error:
+                raise SandboxError("the system nodes did not become Ready; see the log") from error
+            finally:
+                await kube.close()
+        self.phase = "ready"
+        self._write_state()
+
+    async def close(self) -> None:
+        """Ends everything in the reverse order; safe to call at any point of the start."""
+        for task in self._endings:
+            task.cancel()
+        for name in reversed(BACKGROUND):
+            if name in self._parts:
+                await self._parts[name].stop()
+        for _, closer in reversed(self._closers):
+            result = closer()
+            if asyncio.iscoroutine(result):
+                with suppress(Exception):  # one part that ends badly must not keep the others alive
+                    await result
+        self._closers.clear()
+        state.remove(self.settings.state_dir)
+
+    # AWS
+
+    async def _start_aws(self, port: int) -> None:
+        settings = self.settings
+        try:
+            self._moto = await moto_server.start(settings)
+        except moto_server.MotoError as error:
+            raise SandboxError(str(error)) from error
+        self._closers.append(("moto", self._moto.close))
+        direct = Aws(self._moto.url, settings.region)
+        try:
+            self._account = await accounts.prepare(direct, settings)
+        finally:
+            direct.close()
+        self._shim = Shim(settings, self.clock, self._moto.url)
+        await _bind("aws", self._shim.start, port)
+        self._closers.append(("shim", self._shim.close))
+        admit_creator(self._shim.eks, settings, self._account)
+        self._account = self._account.seen_at(self._moto.url, self._shim.url)
+        self._aws = Aws(self._shim.url, settings.region, self._account.access_key_id, self._account.secret_access_key)
+        self._closers.append(("aws", self._aws.close))
+        queues = [self._account.karpenter_queue_url, self._account.fleet_queue_url]
+        self._interruptions = Interruptions(settings, self.clock, self._aws, queues)
+
+    # Kubernetes
+
+    async def _start_apiserver(self, port: int) -> None:
+        from sandbox.apiserver import serve
+        from sandbox.apiserver.auth import User
+
+        assert self._shim is not None  # noqa: S101 - choose_parts refuses an API server without AWS
+        settings = self.settings
+
+        def user(identity: Identity) -> User:
+            return User(identity.name, identity.groups, extra={"arn": (identity.arn,)})
+
+        authenticator = Authenticator(self._shim.eks, self._shim.url, settings.region, settings.cluster_name, user)
+        self._closers.append(("authenticator", authenticator.close))
+        pki = Pki(settings.state_dir / "pki")
+
+        async def start(chosen: int) -> None:
+            self._apiserver = await serve(settings, pki, authenticator, port=chosen)
+
+        await _bind("kubernetes", start, port)
+        self._closers.append(("apiserver", self._apiserver.close))
+        cluster = settings.cluster_name
+        self._kubeconfig = pki.write_kubeconfig(
+            settings.state_dir / "admin.kubeconfig", self._apiserver.url, cluster=cluster
+        )
+        for part, name in _USERS.items():
+            pki.write_kubeconfig(
+                settings.state_dir / f"{part}.kubeconfig",
+                self._apiserver.url,
+                name,
+                ("system:masters",),
+                cluster=cluster,
+            )
+        self._publish_endpoint(self._apiserver.url, pki.ca_data)
+
+    async def _use_kubeconfig(self, path: Path) -> None:
+        """Somebody else's API server: EKS hands out its address and CA."""
+        try:
+            kube = Kube.from_kubeconfig(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SandboxError(f"cannot use the kubeconfig {path}: {error}", code=2) from error
+        try:
+            version = await kube.raw("GET", "/version")
+        except Exception as error:
+            raise SandboxError(f"the API server {kube.server} of {path} does not answer: {error}") from error
+        finally:
+            await kube.close()
+        self._say(f"using the API server {kube.server} ({version.get('gitVersion', 'version unknown')})")
+        import base64
+
+        authority = kube.certificate_authority
+        self._publish_endpoint(kube.server, base64.b64encode(authority.encode()).decode() if authority else None)
+
+    def _publish_endpoint(self, url: str, ca_data: str | None) -> None:
+        if self._shim is not None:
+            cluster = self._shim.eks.cluster(self.settings.region, self.settings.cluster_name)
+            cluster.endpoint, cluster.ca_data = url, ca_data
+
+    def _start_part(self, name: str) -> None:
+        module = importlib.import_module(f"sandbox.{name}")
+        own = self.settings.state_dir / f"{name}.kubeconfig"
+        kubeconfig = self.options.kubeconfig or own
+
+        async def run() -> None:
+            kube = Kube.from_kubeconfig(kubeconfig, user_agent=f"sandbox-{name}")
+            try:
+                arguments: list[Any] = [self.settings, self.clock, kube]
+                if name != "controllers":
+                    arguments.append(self._aws)
+                await module.run(*arguments)
+            finally:
+                await kube.close()
+
+        self._parts[name] = Part(name, run, self._part_failed)
+        self._parts[name].start()
+
+    def _part_failed(self, message: str) -> None:
+        if not self.broken.done():
+            self.broken.set_result(message)
+
+    async def _system_nodes_ready(self, kube: Kube) -> None:
+        while True:
+            with suppress(Exception):  # the API server is just starting, or someone else's is slow
+                ready = 0
+                for node in await kube.list("Node"):
+                    conditions = node.get("status", {}).get("conditions") or []
+                    ready += any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+                if ready >= accounts.SYSTEM_NODES:
+                    return
+            await asyncio.sleep(0.2)
+
+    # State
+
+    def environment(self) -> dict[str, str]:
+        """What ``python -m sandbox env`` prints."""
+        variables: dict[str, str] = {}
+        if self._shim is not None and self._account is not None:
+            variables |= {
+                "AIRFLOW_CONN_AWS_DEMO": json.dumps(
+                    {
+                        "conn_type": "aws",
+                        "login": self._account.access_key_id,
+                        "password": self._account.secret_access_key,
+                        "extra": {"endpoint_url": self._shim.url, "region_name": self.settings.region},
+                    }
+                ),
+                "AWS_ENDPOINT_URL": self._shim.url,
+                "AWS_ACCESS_KEY_ID": self._account.access_key_id,
+                "AWS_SECRET_ACCESS_KEY": self._account.secret_access_key,
+                "AWS_DEFAULT_REGION": self.settings.region,
+            }
+        if self._kubeconfig is not None:
+            variables["KUBECONFIG"] = str(self._kubeconfig.resolve())
+        if self._charts is not None:
+            variables["GPU_FLEET_CHART_MIRRORS"] = json.dumps(self._charts.mirrors())
+        if self._control is not None:
+            variables["SANDBOX_CONTROL"] = self._control.url
+        return variables
+
+    def _write_state(self) -> None:
+        assert self._control is not None  # noqa: S101 - started first
+        found: dict[str, Any] = {
+            "phase": self.phase,
+            "pid": os.getpid(),
+            "pids": {"sandbox": os.getpid(), **({"moto": self._moto.pid} if self._moto else {})},
+            "speed": self.settings.speed,
+            "seed": self.settings.seed,
+            "cluster": self.settings.cluster_name,
+            "region": self.settings.region,
+            "parts": sorted(self.options.parts),
+            "control": {"url": self._control.url, "token": self._token},
+            "env": self.environment(),
+        }
+        if self._shim is not None and self._account is not None:
+            found["aws"] = {"url": self._shim.url, "account": self.settings.account, **self._account.to_json()}
+        if self._kubeconfig is not None:
+            found["kubernetes"] = {
+                "url": Kube.from_kubeconfig(self._kubeconfig).server,
+                "kubeconfig": str(self._kubeconfig.resolve()),
+            }
+        if self._charts is not None:
+            found["charts"] = {"url": self._charts.url}
+        try:
+            state.write(self.settings.state_dir, found)
+        except OSError as error:
+            raise SandboxError(f"cannot write {self.settings.state_dir / state.STATE}: {error.strerror}") from error
+
+    # What the control API asks
+
+    @property
+    def faults(self) -> FaultBoard:
+        return self.settings.faults
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return self._parts
+
+    def status(self) -> dict[str, Any]:
+        always = {name: "running" for name in self.options.parts if name not in self._parts}
+        return {
+            "phase": self.phase,
+            "speed": self.settings.speed,
+            "seed": self.settings.seed,
+            "cluster": self.settings.cluster_name,
+            "parts": {**always, **{name: str(part.state) for name, part in self._parts.items()}},
+            "restarts": {name: part.restarts for name, part in self._parts.items() if part.restarts},
+            "faults": self.faults.snapshot(),
+        }
+
+    def requests(self) -> Any:
+        """The API server's own counters, as it keeps them."""
+        return {} if self._apiserver is None else self._apiserver.requests()
+
+    async def waits(self) -> list[dict[str, Any]]:
+        """Injected waits of every part: those of the clock here and of the instances in moto."""
+        own = [asdict(wait) for wait in self.clock.waits]
+        moto = [] if self._moto is None else await self._moto.waits()
+        return sorted([*own, *moto], key=lambda wait: wait["started"])
+
+    async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]:
+        if self._interruptions is None:
+            raise SandboxError("the part aws does not run here")
+        event = await self._interruptions.announce(instance, kind)
+        task = asyncio.create_task(self._interruptions.finish(instance, kind))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return event
+
+
+async def _bind(name: str, start: Callable[[int], Any], port: int) -> None:
+    """Starts a server and explains why it cannot listen."""
+    try:
+        await start(port)
+    except OSError as error:
+        raise SandboxError(
+            f"cannot listen on 127.0.0.1:{port} for {name}: {os.strerror(error.errno or 0)}; free the port or choose "
+            f"another with --{name}-port"
+        ) from error

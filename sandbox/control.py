@@ -1,0 +1,169 @@
+"""The control API: how tests, the demo and ``python -m sandbox …`` look into a running sandbox and disturb it.
+
+Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every request.
+
+==========================  ==========================================================================================
+``GET /status``             parts and their state, speed, addresses
+``GET /faults``             the faults that are set
+``PUT /faults/<name>``      body ``{"params": {…}, "count": n|null}``
+``DELETE /faults[/<name>]`` one fault, or all
+``POST /interrupt``         body ``{"instance": "i-…", "kind": "spot|rebalance|scheduled|state"}``
+``GET /requests``           counters of the API server's requests
+``GET /waits``              injected waits so far: label, started, ended (epoch seconds)
+``POST /parts/<p>/stop``    and ``…/start``
+==========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from sandbox.aws.interruptions import Kind, UnknownInstance
+from sandbox.faults import FaultBoard
+from sandbox.parts import Part
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Controlled(Protocol):
+    """What the control API needs of the cloud."""
+
+    @property
+    def faults(self) -> FaultBoard: ...
+
+    @property
+    def parts(self) -> dict[str, Part]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def requests(self) -> Any: ...
+
+    async def waits(self) -> list[dict[str, Any]]: ...
+
+    async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]: ...
+
+
+class BadRequest(ValueError):
+    """The request's body is not what the route takes."""
+
+
+def _json_error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    text = await request.text()
+    try:
+        value = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise BadRequest("the body is not JSON") from error
+    if not isinstance(value, dict):
+        raise BadRequest("the body is not a JSON object")
+    return value
+
+
+class ControlApi:
+    """:meth:`start` binds it to loopback."""
+
+    def __init__(self, cloud: Controlled, token: str) -> None:
+        self._cloud = cloud
+        self._token = token
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, port: int = 0) -> None:
+        application = web.Application(middlewares=[self._guard])
+        application.add_routes(
+            [
+                web.get("/status", self._status),
+                web.get("/faults", self._list_faults),
+                web.put("/faults/{name}", self._set_fault),
+                web.delete("/faults/{name}", self._clear_fault),
+                web.delete("/faults", self._clear_fault),
+                web.post("/interrupt", self._interrupt),
+                web.get("/requests", self._requests),
+                web.get("/waits", self._waits),
+                web.post("/parts/{part}/{verb:start|stop}", self._part),
+            ]
+        )
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            return _json_error(401, "the bearer token of state.json is needed")
+        try:
+            return await handler(request)
+        except BadRequest as error:
+            return _json_error(400, str(error))
+        except web.HTTPException as error:
+            return _json_error(error.status, error.reason)
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._cloud.status())
+
+    async def _list_faults(self, _: web.Request) -> web.Response:
+        return web.json_response(self._cloud.faults.snapshot())
+
+    async def _set_fault(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        params, count = body.get("params") or {}, body.get("count")
+        if not isinstance(params, dict):
+            raise BadRequest("params is not an object")
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise BadRequest("count is not a positive integer")
+        self._cloud.faults.set(request.match_info["name"], params, count)
+        return web.json_response(self._cloud.faults.snapshot())
+
+    async def _clear_fault(self, request: web.Request) -> web.Response:
+        self._cloud.faults.clear(request.match_info.get("name"))
+        return web.json_response(self._cloud.faults.snapshot())
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        try:
+            kind = Kind(str(body.get("kind", Kind.SPOT)))
+        except ValueError as error:
+            raise BadRequest(f"kind is one of {', '.join(Kind)}") from error
+        instance = body.get("instance")
+        if not isinstance(instance, str):
+            raise BadRequest("instance is missing")
+        try:
+            return web.json_response(await self._cloud.interrupt(instance, kind))
+        except UnknownInstance as error:
+            return _json_error(404, str(error))
+
+    async def _requests(self, _: web.Request) -> web.Response:
+        return web.json_response(self._cloud.requests())
+
+    async def _waits(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._cloud.waits())
+
+    async def _part(self, request: web.Request) -> web.Response:
+        name = request.match_info["part"]
+        part = self._cloud.parts.get(name)
+        if part is None:
+            stoppable = ", ".join(sorted(self._cloud.parts)) or "none"
+            return _json_error(404, f"no part {name} runs here that could be stopped; there are: {stoppable}")
+        if request.match_info["verb"] == "stop":
+            await part.stop()
+        else:
+            part.start()
+        return web.json_response({"part": name, "state": part.state})
