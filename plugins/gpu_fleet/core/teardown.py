@@ -78,7 +78,9 @@ def doomed_claims(
     Those of the doomed pools, hand-made ones included (without an ownerReference a foreground deletion misses them).
     Where the package also uninstalls Karpenter, those of no existing pool too: nobody would be left to remove them.
     """
-    doomed, existing = set(doomed), set(existing)
+    existing = set(existing)
+    # By name, not only by what exists: an earlier try may have removed the pool and left the claim.
+    doomed = set(doomed) | ({pool.name for pool in spec.node_pools if pool.manage} - existing)
     orphans_go = spec.karpenter.manage and spec.teardown.uninstall_karpenter
     return sorted(
         claim["metadata"]["name"]

@@ -1,0 +1,244 @@
+"""Which pods leave a node, which stay, and which forbid the drain: kubectl's rules as an ordered list of functions.
+
+Source: kubernetes/kubectl v0.36 pkg/drain/filters.go and pkg/drain/drain.go. As there, one pod that must not go stops
+the drain *before* any eviction and leaves the node cordoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT
+from gpu_fleet.core.teardown import controller_of, is_finished
+
+Pod = Mapping[str, Any]
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
+
+class Fate(StrEnum):
+    """What the drain does with a pod."""
+
+    EVICT = "Evict"
+    WAIT = "Wait"  # it is terminating already: only its end is awaited
+    LEAVE = "Leave"
+    REFUSE = "Refuse"  # the drain must not start
+
+
+@dataclass(frozen=True)
+class PodVerdict:
+    """A rule's word on a pod.
+
+    :ivar reason: CamelCase. :ivar message: a sentence without the pod's name; with a remedy where the fate is REFUSE.
+    """
+
+    fate: Fate
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DrainRules:
+    """What the spec allows (``drain:``), and which DaemonSets exist.
+
+    :ivar daemon_sets: ``(namespace, name)`` of the existing DaemonSets.
+    """
+
+    ignore_daemon_sets: bool = True
+    delete_empty_dir_data: bool = True
+    force: bool = False
+    daemon_sets: frozenset[tuple[str, str]] = frozenset()
+
+
+#: ``None``: no objection. EVICT: no objection either, but worth a warning. Anything else is final.
+Rule = Callable[[Pod, DrainRules], PodVerdict | None]
+
+
+def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:  # noqa: ARG001
+    if pod["metadata"].get("deletionTimestamp"):
+        return PodVerdict(Fate.WAIT, "Terminating", "is terminating already")
+    return None
+
+
+def daemon_set_managed(pod: Pod, rules: DrainRules) -> PodVerdict | None:
+    """Its controller ignores the cordon and would put the pod back at once."""
+    owner = controller_of(pod)
+    if owner is None or owner.get("kind") != "DaemonSet" or is_finished(pod):
+        return None
+    if (pod["metadata"]["namespace"], owner.get("name")) not in rules.daemon_sets:
+        if rules.force:
+            return PodVerdict(Fate.EVICT, "DaemonSetGone", f"its DaemonSet {owner.get('name')} no longer exists")
+        return PodVerdict(
+            Fate.REFUSE,
+            "DaemonSetGone",
+            f"its DaemonSet {owner.get('name')} no longer exists: nothing recreates it; delete it or set drain.force",
+        )
+    if not rules.ignore_daemon_sets:
+        return PodVerdict(
+            Fate.REFUSE, "DaemonSetManaged", "is managed by a DaemonSet; set drain.ignoreDaemonSets: true to leave it"
+        )
+    return PodVerdict(Fate.LEAVE, "DaemonSetManaged", f"is managed by DaemonSet {owner.get('name')}")
+
+
+def mirror_pod(pod: Pod, rules: DrainRules) -> PodVerdict | None:  # noqa: ARG001
+    """A static pod's mirror: the kubelet runs it from a file, the API cannot remove it."""
+    if MIRROR_ANNOTATION in (pod["metadata"].get("annotations") or {}):
+        return PodVerdict(Fate.LEAVE, "MirrorPod", "is a static pod of the kubelet")
+    return None
+
+
+def local_storage(pod: Pod, rules: DrainRules) -> PodVerdict | None:
+    volumes = (pod.get("spec") or {}).get("volumes") or []
+    if is_finished(pod) or not any("emptyDir" in volume for volume in volumes):
+        return None
+    if not rules.delete_empty_dir_data:
+        return PodVerdict(
+            Fate.REFUSE, "LocalStorage", "has an emptyDir volume; set drain.deleteEmptyDirData: true to lose its data"
+        )
+    return PodVerdict(Fate.EVICT, "LocalStorage", "loses the data of its emptyDir volume")
+
+
+def unreplicated(pod: Pod, rules: DrainRules) -> PodVerdict | None:
+    """Nothing would recreate it. Our own placeholders and probes are meant to go."""
+    ours = LABEL_COMPONENT in (pod["metadata"].get("labels") or {})
+    if is_finished(pod) or ours or controller_of(pod) is not None:
+        return None
+    if not rules.force:
+        return PodVerdict(
+            Fate.REFUSE,
+            "Unreplicated",
+            "has no controller that recreates it; delete it yourself or set drain.force: true",
+        )
+    return PodVerdict(Fate.EVICT, "Unreplicated", "has no controller: nothing recreates it")
+
+
+#: In kubectl's order.
+RULES: tuple[Rule, ...] = (already_deleted, daemon_set_managed, mirror_pod, local_storage, unreplicated)
+
+
+def judge_pod(pod: Pod, rules: DrainRules) -> PodVerdict:
+    """The first final word of the rules, else EVICT with the first warning."""
+    warning: PodVerdict | None = None
+    for rule in RULES:
+        verdict = rule(pod, rules)
+        if verdict is None:
+            continue
+        if verdict.fate is not Fate.EVICT:
+            return verdict
+        warning = warning or verdict
+    return warning or PodVerdict(Fate.EVICT, "Evictable", "can be evicted")
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """One pod of the plan."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+    verdict: PodVerdict
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class DrainPlan:
+    """Every pod on the nodes, by what becomes of it."""
+
+    evict: Sequence[PodPlan] = field(default=())
+    wait: Sequence[PodPlan] = field(default=())
+    leave: Sequence[PodPlan] = field(default=())
+    refuse: Sequence[PodPlan] = field(default=())
+
+    @property
+    def done(self) -> bool:
+        return not (self.evict or self.wait or self.refuse)
+
+    def refusal(self) -> str:
+        """Why the drain must not start, naming each pod."""
+        lines = "".join(f"\n  - {plan} on {plan.node} {plan.verdict.message}" for plan in self.refuse)
+        count = len(self.refuse)
+        return f"the drain was not started, {count} pods must not be evicted (the nodes stay cordoned):{lines}"
+
+
+def plan_drain(pods: Iterable[Pod], rules: DrainRules) -> DrainPlan:
+    """The plan for all pods that are bound to the nodes to drain, in a stable order."""
+    found: dict[Fate, list[PodPlan]] = {fate: [] for fate in Fate}
+    for pod in pods:
+        metadata = pod["metadata"]
+        verdict = judge_pod(pod, rules)
+        node = str((pod.get("spec") or {}).get("nodeName") or "")
+        found[verdict.fate].append(PodPlan(metadata["namespace"], metadata["name"], metadata["uid"], node, verdict))
+    ordered = {fate: tuple(sorted(plans, key=lambda p: (p.node, str(p)))) for fate, plans in found.items()}
+    return DrainPlan(ordered[Fate.EVICT], ordered[Fate.WAIT], ordered[Fate.LEAVE], ordered[Fate.REFUSE])
+
+
+class Step(StrEnum):
+    """What to do next with the pods that are still there."""
+
+    DONE = "Done"
+    EVICT = "Evict"
+    DELETE = "Delete"
+    GIVE_UP = "GiveUp"
+
+
+def next_step(plan: DrainPlan, *, elapsed: float, timeout: float, deadline: float, policy: str) -> Step:
+    """Decide from the plan and the clock.
+
+    :param elapsed: seconds since the drain began. :param timeout: seconds for evictions (``drain.timeout``).
+    :param deadline: seconds after which the drain has failed in any case (``deadlines.drain``).
+    :param policy: ``drain.whenTimeExpires``: ``fail`` or ``delete``.
+    :raises ValueError: for a policy that nobody defined.
+    """
+    if policy not in ("fail", "delete"):
+        raise ValueError(f"unknown policy {policy!r} for an expired drain")
+    if plan.done:
+        return Step.DONE
+    if elapsed < timeout:
+        return Step.EVICT
+    if policy == "fail" or elapsed >= deadline:
+        return Step.GIVE_UP
+    return Step.DELETE
+
+
+def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector selects the labels; ``None`` selects nothing, an empty one everything."""
+    if selector is None:
+        return False
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    for rule in selector.get("matchExpressions") or []:
+        key, operator, values = rule["key"], rule["operator"], rule.get("values") or []
+        holds = {
+            "In": labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }.get(operator, False)
+        if not holds:
+            return False
+    return True
+
+
+def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]]) -> str:
+    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers."""
+    metadata = pod["metadata"]
+    labels = metadata.get("labels") or {}
+    parts = [
+        f"PodDisruptionBudget {budget['metadata']['name']} "
+        f"(allowed disruptions {(budget.get('status') or {}).get('disruptionsAllowed', 'unknown')})"
+        for budget in budgets
+        if budget["metadata"].get("namespace") == metadata["namespace"]
+        and matches((budget.get("spec") or {}).get("selector"), labels)
+    ]
+    if str((metadata.get("annotations") or {}).get(ANNOTATION_DO_NOT_DISRUPT)) == "true":
+        parts.append(f"annotation {ANNOTATION_DO_NOT_DISRUPT}")
+    if metadata.get("deletionTimestamp"):
+        finalizers = metadata.get("finalizers") or []
+        parts.append(f"terminating, finalizers {', '.join(finalizers)}" if finalizers else "terminating")
+    return ", ".join(parts) or "no PodDisruptionBudget found"

@@ -1,0 +1,298 @@
+"""What a teardown may leave behind, as findings with a price.
+
+Sources of the tags: aws/karpenter-provider-aws v1.14 (pkg/apis/v1/labels.go, pkg/providers/launchtemplate,
+pkg/providers/instanceprofile) and the Amazon VPC CNI (``cluster.k8s.amazonaws.com/name`` on its network interfaces).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_fleet.core.costs import Price, PriceList, total
+from gpu_fleet.core.gates import AwsQuery
+from gpu_fleet.core.names import (
+    ANNOTATION_DO_NOT_DISRUPT,
+    ANNOTATION_FROZEN_LIMITS,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_GPU_PRESENT,
+    TAG_NODE_CLAIM,
+    TAG_NODE_POOL,
+    owned_tag,
+)
+from gpu_fleet.core.readiness.teardown import COSTLY_STATES, left_in_pools, left_instances, living_pools, tags_of
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown import capacity_type, doomed_pools
+
+Json = Mapping[str, Any]
+Found = Mapping[str, Sequence[Json]]
+
+TAG_LAUNCH_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
+TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
+TAG_EKS_CLUSTER = "eks:eks-cluster-name"
+TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
+_FREE = Price(0.0)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One thing that is left.
+
+    :ivar kind: for example ``EC2 instance``. :ivar detail: state and remedy. :ivar price: per hour; 0 for what is free.
+    """
+
+    kind: str
+    name: str
+    detail: str
+    price: Price
+
+    def __str__(self) -> str:
+        cost = "" if self.price.usd == 0 else f", {self.price}"
+        return f"{self.kind} {self.name} ({self.detail}{cost})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "detail": self.detail,
+            "usdPerHour": self.price.usd,
+            "usdPerHourIsAtMost": self.price.at_most,
+        }
+
+
+def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
+    """What to ask AWS; several queries may answer for one subject (the part of the key before the dot).
+
+    Instances are looked for by two sets of tags, so that one with an incomplete set is found as well.
+    """
+    states = {"Name": "instance-state-name", "Values": list(COSTLY_STATES)}
+    owned = {"Name": f"tag:{owned_tag(cluster)}", "Values": ["owned"]}
+    karpenters = {"Name": "tag-key", "Values": [TAG_NODE_POOL]}
+    available = {"Name": "status", "Values": ["available"]}
+
+    def ec2(key: str, operation: str, path: str, *filters: Mapping[str, Any]) -> AwsQuery:
+        return AwsQuery(key, "ec2", operation, {"Filters": list(filters)}, path=path)
+
+    return (
+        ec2("instances.owned", "describe_instances", "Reservations.Instances", owned, karpenters, states),
+        ec2(
+            "instances.claimed",
+            "describe_instances",
+            "Reservations.Instances",
+            {"Name": f"tag:{TAG_EKS_CLUSTER}", "Values": [cluster]},
+            {"Name": "tag-key", "Values": [TAG_NODE_CLAIM]},
+            states,
+        ),
+        ec2(
+            "launch_templates",
+            "describe_launch_templates",
+            "LaunchTemplates",
+            {"Name": f"tag:{TAG_LAUNCH_TEMPLATE_CLUSTER}", "Values": [cluster]},
+        ),
+        ec2(
+            "network_interfaces.owned", "describe_network_interfaces", "NetworkInterfaces", owned, karpenters, available
+        ),
+        ec2(
+            "network_interfaces.cni",
+            "describe_network_interfaces",
+            "NetworkInterfaces",
+            {"Name": f"tag:{TAG_CNI_CLUSTER}", "Values": [cluster]},
+            available,
+        ),
+        ec2("volumes", "describe_volumes", "Volumes", owned, karpenters, available),
+        AwsQuery("instance_profiles", "iam", "list_instance_profiles", {}, path="InstanceProfiles"),
+    )
+
+
+def profile_candidates(profiles: Iterable[Json], region: str, cluster: str) -> list[str]:
+    """Names of the instance profiles that Karpenter may have made for this cluster; their tags decide.
+
+    Karpenter names them ``<cluster>_<hash>`` and, since 1.6, puts them under ``/karpenter/<region>/<cluster>/``.
+    """
+    path = f"/karpenter/{region}/{cluster}/"
+    return sorted(
+        str(profile["InstanceProfileName"])
+        for profile in profiles
+        if str(profile.get("Path", "/")).startswith(path)
+        or str(profile["InstanceProfileName"]).startswith(f"{cluster}_")
+    )
+
+
+def is_karpenters_profile(tags: Json, cluster: str) -> bool:
+    """Whether an instance profile's tags say that Karpenter made it for this cluster."""
+    return tags.get(owned_tag(cluster)) == "owned" and TAG_NODE_CLASS in tags
+
+
+# --- one function per subject: (spec, found, prices) -> leaks --------------------------------------------------------
+
+
+def _living(spec: ClusterSpec, found: Found) -> frozenset[str]:
+    """The NodePools that are meant to live on: neither going nor ours to remove."""
+    pools = found.get("node_pools", ())
+    return living_pools(pools) - frozenset(doomed_pools(spec, pools))
+
+
+def _instances(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
+    unique = {str(i["InstanceId"]): i for key in ("instances.owned", "instances.claimed") for i in found.get(key, ())}
+    return [
+        Leak(
+            "EC2 instance",
+            str(instance["InstanceId"]),
+            f"{instance.get('InstanceType')}, {instance['State']['Name']}, NodePool "
+            f"{tags_of(instance).get(TAG_NODE_POOL, 'none')}; terminate it",
+            prices.instance(str(instance.get("InstanceType")), capacity_type(instance)),
+        )
+        for instance in left_instances(unique.values(), _living(spec, found))
+    ]
+
+
+def _launch_templates(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    # Templates carry no NodePool tag but the node class's; a class that lives on keeps its own.
+    classes = {item["metadata"]["name"] for item in found.get("node_classes", ())}
+    return [
+        Leak("launch template", str(item["LaunchTemplateName"]), "delete it", _FREE)
+        for item in found.get("launch_templates", ())
+        if tags_of(item).get(TAG_NODE_CLASS) not in classes
+    ]
+
+
+def _network_interfaces(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    unique = {
+        str(item["NetworkInterfaceId"]): item
+        for key in ("network_interfaces.owned", "network_interfaces.cni")
+        for item in found.get(key, ())
+    }
+    return [
+        Leak("network interface", name, "attached to nothing; delete it", _FREE)
+        for name, item in sorted(unique.items())
+        if item.get("Status") == "available"
+    ]
+
+
+def _volumes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    return [
+        Leak(
+            "EBS volume",
+            str(item["VolumeId"]),
+            f"{item.get('Size')} GiB {item.get('VolumeType')}, attached to nothing; delete it",
+            prices.volume(str(item.get("VolumeType")), float(item.get("Size") or 0)),
+        )
+        for item in found.get("volumes", ())
+        if item.get("State") == "available"
+    ]
+
+
+def _profiles(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    """``instance_profiles`` holds ``{"InstanceProfileName", "Tags"}`` of Karpenter's own for this cluster."""
+    classes = {item["metadata"]["name"] for item in found.get("node_classes", ())}
+    return [
+        Leak("instance profile", str(item["InstanceProfileName"]), "remove its role, then delete it", _FREE)
+        for item in found.get("instance_profiles", ())
+        if tags_of(item).get(TAG_NODE_CLASS) not in classes
+    ]
+
+
+def _node_claims(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    living = _living(spec, found)
+    leaks = []
+    for claim in left_in_pools(found.get("node_claims", ()), living):
+        labels = claim["metadata"].get("labels") or {}
+        kind = str(labels.get("node.kubernetes.io/instance-type", "unknown"))
+        detail = f"{kind}, provider id {(claim.get('status') or {}).get('providerID', 'none')}; delete it"
+        leaks.append(Leak("NodeClaim", str(claim["metadata"]["name"]), detail, _FREE))
+    return leaks
+
+
+def _nodes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    living = _living(spec, found)
+    return [
+        Leak(
+            "node", str(node["metadata"]["name"]), f"{(node.get('spec') or {}).get('providerID', '')}; delete it", _FREE
+        )
+        for node in left_in_pools(found.get("nodes", ()), living)
+    ]
+
+
+def _node_pools(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    pools = found.get("node_pools", ())
+    doomed = frozenset(doomed_pools(spec, pools))
+    leaks = []
+    for pool in pools:
+        name = str(pool["metadata"]["name"])
+        if name in doomed:
+            leaks.append(Leak("NodePool", name, "would launch nodes again; delete it", _FREE))
+        elif ANNOTATION_FROZEN_LIMITS in (pool["metadata"].get("annotations") or {}):
+            leaks.append(Leak("annotation", f"{ANNOTATION_FROZEN_LIMITS} on NodePool {name}", "remove it", _FREE))
+    return leaks
+
+
+def _node_classes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    return [
+        Leak("EC2NodeClass", str(item["metadata"]["name"]), "delete it while Karpenter runs", _FREE)
+        for item in found.get("node_classes", ())
+        if (item["metadata"].get("labels") or {}).get(LABEL_CLUSTER) == spec.name
+    ]
+
+
+def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    """Placeholders and probes: each would buy a GPU node as soon as Karpenter is back."""
+    return [
+        Leak(
+            str((pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT)) + " pod",
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}",
+            "may buy a node; delete it",
+            _FREE,
+        )
+        for pod in found.get("own_pods", ())
+    ]
+
+
+def _annotations(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    """Nodes that live on and are still protected from consolidation: they cost money for ever."""
+    living = _living(spec, found)
+    leftover = {id(node) for node in left_in_pools(found.get("nodes", ()), living)}
+    managed = {pool.name for pool in spec.node_pools}
+    return [
+        Leak("annotation", f"{ANNOTATION_DO_NOT_DISRUPT} on node {node['metadata']['name']}", "remove it", _FREE)
+        for node in found.get("nodes", ())
+        if id(node) not in leftover
+        and str((node["metadata"].get("annotations") or {}).get(ANNOTATION_DO_NOT_DISRUPT)) == "true"
+        and (node["metadata"].get("labels") or {}).get(LABEL_GPU_PRESENT) == "true"
+        and (node["metadata"].get("labels") or {}).get(TAG_NODE_POOL) in managed
+    ]
+
+
+Check = Callable[[ClusterSpec, Found, PriceList], list[Leak]]
+
+#: The dearest first.
+CHECKS: tuple[Check, ...] = (
+    _instances,
+    _volumes,
+    _node_claims,
+    _nodes,
+    _node_pools,
+    _own_pods,
+    _node_classes,
+    _network_interfaces,
+    _launch_templates,
+    _profiles,
+    _annotations,
+)
+
+
+def find_leaks(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
+    """Everything that is left, the dearest first.
+
+    :param found: what was observed: keys of :func:`aws_queries`, and ``node_pools``, ``node_claims``, ``nodes``,
+        ``node_classes``, ``own_pods``.
+    """
+    return [leak for check in CHECKS for leak in check(spec, found, prices)]
+
+
+def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList) -> str:
+    """What to tell: each leak with its price, and the sum."""
+    lines = "".join(f"\n  - {leak}" for leak in leaks)
+    cost = total(leak.price for leak in leaks)
+    return f"cluster {cluster}: {len(leaks)} things are left, {cost} together:{lines}\n{prices.describe()}"

@@ -1,0 +1,216 @@
+"""Drains the nodes of a pool: cordon, evict, confirm by UID, report on every pod."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    Conflict,
+    DeadlinePassed,
+    Forbidden,
+    NotFound,
+    PermanentError,
+    Throttled,
+)
+from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.triggers.looking import await_gate
+
+
+class DrainPoolOperator(FleetOperator):
+    """Cordon the pool's nodes and evict their pods by kubectl's rules, within the spec's ``drain`` policy.
+
+    Safe to repeat: what is gone is gone, what terminates is only awaited, a cordon is not repeated.
+
+    :param node_pool: name of the pool.
+    :returns: ``{"pool", "nodes", "pods": [{"pod", "node", "outcome", "reason"}], "seconds"}``; outcomes are Evicted,
+        Deleted (``disableEviction``), Forced (time was up), Terminated (by itself or somebody else) and Left.
+    :raises PermanentError: ``DrainRefused`` if a pod must not be evicted; nothing was evicted then.
+    :raises DeadlinePassed: pods are left when the time is up; names them and what protects them.
+    """
+
+    template_fields = ("node_pool",)
+
+    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.node_pool = node_pool
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        pool = self.spec.pool(self.node_pool)
+        if not pool.manage:
+            self.log.info("pool %s is not managed by the package (manage: false): left alone", pool.name)
+            return {"pool": pool.name, "nodes": [], "pods": [], "seconds": 0, "skipped": "manage: false"}
+        return self._drain(context, started=time.time(), records={})
+
+    def resume(
+        self,
+        context: Mapping[str, Any],
+        event: Mapping[str, Any],  # noqa: ARG002  (whatever woke the task: it looks again)
+        started: float,
+        records: dict[str, dict[str, str]],
+    ) -> dict[str, Any]:
+        """Go on after a wait: pods are gone, or a refused eviction is due again."""
+        self.prepare(context)
+        return self._drain(context, started=started, records=records)
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def _drain(
+        self, context: Mapping[str, Any], *, started: float, records: dict[str, dict[str, str]]
+    ) -> dict[str, Any]:
+        from gpu_fleet.core.drain import Step, next_step, plan_drain
+
+        policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
+        while True:
+            # Nodes are looked up again each time: one that was launched before the freeze may register only now.
+            nodes = self._cordoned_nodes()
+            pods = self._pods(nodes)
+            plan = plan_drain(pods, self._rules())
+            self._note_departures(records, pods)
+            for left in plan.leave:
+                records[left.uid] = _record(left, "Left", left.verdict.reason)
+            if plan.refuse:
+                raise PermanentError(plan.refusal(), reason="DrainRefused")
+            elapsed = time.time() - started
+            step = next_step(
+                plan,
+                elapsed=elapsed,
+                timeout=float(policy.timeout),
+                deadline=deadline,
+                policy=policy.when_time_expires,
+            )
+            if step is Step.DONE:
+                return self._report(nodes, records, elapsed)
+            if step is Step.GIVE_UP:
+                raise self._deadline_passed(plan, pods, elapsed)
+            for waiting in plan.wait:
+                records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
+            blocked = [
+                problem
+                for target in plan.evict
+                if (problem := self._remove(target, records, force=step is Step.DELETE)) is not None
+            ]
+            until = started + (deadline if step is Step.DELETE else float(policy.timeout))
+            if blocked:
+                until = min(until, time.time() + max(1.0, float(policy.retry_every)))
+            await_gate(
+                self,
+                context,
+                "pods_gone",
+                {
+                    "nodes": nodes,
+                    "uids": [target.uid for target in (*plan.evict, *plan.wait)],
+                    "blocked": blocked,
+                },
+                0.0,
+                method_name="resume",
+                deadline=max(until, time.time() + 1.0),
+                started=started,
+                kwargs={"started": started, "records": records},
+            )
+
+    def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> str | None:
+        """Evict or delete one pod.
+
+        :returns: ``None`` if the API accepted it, else what blocks it, in words.
+        """
+        from gpu_fleet.core.kinds import POD, ObjectRef
+
+        policy = self.spec.drain
+        grace = None if policy.grace_period < 0 else policy.grace_period
+        try:
+            if force or policy.disable_eviction:
+                ref = ObjectRef(POD, target.name, target.namespace)
+                self.kube.delete(ref, uid=target.uid, grace_seconds=grace)
+            else:
+                self.kube.evict(target.namespace, target.name, grace_seconds=grace)
+        except NotFound:
+            pass
+        except Throttled as error:
+            return f"{target}: {error.message}"
+        except Conflict:
+            # Another pod of the same name, or the eviction raced with a status update: the next look tells.
+            return f"{target}: changed in between"
+        except Forbidden as error:
+            # As kubectl: a terminating namespace refuses evictions, and its own deletion takes the pod soon.
+            if "being terminated" not in error.message:
+                raise
+            return f"{target}: its namespace is being terminated"
+        except ApiUnavailable as error:
+            # Two PDBs on one pod are a plain 500; so is a hiccup. Both are tried again until the time is up.
+            return f"{target}: {error.message}"
+        outcome = "Forced" if force else "Deleted" if policy.disable_eviction else "Evicted"
+        reason = "the time for evictions was up" if force else target.verdict.reason
+        records[target.uid] = _record(target, outcome, reason)
+        self.log.info("%s %s on %s", outcome.lower(), target, target.node)
+        return None
+
+    # --- observing ---------------------------------------------------------------------------------------------
+
+    def _cordoned_nodes(self) -> list[str]:
+        """Names of the pool's nodes, each cordoned."""
+        from gpu_fleet.core.kinds import NODE, ObjectRef
+        from gpu_fleet.core.names import LABEL_NODE_POOL
+
+        names = []
+        for node in self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={self.node_pool}"):
+            name = node["metadata"]["name"]
+            if not (node.get("spec") or {}).get("unschedulable"):
+                try:
+                    self.kube.patch(ObjectRef(NODE, name), {"spec": {"unschedulable": True}})
+                except NotFound:
+                    continue
+                self.log.info("cordoned node %s", name)
+            names.append(name)
+        return sorted(names)
+
+    def _pods(self, nodes: list[str]) -> list[dict[str, Any]]:
+        from gpu_fleet.core.kinds import POD
+
+        return [pod for node in nodes for pod in self.kube.list(POD, field_selector=f"spec.nodeName={node}")]
+
+    def _rules(self) -> Any:
+        from gpu_fleet.core.drain import DrainRules
+        from gpu_fleet.core.kinds import DAEMON_SET
+
+        policy = self.spec.drain
+        existing = self.kube.list_metadata(DAEMON_SET)
+        return DrainRules(
+            ignore_daemon_sets=policy.ignore_daemon_sets,
+            delete_empty_dir_data=policy.delete_empty_dir_data,
+            force=policy.force,
+            daemon_sets=frozenset((ds["metadata"]["namespace"], ds["metadata"]["name"]) for ds in existing),
+        )
+
+    # --- reporting ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _note_departures(records: dict[str, dict[str, str]], pods: list[dict[str, Any]]) -> None:
+        present = {pod["metadata"]["uid"] for pod in pods}
+        for uid, record in records.items():
+            if uid not in present and record["outcome"] == "Terminating":
+                record["outcome"] = "Terminated"
+
+    def _report(self, nodes: list[str], records: dict[str, dict[str, str]], elapsed: float) -> dict[str, Any]:
+        rows = sorted(records.values(), key=lambda row: (row["node"], row["pod"]))
+        self.log.info("pool %s is drained: %d nodes, %d pods", self.node_pool, len(nodes), len(rows))
+        return {"pool": self.node_pool, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
+
+    def _deadline_passed(self, plan: Any, pods: list[dict[str, Any]], elapsed: float) -> DeadlinePassed:
+        from gpu_fleet.core.drain import protection
+        from gpu_fleet.core.kinds import POD_DISRUPTION_BUDGET
+
+        budgets = self.kube.list(POD_DISRUPTION_BUDGET)
+        by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
+        left = [*plan.evict, *plan.wait]
+        lines = "".join(f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets)}" for one in left)
+        return DeadlinePassed(
+            f"pool {self.node_pool}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned); end them "
+            f"or their budgets and run the task again, or set drain.whenTimeExpires: delete:{lines}"
+        )
+
+
+def _record(target: Any, outcome: str, reason: str) -> dict[str, str]:
+    return {"pod": str(target), "node": target.node, "outcome": outcome, "reason": reason}

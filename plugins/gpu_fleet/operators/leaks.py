@@ -1,0 +1,91 @@
+"""The last step of a teardown: shows that nothing is left that costs money, or names it with its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import Forbidden, LeakFound
+from gpu_fleet.operators.base import FleetOperator
+
+
+class LeakCheckOperator(FleetOperator):
+    """Asks EC2, IAM and the cluster what is left of the pools that were removed.
+
+    The report is also pushed as XCom ``report`` before the task fails, so that it can be read afterwards.
+
+    :returns: ``{"leaks": [{"kind", "name", "detail", "usdPerHour"}], "checked", "unchecked": [{"subject", "why"}]}``;
+        what the AWS identity may not list is *unchecked*, never taken as clean.
+    :raises LeakFound: naming each leak, its price and what to do.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.leaks import find_leaks, leak_message
+        from gpu_fleet.hooks.prices import load_prices
+
+        found, unchecked = self._observe()
+        prices = load_prices(self.spec.aws.region)
+        leaks = find_leaks(self.spec, found, prices)
+        report = {
+            "leaks": [leak.to_json() for leak in leaks],
+            "checked": sorted(found),
+            "unchecked": unchecked,
+        }
+        context["ti"].xcom_push("report", report)
+        for item in unchecked:
+            self.log.warning("not checked: %s: %s", item["subject"], item["why"])
+        if leaks:
+            raise LeakFound(leak_message(self.spec.cluster.name, leaks, prices))
+        self.log.info("nothing is left of cluster %s's GPU capacity", self.spec.cluster.name)
+        return report
+
+    def _observe(self) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str]]]:
+        """What is there, by subject; and the subjects that the identity is not allowed to see."""
+        from gpu_fleet.core.leaks import aws_queries
+        from gpu_fleet.hooks.aws import aws_session
+
+        session = aws_session(self.spec.aws.connection, self.spec.aws.region)
+        found: dict[str, list[dict[str, Any]]] = {}
+        unchecked: list[dict[str, str]] = []
+        for query in aws_queries(self.spec.cluster.name):
+            try:
+                items = session.paginate(query.service, query.operation, query.path, **query.params)
+                if query.key == "instance_profiles":
+                    items = self._karpenters_profiles(session, items)
+                found[query.key] = items
+            except Forbidden as error:
+                if error.reason in ("NoCredentials", "AuthFailure"):
+                    raise
+                unchecked.append({"subject": query.key, "why": error.message})
+        found.update(self._observe_cluster())
+        return found, unchecked
+
+    def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The instance profiles that Karpenter made for this cluster, with their tags (a list has none)."""
+        from gpu_fleet.core.errors import NotFound
+        from gpu_fleet.core.leaks import is_karpenters_profile, profile_candidates
+        from gpu_fleet.core.readiness.teardown import tags_of
+
+        cluster = self.spec.cluster.name
+        result = []
+        for name in profile_candidates(profiles, self.spec.aws.region, cluster):
+            try:
+                tags = session.paginate("iam", "list_instance_profile_tags", "Tags", InstanceProfileName=name)
+            except NotFound:
+                continue
+            item = {"InstanceProfileName": name, "Tags": tags}
+            if is_karpenters_profile(tags_of(item), cluster):
+                result.append(item)
+        return result
+
+    def _observe_cluster(self) -> dict[str, list[dict[str, Any]]]:
+        from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD
+        from gpu_fleet.core.names import LABEL_COMPONENT, LABEL_NODE_POOL
+
+        return {
+            "node_pools": self.kube.list(NODE_POOL),
+            "node_claims": self.kube.list(NODE_CLAIM),
+            "nodes": self.kube.list(NODE, label_selector=LABEL_NODE_POOL),
+            "node_classes": self.kube.list(EC2_NODE_CLASS),
+            "own_pods": self.kube.list(POD, label_selector=f"{LABEL_COMPONENT} in (placeholder,probe)"),
+        }

@@ -1,0 +1,242 @@
+"""Plan, freeze, delete: the teardown's steps that change NodePools. The waits between them are gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
+from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.triggers.looking import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.core.teardown import Observed, TeardownPlan
+    from gpu_fleet.hooks.kubernetes import KubeClient
+
+#: Label of the controller's pods in the chart karpenter.
+KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"
+#: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
+FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
+
+
+def instances_of(spec: ClusterSpec) -> list[dict[str, Any]]:
+    """The cluster's Karpenter-launched EC2 instances in a state that costs money."""
+    from gpu_fleet.core.readiness.teardown import karpenter_instances
+    from gpu_fleet.hooks.aws import aws_session
+
+    query = karpenter_instances(spec.cluster.name)
+    session = aws_session(spec.aws.connection, spec.aws.region)
+    return session.paginate(query.service, query.operation, query.path, **query.params)
+
+
+def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
+    """Everything that the plan is made from, as it is now."""
+    from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, SECRET
+    from gpu_fleet.core.names import LABEL_NODE_POOL
+    from gpu_fleet.core.teardown import Observed
+
+    nodes = kube.list(NODE, label_selector=LABEL_NODE_POOL)
+    names = [node["metadata"]["name"] for node in nodes]
+    return Observed(
+        node_pools=kube.list(NODE_POOL),
+        node_claims=kube.list(NODE_CLAIM),
+        nodes=nodes,
+        pods=[pod for name in names for pod in kube.list(POD, field_selector=f"spec.nodeName={name}")],
+        instances=instances_of(spec),
+        release_secrets=[
+            secret
+            for namespace in {spec.karpenter.namespace, spec.device_plugin.namespace}
+            for secret in kube.list_metadata(SECRET, namespace, label_selector="owner=helm")
+        ],
+        karpenter_pods=kube.list(POD, spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR),
+    )
+
+
+class PlanTeardownOperator(FleetOperator):
+    """Says what a teardown will remove and what that costs per hour. Changes nothing.
+
+    :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        from gpu_fleet.core.teardown import make_plan
+        from gpu_fleet.core.teardown_text import to_markdown
+        from gpu_fleet.hooks.prices import load_prices
+
+        plan = make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
+        markdown = to_markdown(plan)
+        self.log.info("%s", markdown)
+        return {"plan": plan.to_json(), "markdown": markdown}
+
+
+class FreezePoolsOperator(FleetOperator):
+    """Lets Karpenter launch nothing more in the pools that go: ``limits.nodes`` 0, the old limits in an annotation.
+
+    Without it every evicted pod would buy a new node. Applying the pool again takes the freeze back.
+
+    :returns: ``{"frozen": [names], "already": [names]}``.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        from gpu_fleet.core.kinds import NODE_POOL
+        from gpu_fleet.core.teardown import doomed_pools, frozen, is_frozen
+
+        pools = self.kube.list(NODE_POOL)
+        doomed = set(doomed_pools(self.spec, pools))
+        done: dict[str, list[str]] = {"frozen": [], "already": []}
+        for pool in pools:
+            name = pool["metadata"]["name"]
+            if name not in doomed:
+                continue
+            if is_frozen(pool) or pool["metadata"].get("deletionTimestamp"):
+                done["already"].append(name)
+                continue
+            # force: a limit that somebody else has set must not keep the pool open during an approved teardown.
+            self.kube.apply(frozen(pool), force=True)
+            self.log.info("froze NodePool %s: Karpenter launches nothing more for it", name)
+            done["frozen"].append(name)
+        return done
+
+
+class DeleteNodePoolsOperator(FleetOperator):
+    """Deletes the NodePools in the foreground while Karpenter lives, so that its finalizers terminate the instances.
+
+    With Karpenter dead it follows ``teardown.whenKarpenterIsDead``: ``fail`` changes nothing; ``emergency`` terminates
+    the instances through EC2, waits until they are gone, and only then removes pools, claims, nodes and finalizers: the
+    other way round an instance would live on that nothing in the cluster knows of.
+
+    :returns: ``{"way", "pools", "nodeClaims", "instances"}``.
+    :raises PermanentError: ``KarpenterDead`` under the policy ``fail``.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.teardown import Karpenter, Way
+
+        plan = self._plan()
+        if plan.way is Way.NOTHING_LEFT:
+            self.log.info("no NodePool, NodeClaim or instance of ours is left")
+            if plan.karpenter is Karpenter.DEAD and self.spec.teardown.when_karpenter_is_dead == "emergency":
+                # An earlier try may have ended between the instances and the finalizers of nodes and node classes.
+                return self._strip(_result(plan))
+            return _result(plan)
+        if plan.way is Way.REFUSED:
+            raise PermanentError(
+                f"no pod of Karpenter's controller is ready in namespace {self.spec.karpenter.namespace}, so nothing "
+                f"would terminate the instances behind NodePools {', '.join(plan.pools) or '(none)'}; bring it back "
+                "and run the task again, or set teardown.whenKarpenterIsDead: emergency",
+                reason="KarpenterDead",
+            )
+        if plan.way is Way.BY_KARPENTER:
+            self._delete_pools(plan.pools, propagation="Foreground")
+            self._delete_claims(plan.node_claims)
+            return _result(plan)
+        if plan.way is Way.EMERGENCY:
+            return self._emergency(context, plan)
+        raise ValueError(f"unknown way {plan.way!r}")
+
+    def resume(self, context: Mapping[str, Any], event: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+        """After EC2 has confirmed that the instances are gone."""
+        self.prepare(context)
+        conclude(event)
+        return self._strip(plan)
+
+    # --- by Karpenter ------------------------------------------------------------------------------------------
+
+    def _plan(self) -> TeardownPlan:
+        from gpu_fleet.core.teardown import make_plan
+        from gpu_fleet.hooks.prices import load_prices
+
+        return make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
+
+    def _delete_pools(self, names: Iterable[str], *, propagation: str) -> None:
+        from gpu_fleet.core.kinds import NODE_POOL, ObjectRef
+
+        for name in names:
+            if self.kube.delete(ObjectRef(NODE_POOL, name), propagation=propagation):
+                self.log.info("deleting NodePool %s (%s)", name, propagation)
+
+    def _delete_claims(self, names: Iterable[str]) -> None:
+        from gpu_fleet.core.kinds import NODE_CLAIM, ObjectRef
+
+        for name in names:
+            if self.kube.delete(ObjectRef(NODE_CLAIM, name)):
+                self.log.info("deleting NodeClaim %s", name)
+
+    # --- emergency ---------------------------------------------------------------------------------------------
+
+    def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan) -> dict[str, Any]:
+        from gpu_fleet.hooks.aws import aws_session
+
+        ids = [str(row["id"]) for row in plan.instances]
+        if ids:
+            self.log.warning("Karpenter is dead: terminating %s through EC2", ", ".join(ids))
+            session = aws_session(self.spec.aws.connection, self.spec.aws.region)
+            session.call("ec2", "terminate_instances", InstanceIds=ids)
+        result = _result(plan)
+        # The pools go first, unfinalized as they are: otherwise they count as living and the gate would look past them.
+        self._delete_pools(plan.pools, propagation="Background")
+        await_gate(
+            self,
+            context,
+            "instances_gone",
+            {"cluster": self.spec.cluster.name},
+            float(self.spec.deadlines.teardown),
+            method_name="resume",
+            kwargs={"plan": result},
+        )
+        return self._strip(result)
+
+    def _strip(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Remove what only a controller would finish: the instances behind it are gone."""
+        from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM
+        from gpu_fleet.core.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
+        from gpu_fleet.core.readiness.teardown import left_in_pools, living_pools
+
+        living = living_pools(self._pools())
+        names = set(plan["nodeClaims"])
+        claims = [claim for claim in self.kube.list(NODE_CLAIM) if claim["metadata"]["name"] in names]
+        nodes = left_in_pools(self.kube.list(NODE, label_selector=LABEL_NODE_POOL), living)
+        for item in (*claims, *nodes):
+            self._finish(item, FINALIZER_TERMINATION)
+        ours = {pool.name for pool in self.spec.node_pools if pool.manage}
+        for item in self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}"):
+            if item["metadata"]["name"] in ours:
+                self._finish(item, FINALIZER_NODE_CLASS)
+        self.log.warning("emergency: launch templates and instance profiles may be left; the leak check names them")
+        return plan
+
+    def _pools(self) -> list[dict[str, Any]]:
+        from gpu_fleet.core.kinds import NODE_POOL
+
+        return self.kube.list(NODE_POOL)
+
+    def _finish(self, item: Mapping[str, Any], finalizer: str) -> None:
+        """Delete an object, then take off the one finalizer that nobody serves any more."""
+        ref = self.kube.ref(item["apiVersion"], item["kind"], item["metadata"]["name"])
+        if not self.kube.delete(ref):
+            return
+        current = self.kube.get(ref)
+        finalizers = list((current or {}).get("metadata", {}).get("finalizers") or [])
+        if current is None or finalizer not in finalizers:
+            return
+        kept = [name for name in finalizers if name != finalizer]
+        # With the version that was read: another controller's finalizer must not be lost to a race.
+        body = {"metadata": {"finalizers": kept, "resourceVersion": current["metadata"]["resourceVersion"]}}
+        try:
+            self.kube.patch(ref, body)
+        except NotFound:
+            return
+        except Conflict:
+            self._finish(item, finalizer)
+            return
+        self.log.warning("stripped finalizer %s from %s", finalizer, ref)
+
+
+def _result(plan: TeardownPlan) -> dict[str, Any]:
+    return {
+        "way": plan.way.value,
+        "pools": plan.pools,
+        "nodeClaims": plan.node_claims,
+        "instances": [str(row["id"]) for row in plan.instances],
+    }
