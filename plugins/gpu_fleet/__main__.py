@@ -1,0 +1,134 @@
+"""Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema.
+
+Exit codes: 0 all is well, 1 a cluster file has problems, 2 the call itself is wrong or the folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gpu_fleet.core.costs import unknown_types
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
+from gpu_fleet.core.spec.schema import schema_text
+from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
+from gpu_fleet.hooks.prices import load_prices
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gpu_fleet", description="Checks the fleet's cluster files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    validate = commands.add_parser("validate", help="check every cluster file of a folder")
+    validate.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE}, else include)",
+    )
+    validate.add_argument(
+        "--previous",
+        type=Path,
+        metavar="DIR",
+        help="the folder as it was before the change: a cluster may only vanish from it after state: absent",
+    )
+    schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
+    schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
+    return parser
+
+
+def problems_of_fleet(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, SpecError]]:
+    """``(cluster, problem)`` for every problem of every file."""
+    for name, spec in fleet.items():
+        if isinstance(spec, SpecErrors):
+            yield from ((name, problem) for problem in spec.problems)
+        elif isinstance(spec, SpecError):
+            yield name, spec
+
+
+def vanished(
+    previous: dict[str, ClusterSpec | SpecError], now: dict[str, ClusterSpec | SpecError]
+) -> Iterator[tuple[str, SpecError]]:
+    """Clusters whose file is gone although it did not say ``state: absent``: nothing would ever tear them down."""
+    for name, spec in previous.items():
+        if name in now or (isinstance(spec, ClusterSpec) and spec.state == "absent"):
+            continue
+        yield (
+            name,
+            SpecError(
+                "the file has vanished, but the cluster's capacity has not been torn down",
+                field="state",
+                remedy=f"restore it with state: absent, let gpu_teardown.{name} succeed, then delete the file",
+            ),
+        )
+
+
+def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, str]]:
+    """``(cluster, sentence)`` for what is allowed but worth knowing."""
+    for name, spec in fleet.items():
+        if not isinstance(spec, ClusterSpec):
+            continue
+        types = [kind for pool in spec.node_pools for kind in pool.instance_types]
+        for kind in unknown_types(load_prices(spec.region), types):
+            yield name, f"no list price of {kind} in {spec.region}: plans and reports leave its cost out"
+        for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
+            yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
+
+
+def _validate(folder: Path, previous: Path | None) -> int:
+    fleet = load_fleet(folder)
+    problems = list(problems_of_fleet(fleet))
+    if previous is not None:
+        problems += vanished(load_fleet(previous), fleet)
+    if not fleet and not problems:
+        print(f"{folder}: no cluster files (*.yaml, *.yml)", file=sys.stderr)
+        return 2
+    for name, sentence in remarks(fleet):
+        print(f"note: {name}: {sentence}")
+    if not problems:
+        print(f"{len(fleet)} cluster files are valid: {', '.join(fleet)}")
+        return 0
+    _print_table([(name, problem.field or "the file", _message(problem), problem.remedy) for name, problem in problems])
+    files = len({name for name, _ in problems})
+    print(f"\n{len(problems)} problems in {files} of the fleet's files ({len(fleet)} are there)", file=sys.stderr)
+    return 1
+
+
+def _message(problem: SpecError) -> str:
+    """The problem's sentence without its field and remedy, which have columns of their own."""
+    text = problem.message
+    if problem.field:
+        text = text.removeprefix(f"{problem.field}: ")
+    return text.removesuffix(f" ({problem.remedy})") if problem.remedy else text
+
+
+def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    head = ("cluster", "field", "problem", "remedy")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(3)]
+    for row in (head, tuple("-" * width for width in (*widths, len(head[3]))), *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+        print("  ".join([*cells, row[3]]).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :returns: the exit code.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "schema":
+            if options.output is None:
+                print(schema_text(), end="")
+            else:
+                options.output.write_text(schema_text(), encoding="utf-8")
+            return 0
+        return _validate(options.folder or clusters_dir(), options.previous)
+    except (SpecError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
