@@ -12,6 +12,7 @@ from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.lease import lease_name
 from gpu_fleet.core.releases.objects import (
     PRECIOUS_KINDS,
+    WORKLOAD_KINDS,
     ObjectId,
     belongs_to,
     crds,
@@ -130,6 +131,24 @@ class ReleaseCleanup:
             if live is not None:
                 finalizers = ", ".join(live["metadata"].get("finalizers") or []) or "its grace period"
                 left.append(f"{ref}{TERMINATING}: {finalizers}")
+        return tuple(left)
+
+    def remaining_pods(self, objects: Iterable[str]) -> tuple[str, ...]:
+        """Pods of the release's workloads that the garbage collector has yet to take."""
+        items = [ObjectId.parse(text) for text in objects]
+        owners = {(item.kind, item.name) for item in items if item.kind in WORKLOAD_KINDS}
+        deployments = tuple(f"{item.name}-" for item in items if item.kind == "Deployment")
+        if not owners:
+            return ()
+        left = []
+        for pod in self.client.list(POD, self.storage.namespace):
+            for owner in pod["metadata"].get("ownerReferences") or []:
+                kind, name = str(owner.get("kind")), str(owner.get("name"))
+                replicated = kind == "ReplicaSet" and deployments and name.startswith(deployments)
+                if (kind, name) in owners or replicated:
+                    left.append(
+                        f"Pod {self.storage.namespace}/{pod['metadata']['name']}{TERMINATING}: its grace period"
+                    )
         return tuple(left)
 
     def waiting(self, leftovers: Iterable[str]) -> bool:

@@ -31,7 +31,7 @@ from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
 from gpu_fleet.core.releases.request import ReleaseRequest, Remediation
-from gpu_fleet.core.releases.state import Observation
+from gpu_fleet.core.releases.state import Finding, Observation, classify
 from gpu_fleet.core.releases.storage import UNFINISHED, ReleaseStatus, StoredRevision
 from gpu_fleet.hooks.helm import Helm, rollback_arguments, template_arguments, upgrade_arguments, write_values
 from gpu_fleet.hooks.helm_charts import fetch_chart
@@ -187,10 +187,17 @@ class ReleaseEngine:
             ledger = self.storage.ledger()
             objects = ledger.intent.objects if ledger.intent is not None else ()
             leftovers = self.cleanup.remove_leftovers(objects, keep_kinds)
+            leftovers += self.cleanup.remaining_pods(objects)
             if not self.cleanup.waiting(leftovers):
                 self.storage.delete_ledger()
                 lease.forget()
             return Outcome(self.request.name, self.request.namespace, actions=tuple(self._actions), leftovers=leftovers)
+
+    def assess(self) -> Finding:
+        """What state the release is in, seen from what the ledger says was installed last. Writes nothing."""
+        finding = classify(self.storage.observe(), None, adopt=self.request.policy.adopt)
+        log.info("%s is %s: %s", self.request, finding.state, finding.message)
+        return finding
 
     def candidate(self) -> Outcome:
         """The ledger's candidate, if it is what storage shows as the only deployed, newest revision.

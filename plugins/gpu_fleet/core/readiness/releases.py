@@ -1,0 +1,213 @@
+"""Gates on Helm releases: are a release's own workloads up, and does the device plugin do what it promises.
+
+Arguments of all: ``release``, ``namespace``; ``workloads``: ``Kind/namespace/name`` of every workload of the manifest
+(without it: what carries Helm's annotations of the release); ``patience_s``: seconds that a cause of failure must have
+lasted; ``allow_unproven``: be content with a DaemonSet that no node wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.capacity_objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
+from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.kinds import DAEMON_SET, DEPLOYMENT, EVENT, JOB, NODE, POD, REPLICA_SET, STATEFUL_SET, Kind
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_NODE_POOL
+from gpu_fleet.core.readiness.conditions import is_deleting, label_of, outdated
+from gpu_fleet.core.readiness.workloads import (
+    IDLE,
+    PATIENCE_S,
+    Object,
+    Scene,
+    is_current,
+    judge_workload,
+    owned_by,
+    pod_trouble,
+    pods_of,
+    refusal,
+    why,
+)
+from gpu_fleet.core.releases.objects import belongs_to
+from gpu_fleet.core.verdict import Phase, Verdict, combine, failed, progressing, ready
+
+_KINDS: dict[str, tuple[str, Kind]] = {
+    "DaemonSet": ("daemonsets", DAEMON_SET),
+    "Deployment": ("deployments", DEPLOYMENT),
+    "StatefulSet": ("statefulsets", STATEFUL_SET),
+    "Job": ("jobs", JOB),
+}
+#: Seconds for which a node may advertise another number than promised: the kubelet publishes a changed device count
+#: within 10 s, and while the plugin re-registers the count is 0.
+MISMATCH_PATIENCE_S = 45.0
+
+
+def _wanted(args: Args) -> list[tuple[str, str, str]]:
+    """(kind, namespace, name) of each workload that was named."""
+    return [(kind, namespace, name) for kind, namespace, name in (w.split("/") for w in args.get("workloads") or ())]
+
+
+def _queries(args: Args) -> tuple[Query, ...]:
+    """One query per kind that occurs and namespace; a release may put workloads into several."""
+    home = str(args.get("namespace") or "default")
+    named = _wanted(args)
+    kinds = {kind for kind, _, _ in named} or set(_KINDS)
+    namespaces = sorted({namespace for _, namespace, _ in named} | {home})
+    queries: list[Query] = []
+    for namespace in namespaces:
+        for kind in sorted(kinds & _KINDS.keys()):
+            key, rest = _KINDS[kind]
+            queries.append(KubeQuery(f"{key}/{namespace}", rest, namespace))
+        queries.append(KubeQuery(f"pods/{namespace}", POD, namespace))
+        queries.append(KubeQuery(f"replicasets/{namespace}", REPLICA_SET, namespace, watch=False))
+        queries.append(KubeQuery(f"events/{namespace}", EVENT, namespace, watch=False))
+    return tuple(queries)
+
+
+def _all(snapshot: Snapshot, key: str) -> list[dict[str, Any]]:
+    return [item for name, items in snapshot.items() if name.split("/")[0] == key for item in items]
+
+
+def _scene(snapshot: Snapshot, args: Args, *, allow_unproven: bool) -> Scene:
+    now = float(args.get("now") or 0.0)
+    return Scene(
+        pods=_all(snapshot, "pods"),
+        replica_sets=_all(snapshot, "replicasets"),
+        events=_all(snapshot, "events"),
+        now=now,
+        started=float(args.get("started") or now),
+        patience_s=float(args.get("patience_s") or PATIENCE_S),
+        allow_unproven=allow_unproven,
+    )
+
+
+def _workloads(snapshot: Snapshot, args: Args) -> tuple[list[dict[str, Any]], list[str]]:
+    """The release's workloads that exist, and the names of those that should and do not."""
+    release, home = str(args.get("release") or ""), str(args.get("namespace") or "default")
+    present = [item for key, _ in _KINDS.values() for item in _all(snapshot, key)]
+    named = _wanted(args)
+    if not named:
+        return [item for item in present if belongs_to(item, release, home)], []
+    by_id = {(str(i["kind"]), str(i["metadata"].get("namespace")), str(i["metadata"]["name"])): i for i in present}
+    found = [by_id[identity] for identity in named if identity in by_id]
+    return found, ["{} {}/{}".format(*identity) for identity in named if identity not in by_id]
+
+
+def _nothing(args: Args) -> Verdict:
+    return progressing("NoWorkloads", f"release {args.get('namespace')}/{args.get('release')} has no workloads (yet)")
+
+
+def judge_workloads(snapshot: Snapshot, args: Args) -> Verdict:
+    """Every workload is up."""
+    scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
+    found, missing = _workloads(snapshot, args)
+    verdicts = [judge_workload(item, scene) for item in found]
+    verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
+    return combine(verdicts, nothing=_nothing(args))
+
+
+def judge_installed(snapshot: Snapshot, args: Args) -> Verdict:
+    """Every workload has been seen by its controller, and none is refused or broken; pods need not be ready."""
+    scene = _scene(snapshot, args, allow_unproven=True)
+    found, missing = _workloads(snapshot, args)
+    verdicts = [_installed(item, scene) for item in found]
+    verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
+    return combine(verdicts, nothing=_nothing(args))
+
+
+def _installed(workload: Object, scene: Scene) -> Verdict:
+    name = label_of(workload)
+    if is_deleting(workload):
+        return progressing("Terminating", f"{name} is being deleted")
+    if workload.get("kind") != "Job" and "observedGeneration" not in (workload.get("status") or {}):
+        return progressing("NotObserved", f"{name}: no controller has looked at it yet")
+    if old := outdated(workload):
+        return old
+    cause = why(workload, pods_of(workload, scene), scene)
+    if cause is not None and cause.failed:
+        return cause
+    return ready("Installed", f"{name} is installed")
+
+
+# --- the device plugin -----------------------------------------------------------------------------------------------
+
+
+def _plugin_queries(args: Args) -> tuple[Query, ...]:
+    return (*_queries(args), KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL))
+
+
+def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
+    """At least one node runs *this* revision's plugin pod, Ready, and has the GPUs that its pool was promised.
+
+    Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n}``.
+    """
+    scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
+    found, missing = _workloads(snapshot, args)
+    sets = [item for item in found if item.get("kind") == "DaemonSet"]
+    if missing or not sets:
+        return progressing("WorkloadMissing", f"{', '.join(missing) or 'the DaemonSet'} does not exist (yet)")
+    for item in sets:
+        if "observedGeneration" not in (item.get("status") or {}):
+            return progressing("NotObserved", f"{label_of(item)}: no controller has looked at it yet")
+        if old := outdated(item):
+            return old
+    refused = [verdict for item in sets if (verdict := refusal(item, scene)) is not None]
+    wanting = [item for item in sets if int((item.get("status") or {}).get("desiredNumberScheduled") or 0)]
+    if not wanting:
+        message = f"{label_of(sets[0])} wants no pod: no node with GPUs is there, so nothing can be proven"
+        return ready(IDLE, message) if scene.allow_unproven else progressing(IDLE, message)
+    nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
+    pools = {name_of(node): labels_of(node).get(LABEL_NODE_POOL, "") for node in snapshot.get("nodes", [])}
+    verdicts = [
+        _plugin_pod(pod, nodes.get(node_of(pod)), pools.get(node_of(pod), ""), args, scene)
+        for item in wanting
+        for pod in owned_by(scene.pods, str(item["metadata"].get("uid", "")))
+        if is_current(pod, item) and not is_deleting(pod) and not finished(pod)
+    ]
+    verdicts += refused
+    for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
+        chosen = [verdict for verdict in verdicts if verdict.phase is phase]
+        if chosen and phase is Phase.READY:
+            names = [str((verdict.data or {}).get("node")) for verdict in chosen]
+            return ready("PluginProven", "; ".join(v.message for v in chosen), nodes=sorted(names))
+        if chosen:
+            return chosen[0]
+    return progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod of this revision runs yet")
+
+
+def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene: Scene) -> Verdict:
+    name = label_of(pod)
+    trouble = pod_trouble(pod, scene)
+    if trouble is not None:
+        return trouble
+    serving = condition(pod, "Ready") or {}
+    if serving.get("status") != "True":
+        return progressing("PluginStarting", f"{name} is not Ready yet")
+    promise = _promise(args, pool)
+    if node is None or promise is None or node.leaving:
+        return progressing("NodeNotOurs", f"{name} runs on {node_of(pod)}, which belongs to no pool of this cluster")
+    if not node.ready:
+        return progressing("NodeNotReady", f"node {node.name} is not Ready: {node.not_ready}")
+    physical, replicas = promise
+    if node.gpus == physical * replicas:
+        message = f"node {node.name} runs {name} and has {node.gpus} {GPU_RESOURCE} ({physical} physical × {replicas})"
+        return ready("PluginProven", message, node=node.name)
+    message = (
+        f"node {node.name} runs {name}, but has {node.gpus or 0} allocatable {GPU_RESOURCE} instead of "
+        f"{physical * replicas} ({physical} physical × {replicas})"
+    )
+    since = epoch(serving.get("lastTransitionTime")) or scene.started
+    if scene.now - since >= max(MISMATCH_PATIENCE_S, scene.patience_s):
+        return failed("AllocatableMismatch", message)
+    return progressing("AllocatableMismatch", message)
+
+
+def _promise(args: Args, pool: str) -> tuple[int, int] | None:
+    pools: Mapping[str, Mapping[str, Any]] = args.get("pools") or {}
+    entry = pools.get(pool)
+    return (int(entry["physical"]), int(entry["replicas"])) if entry is not None else None
+
+
+RELEASE_WORKLOADS = register(Gate("release_workloads", _queries, judge_workloads))
+RELEASE_INSTALLED = register(Gate("release_installed", _queries, judge_installed))
+DEVICE_PLUGIN_PROVEN = register(Gate("device_plugin_proven", _plugin_queries, judge_plugin))

@@ -1,0 +1,267 @@
+"""Is a workload up, and if not: why? Deployments, DaemonSets, StatefulSets and Jobs of any chart. Pure.
+
+Counts are those of kubectl's rollout status (kubernetes/kubectl pkg/polymorphichelpers/rollout_status.go). The cause of
+a failure is taken from the objects themselves: events of the controller, the scheduler's words, container states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_fleet.core.capacity_objects import epoch, event_time, finished
+from gpu_fleet.core.readiness.conditions import conditions, created_at, is_deleting, label_of, outdated, sentence
+from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
+
+Object = Mapping[str, Any]
+
+#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go,
+#: pkg/kubelet/kuberuntime/kuberuntime_container.go). ``ErrImagePull`` is not among them: unless it was a hiccup it becomes
+#: ``ImagePullBackOff``.
+STUCK = frozenset(
+    {
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+#: Seconds that a cause must have lasted before it fails the gate, unless ``patience_s`` says otherwise: one failed
+#: pull, or one crash while a dependency starts, is not a broken release.
+PATIENCE_S = 30.0
+#: A container that crashed this often is broken, however young its pod is.
+RESTARTS = 3
+IDLE = "NoGPUNodes"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What surrounds the workloads of one namespace.
+
+    :ivar now: epoch seconds; :ivar started: of the gate's first look; :ivar patience_s: see :data:`PATIENCE_S`.
+    :ivar allow_unproven: a DaemonSet that no node wants counts as ready.
+    """
+
+    pods: Sequence[Object]
+    replica_sets: Sequence[Object]
+    events: Sequence[Object]
+    now: float
+    started: float
+    patience_s: float = PATIENCE_S
+    allow_unproven: bool = False
+
+
+def owned_by(objects: Iterable[Object], uid: str) -> list[Object]:
+    """The objects whose controller has that UID; selectors lie where two workloads share one."""
+    return [
+        item
+        for item in objects
+        if any(owner.get("uid") == uid for owner in (item.get("metadata") or {}).get("ownerReferences") or [])
+    ]
+
+
+def _uid(item: Object) -> str:
+    return str((item.get("metadata") or {}).get("uid", ""))
+
+
+def pods_of(workload: Object, scene: Scene) -> list[Object]:
+    """The workload's pods that are there to stay; of a Deployment only those of its newest ReplicaSet."""
+    if workload.get("kind") != "Deployment":
+        owner = _uid(workload)
+    else:
+        sets = owned_by(scene.replica_sets, _uid(workload))
+        if not sets:
+            return []
+        owner = _uid(max(sets, key=_revision))
+    return [pod for pod in owned_by(scene.pods, owner) if not is_deleting(pod)]
+
+
+def _revision(replica_set: Object) -> tuple[int, float]:
+    annotations = (replica_set.get("metadata") or {}).get("annotations") or {}
+    text = str(annotations.get("deployment.kubernetes.io/revision", "0"))
+    return (int(text) if text.isdigit() else 0, created_at(replica_set) or 0.0)
+
+
+def is_current(pod: Object, workload: Object) -> bool:
+    """Whether a DaemonSet's pod was made from its present template.
+
+    Compared directly, because the hash in ``controller-revision-hash`` is computed by the controller alone: what the
+    template asks for (labels, annotations, images, commands, environment) must be in the pod.
+    """
+    template = (workload.get("spec") or {}).get("template") or {}
+    wanted, found = template.get("metadata") or {}, pod.get("metadata") or {}
+    for key in ("labels", "annotations"):
+        actual = found.get(key) or {}
+        if any(actual.get(name) != value for name, value in (wanted.get(key) or {}).items()):
+            return False
+    pod_spec, spec = pod.get("spec") or {}, template.get("spec") or {}
+    for group in ("containers", "initContainers"):
+        actual_containers = {item.get("name"): item for item in pod_spec.get(group) or []}
+        for container in spec.get(group) or []:
+            actual = actual_containers.get(container.get("name"))
+            if actual is None or any(
+                actual.get(field) != container.get(field) for field in ("image", "command", "args", "env")
+            ):
+                return False
+    return True
+
+
+# --- causes ----------------------------------------------------------------------------------------------------------
+
+
+def container_trouble(pod: Object) -> tuple[str, str, int] | None:
+    """Reason, message and restarts of the first container that waits or ended for a cause worth naming."""
+    status = pod.get("status") or {}
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        if reason and reason not in {"ContainerCreating", "PodInitializing"}:
+            last = ((container.get("lastState") or {}).get("terminated") or {}).get("exitCode")
+            detail = str(waiting.get("message") or "") + (f" (exit code {last})" if last is not None else "")
+            return reason, detail.strip(), int(container.get("restartCount") or 0)
+    return None
+
+
+def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
+    """Why a pod is not running as it should; FAILED only for causes that do not pass and have lasted."""
+    name = label_of(pod)
+    since = epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started
+    trouble = container_trouble(pod)
+    if trouble is not None:
+        reason, detail, restarts = trouble
+        message = f"{name}: {reason}" + (f": {detail}" if detail else "")
+        if reason in STUCK and (scene.now - since >= scene.patience_s or restarts >= RESTARTS):
+            return failed(reason, message)
+        return progressing(reason, message)
+    status = pod.get("status") or {}
+    if status.get("phase") == "Failed":
+        return progressing(str(status.get("reason") or "PodFailed"), f"{name} failed: {status.get('message') or ''}")
+    scheduled = conditions(pod).get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return progressing(
+            str(scheduled.get("reason") or "Unschedulable"), f"{name} is not scheduled: {scheduled.get('message')}"
+        )
+    return None
+
+
+def refusal(workload: Object, scene: Scene) -> Verdict | None:
+    """Why the controller cannot even create pods: its newest ``FailedCreate`` event (RuntimeClass, quota, …)."""
+    uids = {_uid(workload), *(_uid(item) for item in owned_by(scene.replica_sets, _uid(workload)))}
+    found = [
+        event
+        for event in scene.events
+        if event.get("reason") == "FailedCreate" and (event.get("involvedObject") or {}).get("uid") in uids
+    ]
+    if not found:
+        return None
+    newest = max(found, key=event_time)
+    message = f"{label_of(workload)}: no pod can be created: {newest.get('message')}"
+    first = min(
+        (value for event in found if (value := epoch(event.get("firstTimestamp")) or event_time(event))),
+        default=scene.started,
+    )
+    if scene.now - max(first, created_at(workload) or first) >= scene.patience_s:
+        return failed(_refusal_reason(str(newest.get("message", ""))), message)
+    return progressing("FailedCreate", message)
+
+
+def _refusal_reason(message: str) -> str:
+    for sign, reason in (
+        ("RuntimeClass", "RuntimeClassMissing"),
+        ("exceeded quota", "QuotaExceeded"),
+        ("PriorityClass", "PriorityClassMissing"),
+    ):
+        if sign in message:
+            return reason
+    return "FailedCreate"
+
+
+def why(workload: Object, pods: Sequence[Object], scene: Scene) -> Verdict | None:
+    """The most telling cause: a failed one first, else any."""
+    causes = [cause for pod in pods if not finished(pod) and (cause := pod_trouble(pod, scene)) is not None]
+    refused = refusal(workload, scene)
+    if refused is not None:
+        causes.append(refused)
+    return next((cause for cause in causes if cause.failed), causes[0] if causes else None)
+
+
+# --- kinds -----------------------------------------------------------------------------------------------------------
+
+
+def judge_workload(workload: Object, scene: Scene) -> Verdict:
+    """The verdict on one workload of any of the four kinds."""
+    name = label_of(workload)
+    if is_deleting(workload):
+        return progressing("Terminating", f"{name} is being deleted")
+    kind = str(workload.get("kind"))
+    if kind == "Job":
+        return _job(workload, scene)
+    if "observedGeneration" not in (workload.get("status") or {}):
+        return progressing("NotObserved", f"{name}: no controller has looked at it yet")
+    if old := outdated(workload):
+        return old
+    judge = {"DaemonSet": _daemon_set, "Deployment": _replicated, "StatefulSet": _replicated}.get(kind)
+    if judge is None:
+        return ready("NotAWorkload", f"{name} has nothing to wait for")
+    return judge(workload, scene)
+
+
+def _number(status: Mapping[str, Any], field: str) -> int:
+    return int(status.get(field) or 0)
+
+
+def _explained(reason: str, message: str, workload: Object, pods: Sequence[Object], scene: Scene) -> Verdict:
+    """Not ready yet; with the cause, if the objects tell one."""
+    cause = why(workload, pods, scene)
+    if cause is None:
+        return progressing(reason, message)
+    return Verdict(cause.phase, cause.reason, f"{message}; {cause.message}", cause.permanent)
+
+
+def _daemon_set(workload: Object, scene: Scene) -> Verdict:
+    name, status = label_of(workload), workload.get("status") or {}
+    desired = _number(status, "desiredNumberScheduled")
+    if desired == 0:
+        message = f"{name} wants no pod: no node matches it"
+        return ready(IDLE, message) if scene.allow_unproven else progressing(IDLE, message)
+    updated, available = _number(status, "updatedNumberScheduled"), _number(status, "numberAvailable")
+    message = f"{name}: {available} of {desired} pods available, {updated} updated"
+    if updated >= desired and available >= desired:
+        return ready("RolledOut", message)
+    pods = [pod for pod in pods_of(workload, scene) if is_current(pod, workload)]
+    return _explained("RollingOut", message, workload, pods, scene)
+
+
+def _replicated(workload: Object, scene: Scene) -> Verdict:
+    name, status = label_of(workload), workload.get("status") or {}
+    wanted = (workload.get("spec") or {}).get("replicas", 1)
+    if not wanted:
+        message = f"{name} is scaled to 0 replicas"
+        return ready("ScaledToZero", message) if scene.allow_unproven else progressing("ScaledToZero", message)
+    updated = _number(status, "updatedReplicas")
+    available = _number(status, "availableReplicas" if "availableReplicas" in status else "readyReplicas")
+    total = _number(status, "replicas")
+    message = f"{name}: {available} of {wanted} replicas available, {updated} updated"
+    if updated >= wanted and available >= wanted and total <= updated:
+        return ready("RolledOut", message)
+    stuck = conditions(workload).get("Progressing", {})
+    if stuck.get("reason") == "ProgressDeadlineExceeded":
+        cause = why(workload, pods_of(workload, scene), scene)
+        detail = f"; {cause.message}" if cause else ""
+        return failed("ProgressDeadlineExceeded", f"{message}: {sentence(stuck)}{detail}")
+    return _explained("RollingOut", message, workload, pods_of(workload, scene), scene)
+
+
+def _job(workload: Object, scene: Scene) -> Verdict:
+    name, known = label_of(workload), conditions(workload)
+    if known.get("Complete", {}).get("status") == "True":
+        return ready("JobComplete", f"{name} is complete")
+    broken = known.get("Failed", {})
+    if broken.get("status") == "True":
+        return failed(str(broken.get("reason") or "JobFailed"), f"{name} failed: {broken.get('message') or ''}")
+    return _explained("JobRunning", f"{name} is not complete yet", workload, pods_of(workload, scene), scene)

@@ -1,0 +1,289 @@
+"""The fleet's own releases (Karpenter's CRDs, Karpenter, the device plugin): install, prove, remediate, uninstall."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_fleet.core.errors import GateFailed, ReleaseError
+from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.helm import EngineMixin
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.releases.request import ReleaseRequest
+    from gpu_fleet.core.verdict import Verdict
+    from gpu_fleet.hooks.helm_release import Outcome, ReleaseEngine
+
+#: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
+_GONE_SECONDS = 60.0
+
+
+class ReleaseOperator(EngineMixin, FleetOperator):
+    """Base: one component's release, as the run's frozen spec wants it.
+
+    :param component: ``karpenter-crd``, ``karpenter`` or ``device-plugin``.
+    """
+
+    template_fields = ("component", "values", "manifest")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"values": "json", "manifest": "yaml"}
+    ui_color = "#dde9ff"
+
+    def __init__(self, *, component: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.component = component
+        self.values = None
+        self.manifest = ""
+
+    def _request(self) -> ReleaseRequest:
+        from gpu_fleet.core.releases.components import known_component, release_request
+
+        return release_request(self.spec, known_component(self.component))
+
+    def _open(self, context: Mapping[str, Any]) -> ReleaseEngine:
+        return self._make_engine(context, self.kube, self._request())
+
+    def _done(self, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
+        self._show(engine.request, outcome)
+        self._raise_if_killed()
+        return outcome.to_json()
+
+    # --- what proves this component -------------------------------------------------------------------------------
+
+    def _gate(self, outcome: Outcome, *, allow_idle: bool) -> tuple[str, dict[str, Any]]:
+        """The gate whose Ready proves the revision, and its arguments.
+
+        :param allow_idle: be content with a device plugin that no node wants.
+        """
+        if self.component == "karpenter-crd":
+            return "crds_established", {"crds": list(outcome.crds)}
+        args: dict[str, Any] = {
+            "release": outcome.release,
+            "namespace": outcome.namespace,
+            "workloads": list(outcome.workloads),
+        }
+        if self.component == "karpenter":
+            return "release_workloads", args
+        return "device_plugin_proven", {**args, "pools": self._promises(), "allow_unproven": allow_idle}
+
+    def _promises(self) -> dict[str, dict[str, int]]:
+        """Per pool: physical GPUs of a node according to EC2, and how often each is advertised."""
+        from gpu_fleet.core.physical import hardware_of
+        from gpu_fleet.hooks.aws import aws_session
+
+        aws = aws_session(self.spec.aws.connection, self.spec.aws.region)
+        promises = {}
+        for pool in self.spec.node_pools:
+            types = list(pool.instance_types)
+            described = aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=types)
+            promises[pool.name] = {"physical": hardware_of(described, types).count, "replicas": pool.replicas}
+        return promises
+
+    def _deadline_s(self) -> float:
+        deadlines = self.spec.deadlines
+        field = {"karpenter-crd": deadlines.crds, "karpenter": deadlines.release}.get(self.component, deadlines.prove)
+        return float(field.seconds)
+
+
+class InstallReleaseOperator(ReleaseOperator):
+    """Installs or upgrades the component's release; does not wait for its workloads.
+
+    A device plugin is installed before any GPU node exists and so cannot be ready here: it ends *unproven*.
+    A rerun without a change writes nothing to the cluster.
+
+    :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, crds.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        engine = self._open(context)
+        self.values = dict(engine.request.values)  # readable also when the installation fails
+        return self._done(engine, engine.install())
+
+
+class ProveReleaseOperator(ReleaseOperator):
+    """Waits until the installed revision has shown that it works, then writes it into the ledger as proven.
+
+    :raises GateRefused: the workloads cannot become ready; the message names the cause.
+    :raises ReleaseError: storage no longer shows the revision that was judged.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.triggers.looking import await_gate
+
+        engine = self._open(context)
+        outcome = engine.candidate()
+        gate, args = self._gate(outcome, allow_idle=False)
+        verdict = await_gate(
+            self,
+            context,
+            gate,
+            args,
+            self._deadline_s(),
+            "proven",
+            kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
+        )
+        return self._mark(engine, verdict, outcome.revision or 0, outcome.secret_uid)
+
+    def proven(self, context: Mapping[str, Any], event: Mapping[str, Any], revision: int, secret_uid: str) -> Any:
+        """The trigger has seen the workloads ready, or not."""
+        from gpu_fleet.triggers.looking import conclude
+
+        verdict = conclude(event)
+        self.prepare(context)
+        return self._mark(self._open(context), verdict, revision, secret_uid)
+
+    def _mark(self, engine: ReleaseEngine, verdict: Verdict, revision: int, secret_uid: str) -> dict[str, Any]:
+        self._raise_if_killed()
+        outcome = engine.mark_proven(revision, secret_uid)
+        self.log.info("%s: %s", verdict.reason, verdict.message)
+        return {**self._done(engine, outcome), "verdict": verdict.to_json()}
+
+
+class RemediateReleaseOperator(ReleaseOperator):
+    """Rolls the release back to the ledger's proven revision if it is the release that failed.
+
+    Nothing is done when the deployed revision is proven, when its workloads turn out to be healthy, or when there is no
+    node that could tell (capacity failed for another cause). After a rollback it waits until the old revision works
+    again and reads storage once more.
+
+    :raises ReleaseError: no revision was ever proven, or the rollback failed: a person is needed.
+    """
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.releases.state import Reason
+
+        engine = self._open(context)
+        reason = engine.assess().reason
+        if reason in {Reason.NO_RELEASE, Reason.UNINSTALLED, Reason.PROVEN}:
+            self.log.info("nothing to remedy: %s", reason)
+            return {"remediation": "nothing", "why": str(reason)}
+        if reason is not Reason.NOT_PROVEN:
+            return self._roll_back(context, engine)
+        # Deployed, not proven: is it the release that does not work?
+        outcome = engine.candidate()
+        return self._consider(context, engine, outcome)
+
+    def _consider(self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
+        from gpu_fleet.core.errors import GpuFleetError
+        from gpu_fleet.triggers.looking import await_gate, look
+
+        gate, args = self._gate(outcome, allow_idle=True)
+        verdict = look(gate, args, self.access(), started=self._run_started(context))
+        self.log.info("gate %s: %s: %s", gate, verdict.reason, verdict.message)
+        if verdict.failed or (not verdict.ready and self._proof_failed(context)):
+            return self._roll_back(context, engine)
+        try:
+            verdict = await_gate(self, context, gate, args, self._deadline_s(), "considered")
+        except GpuFleetError:  # it failed between the two looks
+            return self._roll_back(context, engine)
+        return self._innocent(verdict)
+
+    def considered(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+        """The trigger's word on whether the unproven revision works."""
+        from gpu_fleet.core.verdict import Verdict
+
+        verdict = Verdict.from_json(event["verdict"])
+        self.prepare(context)
+        if event["type"] == "verdict" and verdict.ready:
+            return self._innocent(verdict)
+        self.log.warning("%s: %s", verdict.reason, verdict.message)
+        return self._roll_back(context, self._open(context))
+
+    def _innocent(self, verdict: Verdict) -> dict[str, Any]:
+        self.log.info("the release is not what failed: %s", verdict.message)
+        return {"remediation": "nothing", "why": verdict.reason, "message": verdict.message}
+
+    def _roll_back(self, context: Mapping[str, Any], engine: ReleaseEngine) -> dict[str, Any]:
+        from gpu_fleet.triggers.looking import await_gate
+
+        outcome = engine.remediate()
+        self._show(engine.request, outcome)
+        self._raise_if_killed()
+        if outcome.revision is None:
+            return {"remediation": "nothing", "why": "NoRelease"}
+        gate, args = self._gate(outcome, allow_idle=True)
+        verdict = await_gate(
+            self,
+            context,
+            gate,
+            args,
+            self._deadline_s(),
+            "rolled_back",
+            kwargs={"revision": outcome.revision, "actions": list(outcome.actions)},
+        )
+        return self._verify(engine, verdict, outcome.revision, list(outcome.actions))
+
+    def rolled_back(
+        self, context: Mapping[str, Any], event: Mapping[str, Any], revision: int, actions: list[str]
+    ) -> dict[str, Any]:
+        """The old revision's workloads are ready again, or not."""
+        from gpu_fleet.triggers.looking import conclude
+
+        verdict = conclude(event)
+        self.prepare(context)
+        return self._verify(self._open(context), verdict, revision, actions)
+
+    def _verify(self, engine: ReleaseEngine, verdict: Verdict, revision: int, actions: list[str]) -> dict[str, Any]:
+        outcome = engine.candidate()
+        if outcome.revision != revision or not outcome.proven:
+            raise ReleaseError(
+                f"{engine.request}: rolled back as revision {revision}, but storage shows revision {outcome.revision}; "
+                "somebody else is changing the release",
+                reason="CandidateChanged",
+            )
+        self.log.info("rolled back: %s: %s", verdict.reason, verdict.message)
+        found = self._done(engine, outcome)
+        return {**found, "remediation": "rollback", "actions": actions, "verdict": verdict.to_json()}
+
+    def _run_started(self, context: Mapping[str, Any]) -> float:
+        """Patience with failing pods counts from the start of the run, not from this look."""
+        started = getattr(context.get("dag_run"), "start_date", None)
+        return started.timestamp() if started is not None else time.time()
+
+    def _proof_failed(self, context: Mapping[str, Any]) -> bool:
+        """Whether this run's proof of the same component has failed already: then there is nothing left to wait for."""
+        ti = context["ti"]
+        dag = context.get("dag")
+        proofs = [
+            task_id
+            for task_id in self.upstream_task_ids
+            if dag is not None and isinstance(dag.get_task(task_id), ProveReleaseOperator)
+        ]
+        if not proofs:
+            return False
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=proofs, run_ids=[ti.run_id]).get(ti.run_id, {})
+        return any(str(states.get(task_id)) == "failed" for task_id in proofs)
+
+
+class UninstallReleaseOperator(ReleaseOperator):
+    """Uninstalls the component's release, resumes an interrupted uninstall, and waits until its objects are gone.
+
+    Charts whose templates are CRDs are refused while objects of their kinds exist.
+
+    :param keep_crds: leave CustomResourceDefinitions in the cluster.
+    :raises GateFailed: objects are still there (a finalizer, say); the message names them, a retry looks again.
+    """
+
+    def __init__(self, *, keep_crds: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keep_crds = keep_crds
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        engine = self._open(context)
+        keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
+        until = time.monotonic() + _GONE_SECONDS
+        while True:
+            outcome = engine.uninstall(keep_kinds=keep)
+            self._raise_if_killed()
+            if not engine.cleanup.waiting(outcome.leftovers):
+                break
+            if time.monotonic() > until:
+                raise GateFailed(
+                    f"{engine.request} is uninstalled, but these are not gone: {'; '.join(outcome.leftovers)}; "
+                    "look at what their finalizers wait for",
+                    reason="LeftoverObjects",
+                )
+            time.sleep(1.0)
+        for leftover in outcome.leftovers:
+            self.log.warning("left in the cluster: %s", leftover)
+        return self._done(engine, outcome)
