@@ -1,0 +1,529 @@
+"""Writing objects: the one path that every create, update, patch, apply and delete takes.
+
+Everything here is synchronous, so each write is atomic in the event loop. Order as in a real server: decode and check
+fields, default, admit, validate, count managed fields, store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.apiserver import apply, crds, defaults, errors, names, structural, validation
+from sandbox.apiserver.admission import Admission
+from sandbox.apiserver.auth import User
+from sandbox.apiserver.errors import ApiError
+from sandbox.apiserver.jsontools import Obj, clone, drop_nulls, equal, now, random_suffix
+from sandbox.apiserver.resources import Registry, Resource
+from sandbox.apiserver.schema import Types, apply_error, decoding_error, prune, unknown_fields
+from sandbox.apiserver.store import Record, Store
+
+_SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+_RESERVED = frozenset({"apiVersion", "kind", "metadata", "status"})
+
+
+@dataclass
+class Options:
+    """
+    How to write.
+
+    :ivar manager: owner of the written fields.
+    :ivar validation: Ignore, Warn or Strict: what to do about undeclared fields.
+    :ivar warnings: filled with what the client is to be warned of.
+    """
+
+    user: User
+    manager: str = "unknown"
+    dry_run: bool = False
+    validation: str = "Warn"
+    force: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+Modify = Callable[[Obj], Obj]
+
+
+class Writer:
+    def __init__(self, store: Store, registry: Registry, types: Types, admission: Admission) -> None:
+        self.store = store
+        self.registry = registry
+        self.types = types
+        self.admission = admission
+
+    # ---- reading
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Record:
+        """
+        :raises ApiError: 404.
+        """
+        record = self.store.get(resource.storage, namespace if resource.namespaced else "", name)
+        if record is None:
+            raise errors.not_found(resource, name)
+        return self.versioned(resource, record)
+
+    def versioned(self, resource: Resource, record: Record) -> Record:
+        """The record in the version asked for; custom resources convert by changing their apiVersion."""
+        if not resource.custom or record.obj.get("apiVersion") == resource.api_version:
+            return record
+        return Record({**record.obj, "apiVersion": resource.api_version}, record.revision)
+
+    # ---- checks shared by all writes
+
+    def check_type(self, resource: Resource, obj: Obj) -> None:
+        """apiVersion and kind of a body against what the path says; both are filled in if absent."""
+        version, kind = obj.get("apiVersion"), obj.get("kind")
+        if not isinstance(obj.get("metadata") or {}, dict):
+            raise errors.bad_request("metadata: expected an object")
+        if (version and version != resource.api_version) or (kind and kind != resource.kind):
+            raise errors.bad_request(
+                f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
+                if version != resource.api_version
+                else f"the object provided is unrecognized (must be of type {resource.kind}): got {kind}"
+            )
+        obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
+        obj.setdefault("metadata", {})
+
+    def check_fields(self, resource: Resource, obj: Obj, options: Options, patch: str | None = None) -> Obj:
+        """
+        The object with undeclared fields removed.
+
+        :param patch: text of the patch that led to ``obj``; changes the form of the refusal.
+        :raises ApiError: 400 (422 for a patch) for a value of a wrong type, or for an undeclared field under Strict.
+        """
+        node = self.types.of(resource)
+        if not resource.custom:
+            wrong = decoding_error(node, obj)
+            if wrong is not None:
+                text = (
+                    f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {wrong}'
+                )
+                raise errors.bad_request(text)
+        unknown = list(unknown_fields(node, obj))
+        if unknown and options.validation == "Strict":
+            problem = "strict decoding error: " + ", ".join(f'unknown field "{path}"' for path in unknown)
+            if patch is not None:
+                details: Obj = {"causes": [{"reason": "FieldValueInvalid", "message": problem, "field": "patch"}]}
+                text = f' "" is invalid: patch: Invalid value: {patch!r}: {problem}'
+                raise ApiError(422, "Invalid", text, details=details)
+            raise errors.bad_request(
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {problem}'
+            )
+        if options.validation == "Warn":
+            options.warnings.extend(f'unknown field "{path}"' for path in unknown)
+        pruned: Obj = prune(node, drop_nulls(obj))
+        pruned.setdefault("metadata", {})
+        return pruned
+
+    def _validate(self, resource: Resource, new: Obj, old: Obj | None) -> None:
+        causes = list(names.metadata(resource, new))
+        if resource.custom:
+            causes += structural.validate(resource.schema or {}, _without_metadata(new))
+            causes += validation.custom(resource, new, old)
+        else:
+            causes += validation.builtin(resource, new, old)
+        if causes:
+            raise errors.invalid(resource, new["metadata"].get("name", ""), causes)
+
+    # ---- create
+
+    def create(
+        self, resource: Resource, namespace: str, body: Obj, options: Options, *, checked: bool = False
+    ) -> Record:
+        """Store a new object."""
+        if not checked:
+            self.check_type(resource, body)
+            body = self.check_fields(resource, body, options)
+        obj = body
+        metadata = obj["metadata"] = dict(obj["metadata"])
+        self._place(resource, namespace, metadata)
+        if metadata.get("resourceVersion"):
+            raise errors.bad_request("resourceVersion should not be set on objects to be created")
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = self._generate(resource, namespace, metadata["generateName"])
+        for key in (*_SERVER_SET, "selfLink"):
+            metadata.pop(key, None)
+        managed = metadata.get("managedFields")
+        self.admission.namespace(resource, metadata)
+        metadata["uid"] = defaults.new_uid()
+        metadata["creationTimestamp"] = now()
+        if resource.generation:
+            metadata["generation"] = 1
+        self._default(resource, obj)
+        if resource.kind == "Job" and not resource.custom:
+            defaults.generate_job_selector(obj)
+        self.admission.mutate(resource, obj, options.user)
+        if not resource.custom:
+            defaults.initial_status(resource, obj)
+        elif resource.status:
+            obj.pop("status", None)
+        self._validate(resource, obj, None)
+        if resource.storage == crds.KEY:
+            crds.established(obj)
+        existing = self.store.get(resource.storage, metadata.get("namespace", ""), metadata["name"])
+        if existing is not None:
+            raise errors.already_exists(resource, metadata["name"])
+        self.admission.validate_create(resource, obj, options.user)
+        if not managed:
+            node = self.types.of(resource)
+            apply.record_update(node, None, obj, options.manager, resource.api_version, "")
+        if options.dry_run:
+            return Record(obj, self.store.revision)
+        record = self.store.put(resource.storage, obj)
+        self._stored(resource, record)
+        return record
+
+    def _place(self, resource: Resource, namespace: str, metadata: Obj) -> None:
+        if not resource.namespaced:
+            metadata.pop("namespace", None)
+            return
+        given = metadata.get("namespace")
+        if given and given != namespace:
+            raise errors.bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request"
+            )
+        metadata["namespace"] = namespace
+
+    def _generate(self, resource: Resource, namespace: str, prefix: str) -> str:
+        limit = 63 - 5  # apiserver storage/names/generate.go
+        while True:
+            name = prefix[:limit] + random_suffix()
+            if self.store.get(resource.storage, namespace if resource.namespaced else "", name) is None:
+                return name
+
+    def _default(self, resource: Resource, obj: Obj) -> None:
+        if resource.custom:
+            schema = {key: value for key, value in (resource.schema or {}).items() if key != "default"}
+            structural.fill_defaults(schema, obj)
+        else:
+            defaults.apply(resource, obj)
+
+    def _stored(self, resource: Resource, record: Record) -> None:
+        if resource.storage == crds.KEY:
+            crds.serve(self.registry, record.obj)
+
+    # ---- update
+
+    def update(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        modify: Modify,
+        options: Options,
+        *,
+        subresource: str = "",
+        applied: bool = False,
+    ) -> tuple[Record, bool]:
+        """
+        Replace an object by what ``modify`` makes of a copy of it.
+
+        :param subresource: "" or "status": which part of the object the result may change.
+        :param applied: the result comes from server-side apply and carries its own managedFields.
+        :returns: the record, and whether anything changed.
+        :raises ApiError: 404, 409 for a stale resourceVersion or a foreign uid, 422.
+        """
+        record = self.get(resource, namespace, name)
+        old = record.obj
+        new = modify(clone(old))
+        self._keep_system_fields(resource, new, old)
+        self._limit_to(resource, new, old, subresource)
+        if subresource != "status":
+            self._default(resource, new)
+        if resource.storage == crds.KEY and subresource != "status":
+            crds.established(new)
+        if not applied:
+            managed = new["metadata"].get("managedFields")
+            cleared = managed == [{}] or managed == []
+            if "managedFields" in old["metadata"] and managed is None:
+                new["metadata"]["managedFields"] = old["metadata"]["managedFields"]
+            elif cleared:
+                new["metadata"].pop("managedFields", None)
+        if _same(new, old):
+            return record, False
+        self._validate(resource, new, old)
+        self.admission.validate_update(resource, new, old, subresource, options.user)
+        if resource.generation and self._spec_changed(resource, new, old):
+            new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+        if not applied:
+            node = self.types.of(resource)
+            apply.record_update(node, old, new, options.manager, resource.api_version, subresource)
+        if options.dry_run:
+            return Record(new, self.store.revision), True
+        if self._finished(resource, new):
+            return self._remove(resource, new), True
+        stored = self.store.put(resource.storage, new)
+        self._stored(resource, stored)
+        return stored, True
+
+    def _keep_system_fields(self, resource: Resource, new: Obj, old: Obj) -> None:
+        metadata, before = new.setdefault("metadata", {}), old["metadata"]
+        name = before["name"]
+        if metadata.get("name", name) != name:
+            raise errors.bad_request(
+                f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
+            )
+        uid = metadata.get("uid")
+        if uid and uid != before["uid"]:
+            detail = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
+            raise errors.conflict(resource, name, detail)
+        version = metadata.get("resourceVersion")
+        if version and version != before["resourceVersion"]:
+            raise errors.stale(resource, name)
+        if before.get("deletionTimestamp"):
+            added = [item for item in metadata.get("finalizers") or [] if item not in (before.get("finalizers") or [])]
+            if added:
+                detail = (
+                    "no new finalizers can be added if the object is being deleted, found new finalizers "
+                    f"{_go_strings(added)}"
+                )
+                raise errors.invalid(resource, name, [errors.forbidden_value("metadata.finalizers", detail)])
+        for key in (*_SERVER_SET, "name", "namespace", "resourceVersion", "generateName"):
+            if key in before:
+                metadata[key] = before[key]
+            else:
+                metadata.pop(key, None)
+        for key in ("finalizers", "ownerReferences", "labels", "annotations"):
+            if key in metadata and not metadata[key]:
+                del metadata[key]
+
+    def _limit_to(self, resource: Resource, new: Obj, old: Obj, subresource: str) -> None:
+        """A write of the status leaves the rest alone, and the other way round."""
+        if subresource == "status":
+            for key in (old.keys() | new.keys()) - {"status", "metadata", "apiVersion", "kind"}:
+                if key in old:
+                    new[key] = old[key]
+                else:
+                    new.pop(key, None)
+            if resource.custom:
+                managed = new["metadata"].get("managedFields")
+                new["metadata"] = dict(old["metadata"])
+                if managed is not None:
+                    new["metadata"]["managedFields"] = managed
+        elif resource.status:
+            if "status" in old:
+                new["status"] = old["status"]
+            else:
+                new.pop("status", None)
+
+    @staticmethod
+    def _spec_changed(resource: Resource, new: Obj, old: Obj) -> bool:
+        ignored = _RESERVED if resource.status or not resource.custom else _RESERVED - {"status"}
+        keys = (old.keys() | new.keys()) - ignored
+        return any(not equal(new.get(key), old.get(key)) for key in keys)
+
+    @staticmethod
+    def _finished(resource: Resource, obj: Obj) -> bool:
+        """Whether an object that is being deleted has nothing left to wait for."""
+        metadata = obj["metadata"]
+        if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
+            return False
+        if resource.kind == "Namespace" and not resource.custom:
+            return not (obj.get("spec") or {}).get("finalizers")
+        return not metadata.get("deletionGracePeriodSeconds")
+
+    def _remove(self, resource: Resource, last: Obj | None, namespace: str = "", name: str = "") -> Record:
+        if last is not None:
+            namespace, name = last["metadata"].get("namespace", ""), last["metadata"]["name"]
+        record = self.store.remove(resource.storage, namespace, name, last)
+        if resource.storage == crds.KEY:
+            spec = record.obj["spec"]
+            self.registry.drop(spec["group"], spec["names"]["plural"])
+            self.store.drop_table((spec["group"], spec["names"]["plural"]))
+        else:
+            self._finish_definition(resource)
+        return record
+
+    # ---- server-side apply
+
+    def apply(
+        self, resource: Resource, namespace: str, name: str, config: Obj, options: Options, subresource: str = ""
+    ) -> tuple[Record, bool]:
+        """
+        Server-side apply.
+
+        :returns: the record, and whether it was created.
+        :raises ApiError: 500 for a field that is not declared, 409 for fields of other managers.
+        """
+        self.check_type(resource, config)
+        metadata = config["metadata"]
+        if metadata.get("name", name) != name:
+            text = f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
+            raise errors.bad_request(text)
+        metadata["name"] = name
+        self._place(resource, namespace, metadata)
+        if metadata.get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
+        self._check_declared(resource, config)
+        config = self.check_fields(resource, drop_nulls(config), options)
+        node = self.types.of(resource)
+        version = resource.api_version
+        record = self.store.get(resource.storage, metadata.get("namespace", ""), name)
+        if record is None:
+            if subresource:
+                raise errors.not_found(resource, name)
+            created = apply.apply(node, None, config, options.manager, version, "", force=options.force)
+            return self.create(resource, namespace, created, options, checked=True), True
+
+        def merged(live: Obj) -> Obj:
+            desired = config
+            if subresource == "status":
+                desired = {key: value for key, value in config.items() if key != "spec"}
+            elif resource.status:
+                desired = {key: value for key, value in config.items() if key != "status"}
+            result = apply.apply(node, live, desired, options.manager, version, subresource, force=options.force)
+            return self.check_fields(resource, result, Options(options.user, validation="Ignore"))
+
+        changed, _ = self.update(resource, namespace, name, merged, options, subresource=subresource, applied=True)
+        return changed, False
+
+    def _check_declared(self, resource: Resource, config: Obj) -> None:
+        node = self.types.of(resource)
+        problems = [f".{path}: field not declared in schema" for path in unknown_fields(node, config)]
+        wrong = apply_error(node, drop_nulls(config))
+        if wrong is not None:
+            problems.append(wrong)
+        if not problems:
+            return
+        metadata = config["metadata"]
+        listed = problems[0] if len(problems) == 1 else "errors:\n  " + "\n  ".join(problems)
+        where = f"{metadata.get('namespace', '')}/{metadata['name']}; {resource.api_version}, Kind={resource.kind}"
+        raise ApiError(500, "", f"failed to create typed patch object ({where}): {listed}")
+
+    # ---- delete
+
+    def delete(
+        self, resource: Resource, namespace: str, name: str, options: Obj, *, dry_run: bool = False
+    ) -> tuple[Obj, bool]:
+        """
+        Delete, or begin to.
+
+        :param options: a ``DeleteOptions``.
+        :returns: the object as it is or was, and whether it is gone already.
+        :raises ApiError: 404, or 409 for a failed precondition.
+        """
+        record = self.get(resource, namespace, name)
+        old = record.obj
+        self._preconditions(resource, old, options.get("preconditions") or {})
+        if resource.kind == "Namespace" and not resource.custom:
+            self.admission.protect_namespace(resource, name)
+        new = clone(old)
+        metadata = new["metadata"]
+        metadata["finalizers"] = _propagation_finalizers(metadata.get("finalizers") or [], options)
+        if not metadata["finalizers"]:
+            del metadata["finalizers"]
+        grace = _grace_period(resource, new, options)
+        waits = bool(metadata.get("finalizers")) or grace > 0 or _keeps_namespace(resource, new)
+        if not waits:
+            if dry_run:
+                return old, True
+            gone = self._remove(resource, None, metadata.get("namespace", ""), name)
+            return gone.obj, True
+        if metadata.get("deletionTimestamp"):
+            if resource.kind == "Pod" and grace < (metadata.get("deletionGracePeriodSeconds") or 0):
+                metadata["deletionGracePeriodSeconds"] = grace
+                metadata["deletionTimestamp"] = now_plus(grace)
+        else:
+            metadata["deletionTimestamp"] = now_plus(grace)
+            metadata["deletionGracePeriodSeconds"] = grace
+            if metadata.get("generation"):
+                metadata["generation"] += 1
+        if resource.kind == "Namespace" and not resource.custom:
+            new.setdefault("status", {})["phase"] = "Terminating"
+        if resource.storage == crds.KEY:
+            crds.terminating(new)
+        if dry_run or _same(new, old):
+            return new, False
+        stored = self.store.put(resource.storage, new)
+        if resource.storage == crds.KEY:
+            self._delete_instances(stored.obj)
+        return stored.obj, False
+
+    @staticmethod
+    def _preconditions(resource: Resource, obj: Obj, wanted: Obj) -> None:
+        metadata = obj["metadata"]
+        for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+            if wanted.get(key) and wanted[key] != metadata[key]:
+                detail = f"Precondition failed: {label} in precondition: {wanted[key]}, {label} in object meta: {metadata[key]}"
+                raise errors.conflict(resource, metadata["name"], detail)
+
+    def _delete_instances(self, definition: Obj) -> None:
+        """Delete all objects of a definition that is going."""
+        for resource in crds.resources(definition)[:1]:
+            for record in self.store.list(resource.storage):
+                self.delete(resource, record.namespace, record.name, {})
+            self._finish_definition(resource)
+
+    def _finish_definition(self, resource: Resource) -> None:
+        """Let a deleted definition go once its last object is gone."""
+        if not resource.custom or self.store.list(resource.storage):
+            return
+        definition = self.store.get(crds.KEY, "", f"{resource.plural}.{resource.group}")
+        if definition is None or not definition.obj["metadata"].get("deletionTimestamp"):
+            return
+        obj = clone(definition.obj)
+        obj["metadata"]["finalizers"] = [
+            item for item in obj["metadata"].get("finalizers") or [] if item != crds.FINALIZER
+        ]
+        if not obj["metadata"]["finalizers"]:
+            del obj["metadata"]["finalizers"]
+            self._remove(self.registry.builtin(crds.KEY[1], crds.KEY[0]), obj)
+        else:
+            self.store.put(crds.KEY, obj)
+
+
+def now_plus(seconds: int) -> str:
+    import datetime as dt
+
+    from sandbox.apiserver.jsontools import rfc3339
+
+    return rfc3339(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
+
+
+def _go_strings(values: list[str]) -> str:
+    return "[]string{" + ", ".join(f'"{value}"' for value in values) + "}"
+
+
+def _without_metadata(obj: Obj) -> Obj:
+    return {key: value for key, value in obj.items() if key not in ("metadata", "apiVersion", "kind")}
+
+
+def _same(new: Obj, old: Obj) -> bool:
+    return equal(new, old)
+
+
+def _propagation_finalizers(current: list[str], options: Obj) -> list[str]:
+    """The object's finalizers with those of the propagation policy (registry/generic/registry/store.go)."""
+    policy = options.get("propagationPolicy")
+    if policy is None and "orphanDependents" in options:
+        policy = "Orphan" if options["orphanDependents"] else "Background"
+    if policy not in (None, "", "Orphan", "Foreground", "Background"):
+        raise ApiError(
+            422,
+            "Invalid",
+            f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}": '
+            'supported values: "Background", "Foreground", "Orphan"',
+        )
+    if not policy:
+        return list(current)
+    kept = [item for item in current if item not in ("orphan", "foregroundDeletion")]
+    return kept + {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"], "Background": []}[policy]
+
+
+def _grace_period(resource: Resource, obj: Obj, options: Obj) -> int:
+    """Seconds until a pod may be removed; other kinds have no grace (pkg/registry/core/pod/strategy.go)."""
+    if resource.kind != "Pod" or resource.custom:
+        return 0
+    asked: Any = options.get("gracePeriodSeconds")
+    spec = obj.get("spec") or {}
+    grace = spec.get("terminationGracePeriodSeconds", 30) if asked is None else asked
+    if not spec.get("nodeName") or (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        grace = 0
+    left = obj["metadata"].get("deletionGracePeriodSeconds")
+    if obj["metadata"].get("deletionTimestamp") and asked is None and left is not None:
+        return int(left)
+    return max(0, int(grace))
+
+
+def _keeps_namespace(resource: Resource, obj: Obj) -> bool:
+    return resource.kind == "Namespace" and not resource.custom and bool((obj.get("spec") or {}).get("finalizers"))
