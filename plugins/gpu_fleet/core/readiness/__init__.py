@@ -1,5 +1,6 @@
 """All gates, one module per subject. Importing this package registers them."""
 
+from gpu_fleet.core.readiness import capacity as capacity
 from gpu_fleet.core.readiness import drain as drain
 from gpu_fleet.core.readiness import eks as eks
 from gpu_fleet.core.readiness import karpenter as karpenter
@@ -7,3 +8,4 @@ from gpu_fleet.core.readiness import objects as objects
 from gpu_fleet.core.readiness import releases as releases
 from gpu_fleet.core.readiness import teardown as teardown
 from gpu_fleet.core.readiness import turn as turn
+from gpu_fleet.core.readiness import validation as validation

@@ -1,0 +1,252 @@
+"""Asking for capacity: one placeholder pod per node that is missing.
+
+A dynamic NodePool launches nothing without a pending pod. A placeholder asks for a whole node (its physical GPUs) and
+refuses to share a node with another placeholder, so that N missing nodes are N placeholders and never fewer, as they
+would be if Karpenter packed them onto a larger instance.
+
+Nodes that are there already need no placeholder, and every placeholder keeps away from them by name: one that landed on
+an idle node would leave a node missing, and one that found only busy nodes would buy a node beyond ``wantedNodes``.
+Karpenter gives a node that is still to be launched a host name of its own while it schedules (kubernetes-sigs/karpenter
+``pkg/controllers/provisioning/scheduling/nodeclaim.go``), so ``NotIn`` over host names leaves all new nodes eligible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.capacity_objects import (
+    Object,
+    PoolClaim,
+    PoolNode,
+    deleting,
+    finished,
+    name_of,
+    node_of,
+    pool_claims,
+    pool_nodes,
+)
+from gpu_fleet.core.names import (
+    ANNOTATION_RUN,
+    GPU_RESOURCE,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_HOSTNAME,
+    LABEL_NODE_POOL,
+    LABEL_POOL,
+    LABEL_RUN,
+    PLACEHOLDER_PRIORITY_CLASS,
+    SYSTEM_NAMESPACE,
+)
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import NodePool
+
+COMPONENT_PLACEHOLDER = "placeholder"
+COMPONENT_HOLD = "hold"
+
+
+@dataclass(frozen=True)
+class PlaceholderPlan:
+    """What is to be done so that enough capacity is asked for.
+
+    :ivar create: indices of the placeholders to create.
+    :ivar remove: names of finished or orphaned placeholders to delete first.
+    :ivar avoid: host names of the nodes that are there already.
+    :ivar standing: how many nodes are there already.
+    :ivar asked: how many are already asked for and not there yet.
+    """
+
+    create: tuple[int, ...]
+    remove: tuple[str, ...]
+    avoid: tuple[str, ...]
+    standing: int
+    asked: int
+
+
+def counts_as_capacity(node: PoolNode) -> bool:
+    """Whether a node is one of the wanted ones: a cordoned node takes no job, so another has to come."""
+    return not node.cordoned and not node.leaving
+
+
+def plan_placeholders(
+    pool: str, wanted: int, claims: Iterable[Object], nodes: Iterable[Object], placeholders: Iterable[Object]
+) -> PlaceholderPlan:
+    """Which placeholders are missing. Total; the same state gives the same plan.
+
+    :param claims: NodeClaims, :param nodes: Nodes, :param placeholders: placeholder pods; of any pool.
+    """
+    present = pool_nodes(nodes, pool)
+    standing = [node for node in present if counts_as_capacity(node)]
+    arriving = _arriving(pool_claims(claims, pool), present)
+    here = {node.name for node in present}
+    pending, remove, taken = 0, [], set()
+    for pod in placeholders:
+        if (pod.get("metadata") or {}).get("labels", {}).get(LABEL_POOL) != pool:
+            continue
+        gone = node_of(pod) and node_of(pod) not in here
+        if finished(pod) or gone:
+            remove.append(name_of(pod))
+            continue
+        taken.add(name_of(pod))
+        if not node_of(pod) and not deleting(pod):
+            pending += 1
+    # A claim on its way serves a pending placeholder, so the two are not added up.
+    asked = max(len(arriving), pending)
+    missing = max(0, wanted - len(standing) - asked)
+    free = (index for index in range(wanted + len(taken) + 1) if placeholder_name(pool, index) not in taken)
+    return PlaceholderPlan(
+        create=tuple(next(free) for _ in range(missing)),
+        remove=tuple(sorted(remove)),
+        avoid=tuple(node.name for node in present),
+        standing=len(standing),
+        asked=asked,
+    )
+
+
+def _arriving(claims: Sequence[PoolClaim], nodes: Sequence[PoolNode]) -> list[PoolClaim]:
+    here = {node.name for node in nodes}
+    return [claim for claim in claims if claim.node not in here]
+
+
+def placeholder_name(pool: str, index: int) -> str:
+    return f"placeholder-{pool}-{index}"
+
+
+def placeholder_gpus(pool: NodePool, physical: int) -> int:
+    """GPUs that a placeholder asks for: the node's physical ones, so that it holds the node for us.
+
+    With ``failRequestsGreaterThanOne`` the device plugin refuses any container that asks for two shared GPUs (it is
+    killed with ``UnexpectedAdmissionError``), so there a placeholder asks for one: the anti-affinity alone makes it one
+    node each.
+    """
+    refuses = getattr(pool.sharing, "fail_requests_greater_than_one", False)
+    return 1 if pool.shared and refuses else physical
+
+
+def placeholder_pod(
+    cluster: str,
+    pool: NodePool,
+    index: int,
+    *,
+    gpus: int,
+    avoid: Sequence[str],
+    image: str,
+    run: str,
+    run_label: str,
+) -> dict[str, Any]:
+    """A pod that waits for a new node of the pool and holds its GPUs.
+
+    :param avoid: host names of nodes that it must keep away from.
+    :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
+    """
+    pod = _pod(placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label)
+    pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name}
+    pod["spec"]["affinity"] = {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "topologyKey": LABEL_HOSTNAME,
+                    "labelSelector": {
+                        "matchLabels": {LABEL_COMPONENT: COMPONENT_PLACEHOLDER, LABEL_POOL: pool.name},
+                    },
+                }
+            ]
+        }
+    }
+    if avoid:
+        pod["spec"]["affinity"]["nodeAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": LABEL_HOSTNAME, "operator": "NotIn", "values": sorted(avoid)}]}
+                ]
+            }
+        }
+    return pod
+
+
+def hold_pod(
+    cluster: str, pool: NodePool, node: str, *, gpus: int, minutes: int, image: str, run: str, run_label: str
+) -> dict[str, Any]:
+    """A pod that keeps one validated node from being consolidated for a while, until a user's pod preempts it.
+
+    It is pinned to the node, so it can never buy one, and ends by itself: nobody has to remember to release it.
+    """
+    pod = _pod(hold_name(pool.name, node), COMPONENT_HOLD, cluster, pool, gpus, image, run, run_label)
+    pod["spec"]["nodeSelector"] = {LABEL_HOSTNAME: node}
+    pod["spec"]["activeDeadlineSeconds"] = minutes * 60
+    return pod
+
+
+def hold_name(pool: str, node: str) -> str:
+    return f"hold-{pool}-{node.partition('.')[0]}"[:63].rstrip("-")
+
+
+def _pod(
+    name: str, component: str, cluster: str, pool: NodePool, gpus: int, image: str, run: str, run_label: str
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": SYSTEM_NAMESPACE,
+            "labels": {
+                LABEL_CLUSTER: cluster,
+                LABEL_POOL: pool.name,
+                LABEL_COMPONENT: component,
+                LABEL_RUN: run_label,
+            },
+            "annotations": {ANNOTATION_RUN: run},
+        },
+        "spec": {
+            "priorityClassName": PLACEHOLDER_PRIORITY_CLASS,
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "tolerations": tolerations(pool),
+            "securityContext": pod_security(),
+            "containers": [
+                {
+                    "name": "pause",
+                    "image": image,
+                    "securityContext": container_security(),
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "16Mi", GPU_RESOURCE: str(gpus)},
+                        "limits": {"memory": "16Mi", GPU_RESOURCE: str(gpus)},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def tolerations(pool: NodePool) -> list[dict[str, Any]]:
+    """Tolerations of exactly the pool's own taints."""
+    return [
+        {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
+        if taint.value
+        else {"key": taint.key, "operator": "Exists", "effect": taint.effect}
+        for taint in pool.taints
+    ]
+
+
+def pod_security() -> dict[str, Any]:
+    """Pod part of the Pod Security Standard 'restricted'."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    """Container part of the Pod Security Standard 'restricted'."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

@@ -1,0 +1,131 @@
+"""Why a Ready node has no GPUs: the cause is looked for in the device plugin's pods and events.
+
+Every reason about the plugin begins with :data:`PLUGIN_CAUSE`, so that remediation can tell 'the release is broken,
+roll it back' from 'EC2 has no capacity'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, event_time, name_of, node_of
+from gpu_fleet.core.names import GPU_RESOURCE
+from gpu_fleet.core.verdict import Verdict, failed, progressing
+
+#: Prefix of every reason that blames the device plugin.
+PLUGIN_CAUSE = "DevicePlugin"
+
+#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
+#: pkg/kubelet/kuberuntime). ``ErrImagePull`` precedes ``ImagePullBackOff`` and may still be a hiccup.
+_STUCK = frozenset(
+    {
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+#: Seconds that a stuck reason must be old: one failed pull or one crash of a fresh node is no reason to roll back.
+STUCK_PATIENCE_S = 30.0
+
+#: Other DaemonSets of the same chart, whose pods share labels with the plugin's.
+_OTHERS = ("mps-control-daemon", "feature-discovery")
+
+
+def plugin_blamed(reason: str) -> bool:
+    """Whether a verdict's reason is about the device plugin."""
+    return reason.startswith(PLUGIN_CAUSE)
+
+
+def plugin_pods(pods: Iterable[Object]) -> list[Object]:
+    """The device plugin's own pods, found by their owner: all DaemonSets of the chart have the same selector."""
+    return [pod for pod in pods if _owner(pod) and not any(other in _owner(pod) for other in _OTHERS)]
+
+
+def _owner(pod: Object) -> str:
+    for owner in (pod.get("metadata") or {}).get("ownerReferences") or []:
+        if owner.get("kind") == "DaemonSet":
+            return str(owner.get("name", ""))
+    return ""
+
+
+def no_gpus(
+    node: PoolNode, pods: Iterable[Object], events: Iterable[Object], *, now: float, started: float, patience_s: float
+) -> Verdict:
+    """The verdict on a Ready node without allocatable GPUs.
+
+    :param pods: all pods of the device plugin's namespace.
+    :param events: events of that namespace.
+    :param started: epoch seconds of the first look, used where the node does not tell since when it is Ready.
+    :param patience_s: seconds from Ready (or the plugin's start) after which the plugin is taken for broken.
+    """
+    since = node.ready_since if node.ready_since is not None else started
+    mine = [pod for pod in plugin_pods(pods) if node_of(pod) == node.name]
+    if not mine:
+        return _absent(node, events, waited=now - since, patience_s=patience_s)
+    pod = max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")))
+    name = name_of(pod)
+    created = epoch((pod.get("metadata") or {}).get("creationTimestamp"))
+    age = now - max(since, created if created is not None else since)
+    stuck = _waiting(pod)
+    if stuck:
+        reason, detail, restarts = stuck
+        message = f"node {node.name} has no {GPU_RESOURCE}: device-plugin pod {name} is in {reason}: {detail}".rstrip(
+            ": "
+        )
+        if reason in _STUCK and (age >= STUCK_PATIENCE_S or restarts >= 3):
+            return failed(f"{PLUGIN_CAUSE}{reason}", message, node=node.name)
+        return progressing(f"{PLUGIN_CAUSE}{reason}", message)
+    serving = condition(pod, "Ready") or {}
+    if serving.get("status") != "True":
+        return progressing(
+            f"{PLUGIN_CAUSE}Starting",
+            f"node {node.name} has no {GPU_RESOURCE} yet: device-plugin pod {name} is starting",
+        )
+    serving_since = epoch(serving.get("lastTransitionTime"))
+    waited = now - max(since, serving_since if serving_since is not None else since)
+    message = f"node {node.name} has no {GPU_RESOURCE}, although device-plugin pod {name} runs"
+    if waited >= patience_s:
+        return failed(
+            f"{PLUGIN_CAUSE}NotRegistering",
+            f"{message} since {waited:.0f} s; read its log (driver missing, wrong config entry, MPS daemon?)",
+            node=node.name,
+        )
+    return progressing("ResourceNotRegistered", f"{message}; it takes up to a minute to register")
+
+
+def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience_s: float) -> Verdict:
+    refused = [
+        event
+        for event in events
+        if event.get("reason") == "FailedCreate" and (event.get("involvedObject") or {}).get("kind") == "DaemonSet"
+    ]
+    if refused:
+        text = str(max(refused, key=event_time).get("message", ""))
+        message = f"node {node.name} has no device-plugin pod, because it cannot be created: {text}"
+        if waited >= STUCK_PATIENCE_S:
+            return failed(f"{PLUGIN_CAUSE}FailedCreate", message, node=node.name)
+        return progressing(f"{PLUGIN_CAUSE}FailedCreate", message)
+    message = f"node {node.name} has no device-plugin pod"
+    if waited >= patience_s:
+        return failed(
+            f"{PLUGIN_CAUSE}Absent",
+            f"{message} after {waited:.0f} s: its DaemonSet does not want one there; check the node's label "
+            "nvidia.com/gpu.present and the DaemonSet's affinity and tolerations",
+            node=node.name,
+        )
+    return progressing(f"{PLUGIN_CAUSE}Absent", f"{message} yet")
+
+
+def _waiting(pod: Object) -> tuple[str, str, int] | None:
+    """Reason, message and restarts of the first container that waits for a cause worth naming."""
+    status = pod.get("status") or {}
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = str(waiting.get("reason", ""))
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            return reason, str(waiting.get("message", "")), int(container.get("restartCount") or 0)
+    return None

@@ -1,0 +1,267 @@
+"""Gate ``pool_capacity``: enough nodes of a pool are there, and *every one* has physical × replicas GPUs.
+
+Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
+``plugin_namespace``, ``plugin_patience_s`` (from Ready, or the plugin's start, to GPUs) and ``mismatch_patience_s``
+(how long a wrong number may stand).
+
+'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
+Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
+asked why nodes are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpu_fleet.core.capacity import COMPONENT_PLACEHOLDER
+from gpu_fleet.core.capacity_objects import (
+    Object,
+    PoolClaim,
+    PoolNode,
+    condition,
+    deleting,
+    epoch,
+    event_time,
+    finished,
+    newest,
+    node_of,
+    pool_claims,
+    pool_nodes,
+)
+from gpu_fleet.core.capacity_plugin import no_gpus, plugin_pods
+from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD
+from gpu_fleet.core.names import (
+    DEVICE_PLUGIN_NAMESPACE,
+    GPU_RESOURCE,
+    LABEL_COMPONENT,
+    LABEL_NODE_POOL,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+)
+from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
+
+PLUGIN_PATIENCE_S = 300.0
+#: The kubelet publishes a changed device count within 10 s (its node status update period).
+MISMATCH_PATIENCE_S = 45.0
+#: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then.
+LAUNCH_PATIENCE_S = 120.0
+#: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
+#: placeholder with it); Karpenter answers a pending pod within 10 s.
+LOST_PATIENCE_S = 30.0
+
+_AFTER_LAUNCH = {
+    "Launched": "waits for EC2",
+    "Registered": "launched, waits for its node to join",
+    "Initialized": "joined, not initialized",
+}
+
+
+def queries(args: Args) -> tuple[Query, ...]:
+    pool = str(args["pool"])
+    of_pool = f"{LABEL_NODE_POOL}={pool}"
+    plugin = str(args.get("plugin_namespace") or DEVICE_PLUGIN_NAMESPACE)
+    return (
+        KubeQuery("claims", NODE_CLAIM, label_selector=of_pool),
+        KubeQuery("nodes", NODE, label_selector=of_pool),
+        KubeQuery(
+            "placeholders",
+            POD,
+            SYSTEM_NAMESPACE,
+            label_selector=f"{LABEL_COMPONENT}={COMPONENT_PLACEHOLDER},{LABEL_POOL}={pool}",
+        ),
+        KubeQuery("plugin_pods", POD, plugin),
+        KubeQuery("plugin_events", EVENT, plugin, watch=False),
+        KubeQuery("pod_events", EVENT, SYSTEM_NAMESPACE, watch=False),
+        # Events about objects without a namespace are kept in 'default'.
+        KubeQuery("claim_events", EVENT, "default", field_selector="involvedObject.kind=NodeClaim", watch=False),
+    )
+
+
+def judge(snapshot: Snapshot, args: Args) -> Verdict:
+    pool, wanted = str(args["pool"]), int(args["wanted"])
+    expected = int(args["physical"]) * int(args["replicas"])
+    nodes = pool_nodes(snapshot.get("nodes", []), pool)
+    claims = pool_claims(snapshot.get("claims", []), pool)
+    verdicts = {node.name: _node_verdict(node, snapshot, args, expected) for node in nodes}
+    broken = [verdict for verdict in verdicts.values() if verdict.failed]
+    good = [node for node in nodes if verdicts[node.name].ready]
+    if broken:
+        return broken[0]
+    if wanted > 0 and len(good) >= wanted:
+        return ready(
+            "CapacityReady",
+            f"{len(good)} node(s) of pool {pool} have {expected} allocatable {GPU_RESOURCE} each, as promised",
+            **_findings(good, claims, args),
+        )
+    why = _missing(pool, wanted, nodes, claims, snapshot, args)
+    waiting = next((v for v in verdicts.values() if v.phase is Phase.PROGRESSING), None)
+    verdict = why if why is not None and (why.failed or waiting is None) else waiting or why
+    if verdict is None:
+        verdict = progressing("NodesMissing", "nothing is on its way")
+    text = f"{len(good)} of {wanted} node(s) of pool {pool} have {expected} {GPU_RESOURCE}: {verdict.message}"
+    return Verdict(verdict.phase, verdict.reason, text, verdict.permanent, verdict.data)
+
+
+def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int) -> Verdict:
+    now, started = _clock(args)
+    if node.unregistered:
+        return progressing("NodeNotRegistered", f"node {node.name} has not been taken over by Karpenter yet")
+    if not node.ready:
+        return progressing("NodeNotReady", f"node {node.name} is not Ready: {node.not_ready}")
+    if node.cordoned:
+        return progressing("NodeCordoned", f"node {node.name} is cordoned and takes no job; uncordon or delete it")
+    pods = snapshot.get("plugin_pods", [])
+    patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)
+    if not node.gpus:
+        events = snapshot.get("plugin_events", [])
+        return no_gpus(node, pods, events, now=now, started=started, patience_s=patience)
+    if node.gpus != expected:
+        return _mismatch(node, pods, args, expected)
+    if not node.initialized:
+        return progressing("NodeNotInitialized", f"node {node.name} has its GPUs; Karpenter has yet to initialize it")
+    return ready("NodeReady", f"node {node.name} has {expected} {GPU_RESOURCE}")
+
+
+def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int) -> Verdict:
+    now, started = _clock(args)
+    known = [node.ready_since if node.ready_since is not None else started]
+    for pod in plugin_pods(pods):
+        if node_of(pod) == node.name:
+            serving = epoch((condition(pod, "Ready") or {}).get("lastTransitionTime"))
+            known.append(serving if serving is not None else started)
+    waited = now - max(known)
+    physical, replicas = int(args["physical"]), int(args["replicas"])
+    message = (
+        f"node {node.name} ({node.instance_type or 'unknown type'}) has {node.gpus} allocatable {GPU_RESOURCE}, "
+        f"expected {expected} ({physical} physical × {replicas})"
+    )
+    if waited >= float(args.get("mismatch_patience_s") or MISMATCH_PATIENCE_S):
+        return failed(
+            "AllocatableMismatch",
+            f"{message}; the device plugin's config on that node is not the pool's: compare the ConfigMap's entry with "
+            "the node label nvidia.com/device-plugin.config",
+            node=node.name,
+            expected=expected,
+            actual=node.gpus,
+        )
+    return progressing("AllocatableMismatch", message)
+
+
+def _missing(
+    pool: str,
+    wanted: int,
+    nodes: Sequence[PoolNode],
+    claims: Sequence[PoolClaim],
+    snapshot: Snapshot,
+    args: Args,
+) -> Verdict | None:
+    """Why fewer nodes than wanted have joined; ``None`` if enough have."""
+    now, started = _clock(args)
+    here = {node.name for node in nodes if not node.cordoned}
+    if len(here) >= wanted:
+        return None
+    present = {node.name for node in nodes}
+    arriving = [claim for claim in claims if claim.node not in present]
+    pending = [
+        pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
+    ]
+    for claim in arriving:
+        verdict = _claim_verdict(claim, now)
+        if verdict.failed:
+            return verdict
+    insufficient = newest(snapshot.get("claim_events", []), "InsufficientCapacityError")
+    launched = [claim for claim in arriving if not (claim.waiting and claim.waiting[0] == "Launched")]
+    if insufficient and event_time(insufficient) >= started - 300 and not launched and (pending or arriving):
+        return progressing(
+            "InsufficientCapacity",
+            f"EC2 has no capacity for pool {pool} at the moment: {insufficient.get('message', '')}; Karpenter goes on "
+            "trying; more instance types, zones or capacity types would help",
+        )
+    if arriving:
+        return _claim_verdict(arriving[0], now)
+    if pending:
+        return _unschedulable(pool, pending, snapshot, now)
+    message = (
+        f"{wanted - len(here)} node(s) of pool {pool} are missing, and neither a NodeClaim nor a placeholder is there"
+    )
+    if now - started >= LOST_PATIENCE_S:
+        return failed("CapacityLost", f"{message}: a node was taken away; the next try asks again", permanent=False)
+    return progressing("NodesMissing", message)
+
+
+def _claim_verdict(claim: PoolClaim, now: float) -> Verdict:
+    if claim.waiting is None:
+        return progressing("NodeVanished", f"NodeClaim {claim.name} is complete, but its node {claim.node} is gone")
+    kind, reason, message = claim.waiting
+    text = f"NodeClaim {claim.name} {_AFTER_LAUNCH[kind]}: {reason} {message}".rstrip()
+    stuck = claim.waiting_since is not None and now - claim.waiting_since >= LAUNCH_PATIENCE_S
+    if kind == "Launched" and reason == "LaunchFailed" and stuck:
+        return failed(
+            "LaunchFailed",
+            f"{text}; until Karpenter gives it up (5 minutes) nothing else in the cluster is provisioned",
+            permanent=False,
+        )
+    if kind == "Launched" and reason == "AwaitingReconciliation":
+        return progressing("WaitingForLaunch", text)
+    return progressing(reason, text)
+
+
+def _unschedulable(pool: str, pending: Sequence[Object], snapshot: Snapshot, now: float) -> Verdict:
+    """What Karpenter says about placeholders that have no NodeClaim."""
+    uids = [str((pod.get("metadata") or {}).get("uid", "")) for pod in pending]
+    events = [event for event in snapshot.get("pod_events", []) if _from_karpenter(event)]
+    event = newest(events, "FailedScheduling", uids)
+    if event is None:
+        waited = now - min(filter(None, (_created(pod) for pod in pending)), default=now)
+        return progressing(
+            "WaitingForKarpenter",
+            f"{len(pending)} placeholder(s) are pending for {max(0.0, waited):.0f} s and Karpenter has not answered",
+        )
+    text = _about(pool, str(event.get("message", "")))
+    if "did not tolerate taint" in text:
+        return failed("TaintNotTolerated", f"Karpenter cannot place the placeholders: {text}")
+    if "exceed limits for nodepool" in text:
+        return progressing("NodePoolLimitReached", f"pool {pool} is at its limits: {text}")
+    if "no instance type" in text:
+        return progressing("NoInstanceTypeFits", f"Karpenter finds no instance type: {text}")
+    return progressing("FailedScheduling", f"Karpenter cannot place the placeholders: {text}")
+
+
+def _about(pool: str, message: str) -> str:
+    """The part of Karpenter's message that is about this pool: it lists every NodePool's objection."""
+    for quoted in (f'"{pool}"', f"NodePool={pool})"):
+        for part in message.split("; "):
+            if quoted in part:
+                return part
+    return message
+
+
+def _from_karpenter(event: Object) -> bool:
+    component = (event.get("source") or {}).get("component") or event.get("reportingComponent")
+    return component == "karpenter"
+
+
+def _created(pod: Object) -> float | None:
+    return epoch((pod.get("metadata") or {}).get("creationTimestamp"))
+
+
+def _clock(args: Args) -> tuple[float, float]:
+    now = float(args.get("now") or 0.0)
+    return now, float(args.get("started") or now)
+
+
+def _findings(nodes: Sequence[PoolNode], claims: Sequence[PoolClaim], args: Args) -> dict[str, Any]:
+    """What later tasks need to know, small enough for an XCom."""
+    return {
+        "nodes": [node.name for node in nodes],
+        "nodeClaims": [claim.name for claim in claims],
+        "physical": int(args["physical"]),
+        "replicas": int(args["replicas"]),
+        "allocatable": {node.name: node.gpus for node in nodes},
+        "instances": {node.name: node.instance() for node in nodes},
+    }
+
+
+POOL_CAPACITY = register(Gate("pool_capacity", queries, judge))

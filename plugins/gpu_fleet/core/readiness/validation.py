@@ -1,0 +1,144 @@
+"""Gate ``probes_finished``: there is nothing left to wait for in a round of probe pods.
+
+Arguments: ``namespace``, ``selector`` (of the round's pods), ``pool``, ``rounds`` (one ``NodeRound`` as JSON per node).
+
+The gate does not judge GPUs. A node whose image cannot be pulled, or that vanishes, is as much 'settled' as one whose
+probes ran: otherwise one bad node would keep the verdicts of all others from being given. It fails only if the whole
+round is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, finished, name_of, node_of
+from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.kinds import NODE, POD
+from gpu_fleet.core.names import LABEL_NODE_POOL
+from gpu_fleet.core.probes import NodeRound, is_greedy, pinned_to
+from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
+
+#: Seconds a container may wait for a cause that does not pass by itself; a registry's hiccup is shorter.
+STUCK_PATIENCE_S = 45.0
+#: Seconds after which a pod that finds no room, although nothing runs there any more, is given up.
+ROOM_PATIENCE_S = 20.0
+#: Seconds after which a round without any pod is taken for deleted by somebody.
+GONE_PATIENCE_S = 10.0
+
+#: Waiting reasons that no amount of waiting changes (kubernetes pkg/kubelet/images/types.go and kuberuntime).
+STUCK = frozenset(
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+
+
+def queries(args: Args) -> tuple[Query, ...]:
+    return (
+        KubeQuery("pods", POD, str(args["namespace"]), label_selector=str(args["selector"])),
+        KubeQuery("nodes", NODE, label_selector=f"{LABEL_NODE_POOL}={args['pool']}"),
+    )
+
+
+def judge(snapshot: Snapshot, args: Args) -> Verdict:
+    rounds = [NodeRound.from_json(value) for value in args["rounds"]]
+    active = [round_ for round_ in rounds if not round_.busy]
+    pods = snapshot.get("pods", [])
+    now = float(args.get("now") or 0.0)
+    if not active:
+        return progressing("NothingToWaitFor", "no probe was planned on any node")
+    if not pods:
+        if now - float(args.get("started") or now) >= GONE_PATIENCE_S:
+            return failed(
+                "ProbesVanished",
+                f"all probe pods in {args['namespace']} are gone: somebody deleted them; the next try makes them again",
+                permanent=False,
+            )
+        return progressing("ProbesAbsent", f"there is no probe pod in {args['namespace']} yet")
+    nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
+    waiting = [why for round_ in active if (why := _waits_for(round_, pods, nodes.get(round_.node), now))]
+    if not waiting:
+        return ready("ProbesSettled", f"the probes of {len(active)} node(s) are over", nodes=len(active))
+    more = f" (and {len(waiting) - 1} more node(s))" if len(waiting) > 1 else ""
+    return progressing(waiting[0][0], waiting[0][1] + more)
+
+
+def _waits_for(round_: NodeRound, pods: Sequence[Object], node: PoolNode | None, now: float) -> tuple[str, str] | None:
+    """What the round still waits for on its node, as (reason, message); ``None`` if it is settled."""
+    if node is None or node.leaving:
+        return None
+    mine = [pod for pod in pods if pinned_to(pod) == round_.node]
+    users = [pod for pod in mine if not is_greedy(pod)]
+    greedy = [pod for pod in mine if is_greedy(pod)]
+    # A pod that is not there any more will not report either.
+    over = [pod for pod in users if is_over(pod, now)]
+    settled = len(over) + max(0, round_.users - len(users))
+    open_users = settled < round_.fill
+    open_greedy = round_.greedy and any(_unscheduled(pod) for pod in greedy)
+    if not open_users and not open_greedy:
+        return None
+    running = [pod for pod in mine if node_of(pod) and not is_over(pod, now)]
+    if not running and mine and _no_room_for(mine, now) >= ROOM_PATIENCE_S:
+        return None
+    if not open_users:
+        return ("ProbesPending", f"node {round_.node}: the request for two GPUs has not been decided yet")
+    pulling = sum(1 for pod in running if (pod.get("status") or {}).get("phase") == "Pending")
+    reason = "ProbesStarting" if pulling and pulling == len(running) else "ProbesRunning"
+    if not running:
+        reason = "ProbesPending"
+    return (
+        reason,
+        f"node {round_.node}: {settled} of {round_.fill} probe(s) over, {len(running) - pulling} run, {pulling} start",
+    )
+
+
+def is_over(pod: Object, now: float) -> bool:
+    """Whether a pod has ended, or waits for what never comes."""
+    if finished(pod):
+        return True
+    stuck = waiting_reason(pod)
+    if stuck is None or stuck[0] not in STUCK:
+        return False
+    since = _scheduled_at(pod)
+    return stuck[0] == "InvalidImageName" or (since is not None and now - since >= STUCK_PATIENCE_S)
+
+
+def waiting_reason(pod: Object) -> tuple[str, str] | None:
+    """Reason and message of the probe container's waiting state."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            return str(waiting.get("reason", "")), str(waiting.get("message", ""))
+    return None
+
+
+def _unscheduled(pod: Object) -> bool:
+    return not node_of(pod) and not finished(pod)
+
+
+def _scheduled_at(pod: Object) -> float | None:
+    scheduled = condition(pod, "PodScheduled") or {}
+    return epoch(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
+
+
+def _no_room_for(pods: Sequence[Object], now: float) -> float:
+    """Seconds since anything last happened on a node where nothing runs and somebody waits."""
+    times: list[float] = []
+    for pod in pods:
+        created: Any = (pod.get("metadata") or {}).get("creationTimestamp")
+        ends = [
+            ((container.get("state") or {}).get("terminated") or {}).get("finishedAt")
+            for container in (pod.get("status") or {}).get("containerStatuses") or []
+        ]
+        times += [seconds for value in (created, *ends) if (seconds := epoch(value)) is not None]
+    return now - max(times) if times else 0.0
+
+
+PROBES_FINISHED = register(Gate("probes_finished", queries, judge))

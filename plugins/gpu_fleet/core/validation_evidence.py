@@ -1,0 +1,251 @@
+"""What was observed of a node's probe pods, brought into a form that rules can be written over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, name_of, node_of
+from gpu_fleet.core.names import GPU_RESOURCE
+from gpu_fleet.core.probes import NodeRound, is_greedy, pinned_to
+from gpu_fleet.core.probes_output import ProbeOutput, ProbeOutputError, parse_output
+from gpu_fleet.core.readiness.validation import waiting_reason
+
+#: The scheduler's words for 'no GPU left' (kubernetes pkg/scheduler/framework/plugins/noderesources/fit.go).
+INSUFFICIENT = f"Insufficient {GPU_RESOURCE}"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a probe has no result that could be believed."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PodEvidence:
+    """One probe pod. Times in epoch seconds by the cluster's clocks, which write whole seconds.
+
+    :ivar scheduled: when it got its place on the node, ``None`` while it has none.
+    :ivar unschedulable: the scheduler's last words while it has none.
+    :ivar refused: whether the scheduler ever said that no GPU was left for it.
+    :ivar started: when its container started, :ivar finished: when it ended.
+    :ivar admission: why the kubelet refused the pod, if it did.
+    :ivar output: the probe's report, if it left one that can be believed.
+    :ivar trouble: why there is none, or the report's own error.
+    """
+
+    name: str
+    greedy: bool
+    phase: str
+    created: float | None
+    scheduled: float | None
+    unschedulable: str | None
+    refused: bool
+    started: float | None
+    finished: float | None
+    admission: str | None
+    output: ProbeOutput | None
+    trouble: Trouble | None
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """Everything that the verdict on one node rests on.
+
+    :ivar node: the node now; ``None`` if it is gone or leaving.
+    :ivar physical: its GPUs according to EC2, :ivar replicas: how often each is promised.
+    :ivar users: pods that ask for one GPU, in the order in which they got their place.
+    :ivar now: epoch seconds of the observation.
+    """
+
+    round: NodeRound
+    node: PoolNode | None
+    physical: int
+    replicas: int
+    users: tuple[PodEvidence, ...]
+    greedy: PodEvidence | None
+    now: float
+
+    @property
+    def slots(self) -> int:
+        return self.physical * self.replicas
+
+    @property
+    def full(self) -> bool:
+        """Whether the probes had the whole node to themselves."""
+        return self.round.held == 0 and self.round.fill == self.slots
+
+    @property
+    def sharers(self) -> tuple[PodEvidence, ...]:
+        """The pods that had room: the first to get a place."""
+        return self.users[: self.round.fill]
+
+    @property
+    def extras(self) -> tuple[PodEvidence, ...]:
+        """The pods that had to wait."""
+        return self.users[self.round.fill :]
+
+    @property
+    def outputs(self) -> list[ProbeOutput]:
+        return [pod.output for pod in self.sharers if pod.output is not None]
+
+
+def evidence_of(
+    round_: NodeRound,
+    node: PoolNode | None,
+    pods: Iterable[Object],
+    events: Iterable[Object],
+    *,
+    physical: int,
+    replicas: int,
+    now: float,
+) -> NodeEvidence:
+    """The evidence about one node.
+
+    :param pods: probe pods of the round (of any node), :param events: events of their namespace.
+    """
+    refused = {
+        str((event.get("involvedObject") or {}).get("uid", ""))
+        for event in events
+        if event.get("reason") == "FailedScheduling" and INSUFFICIENT in str(event.get("message", ""))
+    }
+    mine = [pod for pod in pods if pinned_to(pod) == round_.node]
+    views = [_pod_evidence(pod, refused) for pod in mine]
+    users = sorted((v for v in views if not v.greedy), key=_by_place)
+    return NodeEvidence(
+        round=round_,
+        node=None if node is None or node.leaving else node,
+        physical=physical,
+        replicas=replicas,
+        users=tuple(users),
+        greedy=next((v for v in views if v.greedy), None),
+        now=now,
+    )
+
+
+def _by_place(pod: PodEvidence) -> tuple[bool, float, bool, float, str]:
+    """Who got a place first; pods of the same second are told apart by when their containers started."""
+    return (
+        pod.scheduled is None,
+        pod.scheduled or 0.0,
+        pod.started is None,
+        pod.started or 0.0,
+        pod.name,
+    )
+
+
+def _pod_evidence(pod: Object, refused: set[str]) -> PodEvidence:
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    scheduled = condition(pod, "PodScheduled") or {}
+    placed = scheduled.get("status") == "True" or bool(node_of(pod))
+    terminated = _terminated(status)
+    words = None if placed else str(scheduled.get("message", ""))
+    output, trouble = _result(pod, terminated, words)
+    return PodEvidence(
+        name=name_of(pod),
+        greedy=is_greedy(pod),
+        phase=str(status.get("phase", "Pending")),
+        created=epoch(metadata.get("creationTimestamp")),
+        scheduled=epoch(scheduled.get("lastTransitionTime")) or epoch(status.get("startTime")) if placed else None,
+        unschedulable=words,
+        refused=str(metadata.get("uid", "")) in refused or INSUFFICIENT in (words or ""),
+        started=epoch(terminated.get("startedAt") or _running(status).get("startedAt")),
+        finished=epoch(terminated.get("finishedAt")),
+        admission=str(status.get("message", "")) if status.get("reason") == "UnexpectedAdmissionError" else None,
+        output=output,
+        trouble=trouble,
+    )
+
+
+def _states(status: Any) -> list[dict[str, Any]]:
+    return [dict(container.get("state") or {}) for container in status.get("containerStatuses") or []]
+
+
+def _terminated(status: Any) -> dict[str, Any]:
+    return next((dict(state["terminated"]) for state in _states(status) if state.get("terminated")), {})
+
+
+def _running(status: Any) -> dict[str, Any]:
+    return next((dict(state["running"]) for state in _states(status) if state.get("running")), {})
+
+
+def _result(
+    pod: Object, terminated: dict[str, Any], unscheduled: str | None
+) -> tuple[ProbeOutput | None, Trouble | None]:
+    """The report of an ended probe, or why there is none. Total over every state a pod can be in."""
+    status = pod.get("status") or {}
+    name, reason = name_of(pod), str(status.get("reason", ""))
+    if reason == "DeadlineExceeded":
+        return None, Trouble("ProbeTimedOut", f"pod {name} ran longer than its deadline")
+    if reason:
+        return None, Trouble(_admission_reason(reason), f"pod {name}: {reason} {status.get('message', '')}".rstrip())
+    if terminated:
+        return _report(name, terminated)
+    if unscheduled is not None:
+        if INSUFFICIENT in unscheduled:
+            return None, Trouble("NoFreeGpu", f"pod {name} found no free GPU: {unscheduled}")
+        return None, Trouble(
+            "Unschedulable", f"pod {name} was not placed: {unscheduled or 'the scheduler said nothing'}"
+        )
+    waiting = waiting_reason(pod)
+    if waiting and "Image" in waiting[0]:
+        return None, Trouble("ImageUnpullable", f"pod {name} cannot pull its image: {waiting[0]} {waiting[1]}".rstrip())
+    if waiting and waiting[0] not in ("", "ContainerCreating", "PodInitializing"):
+        return None, Trouble("ContainerNotStarted", f"pod {name}: {waiting[0]} {waiting[1]}".rstrip())
+    return None, Trouble("ProbeTimedOut", f"pod {name} has not finished ({status.get('phase', 'no status')})")
+
+
+def _admission_reason(reason: str) -> str:
+    if reason == "UnexpectedAdmissionError":
+        return "AdmissionRefused"
+    if reason.startswith("OutOf"):
+        return "NoFreeGpu"
+    return f"Pod{reason}"
+
+
+def _report(name: str, terminated: dict[str, Any]) -> tuple[ProbeOutput | None, Trouble | None]:
+    code, why = terminated.get("exitCode"), str(terminated.get("reason", ""))
+    message = str(terminated.get("message") or "")
+    if why == "OOMKilled":
+        return None, Trouble("ProbeOOMKilled", f"pod {name} was killed for memory")
+    if why in ("StartError", "ContainerCannotRun"):
+        # The runtime writes its own error here, for example 'no runtime for "nvidia" is configured'.
+        return None, Trouble("ContainerNotStarted", f"pod {name}: {message or why}")
+    try:
+        output = parse_output(message)
+    except ProbeOutputError as error:
+        if code:
+            return None, Trouble("ProbeCrashed", f"pod {name} ended with status {code}: {error.message}")
+        return None, Trouble(error.reason, f"pod {name}: {error.message}")
+    if output.error is not None:
+        return output, Trouble(output.error.reason, f"pod {name}: {output.error.message}")
+    if code:
+        return output, Trouble("ProbeCrashed", f"pod {name} reported no error and ended with status {code}")
+    return output, None
+
+
+def vanished(evidence: NodeEvidence) -> int:
+    """How many planned pods are not there any more."""
+    return max(0, evidence.round.users - len(evidence.users))
+
+
+def overlap(pods: Sequence[PodEvidence]) -> float | None:
+    """Seconds during which all of them ran at once; negative: there was no such time; ``None``: some did not run.
+
+    By the kubelet's clock, which writes whole seconds: a window of 1 s there may be 0.1 s, but is never empty. Where
+    that window is empty the probes' own clock decides, which is the same for all pods of a node and counts in ms.
+    """
+    starts = [pod.started for pod in pods if pod.started is not None]
+    ends = [pod.finished for pod in pods if pod.finished is not None]
+    if not pods or len(starts) < len(pods) or len(ends) < len(pods):
+        return None
+    coarse = min(ends) - max(starts)
+    reports = [pod.output for pod in pods if pod.output is not None]
+    if coarse > 0 or len(reports) < len(pods):
+        return coarse
+    fine = min(report.finished_at for report in reports) - max(report.started_at for report in reports)
+    # A container's clock cannot contradict the kubelet's by more than the rounding of two time stamps.
+    return fine if abs(fine - coarse) <= 2 else coarse

@@ -1,0 +1,325 @@
+"""Asks for GPU nodes, waits until they have the GPUs that were promised, and lets go of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_fleet.core import capacity as rules
+from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.names import (
+    LABEL_COMPONENT,
+    LABEL_NODE_POOL,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+    run_label,
+)
+from gpu_fleet.operators.base import FleetOperator, run_name
+from gpu_fleet.triggers.looking import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.physical import Hardware
+    from gpu_fleet.core.spec import ClusterSpec, NodePool
+    from gpu_fleet.hooks.kubernetes import KubeClient
+
+#: XCom key under which a failed wait leaves ``{"reason", "message"}``; reasons that blame the device plugin begin with
+#: ``core.capacity_plugin.PLUGIN_CAUSE``.
+FAILURE = "failure"
+
+#: How often, and with which pause in seconds, a pod is created again while its namespace is too young to have its
+#: ServiceAccount; the controller needs well under a second.
+YOUNG_NAMESPACE_TRIES, YOUNG_NAMESPACE_PAUSE_S = 40, 0.25
+
+
+def hardware(spec: ClusterSpec, pool: NodePool) -> Hardware:
+    """The pool's physical GPUs, asked of EC2.
+
+    :raises SpecError: instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
+    """
+    from gpu_fleet.core.physical import hardware_of
+    from gpu_fleet.hooks.aws import aws_session
+
+    session = aws_session(spec.aws.connection, spec.region)
+    described = session.paginate(
+        "ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=list(pool.instance_types)
+    )
+    return hardware_of(described, pool.instance_types)
+
+
+def ensure_objects(kube: KubeClient, spec: ClusterSpec, builder: str, names: set[str]) -> None:
+    """Apply those of a builder's manifests that have one of these names; a no-op if they are as they should be."""
+    from gpu_fleet.core.manifests import build
+
+    for manifest in build(builder, spec):
+        if manifest["metadata"]["name"] in names:
+            kube.apply(manifest)
+
+
+def create_pod(kube: KubeClient, manifest: dict[str, Any]) -> bool:
+    """Create a pod; ``False`` if it exists.
+
+    :raises Forbidden: quota, admission, a missing RuntimeClass or PriorityClass.
+    """
+    for attempt in range(YOUNG_NAMESPACE_TRIES):
+        try:
+            kube.create(manifest)
+        except AlreadyExists:
+            return False
+        except Forbidden as error:
+            young = "serviceaccount" in error.message.lower() and "not found" in error.message
+            if not young or attempt == YOUNG_NAMESPACE_TRIES - 1:
+                raise
+            time.sleep(YOUNG_NAMESPACE_PAUSE_S)
+        else:
+            return True
+    raise AssertionError("unreachable")
+
+
+def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
+    """Ask for the deletion of exactly these pods; returns the names of those that were there."""
+    deleted = []
+    for pod in pods:
+        metadata = pod["metadata"]
+        ref = ObjectRef(POD, metadata["name"], metadata["namespace"])
+        if kube.delete(ref, grace_seconds=1):
+            deleted.append(metadata["name"])
+    return deleted
+
+
+class PoolOperator(FleetOperator):
+    """Base of the operators that act on one pool of the cluster.
+
+    :param node_pool: name of the pool (``pool`` is Airflow's word for something else).
+    """
+
+    skips_unselected_pools = True
+
+    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.node_pool = node_pool
+
+    @property
+    def this_pool(self) -> NodePool:
+        return self.spec.pool(self.node_pool)
+
+    def of_pool(self) -> str:
+        """Label selector of the pool's Nodes and NodeClaims."""
+        return f"{LABEL_NODE_POOL}={self.node_pool}"
+
+    def run_label(self, context: Mapping[str, Any]) -> str:
+        ti = context["ti"]
+        return run_label(ti.dag_id, ti.run_id)
+
+
+class RequestCapacityOperator(PoolOperator):
+    """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
+
+    With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
+    missing.
+
+    :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical"}``.
+    :raises SpecError: if EC2 contradicts the pool's instance types.
+
+    The created pods are shown among the task's rendered fields.
+    """
+
+    template_fields = ("manifests",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
+    #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
+    overwrite_rtif_after_execution = True
+    ui_color = "#e9f0fb"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.manifests = ""
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        found = request_capacity(self, context, hardware(self.spec, self.this_pool))
+        self.manifests = _as_yaml(found.pop("manifests"))
+        return found
+
+
+def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware) -> dict[str, Any]:
+    """Create the placeholders that are missing; idempotent."""
+    kube, spec, pool = operator.kube, operator.spec, operator.this_pool
+    plan = rules.plan_placeholders(
+        pool.name,
+        pool.wanted_nodes,
+        kube.list(NODE_CLAIM, label_selector=operator.of_pool()),
+        kube.list(NODE, label_selector=operator.of_pool()),
+        placeholders(kube, pool.name),
+    )
+    for name in plan.remove:
+        # Grace 0: a finished pod has nothing to end, and its name is needed now.
+        kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
+        operator.log.info("removed placeholder %s: it had ended, or its node is gone", name)
+    each = rules.placeholder_gpus(pool, gpus.count)
+    manifests = [
+        rules.placeholder_pod(
+            spec.name,
+            pool,
+            index,
+            gpus=each,
+            avoid=plan.avoid,
+            image=spec.validation.images.placeholder,
+            run=run_name(context),
+            run_label=operator.run_label(context),
+        )
+        for index in plan.create
+    ]
+    if manifests:
+        from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
+
+        ensure_objects(kube, spec, "system_namespaces", {SYSTEM_NAMESPACE})
+        ensure_objects(kube, spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
+    for manifest in manifests:
+        create_pod(kube, manifest)
+    operator.log.info(
+        "pool %s: %d of %d wanted node(s) stand, %d are asked for, %d placeholder(s) created",
+        pool.name,
+        plan.standing,
+        pool.wanted_nodes,
+        plan.asked,
+        len(manifests),
+    )
+    return {
+        "wanted": pool.wanted_nodes,
+        "standing": plan.standing,
+        "asked": plan.asked,
+        "created": [manifest["metadata"]["name"] for manifest in manifests],
+        "gpus": each,
+        "physical": gpus.count,
+        "manifests": manifests,
+    }
+
+
+def placeholders(kube: KubeClient, pool: str, component: str = rules.COMPONENT_PLACEHOLDER) -> list[dict[str, Any]]:
+    """The pool's placeholder pods."""
+    selector = f"{LABEL_COMPONENT}={component},{LABEL_POOL}={pool}"
+    return kube.list(POD, SYSTEM_NAMESPACE, label_selector=selector)
+
+
+class AwaitCapacityOperator(PoolOperator):
+    """Waits until every wanted node has exactly physical × replicas GPUs.
+
+    A retry asks again first: a spot node that was taken away took its placeholder with it.
+
+    :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "allocatable": {node: GPUs}, "instances": {node: …}}``.
+    :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
+        (``AllocatableMismatch``), or Karpenter cannot place the placeholders.
+    :raises GateFailed: a launch failed, or nodes were lost; retried.
+    :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``.
+
+    A failure also leaves its reason in the XCom ``failure``, for the task that decides about a roll-back.
+    """
+
+    ui_color = "#e9f0fb"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        pool = self.this_pool
+        gpus = hardware(self.spec, pool)
+        if not pool.wanted_nodes:
+            self.log.info("pool %s wants no nodes", pool.name)
+            return {"nodes": [], "nodeClaims": [], "physical": gpus.count, "replicas": pool.replicas} | {
+                "allocatable": {},
+                "instances": {},
+            }
+        if context["ti"].try_number > 1:
+            request_capacity(self, context, gpus)
+        args = {
+            "pool": pool.name,
+            "wanted": pool.wanted_nodes,
+            "physical": gpus.count,
+            "replicas": pool.replicas,
+            "plugin_namespace": self.spec.device_plugin.namespace,
+            "plugin_patience_s": self.spec.deadlines.prove.seconds,
+        }
+        with reported_failure(context):
+            verdict = await_gate(self, context, "pool_capacity", args, self.spec.deadlines.capacity.seconds)
+        return self._found(verdict.message, verdict.data)
+
+    def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+        with reported_failure(context):
+            verdict = conclude(event)
+        return self._found(verdict.message, verdict.data)
+
+    def _found(self, message: str, data: dict[str, Any] | None) -> dict[str, Any]:
+        self.log.info("%s", message)
+        return dict(data or {})
+
+
+class reported_failure:
+    """Leaves the reason of a failed wait in the XCom ``failure``, where other tasks can read it."""
+
+    def __init__(self, context: Mapping[str, Any]) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, GpuFleetError):
+            self._context["ti"].xcom_push(FAILURE, {"reason": error.reason, "message": error.message[:2000]})
+
+
+class ReleasePlaceholdersOperator(PoolOperator):
+    """Deletes the pool's placeholders, so that their GPUs can be used; harmless to repeat.
+
+    :returns: names of the pods that were deleted.
+    """
+
+    ui_color = "#e9f0fb"
+
+    def act(self, context: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
+        pods = placeholders(self.kube, self.node_pool)
+        pods += placeholders(self.kube, self.node_pool, rules.COMPONENT_HOLD)
+        deleted = delete_pods(self.kube, pods)
+        self.log.info("released %d placeholder(s) of pool %s", len(deleted), self.node_pool)
+        return deleted
+
+
+class HoldCapacityOperator(PoolOperator):
+    """Keeps the pool's nodes for ``capacity.hold`` minutes although no job uses them yet; 0 does nothing.
+
+    One pod per node holds it with the lowest priority: a user's pod takes its place at once, and it ends by itself.
+
+    :returns: names of the pods.
+    """
+
+    ui_color = "#e9f0fb"
+
+    def act(self, context: Mapping[str, Any]) -> list[str]:
+        from gpu_fleet.core.capacity_objects import gpus_held, pool_nodes
+        from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
+
+        pool, minutes = self.this_pool, self.this_pool.capacity.hold
+        if not minutes:
+            return []
+        ensure_objects(self.kube, self.spec, "system_namespaces", {SYSTEM_NAMESPACE})
+        ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
+        held, names = gpus_held(self.kube.list(POD)), []
+        for node in pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name):
+            if held.get(node.name) or node.cordoned or not node.gpus:
+                continue  # in use: nobody will consolidate it
+            manifest = rules.hold_pod(
+                self.spec.name,
+                pool,
+                node.name,
+                gpus=1,
+                minutes=minutes,
+                image=self.spec.validation.images.placeholder,
+                run=run_name(context),
+                run_label=self.run_label(context),
+            )
+            create_pod(self.kube, manifest)
+            names.append(manifest["metadata"]["name"])
+        self.log.info("pool %s: %d node(s) held for %d minutes", pool.name, len(names), minutes)
+        return names
+
+
+def _as_yaml(manifests: list[dict[str, Any]]) -> str:
+    import yaml
+
+    return yaml.safe_dump_all(manifests, sort_keys=False, default_flow_style=False)

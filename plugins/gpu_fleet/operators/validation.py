@@ -1,0 +1,394 @@
+"""Proves that the GPUs of a pool's nodes work and are shared as promised, disturbing nobody, and tidies up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_fleet.core.errors import Forbidden, GateFailed, NotFound, SpecError, TransientError, ValidationFailed
+from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, DOMAIN
+from gpu_fleet.core.probes import NodeRound, Probe
+from gpu_fleet.core.verdict import Verdict
+from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.capacity import PoolOperator, create_pod, delete_pods, ensure_objects, hardware
+from gpu_fleet.triggers.looking import await_gate
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.capacity_objects import PoolNode
+    from gpu_fleet.core.validation_report import NodeReport, PoolReport
+    from gpu_fleet.hooks.kubernetes import KubeClient
+
+#: Which run protects a node; only nodes that carry it are ever unprotected again.
+ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
+
+#: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
+REPORT, SUMMARY = "report", "summary"
+
+#: Pods created or deleted at the same time. Enough for a pool of fifty nodes, far below API priority and fairness.
+AT_ONCE = 8
+
+
+class ProtectNodesOperator(PoolOperator):
+    """Keeps Karpenter from removing the pool's nodes while they are validated.
+
+    Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
+    probe, and nodes that have only just joined are not finished: both are left out.
+
+    :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "protected", "instances"}``; the NodeClaims are what
+        the end of validation is compared with.
+    """
+
+    ui_color = "#f6eefb"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
+
+        pool = self.this_pool
+        gpus = hardware(self.spec, pool)
+        present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
+        nodes = [node for node in present if node.initialized and not node.cordoned]
+        protected = []
+        for node in nodes:
+            foreign = ANNOTATION_DO_NOT_DISRUPT in node.annotations and ANNOTATION_PROTECTED_BY not in node.annotations
+            if not foreign:
+                self._annotate(
+                    node.name, {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: run_name(context)}
+                )
+                protected.append(node.name)
+        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
+        self.log.info("pool %s: %d node(s) to validate, %d protected", pool.name, len(nodes), len(protected))
+        return {
+            "nodes": [node.name for node in nodes],
+            "nodeClaims": [claim.name for claim in claims],
+            "physical": gpus.count,
+            "replicas": pool.replicas,
+            "protected": protected,
+            "instances": {node.name: node.instance() for node in nodes},
+        }
+
+    def _annotate(self, node: str, annotations: dict[str, str]) -> None:
+        self.kube.patch(ObjectRef(NODE, node), {"metadata": {"annotations": annotations}})
+
+
+class RunProbesOperator(PoolOperator):
+    """Runs one probe on all protected nodes of a pool at once, waits, and gives the verdict.
+
+    ``sharing`` and ``exclusive`` fill every node and include vectorAdd, the pod too many, the distribution over GPUs
+    and the refusal of a request for two: one round, one wait. ``vectoradd`` is one pod per node; ``overflow`` the
+    refusal alone. Only GPUs that nobody uses are taken; a node without one is 'Busy'.
+
+    :param probe: see :class:`gpu_fleet.core.probes.Probe`.
+    :returns: ``{"probe", "outcome", "nodes": {node: outcome}, "failures": [...]}``; the whole report is the XCom
+        ``report``, and both are there after a failure, too.
+    :raises ValidationFailed: naming nodes, reasons and causes.
+    :raises GateFailed: the evidence is missing or contradicts itself; retried.
+
+    The pods of the first node are shown among the task's rendered fields.
+    """
+
+    template_fields = ("manifests",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
+    #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
+    overwrite_rtif_after_execution = True
+    ui_color = "#f6eefb"
+
+    def __init__(self, *, probe: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        try:
+            self.probe = str(Probe(probe))
+        except ValueError as error:
+            known = ", ".join(Probe)
+            raise SpecError(f"there is no probe {probe!r}", field="probe", remedy=f"one of: {known}") from error
+        self.manifests = ""
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        before, started = protected_nodes(self, context), time.time()
+        rounds = self._plan(before)
+        try:
+            self._create(context, rounds)
+        except Forbidden as error:
+            return self._refused(context, before, rounds, started, error)
+        if any(not round_.busy for round_ in rounds):
+            await_gate(
+                self,
+                context,
+                "probes_finished",
+                self._gate_args(context, rounds),
+                self.spec.deadlines.validation.seconds,
+                "probed",
+                kwargs={"rounds": [round_.to_json() for round_ in rounds], "since": started},
+            )
+        return self._judge(context, before, rounds, started)
+
+    def probed(
+        self, context: Mapping[str, Any], event: Mapping[str, Any], rounds: list[dict[str, Any]], since: float
+    ) -> dict[str, Any]:
+        """The probes are over, or their deadline has passed: then whatever has not finished has failed."""
+        verdict = Verdict.from_json(event["verdict"])
+        self.log.info("%s: %s: %s", event["type"], verdict.reason, verdict.message)
+        if verdict.failed:
+            raise verdict.error()
+        self.prepare(context)
+        return self._judge(
+            context, protected_nodes(self, context), [NodeRound.from_json(value) for value in rounds], since
+        )
+
+    # --- before the wait -----------------------------------------------------------------------------------------
+
+    def _plan(self, before: Mapping[str, Any]) -> list[NodeRound]:
+        from gpu_fleet.core.capacity_objects import gpus_held
+        from gpu_fleet.core.probes import plan_round
+        from gpu_fleet.core.validation import is_ours
+
+        pool, slots = self.this_pool, int(before["physical"]) * int(before["replicas"])
+        held = gpus_held(pod for pod in self.kube.list(POD) if not is_ours(pod))
+        here = {node.name for node in self._nodes()}
+        return [
+            plan_round(Probe(self.probe), self.spec, pool, node, slots=slots, held=held.get(node, 0))
+            if node in here
+            else NodeRound(node, users=0, fill=0, greedy=False, held=0)
+            for node in before["nodes"]
+        ]
+
+    def _create(self, context: Mapping[str, Any], rounds: Sequence[NodeRound]) -> None:
+        from gpu_fleet.core.probes import SCRIPT, is_greedy, pods_of_round, reusable
+        from gpu_fleet.hooks.templates import include_dir
+
+        if not rounds:
+            return
+        script = (include_dir() / "probes" / SCRIPT).read_text()
+        by_node = [
+            pods_of_round(
+                Probe(self.probe),
+                self.spec,
+                self.this_pool,
+                round_,
+                script=script,
+                run=run_name(context),
+                run_label=self.run_label(context),
+            )
+            for round_ in rounds
+        ]
+        pods = [pod for of_node in by_node for pod in of_node]
+        self.manifests = _as_yaml(next(iter(by_node), []))
+        ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
+        existing = self._pods(context)
+        if existing and not reusable(existing, [pod["metadata"]["name"] for pod in pods]):
+            self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
+            remove_pods(self.kube, self.spec.validation.namespace, self._selector(context), self._cleanup_s())
+        # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
+        for wave in ([p for p in pods if is_greedy(p)], [p for p in pods if not is_greedy(p)]):
+            with ThreadPoolExecutor(AT_ONCE) as workers:
+                list(workers.map(lambda pod: create_pod(self.kube, pod), wave))
+        busy = [round_.node for round_ in rounds if round_.busy]
+        if busy:
+            self.log.info("no free GPU on %s", ", ".join(busy))
+        self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(rounds), self.node_pool)
+
+    def _gate_args(self, context: Mapping[str, Any], rounds: Sequence[NodeRound]) -> dict[str, Any]:
+        return {
+            "namespace": self.spec.validation.namespace,
+            "selector": self._selector(context),
+            "pool": self.node_pool,
+            "rounds": [round_.to_json() for round_ in rounds],
+        }
+
+    # --- after it ------------------------------------------------------------------------------------------------
+
+    def _judge(
+        self, context: Mapping[str, Any], before: Mapping[str, Any], rounds: Sequence[NodeRound], since: float
+    ) -> dict[str, Any]:
+        from gpu_fleet.core.validation import judge_node
+        from gpu_fleet.core.validation_evidence import evidence_of
+
+        namespace, now = self.spec.validation.namespace, time.time()
+        pods, events = self._pods(context), self.kube.list(EVENT, namespace)
+        nodes = {node.name: node for node in self._nodes()}
+        reports = [
+            judge_node(
+                Probe(self.probe),
+                evidence_of(
+                    round_,
+                    nodes.get(round_.node),
+                    pods,
+                    events,
+                    physical=int(before["physical"]),
+                    replicas=int(before["replicas"]),
+                    now=now,
+                ),
+            )
+            for round_ in rounds
+        ]
+        return self._publish(context, self._report(context, before, reports, since, now))
+
+    def _refused(
+        self,
+        context: Mapping[str, Any],
+        before: Mapping[str, Any],
+        rounds: Sequence[NodeRound],
+        since: float,
+        error: Forbidden,
+    ) -> dict[str, Any]:
+        from gpu_fleet.core.validation import refusal_reason, refused_node
+
+        reports = [refused_node(round_.node, refusal_reason(error.message), error.message) for round_ in rounds]
+        return self._publish(context, self._report(context, before, reports, since, time.time()))
+
+    def _report(
+        self,
+        context: Mapping[str, Any],
+        before: Mapping[str, Any],
+        nodes: Iterable[NodeReport],
+        since: float,
+        now: float,
+    ) -> PoolReport:
+        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION, asking_for_new_nodes, claims_unchanged
+        from gpu_fleet.core.validation_report import PoolReport
+
+        reports, pods = tuple(nodes), self.kube.list(POD)
+        claims = [item["metadata"]["name"] for item in self.kube.list(NODE_CLAIM, label_selector=self.of_pool())]
+        check = claims_unchanged(before["nodeClaims"], claims, pods, asking_for_new_nodes(pods, before["nodes"]))
+        return PoolReport(
+            cluster=self.spec.name,
+            pool=self.node_pool,
+            probe=self.probe,
+            run=run_name(context),
+            physical=int(before["physical"]),
+            replicas=int(before["replicas"]),
+            started_at=since,
+            finished_at=now,
+            nodes=reports,
+            pool_checks=(check,) if reports else (),
+            notes=(NO_MEMORY_ISOLATION,) if self.this_pool.shared else (),
+        )
+
+    def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:
+        from gpu_fleet.core.validation_report import Outcome
+
+        context["ti"].xcom_push(REPORT, report.to_json())
+        context["ti"].xcom_push(SUMMARY, report.summary())
+        # Its GPUs are free again at once, and a cleared task begins afresh instead of finding its old pods.
+        delete_pods(self.kube, self._pods(context))
+        self.log.info("%s", report.sentence())
+        for node in report.nodes:
+            for check in node.checks:
+                self.log.info("  %s %s: %s %s: %s", node.node, check.name, check.outcome, check.reason, check.message)
+        if report.outcome is Outcome.FAILED:
+            raise ValidationFailed(report.sentence(), reason=report.failures()[0]["reason"])
+        if report.outcome is Outcome.INCONCLUSIVE:
+            raise GateFailed(report.sentence(), reason=report.failures()[0]["reason"])
+        return report.summary()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _selector(self, context: Mapping[str, Any]) -> str:
+        from gpu_fleet.core.probes import selector
+
+        return selector(self.node_pool, Probe(self.probe), self.run_label(context))
+
+    def _pods(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self.kube.list(POD, self.spec.validation.namespace, label_selector=self._selector(context))
+
+    def _nodes(self) -> list[PoolNode]:
+        from gpu_fleet.core.capacity_objects import pool_nodes
+
+        return pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), self.node_pool)
+
+    def _cleanup_s(self) -> float:
+        return float(self.spec.deadlines.cleanup.seconds)
+
+
+class CleanUpValidationOperator(PoolOperator):
+    """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
+
+    Meant to run whatever happened before (trigger rule ``all_done``); harmless to repeat.
+
+    :returns: ``{"pods": [names deleted], "unprotected": [node names]}``.
+    """
+
+    ui_color = "#f6eefb"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        from gpu_fleet.core.probes import selector
+
+        unprotected = unprotect_nodes(self.kube, self.of_pool())
+        deleted = remove_pods(
+            self.kube,
+            self.spec.validation.namespace,
+            selector(self.node_pool),
+            float(self.spec.deadlines.cleanup.seconds),
+        )
+        self.log.info("%d probe pod(s) removed, %d node(s) unprotected", len(deleted), len(unprotected))
+        return {"pods": deleted, "unprotected": unprotected}
+
+
+def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
+    """Take back the protection that this package gave; protection by others stays."""
+    names = []
+    for node in kube.list(NODE, label_selector=selector):
+        metadata = node["metadata"]
+        if ANNOTATION_PROTECTED_BY in (metadata.get("annotations") or {}):
+            body = {"metadata": {"annotations": {ANNOTATION_DO_NOT_DISRUPT: None, ANNOTATION_PROTECTED_BY: None}}}
+            try:
+                kube.patch(ObjectRef(NODE, metadata["name"]), body)
+            except NotFound:
+                continue
+            names.append(metadata["name"])
+    return names
+
+
+def remove_pods(kube: KubeClient, namespace: str, selector: str, patience_s: float, pause_s: float = 0.25) -> list[str]:
+    """Delete pods and wait until they are gone: what is still terminating still holds its GPU.
+
+    :raises TransientError: if some are still there after ``patience_s``.
+    """
+    deleted: list[str] = []
+    deadline = time.monotonic() + patience_s
+    while True:
+        left = kube.list(POD, namespace, label_selector=selector)
+        if not left:
+            return deleted
+        deleted += delete_pods(kube, [pod for pod in left if not pod["metadata"].get("deletionTimestamp")])
+        if time.monotonic() >= deadline:
+            names = ", ".join(pod["metadata"]["name"] for pod in left[:5])
+            raise TransientError(
+                f"{len(left)} probe pod(s) in {namespace} do not go away: {names}; is their node's kubelet alive?",
+                reason="ProbesStay",
+            )
+        time.sleep(pause_s)
+
+
+def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str]:
+    """Ids of the tasks of a kind, for the same pool, that come before a task; in the DAG's order."""
+    before = operator.get_flat_relative_ids(upstream=True)
+    tasks = operator.get_dag().tasks if operator.get_dag() is not None else []
+    return [
+        task.task_id
+        for task in tasks
+        if task.task_id in before and isinstance(task, kind) and task.node_pool == operator.node_pool
+    ]
+
+
+def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pool's :class:`ProtectNodesOperator` of this run found.
+
+    :raises SpecError: if there is no such task before this one, or it has not succeeded.
+    """
+    for task_id in upstream_tasks(operator, ProtectNodesOperator):
+        value = context["ti"].xcom_pull(task_ids=task_id)
+        if isinstance(value, Mapping) and "nodes" in value:
+            return dict(value)
+    raise SpecError(
+        f"task {operator.task_id}: no task before it has protected the nodes of pool {operator.node_pool}",
+        field="node_pool",
+        remedy="put a ProtectNodesOperator for the same pool before it, and clear that",
+    )
+
+
+def _as_yaml(manifests: list[dict[str, Any]]) -> str:
+    import yaml
+
+    return yaml.safe_dump_all(manifests, sort_keys=False, default_flow_style=False)
