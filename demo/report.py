@@ -118,12 +118,13 @@ def _drain(drain: dict[str, Any]) -> list[str]:
 def _cost(cost: dict[str, Any] | None) -> list[str]:
     if not cost:
         return []
-    lines = ["", f"cost    list prices of {cost['dated']} ({cost['source']})"]
+    lines = ["", f"cost    {cost['prices']}"]
     for item in cost["items"]:
-        lines.append(f"  {item['count']} x {item['instance_type']:<14} at most {item['usd_per_hour']:.3f} USD/h each")
-    lines.append(
-        f"  together {cost['usd_per_hour']:.2f} USD/h while they run; this run, at simulated time: {cost['usd']:.2f} USD"
-    )
+        each = "unknown" if item["usd_per_hour"] is None else f"at most {item['usd_per_hour']:.3f} USD/h"
+        lines.append(f"  {item['count']} x {item['instance_type']:<14} {each} each")
+    if cost["usd_per_hour"] is not None:
+        lines.append(f"  together at most {cost['usd_per_hour']:.2f} USD/h while they run")
+        lines.append(f"  the whole run at simulated time, as if they had run all of it: {cost['usd']:.2f} USD")
     return lines
 
 

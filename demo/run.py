@@ -139,7 +139,9 @@ class Scene:
         """The nodes as they stand when validation has ended; later they are gone."""
         ended = [task for task in tasks if task["task_id"] == "release_turn" and task["state"] == "success"]
         if ended and "nodes" not in self.report:
-            self.report["nodes"] = facts.nodes(self.kubectl, self.stack)
+            offers = self.api.xcom(LIFECYCLE, ended[0]["dag_run_id"], "preflight.check_aws") or {}
+            physical = {name: int(offer["gpus"]) for name, offer in offers.get("instance_types", {}).items()}
+            self.report["nodes"] = facts.nodes(self.kubectl, physical)
             self.report["releases"] = facts.releases(self.kubectl)
 
     def _approve(self, run_id: str, task_id: str) -> None:

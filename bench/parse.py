@@ -1,0 +1,94 @@
+"""Measures what the DAG files cost: parsing a fleet, parsing for one task, serialising.
+
+    python bench/parse.py [--clusters 50] [--rounds 5]
+
+Each figure is the median of runs in fresh interpreters, side by side with the import of Airflow alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_MEASURE = """
+import json, os, sys, time
+began = time.perf_counter()
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+imported = time.perf_counter()
+bag = DagBag(dag_folder=sys.argv[1], collect_dags=False)
+for path in sys.argv[2:]:
+    bag.process_file(path)
+parsed = time.perf_counter()
+assert not bag.import_errors, bag.import_errors
+for dag in bag.dags.values():
+    DagSerialization.to_dict(dag)
+serialised = time.perf_counter()
+print("@@@" + json.dumps({
+    "import_airflow_s": imported - began, "parse_s": parsed - imported, "serialise_s": serialised - parsed,
+    "dags": len(bag.dags), "tasks": sum(len(dag.tasks) for dag in bag.dags.values()),
+}))
+"""
+
+
+def measure(clusters: Path, files: list[Path], context: str | None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as home:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+        env |= {
+            "AIRFLOW_HOME": home,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+            "GPU_FLEET_CLUSTERS_DIR": str(clusters),
+        }
+        if context is not None:
+            env |= {"_AIRFLOW_PARSING_CONTEXT_DAG_ID": context, "_AIRFLOW_PARSING_CONTEXT_TASK_ID": "run_verdict"}
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURE, str(ROOT / "dags"), *map(str, files)],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    value: dict[str, float] = json.loads(done.stdout.split("@@@", 1)[1])
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clusters", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    text = (ROOT / "include" / "clusters" / "demo.yaml").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        clusters = Path(folder)
+        for number in range(args.clusters):
+            name = f"cluster{number:03d}"
+            spec = text.replace("name: demo\n", f"name: {name}\n").replace("demo-gpu", f"{name}-gpu")
+            (clusters / f"{name}.yaml").write_text(spec)
+        files = sorted((ROOT / "dags").glob("*.py"))
+        whole = [measure(clusters, files, None) for _ in range(args.rounds)]
+        lifecycle = [ROOT / "dags" / "gpu_lifecycle.py"]
+        single = [measure(clusters, lifecycle, "gpu_lifecycle.cluster007") for _ in range(args.rounds)]
+    for title, rounds in ((f"{args.clusters} clusters", whole), ("one task of one cluster", single)):
+        median = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+        print(
+            f"{title}: {median['dags']:.0f} DAGs, {median['tasks']:.0f} tasks; "
+            f"import Airflow {median['import_airflow_s']:.2f} s, parse {median['parse_s']:.3f} s, "
+            f"serialise {median['serialise_s']:.3f} s (medians of {len(rounds)})"
+        )
+
+
+if __name__ == "__main__":
+    main()
