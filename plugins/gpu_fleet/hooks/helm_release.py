@@ -265,7 +265,7 @@ class ReleaseEngine:
         expected = seen.newest.revision + 1 if seen.newest is not None else 1
         action = "install" if decision.action is Action.INSTALL else "upgrade"
         what = f"{action} of {self.request} to revision {expected}"
-        ledger = self._intend(seen.ledger, Intent(action, expected, self.request.digest, self._now(), self.run))
+        ledger = self._intend(seen, Intent(action, expected, self.request.digest, self._now(), self.run))
         done = helm.run_in_cluster(
             upgrade_arguments(self.request, chart, values, helm.version, history=self._history(seen)),
             deadline_s=self.request.policy.deadline,
@@ -304,7 +304,7 @@ class ReleaseEngine:
         expected = seen.revisions[-1].revision + 1
         what = f"rollback of {self.request} to revision {target}"
         intent = Intent("rollback", expected, goal.digest, self._now(), self.run, copy_of=target)
-        ledger = self._intend(seen.ledger, intent)
+        ledger = self._intend(seen, intent)
         done = helm.run_in_cluster(
             rollback_arguments(self.request, target, helm.version, history=self._history(seen)),
             deadline_s=self.request.policy.deadline,
@@ -325,7 +325,7 @@ class ReleaseEngine:
         objects = self.cleanup.objects_of(seen)
         newest = seen.revisions[-1]
         intent = Intent("uninstall", newest.revision, newest.digest, self._now(), self.run, objects=objects)
-        self._intend(seen.ledger, intent)
+        self._intend(seen, intent)
         self._actions.append(f"uninstall {newest.revision}")
         self.cleanup.uninstall(helm, self.request, newest, keep)
         if why == "recovery":
@@ -439,9 +439,11 @@ class ReleaseEngine:
         if decision.action is Action.WAIT:
             raise ClusterBusy(f"{decision.message}; run again when it has ended", reason=decision.reason)
 
-    def _intend(self, ledger: Ledger, intent: Intent) -> Ledger:
+    def _intend(self, seen: Observation, intent: Intent) -> Ledger:
         self._check_alive()
-        return self.storage.write_ledger(ledger.intending(intent))
+        if seen.newest is not None:
+            intent = replace(intent, base_revision=seen.newest.revision, base_uid=seen.newest.uid)
+        return self.storage.write_ledger(seen.ledger.intending(intent))
 
     def _history(self, seen: Observation) -> int:
         """``--history-max``: never so few that the proven revision would be pruned by this command or its rollback."""

@@ -17,7 +17,7 @@ from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 Object = Mapping[str, Any]
 
 #: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go,
-#: pkg/kubelet/kuberuntime/kuberuntime_container.go). ``ErrImagePull`` is not among them: unless it was a hiccup it becomes
+#: pkg/kubelet/kuberuntime/kuberuntime_container.go). ``ErrImagePull`` is not among them: a hiccup, or it becomes
 #: ``ImagePullBackOff``.
 STUCK = frozenset(
     {

@@ -45,6 +45,8 @@ class Intent:
     :ivar action: ``install``, ``upgrade``, ``rollback`` or ``uninstall``.
     :ivar revision: the revision number that the command will create (for an uninstall: the newest one).
     :ivar digest: the content digest that it will carry.
+    :ivar base_revision: and ``base_uid``: the newest revision when the command began. It was judged ours then; without
+        this note a command that dies before it writes would make the revision before it look like a stranger's.
     :ivar objects: for an uninstall: everything the release ever created, as ``apiVersion/Kind/namespace/name``; storage
         is gone afterwards, and leftovers could not be found without it.
     """
@@ -55,11 +57,17 @@ class Intent:
     when: str
     run: str
     copy_of: int | None = None
+    base_revision: int | None = None
+    base_uid: str = ""
     objects: tuple[str, ...] = ()
 
     def made(self, stored: StoredRevision) -> bool:
         """Whether a stored revision is the one that this intent announced."""
         return self.revision == stored.revision and self.digest == stored.digest
+
+    def began_at(self, stored: StoredRevision) -> bool:
+        """Whether a stored revision was the newest one when the command began."""
+        return self.base_revision == stored.revision and self.base_uid == stored.uid
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Ledger:
         """Whether a revision was made by us."""
         if any(entry is not None and entry.is_revision(stored) for entry in (self.candidate, self.proven)):
             return True
-        return self.intent is not None and self.intent.made(stored)
+        return self.intent is not None and (self.intent.made(stored) or self.intent.began_at(stored))
 
     def intending(self, intent: Intent) -> Ledger:
         """Before a command. An install starts a new history: nothing of an old one can be rolled back to."""
@@ -156,7 +164,7 @@ def render_ledger(ledger: Ledger, release: str, namespace: str) -> dict[str, Any
 
 
 def _plain(part: Entry | Intent) -> dict[str, Any]:
-    value = {key: item for key, item in vars(part).items() if item not in (None, ())}
+    value = {key: item for key, item in vars(part).items() if item not in (None, (), "")}
     return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
 
 
@@ -166,10 +174,10 @@ def _entry(text: str | None) -> Entry | None:
     value = json.loads(text)
     return Entry(
         revision=int(value["revision"]),
-        digest=str(value["digest"]),
+        digest=str(value.get("digest", "")),
         uid=str(value["uid"]),
-        when=str(value["when"]),
-        run=str(value["run"]),
+        when=str(value.get("when", "")),
+        run=str(value.get("run", "")),
         copy_of=int(value["copy_of"]) if "copy_of" in value else None,
     )
 
@@ -181,9 +189,11 @@ def _intent(text: str | None) -> Intent | None:
     return Intent(
         action=str(value["action"]),
         revision=int(value["revision"]),
-        digest=str(value["digest"]),
-        when=str(value["when"]),
-        run=str(value["run"]),
+        digest=str(value.get("digest", "")),
+        when=str(value.get("when", "")),
+        run=str(value.get("run", "")),
         copy_of=int(value["copy_of"]) if "copy_of" in value else None,
+        base_revision=int(value["base_revision"]) if "base_revision" in value else None,
+        base_uid=str(value.get("base_uid", "")),
         objects=tuple(str(item) for item in value.get("objects", ())),
     )

@@ -1,0 +1,81 @@
+"""The ledger: what survives a round trip, and what each step does to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger, parse_ledger, render_ledger
+from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
+
+ENTRY = Entry(3, "abc", "uid-3", "2026-01-01T00:00:00Z", "dag/run")
+INTENT = Intent("rollback", 4, "abc", "2026-01-01T00:00:00Z", "dag/run", copy_of=3, objects=("v1/Secret/ns/x",),
+                base_revision=3, base_uid="uid-3")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        Ledger(),
+        Ledger(candidate=ENTRY),
+        Ledger(candidate=replace(ENTRY, revision=4, copy_of=3), proven=ENTRY, intent=INTENT),
+    ],
+    ids=["empty", "candidate", "everything"],
+)
+def test_a_ledger_goes_round(ledger: Ledger) -> None:
+    stored = render_ledger(ledger, "plugin", "ns")
+    stored["metadata"]["resourceVersion"] = "12"
+    assert parse_ledger(stored) == replace(ledger, version="12")
+    assert render_ledger(replace(ledger, version="12"), "plugin", "ns")["metadata"]["resourceVersion"] == "12"
+
+
+def test_no_config_map_is_an_empty_ledger() -> None:
+    assert parse_ledger(None).empty
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"revision": 1}', '{"revision": "x", "digest": ""}'])
+def test_a_damaged_ledger_is_not_taken_for_an_empty_one(text: str) -> None:
+    with pytest.raises(ValueError, match="ns/gpu-fleet-release-plugin"):
+        parse_ledger({"metadata": {"namespace": "ns", "name": "gpu-fleet-release-plugin"}, "data": {"proven": text}})
+
+
+def test_an_install_forgets_what_was_proven_of_an_earlier_life() -> None:
+    before = Ledger(candidate=ENTRY, proven=ENTRY)
+    assert before.intending(replace(INTENT, action="install")).proven is None
+    assert before.intending(INTENT).proven == ENTRY
+
+
+def test_a_rollback_to_the_proven_revision_moves_the_proof_to_the_copy() -> None:
+    copy = Entry(7, "abc", "uid-7", "2026-01-02T00:00:00Z", "dag/run2", copy_of=3)
+    after = Ledger(candidate=replace(ENTRY, revision=6), proven=ENTRY, intent=INTENT).with_candidate(copy)
+    assert after.candidate_is_proven
+    assert after.intent is None
+    assert after.proven is not None
+    assert (after.proven.revision, after.proven.uid, after.proven.when) == (7, "uid-7", ENTRY.when)
+
+
+def test_an_upgrade_leaves_the_proof_where_it_is() -> None:
+    after = Ledger(proven=ENTRY).with_candidate(Entry(4, "new", "uid-4", "", ""))
+    assert after.proven == ENTRY
+    assert not after.candidate_is_proven
+
+
+def test_the_ledger_knows_its_own_dead_operation_but_not_a_persons() -> None:
+    ledger = Ledger(candidate=ENTRY, intent=Intent("upgrade", 4, "new", "", ""))
+    ours = StoredRevision(4, ReleaseStatus.PENDING_UPGRADE, "s", "uid-4", "new")
+    assert ledger.knows(ours)
+    assert not ledger.knows(replace(ours, digest="abc"))  # a person's upgrade inherits the old label
+    assert not ledger.knows(replace(ours, revision=5))
+
+
+def test_a_command_that_died_before_writing_does_not_disown_the_revision_before_it() -> None:
+    dead = StoredRevision(4, ReleaseStatus.FAILED, "s", "uid-4", "new")
+    ledger = Ledger(candidate=ENTRY, intent=Intent("upgrade", 5, "newer", "", "", base_revision=4, base_uid="uid-4"))
+    assert ledger.knows(dead)
+    assert not ledger.knows(replace(dead, uid="uid-other"))
+
+
+def test_only_a_candidate_can_be_proven() -> None:
+    with pytest.raises(ValueError, match="no candidate"):
+        Ledger().with_proven("now", "dag/run")
