@@ -73,8 +73,11 @@ def package(directory: Path, version: str) -> Archive:
     name = metadata["name"]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(item for item in directory.rglob("*") if item.is_file()):
-            relative = path.relative_to(directory).as_posix()
+        files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+        if name == "karpenter":  # as the real chart, which carries the CRDs of karpenter-crd a second time
+            crds = directory.parent / "karpenter-crd" / "templates"
+            files |= {f"crds/{path.name}": path for path in crds.glob("*.yaml")}
+        for relative, path in sorted(files.items()):
             data = path.read_bytes()
             if relative == "Chart.yaml":
                 data = yaml.safe_dump(metadata, sort_keys=True).encode()

@@ -367,8 +367,10 @@ class Cloud:
         }
 
     def requests(self) -> Any:
-        """The API server's own counters, as it keeps them."""
-        return {} if self._apiserver is None else self._apiserver.requests()
+        """The API server's counters: one entry per verb, resource, subresource, user agent and status code."""
+        if self._apiserver is None:
+            return []
+        return [{**asdict(seen), "count": count} for seen, count in self._apiserver.request_log().items()]
 
     async def waits(self) -> list[dict[str, Any]]:
         """Injected waits of every part: those of the clock here and of the instances in moto."""
