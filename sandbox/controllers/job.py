@@ -75,12 +75,7 @@ class JobController(PodOwner):
         """Move finished pods into the counters: note their uids with the counts, free the pods, forget the uids."""
         status = job.get("status") or {}
         uncounted = status.get("uncountedTerminatedPods") or {}
-        noted = {*(uncounted.get("succeeded") or []), *(uncounted.get("failed") or [])}
-        fresh = [
-            pod
-            for pod in self.pods_of(job)
-            if is_finished(pod) and TRACKING in (meta(pod).get("finalizers") or []) and meta(pod)["uid"] not in noted
-        ]
+        fresh = self._not_counted(job)
         new = dict(status)
         for pod in fresh:
             which = "succeeded" if phase(pod) == "Succeeded" else "failed"
@@ -98,6 +93,15 @@ class JobController(PodOwner):
             if is_finished(pod) or (is_deleting(pod) and not pod["spec"].get("nodeName")):
                 await self._release(pod)
         return job
+
+    def _not_counted(self, job: Object) -> list[Object]:
+        uncounted = (job.get("status") or {}).get("uncountedTerminatedPods") or {}
+        noted = {*(uncounted.get("succeeded") or []), *(uncounted.get("failed") or [])}
+        return [
+            pod
+            for pod in self.pods_of(job)
+            if is_finished(pod) and TRACKING in (meta(pod).get("finalizers") or []) and meta(pod)["uid"] not in noted
+        ]
 
     async def _release(self, pod: Object) -> None:
         finalizers = meta(pod).get("finalizers") or []
@@ -166,6 +170,8 @@ class JobController(PodOwner):
             status["conditions"] = with_condition(status["conditions"], new | {"lastProbeTime": now()})
             status.pop("startTime", None)
         status.setdefault("startTime", now())
+        if self._not_counted(job):
+            return  # finished while we were writing: counted first, in the round that its change has queued
         parallelism = spec.get("parallelism", 1)
         succeeded = status.get("succeeded", 0)
         active = self._active(job)
