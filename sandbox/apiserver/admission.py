@@ -6,10 +6,7 @@ DefaultTolerationSeconds, ResourceQuota.
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
-
-from sandbox.apiserver import quantities, quota
+from sandbox.apiserver import quota
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.errors import forbidden, not_found
 from sandbox.apiserver.jsontools import Obj, clone
@@ -20,7 +17,6 @@ from sandbox.faults import FaultBoard
 _PROTECTED = frozenset({"default", "kube-system", "kube-public"})
 _CLASSES = ("node.k8s.io", "runtimeclasses")
 _PRIORITIES = ("scheduling.k8s.io", "priorityclasses")
-_SYSTEM_PREFIX = "system-"
 _TOLERATION_SECONDS = 300
 _NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
@@ -132,7 +128,10 @@ class Admission:
             selector = pod["spec"].setdefault("nodeSelector", {})
             for key, value in scheduling["nodeSelector"].items():
                 if selector.setdefault(key, value) != value:
-                    detail = f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {selector[key]}"
+                    detail = (
+                        f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; "
+                        f"pod.spec.nodeSelector[{key}] = {selector[key]}"
+                    )
                     raise forbidden(resource, self._pod_name(pod), detail)
         for toleration in scheduling.get("tolerations") or []:
             tolerations = pod["spec"].setdefault("tolerations", [])
@@ -150,12 +149,3 @@ def _default_tolerations(spec: Obj) -> None:
             tolerations.append(
                 {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _TOLERATION_SECONDS}
             )
-
-
-def whole(value: Fraction) -> int:
-    """A quantity rounded up to an integer."""
-    return math.ceil(value)
-
-
-def quantity_sum(values: list[str]) -> str:
-    return quantities.show(sum((quantities.parse(value) for value in values), Fraction(0)))

@@ -102,6 +102,8 @@ def record_update(node: Node, old: Obj | None, new: Obj, manager: str, api_versi
     before: Obj = old if old is not None else {"metadata": {}}
     difference = compare(node, _unmanaged(before), _unmanaged(new))
     written = difference.written - _STRIPPED
+    if old is None:  # a new object's status is the server's, whatever the client sent
+        written = {path for path in written if path[0] != "f:status"}
     removed = difference.removed
     entries = read_entries(new)
     if not written and not removed:
@@ -180,7 +182,7 @@ def apply(
     """
     claimed = owned(node, _unmanaged({**config, "metadata": config.get("metadata", {})})) - _STRIPPED
     if live is None:
-        created = clone(config)
+        created: Obj = clone(config)
         created["metadata"].pop("managedFields", None)
         write_entries(created, [Entry(manager, "Apply", api_version, subresource, now(), frozenset(claimed))])
         return created

@@ -147,7 +147,7 @@ def _job(obj: Obj) -> None:
 
 
 def generate_job_selector(obj: Obj) -> None:
-    """A Job's selector and template labels, made from its uid when it is created (pkg/registry/batch/job/strategy.go)."""
+    """A Job's selector and template labels, made from its uid (pkg/registry/batch/job/strategy.go)."""
     spec, uid, name = obj["spec"], obj["metadata"]["uid"], obj["metadata"]["name"]
     if spec.get("manualSelector"):
         return

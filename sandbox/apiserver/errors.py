@@ -63,7 +63,10 @@ class Cause:
             "FieldValueTooMany": "Too many",
             "FieldValueTypeInvalid": "Invalid value",
         }[self.type]
-        if self.type in ("FieldValueRequired", "FieldValueForbidden") or self.type in ("FieldValueTooLong", "FieldValueTooMany"):
+        if self.type in ("FieldValueRequired", "FieldValueForbidden") or self.type in (
+            "FieldValueTooLong",
+            "FieldValueTooMany",
+        ):
             shown = what
         else:
             value = self.value if isinstance(self.value, str) else json.dumps(self.value, separators=(",", ":"))

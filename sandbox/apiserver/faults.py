@@ -1,9 +1,9 @@
 """Injected API failures, read from the fault board at every request.
 
-``request-faults`` holds ``{"rules": [...]}``; a rule is ``{verb, resource | kind, name, namespace, userAgent, subresource,
-status, message, reason, retryAfter, latency, cut, count, after}``. All match fields are optional; ``after`` skips the
-first N matches, ``count`` limits how often the rule applies, ``latency`` is real seconds, ``cut`` closes the
-connection without an answer.
+``request-faults`` holds ``{"rules": [...]}`` (or is one rule itself). A rule: ``{verb, resource, kind, name, namespace,
+subresource, userAgent, status, message, reason, retryAfter, latency, cut, count, after}``. All match fields are
+optional, a name may end in ``*``; ``after`` skips the first N matches, ``count`` limits how often the rule applies,
+``latency`` is real seconds, ``cut`` closes the connection without an answer.
 """
 
 from __future__ import annotations

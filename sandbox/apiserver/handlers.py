@@ -186,7 +186,7 @@ class Handlers:
             raise errors.bad_request(text)
         body = self._writer.check_fields(call.resource, body, options)
         record, _ = self._writer.update(
-            call.resource, call.namespace, call.name, lambda old: body, options, subresource=call.subresource
+            call.resource, call.namespace, call.name, lambda _: body, options, subresource=call.subresource
         )
         return self._written(call, record)
 

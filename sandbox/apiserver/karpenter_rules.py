@@ -1,7 +1,7 @@
 """The CEL rules (``x-kubernetes-validations``) of Karpenter's CRDs, written by hand.
 
-Source of rules and messages: kubernetes-sigs/karpenter pkg/apis/crds/karpenter.sh_nodepools.yaml and
-karpenter.sh_nodeclaims.yaml (v1).
+Rules and messages: kubernetes-sigs/karpenter and aws/karpenter-provider-aws, pkg/apis/crds/*.yaml (v1). The domains
+kubernetes.io and k8s.io are refused by Karpenter at run time, not by the schema.
 """
 
 from __future__ import annotations
@@ -13,176 +13,223 @@ from sandbox.apiserver.errors import Cause, invalid_value
 from sandbox.apiserver.jsontools import Obj, dig, equal
 from sandbox.apiserver.resources import Resource
 
-_KARPENTER_KEYS = frozenset(
-    {"karpenter.sh/capacity-type", "karpenter.sh/nodepool", "karpenter.sh/capacity-reservation-type"}
+_UNCHECKED = (
+    "some validation rules were not checked because the object was invalid; correct the existing errors to complete "
+    "validation"
 )
+# Schema errors that keep a real server from evaluating CEL at all (apiextensions registry/customresource/strategy.go).
+_BLOCKING = frozenset({"FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"})
+_KARPENTER_KEYS = frozenset({"karpenter.sh/capacity-type", "karpenter.sh/nodepool"})
 _AWS_KEYS = frozenset(
-    {
-        "karpenter.k8s.aws/capacity-reservation-type",
-        "karpenter.k8s.aws/capacity-reservation-id",
-        "karpenter.k8s.aws/capacity-reservation-interruptible",
-        "karpenter.k8s.aws/ec2nodeclass",
-        "karpenter.k8s.aws/instance-encryption-in-transit-supported",
-        "karpenter.k8s.aws/instance-category",
-        "karpenter.k8s.aws/instance-hypervisor",
-        "karpenter.k8s.aws/instance-family",
-        "karpenter.k8s.aws/instance-generation",
-        "karpenter.k8s.aws/instance-local-nvme",
-        "karpenter.k8s.aws/instance-size",
-        "karpenter.k8s.aws/instance-cpu",
-        "karpenter.k8s.aws/instance-cpu-manufacturer",
-        "karpenter.k8s.aws/instance-cpu-sustained-clock-speed-mhz",
-        "karpenter.k8s.aws/instance-memory",
-        "karpenter.k8s.aws/instance-ebs-bandwidth",
-        "karpenter.k8s.aws/instance-network-bandwidth",
-        "karpenter.k8s.aws/instance-gpu-name",
-        "karpenter.k8s.aws/instance-gpu-manufacturer",
-        "karpenter.k8s.aws/instance-gpu-count",
-        "karpenter.k8s.aws/instance-gpu-memory",
-        "karpenter.k8s.aws/instance-accelerator-name",
-        "karpenter.k8s.aws/instance-accelerator-manufacturer",
-        "karpenter.k8s.aws/instance-accelerator-count",
-        "karpenter.k8s.aws/instance-capability-flex",
-        "karpenter.k8s.aws/instance-tenancy",
-    }
+    f"karpenter.k8s.aws/{name}"
+    for name in (
+        "capacity-reservation-id",
+        "capacity-reservation-interruptible",
+        "capacity-reservation-type",
+        "ec2nodeclass",
+        "instance-accelerator-count",
+        "instance-accelerator-manufacturer",
+        "instance-accelerator-name",
+        "instance-capability-flex",
+        "instance-category",
+        "instance-cpu",
+        "instance-cpu-manufacturer",
+        "instance-cpu-sustained-clock-speed-mhz",
+        "instance-ebs-bandwidth",
+        "instance-encryption-in-transit-supported",
+        "instance-family",
+        "instance-generation",
+        "instance-gpu-count",
+        "instance-gpu-manufacturer",
+        "instance-gpu-memory",
+        "instance-gpu-name",
+        "instance-hypervisor",
+        "instance-local-nvme",
+        "instance-memory",
+        "instance-network-bandwidth",
+        "instance-size",
+        "instance-tenancy",
+        "nitro-sandbox",
+        "placement-group-id",
+        "placement-group-partition",
+    )
 )
-_OPEN_KUBERNETES = frozenset(
-    {
-        "beta.kubernetes.io/instance-type",
-        "failure-domain.beta.kubernetes.io/region",
-        "beta.kubernetes.io/os",
-        "beta.kubernetes.io/arch",
-        "failure-domain.beta.kubernetes.io/zone",
-        "topology.kubernetes.io/zone",
-        "topology.kubernetes.io/region",
-        "kubernetes.io/arch",
-        "kubernetes.io/os",
-        "node.kubernetes.io/windows-build",
-        "node.kubernetes.io/instance-type",
-    }
+_FAMILIES = ("al2", "al2023", "bottlerocket", "windows2019", "windows2022", "windows2025")
+_FAMILY_NAMES = {
+    "al2": "AL2",
+    "al2023": "AL2023",
+    "bottlerocket": "Bottlerocket",
+    "windows2019": "Windows2019",
+    "windows2022": "Windows2022",
+    "windows2025": "Windows2025",
+}
+_RESERVED_TAGS = (
+    "eks:eks-cluster-name",
+    "karpenter.sh/nodepool",
+    "karpenter.sh/nodeclaim",
+    "karpenter.k8s.aws/ec2nodeclass",
 )
 
 
-def _domain_within(key: str, domain: str) -> bool:
-    prefix = key.partition("/")[0] if "/" in key else ""
-    return prefix == domain or prefix.endswith("." + domain)
-
-
-def _restricted(key: str) -> str | None:
-    """The refusal of a label key, in the order of the CRD's rules."""
-    if _domain_within(key, "kubernetes.io") and key not in _OPEN_KUBERNETES:
-        prefix = key.partition("/")[0]
-        if not prefix.endswith(("node.kubernetes.io", "node-restriction.kubernetes.io")):
-            return 'label domain "kubernetes.io" is restricted'
-    if _domain_within(key, "k8s.io") and not key.partition("/")[0].endswith("kops.k8s.io"):
-        return 'label domain "k8s.io" is restricted'
-    if _domain_within(key, "karpenter.sh") and key not in _KARPENTER_KEYS:
-        return 'label domain "karpenter.sh" is restricted'
-    if key == "karpenter.sh/nodepool":
-        return 'label "karpenter.sh/nodepool" is restricted'
-    if key == "kubernetes.io/hostname":
-        return 'label "kubernetes.io/hostname" is restricted'
-    if _domain_within(key, "karpenter.k8s.aws") and key not in _AWS_KEYS:
-        return 'label domain "karpenter.k8s.aws" is restricted'
-    return None
-
-
-def _requirements(requirements: list[Obj], where: str, *, keys: bool) -> Iterator[Cause]:
-    for index, item in enumerate(requirements):
-        refusal = _restricted(str(item.get("key", ""))) if keys else None
-        if refusal is not None:
-            yield invalid_value(f"{where}[{index}].key", item["key"], refusal)
-    for item in requirements:
-        if item.get("operator") == "In" and not item.get("values"):
-            yield _rule(where, requirements, "requirements with operator 'In' must have a value defined")
-            break
-    for item in requirements:
-        if item.get("operator") in ("Gt", "Lt", "Gte", "Lte"):
-            values = item.get("values") or []
-            if len(values) != 1 or not str(values[0]).isdigit():
-                text = "requirements operator 'Gt' or 'Lt' must have a single positive integer value"
-                yield _rule(where, requirements, text)
-                break
-    for item in requirements:
-        minimum = item.get("minValues")
-        if minimum is not None and item.get("operator") == "In" and len(item.get("values") or []) < minimum:
-            text = "requirements with 'minValues' must have at least that many values specified in the 'values' field"
-            yield _rule(where, requirements, text)
-            break
-
-
-def _rule(where: str, value: Any, message: str) -> Cause:
-    """A failed CEL rule; maps and lists are printed by their type, as the real server does."""
+def _failed(where: str, value: Any, message: str) -> Cause:
+    """A failed CEL rule; maps and lists are shown by their type, as the real server does."""
     shown = "array" if isinstance(value, list) else "object" if isinstance(value, dict) else value
     return invalid_value(where, shown, message)
 
 
-def _node_class_reference(reference: Any, where: str) -> Iterator[Cause]:
-    if not isinstance(reference, dict):
-        return
+def _label_refusals(key: str, *, pool: bool) -> Iterator[str]:
+    """
+    Why a requirement or label may not use ``key``.
+
+    :param pool: in a NodePool, which may not name itself either.
+    """
+    domain = key.partition("/")[0]
+    if domain.endswith("karpenter.sh") and key not in _KARPENTER_KEYS:
+        yield 'label domain "karpenter.sh" is restricted'
+    if pool and key == "karpenter.sh/nodepool":
+        yield 'label "karpenter.sh/nodepool" is restricted'
+    if key == "kubernetes.io/hostname":
+        yield 'label "kubernetes.io/hostname" is restricted'
+    if domain.endswith("karpenter.k8s.aws") and key not in _AWS_KEYS:
+        yield 'label domain "karpenter.k8s.aws" is restricted'
+
+
+def _number(values: list[Any]) -> bool:
+    return len(values) == 1 and str(values[0]).isdigit()
+
+
+def _requirements(requirements: list[Obj], where: str, *, pool: bool) -> Iterator[Cause]:
+    for index, item in enumerate(requirements):
+        for refusal in _label_refusals(str(item.get("key", "")), pool=pool):
+            yield invalid_value(f"{where}[{index}].key", item["key"], refusal)
+    if any(item.get("operator") == "In" and not item.get("values") for item in requirements):
+        yield _failed(where, requirements, "requirements with operator 'In' must have a value defined")
+    compared = [item for item in requirements if item.get("operator") in ("Gt", "Lt", "Gte", "Lte")]
+    if any(not _number(item.get("values") or []) for item in compared):
+        text = "requirements operator 'Gt', 'Lt', 'Gte', or 'Lte' must have a single positive integer value"
+        yield _failed(where, requirements, text)
+    minimums = [item for item in requirements if item.get("operator") == "In" and item.get("minValues") is not None]
+    if any(len(item.get("values") or []) < item["minValues"] for item in minimums):
+        text = "requirements with 'minValues' must have at least that many values specified in the 'values' field"
+        yield _failed(where, requirements, text)
+
+
+def _reference(reference: Any, where: str) -> Iterator[Cause]:
     for key in ("group", "kind", "name"):
-        if reference.get(key) == "":
+        if isinstance(reference, dict) and reference.get(key) == "":
             yield invalid_value(f"{where}.{key}", "", f"{key} may not be empty")
 
 
 def _node_pool(new: Obj, old: Obj | None) -> Iterator[Cause]:
     spec = new.get("spec") or {}
-    template = spec.get("template") or {}
-    inner = template.get("spec") or {}
-    for key, value in (dig(template, "metadata", "labels") or {}).items():
-        refusal = _restricted(key)
-        if refusal is not None:
-            yield _rule("spec.template.metadata.labels", {key: value}, refusal)
-    yield from _requirements(inner.get("requirements") or [], "spec.template.spec.requirements", keys=True)
-    reference = inner.get("nodeClassRef")
-    yield from _node_class_reference(reference, "spec.template.spec.nodeClassRef")
+    labels = dig(spec, "template", "metadata", "labels") or {}
+    refusals = [text for key in labels for text in _label_refusals(key, pool=True)]
+    for text in dict.fromkeys(refusals):
+        yield _failed("spec.template.metadata.labels", labels, text)
+    inner = dig(spec, "template", "spec") or {}
+    where = "spec.template.spec"
+    yield from _requirements(inner.get("requirements") or [], f"{where}.requirements", pool=True)
+    yield from _reference(inner.get("nodeClassRef"), f"{where}.nodeClassRef")
     budgets = dig(spec, "disruption", "budgets") or []
     if any(("schedule" in item) != ("duration" in item) for item in budgets):
-        yield _rule("spec.disruption.budgets", budgets, "'schedule' must be set with 'duration'")
+        yield _failed("spec.disruption.budgets", budgets, "'schedule' must be set with 'duration'")
     static = spec.get("replicas") is not None
     if static and set(spec.get("limits") or {}) - {"nodes"}:
-        yield _rule("spec", spec, "only 'limits.nodes' is supported on static NodePools")
+        yield _failed("spec", spec, "only 'limits.nodes' is supported on static NodePools")
     if static and spec.get("weight") is not None:
-        yield _rule("spec", spec, "'weight' is not supported on static NodePools")
-    if old is None:
-        return
-    before = old.get("spec") or {}
-    if static != (before.get("replicas") is not None):
+        yield _failed("spec", spec, "'weight' is not supported on static NodePools")
+    if old is not None:
+        yield from _node_pool_change(spec, old.get("spec") or {})
+
+
+def _node_pool_change(spec: Obj, before: Obj) -> Iterator[Cause]:
+    if ("replicas" in spec) != ("replicas" in before):
         text = (
             "Cannot transition NodePool between static (replicas set) and dynamic (replicas unset) provisioning modes"
         )
-        yield _rule("spec", spec, text)
-    old_reference = dig(before, "template", "spec", "nodeClassRef")
-    if isinstance(reference, dict) and isinstance(old_reference, dict):
-        where = "spec.template.spec.nodeClassRef"
-        for key in ("group", "kind"):
-            if reference.get(key) != old_reference.get(key):
-                yield _rule(where, reference, f"nodeClassRef.{key} is immutable")
+        yield _failed("spec", spec, text)
+    reference = dig(spec, "template", "spec", "nodeClassRef") or {}
+    old_reference = dig(before, "template", "spec", "nodeClassRef") or {}
+    for key in ("group", "kind"):
+        if reference.get(key) != old_reference.get(key):
+            yield _failed("spec.template.spec.nodeClassRef", reference, f"nodeClassRef.{key} is immutable")
 
 
 def _node_claim(new: Obj, old: Obj | None) -> Iterator[Cause]:
     spec = new.get("spec") or {}
-    yield from _requirements(spec.get("requirements") or [], "spec.requirements", keys=False)
-    yield from _node_class_reference(spec.get("nodeClassRef"), "spec.nodeClassRef")
+    yield from _requirements(spec.get("requirements") or [], "spec.requirements", pool=False)
+    yield from _reference(spec.get("nodeClassRef"), "spec.nodeClassRef")
     if old is not None and not equal(spec, old.get("spec")):
-        yield _rule("spec", spec, "spec is immutable")
+        yield _failed("spec", spec, "spec is immutable")
+
+
+def _terms(spec: Obj, name: str, allowed: tuple[str, ...], label: str) -> Iterator[Cause]:
+    """Selector terms: at least one criterion each, and an id stands alone."""
+    where, terms = f"spec.{name}", spec.get(name)
+    if terms is None:
+        return
+    if name != "amiSelectorTerms" and not terms:
+        yield _failed(where, terms, f"{name} cannot be empty")
+    if any(not any(key in term for key in allowed) for term in terms):
+        shown = ", ".join(f"'{key}'" for key in allowed)
+        yield _failed(where, terms, f"expected at least one, got none, [{shown}]")
+    if any("id" in term and len(term) > 1 for term in terms):
+        yield _failed(
+            where, terms, f"'id' is mutually exclusive, cannot be set with a combination of other fields in {label}"
+        )
+    for index, term in enumerate(terms):
+        if any(not key or not value for key, value in (term.get("tags") or {}).items()):
+            yield _failed(f"{where}[{index}].tags", term["tags"], "empty tag keys or values aren't supported")
+
+
+def _images(spec: Obj) -> Iterator[Cause]:
+    where, terms = "spec.amiSelectorTerms", spec.get("amiSelectorTerms") or []
+    aliases = [(index, str(term["alias"])) for index, term in enumerate(terms) if "alias" in term]
+    if aliases and len(terms) != 1:
+        text = "'alias' is mutually exclusive, cannot be set with a combination of other amiSelectorTerms"
+        yield _failed(where, terms, text)
+    for index, alias in aliases:
+        family, at, version = alias.partition("@")
+        spot = f"{where}[{index}].alias"
+        if not at or not version or not family.isalnum():
+            yield invalid_value(spot, alias, "'alias' is improperly formatted, must match the format 'family@version'")
+        elif family not in _FAMILIES:
+            shown = ", ".join(f"'{name}'" for name in _FAMILIES)
+            yield invalid_value(spot, alias, f"family is not supported, must be one of the following: {shown}")
+        elif family.startswith("windows") and version != "latest":
+            yield invalid_value(spot, alias, "windows families may only specify version 'latest'")
+        wanted = _FAMILY_NAMES.get(family)
+        if wanted and spec.get("amiFamily", wanted) not in (wanted, "Custom"):
+            text = f"if set, amiFamily must be '{wanted}' or 'Custom' when using a {wanted} alias"
+            if wanted == "AL2":
+                text = "if set, amiFamily must be 'AL2' or 'Custom' when using an AL2 alias"
+            elif wanted == "AL2023":
+                text = "if set, amiFamily must be 'AL2023' or 'Custom' when using an AL2023 alias"
+            yield _failed("spec", spec, text)
+    if not aliases and "amiFamily" not in spec:
+        yield _failed("spec", spec, "must specify amiFamily if amiSelectorTerms does not contain an alias")
 
 
 def _node_class(new: Obj, old: Obj | None) -> Iterator[Cause]:
+    del old
     spec = new.get("spec") or {}
-    if bool(spec.get("role")) == bool(spec.get("instanceProfile")):
-        yield _rule("spec", spec, "must specify exactly one of ['role', 'instanceProfile']")
-    for key in ("subnetSelectorTerms", "securityGroupSelectorTerms", "amiSelectorTerms"):
-        terms = spec.get(key)
-        if terms == []:
-            yield _rule(f"spec.{key}", terms, f"{key} cannot be empty")
-    aliases = [term for term in spec.get("amiSelectorTerms") or [] if term.get("alias")]
-    if aliases and len(spec["amiSelectorTerms"]) > 1:
-        text = "'alias' is mutually exclusive, cannot be set with a combination of other amiSelectorTerms"
-        yield _rule("spec.amiSelectorTerms", spec["amiSelectorTerms"], text)
-    if old is not None and bool(spec.get("role")) != bool(dig(old, "spec", "role")):
-        text = "changing from 'instanceProfile' to 'role' is not supported. You must delete and recreate this node class if you want to change this."
-        yield _rule("spec", spec, text)
+    if ("role" in spec) == ("instanceProfile" in spec):
+        yield _failed("spec", spec, "must specify exactly one of ['role', 'instanceProfile']")
+    for key in ("role", "instanceProfile"):
+        if spec.get(key) == "":
+            yield invalid_value(f"spec.{key}", "", f"{key} cannot be empty")
+    yield from _terms(spec, "subnetSelectorTerms", ("tags", "id"), "a subnet selector term")
+    yield from _terms(spec, "securityGroupSelectorTerms", ("tags", "id", "name"), "a security group selector term")
+    yield from _terms(spec, "amiSelectorTerms", ("tags", "id", "name", "alias", "ssmParameter"), "amiSelectorTerms")
+    yield from _images(spec)
+    tags = spec.get("tags") or {}
+    if "" in tags:
+        yield _failed("spec.tags", tags, "empty tag keys aren't supported")
+    for reserved in _RESERVED_TAGS:
+        if reserved in tags:
+            yield _failed("spec.tags", tags, f"tag contains a restricted tag matching {reserved}")
+    if any(key.startswith("kubernetes.io/cluster") for key in tags):
+        yield _failed("spec.tags", tags, "tag contains a restricted tag matching kubernetes.io/cluster/")
 
 
 _RULES = {
@@ -192,7 +239,11 @@ _RULES = {
 }
 
 
-def check(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Cause]:
+def check(resource: Resource, new: Obj, old: Obj | None, schema_errors: list[Cause]) -> list[Cause]:
+    """Violated rules of a Karpenter kind; nothing for any other custom resource."""
     rules = _RULES.get((resource.group, resource.kind))
-    if rules is not None:
-        yield from rules(new, old)
+    if rules is None:
+        return []
+    if any(cause.type in _BLOCKING for cause in schema_errors):
+        return [invalid_value("<nil>", None, _UNCHECKED)]
+    return list(rules(new, old))

@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _merge_list(node: Node, current: list[Any], patch: list[Any]) -> list[Any]:
+def _merge_list(node: Node, current: list[Any], patch: list[Any]) -> Any:
     key = node.merge_key
     if not key:
         return current + [item for item in patch if item not in current]

@@ -1,7 +1,7 @@
 """Request bodies in Kubernetes' protobuf encoding, turned into JSON.
 
-helm and several kubectl commands send ``application/vnd.kubernetes.protobuf`` and accept JSON in return. The envelope is
-``k8s\\0`` followed by a ``runtime.Unknown`` (apimachinery pkg/runtime/serializer/protobuf). Field numbers are in
+helm and several kubectl commands send ``application/vnd.kubernetes.protobuf`` and accept JSON in return. The envelope
+is ``k8s\\0`` followed by a ``runtime.Unknown`` (apimachinery pkg/runtime/serializer/protobuf). Field numbers are in
 ``protobuf_fields.json``: message to {number: [JSON name, one|list|map|inline, type]}, taken from the generated.proto
 files of kubernetes/api and kubernetes/apimachinery; 'inline' are Go's embedded structs, whose members JSON lifts up.
 """
@@ -27,6 +27,50 @@ _PACKAGES = {
     "rbac.authorization.k8s.io": "rbac",
     "meta.k8s.io": "meta",
 }
+
+
+# Go writes zeros and empty strings of plain fields too, which JSON's omitempty leaves out again. Of pointer fields a
+# zero is meant; these are the ones that JSON shows as zero or false (kubernetes/api */types.go).
+_POINTERS = frozenset(
+    {
+        "activeDeadlineSeconds",
+        "allowPrivilegeEscalation",
+        "automountServiceAccountToken",
+        "backoffLimit",
+        "blockOwnerDeletion",
+        "completions",
+        "controller",
+        "defaultMode",
+        "enableServiceLinks",
+        "expirationSeconds",
+        "gracePeriodSeconds",
+        "hostUsers",
+        "immutable",
+        "maxSurge",
+        "maxUnavailable",
+        "minAvailable",
+        "mode",
+        "optional",
+        "orphanDependents",
+        "parallelism",
+        "partition",
+        "privileged",
+        "publishNotReadyAddresses",
+        "readOnlyRootFilesystem",
+        "replicas",
+        "revisionHistoryLimit",
+        "runAsGroup",
+        "runAsNonRoot",
+        "runAsUser",
+        "setHostnameAsFQDN",
+        "shareProcessNamespace",
+        "suspend",
+        "terminationGracePeriodSeconds",
+        "tolerationSeconds",
+        "ttlSecondsAfterFinished",
+        "value",
+    }
+)
 
 
 @functools.cache
@@ -72,7 +116,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _signed(value: int, bits: int = 64) -> int:
+def _signed(value: int) -> int:
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -145,8 +189,7 @@ def _message(name: str, data: bytes) -> Obj:
             result.update(_value(kind, raw))
         else:
             value = _value(kind, raw)
-            # Go writes empty strings of optional fields; JSON's omitempty leaves them out.
-            if value not in ("", None):
+            if value not in ("", None) and (value or key in _POINTERS or isinstance(value, (dict, list))):
                 result[key] = value
     return result
 

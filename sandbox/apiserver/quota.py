@@ -1,4 +1,4 @@
-"""ResourceQuota: refusing what would exceed a namespace's hard limits (apiserver plugin/pkg/admission/resourcequota)."""
+"""ResourceQuota: refusing what would exceed a namespace's hard limits (plugin/pkg/admission/resourcequota)."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ BUILTIN: tuple[Resource, ...] = (
     ),
     _builtin("node.k8s.io", "v1", "node", "runtimeclasses", "RuntimeClass", namespaced=False),
     _builtin(
-        "scheduling.k8s.io", "v1", "scheduling", "priorityclasses", "PriorityClass", "pc", namespaced=False, generation=True
+        "scheduling.k8s.io", "v1", "scheduling", "priorityclasses", "PriorityClass", "pc",
+        namespaced=False, generation=True,
     ),
     _builtin("coordination.k8s.io", "v1", "coordination", "leases", "Lease"),
     _builtin(_RBAC, "v1", "rbac", "clusterroles", "ClusterRole", namespaced=False),
@@ -217,7 +218,8 @@ BUILTIN: tuple[Resource, ...] = (
         namespaced=False, verbs=_CREATE_ONLY,
     ),
     _builtin(
-        "authentication.k8s.io", "v1", "authentication", "tokenreviews", "TokenReview", namespaced=False, verbs=_CREATE_ONLY
+        "authentication.k8s.io", "v1", "authentication", "tokenreviews", "TokenReview",
+        namespaced=False, verbs=_CREATE_ONLY,
     ),
     _builtin(
         "authorization.k8s.io", "v1", "authorization", "subjectaccessreviews", "SubjectAccessReview",

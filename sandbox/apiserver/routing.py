@@ -87,6 +87,8 @@ def parse(request: web.Request, registry: Registry) -> Target | None:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
         return None
+    if not registry.version(group, version):
+        return None
     watch = rest[0] == "watch"
     if watch:
         rest = rest[1:]

@@ -63,7 +63,7 @@ def parse_labels(text: str) -> LabelTest:
 def label_selector(selector: Any) -> LabelTest:
     """A ``metav1.LabelSelector`` as a test; ``None`` selects nothing, an empty one everything."""
     if selector is None:
-        return lambda labels: False
+        return lambda _: False
     wanted: dict[str, str] = selector.get("matchLabels") or {}
     tests: list[LabelTest] = []
     for expression in selector.get("matchExpressions") or []:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Change:
-    """One write: ``old`` is ``None`` for a creation, ``deleted`` says that ``new`` is the last state of what is gone."""
+    """One write: ``old`` is ``None`` for a creation; ``deleted``: ``new`` is the last state of what is gone."""
 
     revision: int
     new: Record
@@ -113,7 +113,7 @@ class Store:
         return iter([(key, record) for key in list(self._tables) for record in self.list(key)])
 
     def put(self, key: Key, obj: Obj) -> Record:
-        """Store a new object or a new version of one; gives it its resourceVersion. The caller hands ``obj`` over."""
+        """Store an object or a new version of one; gives it its resourceVersion. The caller hands ``obj`` over."""
         self.revision += 1
         metadata = obj["metadata"]
         metadata["resourceVersion"] = str(self.revision)
@@ -143,7 +143,7 @@ class Store:
         for watcher in table.watchers:
             watcher.offer(change)
 
-    def since(self, key: Key, revision: int) -> list[Change] | None:
+    def since(self, key: Key, revision: int) -> Sequence[Change] | None:
         """Changes after ``revision``, or ``None`` if that is older than the history."""
         table = self.table(key)
         if revision < table.compacted:

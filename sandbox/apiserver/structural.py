@@ -161,7 +161,8 @@ def _combinations(schema: Obj, value: Any, path: str) -> Iterator[Cause]:
             continue
         passing = sum(1 for option in options if next(validate(option, value, path), None) is None)
         if passing == 0 or (word == "oneOf" and passing != 1):
-            shown = f'"{path}" must validate {"one and only one schema (oneOf)" if word == "oneOf" else "at least one schema (anyOf)"}'
+            rule = "one and only one schema (oneOf)" if word == "oneOf" else "at least one schema (anyOf)"
+            shown = f'"{path}" must validate {rule}'
             yield invalid_value(path, "" if isinstance(value, (dict, list)) else value, shown)
     banned = schema.get("not")
     if isinstance(banned, dict) and next(validate(banned, value, path), None) is None:

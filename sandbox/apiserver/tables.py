@@ -98,6 +98,10 @@ def _ready_of(*total: str) -> Cell:
     return lambda obj: f"{dig(obj, 'status', 'readyReplicas') or 0}/{dig(obj, *total) or 0}"
 
 
+def _data_count(obj: Obj) -> int:
+    return len(obj.get("data") or {}) + len(obj.get("binaryData") or {})
+
+
 def _job_status(obj: Obj) -> str:
     for condition in dig(obj, "status", "conditions") or []:
         if condition.get("status") == "True" and condition.get("type") in ("Complete", "Failed", "Suspended"):
@@ -132,7 +136,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
         ("IP", "string", _at("status", "podIP")),
         ("Node", "string", _at("spec", "nodeName")),
         ("Nominated Node", "string", _at("status", "nominatedNodeName")),
-        ("Readiness Gates", "string", lambda obj: _NONE),
+        ("Readiness Gates", "string", lambda _: _NONE),
     ),
     "Node": (
         _NAME,
@@ -184,7 +188,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Cell], ...]] = {
         _AGE,
     ),
     "Namespace": (_NAME, ("Status", "string", _at("status", "phase", default="")), _AGE),
-    "ConfigMap": (_NAME, ("Data", "integer", lambda obj: len(obj.get("data") or {}) + len(obj.get("binaryData") or {})), _AGE),
+    "ConfigMap": (_NAME, ("Data", "integer", _data_count), _AGE),
     "Secret": (_NAME, ("Type", "string", _at("type", default="")), ("Data", "integer", _count("data")), _AGE),
     "Event": (
         ("Last Seen", "string", _last_seen),

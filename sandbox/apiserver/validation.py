@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from sandbox.apiserver import crds, karpenter_rules, names, quantities
+from sandbox.apiserver import crds, karpenter_rules, names, quantities, structural
 from sandbox.apiserver.errors import Cause, forbidden_value, invalid_value, not_supported, required
 from sandbox.apiserver.jsontools import Obj, dig, equal
 from sandbox.apiserver.resources import Resource
@@ -372,9 +370,7 @@ def builtin(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
 
 
 def custom(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
-    """CEL rules of custom resources, as far as they are known."""
-    return list(itertools.chain(karpenter_rules.check(resource, new, old)))
-
-
-def describe(value: Any) -> str:
-    return json.dumps(value)
+    """Violations of a custom resource: its schema, then the CEL rules that are known."""
+    checked = {key: value for key, value in new.items() if key not in ("metadata", "apiVersion", "kind")}
+    causes = list(structural.validate(resource.schema or {}, checked))
+    return causes + karpenter_rules.check(resource, new, old, causes)

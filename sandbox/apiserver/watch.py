@@ -101,7 +101,11 @@ class Stream:
         while (remaining := end - loop.time()) > 0:
             wait = min(remaining, bookmark - loop.time()) if self._options.bookmarks else remaining
             try:
-                change = await asyncio.wait_for(watcher.queue.get(), max(0.0, wait))
+                change = (
+                    watcher.queue.get_nowait()
+                    if not watcher.queue.empty()
+                    else await asyncio.wait_for(watcher.queue.get(), max(0.0, wait))
+                )
             except TimeoutError:
                 if self._options.bookmarks and loop.time() >= bookmark:
                     bookmark = loop.time() + BOOKMARK_INTERVAL

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from sandbox.apiserver import apply, crds, defaults, errors, names, structural, validation
 from sandbox.apiserver.admission import Admission
 from sandbox.apiserver.auth import User
+from sandbox.apiserver.deletion import Deletion, finished
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, drop_nulls, equal, now, random_suffix
 from sandbox.apiserver.resources import Registry, Resource
@@ -44,29 +44,10 @@ class Options:
 Modify = Callable[[Obj], Obj]
 
 
-class Writer:
+class Writer(Deletion):
     def __init__(self, store: Store, registry: Registry, types: Types, admission: Admission) -> None:
-        self.store = store
-        self.registry = registry
+        super().__init__(store, registry, admission)
         self.types = types
-        self.admission = admission
-
-    # ---- reading
-
-    def get(self, resource: Resource, namespace: str, name: str) -> Record:
-        """
-        :raises ApiError: 404.
-        """
-        record = self.store.get(resource.storage, namespace if resource.namespaced else "", name)
-        if record is None:
-            raise errors.not_found(resource, name)
-        return self.versioned(resource, record)
-
-    def versioned(self, resource: Resource, record: Record) -> Record:
-        """The record in the version asked for; custom resources convert by changing their apiVersion."""
-        if not resource.custom or record.obj.get("apiVersion") == resource.api_version:
-            return record
-        return Record({**record.obj, "apiVersion": resource.api_version}, record.revision)
 
     # ---- checks shared by all writes
 
@@ -75,11 +56,15 @@ class Writer:
         version, kind = obj.get("apiVersion"), obj.get("kind")
         if not isinstance(obj.get("metadata") or {}, dict):
             raise errors.bad_request("metadata: expected an object")
-        if (version and version != resource.api_version) or (kind and kind != resource.kind):
+        if version and version != resource.api_version:
+            text = (
+                f"the API version in the data ({version}) does not match the expected API version "
+                f"({resource.api_version})"
+            )
+            raise errors.bad_request(text)
+        if kind and kind != resource.kind:
             raise errors.bad_request(
-                f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
-                if version != resource.api_version
-                else f"the object provided is unrecognized (must be of type {resource.kind}): got {kind}"
+                f"the object provided is unrecognized (must be of type {resource.kind}): got {kind}"
             )
         obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
         obj.setdefault("metadata", {})
@@ -118,7 +103,6 @@ class Writer:
     def _validate(self, resource: Resource, new: Obj, old: Obj | None) -> None:
         causes = list(names.metadata(resource, new))
         if resource.custom:
-            causes += structural.validate(resource.schema or {}, _without_metadata(new))
             causes += validation.custom(resource, new, old)
         else:
             causes += validation.builtin(resource, new, old)
@@ -239,7 +223,7 @@ class Writer:
                 new["metadata"]["managedFields"] = old["metadata"]["managedFields"]
             elif cleared:
                 new["metadata"].pop("managedFields", None)
-        if _same(new, old):
+        if equal(new, old):
             return record, False
         self._validate(resource, new, old)
         self.admission.validate_update(resource, new, old, subresource, options.user)
@@ -250,7 +234,7 @@ class Writer:
             apply.record_update(node, old, new, options.manager, resource.api_version, subresource)
         if options.dry_run:
             return Record(new, self.store.revision), True
-        if self._finished(resource, new):
+        if finished(resource, new):
             return self._remove(resource, new), True
         stored = self.store.put(resource.storage, new)
         self._stored(resource, stored)
@@ -312,28 +296,6 @@ class Writer:
         keys = (old.keys() | new.keys()) - ignored
         return any(not equal(new.get(key), old.get(key)) for key in keys)
 
-    @staticmethod
-    def _finished(resource: Resource, obj: Obj) -> bool:
-        """Whether an object that is being deleted has nothing left to wait for."""
-        metadata = obj["metadata"]
-        if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
-            return False
-        if resource.kind == "Namespace" and not resource.custom:
-            return not (obj.get("spec") or {}).get("finalizers")
-        return not metadata.get("deletionGracePeriodSeconds")
-
-    def _remove(self, resource: Resource, last: Obj | None, namespace: str = "", name: str = "") -> Record:
-        if last is not None:
-            namespace, name = last["metadata"].get("namespace", ""), last["metadata"]["name"]
-        record = self.store.remove(resource.storage, namespace, name, last)
-        if resource.storage == crds.KEY:
-            spec = record.obj["spec"]
-            self.registry.drop(spec["group"], spec["names"]["plural"])
-            self.store.drop_table((spec["group"], spec["names"]["plural"]))
-        else:
-            self._finish_definition(resource)
-        return record
-
     # ---- server-side apply
 
     def apply(
@@ -390,140 +352,6 @@ class Writer:
         where = f"{metadata.get('namespace', '')}/{metadata['name']}; {resource.api_version}, Kind={resource.kind}"
         raise ApiError(500, "", f"failed to create typed patch object ({where}): {listed}")
 
-    # ---- delete
-
-    def delete(
-        self, resource: Resource, namespace: str, name: str, options: Obj, *, dry_run: bool = False
-    ) -> tuple[Obj, bool]:
-        """
-        Delete, or begin to.
-
-        :param options: a ``DeleteOptions``.
-        :returns: the object as it is or was, and whether it is gone already.
-        :raises ApiError: 404, or 409 for a failed precondition.
-        """
-        record = self.get(resource, namespace, name)
-        old = record.obj
-        self._preconditions(resource, old, options.get("preconditions") or {})
-        if resource.kind == "Namespace" and not resource.custom:
-            self.admission.protect_namespace(resource, name)
-        new = clone(old)
-        metadata = new["metadata"]
-        metadata["finalizers"] = _propagation_finalizers(metadata.get("finalizers") or [], options)
-        if not metadata["finalizers"]:
-            del metadata["finalizers"]
-        grace = _grace_period(resource, new, options)
-        waits = bool(metadata.get("finalizers")) or grace > 0 or _keeps_namespace(resource, new)
-        if not waits:
-            if dry_run:
-                return old, True
-            gone = self._remove(resource, None, metadata.get("namespace", ""), name)
-            return gone.obj, True
-        if metadata.get("deletionTimestamp"):
-            if resource.kind == "Pod" and grace < (metadata.get("deletionGracePeriodSeconds") or 0):
-                metadata["deletionGracePeriodSeconds"] = grace
-                metadata["deletionTimestamp"] = now_plus(grace)
-        else:
-            metadata["deletionTimestamp"] = now_plus(grace)
-            metadata["deletionGracePeriodSeconds"] = grace
-            if metadata.get("generation"):
-                metadata["generation"] += 1
-        if resource.kind == "Namespace" and not resource.custom:
-            new.setdefault("status", {})["phase"] = "Terminating"
-        if resource.storage == crds.KEY:
-            crds.terminating(new)
-        if dry_run or _same(new, old):
-            return new, False
-        stored = self.store.put(resource.storage, new)
-        if resource.storage == crds.KEY:
-            self._delete_instances(stored.obj)
-        return stored.obj, False
-
-    @staticmethod
-    def _preconditions(resource: Resource, obj: Obj, wanted: Obj) -> None:
-        metadata = obj["metadata"]
-        for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-            if wanted.get(key) and wanted[key] != metadata[key]:
-                detail = f"Precondition failed: {label} in precondition: {wanted[key]}, {label} in object meta: {metadata[key]}"
-                raise errors.conflict(resource, metadata["name"], detail)
-
-    def _delete_instances(self, definition: Obj) -> None:
-        """Delete all objects of a definition that is going."""
-        for resource in crds.resources(definition)[:1]:
-            for record in self.store.list(resource.storage):
-                self.delete(resource, record.namespace, record.name, {})
-            self._finish_definition(resource)
-
-    def _finish_definition(self, resource: Resource) -> None:
-        """Let a deleted definition go once its last object is gone."""
-        if not resource.custom or self.store.list(resource.storage):
-            return
-        definition = self.store.get(crds.KEY, "", f"{resource.plural}.{resource.group}")
-        if definition is None or not definition.obj["metadata"].get("deletionTimestamp"):
-            return
-        obj = clone(definition.obj)
-        obj["metadata"]["finalizers"] = [
-            item for item in obj["metadata"].get("finalizers") or [] if item != crds.FINALIZER
-        ]
-        if not obj["metadata"]["finalizers"]:
-            del obj["metadata"]["finalizers"]
-            self._remove(self.registry.builtin(crds.KEY[1], crds.KEY[0]), obj)
-        else:
-            self.store.put(crds.KEY, obj)
-
-
-def now_plus(seconds: int) -> str:
-    import datetime as dt
-
-    from sandbox.apiserver.jsontools import rfc3339
-
-    return rfc3339(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
-
 
 def _go_strings(values: list[str]) -> str:
     return "[]string{" + ", ".join(f'"{value}"' for value in values) + "}"
-
-
-def _without_metadata(obj: Obj) -> Obj:
-    return {key: value for key, value in obj.items() if key not in ("metadata", "apiVersion", "kind")}
-
-
-def _same(new: Obj, old: Obj) -> bool:
-    return equal(new, old)
-
-
-def _propagation_finalizers(current: list[str], options: Obj) -> list[str]:
-    """The object's finalizers with those of the propagation policy (registry/generic/registry/store.go)."""
-    policy = options.get("propagationPolicy")
-    if policy is None and "orphanDependents" in options:
-        policy = "Orphan" if options["orphanDependents"] else "Background"
-    if policy not in (None, "", "Orphan", "Foreground", "Background"):
-        raise ApiError(
-            422,
-            "Invalid",
-            f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}": '
-            'supported values: "Background", "Foreground", "Orphan"',
-        )
-    if not policy:
-        return list(current)
-    kept = [item for item in current if item not in ("orphan", "foregroundDeletion")]
-    return kept + {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"], "Background": []}[policy]
-
-
-def _grace_period(resource: Resource, obj: Obj, options: Obj) -> int:
-    """Seconds until a pod may be removed; other kinds have no grace (pkg/registry/core/pod/strategy.go)."""
-    if resource.kind != "Pod" or resource.custom:
-        return 0
-    asked: Any = options.get("gracePeriodSeconds")
-    spec = obj.get("spec") or {}
-    grace = spec.get("terminationGracePeriodSeconds", 30) if asked is None else asked
-    if not spec.get("nodeName") or (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-        grace = 0
-    left = obj["metadata"].get("deletionGracePeriodSeconds")
-    if obj["metadata"].get("deletionTimestamp") and asked is None and left is not None:
-        return int(left)
-    return max(0, int(grace))
-
-
-def _keeps_namespace(resource: Resource, obj: Obj) -> bool:
-    return resource.kind == "Namespace" and not resource.custom and bool((obj.get("spec") or {}).get("finalizers"))
