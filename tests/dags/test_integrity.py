@@ -49,7 +49,7 @@ def test_every_dag_file_is_accounted_for() -> None:
 
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
     per_pool = 4 + 2 + 6 + 1  # provision, capacity, validation, drain
-    shared_teardown = 15
+    shared_teardown = 16
     assert len(teardown) == 1 + shared_teardown + len(POOLS) + 1
     assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
 
@@ -231,34 +231,55 @@ def write_cluster(folder: Path, name: str, replace: tuple[str, str] = ("", "")) 
     (folder / f"{name}.yaml").write_text(text)
 
 
-BROKEN = {
-    "wrong value": (lambda folder: write_cluster(folder, "broken", ("replicas: 4", "replicas: 1")), "replicas"),
-    "unknown key": (lambda folder: write_cluster(folder, "broken", ("wantedNodes: 2", "wantedNode: 2")), "wantedNode"),
-    "empty": (lambda folder: (folder / "broken.yaml").write_text(""), "empty"),
-    "not yaml": (lambda folder: (folder / "broken.yaml").write_text("a: [1\nb: }"), "YAML"),
-    "not utf-8": (lambda folder: (folder / "broken.yaml").write_bytes(b"\xff\xfe\x00"), "UTF-8"),
-    "wrong name": (lambda folder: write_cluster_as(folder, "broken", "other"), "name"),
-}
-
-
 def write_cluster_as(folder: Path, stem: str, name: str) -> None:
     write_cluster(folder, name)
     (folder / f"{name}.yaml").rename(folder / f"{stem}.yaml")
 
 
-@pytest.mark.parametrize("case", sorted(BROKEN))
-def test_broken_cluster_file_breaks_only_its_own_dags(parse: Parse, tmp_path: Path, case: str) -> None:
-    write, named = BROKEN[case]
-    write_cluster(tmp_path, "good")
-    write(tmp_path)
-    found = parse(tmp_path)
-    assert found["errors"] == {}
+#: What is wrong with the file of the cluster of that name -> how to write it, and what the message must name.
+BROKEN = {
+    "wrong-value": (lambda folder: write_cluster(folder, "wrong-value", ("replicas: 4", "replicas: 1")), "replicas"),
+    "unknown-key": (
+        lambda folder: write_cluster(folder, "unknown-key", ("wantedNodes: 2", "wantedNode: 2")),
+        "wantedNode",
+    ),
+    "empty": (lambda folder: (folder / "empty.yaml").write_text(""), "empty"),
+    "no-yaml": (lambda folder: (folder / "no-yaml.yaml").write_text("a: [1\nb: }"), "YAML"),
+    "no-utf8": (lambda folder: (folder / "no-utf8.yaml").write_bytes(b"\xff\xfe\x00"), "UTF-8"),
+    "wrong-name": (lambda folder: write_cluster_as(folder, "wrong-name", "other"), "name"),
+    "duplicate": (
+        lambda folder: [
+            (folder / f"duplicate{suffix}").write_text((folder / "good.yaml").read_text())
+            for suffix in (".yaml", ".yml")
+        ],
+        "duplicate.yml",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mixed_fleet(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One good cluster file among all the broken ones."""
+    folder = tmp_path_factory.mktemp("clusters")
+    write_cluster(folder, "good")
+    for write, _ in BROKEN.values():
+        write(folder)
+    return parse(folder)
+
+
+@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_teardown"])
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any], name: str, family: str) -> None:
+    broken = mixed_fleet["dags"][f"{family}.{name}"]
+    assert list(broken["tasks"]) == ["invalid_spec"]
+    assert BROKEN[name][1] in broken["doc"]
+    assert "invalid" in broken["tags"]
+
+
+def test_good_cluster_among_broken_ones_is_whole(mixed_fleet: dict[str, Any]) -> None:
+    assert mixed_fleet["errors"] == {}
     for family in ("gpu_lifecycle", "gpu_teardown"):
-        assert len(found["dags"][f"{family}.good"]["tasks"]) > 10
-        broken = found["dags"][f"{family}.broken"]
-        assert list(broken["tasks"]) == ["invalid_spec"]
-        assert named in broken["doc"]
-        assert "invalid" in broken["tags"]
+        assert len(mixed_fleet["dags"][f"{family}.good"]["tasks"]) > 10
 
 
 def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) -> None:
