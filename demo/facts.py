@@ -106,10 +106,10 @@ def wait_for_health(kubectl: Kubectl, before: list[Json], timeout: float) -> Jso
         time.sleep(2)
 
 
-def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[[str], Any], seconds: float) -> Json:
+def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: float) -> Json:
     """Validation, drain, cost and leaks of a run.
 
-    :param tasks: task id to task instance; :param xcom: task id to its return value, ``None`` if it has none.
+    :param tasks: task id to task instance; :param xcom: task id (and key) to its XCom, ``None`` if it has none.
     :param seconds: how long the run took in simulated time.
     """
     facts: Json = {"validation": {}, "drain": {}}
@@ -117,9 +117,9 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[[str], Any], seconds: f
         phase, _, name = task_id.rpartition(".")
         if phase.startswith("validation.pool_") and name in ("vectoradd", "sharing", "exclusive"):
             pool = phase.removeprefix("validation.pool_")
-            value = xcom(task_id)
-            if value is not None or tasks[task_id]["state"] == "failed":
-                facts["validation"].setdefault(pool, []).append(_verdict(name, value))
+            summary = xcom(task_id, "summary")
+            if summary is not None or tasks[task_id]["state"] == "failed":
+                facts["validation"].setdefault(pool, []).append(_verdict(name, summary))
         if task_id.startswith("teardown.drain_"):
             value = xcom(task_id)
             if value is not None:
@@ -137,10 +137,12 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[[str], Any], seconds: f
     return facts
 
 
-def _verdict(probe: str, value: Any) -> Json:
-    if value is None:
+def _verdict(probe: str, summary: Any) -> Json:
+    if summary is None:
         return {"probe": probe, "passed": False, "message": "the task failed; see its log"}
-    return {"probe": probe, "passed": bool(value["passed"]), "message": value["message"]}
+    nodes = ", ".join(f"{node}: {outcome}" for node, outcome in sorted(summary["nodes"].items()))
+    message = "; ".join(map(str, summary["failures"])) or nodes
+    return {"probe": probe, "passed": summary["outcome"] == "Passed", "message": f"{summary['outcome']}: {message}"}
 
 
 def _cost(plan: Json, seconds: float) -> Json:

@@ -164,12 +164,8 @@ class Scene:
         )
         outcomes = {task["task_id"]: task for task in self.api.tasks(LIFECYCLE, run_id)}
 
-        def xcom(task_id: str) -> Any:
-            return (
-                self.api.xcom(LIFECYCLE, run_id, task_id)
-                if outcomes.get(task_id, {}).get("state") == "success"
-                else None
-            )
+        def xcom(task_id: str, key: str = "return_value") -> Any:
+            return self.api.xcom(LIFECYCLE, run_id, task_id, key) if task_id in outcomes else None
 
         self.report.update(facts.from_xcoms(outcomes, xcom, seconds=((ended or 0) - (started or 0)) * self.stack.speed))
 
