@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.spec import SpecErrors
+from gpu_fleet.core.spec.rules import OLDEST_KARPENTER, RULES
+from tests.unit.core.specs import demo_spec
+
+TWO_OF_A_NAME = [
+    {"name": "gpu", "instanceTypes": ["g5.xlarge"]},
+    {"name": "gpu", "instanceTypes": ["g5.2xlarge"]},
+]
+TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
+
+#: situation -> changes, field, part of the message, part of the remedy
+BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "one replica": (
+        {"nodePools__0__sharing__replicas": 1},
+        "nodePools[0].sharing.replicas",
+        "not sharing",
+        "2 or more",
+    ),
+    "no replica": ({"nodePools__0__sharing__replicas": 0}, "nodePools[0].sharing.replicas", "not sharing", "2 or more"),
+    "rename without overlay": (
+        {"nodePools__0__sharing__renameByDefault": True},
+        "nodePools[0].sharing.renameByDefault",
+        "NodeOverlay",
+        "false",
+    ),
+    "Bottlerocket with the Helm plugin": (
+        {"nodeClass__amiAlias": "bottlerocket@1.20.0"},
+        "nodeClass.amiAlias",
+        "built in",
+        "devicePlugin.manage: false",
+    ),
+    "Bottlerocket in one pool": (
+        {"nodePools__1__amiAlias": "bottlerocket@1.20.0"},
+        "nodePools[1].amiAlias",
+        "whole-a100",
+        "al2023",
+    ),
+    "latest AMI": ({"nodeClass__amiAlias": "al2023@latest"}, "nodeClass.amiAlias", "drift", "al2023@v"),
+    "latest AMI of a pool": ({"nodePools__0__amiAlias": "al2023@latest"}, "nodePools[0].amiAlias", "drift", "pin"),
+    "AMI family without GPU": ({"nodeClass__amiAlias": "windows2022@v1"}, "nodeClass.amiAlias", "only al2023", ""),
+    "AMI id instead of an alias": ({"nodeClass__amiAlias": "ami-0123"}, "nodeClass.amiAlias", "not an AMI alias", ""),
+    "two pools of a name": ({"nodePools": TWO_OF_A_NAME}, "nodePools[1].name", "already", "own name"),
+    "no pool": ({"nodePools": []}, "nodePools", "empty", "at least one"),
+    "no instance type": ({"nodePools__0__instanceTypes": []}, "nodePools[0].instanceTypes", "empty", "at least one"),
+    "no owner": ({"owners": []}, "owners", "empty", "at least one"),
+    "an instance type twice": (
+        {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.xlarge"]},
+        "nodePools[0].instanceTypes",
+        "twice",
+        "remove one",
+    ),
+    "mixed GPU counts": (
+        {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.12xlarge"]},
+        "nodePools[0].instanceTypes",
+        "g5.12xlarge 4",
+        "one pool",
+    ),
+    "known and unknown GPU counts": (
+        {"nodePools__0__instanceTypes": ["g5.xlarge", "g9.xlarge"]},
+        "nodePools[0].instanceTypes",
+        "unknown",
+        "one pool",
+    ),
+    "not NVIDIA": ({"nodePools__0__instanceTypes": ["g4ad.xlarge"]}, "nodePools[0].instanceTypes[0]", "AMD", "NVIDIA"),
+    "no instance type at all": (
+        {"nodePools__0__instanceTypes": ["large"]},
+        "nodePools[0].instanceTypes[0]",
+        "not a valid value",
+        "must match",
+    ),
+    "limit below wanted": (
+        {"nodePools__0__limits": {"nodes": 1}},
+        "nodePools[0].limits.nodes",
+        "less than",
+        "at least 2",
+    ),
+    "negative wanted nodes": ({"nodePools__0__wantedNodes": -1}, "nodePools[0].wantedNodes", "-1", ""),
+    "unsupported Kubernetes": ({"cluster__version": "1.29"}, "cluster.version", "1.29", "1.36"),
+    "future Kubernetes": ({"cluster__version": "1.99"}, "cluster.version", "1.99", "one of"),
+    "unquoted version": ({"cluster__version": 1.35}, "cluster.version", "number in YAML", "quotes"),
+    "Karpenter too old": ({"karpenter__chart__version": "1.8.9"}, "karpenter.chart.version", "1.35", "1.9"),
+    "chart version range": (
+        {"devicePlugin__chart__version": "0.20.x"},
+        "devicePlugin.chart.version",
+        "pin",
+        "major.minor.patch",
+    ),
+    "chart version tilde": (
+        {"karpenter__chart__version": "~1.14.0"},
+        "karpenter.chart.version",
+        "pin",
+        "major.minor.patch",
+    ),
+    "chart version latest": (
+        {"karpenter__chart__version": "latest"},
+        "karpenter.chart.version",
+        "pin",
+        "major.minor.patch",
+    ),
+    "chart version as a number": (
+        {"devicePlugin__chart__version": 0.20},
+        "devicePlugin.chart.version",
+        "number",
+        "quotes",
+    ),
+    "malformed digest": ({"devicePlugin__chart__digest": "abc"}, "devicePlugin.chart.digest", "abc", "sha256"),
+    "expireAfter in days": ({"nodePools__0__expireAfter": "1d"}, "nodePools[0].expireAfter", "Go syntax", "24h"),
+    "name with capitals": ({"name": "Demo"}, "name", "DNS-1123", ""),
+    "pool name too long": ({"nodePools__0__name": "p" * 64}, "nodePools[0].name", "64 characters", ""),
+    "EKS name too long": ({"cluster__name": "c" * 101}, "cluster.name", "100", ""),
+    "queue name too long": (
+        {"karpenter__interruptionQueue": "q" * 81},
+        "karpenter.interruptionQueue",
+        "not a valid",
+        "",
+    ),
+    "role ARN instead of name": (
+        {"nodeClass__role": "arn:aws:iam::1:role/x"},
+        "nodeClass.role",
+        "not a valid",
+        "must match",
+    ),
+    "bad region": ({"aws__region": "Oregon"}, "aws.region", "Oregon", "must match"),
+    "reserved tag": ({"nodeClass__tags": {"karpenter.sh/nodepool": "x"}}, "nodeClass.tags", "reserved", "another key"),
+    "duplicate taint": (
+        {"nodePools__0__taints": [TAINT, {**TAINT, "value": "x"}]},
+        "nodePools[0].taints[1]",
+        "duplicate",
+        "",
+    ),
+    "label of a restricted domain": (
+        {"nodePools__0__labels": {"karpenter.sh/foo": "x"}},
+        "nodePools[0].labels",
+        "restricted",
+        "remove",
+    ),
+    "label of a restricted subdomain": (
+        {"nodePools__0__labels": {"a.karpenter.sh/foo": "x"}},
+        "nodePools[0].labels",
+        "restricted",
+        "remove",
+    ),
+    "label that sharing decides": (
+        {"nodePools__0__labels": {"nvidia.com/device-plugin.config": "x"}},
+        "nodePools[0].labels",
+        "sharing",
+        "set sharing",
+    ),
+    "budget without duration": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "0 0 * * *"}]},
+        "nodePools[0].disruption.budgets[0]",
+        "'schedule' must be set with 'duration'",
+        "both",
+    ),
+    "setting that contradicts": (
+        {"karpenter__settings": {"clusterName": "other"}},
+        "karpenter.settings.clusterName",
+        "contradicts",
+        "remove",
+    ),
+    "drain longer than its deadline": ({"drain__timeout": "1h"}, "drain.timeout", "1h", "deadlines.drain"),
+    "deadline of nothing": ({"deadlines__capacity": "0s"}, "deadlines.capacity", "0 seconds", "5m"),
+    "foreign pool, own Karpenter removed": (
+        {"nodePools__0__manage": False},
+        "teardown.uninstallKarpenter",
+        "shared-a10g",
+        "uninstallKarpenter: false",
+    ),
+    "plugin in namespace default": ({"devicePlugin__namespace": "default"}, "devicePlugin.namespace", "refuses", ""),
+}
+
+
+@pytest.mark.parametrize("situation", BROKEN)
+def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
+    changes, field, message, remedy = BROKEN[situation]
+    with pytest.raises(SpecErrors) as caught:
+        demo_spec(**changes)
+    problem = caught.value.problems[0]
+    assert problem.field == field
+    assert message in problem.message
+    assert remedy in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodeClass__amiAlias": "bottlerocket@1.20.0", "devicePlugin__manage": False},
+        {"nodePools__0__manage": False, "teardown__uninstallKarpenter": False},
+        {"nodePools__0__manage": False, "karpenter__manage": False},
+        {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.2xlarge", "g6.xlarge"]},
+        {"nodePools__0__instanceTypes": ["g9.xlarge"]},
+        {"nodePools__0__expireAfter": "Never"},
+        {"nodePools__0__wantedNodes": 0, "nodePools__0__limits": {"nodes": 0}},
+        {"karpenter__settings": {"clusterName": "demo-gpu", "featureGates": {"spotToSpotConsolidation": True}}},
+        {"nodePools__0__taints": []},
+    ],
+)
+def test_what_is_allowed_passes(changes: dict[str, Any]) -> None:
+    demo_spec(**changes)
+
+
+@pytest.mark.parametrize(("kubernetes", "oldest"), OLDEST_KARPENTER.items())
+def test_the_oldest_karpenter_of_each_kubernetes_passes(kubernetes: str, oldest: str) -> None:
+    version = oldest if oldest.count(".") == 2 else f"{oldest}.0"
+    demo_spec(cluster__version=kubernetes, karpenter__chart__version=version)
+    with pytest.raises(SpecErrors, match="does not support Kubernetes"):
+        demo_spec(cluster__version=kubernetes, karpenter__chart__version="0.37.0")
+
+
+def test_every_rule_is_quiet_about_a_good_spec() -> None:
+    spec = demo_spec()
+    assert [problem for rule in RULES for problem in rule(spec)] == []

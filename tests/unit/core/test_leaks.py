@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.costs import PriceList
+from gpu_fleet.core.leaks import (
+    CHECKS,
+    aws_queries,
+    find_leaks,
+    is_karpenters_profile,
+    leak_message,
+    profile_candidates,
+)
+from tests.unit.core.specs import demo_spec
+
+PRICES = PriceList("us-west-2", "2025-06-05", "a page", {"g5.xlarge": 1.0}, {"gp3": 0.08})
+
+
+def tags(**pairs: str) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in pairs.items()]
+
+
+def instance(name: str, pool: str | None = "shared-a10g", state: str = "running") -> dict[str, Any]:
+    found = [{"Key": "karpenter.sh/nodepool", "Value": pool}] if pool else []
+    return {"InstanceId": name, "InstanceType": "g5.xlarge", "State": {"Name": state}, "Tags": found}
+
+
+def named(name: str, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {k.replace("__", "/"): v for k, v in labels.items()}}}
+
+
+POOL = {"karpenter.sh/nodepool": "shared-a10g"}
+NODE = {"metadata": {"name": "n1", "labels": POOL}, "spec": {"providerID": "aws:///a/i-1"}}
+PROTECTED = {
+    "metadata": {
+        "name": "n2",
+        "labels": {"karpenter.sh/nodepool": "whole-a100", "nvidia.com/gpu.present": "true"},
+        "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+    }
+}
+PLACEHOLDER = {"metadata": {"name": "p", "namespace": "s", "labels": {"gpu-fleet.io/component": "placeholder"}}}
+CNI_CARD = {"NetworkInterfaceId": "eni-1", "Status": "available"}
+
+#: situation -> what was found, kinds and names of the leaks
+CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "nothing": ({}, []),
+    "an instance": ({"instances.owned": [instance("i-1")]}, [("EC2 instance", "i-1")]),
+    "an instance found twice": (
+        {"instances.owned": [instance("i-1")], "instances.claimed": [instance("i-1")]},
+        [("EC2 instance", "i-1")],
+    ),
+    "an instance with half its tags": ({"instances.claimed": [instance("i-1", None)]}, [("EC2 instance", "i-1")]),
+    "an instance that is going": ({"instances.owned": [instance("i-1", state="shutting-down")]}, []),
+    "a stopped instance": ({"instances.owned": [instance("i-1", state="stopped")]}, [("EC2 instance", "i-1")]),
+    "an instance of a foreign pool": (
+        {"instances.owned": [instance("i-1", "cpu")], "node_pools": [named("cpu")]},
+        [],
+    ),
+    "an instance of our pool, which is still there": (
+        {"instances.owned": [instance("i-1")], "node_pools": [named("shared-a10g")]},
+        [("EC2 instance", "i-1"), ("NodePool", "shared-a10g")],
+    ),
+    "a pool that the file no longer has": (
+        {"node_pools": [named("old", **{"gpu-fleet.io__cluster": "demo"})]},
+        [("NodePool", "old")],
+    ),
+    "a frozen pool of others": (
+        {"node_pools": [{"metadata": {"name": "cpu", "annotations": {"gpu-fleet.io/limits-before-freeze": "{}"}}}]},
+        [("annotation", "gpu-fleet.io/limits-before-freeze on NodePool cpu")],
+    ),
+    "a claim of a pool that is gone": (
+        {"node_claims": [{"metadata": {"name": "c", "labels": POOL}}]},
+        [("NodeClaim", "c")],
+    ),
+    "a claim of nobody": ({"node_claims": [named("c")]}, [("NodeClaim", "c")]),
+    "a claim of a foreign pool": (
+        {"node_claims": [named("c", **{"karpenter.sh__nodepool": "cpu"})], "node_pools": [named("cpu")]},
+        [],
+    ),
+    "a node": ({"nodes": [NODE]}, [("node", "n1")]),
+    "a placeholder": ({"own_pods": [PLACEHOLDER]}, [("placeholder pod", "s/p")]),
+    "our node class": (
+        {"node_classes": [named("shared-a10g", **{"gpu-fleet.io__cluster": "demo"})]},
+        [("EC2NodeClass", "shared-a10g")],
+    ),
+    "a foreign node class": ({"node_classes": [named("cpu")]}, []),
+    "a volume": (
+        {"volumes": [{"VolumeId": "vol-1", "Size": 100, "VolumeType": "gp3", "State": "available"}]},
+        [("EBS volume", "vol-1")],
+    ),
+    "a network interface found twice": (
+        {"network_interfaces.owned": [CNI_CARD], "network_interfaces.cni": [CNI_CARD]},
+        [("network interface", "eni-1")],
+    ),
+    "a launch template": (
+        {"launch_templates": [{"LaunchTemplateName": "lt", "Tags": tags(**{"karpenter.k8s.aws/ec2nodeclass": "x"})}]},
+        [("launch template", "lt")],
+    ),
+    "a launch template of a class that stays": (
+        {
+            "launch_templates": [
+                {"LaunchTemplateName": "lt", "Tags": tags(**{"karpenter.k8s.aws/ec2nodeclass": "cpu"})}
+            ],
+            "node_classes": [named("cpu")],
+        },
+        [],
+    ),
+    "an instance profile": (
+        {"instance_profiles": [{"InstanceProfileName": "demo-gpu_1", "Tags": []}]},
+        [("instance profile", "demo-gpu_1")],
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", CASES)
+def test_what_is_left_is_found_and_nothing_else(situation: str) -> None:
+    found, expected = CASES[situation]
+    leaks = find_leaks(demo_spec(), found, PRICES)
+    assert [(leak.kind, leak.name) for leak in leaks] == expected
+
+
+def test_a_protected_node_of_a_pool_that_is_kept_costs_for_ever() -> None:
+    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False)
+    found = {"nodes": [PROTECTED], "node_pools": [named("whole-a100")]}
+    assert [leak.kind for leak in find_leaks(spec, found, PRICES)] == ["annotation"]
+
+
+def test_the_message_names_each_leak_its_price_and_the_sum() -> None:
+    found = {"instances.owned": [instance("i-1"), instance("i-2")], "own_pods": [PLACEHOLDER]}
+    leaks = find_leaks(demo_spec(), found, PRICES)
+    text = leak_message("demo-gpu", leaks, PRICES)
+    assert "3 things are left, 2.00 USD/h together" in text
+    assert "EC2 instance i-1 (g5.xlarge, running, NodePool shared-a10g; terminate it, 1.00 USD/h)" in text
+    assert "placeholder pod s/p (may buy a node; delete it)" in text
+    assert [leak.to_json()["usdPerHour"] for leak in leaks] == [1.0, 1.0, 0.0]
+
+
+def test_every_check_survives_finding_nothing() -> None:
+    assert [check(demo_spec(), {}, PRICES) for check in CHECKS] == [[]] * len(CHECKS)
+
+
+def test_the_queries_look_only_at_this_cluster() -> None:
+    queries = aws_queries("demo-gpu")
+    assert len({query.key for query in queries}) == len(queries)
+    for query in queries:
+        if query.service == "ec2":
+            assert "demo-gpu" in str(query.params["Filters"])
+
+
+def test_instance_profiles_are_picked_by_name_or_path_and_then_by_tags() -> None:
+    profiles = [
+        {"InstanceProfileName": "demo-gpu_123", "Path": "/"},
+        {"InstanceProfileName": "x", "Path": "/karpenter/us-west-2/demo-gpu/uid/"},
+        {"InstanceProfileName": "demo-gpu2_1", "Path": "/"},
+        {"InstanceProfileName": "y", "Path": "/karpenter/eu-west-1/demo-gpu/uid/"},
+    ]
+    assert profile_candidates(profiles, "us-west-2", "demo-gpu") == ["demo-gpu_123", "x"]
+    owned = {"kubernetes.io/cluster/demo-gpu": "owned"}
+    assert is_karpenters_profile({**owned, "karpenter.k8s.aws/ec2nodeclass": "c"}, "demo-gpu")
+    assert not is_karpenters_profile(owned, "demo-gpu")
+    assert not is_karpenters_profile({"karpenter.k8s.aws/ec2nodeclass": "c"}, "demo-gpu")

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.costs import PriceList
+from gpu_fleet.core.manifests import build
+from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS
+from gpu_fleet.core.teardown import (
+    Karpenter,
+    Observed,
+    TeardownPlan,
+    Way,
+    choose_way,
+    doomed_claims,
+    doomed_pools,
+    frozen,
+    is_frozen,
+    karpenter_state,
+    make_plan,
+    releases,
+    user_pods,
+)
+from gpu_fleet.core.teardown_text import to_markdown
+from tests.unit.core.specs import demo_spec
+
+PRICES = PriceList("us-west-2", "2025-06-05", "a page", {"g5.xlarge": 1.0, "p4d.24xlarge": 20.0})
+
+
+def pool(name: str, *, deleting: bool = False, ours: bool = False) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name, "labels": {"gpu-fleet.io/cluster": "demo"} if ours else {}}
+    if deleting:
+        metadata["deletionTimestamp"] = "t"
+    return {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodePool",
+        "metadata": metadata,
+        "spec": {"limits": {"nodes": "4"}},
+    }
+
+
+def claim(name: str, pool_name: str | None) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"karpenter.sh/nodepool": pool_name} if pool_name else {}}}
+
+
+def instance(name: str, pool_name: str, kind: str = "g5.xlarge", state: str = "running", **more: Any) -> dict[str, Any]:
+    return {
+        "InstanceId": name,
+        "InstanceType": kind,
+        "State": {"Name": state},
+        "Tags": [{"Key": "karpenter.sh/nodepool", "Value": pool_name}],
+        **more,
+    }
+
+
+def karpenter_pod(ready: bool = True, deleting: bool = False) -> dict[str, Any]:
+    metadata = {"name": "k", "deletionTimestamp": "t"} if deleting else {"name": "k"}
+    return {
+        "metadata": metadata,
+        "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+    }
+
+
+def secret(name: str, version: int, status: str, namespace: str = "kube-system") -> dict[str, Any]:
+    labels = {"owner": "helm", "name": name, "version": str(version), "status": status}
+    return {"metadata": {"namespace": namespace, "labels": labels}}
+
+
+# --- what goes ------------------------------------------------------------------------------------------------------
+
+
+def test_pools_of_the_spec_and_labelled_leftovers_go_and_foreign_ones_stay() -> None:
+    pools = [pool("shared-a10g"), pool("renamed", ours=True), pool("cpu")]
+    assert doomed_pools(demo_spec(), pools) == ["renamed", "shared-a10g"]
+
+
+def test_a_pool_that_is_not_managed_stays_even_with_our_label() -> None:
+    spec = demo_spec(nodePools__0__manage=False, teardown__uninstallKarpenter=False)
+    assert doomed_pools(spec, [pool("shared-a10g", ours=True), pool("whole-a100")]) == ["whole-a100"]
+
+
+CLAIMS = [claim("a", "shared-a10g"), claim("b", "cpu"), claim("c", None), claim("d", "vanished")]
+
+
+def test_orphaned_claims_go_with_karpenter() -> None:
+    assert doomed_claims(demo_spec(), CLAIMS, ["shared-a10g"], ["shared-a10g", "cpu"]) == ["a", "c", "d"]
+
+
+def test_orphaned_claims_stay_when_karpenter_stays() -> None:
+    spec = demo_spec(teardown__uninstallKarpenter=False)
+    assert doomed_claims(spec, CLAIMS, ["shared-a10g"], ["shared-a10g", "cpu"]) == ["a"]
+
+
+def test_claims_of_our_pool_go_even_if_an_earlier_try_removed_the_pool() -> None:
+    spec = demo_spec(teardown__uninstallKarpenter=False)
+    assert doomed_claims(spec, CLAIMS, [], ["cpu"]) == ["a"]
+
+
+# --- freezing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
+    live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
+    manifest = frozen(live)
+    assert manifest["spec"]["limits"] == {"nodes": "0"}
+    assert {**manifest["spec"], "limits": None} == {**live["spec"], "limits": None}
+    assert json.loads(manifest["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
+    assert manifest["metadata"]["labels"] == live["metadata"]["labels"]
+    assert not is_frozen(live)
+    assert is_frozen(manifest)
+
+
+def test_a_second_freeze_keeps_the_first_ones_memory() -> None:
+    live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
+    again = frozen(frozen(live))
+    assert json.loads(again["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
+
+
+def test_other_limits_of_a_pool_survive_its_freeze() -> None:
+    live = pool("x")
+    live["spec"]["limits"] = {"cpu": "100"}
+    assert frozen(live)["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
+
+
+def test_a_pool_reopened_by_hand_is_not_frozen_any_more() -> None:
+    manifest = frozen(pool("x"))
+    manifest["spec"]["limits"]["nodes"] = "4"
+    assert not is_frozen(manifest)
+
+
+# --- which way ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("karpenter", list(Karpenter))
+@pytest.mark.parametrize("policy", ["fail", "emergency"])
+@pytest.mark.parametrize("something_left", [True, False])
+def test_the_way_is_decided_for_every_state(karpenter: Karpenter, policy: str, something_left: bool) -> None:
+    way = choose_way(karpenter=karpenter, something_left=something_left, policy=policy)
+    if not something_left:
+        assert way is Way.NOTHING_LEFT
+    elif karpenter is Karpenter.ALIVE:
+        assert way is Way.BY_KARPENTER
+    else:
+        assert way is {"fail": Way.REFUSED, "emergency": Way.EMERGENCY}[policy]
+
+
+def test_an_unknown_policy_is_no_guess() -> None:
+    with pytest.raises(ValueError, match="shrug"):
+        choose_way(karpenter=Karpenter.DEAD, something_left=True, policy="shrug")
+
+
+@pytest.mark.parametrize(
+    ("pods", "state"),
+    [
+        ([], Karpenter.DEAD),
+        ([karpenter_pod(ready=False)], Karpenter.DEAD),
+        ([karpenter_pod(deleting=True)], Karpenter.DEAD),
+        ([{"metadata": {"name": "k"}}], Karpenter.DEAD),
+        ([karpenter_pod()], Karpenter.ALIVE),
+        ([karpenter_pod(ready=False), karpenter_pod()], Karpenter.ALIVE),
+    ],
+)
+def test_karpenter_lives_if_one_pod_is_ready_and_stays(pods: list[dict[str, Any]], state: Karpenter) -> None:
+    assert karpenter_state(pods) is state
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def plan(**observed: Any) -> TeardownPlan:
+    return make_plan(demo_spec(), Observed(**observed), PRICES)
+
+
+def test_the_plan_prices_what_goes_and_leaves_out_what_stays() -> None:
+    found = plan(
+        node_pools=[pool("shared-a10g"), pool("whole-a100"), pool("cpu")],
+        node_claims=[claim("a", "shared-a10g"), claim("b", "cpu")],
+        nodes=[
+            {"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}},
+            {"metadata": {"name": "n2", "labels": {"karpenter.sh/nodepool": "cpu"}}},
+        ],
+        instances=[
+            instance("i-1", "shared-a10g", InstanceLifecycle="spot"),
+            instance("i-2", "whole-a100", "p4d.24xlarge"),
+            instance("i-3", "cpu"),
+            instance("i-4", "shared-a10g", state="terminated"),
+        ],
+        karpenter_pods=[karpenter_pod()],
+        release_secrets=[
+            secret("karpenter", 1, "superseded"),
+            secret("karpenter", 2, "deployed"),
+            secret("web", 1, "x"),
+        ],
+    )
+    assert (found.pools, found.kept_pools, found.node_claims, found.nodes) == (
+        ["shared-a10g", "whole-a100"], ["cpu"], ["a"], ["n1"],
+    )  # fmt: skip
+    assert [(row["id"], row["price"]) for row in found.instances] == [
+        ("i-1", "at most 1.00 USD/h"), ("i-2", "20.00 USD/h"),
+    ]  # fmt: skip
+    assert (found.cost.usd, found.cost.at_most) == (21.0, True)
+    assert found.releases == [{"namespace": "kube-system", "name": "karpenter", "revision": 2, "status": "deployed"}]
+    assert found.way is Way.BY_KARPENTER
+    json.dumps(found.to_json())
+
+
+def test_the_text_shows_cost_pools_and_pods() -> None:
+    job = {"kind": "Job", "name": "train", "controller": True}
+    text = to_markdown(
+        plan(
+            node_pools=[pool("shared-a10g")],
+            nodes=[{"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}],
+            pods=[
+                {
+                    "metadata": {"name": "train-1", "namespace": "team", "ownerReferences": [job]},
+                    "spec": {"nodeName": "n1"},
+                    "status": {"phase": "Running"},
+                }
+            ],
+            instances=[instance("i-1", "shared-a10g")],
+            karpenter_pods=[karpenter_pod()],
+        )
+    )
+    for part in (
+        "1 instances, 1.00 USD/h",
+        "`shared-a10g`",
+        "`i-1`",
+        "1 running pods will be evicted",
+        "team/train-1",
+        "2025-06-05",
+    ):
+        assert part in text
+
+
+def test_an_empty_cluster_is_said_to_be_empty() -> None:
+    found = plan()
+    assert found.empty
+    assert found.way is Way.NOTHING_LEFT
+    assert "Nothing is left" in to_markdown(found)
+
+
+def test_a_dead_karpenter_and_unknown_prices_are_noted() -> None:
+    text = to_markdown(plan(node_pools=[pool("shared-a10g")], instances=[instance("i-1", "shared-a10g", "b9.large")]))
+    assert "whenKarpenterIsDead: emergency" in text
+    assert "1 instances have no list price" in text
+    assert "unknown price" in text
+
+
+def test_a_long_list_of_pods_is_cut_with_its_count() -> None:
+    nodes = [{"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}]
+    pods = [
+        {"metadata": {"name": f"p{i:02}", "namespace": "t"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
+        for i in range(25)
+    ]
+    text = to_markdown(plan(node_pools=[pool("shared-a10g")], nodes=nodes, pods=pods))
+    assert "25 running pods" in text
+    assert "and 5 more" in text
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def test_user_pods_are_those_that_somebody_will_miss() -> None:
+    def on(node: str, name: str, **metadata: Any) -> dict[str, Any]:
+        phase = metadata.pop("phase", "Running")
+        return {
+            "metadata": {"name": name, "namespace": "t", **metadata},
+            "spec": {"nodeName": node},
+            "status": {"phase": phase},
+        }
+
+    pods = [
+        on("n1", "mine"),
+        on("n2", "elsewhere"),
+        on("n1", "done", phase="Succeeded"),
+        on("n1", "agent", ownerReferences=[{"kind": "DaemonSet", "name": "d", "controller": True}]),
+        on("n1", "static", annotations={"kubernetes.io/config.mirror": "x"}),
+        on("n1", "placeholder", labels={"gpu-fleet.io/component": "placeholder"}),
+    ]
+    assert user_pods(pods, ["n1"]) == ["t/mine"]
+
+
+def test_of_each_release_the_newest_revision_counts_by_number() -> None:
+    found = releases(
+        [
+            secret("nvidia-device-plugin", 9, "superseded", "nvidia-device-plugin"),
+            secret("nvidia-device-plugin", 10, "failed", "nvidia-device-plugin"),
+            secret("karpenter-crd", 1, "deployed"),
+            {"metadata": {"namespace": "x", "labels": {"name": "karpenter"}}},
+        ]
+    )
+    assert [(r["name"], r["revision"], r["status"]) for r in found] == [
+        ("karpenter-crd", 1, "deployed"), ("nvidia-device-plugin", 10, "failed"),
+    ]  # fmt: skip
