@@ -32,6 +32,8 @@ class _StrictLoader(_SafeLoader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # refused below: a mapping or a list is no key
             key = key_node.value
             if key in seen:
                 mark = key_node.start_mark

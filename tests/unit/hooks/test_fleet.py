@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.spec import ClusterSpec, SpecErrors
+from gpu_fleet.hooks.fleet import (
+    CLUSTERS_DIR_VARIABLE,
+    MAX_BYTES,
+    cluster_names,
+    clusters_dir,
+    load_cluster,
+    load_fleet,
+)
+from tests.unit.core.specs import DEMO_FILE
+
+DEMO = DEMO_FILE.read_text(encoding="utf-8")
+
+
+def write(folder: Path, name: str, *, cluster: str = "", text: str | None = None, suffix: str = ".yaml") -> Path:
+    path = folder / f"{name}{suffix}"
+    body = DEMO.replace("name: demo\n", f"name: {name}\n").replace("demo-gpu", cluster or f"eks-{name}")
+    path.write_text(body if text is None else text, encoding="utf-8")
+    return path
+
+
+def problems(found: ClusterSpec | SpecError) -> str:
+    assert isinstance(found, SpecErrors)
+    return str(found)
+
+
+def test_a_fleet_is_sorted_by_name(tmp_path: Path) -> None:
+    write(tmp_path, "b")
+    write(tmp_path, "a", suffix=".yml")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".hidden.yaml").write_text("x")
+    assert cluster_names(tmp_path) == ["a", "b"]
+    fleet = load_fleet(tmp_path)
+    assert list(fleet) == ["a", "b"]
+    assert all(isinstance(spec, ClusterSpec) for spec in fleet.values())
+
+
+#: situation -> content of the file bad.yaml, what is said of it
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "only comments": (b"# nothing\n", "is empty"),
+    "a list": (b"- a\n", "holds a list, not a mapping"),
+    "a word": (b"hello\n", "holds a str, not a mapping"),
+    "not YAML": (b"a: [1\n", "is not valid YAML"),
+    "a tab": (b"a:\n\tb: 1\n", "is not valid YAML"),
+    "several documents": (b"a: 1\n---\nb: 2\n", "is not valid YAML"),
+    "not UTF-8": (b"name: \xff\n", "is not UTF-8"),
+    "a key twice": (b"name: bad\nname: bad\n", "key 'name' stands twice in one mapping (line 2)"),
+    "a key twice, deep": (b"aws: {region: a, region: b}\n", "key 'region' stands twice"),
+    "an object tag": (b"!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+    "an impossible date": (b"name: 2026-13-45\n", "is not valid YAML"),
+    "too large": (b"#" * (MAX_BYTES + 1), "at most 1 MB"),
+    "other name": (DEMO.encode(), "'demo' is not the file's name 'bad'"),
+    "wrong field": (DEMO.replace("us-west-2", "Oregon").encode(), "aws.region"),
+    "an unhashable key": (b"? [a]\n: b\n", "bad.yaml"),
+}
+
+
+@pytest.mark.parametrize("situation", BAD)
+def test_a_bad_file_breaks_itself_only(tmp_path: Path, situation: str) -> None:
+    content, said = BAD[situation]
+    (tmp_path / "bad.yaml").write_bytes(content)
+    write(tmp_path, "good")
+    fleet = load_fleet(tmp_path)
+    assert said in problems(fleet["bad"])
+    assert "bad.yaml" in problems(fleet["bad"])
+    assert isinstance(fleet["good"], ClusterSpec)
+    with pytest.raises(SpecError):
+        load_cluster("bad", tmp_path)
+
+
+def test_a_folder_in_place_of_a_file_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").mkdir()
+    assert "cannot be read" in problems(load_fleet(tmp_path)["bad"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "bad").chmod(0)
+    assert "cannot be read: Permission denied" in problems(load_fleet(tmp_path)["bad"])
+
+
+def test_one_cluster_in_two_files_of_a_name_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    write(tmp_path, "a", suffix=".yml")
+    assert "a.yaml and a.yml describe the same cluster" in problems(load_fleet(tmp_path)["a"])
+    with pytest.raises(SpecError, match="describe the same cluster"):
+        load_cluster("a", tmp_path)
+
+
+def test_one_eks_cluster_in_two_files_is_refused_in_both(tmp_path: Path) -> None:
+    write(tmp_path, "a", cluster="same")
+    write(tmp_path, "b", cluster="same")
+    write(tmp_path, "c")
+    fleet = load_fleet(tmp_path)
+    assert "also described by b" in problems(fleet["a"])
+    assert "also described by a" in problems(fleet["b"])
+    assert isinstance(fleet["c"], ClusterSpec)
+
+
+def test_clusters_of_a_name_in_two_regions_are_two_clusters(tmp_path: Path) -> None:
+    write(tmp_path, "a", cluster="same")
+    path = write(tmp_path, "b", cluster="same")
+    path.write_text(path.read_text().replace("us-west-2", "eu-west-1"))
+    assert all(isinstance(spec, ClusterSpec) for spec in load_fleet(tmp_path).values())
+
+
+def test_a_missing_cluster_and_a_missing_folder_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"there is no cluster file .*nope\.yaml"):
+        load_cluster("nope", tmp_path)
+    for call in (load_fleet, cluster_names):
+        with pytest.raises(SpecError, match=CLUSTERS_DIR_VARIABLE):
+            call(tmp_path / "nope")
+
+
+def test_the_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CLUSTERS_DIR_VARIABLE, raising=False)
+    assert clusters_dir() == DEMO_FILE.parent
+    write(tmp_path, "moved")
+    monkeypatch.setenv(CLUSTERS_DIR_VARIABLE, str(tmp_path))
+    assert cluster_names() == ["moved"]
+    assert load_cluster("moved").name == "moved"
+
+
+def test_an_empty_folder_is_an_empty_fleet(tmp_path: Path) -> None:
+    assert load_fleet(tmp_path) == {}
