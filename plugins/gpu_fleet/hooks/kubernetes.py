@@ -39,4 +39,13 @@ class KubernetesHook:
         return AsyncKubeClient(self.access)
 
 
-__all__ = ["AsyncKubeClient", "ClusterAccess", "KubeClient", "KubernetesHook", "event_time"]
+def close_clients() -> None:
+    """Close the process's clients; the next :meth:`KubernetesHook.client` makes new ones."""
+    with _lock:
+        clients = [client for (pid, _), client in _clients.items() if pid == os.getpid()]
+        _clients.clear()
+    for client in clients:
+        client.close()
+
+
+__all__ = ["AsyncKubeClient", "ClusterAccess", "KubeClient", "KubernetesHook", "close_clients", "event_time"]

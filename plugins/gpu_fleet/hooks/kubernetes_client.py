@@ -269,6 +269,10 @@ class KubeClient:
         kind = self.kind(str(manifest.get("apiVersion", "")), str(manifest.get("kind", "")))
         return kind, metadata.get("namespace") if kind.namespaced else None, str(metadata.get("name") or "")
 
+    def close(self) -> None:
+        """Close idle connections; the client stays usable."""
+        self._transport.close()
+
     # --- calls -------------------------------------------------------------------------------------------------
 
     def raw(

@@ -93,6 +93,12 @@ class Transport:
             waited += pause
             attempt += 1
 
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        pool, self._pool, self._pool_key = self._pool, None, None
+        if pool is not None:
+            pool.clear()
+
     def _once(
         self,
         method: str,

@@ -70,7 +70,14 @@ class GateTrigger(BaseTrigger):
         verdict = Verdict.from_json(self.last) if self.last else None
         changed = asyncio.Event()
         try:
-            observers = await self._observe(changed)
+            try:
+                observers = self._observe(changed)
+            except Exception as error:
+                # The worker looked through this gate before it deferred: this triggerer has other code, or lacks some.
+                self.log.exception("gate %s cannot be observed", self.gate)
+                broken = failed("GateBroken", f"this triggerer cannot observe gate {self.gate}: {error!r}")
+                yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": broken.to_json()})
+                return
             while True:
                 found = await self._judge(observers)
                 if found is not None:
@@ -93,8 +100,7 @@ class GateTrigger(BaseTrigger):
         finally:
             await self.cleanup()
 
-    async def _observe(self, changed: asyncio.Event) -> list[Observer]:
-        # Imports of client libraries and the first AWS call may take long: never in the event loop.
+    def _observe(self, changed: asyncio.Event) -> list[Observer]:
         from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
         from gpu_fleet.hooks.settings import Settings
 

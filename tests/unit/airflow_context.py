@@ -1,0 +1,53 @@
+"""The part of Airflow's task context that the package's operators use, without an Airflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_fleet.hooks.fleet import load_cluster
+
+
+class StateStore(dict[str, Any]):
+    """``context["task_state_store"]``: survives retries of a task."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+class TaskInstance:
+    """``context["ti"]`` of a run that froze the demo cluster's spec, unless told otherwise."""
+
+    def __init__(self, *, dag_id: str = "gpu_lifecycle.demo", run_id: str = "manual__1", spec: Any = None) -> None:
+        self.dag_id, self.run_id = dag_id, run_id
+        self.xcoms: dict[str, Any] = {}
+        self.run_states: dict[tuple[str, str], str] = {}
+        self._frozen = {"spec": (spec or load_cluster("demo")).to_json()}
+
+    def xcom_pull(self, task_ids: str | None = None, key: str = "return_value") -> Any:
+        return self._frozen if task_ids == "freeze_spec" else self.xcoms.get(key)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+        from airflow.sdk.execution_time.comms import ErrorResponse
+
+        if (dag_id, run_id) not in self.run_states:
+            detail = {"status_code": 404, "detail": {"reason": "not_found"}}
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
+        return self.run_states[dag_id, run_id]
+
+
+def context(ti: TaskInstance | None = None, **params: Any) -> dict[str, Any]:
+    """A task's context."""
+    return {"ti": ti or TaskInstance(), "params": params, "task_state_store": StateStore()}
+
+
+def spec_at(kubeconfig: str, **changes: Any) -> Any:
+    """The demo cluster's spec, reached through a kubeconfig."""
+    from gpu_fleet.core.spec import parse_cluster
+
+    value = load_cluster("demo").to_json()
+    value["cluster"]["access"] = {"mode": "kubeconfig", "path": kubeconfig}
+    return parse_cluster({**value, **changes})

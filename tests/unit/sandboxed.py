@@ -1,0 +1,112 @@
+"""A sandbox in a background thread, for synchronous tests of hooks, operators and triggers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
+from sandbox.apiserver import running
+from sandbox.cloud import Cloud, Options
+from sandbox.faults import FaultBoard
+from sandbox.settings import Settings
+
+
+@contextmanager
+def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="sandbox", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=60)
+
+
+@dataclass(frozen=True)
+class SandboxCluster:
+    """An API server without controllers."""
+
+    access: ClusterAccess
+    kube: KubeClient
+    faults: FaultBoard
+    state_dir: Path
+
+    def access_for(self, user: str) -> ClusterAccess:
+        """The same cluster as somebody without any permission."""
+        from sandbox.pki import Pki
+
+        server = json.loads((self.state_dir / "admin.kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
+        path = Pki(self.state_dir / "pki").write_kubeconfig(self.state_dir / f"{user}.kubeconfig", server, user, ())
+        return ClusterAccess("kubeconfig", None, None, None, path=str(path))
+
+    def fail_requests(self, **rule: Any) -> None:
+        self.faults.set("request-faults", {"rules": [rule]})
+
+
+@contextmanager
+def sandbox_cluster(state_dir: Path) -> Iterator[SandboxCluster]:
+    """An API server of the sandbox, reached by a client certificate."""
+    with background_loop() as loop:
+        manager = running(state_dir)
+        cluster = _wait(loop, manager.__aenter__())
+        try:
+            access = ClusterAccess("kubeconfig", None, None, None, path=str(cluster.kubeconfig))
+            kube = KubernetesHook(access).client()
+            yield SandboxCluster(access, kube, cluster.settings.faults, state_dir)
+        finally:
+            # An open connection of ours would keep the server's side of it waiting for our goodbye.
+            close_clients()
+            _wait(loop, manager.__aexit__(None, None, None))
+
+
+@dataclass(frozen=True)
+class SandboxCloud:
+    """AWS with one EKS cluster and its API server.
+
+    :ivar connection: the Airflow connection of the account, as JSON for ``AIRFLOW_CONN_…``.
+    """
+
+    settings: Settings
+    connection: str
+    endpoint_url: str
+
+
+@contextmanager
+def sandbox_cloud(state_dir: Path) -> Iterator[SandboxCloud]:
+    """The sandbox's AWS and API server, without controllers, nodes or Karpenter."""
+    settings = Settings(state_dir=state_dir, speed=50.0)
+    with background_loop() as loop:
+
+        async def start() -> Cloud:
+            options = Options(parts=frozenset({"aws", "apiserver"}))
+            cloud = Cloud(settings, options, lambda text: None)
+            await cloud.start()
+            return cloud
+
+        cloud = _wait(loop, start())
+        try:
+            account, url = cloud._account, cloud._shim.url  # type: ignore[union-attr]
+            connection = {
+                "conn_type": "aws",
+                "login": account.access_key_id,  # type: ignore[union-attr]
+                "password": account.secret_access_key,  # type: ignore[union-attr]
+                "extra": {"region_name": settings.region, "endpoint_url": url},
+            }
+            yield SandboxCloud(settings, json.dumps(connection), url)
+        finally:
+            close_clients()
+            _wait(loop, cloud.close())
