@@ -88,9 +88,11 @@ class JobController(PodOwner):
             kept = {which: sorted({*(uncounted.get(which) or []), *uids}) for which, uids in by_phase.items()}
             new["uncountedTerminatedPods"] = {which: uids for which, uids in kept.items() if uids}
             job = await self._write(job, new)
+        waiting = {meta(pod)["uid"] for pod in self._not_counted(job)}  # finished since: theirs is the next round
         for pod in self.pods_of(job):
-            # A pod deleted before it ever finished will not be counted; nothing must keep it.
-            if is_finished(pod) or (is_deleting(pod) and not pod["spec"].get("nodeName")):
+            # A pod deleted before it ever ran, or given up by its kubelet, reports no end; nothing must keep it.
+            given_up = meta(pod).get("deletionGracePeriodSeconds") == 0 or not pod["spec"].get("nodeName")
+            if (is_finished(pod) or (is_deleting(pod) and given_up)) and meta(pod)["uid"] not in waiting:
                 await self._release(pod)
         return job
 

@@ -57,7 +57,8 @@ class World:
         try:
             return await informer.wait_until(predicate, patience)
         except TimeoutError:
-            raise AssertionError(f"{what or kind} never came; there is {informer.items()}") from None
+            present = [(meta(obj)["name"], meta(obj).get("finalizers"), obj.get("status")) for obj in informer.items()]
+            raise AssertionError(f"{what or kind} never came; there is {present}") from None
 
     async def object(self, kind: str, name: str, namespace: str | None, holds: Callable[[Object], Any]) -> Object:
         """Wait until one object looks as wanted."""
