@@ -1,0 +1,245 @@
+"""The drain operator on the sandbox's API server; nothing plays the kubelet, so each pod's end is up to the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
+from gpu_fleet.core.kinds import NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.operators.drain import DrainPoolOperator
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+POOL = "shared-a10g"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
+    with sandbox_cluster(tmp_path_factory.mktemp("drain")) as running:
+        yield running
+
+
+@pytest.fixture
+def node(cluster: SandboxCluster) -> Iterator[str]:
+    """A node of the pool, and a clean namespace."""
+    kube = cluster.kube
+    name = "n1"
+    kube.create(
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"karpenter.sh/nodepool": POOL}}}
+    )
+    kube.create(
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other", "labels": {"karpenter.sh/nodepool": "cpu"}}}
+    )
+    yield name
+    for kind in (POD, POD_DISRUPTION_BUDGET):
+        for item in kube.list(kind):
+            end(cluster, item["metadata"]["name"], kind)
+    for gone in (name, "other"):
+        kube.delete(ObjectRef(NODE, gone))
+
+
+def pod(
+    cluster: SandboxCluster, name: str, node: str = "n1", *, owner: str | None = "ReplicaSet", **metadata: Any
+) -> str:
+    """A running pod; returns its UID."""
+    if owner is not None:
+        metadata["ownerReferences"] = [
+            {"apiVersion": "apps/v1", "kind": owner, "name": "web", "uid": "u-web", "controller": True}
+        ]
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": "web"}, **metadata},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x"}]},
+    }
+    created = cluster.kube.create(manifest)
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    cluster.kube.patch(ObjectRef(POD, name, "default"), {"status": ready}, subresource="status")
+    return str(created["metadata"]["uid"])
+
+
+def end(cluster: SandboxCluster, name: str, kind: Any = POD) -> None:
+    """What the kubelet does in the end."""
+    cluster.kube.delete(ObjectRef(kind, name, "default"), grace_seconds=0)
+
+
+def budget(cluster: SandboxCluster, allowed: int) -> None:
+    """A budget whose controller has seen it."""
+    created = cluster.kube.create(
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "web-pdb", "namespace": "default"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}},
+        }
+    )
+    status = {
+        "observedGeneration": created["metadata"].get("generation", 1),
+        "disruptionsAllowed": allowed,
+        "currentHealthy": 1,
+        "desiredHealthy": 1,
+        "expectedPods": 1,
+    }
+    cluster.kube.patch(ObjectRef(POD_DISRUPTION_BUDGET, "web-pdb", "default"), {"status": status}, subresource="status")
+
+
+class Drain:
+    """One task: run it, and wake it up after its deferrals."""
+
+    def __init__(self, cluster: SandboxCluster, **spec: Any) -> None:
+        self.operator = DrainPoolOperator(task_id="drain", node_pool=POOL)
+        self.context = context(TaskInstance(spec=spec_at(str(cluster.access.path), **spec)))
+        self.deferred: TaskDeferred | None = None
+
+    def run(self) -> dict[str, Any] | None:
+        """The report, or ``None`` if the task deferred."""
+        try:
+            if self.deferred is None:
+                return self.operator.execute(self.context)  # type: ignore[no-any-return]
+            event = {"type": "verdict", "gate": "pods_gone", "verdict": None}
+            return self.operator.resume(self.context, event=event, **(self.deferred.kwargs or {}))
+        except TaskDeferred as deferred:
+            self.deferred = deferred
+            return None
+
+    @property
+    def waits_for(self) -> dict[str, Any]:
+        assert self.deferred is not None
+        return self.deferred.trigger.args  # type: ignore[attr-defined,no-any-return]
+
+
+def outcomes(report: dict[str, Any] | None) -> dict[str, str]:
+    assert report is not None
+    return {row["pod"]: row["outcome"] for row in report["pods"]}
+
+
+def test_a_pool_without_nodes_is_drained(cluster: SandboxCluster) -> None:
+    report = Drain(cluster).run()
+    assert report is not None
+    assert (report["nodes"], report["pods"]) == ([], [])
+
+
+def test_pods_are_evicted_and_confirmed_by_uid(cluster: SandboxCluster, node: str) -> None:
+    uid = pod(cluster, "a")
+    pod(cluster, "elsewhere", "other")
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert drain.waits_for["uids"] == [uid]
+    assert drain.waits_for["nodes"] == [node]
+    assert (cluster.kube.get(ObjectRef(NODE, node)) or {})["spec"]["unschedulable"] is True
+    assert "unschedulable" not in (cluster.kube.get(ObjectRef(NODE, "other")) or {}).get("spec", {})
+    end(cluster, "a")
+    report = drain.run()
+    assert outcomes(report) == {"default/a": "Evicted"}
+    assert cluster.kube.get(ObjectRef(POD, "elsewhere", "default")) is not None
+
+
+def test_a_task_that_was_killed_starts_again_where_the_cluster_is(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    assert Drain(cluster).run() is None
+    again = Drain(cluster)
+    assert again.run() is None
+    end(cluster, "a")
+    assert outcomes(again.run()) == {"default/a": "Terminated"}
+
+
+def test_a_budget_blocks_until_it_allows(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert "default/a" in drain.waits_for["blocked"][0]
+    assert "web-pdb" in drain.waits_for["blocked"][0] or "disruption budget" in drain.waits_for["blocked"][0]
+    end(cluster, "web-pdb", POD_DISRUPTION_BUDGET)
+    assert drain.run() is None
+    assert drain.waits_for["blocked"] == []
+    end(cluster, "a")
+    assert outcomes(drain.run()) == {"default/a": "Evicted"}
+
+
+def test_when_time_is_up_the_pods_and_their_budget_are_named(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    with pytest.raises(DeadlinePassed, match=r"default/a on n1: PodDisruptionBudget web-pdb \(allowed disruptions 0\)"):
+        Drain(cluster, drain={"timeout": "0s"}).run()
+    assert cluster.kube.get(ObjectRef(POD, "a", "default")) is not None
+
+
+def test_when_time_is_up_the_policy_may_delete_past_budgets(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster, drain={"timeout": "0s", "whenTimeExpires": "delete"})
+    assert drain.run() is None
+    assert (cluster.kube.get(ObjectRef(POD, "a", "default")) or {})["metadata"]["deletionTimestamp"]
+    end(cluster, "a")
+    report = drain.run()
+    assert outcomes(report) == {"default/a": "Forced"}
+
+
+def test_a_pod_that_must_not_go_stops_the_drain_before_any_eviction(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    pod(cluster, "bare", owner=None)
+    with pytest.raises(PermanentError, match="default/bare on n1 has no controller") as caught:
+        Drain(cluster).run()
+    assert caught.value.reason == "DrainRefused"
+    assert "deletionTimestamp" not in (cluster.kube.get(ObjectRef(POD, "a", "default")) or {})["metadata"]
+    assert (cluster.kube.get(ObjectRef(NODE, node)) or {})["spec"]["unschedulable"] is True
+
+
+def test_force_and_grace_come_from_the_spec(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "bare", owner=None)
+    drain = Drain(cluster, drain={"force": True, "gracePeriod": 7})
+    assert drain.run() is None
+    assert (cluster.kube.get(ObjectRef(POD, "bare", "default")) or {})["metadata"]["deletionGracePeriodSeconds"] == 7
+
+
+def test_our_own_placeholder_needs_no_force(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "ask", owner=None, labels={"gpu-fleet.io/component": "placeholder"})
+    drain = Drain(cluster)
+    assert drain.run() is None
+    end(cluster, "ask")
+    assert outcomes(drain.run()) == {"default/ask": "Evicted"}
+
+
+def test_a_pod_of_a_daemon_set_stays(cluster: SandboxCluster, node: str) -> None:
+    template = {"metadata": {"labels": {"d": "d"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    cluster.kube.create(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"d": "d"}}, "template": template},
+        }
+    )
+    pod(cluster, "agent", owner="DaemonSet")
+    assert outcomes(Drain(cluster).run()) == {"default/agent": "Left"}
+
+
+def test_disabled_eviction_deletes_at_once(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster, drain={"disableEviction": True})
+    assert drain.run() is None
+    end(cluster, "a")
+    assert outcomes(drain.run()) == {"default/a": "Deleted"}
+
+
+def test_a_pool_that_is_not_managed_is_left_alone(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    pools = [{"name": POOL, "instanceTypes": ["g5.xlarge"], "manage": False}]
+    drain = Drain(cluster, nodePools=pools, teardown={"uninstallKarpenter": False})
+    report = drain.run()
+    assert report is not None
+    assert report["skipped"] == "manage: false"
+    assert "unschedulable" not in (cluster.kube.get(ObjectRef(NODE, node)) or {}).get("spec", {})
+
+
+def test_an_unknown_pool_is_named(cluster: SandboxCluster) -> None:
+    drain = Drain(cluster)
+    drain.operator.node_pool = "nope"
+    with pytest.raises(SpecError, match="no pool 'nope'"):
+        drain.run()
