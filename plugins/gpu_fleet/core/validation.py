@@ -272,7 +272,12 @@ RULES[Probe.SHARING] = RULES[Probe.EXCLUSIVE] = (
     (refusal, ("room",)),
 )
 
-_MAY_REST_ON = frozenset({Outcome.PASSED, Outcome.SKIPPED})
+_NOT_REACHED = "NotReached"
+
+
+def _holds(check: Check) -> bool:
+    """Whether other checks may rest on this one: it passed, or was left out because it does not apply."""
+    return check.outcome is Outcome.PASSED or (check.outcome is Outcome.SKIPPED and check.reason != _NOT_REACHED)
 
 
 def judge_node(probe: Probe, evidence: NodeEvidence) -> NodeReport:
@@ -280,11 +285,11 @@ def judge_node(probe: Probe, evidence: NodeEvidence) -> NodeReport:
     checks: list[Check] = []
     for rule, needed in RULES[probe]:
         before = {check.name: check for check in checks}
-        broken = next((name for name in needed if before[name].outcome not in _MAY_REST_ON), None)
+        broken = next((name for name in needed if not _holds(before[name])), None)
         if broken is None:
             checks.append(rule(evidence))
         else:
-            checks.append(_skipped(_CHECK_OF[rule], "NotReached", f"rests on check '{broken}', which did not pass"))
+            checks.append(_skipped(_CHECK_OF[rule], _NOT_REACHED, f"rests on check '{broken}', which did not pass"))
     instance = evidence.node.instance() if evidence.node is not None else {}
     return NodeReport(evidence.round.node, instance, tuple(checks))
 

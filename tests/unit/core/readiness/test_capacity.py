@@ -1,0 +1,252 @@
+"""Gate ``pool_capacity`` over every state that nodes, claims, placeholders and the device plugin can be in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.capacity_plugin import plugin_blamed
+from gpu_fleet.core.gates import gate_named
+from gpu_fleet.core.verdict import Phase, Verdict
+from tests.unit.core.cluster_objects import NOW, POOL, claim, event, node, placeholder, plugin_pod
+
+LIMITS = "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=shared-a10g)"
+TOO_SMALL = "Failed to schedule pod, no instance type has enough resources, requirements=…, resources={…}"
+N1, N2, N3 = (f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in (1, 2, 3))
+REGISTERING = ("Registered", "NodeNotFound", "Node not registered with cluster")
+
+
+def judge(*, wanted: int = 2, physical: int = 1, replicas: int = 4, started: float = 100.0, **objects: Any) -> Verdict:
+    gate = gate_named("pool_capacity")
+    args = {
+        "pool": POOL,
+        "wanted": wanted,
+        "physical": physical,
+        "replicas": replicas,
+        "now": NOW,
+        "started": NOW - started,
+    }
+    snapshot = {query.key: [] for query in gate.queries(args)} | objects
+    return gate.judge(snapshot, args)
+
+
+def test_every_node_has_what_was_promised() -> None:
+    verdict = judge(claims=[claim("a", node_name=N1), claim("b", node_name=N2)], nodes=[node(N2), node(N1)])
+    assert verdict.ready
+    assert verdict.data is not None
+    assert verdict.data["nodes"] == [N1, N2]
+    assert verdict.data["nodeClaims"] == ["a", "b"]
+    assert verdict.data["allocatable"] == {N1: 4, N2: 4}
+    assert verdict.data["instances"][N1]["type"] == "g5.xlarge"
+    assert (verdict.data["physical"], verdict.data["replicas"]) == (1, 4)
+
+
+def test_exclusive_gpus() -> None:
+    assert judge(wanted=1, physical=8, replicas=1, nodes=[node(N1, gpus=8)]).ready
+
+
+def test_more_nodes_than_wanted_one_of_which_is_still_joining() -> None:
+    joining = node(N3, gpus=None, ready=False, initialized=False)
+    assert judge(nodes=[node(N1), node(N2), joining]).ready
+
+
+@pytest.mark.parametrize(
+    ("objects", "reason", "words"),
+    [
+        ({}, "NodesMissing", "neither a NodeClaim nor a placeholder"),
+        ({"nodes": [node(N1)]}, "NodesMissing", "1 of 2"),
+        ({"nodes": [node(N1), node(N2, deleting=True)]}, "NodesMissing", "1 of 2"),
+        ({"nodes": [node(N1), node(N2, taints=("karpenter.sh/disrupted",))]}, "NodesMissing", "1 of 2"),
+        ({"nodes": [node(N1), node(N2, cordoned=True)]}, "NodeCordoned", "uncordon"),
+        ({"nodes": [node(N1), node(N2, ready=False)]}, "NodeNotReady", "container runtime is down"),
+        ({"nodes": [node(N1), node(N2, taints=("karpenter.sh/unregistered",))]}, "NodeNotRegistered", N2),
+        ({"nodes": [node(N1), node(N2, initialized=False)]}, "NodeNotInitialized", N2),
+        ({"placeholders": [placeholder(0)]}, "WaitingForKarpenter", "has not answered"),
+        ({"claims": [claim(node_name="", waiting=REGISTERING)]}, "NodeNotFound", "waits for its node to join"),
+        (
+            {"claims": [claim(node_name="", waiting=("Launched", "AwaitingReconciliation", ""))]},
+            "WaitingForLaunch",
+            "waits for EC2",
+        ),
+        (
+            {"claims": [claim(node_name="", waiting=("Launched", "LaunchFailed", "UnauthorizedOperation"), since=10)]},
+            "LaunchFailed",
+            "UnauthorizedOperation",
+        ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "pod_events": [event("FailedScheduling", LIMITS)],
+            },
+            "NodePoolLimitReached",
+            "limits",
+        ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "pod_events": [event("FailedScheduling", TOO_SMALL)],
+            },
+            "NoInstanceTypeFits",
+            "no instance type",
+        ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "claim_events": [event("InsufficientCapacityError", "no capacity", kind="NodeClaim")],
+            },
+            "InsufficientCapacity",
+            "EC2 has no capacity",
+        ),
+        ({"nodes": [node(N1), node(N2, gpus=1, ready_for=10)]}, "AllocatableMismatch", "expected 4"),
+        ({"nodes": [node(N1), node(N2, gpus=None, ready_for=10)]}, "DevicePluginAbsent", "no device-plugin pod"),
+        (
+            {"nodes": [node(N2, gpus=None, ready_for=10)], "plugin_pods": [plugin_pod(N2, ready=False, age=8)]},
+            "DevicePluginStarting",
+            "is starting",
+        ),
+        (
+            {"nodes": [node(N2, gpus=0, ready_for=20)], "plugin_pods": [plugin_pod(N2, serving_for=10, age=15)]},
+            "ResourceNotRegistered",
+            "takes up to a minute",
+        ),
+        (
+            {
+                "nodes": [node(N2, gpus=None, ready_for=10)],
+                "plugin_pods": [plugin_pod(N2, waiting=("ImagePullBackOff", "not found"), age=8)],
+            },
+            "DevicePluginImagePullBackOff",
+            "not found",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_waited_for(objects: dict[str, Any], reason: str, words: str) -> None:
+    verdict = judge(started=5, **objects)
+    assert verdict.phase is Phase.PROGRESSING, verdict
+    assert verdict.reason == reason
+    assert words in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("objects", "reason", "permanent", "plugin"),
+    [
+        ({}, "CapacityLost", False, False),
+        ({"nodes": [node(N1), node(N2, gpus=1)]}, "AllocatableMismatch", True, False),
+        ({"nodes": [node(N1), node(N2), node(N3, gpus=5)]}, "AllocatableMismatch", True, False),
+        ({"nodes": [node(N1, gpus=None)]}, "DevicePluginAbsent", True, True),
+        (
+            {
+                "nodes": [node(N1, gpus=None, ready_for=60)],
+                "plugin_events": [
+                    event(
+                        "FailedCreate",
+                        'Error creating: pods "p-" is forbidden: pod rejected: RuntimeClass "nvidia" not found',
+                        kind="DaemonSet",
+                        component="daemonset-controller",
+                    )
+                ],
+            },
+            "DevicePluginFailedCreate",
+            True,
+            True,
+        ),
+        (
+            {
+                "nodes": [node(N1, gpus=None)],
+                "plugin_pods": [plugin_pod(N1, waiting=("ImagePullBackOff", 'Back-off pulling image "x"'))],
+            },
+            "DevicePluginImagePullBackOff",
+            True,
+            True,
+        ),
+        (
+            {
+                "nodes": [node(N1, gpus=0)],
+                "plugin_pods": [plugin_pod(N1, waiting=("CrashLoopBackOff", "back-off 10s"), restarts=3, age=20)],
+            },
+            "DevicePluginCrashLoopBackOff",
+            True,
+            True,
+        ),
+        ({"nodes": [node(N1, gpus=0)], "plugin_pods": [plugin_pod(N1)]}, "DevicePluginNotRegistering", True, True),
+        (
+            {"claims": [claim(node_name="", waiting=("Launched", "LaunchFailed", "no"), since=150)]},
+            "LaunchFailed",
+            False,
+            False,
+        ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "pod_events": [
+                    event(
+                        "FailedScheduling",
+                        'Failed to schedule pod, incompatible with nodepool "other", no instance type met; '
+                        'incompatible with nodepool "shared-a10g", did not tolerate taint (taint=nvidia.com/gpu=true:NoSchedule)',
+                    )
+                ],
+            },
+            "TaintNotTolerated",
+            True,
+            False,
+        ),
+    ],
+)
+def test_what_fails(objects: dict[str, Any], reason: str, permanent: bool, plugin: bool) -> None:
+    verdict = judge(**objects)
+    assert verdict.phase is Phase.FAILED, verdict
+    assert verdict.reason == reason
+    assert verdict.permanent is permanent
+    assert plugin_blamed(verdict.reason) is plugin
+
+
+def test_a_mismatch_names_node_expected_and_actual() -> None:
+    verdict = judge(nodes=[node(N1), node(N2, gpus=1)])
+    assert verdict.data == {"node": N2, "expected": 4, "actual": 1}
+    assert "ip-10-0-0-2" in verdict.message
+    assert "1 physical × 4" in verdict.message
+
+
+def test_a_plugin_that_has_just_restarted_gets_time_to_correct_a_wrong_number() -> None:
+    assert (
+        judge(wanted=1, nodes=[node(N2, gpus=1)], plugin_pods=[plugin_pod(N2, serving_for=5)]).phase
+        is Phase.PROGRESSING
+    )
+
+
+def test_the_mps_daemon_is_not_the_plugin() -> None:
+    verdict = judge(
+        nodes=[node(N1, gpus=None)], plugin_pods=[plugin_pod(N1, owner="nvidia-device-plugin-mps-control-daemon")]
+    )
+    assert verdict.reason == "DevicePluginAbsent"
+
+
+def test_the_schedulers_own_events_are_not_karpenters() -> None:
+    own = event("FailedScheduling", "0/3 nodes are available: did not tolerate taint", component="default-scheduler")
+    assert judge(placeholders=[placeholder(0)], pod_events=[own]).reason == "WaitingForKarpenter"
+
+
+def test_an_old_lack_of_capacity_is_not_todays() -> None:
+    old = event("InsufficientCapacityError", "x", kind="NodeClaim", ago=3000)
+    assert judge(placeholders=[placeholder(0)], claim_events=[old]).reason == "WaitingForKarpenter"
+
+
+def test_a_launched_claim_has_got_its_capacity() -> None:
+    ice = event("InsufficientCapacityError", "x", kind="NodeClaim")
+    assert judge(claims=[claim(node_name="", waiting=REGISTERING)], claim_events=[ice]).reason == "NodeNotFound"
+
+
+@pytest.mark.parametrize("value", ["4k", "", None, "many", -1])
+def test_an_unreadable_count_is_never_ready(value: Any) -> None:
+    odd = node(N1)
+    odd["status"]["allocatable"]["nvidia.com/gpu"] = value
+    assert not judge(wanted=1, nodes=[odd]).ready
+
+
+def test_objects_without_anything_are_never_ready() -> None:
+    bare = {"metadata": {"name": "n", "labels": {"karpenter.sh/nodepool": POOL}}}
+    assert not judge(wanted=1, nodes=[bare], claims=[bare], placeholders=[{}], plugin_pods=[{}], pod_events=[{}]).ready
+
+
+def test_wanting_nothing_is_never_ready_of_nothing() -> None:
+    assert not judge(wanted=0).ready
