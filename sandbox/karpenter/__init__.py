@@ -1,0 +1,17 @@
+"""Karpenter as its core was measured and its AWS provider reads: NodePool, EC2NodeClass and NodeClaim come alive.
+
+Runs against any API server; launches instances with plain EC2 calls. It acts only while a pod of the Karpenter
+Deployment is Ready, which is how a stopped Karpenter is simulated.
+"""
+
+from __future__ import annotations
+
+from sandbox.aws.client import Aws
+from sandbox.karpenter.controller import Leader
+from sandbox.kube import Kube
+from sandbox.settings import Clock, Settings
+
+
+async def run(settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
+    """Serve until cancelled."""
+    await Leader(settings, clock, kube, aws).run()

@@ -128,7 +128,7 @@ class Fleet:
                 )
                 await self.kube.delete("Node", node["metadata"]["name"], uid=node["metadata"]["uid"])
 
-    # --- objects ---------------------------------------------------------------------------------------------------
+    # --- objects -------------------------------------------------------------------------------------------------
 
     def attach(self, machine: Machine) -> None:
         """The machine's node is registered: pods that are bound to it may start."""

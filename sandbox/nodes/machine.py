@@ -71,7 +71,7 @@ class Machine:
         self._task: asyncio.Task[None] | None = None
         self._pod_number = 0
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    # --- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"node-{self.name}")
@@ -200,7 +200,7 @@ class Machine:
                 log.warning("node %s: conditions: %s", self.name, error)
                 await asyncio.sleep(_RETRY)
 
-    # --- the Node object ---------------------------------------------------------------------------------------------
+    # --- the Node object -----------------------------------------------------------------------------------------
 
     @property
     def pool(self) -> str | None:

@@ -1,0 +1,406 @@
+"""Voluntary disruption: empty nodes, drift, consolidation (``pkg/controllers/disruption``)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sandbox.karpenter import nodeclass
+from sandbox.karpenter.budgets import allowed
+from sandbox.karpenter.catalog import CAPACITY_TYPE, INSTANCE_TYPE
+from sandbox.karpenter.conditions import Conditions, condition, is_true
+from sandbox.karpenter.durations import seconds
+from sandbox.karpenter.lifecycle import DEPENDENTS
+from sandbox.karpenter.objects import (
+    DISRUPTED_TAINT,
+    DO_NOT_DISRUPT,
+    HASH,
+    HASH_VERSION_KEY,
+    POOL,
+    active,
+    deleting,
+    labels,
+    name,
+    notes,
+    protected,
+    reschedulable,
+    same_taint,
+    selects,
+    uid,
+)
+from sandbox.karpenter.prices import price
+from sandbox.karpenter.requirements import Requirements, from_entries, from_labels
+from sandbox.karpenter.simulation import Plan, Planned, Simulation
+
+if TYPE_CHECKING:
+    from sandbox.karpenter.controller import Karpenter
+
+log = logging.getLogger("sandbox.karpenter")
+Object = dict[str, Any]
+
+EMPTY, DRIFTED, UNDERUTILIZED = "Empty", "Drifted", "Underutilized"
+# Simulated seconds.
+POLL = 10.0
+VALIDATION = 15.0
+GIVE_UP = 600.0
+_QUEUE_POLL = 1.0
+REMARK = 300.0
+
+
+class ClaimMarks:
+    """Keeps the conditions ``Consolidatable`` and ``Drifted`` of claims."""
+
+    def __init__(self, karpenter: Karpenter) -> None:
+        self._karpenter = karpenter
+
+    async def reconcile(self, claim_name: str) -> None:
+        karpenter = self._karpenter
+        claim = karpenter.claims.get(claim_name)
+        if claim is None or deleting(claim) or not karpenter.ours(claim["spec"]["nodeClassRef"]):
+            return
+        pool = karpenter.pools.get(labels(claim).get(POOL, ""))
+        if pool is None or not condition(claim, "Launched"):
+            return
+        conditions = Conditions(claim, DEPENDENTS)
+        again = self._consolidatable(pool, claim, conditions)
+        self._drifted(pool, claim, conditions)
+        if conditions.changed:
+            await karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
+        karpenter.mark_queue.add_after(claim_name, min(again, karpenter.clock.real(REMARK)))
+
+    def _consolidatable(self, pool: Object, claim: Object, conditions: Conditions) -> float:
+        """Real seconds until the next look."""
+        karpenter = self._karpenter
+        after = seconds((pool["spec"].get("disruption") or {}).get("consolidateAfter"))
+        if after is None or not conditions.is_true("Initialized"):
+            conditions.clear("Consolidatable")
+            return float("inf")
+        left = karpenter.clock.real(after) - karpenter.quiet_for(claim)
+        if left > 0:
+            conditions.clear("Consolidatable")
+            return left
+        conditions.set_true("Consolidatable")
+        return float("inf")
+
+    def _drifted(self, pool: Object, claim: Object, conditions: Conditions) -> None:
+        if not conditions.is_true("Launched"):
+            conditions.clear("Drifted")
+            return
+        reason = drift_of(pool, self._karpenter.node_classes.get(claim["spec"]["nodeClassRef"]["name"]), claim)
+        if reason is None:
+            conditions.clear("Drifted")
+        elif condition(claim, "Drifted").get("reason") != reason:
+            conditions.set_true("Drifted", reason, reason)
+
+
+def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | None:
+    """Why a claim is not what its pool and class would make today, or None."""
+    known, made = notes(pool), notes(claim)
+    if _differ(known, made, HASH, HASH_VERSION_KEY):
+        return "NodePoolDrifted"
+    wanted = from_entries(pool["spec"]["template"]["spec"].get("requirements"))
+    if not from_labels(labels(claim)).compatible(wanted, frozenset()):
+        return "RequirementsDrifted"
+    if node_class is None:
+        return None
+    if _differ(notes(node_class), made, nodeclass.HASH, nodeclass.HASH_VERSION_KEY):
+        return "NodeClassDrift"
+    images = [each["id"] for each in (node_class.get("status") or {}).get("amis") or []]
+    image = (claim.get("status") or {}).get("imageID")
+    return "AMIDrift" if images and image and image not in images else None
+
+
+def _differ(known: dict[str, str], made: dict[str, str], digest: str, version: str) -> bool:
+    if any(key not in each for key in (digest, version) for each in (known, made)):
+        return False
+    return known[version] == made[version] and known[digest] != made[digest]
+
+
+@dataclass
+class Candidate:
+    node: Object
+    claim: Object
+    pool: Object
+    pods: list[Object]
+
+    @property
+    def empty(self) -> bool:
+        return not self.pods
+
+
+@dataclass
+class Command:
+    reason: str
+    candidates: list[Candidate]
+    replacements: list[Planned] = field(default_factory=list)
+
+
+class Disruption:
+    """Looks for nodes to disrupt, one method at a time, and carries the commands out."""
+
+    def __init__(self, karpenter: Karpenter) -> None:
+        self._karpenter = karpenter
+        self._busy: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        clock = self._karpenter.clock
+        try:
+            while True:
+                acted = False
+                for method in (self._empty, self._drift, self._consolidate):
+                    if command := await method():
+                        await self._start(command)
+                        acted = True
+                        break
+                if not acted:
+                    await clock.sleep(POLL)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    # --- candidates ----------------------------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Candidate]:
+        """Nodes that may be disrupted at all; why others may not is told by events."""
+        karpenter = self._karpenter
+        found = []
+        for claim in sorted(karpenter.claims.items(), key=name):
+            node = karpenter.state.node_of(claim)
+            if not karpenter.ours(claim["spec"]["nodeClassRef"]) or uid(claim) in self._busy:
+                continue
+            pool = karpenter.pools.get(labels(claim).get(POOL, ""))
+            if node is None or pool is None or deleting(pool):
+                continue
+            complaint = self._complaint(node, claim)
+            if complaint is not None:
+                karpenter.events.blocked([node, claim], complaint)
+                continue
+            pods = [pod for pod in karpenter.state.pods_on(name(node)) if reschedulable(pod)]
+            found.append(Candidate(node, claim, pool, pods))
+        return found
+
+    def _complaint(self, node: Object, claim: Object) -> str | None:
+        karpenter = self._karpenter
+        if not is_true(claim, "Initialized"):
+            return "node isn't initialized"
+        if deleting(node) or deleting(claim):
+            return "node is deleting or marked for deletion"
+        if karpenter.nominated(name(node)):
+            return "node is nominated for a pending pod"
+        if notes(node).get(DO_NOT_DISRUPT) == "true" or notes(claim).get(DO_NOT_DISRUPT) == "true":
+            return f'disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
+        for pod in karpenter.state.pods_on(name(node)):
+            where = f"{pod['metadata']['namespace']}/{name(pod)}"
+            if active(pod) and protected(pod):
+                return f'pod has "{DO_NOT_DISRUPT}" annotation (Pod={where})'
+            if active(pod) and (budget := self._blocking_budget(pod)) is not None:
+                return f"pdb prevents pod evictions (PodDisruptionBudget=[{budget}])"
+        return None
+
+    def _blocking_budget(self, pod: Object) -> str | None:
+        for budget in self._karpenter.pdbs.items(pod["metadata"]["namespace"]):
+            selected = selects(budget["spec"].get("selector"), labels(pod))
+            if selected and (budget.get("status") or {}).get("disruptionsAllowed", 0) == 0:
+                return f"{budget['metadata']['namespace']}/{name(budget)}"
+        return None
+
+    def _within_budget(self, candidates: list[Candidate], reason: str) -> list[Candidate]:
+        """As many of each pool as its budgets allow now."""
+        karpenter = self._karpenter
+        left: dict[str, int] = {}
+        kept = []
+        for candidate in candidates:
+            pool = name(candidate.pool)
+            if pool not in left:
+                left[pool] = self._allowed(candidate.pool, reason)
+                if not left[pool]:
+                    karpenter.events.budget_blocks(candidate.pool, reason)
+            if left[pool] > 0:
+                left[pool] -= 1
+                kept.append(candidate)
+        return kept
+
+    def _allowed(self, pool: Object, reason: str) -> int:
+        total = disrupting = 0
+        for claim in self._karpenter.claims.items():
+            if labels(claim).get(POOL) != name(pool) or not is_true(claim, "Initialized"):
+                continue
+            total += 1
+            node = self._karpenter.state.node_of(claim)
+            not_ready = node is not None and condition(node, "Ready").get("status") != "True"
+            disrupting += deleting(claim) or uid(claim) in self._busy or not_ready
+        return allowed(pool, total, disrupting, reason)
+
+    # --- methods -------------------------------------------------------------------------------------------------
+
+    async def _empty(self) -> Command | None:
+        found = [each for each in self._candidates() if self._consolidatable(each) and each.empty]
+        found = self._within_budget(found, EMPTY)
+        if not found:
+            return None
+        names = {name(each.claim) for each in found}
+        await self._karpenter.clock.sleep(VALIDATION)
+        # Only what is still empty after a while goes.
+        still = [each for each in self._candidates() if name(each.claim) in names and each.empty]
+        still = self._within_budget([each for each in still if self._consolidatable(each)], EMPTY)
+        return Command(EMPTY, still) if still else None
+
+    def _consolidatable(self, candidate: Candidate) -> bool:
+        disruption = candidate.pool["spec"].get("disruption") or {}
+        if seconds(disruption.get("consolidateAfter")) is None:
+            text = f'NodePool "{name(candidate.pool)}" has consolidation disabled'
+            self._karpenter.events.unconsolidatable([candidate.node, candidate.claim], text)
+            return False
+        return is_true(candidate.claim, "Consolidatable")
+
+    async def _drift(self) -> Command | None:
+        drifted = [each for each in self._candidates() if is_true(each.claim, "Drifted")]
+        drifted.sort(key=lambda each: condition(each.claim, "Drifted").get("lastTransitionTime", ""))
+        drifted = self._within_budget(drifted, DRIFTED)
+        if empty := [each for each in drifted if each.empty]:
+            return Command(DRIFTED, empty)
+        for candidate in drifted:
+            plan = await self._without([candidate])
+            if not plan.errors:
+                return Command(DRIFTED, [candidate], plan.new)
+            message = f"SimulateScheduling({name(candidate.node)}): not all pods would schedule"
+            self._karpenter.events.blocked([candidate.node, candidate.claim], message)
+        return None
+
+    async def _consolidate(self) -> Command | None:
+        """One node at a time: removed when its pods fit elsewhere, replaced when something cheaper would hold them."""
+        found = [each for each in self._candidates() if self._consolidatable(each) and self._underutilized(each)]
+        found.sort(key=lambda each: len(each.pods))
+        for candidate in self._within_budget(found, UNDERUTILIZED):
+            command = await self._cheaper(candidate)
+            if command is None:
+                continue
+            await self._karpenter.clock.sleep(VALIDATION)
+            again = [each for each in self._candidates() if name(each.claim) == name(candidate.claim)]
+            if again and self._consolidatable(again[0]) and (valid := await self._cheaper(again[0])) is not None:
+                return valid
+        return None
+
+    def _underutilized(self, candidate: Candidate) -> bool:
+        disruption = candidate.pool["spec"].get("disruption") or {}
+        policy = disruption.get("consolidationPolicy", "WhenEmptyOrUnderutilized")
+        if policy == "WhenEmpty":
+            text = f'NodePool "{name(candidate.pool)}" has non-empty consolidation disabled'
+            self._karpenter.events.unconsolidatable([candidate.node, candidate.claim], text)
+            return False
+        return not candidate.empty
+
+    async def _cheaper(self, candidate: Candidate) -> Command | None:
+        plan = await self._without([candidate])
+        if plan.errors or len(plan.new) > 1:
+            return None
+        if not plan.new:
+            return Command(UNDERUTILIZED, [candidate])
+        found = labels(candidate.claim)
+        shape = await self._karpenter.catalog.shape(found.get(INSTANCE_TYPE, ""))
+        if shape is None or found.get(CAPACITY_TYPE) == "spot":
+            return None  # spot is replaced by spot only with a feature gate
+        now_paid = price(shape, found.get(CAPACITY_TYPE, "on-demand"))
+        planned = plan.new[0]
+        wanted = Requirements(planned.requirements)
+        planned.types = [each for each in planned.types if each.offered(wanted)[0].price < now_paid]
+        return Command(UNDERUTILIZED, [candidate], [planned]) if planned.types else None
+
+    async def _without(self, candidates: list[Candidate]) -> Plan:
+        karpenter = self._karpenter
+        going = {name(each.claim) for each in candidates}
+        pods = [pod for each in candidates for pod in each.pods]
+        templates = await karpenter.provisioner.templates()
+        return Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    async def _start(self, command: Command) -> None:
+        """Taint, create the replacements, and leave the rest to a task of its own."""
+        self._busy |= {uid(each.claim) for each in command.candidates}
+        made: list[Object] = []
+        try:
+            for candidate in command.candidates:
+                await self._taint(candidate, True)
+                await self._reason(candidate, command.reason)
+            for planned in command.replacements:
+                made.append(await self._karpenter.provisioner.create(planned))
+        except BaseException:
+            self._busy -= {uid(each.claim) for each in command.candidates}
+            raise
+        task = asyncio.create_task(self._finish(command, [name(each) for each in made]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, command: Command, replacements: list[str]) -> None:
+        karpenter = self._karpenter
+        try:
+            async with asyncio.timeout(karpenter.clock.real(GIVE_UP)):
+                ready = await self._replaced(command, replacements)
+        except TimeoutError:
+            ready = False
+        try:
+            for candidate in command.candidates:
+                if ready:
+                    await karpenter.kube.delete("NodeClaim", name(candidate.claim), uid=uid(candidate.claim))
+                    karpenter.events.terminating(candidate.node, candidate.claim, command.reason)
+                else:
+                    # Given up: the taint goes, the replacement stays as it is.
+                    await self._taint(candidate, False)
+                    await self._reason(candidate, None)
+        finally:
+            self._busy -= {uid(each.claim) for each in command.candidates}
+
+    async def _replaced(self, command: Command, replacements: list[str]) -> bool:
+        """Wait until every replacement is initialized; False when one is gone."""
+        karpenter = self._karpenter
+        waiting = list(replacements)
+        while waiting:
+            for claim_name in list(waiting):
+                claim = karpenter.claims.get(claim_name)
+                if claim is None:
+                    return False
+                karpenter.events.launching(claim, command.reason)
+                if is_true(claim, "Initialized"):
+                    waiting.remove(claim_name)
+                else:
+                    karpenter.events.waiting_on_readiness(claim)
+            if waiting:
+                await karpenter.clock.sleep(_QUEUE_POLL)
+        return True
+
+    async def _taint(self, candidate: Candidate, wanted: bool) -> None:
+        node = self._karpenter.nodes.get(name(candidate.node))
+        if node is None:
+            return
+        taints = node["spec"].get("taints") or []
+        if any(same_taint(each, DISRUPTED_TAINT) for each in taints) == wanted:
+            return
+        kept = [each for each in taints if each["key"] != DISRUPTED_TAINT["key"]]
+        taints = [*kept, dict(DISRUPTED_TAINT)] if wanted else kept
+        await self._karpenter.patch_node(node, {"spec": {"taints": taints}})
+
+    async def _reason(self, candidate: Candidate, reason: str | None) -> None:
+        claim = self._karpenter.claims.get(name(candidate.claim))
+        if claim is None:
+            return
+        conditions = Conditions(claim, DEPENDENTS)
+        if reason is None:
+            conditions.clear("DisruptionReason")
+        else:
+            conditions.set_true("DisruptionReason", reason, reason)
+        if conditions.changed:
+            await self._karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
+
+    async def tidy(self) -> None:
+        """After a restart: taints and reasons that an earlier life left on nodes that nobody disrupts any more."""
+        for claim in self._karpenter.claims.items():
+            node = self._karpenter.state.node_of(claim)
+            if node is None or deleting(claim) or deleting(node):
+                continue
+            candidate = Candidate(node, claim, {}, [])
+            await self._taint(candidate, False)
+            await self._reason(candidate, None)
