@@ -132,11 +132,11 @@ class Kube:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Any:
-        """One request; the decoded JSON (or text) of the answer.
+        """One request; the decoded JSON (or text) of the answer. A body of bytes goes as it is.
 
         :raises ApiError: for every status of 400 and above.
         """
-        data = None if body is None else msgspec.json.encode(body)
+        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": content_type}
         url = self.server + path + ("?" + urlencode(query) if query else "")
         async with self._open().request(method, url, data=data, headers=headers) as response:
