@@ -81,7 +81,7 @@ class Cloud:
     async def launch(
         self, claim: Object, node_class: Object, types: list[InstanceType], wanted: Requirements
     ) -> Launched:
-        """Start one instance for a claim: spot where it is allowed, cheapest first, the next where there is no capacity.
+        """Start one instance for a claim: spot where it is allowed, cheapest first, the next for lack of it.
 
         :raises InsufficientCapacity: when no offering had any.
         :raises LaunchError: for every other refusal of EC2.

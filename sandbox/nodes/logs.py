@@ -44,7 +44,13 @@ class LogUploader:
             for (namespace, name, _, container), output in pending.items():
                 path = f"/api/v1/namespaces/{namespace}/pods/{name}/log"
                 try:
-                    await self._kube.raw("PUT", path, query={"container": container}, body={"log": output()})
+                    await self._kube.raw(
+                        "PUT",
+                        path,
+                        query={"container": container},
+                        body=output().encode(),
+                        content_type="text/plain",
+                    )
                 except ApiError as error:
                     if error.code in (403, 405, 415, 501):
                         log.info("this API server does not take container logs: %s", error)
