@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sandbox.apiserver import Running, running
+from tests.sandbox.apiserver.client import Api, connect
+from tools.toolchain import locate
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Running]:
+    async with running(tmp_path / "state") as server:
+        yield server
+
+
+@pytest.fixture
+async def api(cluster: Running) -> AsyncIterator[Api]:
+    """An administrator."""
+    async with connect(cluster.kubeconfig) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Awaitable[Result]]
+
+
+def _cli(binary: str, kubeconfig: Path, home: Path) -> Cli:
+    environment = {
+        "HOME": str(home),
+        "KUBECONFIG": str(kubeconfig),
+        "PATH": os.environ["PATH"],
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
+
+    async def run(*arguments: str, stdin: str = "", fails: bool = False) -> Result:
+        process = await asyncio.create_subprocess_exec(
+            binary,
+            *arguments,
+            env=environment,
+            cwd=home,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+        result = Result(process.returncode or 0, out.decode(), err.decode())
+        assert (result.code != 0) is fails, f"{arguments}: {result.code}\n{result.out}\n{result.err}"
+        return result
+
+    return run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tools() -> dict[str, str]:
+    """Paths of helm and kubectl; fetched once where there are none."""
+    return locate(os.environ)
+
+
+@pytest.fixture
+def kubectl(cluster: Running, home: Path, tools: dict[str, str]) -> Cli:
+    return _cli(tools["KUBECTL_BIN"], cluster.kubeconfig, home)
+
+
+@pytest.fixture
+def helm(cluster: Running, home: Path, tools: dict[str, str]) -> Cli:
+    return _cli(tools["HELM_BIN"], cluster.kubeconfig, home)
