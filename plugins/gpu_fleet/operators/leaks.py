@@ -70,7 +70,7 @@ class LeakCheckOperator(FleetOperator):
         result = []
         for name in profile_candidates(profiles, self.spec.aws.region, cluster):
             try:
-                tags = session.paginate("iam", "list_instance_profile_tags", "Tags", InstanceProfileName=name)
+                tags = session.paginate("iam", "get_instance_profile", "InstanceProfile.Tags", InstanceProfileName=name)
             except NotFound:
                 continue
             item = {"InstanceProfileName": name, "Tags": tags}

@@ -1,0 +1,380 @@
+"""Plan, freeze, delete and leak check on the sandbox's AWS and API server, without its controllers and Karpenter.
+
+Deletions end when the test says so, as with the drain; what a controller would do is a test's own line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import TaskDeferred
+
+from gpu_fleet.core.errors import GateRefused, LeakFound, PermanentError
+from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD, Kind, ObjectRef
+from gpu_fleet.core.manifests import build
+from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FINALIZER_TERMINATION
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.hooks.aws import AwsSession, aws_session
+from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.operators.leaks import LeakCheckOperator
+from gpu_fleet.operators.teardown import (
+    FINALIZER_NODE_CLASS,
+    DeleteNodePoolsOperator,
+    FreezePoolsOperator,
+    PlanTeardownOperator,
+)
+from tests.unit.airflow_context import TaskInstance, context
+from tests.unit.core.specs import REPOSITORY, demo_spec
+from tests.unit.sandboxed import sandbox_cloud
+
+POOL = "shared-a10g"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KubeClient, AwsSession]]:
+    """A cluster with Karpenter's CRDs, and its AWS account."""
+    with pytest.MonkeyPatch.context() as environment, sandbox_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
+        environment.setenv("AIRFLOW_CONN_AWS_DEMO", cloud.connection)
+        spec = demo_spec()
+        kube = KubernetesHook(ClusterAccess.from_spec(spec)).client()
+        for path in sorted((REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates").glob("*.yaml")):
+            for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
+                kube.create(manifest)
+        yield kube, aws_session(spec.aws.connection, spec.aws.region)
+
+
+@pytest.fixture
+def kube(world: tuple[KubeClient, AwsSession]) -> Iterator[KubeClient]:
+    """The cluster; afterwards everything that a test made is gone."""
+    client, aws = world
+    yield client
+    ids = [i["InstanceId"] for i in aws.paginate("ec2", "describe_instances", "Reservations.Instances")]
+    if ids:
+        aws.call("ec2", "terminate_instances", InstanceIds=ids)
+    for kind in (NODE_POOL, NODE_CLAIM, EC2_NODE_CLASS, NODE):
+        for item in client.list(kind):
+            remove(client, kind, item["metadata"]["name"])
+    for pod in client.list(POD):
+        metadata = pod["metadata"]
+        client.delete(ObjectRef(POD, metadata["name"], metadata["namespace"]), grace_seconds=0)
+
+
+@pytest.fixture
+def aws(world: tuple[KubeClient, AwsSession]) -> AwsSession:
+    return world[1]
+
+
+def remove(kube: KubeClient, kind: Kind, name: str) -> None:
+    """What the controllers do in the end."""
+    ref = ObjectRef(kind, name)
+    kube.delete(ref)
+    if kube.get(ref) is not None:
+        kube.patch(ref, {"metadata": {"finalizers": None}})
+
+
+def pool(kube: KubeClient, name: str = POOL) -> None:
+    for manifest in (*build("node_class", demo_spec(), pool=name), *build("node_pool", demo_spec(), pool=name)):
+        kube.apply(manifest)
+
+
+def foreign_pool(kube: KubeClient) -> None:
+    manifest = build("node_pool", demo_spec(), pool=POOL)[0]
+    manifest["metadata"] = {"name": "cpu"}
+    kube.apply(manifest, field_manager="somebody")
+
+
+def claim(kube: KubeClient, name: str, pool_name: str | None = POOL) -> None:
+    manifest = {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {
+            "name": name,
+            "labels": {"karpenter.sh/nodepool": pool_name} if pool_name else {},
+            "finalizers": [FINALIZER_TERMINATION],
+        },
+        "spec": {
+            "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": POOL},
+            "requirements": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}],
+        },
+    }
+    kube.create(manifest)
+
+
+def node(kube: KubeClient, name: str, pool_name: str = POOL) -> None:
+    labels = {"karpenter.sh/nodepool": pool_name}
+    metadata = {"name": name, "labels": labels, "finalizers": [FINALIZER_TERMINATION]}
+    kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+
+
+def instance(aws: AwsSession, pool_name: str = POOL, kind: str = "g5.xlarge") -> str:
+    tags = {
+        "kubernetes.io/cluster/demo-gpu": "owned",
+        "karpenter.sh/nodepool": pool_name,
+        "karpenter.sh/nodeclaim": "c",
+    }
+    image = aws.paginate("ec2", "describe_images", "Images")[0]["ImageId"]
+    answer = aws.call(
+        "ec2",
+        "run_instances",
+        ImageId=image,
+        InstanceType=kind,
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[
+            {"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]},
+        ],
+    )
+    return str(answer["Instances"][0]["InstanceId"])
+
+
+def state(aws: AwsSession, name: str) -> str:
+    (found,) = aws.paginate("ec2", "describe_instances", "Reservations.Instances", InstanceIds=[name])
+    return str(found["State"]["Name"])
+
+
+def karpenter(kube: KubeClient, *, ready: bool = True) -> None:
+    """A controller's pod."""
+    metadata = {
+        "name": "karpenter-0",
+        "namespace": "kube-system",
+        "labels": {"app.kubernetes.io/name": "karpenter"},
+    }
+    spec = {"containers": [{"name": "controller", "image": "x"}]}
+    kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    status = {"phase": "Running", "conditions": conditions}
+    kube.patch(ObjectRef(POD, "karpenter-0", "kube-system"), {"status": status}, subresource="status")
+
+
+def run(operator_class: Any, spec: ClusterSpec | None = None) -> dict[str, Any]:
+    operator = operator_class(task_id="task")
+    return operator.execute(context(TaskInstance(spec=spec or demo_spec())))  # type: ignore[no-any-return]
+
+
+def deleting(kube: KubeClient, kind: Kind, name: str) -> bool:
+    found = kube.get(ObjectRef(kind, name))
+    return found is None or bool(found["metadata"].get("deletionTimestamp"))
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_an_empty_cluster_is_empty(kube: KubeClient) -> None:
+    result = run(PlanTeardownOperator)
+    assert result["plan"]["way"] == "NothingLeft"
+    assert "Nothing is left" in result["markdown"]
+
+
+def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSession) -> None:
+    pool(kube)
+    foreign_pool(kube)
+    claim(kube, "c1")
+    node(kube, "n1")
+    karpenter(kube)
+    mine, other = instance(aws), instance(aws, "cpu")
+    result = run(PlanTeardownOperator)
+    plan = result["plan"]
+    assert (plan["pools"], plan["nodeClaims"], plan["nodes"]) == ([POOL], ["c1"], ["n1"])
+    assert [row["id"] for row in plan["instances"]] == [mine]
+    assert (plan["usdPerHour"], plan["way"], plan["keptPools"]) == (1.006, "ByKarpenter", ["cpu"])
+    assert mine in result["markdown"]
+    assert other not in result["markdown"]
+    json.dumps(result)
+
+
+# --- freeze -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_freeze_closes_our_pools_remembers_their_limits_and_leaves_others(kube: KubeClient) -> None:
+    pool(kube)
+    foreign_pool(kube)
+    assert run(FreezePoolsOperator) == {"frozen": [POOL], "already": []}
+    frozen = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
+    assert frozen["spec"]["limits"] == {"nodes": "0"}
+    assert json.loads(frozen["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
+    assert (kube.get(ObjectRef(NODE_POOL, "cpu")) or {})["spec"]["limits"] == {"nodes": "4"}
+
+
+def test_a_second_freeze_changes_nothing(kube: KubeClient) -> None:
+    pool(kube)
+    run(FreezePoolsOperator)
+    before = kube.get(ObjectRef(NODE_POOL, POOL))
+    assert run(FreezePoolsOperator) == {"frozen": [], "already": [POOL]}
+    assert kube.get(ObjectRef(NODE_POOL, POOL)) == before
+
+
+def test_a_freeze_leaves_the_template_alone_and_applying_the_pool_takes_it_back(kube: KubeClient) -> None:
+    pool(kube)
+    before = (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]
+    run(FreezePoolsOperator)
+    frozen = (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]
+    assert frozen["template"] == before["template"]
+    pool(kube)
+    after = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
+    assert after["spec"] == before
+    assert ANNOTATION_FROZEN_LIMITS not in (after["metadata"].get("annotations") or {})
+
+
+def test_a_limit_of_somebody_else_does_not_keep_a_pool_open(kube: KubeClient) -> None:
+    pool(kube)
+    kube.patch(ObjectRef(NODE_POOL, POOL), {"spec": {"limits": {"nodes": "9"}}}, field_manager="kubectl-edit")
+    run(FreezePoolsOperator)
+    assert (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"] == {"nodes": "0"}
+
+
+# --- delete -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_karpenter_alive_pools_and_claims_are_deleted_and_instances_left_to_it(
+    kube: KubeClient, aws: AwsSession
+) -> None:
+    pool(kube)
+    foreign_pool(kube)
+    claim(kube, "c1")
+    claim(kube, "orphan", None)
+    claim(kube, "other", "cpu")
+    karpenter(kube)
+    mine = instance(aws)
+    result = run(DeleteNodePoolsOperator)
+    assert (result["way"], result["pools"], result["nodeClaims"]) == ("ByKarpenter", [POOL], ["c1", "orphan"])
+    assert deleting(kube, NODE_POOL, POOL)
+    assert deleting(kube, NODE_CLAIM, "c1")
+    assert deleting(kube, NODE_CLAIM, "orphan")
+    assert not deleting(kube, NODE_POOL, "cpu")
+    assert not deleting(kube, NODE_CLAIM, "other")
+    assert state(aws, mine) == "running"
+    assert run(DeleteNodePoolsOperator)["way"] == "ByKarpenter"
+
+
+@pytest.mark.parametrize("ready", [None, False])
+def test_with_karpenter_dead_nothing_is_touched_unless_the_spec_says_so(kube: KubeClient, ready: bool | None) -> None:
+    pool(kube)
+    if ready is not None:
+        karpenter(kube, ready=ready)
+    with pytest.raises(PermanentError, match="whenKarpenterIsDead: emergency") as caught:
+        run(DeleteNodePoolsOperator)
+    assert caught.value.reason == "KarpenterDead"
+    assert not deleting(kube, NODE_POOL, POOL)
+
+
+EMERGENCY = {"teardown__whenKarpenterIsDead": "emergency"}
+
+
+def test_in_an_emergency_instances_go_before_finalizers(kube: KubeClient, aws: AwsSession) -> None:
+    pool(kube)
+    foreign_pool(kube)
+    kube.patch(ObjectRef(EC2_NODE_CLASS, POOL), {"metadata": {"finalizers": [FINALIZER_NODE_CLASS, "a.b/keep"]}})
+    claim(kube, "c1")
+    claim(kube, "other", "cpu")
+    node(kube, "n1")
+    node(kube, "n2", "cpu")
+    mine, other = instance(aws), instance(aws, "cpu")
+    result = run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
+    assert (result["way"], result["instances"]) == ("Emergency", [mine])
+    assert state(aws, mine) in ("shutting-down", "terminated")
+    assert state(aws, other) == "running"
+    for kind, name in ((NODE_POOL, POOL), (NODE_CLAIM, "c1"), (NODE, "n1")):
+        assert kube.get(ObjectRef(kind, name)) is None
+    for kind, name in ((NODE_POOL, "cpu"), (NODE_CLAIM, "other"), (NODE, "n2")):
+        assert not deleting(kube, kind, name)
+    node_class = kube.get(ObjectRef(EC2_NODE_CLASS, POOL)) or {}
+    assert node_class["metadata"]["finalizers"] == ["a.b/keep"]
+
+
+def test_an_emergency_that_was_killed_is_finished_by_the_next_try(kube: KubeClient, aws: AwsSession) -> None:
+    spec = demo_spec(**EMERGENCY)
+    pool(kube)
+    claim(kube, "c1")
+    node(kube, "n1")
+    instance(aws)
+    kube.delete(ObjectRef(NODE_POOL, POOL))
+    kube.delete(ObjectRef(NODE_CLAIM, "c1"))
+    result = run(DeleteNodePoolsOperator, spec)
+    assert result["nodeClaims"] == ["c1"]
+    assert kube.list(NODE_CLAIM) == []
+    node(kube, "n9")
+    assert run(DeleteNodePoolsOperator, spec)["way"] == "NothingLeft"
+    assert kube.list(NODE) == []
+
+
+def test_finalizers_stay_while_an_instance_lives(
+    kube: KubeClient, aws: AwsSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool(kube)
+    claim(kube, "c1")
+    instance(aws)
+    # EC2 takes its time: the request is accepted, and the instance is running still.
+    monkeypatch.setattr(AwsSession, "call", lambda *args, **kwargs: {})
+    with pytest.raises(TaskDeferred) as deferred:
+        run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
+    assert deferred.value.method_name == "resume"
+    found = kube.get(ObjectRef(NODE_CLAIM, "c1")) or {}
+    assert found["metadata"]["finalizers"] == [FINALIZER_TERMINATION]
+    operator = DeleteNodePoolsOperator(task_id="task")
+    refused = {"phase": "Failed", "reason": "Forbidden", "message": "no", "permanent": True}
+    event = {"type": "verdict", "gate": "instances_gone", "verdict": refused}
+    with pytest.raises(GateRefused):
+        operator.resume(context(TaskInstance(spec=demo_spec())), event=event, **(deferred.value.kwargs or {}))
+    assert kube.get(ObjectRef(NODE_CLAIM, "c1")) is not None
+
+
+def test_where_nothing_is_left_a_dead_karpenter_does_not_matter(kube: KubeClient) -> None:
+    assert run(DeleteNodePoolsOperator)["way"] == "NothingLeft"
+
+
+# --- leaks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_cluster_has_no_leaks(kube: KubeClient) -> None:
+    report = run(LeakCheckOperator)
+    assert (report["leaks"], report["unchecked"]) == ([], [])
+    assert {"instances.owned", "volumes", "launch_templates", "instance_profiles", "node_claims"} <= set(
+        report["checked"]
+    )
+
+
+def test_leaks_are_named_with_price_and_kept_in_the_report(kube: KubeClient, aws: AwsSession) -> None:
+    mine = instance(aws)
+    claim(kube, "c1")
+    pool(kube)
+    operator = LeakCheckOperator(task_id="task")
+    ti = TaskInstance(spec=demo_spec())
+    with pytest.raises(LeakFound, match=rf"EC2 instance {mine} .*1\.01 USD/h") as caught:
+        operator.execute(context(ti))
+    for part in ("NodeClaim c1", f"NodePool {POOL}", f"EC2NodeClass {POOL}"):
+        assert part in caught.value.message
+    report = ti.xcoms["report"]
+    assert {leak["kind"] for leak in report["leaks"]} == {"EC2 instance", "NodeClaim", "NodePool", "EC2NodeClass"}
+    json.dumps(report)
+
+
+def test_launch_templates_and_profiles_of_a_vanished_class_are_leaks(kube: KubeClient, aws: AwsSession) -> None:
+    tags = [
+        {"Key": "karpenter.k8s.aws/cluster", "Value": "demo-gpu"},
+        {"Key": "karpenter.k8s.aws/ec2nodeclass", "Value": POOL},
+        {"Key": "kubernetes.io/cluster/demo-gpu", "Value": "owned"},
+    ]
+    aws.call(
+        "ec2",
+        "create_launch_template",
+        LaunchTemplateName="karpenter.k8s.aws/1",
+        LaunchTemplateData={"InstanceType": "g5.xlarge"},
+        TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
+    )
+    aws.call("iam", "create_instance_profile", InstanceProfileName="demo-gpu_1", Tags=tags)
+    aws.call("iam", "create_instance_profile", InstanceProfileName="demo-gpu_else")
+    try:
+        with pytest.raises(LeakFound) as caught:
+            run(LeakCheckOperator)
+        assert "launch template karpenter.k8s.aws/1" in caught.value.message
+        assert "instance profile demo-gpu_1 " in caught.value.message
+        assert "demo-gpu_else" not in caught.value.message
+    finally:
+        aws.call("ec2", "delete_launch_template", LaunchTemplateName="karpenter.k8s.aws/1")
+        for name in ("demo-gpu_1", "demo-gpu_else"):
+            aws.call("iam", "delete_instance_profile", InstanceProfileName=name)
