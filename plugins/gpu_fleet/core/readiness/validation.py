@@ -21,8 +21,10 @@ from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: Seconds a container may wait for a cause that does not pass by itself; a registry's hiccup is shorter.
 STUCK_PATIENCE_S = 45.0
-#: Seconds after which a pod that finds no room, although nothing runs there any more, is given up.
+#: Seconds after which a pod that finds no room, although nothing runs there any more, is given up; and the same where
+#: no pod of the round was ever placed: placeholders may still be ending.
 ROOM_PATIENCE_S = 20.0
+FIRST_ROOM_PATIENCE_S = 60.0
 #: Seconds after which a round without any pod is taken for deleted by somebody.
 GONE_PATIENCE_S = 10.0
 
@@ -85,7 +87,8 @@ def _waits_for(round_: NodeRound, pods: Sequence[Object], node: PoolNode | None,
     if not open_users and not open_greedy:
         return None
     running = [pod for pod in mine if node_of(pod) and not is_over(pod, now)]
-    if not running and mine and _no_room_for(mine, now) >= ROOM_PATIENCE_S:
+    patience = ROOM_PATIENCE_S if over else FIRST_ROOM_PATIENCE_S
+    if not running and mine and _no_room_for(mine, now) >= patience:
         return None
     if not open_users:
         return ("ProbesPending", f"node {round_.node}: the request for two GPUs has not been decided yet")

@@ -182,7 +182,7 @@ def test_what_is_waited_for(objects: dict[str, Any], reason: str, words: str) ->
                     event(
                         "FailedScheduling",
                         'Failed to schedule pod, incompatible with nodepool "other", no instance type met; '
-                        'incompatible with nodepool "shared-a10g", did not tolerate taint (taint=nvidia.com/gpu=true:NoSchedule)',
+                        'incompatible with nodepool "shared-a10g", did not tolerate taint (taint=nvidia.com/gpu=true)',
                     )
                 ],
             },
