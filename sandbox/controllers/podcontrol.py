@@ -55,7 +55,8 @@ class PodOwner(Controller):
     async def create_pods(self, owner: Object, pods: list[Object]) -> ApiError | None:
         """Create pods one, then two, then four at a time, stopping at the first failure, which is returned.
 
-        A template that the server refuses is thus tried once, not for every replica.
+        A template that the server refuses is thus tried once, not for every replica. That the namespace is being
+        deleted is no failure: there is nothing to try again.
         """
         created: list[Object] = []
         failure: ApiError | None = None
@@ -73,7 +74,7 @@ class PodOwner(Controller):
             done, batch = done + len(part), batch * 2
         if created:
             await self.pods.caught_up(max(created, key=lambda pod: int(meta(pod)["resourceVersion"])))
-        return failure
+        return None if failure is not None and failure.has_cause("NamespaceTerminating") else failure
 
     async def delete_pods(self, owner: Object, pods: Iterable[Object]) -> None:
         """Delete pods and wait until the cache shows it."""

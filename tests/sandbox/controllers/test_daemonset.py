@@ -62,8 +62,7 @@ async def test_missing_runtime_class_is_an_event_and_heals(cluster: World) -> No
     await cluster.object("DaemonSet", "w", "default", _status(desiredNumberScheduled=2, currentNumberScheduled=0))
     event = await cluster.event("FailedCreate")
     assert event["type"] == "Warning"
-    assert event["message"].startswith('Error creating: pods "w-')
-    assert event["message"].endswith('" is forbidden: pod rejected: RuntimeClass "nvidia" not found')
+    assert event["message"] == ('Error creating: pods "w-" is forbidden: pod rejected: RuntimeClass "nvidia" not found')
     await cluster.create(builders.plain("RuntimeClass", "nvidia", None, "node.k8s.io/v1", handler="nvidia"))
     await cluster.object("DaemonSet", "w", "default", _status(numberReady=2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,17 @@ class World:
     dead: set[str] = field(default_factory=set)
     #: Seconds that a pod takes to stop.
     stopping: float = 0.0
+    #: Starts the controllers.
+    start: Callable[[], Coroutine[Any, Any, None]] | None = None
+    running: asyncio.Task[None] | None = None
+
+    async def restart_controllers(self) -> None:
+        """Kill the controllers, wherever they are, and start them with empty caches."""
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
+        if self.start is not None:
+            self.running = asyncio.create_task(self.start())
 
     async def create(self, *objects: Object) -> Object:
         """Create objects; a Node gets its status too. The last one, as created."""
@@ -124,7 +135,6 @@ async def world(
     folder: Path,
     *,
     speed: float = 10.0,
-    controllers: Callable[[Settings, Clock, Kube], Awaitable[None]] | None = run,
 ) -> AsyncIterator[World]:
     settings = Settings(state_dir=folder, speed=speed)
     pki = Pki(folder / "pki")
@@ -134,12 +144,13 @@ async def world(
     part = Kube.from_kubeconfig(config, user_agent="controllers")
     informers = SharedInformers(kube)
     place = World(settings, kube, informers)
-    tasks = [asyncio.create_task(place.kubelet())]
-    if controllers is not None:
-        tasks.append(asyncio.create_task(controllers(settings, Clock(speed), part)))  # type: ignore[arg-type]
+    place.start = lambda: run(settings, Clock(speed), part)
+    kubelet = asyncio.create_task(place.kubelet())
+    await place.restart_controllers()
     try:
         yield place
     finally:
+        tasks = [kubelet] + ([place.running] if place.running else [])
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
