@@ -7,6 +7,7 @@ Karpenter. Parts know each other only through HTTP; what they are handed here ar
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import json
 import os
@@ -16,6 +17,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sandbox import chartrepo, state
 from sandbox.aws import account as accounts
@@ -123,11 +126,12 @@ class Cloud:
         :raises SandboxError: something a person can put right.
         """
         wanted, ports = self.options.parts, self.options.ports
+        server = await self._find_server(self.options.kubeconfig) if self.options.kubeconfig else None
         if "aws" in wanted:
             self._say("starting AWS (moto, EKS, the account)")
             await self._start_aws(ports.aws)
-        if self.options.kubeconfig is not None:
-            await self._use_kubeconfig(self.options.kubeconfig)
+        if server is not None:
+            self._publish_endpoint(*server)
         elif "apiserver" in wanted:
             self._say("starting the Kubernetes API server")
             await self._start_apiserver(ports.kubernetes)
@@ -232,11 +236,11 @@ class Cloud:
             )
         self._publish_endpoint(self._apiserver.url, pki.ca_data)
 
-    async def _use_kubeconfig(self, path: Path) -> None:
-        """Somebody else's API server: EKS hands out its address and CA."""
+    async def _find_server(self, path: Path) -> tuple[str, str | None]:
+        """Address and CA (base64 of the PEM) of somebody else's API server, which EKS then hands out."""
         try:
             kube = Kube.from_kubeconfig(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise SandboxError(f"cannot use the kubeconfig {path}: {error}", code=2) from error
         try:
             version = await kube.raw("GET", "/version")
@@ -245,10 +249,8 @@ class Cloud:
         finally:
             await kube.close()
         self._say(f"using the API server {kube.server} ({version.get('gitVersion', 'version unknown')})")
-        import base64
-
         authority = kube.certificate_authority
-        self._publish_endpoint(kube.server, base64.b64encode(authority.encode()).decode() if authority else None)
+        return kube.server, base64.b64encode(authority.encode()).decode() if authority else None
 
     def _publish_endpoint(self, url: str, ca_data: str | None) -> None:
         if self._shim is not None:

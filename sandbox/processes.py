@@ -73,8 +73,7 @@ async def _until(stop: asyncio.Event, cloud: Cloud) -> int:
     finally:
         for task in (stopped, starting):
             task.cancel()
-        with suppress(asyncio.CancelledError, SandboxError):
-            await starting
+        await asyncio.gather(starting, return_exceptions=True)
         _say("ending")
         await cloud.close()
         cloud.broken.cancel()

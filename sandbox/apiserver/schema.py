@@ -307,3 +307,23 @@ def apply_error(node: Node, value: Any) -> str | None:
     if shown == "number":
         shown = "int" if isinstance(got, int) else "float"
     return f".{path}: expected {expected}, got {shown}"
+
+
+def missing_keys(node: Node, value: Any, path: str = "") -> Iterator[str]:
+    """Items of associative lists without one of their keys, as structured-merge-diff words it."""
+    if isinstance(value, dict) and node.kind in ("struct", "map") and not node.atomic:
+        for key, member in value.items():
+            child = node.field(key)
+            if child is not None and isinstance(member, (dict, list)):
+                yield from missing_keys(child, member, f"{path}.{key}")
+    elif isinstance(value, list) and node.kind == "list" and not node.atomic:
+        for index, item in enumerate(value):
+            if not isinstance(item, dict):
+                continue
+            absent = [key for key in node.keys if item.get(key) is None and key not in KEY_DEFAULTS]
+            if absent:
+                yield (
+                    f"{path}: element {index}: associative list with keys has an element that omits key field "
+                    f'"{absent[0]}" (and doesn\'t have default value)'
+                )
+            yield from missing_keys(node.items, item, f"{path}[{index}]")

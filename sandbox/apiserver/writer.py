@@ -16,7 +16,7 @@ from sandbox.apiserver.deletion import Deletion, finished
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, drop_nulls, equal, now, random_suffix
 from sandbox.apiserver.resources import Registry, Resource
-from sandbox.apiserver.schema import Types, apply_error, decoding_error, prune, unknown_fields
+from sandbox.apiserver.schema import Types, apply_error, decoding_error, missing_keys, prune, unknown_fields
 from sandbox.apiserver.store import Record, Store
 
 _SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
@@ -345,6 +345,8 @@ class Writer(Deletion):
         wrong = apply_error(node, drop_nulls(config))
         if wrong is not None:
             problems.append(wrong)
+        if not problems:
+            problems = list(missing_keys(node, config))
         if not problems:
             return
         metadata = config["metadata"]

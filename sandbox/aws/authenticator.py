@@ -68,7 +68,12 @@ def signed_url(token: str, host: str, now: datetime) -> str:
         url = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError) as error:
         raise InvalidToken("token is not base64url") from error
-    parts = urlsplit(url)
+    if not url.isprintable():
+        raise InvalidToken("URL has control characters")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidToken("URL is malformed") from error
     if parts.scheme not in ("http", "https") or parts.netloc != host or parts.path not in ("", "/"):
         raise InvalidToken(f"URL is not of {host}")
     pairs = parse_qsl(parts.query, keep_blank_values=True)
@@ -152,7 +157,9 @@ class Authenticator:
                 body = await reply.text()
                 if reply.status != 200:
                     raise InvalidToken(f"STS answered {reply.status}")
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            if isinstance(error, InvalidToken):
+                raise
             raise InvalidToken("STS did not answer") from error
         return _arn_in(body)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.aws.client import Aws
 from sandbox.karpenter.prices import price
-from sandbox.karpenter.requirements import Requirements, requirement
+from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, requirement
 from sandbox.nodes.quantities import Resources
 from sandbox.nodes.shapes import Shape, Shapes
 
@@ -19,6 +19,7 @@ CAPACITY_TYPE = "karpenter.sh/capacity-type"
 GPU_RESOURCE = "nvidia.com/gpu"
 #: Karpenter's default ``VM_MEMORY_OVERHEAD_PERCENT``.
 MEMORY_OVERHEAD = 0.075
+_OF_INSTANCE = "karpenter.k8s.aws/instance-"
 _NAME = re.compile(r"^([a-z]+?)(\d+)([a-z0-9-]*)\.(.+)$")
 
 
@@ -90,8 +91,15 @@ def instance_type(shape: Shape, zones: Iterable[str], region: str) -> InstanceTy
     """
     capacity_types = [kind for kind in ("on-demand", "spot") if kind in shape.usage_classes]
     offerings = tuple(Offering(zone, kind, price(shape, kind)) for zone in sorted(zones) for kind in capacity_types)
+    found = labels_of(shape, region)
     requirements = Requirements().add(
-        *(requirement(key, "In", [value]) for key, value in labels_of(shape, region).items()),
+        *(requirement(key, "In", [value]) for key, value in found.items()),
+        # What a type has not is known, too: a pool that wants GPUs must not get a type without that label.
+        *(
+            requirement(key, "DoesNotExist")
+            for key in sorted(WELL_KNOWN)
+            if key.startswith(_OF_INSTANCE) and key not in found
+        ),
         requirement(ZONE, "In", {offering.zone for offering in offerings}),
         requirement(CAPACITY_TYPE, "In", {offering.capacity_type for offering in offerings}),
     )
@@ -160,10 +168,4 @@ def _of_types(wanted: Requirements) -> Requirements:
     return Requirements({key: item for key, item in wanted.items() if key.startswith(_TYPE_KEYS)})
 
 
-_TYPE_KEYS = (
-    "node.kubernetes.io/",
-    "kubernetes.io/arch",
-    "kubernetes.io/os",
-    "karpenter.k8s.aws/",
-    "topology.kubernetes.io/",
-)
+_TYPE_KEYS = ("node.kubernetes.io/", "kubernetes.io/arch", "kubernetes.io/os", "topology.kubernetes.io/", _OF_INSTANCE)

@@ -217,6 +217,10 @@ async def test_tokens_are_good_only_for_this_cluster_and_known_principals(cloud:
             "signature changed": _encode(url[:-1] + ("0" if url[-1] != "0" else "1")),
             "date changed": _encode(url.replace(url.split("X-Amz-Date=")[1][:16], old)),
             "extra parameter": _encode(url + "&Evil=1"),
+            "control character": _encode(url[:-1] + "\0"),
+            "malformed host": _encode("http://[1/?Action=GetCallerIdentity"),
+            "cut off": good[: len(good) // 2],
+            "too large": good + "A" * 20_000,
         }
         for reason, token in refused.items():
             with pytest.raises(InvalidToken):
