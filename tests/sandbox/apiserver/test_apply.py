@@ -176,7 +176,7 @@ async def test_key_of_an_associative_list_missing(api: Api) -> None:
     assert reply.message == (
         "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): "
         ".spec.template.spec.containers: element 0: associative list with keys has an element that omits key field "
-        '"name"'
+        "\"name\" (and doesn't have default value)"
     )
 
 

@@ -249,11 +249,11 @@ async def test_a_namespace_stays_until_it_is_finalized(api: Api) -> None:
     assert (await api.get("/api/v1/namespaces/n")).code == 404
 
 
-async def test_taints_by_strategic_patch(api: Api) -> None:
+async def test_taints_are_replaced_as_a_whole(api: Api) -> None:
     await api.post("/api/v1/nodes", {"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}})
     change = {"spec": {"taints": [{"key": "b", "effect": "NoExecute"}]}}
     reply = await api.patch("/api/v1/nodes/n", change, STRATEGIC)
-    assert [item["key"] for item in reply.body["spec"]["taints"]] == ["a", "b"]
+    assert [item["key"] for item in reply.body["spec"]["taints"]] == ["b"]
 
 
 async def test_deleting_a_selection(api: Api) -> None:
