@@ -11,11 +11,15 @@ from typing import Any
 
 from gpu_fleet.core.gates import Args, AwsQuery, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
-from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_POOL, owned_tag
-from gpu_fleet.core.verdict import Verdict, progressing, ready
+from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_CLAIM, TAG_NODE_POOL, owned_tag
+from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: EC2 states in which an instance costs money or can come back to do so; ``shutting-down`` and ``terminated`` do not.
 COSTLY_STATES = ("pending", "running", "stopping", "stopped")
+
+#: Karpenter looks for instances without a NodeClaim every 2 minutes and leaves young ones alone
+#: (aws/karpenter-provider-aws v1.14 pkg/controllers/nodeclaim/garbagecollection); after twice that it will not come.
+ORPHAN_GRACE_S = 300.0
 
 _SHOWN = 5
 
@@ -124,12 +128,28 @@ def judge_nodes_gone(snapshot: Snapshot, args: Args) -> Verdict:  # noqa: ARG001
 
 
 def _instances_queries(args: Args) -> tuple[Query, ...]:
-    return (karpenter_instances(str(args["cluster"])), KubeQuery("pools", NODE_POOL))
+    return (
+        karpenter_instances(str(args["cluster"])),
+        KubeQuery("pools", NODE_POOL),
+        KubeQuery("claims", NODE_CLAIM),
+    )
 
 
 def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when EC2 has no instance of the cluster's removed NodePools that costs money."""
+    """Ready when EC2 has no instance of the cluster's removed NodePools that costs money.
+
+    Failed when an instance has no NodeClaim and Karpenter's garbage collection had its time: nobody will remove it.
+    """
     left = left_instances(snapshot["instances"], living_pools(snapshot["pools"]))
+    claims = {claim["metadata"]["name"] for claim in snapshot["claims"]}
+    orphans = [i for i in left if tags_of(i).get(TAG_NODE_CLAIM) not in claims and i["State"]["Name"] == "running"]
+    waited = float(args.get("now", 0.0)) - float(args.get("started", args.get("now", 0.0)))
+    if orphans and waited >= ORPHAN_GRACE_S:
+        return failed(
+            "InstancesOrphaned",
+            f"no NodeClaim stands for {shorten([str(i['InstanceId']) for i in orphans])}, and Karpenter has not "
+            f"removed them within {waited:.0f} s; terminate the instances, then run the task again",
+        )
     if left:
         names = [f"{i['InstanceId']} ({i.get('InstanceType', '?')}, {i['State']['Name']})" for i in left]
         return progressing("InstancesRemain", f"{len(left)} EC2 instances remain: {shorten(names)}")

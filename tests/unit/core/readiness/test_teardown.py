@@ -88,6 +88,22 @@ def test_instances_of_a_pool_that_lives_on_are_not_waited_for() -> None:
     assert "i-1 (g5.xlarge, running)" in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("waited", "claim", "state", "failed"),
+    [(299, "other", "running", False), (300, "other", "running", True), (300, "c", "running", False),
+     (300, "other", "stopping", False)],
+)  # fmt: skip
+def test_an_instance_that_nobody_will_remove_fails_the_wait(
+    waited: float, claim: str, state: str, failed: bool
+) -> None:
+    found = instance("i-1", state=state)
+    found["Tags"].append({"Key": "karpenter.sh/nodeclaim", "Value": "c"})
+    snapshot = {"instances": [found], "pools": [], "claims": [named(claim)]}
+    verdict = gate_named("instances_gone").judge(snapshot, {**ARGS, "now": 1000.0, "started": 1000.0 - waited})
+    assert verdict.failed is failed
+    assert "i-1" in verdict.message
+
+
 def test_ec2_is_asked_for_this_clusters_karpenter_instances() -> None:
     (query,) = [query for query in gate_named("instances_gone").queries(ARGS) if isinstance(query, AwsQuery)]
     assert {f["Name"] for f in query.params["Filters"]} == {
