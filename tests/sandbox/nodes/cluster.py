@@ -1,0 +1,320 @@
+"""A whole simulated cluster for tests: moto, API server, controllers, nodes and Karpenter, and short ways to talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sandbox import controllers, karpenter, nodes
+from sandbox.apiserver.server import running
+from sandbox.aws.client import Aws
+from sandbox.aws.testing import running_account
+from sandbox.kube import ApiError, Kube
+from sandbox.settings import Clock, Settings
+
+Object = dict[str, Any]
+CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
+PLUGIN_IMAGE = "nvcr.io/nvidia/k8s-device-plugin:v0.20.0"
+PROBE_IMAGE = "nvidia/cuda:12.8.0-base-ubuntu22.04"
+VECTORADD_IMAGE = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04"
+GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+@dataclass
+class Cluster:
+    """:ivar parts: the running parts by name; :meth:`stop` and :meth:`start` them."""
+
+    settings: Settings
+    clock: Clock
+    kube: Kube
+    aws: Aws
+    parts: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        module = {"controllers": controllers, "nodes": nodes, "karpenter": karpenter}[name]
+        kube = self.kube.clone(f"sandbox-{name}")
+        arguments = (self.settings, self.clock, kube) + ((self.aws,) if name != "controllers" else ())
+
+        async def live() -> None:
+            try:
+                await module.run(*arguments)
+            finally:
+                await kube.close()
+
+        self.parts[name] = asyncio.create_task(live(), name=name)
+
+    async def stop(self, name: str) -> None:
+        task = self.parts.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def until(
+        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, timeout: float = 40.0
+    ) -> Any:
+        """Look until ``what()`` (awaited) is true; its value.
+
+        :raises AssertionError: after ``timeout`` real seconds, with what ``describe()`` says.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    for name, task in self.parts.items():
+                        if task.done():
+                            raise AssertionError(f"part {name} ended: {task.exception()!r}")
+                    if value := await what():
+                        return value
+                    await asyncio.sleep(0.03)
+        except TimeoutError:
+            seen = await (describe or what)()
+            raise AssertionError(f"not reached: {yaml.safe_dump(seen)[:4000] if seen else 'nothing'}") from None
+
+    # --- objects -----------------------------------------------------------------------------------------------------
+
+    async def apply(self, *objects: Object) -> list[Object]:
+        return [await self.kube.apply(each, field_manager="test") for each in objects]
+
+    async def pod(self, name: str, namespace: str = "default") -> Object | None:
+        return await self.kube.find("Pod", name, namespace)
+
+    async def pod_phase(self, name: str, phase: str, namespace: str = "default") -> Object:
+        async def look() -> Object | None:
+            found = await self.pod(name, namespace)
+            return found if found and found["status"].get("phase") == phase else None
+
+        return await self.until(look, lambda: self.pod(name, namespace))
+
+    async def gone(self, kind: str, name: str, namespace: str | None = None) -> None:
+        async def look() -> bool:
+            return await self.kube.find(kind, name, namespace) is None
+
+        await self.until(look, lambda: self.kube.find(kind, name, namespace))
+
+    async def claims(self) -> list[Object]:
+        try:
+            return await self.kube.list("NodeClaim")
+        except ApiError as error:
+            if error.not_found:
+                return []
+            raise
+
+    async def pool_nodes(self) -> list[Object]:
+        return await self.kube.list("Node", label_selector="karpenter.sh/nodepool")
+
+    async def events(self, name: str, reason: str | None = None) -> list[str]:
+        """Messages of the events about an object."""
+        found = await self.kube.list("Event", field_selector=f"involvedObject.name={name}")
+        return [each["message"] for each in found if reason in (None, each["reason"])]
+
+    async def event(self, name: str, reason: str, text: str = "") -> str:
+        """The first message with ``text`` in it, once there is one."""
+
+        async def look() -> str | None:
+            return next((each for each in await self.events(name, reason) if text in each), None)
+
+        return await self.until(look, lambda: self.kube.list("Event", field_selector=f"involvedObject.name={name}"))
+
+    async def instances(self, *states: str) -> list[Object]:
+        wanted = [{"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}]
+        found = await self.aws.paginate("ec2", "describe_instances", "Reservations[].Instances[]", Filters=wanted)
+        return [each for each in found if not states or each["State"]["Name"] in states]
+
+    async def install_karpenter(self) -> None:
+        """CRDs and a Deployment as the charts make them."""
+        for path in sorted(CRDS.glob("*.yaml")):
+            for document in yaml.safe_load_all(path.read_text()):
+                await self.kube.apply(document, field_manager="test")
+        await self.apply(karpenter_deployment(self.settings.cluster_name))
+
+        async def ready() -> bool:
+            found = await self.kube.get("Deployment", "karpenter", "kube-system")
+            return bool((found.get("status") or {}).get("readyReplicas"))
+
+        await self.until(ready, lambda: self.kube.list("Pod"))
+
+    async def install_plugin(self, configs: dict[str, str] | None = None, default: str = "exclusive") -> None:
+        await self.apply(
+            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"},
+            *plugin_objects(configs or {"exclusive": "version: v1\n"}, default),
+        )
+
+
+@asynccontextmanager
+async def simulated(folder: Path, *parts: str, speed: float = 40.0) -> AsyncIterator[Cluster]:
+    """Moto and an API server, and the named parts."""
+    settings = Settings(state_dir=folder, speed=speed)
+    async with running_account(settings) as account, running(folder, settings=settings) as server:
+        clock = Clock(speed)
+        kube = Kube.from_kubeconfig(server.kubeconfig, user_agent="test")
+        cluster = Cluster(settings, clock, kube, account.aws)
+        try:
+            for name in parts or ("controllers", "nodes", "karpenter"):
+                cluster.start(name)
+            yield cluster
+        finally:
+            for name in list(cluster.parts):
+                await cluster.stop(name)
+            await kube.close()
+
+
+# --- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def karpenter_deployment(cluster_name: str) -> Object:
+    labels = {"app.kubernetes.io/name": "karpenter"}
+    env = [{"name": "CLUSTER_NAME", "value": cluster_name}, {"name": "INTERRUPTION_QUEUE", "value": cluster_name}]
+    container = {
+        "name": "controller",
+        "image": "public.ecr.aws/karpenter/controller:1.14.1",
+        "env": env,
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "karpenter", "namespace": "kube-system"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def plugin_objects(configs: dict[str, str], default: str) -> list[Object]:
+    labels = {"app.kubernetes.io/name": "nvidia-device-plugin"}
+    mounts = [
+        {"name": "available-configs", "mountPath": "/available-configs"},
+        {"name": "config", "mountPath": "/config"},
+    ]
+
+    def manager(name: str, once: str) -> Object:
+        env = [
+            {"name": "ONESHOT", "value": once},
+            {"name": "DEFAULT_CONFIG", "value": default},
+            {"name": "FALLBACK_STRATEGIES", "value": "named,single"},
+        ]
+        return {"name": name, "image": PLUGIN_IMAGE, "command": ["config-manager"], "env": env, "volumeMounts": mounts}
+
+    spec = {
+        "runtimeClassName": "nvidia",
+        "nodeSelector": {"nvidia.com/gpu.present": "true"},
+        "tolerations": [GPU_TOLERATION],
+        "initContainers": [manager("init", "true")],
+        "containers": [
+            manager("sidecar", "false"),
+            {
+                "name": "plugin",
+                "image": PLUGIN_IMAGE,
+                "command": ["nvidia-device-plugin"],
+                "env": [{"name": "CONFIG_FILE", "value": "/config/config.yaml"}],
+                "volumeMounts": mounts,
+            },
+        ],
+        "volumes": [
+            {"name": "available-configs", "configMap": {"name": "plugin-configs"}},
+            {"name": "config", "emptyDir": {}},
+        ],
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "plugin-configs", "namespace": "kube-system"},
+            "data": configs,
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "nvidia-device-plugin", "namespace": "kube-system"},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        },
+    ]
+
+
+def node_class(name: str = "gpu", cluster: str = "demo-gpu", **spec: Any) -> Object:
+    tags = {"karpenter.sh/discovery": cluster}
+    return {
+        "apiVersion": "karpenter.k8s.aws/v1",
+        "kind": "EC2NodeClass",
+        "metadata": {"name": name},
+        "spec": {
+            "amiSelectorTerms": [{"alias": "al2023@v20260714"}],
+            "role": f"KarpenterNodeRole-{cluster}",
+            "subnetSelectorTerms": [{"tags": tags}],
+            "securityGroupSelectorTerms": [{"tags": tags}],
+            **spec,
+        },
+    }
+
+
+def node_pool(
+    name: str = "gpu",
+    *types: str,
+    labels: dict[str, str] | None = None,
+    disruption: Object | None = None,
+    limits: Object | None = None,
+    class_name: str = "gpu",
+    **template: Any,
+) -> Object:
+    """By default g5.xlarge on demand, tainted, labelled for the plugin."""
+    spec: Object = {
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": class_name},
+        "taints": [{"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}],
+        "requirements": [
+            {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": list(types) or ["g5.xlarge"]},
+            {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
+        ],
+        **template,
+    }
+    found = {"nvidia.com/gpu.present": "true", **(labels or {})}
+    pool: Object = {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodePool",
+        "metadata": {"name": name},
+        "spec": {
+            "template": {"metadata": {"labels": found}, "spec": spec},
+            "disruption": disruption or {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"},
+        },
+    }
+    if limits:
+        pool["spec"]["limits"] = limits
+    return pool
+
+
+def gpu_pod(
+    name: str,
+    gpus: int = 1,
+    image: str = PROBE_IMAGE,
+    command: list[str] | None = None,
+    labels: dict[str, str] | None = None,
+    **spec: Any,
+) -> Object:
+    container: Object = {"name": "main", "image": image, "command": command or ["sleep", "100000"]}
+    if gpus:
+        container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": labels or {"app": "probe"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 5,
+            "tolerations": [GPU_TOLERATION],
+            "containers": [container],
+            **spec,
+        },
+    }
+
+
+def slicing(replicas: int, **more: Any) -> str:
+    block = {**more, "resources": [{"name": "nvidia.com/gpu", "replicas": replicas}]}
+    return yaml.safe_dump({"version": "v1", "sharing": {"timeSlicing": block}})
