@@ -237,7 +237,7 @@ def _node_classes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Le
 
 
 def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Placeholders and probes: each would buy a GPU node as soon as Karpenter is back."""
+    """Placeholders, probes and held capacity: each would buy a GPU node as soon as Karpenter is back."""
     return [
         Leak(
             str((pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT)) + " pod",

@@ -87,5 +87,5 @@ class LeakCheckOperator(FleetOperator):
             "node_claims": self.kube.list(NODE_CLAIM),
             "nodes": self.kube.list(NODE, label_selector=LABEL_NODE_POOL),
             "node_classes": self.kube.list(EC2_NODE_CLASS),
-            "own_pods": self.kube.list(POD, label_selector=f"{LABEL_COMPONENT} in (placeholder,probe)"),
+            "own_pods": self.kube.list(POD, label_selector=LABEL_COMPONENT),
         }

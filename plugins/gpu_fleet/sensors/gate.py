@@ -14,7 +14,7 @@ from gpu_fleet.triggers.looking import await_gate, conclude, look
 
 #: Gate -> the field of the spec's ``deadlines`` that bounds it, unless the sensor is given a deadline.
 DEADLINE_OF_GATE = {
-    "cluster_active": "release",
+    "cluster_active": "cluster_active",
     "crds_established": "crds",
     "karpenter_available": "release",
     "node_class_gone": "teardown",

@@ -86,10 +86,6 @@ class ClusterSpec(SpecModel):
         """The AMI alias of a pool: its own, else the node class's."""
         return pool.ami_alias or self.node_class.ami_alias
 
-    @property
-    def device_plugin_digest(self) -> str | None:
-        return self.device_plugin.chart.digest
-
     def to_json(self) -> dict[str, Any]:
         """JSON form with every default written out; :func:`parse_cluster` and ``model_validate`` read it back."""
         return self.model_dump(mode="json", by_alias=True)

@@ -88,9 +88,6 @@ class Validation(SpecModel):
         default=Seconds.parse("20s"),
         description="How long all sharers must run at once; covers their start-up skew.",
     )
-    pending_for: Seconds = Field(
-        default=Seconds.parse("5s"), description="How long the pod too many must stay Pending to count as refused."
-    )
     image_pull_secrets: tuple[DnsLabel, ...] = Field(
         default=(), description="Names of existing pull secrets in the validation namespace."
     )
