@@ -15,9 +15,9 @@ from gpu_fleet.core.gates import AwsQuery
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_FROZEN_LIMITS,
+    DOMAIN,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
-    LABEL_GPU_PRESENT,
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
     owned_tag,
@@ -32,6 +32,8 @@ Found = Mapping[str, Sequence[Json]]
 TAG_LAUNCH_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
 TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
 TAG_EKS_CLUSTER = "eks:eks-cluster-name"
+#: Written by the validation beside karpenter.sh/do-not-disrupt, so that a user's own annotation is not mistaken for ours.
+ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
 _FREE = Price(0.0)
 
@@ -250,17 +252,12 @@ def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
 
 
 def _annotations(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Nodes that live on and are still protected from consolidation: they cost money for ever."""
-    living = _living(spec, found)
-    leftover = {id(node) for node in left_in_pools(found.get("nodes", ()), living)}
-    managed = {pool.name for pool in spec.node_pools}
+    """Nodes that live on and that we still protect from consolidation: they cost money for ever."""
+    leftover = {id(node) for node in left_in_pools(found.get("nodes", ()), _living(spec, found))}
     return [
         Leak("annotation", f"{ANNOTATION_DO_NOT_DISRUPT} on node {node['metadata']['name']}", "remove it", _FREE)
         for node in found.get("nodes", ())
-        if id(node) not in leftover
-        and str((node["metadata"].get("annotations") or {}).get(ANNOTATION_DO_NOT_DISRUPT)) == "true"
-        and (node["metadata"].get("labels") or {}).get(LABEL_GPU_PRESENT) == "true"
-        and (node["metadata"].get("labels") or {}).get(TAG_NODE_POOL) in managed
+        if id(node) not in leftover and ANNOTATION_PROTECTED_BY in (node["metadata"].get("annotations") or {})
     ]
 
 

@@ -37,7 +37,7 @@ PROTECTED = {
     "metadata": {
         "name": "n2",
         "labels": {"karpenter.sh/nodepool": "whole-a100", "nvidia.com/gpu.present": "true"},
-        "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+        "annotations": {"karpenter.sh/do-not-disrupt": "true", "gpu-fleet.io/protected-by": "run"},
     }
 }
 PLACEHOLDER = {"metadata": {"name": "p", "namespace": "s", "labels": {"gpu-fleet.io/component": "placeholder"}}}
@@ -125,6 +125,8 @@ def test_a_protected_node_of_a_pool_that_is_kept_costs_for_ever() -> None:
     spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False)
     found = {"nodes": [PROTECTED], "node_pools": [named("whole-a100")]}
     assert [leak.kind for leak in find_leaks(spec, found, PRICES)] == ["annotation"]
+    users = {"metadata": {**PROTECTED["metadata"], "annotations": {"karpenter.sh/do-not-disrupt": "true"}}}
+    assert find_leaks(spec, {**found, "nodes": [users]}, PRICES) == []
 
 
 def test_the_message_names_each_leak_its_price_and_the_sum() -> None:
