@@ -12,7 +12,7 @@ from gpu_fleet.core.errors import AlreadyExists, ClusterBusy, Conflict, GpuFleet
 from gpu_fleet.core.kinds import LEASE, ObjectRef
 from gpu_fleet.core.releases.lease import (
     LEASE_SECONDS,
-    RENEW_SECONDS,
+    RENEWALS,
     LeaseRecord,
     lease_name,
     may_take,
@@ -23,7 +23,7 @@ from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 
 
 class ReleaseLease:
@@ -31,6 +31,7 @@ class ReleaseLease:
 
     :param me: identity, distinct per process.
     :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`.
+    :param seconds: without renewal after which the holder counts as dead.
     :param stop: a non-empty answer ends the wait.
     """
 
@@ -42,13 +43,14 @@ class ReleaseLease:
         me: str,
         *,
         wait_s: float,
+        seconds: int = LEASE_SECONDS,
         stop: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client, self._release, self._namespace, self._me = client, release, namespace, me
-        self._wait_s, self._stop = wait_s, stop
+        self._wait_s, self._seconds, self._stop = wait_s, seconds, stop
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
         self._record: LeaseRecord | None = None
         self._acquired = 0.0
@@ -60,7 +62,7 @@ class ReleaseLease:
     @property
     def lost(self) -> str:
         """Why the Lease is no longer ours; empty while it is. Whoever writes must ask, and stop."""
-        if not self._lost and self._record is not None and self._monotonic() - self._renewed_at > LEASE_SECONDS:
+        if not self._lost and self._record is not None and self._monotonic() - self._renewed_at > self._seconds:
             # Not renewed for its whole duration (this process was stopped, or the API was away): others may have it.
             self._lost = f"the Lease of release {self._namespace}/{self._release} ran out"
         return self._lost
@@ -137,7 +139,13 @@ class ReleaseLease:
         started = self._monotonic()
         previous = self._record
         body = render_lease(
-            self._release, self._namespace, holder, self._clock(), previous=previous, acquired=self._acquired
+            self._release,
+            self._namespace,
+            holder,
+            self._clock(),
+            previous=previous,
+            acquired=self._acquired,
+            duration=self._seconds,
         )
         written = self._client.replace(body) if previous is not None else self._client.create(body)
         self._record = parse_lease(written)
@@ -146,7 +154,7 @@ class ReleaseLease:
     # --- keeping -------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        while not self._done.wait(RENEW_SECONDS):
+        while not self._done.wait(self._seconds / RENEWALS):
             if self.lost:
                 return
             try:

@@ -28,11 +28,12 @@ from gpu_fleet.core.errors import (
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.decide import WRITES, Action, Decision, Goal, decide
 from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.lease import LEASE_SECONDS
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
 from gpu_fleet.core.releases.request import ReleaseRequest, Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, classify
-from gpu_fleet.core.releases.storage import UNFINISHED, ReleaseStatus, StoredRevision
+from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
 from gpu_fleet.hooks.helm import Helm, rollback_arguments, template_arguments, upgrade_arguments, write_values
 from gpu_fleet.hooks.helm_charts import fetch_chart
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
@@ -94,6 +95,7 @@ class ReleaseEngine:
     :param me: identity for the Lease, distinct per process.
     :param run: ``<dag_id>/<run_id>``, for the ledger.
     :param lease_wait_s: seconds to wait for another holder of the Lease.
+    :param lease_s: seconds without renewal after which a holder of the Lease counts as dead.
     """
 
     def __init__(
@@ -104,13 +106,14 @@ class ReleaseEngine:
         me: str,
         run: str,
         lease_wait_s: float = 120.0,
+        lease_s: int = LEASE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.client, self.request, self.me, self.run = client, request, me, run
         self.storage = ReleaseStorage(client, request.name, request.namespace, clock=clock)
         self.cleanup = ReleaseCleanup(client, self.storage)
         self._clock = clock
-        self._lease_wait_s = lease_wait_s
+        self._lease_wait_s, self._lease_s = lease_wait_s, lease_s
         self._lease: ReleaseLease | None = None
         self._cancelled = ""
         self._actions: list[str] = []
@@ -274,11 +277,12 @@ class ReleaseEngine:
         if self._made(after, expected, self.request.digest):
             self._actions.append(f"{action} {expected}")
             self._record(replace(after, ledger=ledger))
+            self._settle_history(after)
             if self.request.policy.prune:
                 self.cleanup.prune_leaked(after)
             return
         error = self._failure(what, done, after)
-        log.error("%s failed: %s", what, error)
+        log.error("%s", error)
         self._after_failure(helm, error)
         raise error
 
@@ -320,6 +324,7 @@ class ReleaseEngine:
             ) from error
         self._actions.append(f"rollback {target}")
         self._record(replace(after, ledger=ledger), copy_of=target)
+        self._settle_history(after)
 
     def _uninstall(self, helm: Helm, seen: Observation, keep: frozenset[str], why: str) -> None:
         objects = self.cleanup.objects_of(seen)
@@ -382,6 +387,12 @@ class ReleaseEngine:
             entry = known
         return replace(seen, ledger=self.storage.write_ledger(seen.ledger.with_candidate(entry)))
 
+    def _settle_history(self, after: Observation) -> None:
+        """Helm leaves a revision whose operation died pending for good, also after a rollback over it."""
+        for stale in after.revisions[:-1]:
+            if stale.status in PENDING:
+                self.storage.unlock(stale.revision)
+
     def _candidate_of(self, seen: Observation) -> StoredRevision:
         stored, newest = seen.candidate, seen.newest
         if stored is None or newest is None or stored.revision != newest.revision or seen.deployed != (newest,):
@@ -423,6 +434,7 @@ class ReleaseEngine:
             self.request.namespace,
             self.me,
             wait_s=self._lease_wait_s,
+            seconds=self._lease_s,
             stop=lambda: self._cancelled,
         )
         return self._lease

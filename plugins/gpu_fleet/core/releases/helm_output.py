@@ -122,7 +122,8 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         "another field manager owns these fields: undo its change, or set conflicts to 'force'",
     ),
     _symptom(
-        r"no matches for kind|ensure CRDs are installed first|resource mapping not found",
+        r"no matches for kind|ensure CRDs are installed first|resource mapping not found|"
+        r"the server could not find the requested resource",
         Invalid, "CrdMissing", "install the CustomResourceDefinition first",
     ),
     _symptom(

@@ -17,8 +17,8 @@ COMPONENT = "lease"
 #: Seconds without renewal after which a holder counts as dead. Long enough for a stalled API server or a garbage
 #: collection pause, short enough that a retry does not wait for minutes.
 LEASE_SECONDS = 30
-#: Renewed this often, in seconds: three renewals may be lost.
-RENEW_SECONDS = 8
+#: Renewed this many times within its duration: three renewals may be lost.
+RENEWALS = 4
 #: Clocks of two workers may differ by this many seconds; a Lease older than its duration plus this is dead for sure.
 CLOCK_SKEW_SECONDS = 60
 
@@ -99,18 +99,20 @@ def render_lease(
     *,
     previous: LeaseRecord | None,
     acquired: float | None = None,
+    duration: int = LEASE_SECONDS,
 ) -> dict[str, Any]:
     """The Lease object to be written; with ``resourceVersion`` (compare and swap) if one exists.
 
     :param holder: identity, or empty to release it.
     :param acquired: epoch seconds since when the holder has it; ``None`` for now.
+    :param duration: seconds without renewal after which the holder counts as dead.
     """
     transitions = previous.transitions if previous else 0
     if previous is not None and holder and previous.holder != holder:
         transitions += 1
     spec: dict[str, Any] = {
         "holderIdentity": holder,
-        "leaseDurationSeconds": LEASE_SECONDS if holder else 1,
+        "leaseDurationSeconds": duration if holder else 1,
         "renewTime": micro_time(now),
         "acquireTime": micro_time(acquired if acquired is not None else now),
         "leaseTransitions": transitions,

@@ -83,6 +83,15 @@ class ReleasePolicy:
     adopt: bool = False
     prune: bool = True
 
+    def __post_init__(self) -> None:
+        for name, words in (("remediation", Remediation), ("conflicts", Conflicts)):
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, words(value))
+            except ValueError as error:
+                known = ", ".join(word.value for word in words)
+                raise SpecError(f"{value!r} is not known", field=name, remedy=f"one of {known}") from error
+
 
 @dataclass(frozen=True)
 class ReleaseRequest:
