@@ -32,7 +32,7 @@ Found = Mapping[str, Sequence[Json]]
 TAG_LAUNCH_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
 TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
 TAG_EKS_CLUSTER = "eks:eks-cluster-name"
-#: Written by the validation beside karpenter.sh/do-not-disrupt, so that a user's own annotation is not mistaken for ours.
+#: Written by the validation beside karpenter.sh/do-not-disrupt, to tell it from a user's own.
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
 _FREE = Price(0.0)
