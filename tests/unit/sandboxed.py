@@ -27,6 +27,7 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
     try:
         yield loop
     finally:
+        _wait(loop, _close_connections(loop))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -34,6 +35,14 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=60)
+
+
+async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
+    """Ends TLS connections that still wait for the other side's goodbye: a stopped loop would leave them open."""
+    for transport in list(loop._transports.values()):  # type: ignore[attr-defined]
+        if transport._sock is not None:
+            transport.abort()
+    await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.hooks.fleet import include_dir, load_cluster
+from gpu_fleet.operators.base import frozen_spec
+from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
+from tests.unit.airflow_context import context
+
+POOLS = ("shared-a10g", "whole-a100")
+
+
+@pytest.fixture
+def clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "demo.yaml").write_text((include_dir() / "clusters" / "demo.yaml").read_text())
+    monkeypatch.setenv("GPU_FLEET_CLUSTERS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def freeze(task_context: dict[str, Any], cluster: str = "demo") -> dict[str, Any]:
+    return FreezeSpecOperator(task_id="freeze_spec", cluster=cluster).execute(task_context)
+
+
+@pytest.mark.parametrize(
+    ("param", "selected"),
+    [
+        (None, list(POOLS)),
+        ([], list(POOLS)),
+        (["whole-a100"], ["whole-a100"]),
+        (["whole-a100", "shared-a10g"], list(POOLS)),
+        ("whole-a100", ["whole-a100"]),
+    ],
+)
+def test_selection_of_pools(param: Any, selected: list[str]) -> None:
+    assert selected_pools(param, POOLS) == selected
+
+
+def test_an_unknown_pool_in_a_param_names_the_known_ones(clusters: Path) -> None:
+    with pytest.raises(SpecError, match=r"params\.pools: there is no pool 'nope' .*shared-a10g, whole-a100"):
+        freeze(context(pools=["nope"]))
+
+
+def test_the_frozen_spec_reads_back(clusters: Path) -> None:
+    frozen = freeze(context())
+    spec = load_cluster("demo")
+    assert (frozen["digest"], frozen["file"], frozen["pools"]) == (spec.digest, "demo.yaml", list(POOLS))
+
+    class Pulled:
+        def xcom_pull(self, task_ids: str) -> dict[str, Any]:
+            return frozen
+
+    assert frozen_spec({"ti": Pulled()}) == spec
+
+
+def test_a_cleared_task_stays_pinned_when_the_file_has_changed(clusters: Path) -> None:
+    task_context = context()
+    first = freeze(task_context)
+    path = clusters / "demo.yaml"
+    path.write_text(path.read_text().replace("wantedNodes: 2", "wantedNodes: 1"))
+    assert freeze(task_context) == first
+    assert freeze(context())["digest"] != first["digest"]
+    path.unlink()
+    assert freeze(task_context) == first
+
+
+def test_a_broken_file_pins_nothing(clusters: Path) -> None:
+    task_context = context()
+    (clusters / "demo.yaml").write_text("name: demo\nnope: 1\n")
+    with pytest.raises(SpecError):
+        freeze(task_context)
+    assert task_context["task_state_store"] == {}
+
+
+def test_an_absent_file_is_named(clusters: Path) -> None:
+    with pytest.raises(SpecError, match=r"other\.yaml"):
+        freeze(context(), "other")

@@ -1,0 +1,148 @@
+"""The cluster's turn against the sandbox's API server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from gpu_fleet.core.errors import DeadlinePassed
+from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
+from gpu_fleet.core.verdict import progressing, ready
+from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+HERE = "https://airflow.example"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
+    with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
+    monkeypatch.setenv("GPU_FLEET_DEPLOYMENT", HERE)
+    yield shared
+    shared.faults.clear()
+    shared.kube.delete(TURN_REF)
+
+
+def run(cluster: SandboxCluster, run_id: str = "run_1", states: dict[str, str] | None = None) -> dict[str, Any]:
+    ti = TaskInstance(run_id=run_id, spec=spec_at(str(cluster.access.path)))
+    ti.run_states = {(ti.dag_id, name): state for name, state in (states or {}).items()}
+    return context(ti)
+
+
+def acquire(task_context: dict[str, Any]) -> Any:
+    return AcquireTurnOperator(task_id="acquire_turn").execute(task_context)
+
+
+def release(task_context: dict[str, Any]) -> Any:
+    return ReleaseTurnOperator(task_id="release_turn").execute(task_context)
+
+
+def holder(cluster: SandboxCluster) -> Holder | None:
+    return read_holder(cluster.kube.get(TURN_REF))
+
+
+def held(cluster: SandboxCluster) -> Holder:
+    found = holder(cluster)
+    assert found is not None
+    return found
+
+
+def test_first_run_makes_the_namespace_and_takes_the_turn(cluster: SandboxCluster) -> None:
+    taken = acquire(run(cluster))
+    assert (taken["deployment"], taken["dag_id"], taken["run_id"]) == (HERE, "gpu_lifecycle.demo", "run_1")
+    assert held(cluster).to_data() == taken
+
+
+def test_the_same_run_keeps_its_turn_and_its_time(cluster: SandboxCluster) -> None:
+    first = acquire(run(cluster))
+    version = cluster.kube.get(TURN_REF)["metadata"]["resourceVersion"]  # type: ignore[index]
+    assert acquire(run(cluster)) == first
+    assert cluster.kube.get(TURN_REF)["metadata"]["resourceVersion"] == version  # type: ignore[index]
+
+
+def test_a_live_holder_is_waited_for_and_named(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    waiting = run(cluster, "run_2", {"run_1": "running"})
+    with pytest.raises(TaskDeferred) as deferred:
+        acquire(waiting)
+    assert deferred.value.method_name == "go_on"
+    assert "run_1" in waiting["ti"].xcoms["waiting_for"]["message"]
+    assert held(cluster).run_id == "run_1"
+
+
+@pytest.mark.parametrize("state", ["success", "failed", None])
+def test_the_turn_of_a_run_that_is_over_is_taken_over(cluster: SandboxCluster, state: str | None) -> None:
+    acquire(run(cluster, "run_1"))
+    acquire(run(cluster, "run_2", {"run_1": state} if state else {}))
+    assert held(cluster).run_id == "run_2"
+
+
+def test_another_deployments_turn_is_never_stale(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_FLEET_DEPLOYMENT", "https://elsewhere.example")
+    acquire(run(cluster, "run_1"))
+    monkeypatch.setenv("GPU_FLEET_DEPLOYMENT", HERE)
+    with pytest.raises(TaskDeferred):
+        acquire(run(cluster, "run_2", {"run_1": "failed"}))
+
+
+def test_an_unreadable_record_is_not_overwritten(cluster: SandboxCluster) -> None:
+    acquire(run(cluster))
+    foreign = record(None, cluster.kube.get(TURN_REF))
+    cluster.kube.replace({**foreign, "data": {"owner": "somebody"}})
+    waiting = run(cluster, "run_2")
+    with pytest.raises(TaskDeferred):
+        acquire(waiting)
+    assert "delete ConfigMap" in waiting["ti"].xcoms["waiting_for"]["message"]
+
+
+def test_waiting_goes_on_with_its_first_deadline_after_a_recheck(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    waiting = run(cluster, "run_2", {"run_1": "running"})
+    with pytest.raises(TaskDeferred) as first:
+        acquire(waiting)
+    event = {"type": "verdict", "gate": "turn_free", "verdict": ready("Recheck", "ask").to_json()}
+    operator = AcquireTurnOperator(task_id="acquire_turn")
+    with pytest.raises(TaskDeferred) as second:
+        operator.go_on(waiting, event, **(first.value.kwargs or {}))
+    assert second.value.trigger.deadline == first.value.trigger.deadline
+
+    release(run(cluster, "run_1"))
+    taken = AcquireTurnOperator(task_id="acquire_turn").go_on(waiting, event, **(second.value.kwargs or {}))
+    assert taken["run_id"] == "run_2"
+
+
+def test_the_deadline_names_the_holder(cluster: SandboxCluster) -> None:
+    verdict = progressing("ClusterBusy", "the cluster's turn is held by x/run_1")
+    event = {"type": "deadline", "gate": "turn_free", "verdict": verdict.to_json()}
+    with pytest.raises(DeadlinePassed, match="held by x/run_1"):
+        AcquireTurnOperator(task_id="acquire_turn").go_on(run(cluster), event, started=0.0)
+
+
+def test_only_the_own_turn_is_released(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    assert release(run(cluster, "run_2")) == "HeldHere"
+    assert held(cluster).run_id == "run_1"
+    assert release(run(cluster, "run_1")) == "Ours"
+    assert holder(cluster) is None
+    assert release(run(cluster, "run_1")) == "Free"
+
+
+def test_a_lost_race_is_looked_at_again(cluster: SandboxCluster) -> None:
+    cluster.fail_requests(verb="create", kind="ConfigMap", status=409, reason="AlreadyExists", count=1)
+    assert acquire(run(cluster))["run_id"] == "run_1"
+
+
+def test_a_reply_lost_after_the_write_is_not_a_lost_turn(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    release(run(cluster, "run_1"))
+    cluster.fail_requests(verb="update", kind="ConfigMap", status=503, count=1)
+    assert acquire(run(cluster, "run_2"))["run_id"] == "run_2"
