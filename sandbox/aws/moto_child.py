@@ -2,7 +2,8 @@
 
 Three things are added to moto, in this process only:
 
-* instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant);
+* instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant), and
+  take the network interfaces with them that were made for them;
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
 * ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out,
   ``GET /_sandbox/waits`` the waits that instances went through.
@@ -153,6 +154,9 @@ def slow_instances(running_after: Callable[[], float], terminated_after: Callabl
 
     def slow_create(self: Any, *args: Any, **kwargs: Any) -> None:
         create(self, *args, **kwargs)
+        if not kwargs.get("nics"):
+            for interface in self.nics.values():  # EC2 made them with the instance, so they go with it; moto keeps them
+                interface.delete_on_termination = True
         self._state = TimedState("running", 16)
         self._state.travel("running", 16, ("pending", 0), running_after())
 

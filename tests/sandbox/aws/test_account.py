@@ -79,6 +79,10 @@ async def test_instances_take_time_to_run_and_to_end(direct: RunningAccount) -> 
     volumes = await direct.aws.paginate("ec2", "describe_volumes", "Volumes[]")
     attached = [attachment["InstanceId"] for volume in volumes for attachment in volume["Attachments"]]
     assert instance["InstanceId"] not in attached
+    interfaces = await direct.aws.paginate("ec2", "describe_network_interfaces", "NetworkInterfaces[]")
+    addresses = [interface["PrivateIpAddress"] for interface in interfaces]
+    assert instance["PrivateIpAddress"] not in addresses
+    assert len(addresses) == len(direct.account.system_instance_ids)
 
 
 async def test_physical_gpus_are_what_the_instance_types_have(direct: RunningAccount) -> None:
