@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Result:
     err: str
 
 
-Cli = Callable[..., Awaitable[Result]]
+Cli = Callable[..., Coroutine[None, None, Result]]
 
 
 def _cli(binary: str, kubeconfig: Path, home: Path) -> Cli:
@@ -54,7 +54,12 @@ def _cli(binary: str, kubeconfig: Path, home: Path) -> Cli:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+        except TimeoutError:
+            process.kill()
+            out, err = await process.communicate()
+            raise AssertionError(f"{arguments} did not end: {out.decode()}\n{err.decode()}") from None
         result = Result(process.returncode or 0, out.decode(), err.decode())
         assert (result.code != 0) is fails, f"{arguments}: {result.code}\n{result.out}\n{result.err}"
         return result

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from sandbox.apiserver import Running, User, running
-from tests.sandbox.apiserver.builders import MAPS, PODS, config_map
+from sandbox.pki import Pki
+from tests.sandbox.apiserver.builders import MAPS, PODS, config_map, pod
 from tests.sandbox.apiserver.client import Api, connect
 
 
@@ -49,13 +53,8 @@ async def test_not_allowed(cluster: Running) -> None:
 
 
 async def test_a_certificate_of_another_authority(cluster: Running, tmp_path: Path) -> None:
-    from sandbox.pki import Pki
-
     stranger = Pki(tmp_path / "other").client("admin", ("system:masters",))
     document = cluster.kubeconfig.read_text()
-    import base64
-    import json
-
     config = json.loads(document)
     config["users"][0]["user"] = {
         "client-certificate-data": base64.b64encode(stranger.certificate).decode(),
@@ -63,8 +62,6 @@ async def test_a_certificate_of_another_authority(cluster: Running, tmp_path: Pa
     }
     path = tmp_path / "stranger.kubeconfig"
     path.write_text(json.dumps(config))
-    import aiohttp
-
     async with connect(path) as api:
         with pytest.raises(aiohttp.ClientError):
             await api.get("/api/v1/pods")
@@ -119,13 +116,12 @@ async def test_impersonation_by_an_administrator_only(cluster: Running, api: Api
     async with connect(cluster.kubeconfig_for("low")) as low:
         reply = await low.get("/api/v1/pods", Impersonate_User="admin", Impersonate_Group="system:masters")
     assert reply.message == (
-        'users "admin" is forbidden: User "low" cannot impersonate resource "users" in API group "" at the cluster scope'
+        'users "admin" is forbidden: User "low" cannot impersonate resource "users" in API group "" '
+        "at the cluster scope"
     )
 
 
 async def test_kubelets_hand_in_logs(cluster: Running, api: Api) -> None:
-    from tests.sandbox.apiserver.builders import pod
-
     await api.post(PODS, pod("p"))
     await api.post(f"{PODS}/p/binding", {"target": {"kind": "Node", "name": "n1"}})
     waiting = await api.get(f"{PODS}/p/log")

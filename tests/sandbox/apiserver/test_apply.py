@@ -159,7 +159,11 @@ async def test_status_by_apply_leaves_the_spec_alone(api: Api) -> None:
 
 async def test_strategic_patch_merges_containers_by_name(api: Api) -> None:
     await api.post(DEPLOYMENTS, deployment("d"))
-    change = {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "nginx:2"}, {"name": "b", "image": "b"}]}}}}
+    change = {
+        "spec": {
+            "template": {"spec": {"containers": [{"name": "main", "image": "nginx:2"}, {"name": "b", "image": "b"}]}}
+        }
+    }
     reply = await api.patch(f"{DEPLOYMENTS}/d", change, STRATEGIC)
     containers = reply.body["spec"]["template"]["spec"]["containers"]
     assert [(item["name"], item["image"]) for item in containers] == [("main", "nginx:2"), ("b", "b")]
@@ -176,12 +180,17 @@ async def test_key_of_an_associative_list_missing(api: Api) -> None:
     assert reply.message == (
         "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): "
         ".spec.template.spec.containers: element 0: associative list with keys has an element that omits key field "
-        "\"name\" (and doesn't have default value)"
+        '"name" (and doesn\'t have default value)'
     )
 
 
 async def test_pods_are_applied_too(api: Api) -> None:
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}]},
+    }
     first = await api.apply(f"{PODS}/p", body)
     assert (first.code, first.body["status"]["phase"]) == (201, "Pending")
     assert (await api.apply(f"{PODS}/p", body)).body == first.body

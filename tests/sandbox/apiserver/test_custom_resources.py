@@ -68,7 +68,10 @@ async def test_defaults_and_pruning(widgets: Api) -> None:
         ({"size": 0}, "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"),
         ({"size": "1"}, 'spec.size: Invalid value: "string": spec.size in body must be of type integer: "string"'),
         ({"size": 1, "mode": "odd"}, 'spec.mode: Unsupported value: "odd": supported values: "fast", "slow"'),
-        ({"size": 1, "every": "1d"}, "spec.every: Invalid value: \"1d\": spec.every in body should match '^[0-9]+(s|m)$'"),
+        (
+            {"size": 1, "every": "1d"},
+            "spec.every: Invalid value: \"1d\": spec.every in body should match '^[0-9]+(s|m)$'",
+        ),
     ],
 )
 async def test_schema_violations(widgets: Api, spec: dict[str, Any], text: str) -> None:
@@ -121,7 +124,9 @@ async def test_a_name_that_does_not_fit(api: Api) -> None:
     body = definition(SCHEMA)
     body["metadata"]["name"] = "gadgets.example.com"
     reply = await api.post(DEFINITIONS, body)
-    assert 'metadata.name: Invalid value: "gadgets.example.com": must be spec.names.plural+"."+spec.group' in reply.message
+    assert (
+        'metadata.name: Invalid value: "gadgets.example.com": must be spec.names.plural+"."+spec.group' in reply.message
+    )
 
 
 # ---- Karpenter

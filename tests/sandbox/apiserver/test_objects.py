@@ -62,7 +62,10 @@ async def test_a_pod_is_completed_by_admission(api: Api) -> None:
         "metadata": {"name": "nvidia"},
         "handler": "nvidia",
         "overhead": {"podFixed": {"memory": "64Mi"}},
-        "scheduling": {"nodeSelector": {"gpu": "yes"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]},
+        "scheduling": {
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        },
     }
     await api.post("/apis/node.k8s.io/v1/runtimeclasses", runtime)
     body = pod("p", runtimeClassName="nvidia", priorityClassName="system-node-critical")
@@ -145,7 +148,10 @@ async def test_metadata_only_lists(api: Api) -> None:
     await api.post(MAPS, config_map("a", big="x" * 1000))
     accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
     listed = (await api.get(MAPS, Accept=accept)).body
-    assert (listed["kind"], set(listed["items"][0])) == ("PartialObjectMetadataList", {"kind", "apiVersion", "metadata"})
+    assert (listed["kind"], set(listed["items"][0])) == (
+        "PartialObjectMetadataList",
+        {"kind", "apiVersion", "metadata"},
+    )
 
 
 async def test_pages(api: Api) -> None:
@@ -191,8 +197,8 @@ async def test_a_finalizer_delays_deletion(api: Api) -> None:
     assert deleted.body["metadata"]["deletionTimestamp"]
     added = await api.patch(f"{MAPS}/a", {"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}})
     assert added.message == (
-        'ConfigMap "a" is invalid: metadata.finalizers: Forbidden: no new finalizers can be added if the object is being '
-        'deleted, found new finalizers []string{"example.com/more"}'
+        'ConfigMap "a" is invalid: metadata.finalizers: Forbidden: no new finalizers can be added if the object is '
+        'being deleted, found new finalizers []string{"example.com/more"}'
     )
     assert (await api.patch(f"{MAPS}/a", {"metadata": {"finalizers": None}})).code == 200
     assert (await api.get(f"{MAPS}/a")).code == 404
@@ -250,7 +256,9 @@ async def test_a_namespace_stays_until_it_is_finalized(api: Api) -> None:
 
 
 async def test_taints_are_replaced_as_a_whole(api: Api) -> None:
-    await api.post("/api/v1/nodes", {"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}})
+    await api.post(
+        "/api/v1/nodes", {"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}
+    )
     change = {"spec": {"taints": [{"key": "b", "effect": "NoExecute"}]}}
     reply = await api.patch("/api/v1/nodes/n", change, STRATEGIC)
     assert [item["key"] for item in reply.body["spec"]["taints"]] == ["b"]

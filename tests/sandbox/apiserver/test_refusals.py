@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from sandbox.apiserver import Running
-from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, config_map, deployment, gpu_pod, namespace, pod, quota
+from tests.sandbox.apiserver.builders import (
+    DEPLOYMENTS,
+    MAPS,
+    PODS,
+    config_map,
+    deployment,
+    gpu_pod,
+    namespace,
+    pod,
+    quota,
+)
 from tests.sandbox.apiserver.client import APPLY, MERGE, STRATEGIC, Api
 
 
@@ -25,7 +35,12 @@ async def test_a_pod_still_to_be_named_is_reported_by_its_prefix(api: Api) -> No
 
 
 async def test_runtime_class_dropped_by_fault(api: Api, cluster: Running) -> None:
-    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"}
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "nvidia"},
+        "handler": "nvidia",
+    }
     assert (await api.post("/apis/node.k8s.io/v1/runtimeclasses", runtime)).code == 201
     assert (await api.post(PODS, pod("a", runtimeClassName="nvidia"))).code == 201
     cluster.settings.faults.set("runtimeclass-dropped")
@@ -72,7 +87,9 @@ async def test_gpu_request_differs_from_limit(api: Api) -> None:
 async def test_gpu_request_without_limit(api: Api) -> None:
     reply = await api.post(PODS, gpu_pod("g", "1", None))
     assert reply.code == 422
-    assert reply.message.endswith("spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources")
+    assert reply.message.endswith(
+        "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"
+    )
 
 
 async def test_gpu_limit_alone_becomes_the_request(api: Api) -> None:
@@ -171,7 +188,9 @@ async def test_immutable_selector(api: Api) -> None:
 
 async def test_immutable_handler_of_a_runtime_class(api: Api) -> None:
     path = "/apis/node.k8s.io/v1/runtimeclasses"
-    await api.post(path, {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "n"}, "handler": "a"})
+    await api.post(
+        path, {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "n"}, "handler": "a"}
+    )
     reply = await api.patch(f"{path}/n", {"handler": "b"})
     assert reply.message == 'RuntimeClass.node.k8s.io "n" is invalid: handler: Invalid value: "b": field is immutable'
 
@@ -179,7 +198,12 @@ async def test_immutable_handler_of_a_runtime_class(api: Api) -> None:
 async def test_immutable_template_of_a_job(api: Api) -> None:
     path = "/apis/batch/v1/namespaces/default/jobs"
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "busybox"}]}}
-    body: dict[str, Any] = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": template}}
+    body: dict[str, Any] = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "j"},
+        "spec": {"template": template},
+    }
     assert (await api.post(path, body)).code == 201
     change = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "busybox:2"}]}}}}
     reply = await api.patch(f"{path}/j", change, STRATEGIC)
@@ -192,7 +216,9 @@ async def test_a_pods_containers_are_immutable(api: Api) -> None:
     await api.post(PODS, pod("p"))
     reply = await api.patch(f"{PODS}/p", {"spec": {"nodeSelector": {"a": "b"}}})
     assert reply.code == 422
-    assert reply.message.startswith('Pod "p" is invalid: spec: Forbidden: pod updates may not change fields other than ')
+    assert reply.message.startswith(
+        'Pod "p" is invalid: spec: Forbidden: pod updates may not change fields other than '
+    )
 
 
 async def test_stale_resource_version(api: Api) -> None:
@@ -229,7 +255,9 @@ async def test_another_uid_in_the_preconditions(api: Api) -> None:
 async def test_malformed_name(api: Api) -> None:
     reply = await api.post(MAPS, config_map("Bad_Name"))
     assert reply.code == 422
-    assert reply.message.startswith('ConfigMap "Bad_Name" is invalid: metadata.name: Invalid value: "Bad_Name": a lowercase RFC 1123')
+    assert reply.message.startswith(
+        'ConfigMap "Bad_Name" is invalid: metadata.name: Invalid value: "Bad_Name": a lowercase RFC 1123'
+    )
 
 
 async def test_no_containers(api: Api) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sandbox.apiserver import Running
 from tests.sandbox.apiserver.builders import MAPS, config_map
 from tests.sandbox.apiserver.client import Api
@@ -75,16 +77,10 @@ async def test_a_watch_ends_after_its_timeout(api: Api) -> None:
     assert (reply.code, reply.text) == (200, "")
 
 
-async def test_periodic_bookmarks(api: Api, monkeypatch: object) -> None:
-    from sandbox.apiserver import watch as module
-
-    before = module.BOOKMARK_INTERVAL
-    module.BOOKMARK_INTERVAL = 0.05
-    try:
-        async with api.watch(f"{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion=1") as watch:
-            kind, obj = await watch.next()
-    finally:
-        module.BOOKMARK_INTERVAL = before
+async def test_periodic_bookmarks(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.apiserver.watch.BOOKMARK_INTERVAL", 0.05)
+    async with api.watch(f"{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion=1") as watch:
+        kind, obj = await watch.next()
     assert (kind, "annotations" in obj["metadata"]) == ("BOOKMARK", False)
 
 
