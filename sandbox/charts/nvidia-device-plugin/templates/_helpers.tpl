@@ -101,7 +101,6 @@ Arguments: root, name, once ("true"|"false"), process (whom to signal after a ch
 {{- define "plugin.configManager" -}}
 - name: {{ .name }}
   image: {{ include "plugin.image" .root }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   command: [config-manager]
   env:
     - {name: ONESHOT, value: {{ .once | quote }}}
