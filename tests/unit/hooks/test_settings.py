@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.hooks.settings import Settings
+
+
+def test_defaults() -> None:
+    found = Settings.from_environment({})
+    assert (found.poll_interval_s, found.turn_recheck_s) == (5.0, 60.0)
+    assert found.deployment
+
+
+def test_the_environment_overrides() -> None:
+    found = Settings.from_environment(
+        {"GPU_FLEET_POLL_INTERVAL": "0.5", "GPU_FLEET_TURN_RECHECK": "7", "GPU_FLEET_DEPLOYMENT": "a"}
+    )
+    assert found == Settings(0.5, 7.0, "a")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan"])
+def test_nonsense_names_the_variable(text: str) -> None:
+    with pytest.raises(SpecError, match="GPU_FLEET_POLL_INTERVAL"):
+        Settings.from_environment({"GPU_FLEET_POLL_INTERVAL": text})
