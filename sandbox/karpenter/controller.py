@@ -244,11 +244,12 @@ class Karpenter:
 
     # --- nominations, quiet times, retries -----------------------------------------------------------------------
 
-    def nominate(self, node_name: str) -> None:
-        self._nominations[node_name] = time.monotonic()
+    def nominate(self, claim_name: str) -> None:
+        """A pod is expected there: the claim is not disrupted for a while."""
+        self._nominations[claim_name] = time.monotonic()
 
-    def nominated(self, node_name: str) -> bool:
-        return time.monotonic() - self._nominations.get(node_name, -1e9) < self.clock.real(_NOMINATION)
+    def nominated(self, claim_name: str) -> bool:
+        return time.monotonic() - self._nominations.get(claim_name, -1e9) < self.clock.real(_NOMINATION)
 
     def _pod_event(self, node_name: str) -> None:
         """A pod came to a node or left it: its claim is not consolidatable for a while."""

@@ -188,7 +188,7 @@ class Disruption:
             return "node isn't initialized"
         if deleting(node) or deleting(claim):
             return "node is deleting or marked for deletion"
-        if karpenter.nominated(name(node)):
+        if karpenter.nominated(name(claim)):
             return "node is nominated for a pending pod"
         if notes(node).get(DO_NOT_DISRUPT) == "true" or notes(claim).get(DO_NOT_DISRUPT) == "true":
             return f'disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'

@@ -114,10 +114,11 @@ class Provisioner:
             karpenter.events.failed_scheduling(by_uid[pod_uid], error)
         for pod, room in plan.placed:
             if provisionable(pod):
-                karpenter.nominate(room.name)
+                karpenter.nominate(room.claim or room.name)
                 karpenter.events.nominated(pod, claim=room.claim, node=room.name if room.has_node else None)
         for planned in plan.new:
             claim = await self.create(planned)
+            karpenter.nominate(name(claim))
             for pod in planned.pods:
                 karpenter.events.nominated(pod, claim=name(claim))
         await self._extra_node(plan, pods, templates)

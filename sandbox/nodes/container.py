@@ -193,10 +193,10 @@ class ContainerRun:
             for task in (ending, leading):
                 if task is not None:
                     task.cancel()
-        self.ended(code, began)
+        await self.ended(code, began)
         return code
 
-    def ended(self, code: int, began: str | None = None) -> None:
+    async def ended(self, code: int, began: str | None = None) -> None:
         """Take over the end of the process into the state."""
         if began is None:
             began = self.state.state.get("running", {}).get("startedAt") or now()
@@ -211,7 +211,7 @@ class ContainerRun:
             ended["message"] = message
         self.state.state = {"terminated": ended}
         self.state.ready = self.init and code == 0
-        self.machine.logs.changed(self.worker.pod, self.state.name, self.output)
+        await self.machine.logs.upload(self.worker.pod, self.state.name, self.output)
         self.worker.sync_soon()
 
     def output(self) -> str:

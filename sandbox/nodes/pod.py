@@ -50,6 +50,7 @@ class PodWorker:
         self._dirty = asyncio.Event()
         self._written: dict[str, Any] | None = None
         self._plugin: PluginPod | None = None
+        self._sidecars: list[asyncio.Task[int]] = []
         self.init = [ContainerRun(self, spec, init=True) for spec in pod["spec"].get("initContainers") or []]
         self.main = [ContainerRun(self, spec) for spec in pod["spec"]["containers"]]
         self.update(pod)
@@ -107,7 +108,7 @@ class PodWorker:
             if not self._gone.is_set():
                 await self._finalize()
         finally:
-            for task in (writer, life, deleted):
+            for task in (writer, life, deleted, *self._sidecars):
                 task.cancel()
             self.kill()
             self.machine.devices.free(self.uid)
@@ -175,7 +176,7 @@ class PodWorker:
         """Init containers one after the other; sidecars stay. False when one failed for good."""
         for run in self.init:
             if run.sidecar:
-                self.machine.keep(run.run(), f"{self.name}/{run.state.name}")
+                self._sidecars.append(asyncio.create_task(run.run()))
                 await run.first_started.wait()
             elif await run.run() != 0:
                 return False
@@ -195,7 +196,7 @@ class PodWorker:
                 return
             self.event("Killing", f"Stopping container {run.state.name}")
             await process.stop(grace)
-            run.ended(await process.wait())
+            await run.ended(await process.wait())
             run.state.done = True
 
         runs = [run for run in [*self.init, *self.main] if run.sidecar or not sidecars_only]

@@ -1,4 +1,4 @@
-"""A whole simulated cluster for tests: moto, API server, controllers, nodes and Karpenter, and short ways to talk to it."""
+"""A whole simulated cluster for tests: moto, API server, controllers, nodes, Karpenter; short ways to talk to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sandbox import controllers, karpenter, nodes
 from sandbox.apiserver.server import running
 from sandbox.aws.client import Aws
 from sandbox.aws.testing import running_account
+from sandbox.karpenter.conditions import is_true
 from sandbox.kube import ApiError, Kube
 from sandbox.settings import Clock, Settings
 
@@ -55,14 +56,14 @@ class Cluster:
         await asyncio.gather(task, return_exceptions=True)
 
     async def until(
-        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, timeout: float = 40.0
+        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, patience: float = 40.0
     ) -> Any:
         """Look until ``what()`` (awaited) is true; its value.
 
-        :raises AssertionError: after ``timeout`` real seconds, with what ``describe()`` says.
+        :raises AssertionError: after ``patience`` real seconds, with what ``describe()`` says.
         """
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 while True:
                     for name, task in self.parts.items():
                         if task.done():
@@ -74,7 +75,7 @@ class Cluster:
             seen = await (describe or what)()
             raise AssertionError(f"not reached: {yaml.safe_dump(seen)[:4000] if seen else 'nothing'}") from None
 
-    # --- objects -----------------------------------------------------------------------------------------------------
+    # --- objects ---
 
     async def apply(self, *objects: Object) -> list[Object]:
         return [await self.kube.apply(each, field_manager="test") for each in objects]
@@ -138,10 +139,63 @@ class Cluster:
         await self.until(ready, lambda: self.kube.list("Pod"))
 
     async def install_plugin(self, configs: dict[str, str] | None = None, default: str = "exclusive") -> None:
-        await self.apply(
-            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"},
-            *plugin_objects(configs or {"exclusive": "version: v1\n"}, default),
+        await self.runtime_class()
+        await self.apply(*plugin_objects(configs or {"exclusive": "version: v1\n"}, default))
+
+    async def runtime_class(self) -> None:
+        runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
+        await self.apply(runtime | {"handler": "nvidia"})
+
+    # --- nodes without Karpenter ---
+
+    async def launch(self, instance_type: str = "g5.xlarge", **tags: str) -> str:
+        """An instance of the cluster; its id. In tags ``__`` stands for ``/``."""
+        found = {key.replace("__", "/"): value for key, value in tags.items()}
+        found[f"kubernetes.io/cluster/{self.settings.cluster_name}"] = "owned"
+        images = await self.aws.call("ec2", "describe_images", Filters=[{"Name": "name", "Values": ["*nvidia-1.35*"]}])
+        listed = [{"Key": key, "Value": value} for key, value in found.items()]
+        answer = await self.aws.call(
+            "ec2",
+            "run_instances",
+            ImageId=images["Images"][0]["ImageId"],
+            InstanceType=instance_type,
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": listed}],
         )
+        return str(answer["Instances"][0]["InstanceId"])
+
+    async def terminate(self, instance_id: str) -> None:
+        await self.aws.call("ec2", "terminate_instances", InstanceIds=[instance_id])
+
+    async def node_of(self, instance_id: str) -> Object | None:
+        for node in await self.kube.list("Node"):
+            if node["spec"].get("providerID", "").endswith(f"/{instance_id}"):
+                return node
+        return None
+
+    async def ready_node(self, instance_id: str, **labels: str) -> str:
+        """The name of an instance's node once it is Ready and untainted; labels as in :meth:`launch`."""
+
+        async def look() -> Object | None:
+            node = await self.node_of(instance_id)
+            return node if node and is_true(node, "Ready") and not node["spec"].get("taints") else None
+
+        node = await self.until(look, lambda: self.kube.list("Node"))
+        name = str(node["metadata"]["name"])
+        if labels:
+            found = {key.replace("__", "/"): value for key, value in labels.items()}
+            await self.kube.patch("Node", name, {"metadata": {"labels": found}})
+        return name
+
+    async def allocatable(self, node: str, count: str | None, resource: str = "nvidia.com/gpu") -> Object:
+        """Wait until a node announces so many GPUs."""
+
+        async def look() -> Object | None:
+            found = await self.kube.get("Node", node)
+            return found if found["status"]["allocatable"].get(resource) == count else None
+
+        return await self.until(look, lambda: self.kube.list("Pod", "kube-system"))
 
 
 @asynccontextmanager
@@ -162,7 +216,7 @@ async def simulated(folder: Path, *parts: str, speed: float = 40.0) -> AsyncIter
             await kube.close()
 
 
-# --- manifests ---------------------------------------------------------------------------------------------------------
+# --- manifests ---
 
 
 def karpenter_deployment(cluster_name: str) -> Object:
