@@ -33,8 +33,8 @@ def pod(name: str = "p", namespace: str = "team", phase: str = "Running", **meta
     }
 
 
-CNI = {"namespace": "kube-system", "ownerReferences": owner("DaemonSet", "cni")}
-GONE = {"namespace": "kube-system", "ownerReferences": owner("DaemonSet", "gone")}
+CNI: dict[str, Any] = {"namespace": "kube-system", "ownerReferences": owner("DaemonSet", "cni")}
+GONE: dict[str, Any] = {"namespace": "kube-system", "ownerReferences": owner("DaemonSet", "gone")}
 EMPTY_DIR = [{"name": "x", "emptyDir": {}}]
 
 #: situation -> pod, rules, fate, reason

@@ -109,7 +109,7 @@ class Drain:
     @property
     def waits_for(self) -> dict[str, Any]:
         assert self.deferred is not None
-        return self.deferred.trigger.args  # type: ignore[attr-defined,no-any-return]
+        return self.deferred.trigger.args  # type: ignore[no-any-return]
 
 
 def outcomes(report: dict[str, Any] | None) -> dict[str, str]:

@@ -95,9 +95,9 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
 def test_a_spec_is_frozen() -> None:
     spec = demo_spec()
     with pytest.raises(ValidationError):
-        spec.name = "other"  # type: ignore[misc]
+        spec.name = "other"
     with pytest.raises(ValidationError):
-        spec.node_pools[0].wanted_nodes = 9  # type: ignore[misc]
+        spec.node_pools[0].wanted_nodes = 9
 
 
 def test_an_unknown_pool_is_answered_with_the_known_ones() -> None:
