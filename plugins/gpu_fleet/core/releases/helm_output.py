@@ -96,7 +96,7 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         Invalid, "ValuesSchema", "correct the values",
     ),
     _symptom(
-        r"exceeded quota:.*secrets|secrets .*exceeded quota|create: failed to create: secrets .* forbidden",
+        r"exceeded quota:.*secrets|secrets .*exceeded quota",
         TransientError, "SecretQuotaExceeded", "raise the namespace's quota on Secrets or delete old ones",
     ),
     _symptom(

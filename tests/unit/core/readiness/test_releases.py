@@ -1,0 +1,308 @@
+"""Gates on releases: each kind of workload in each situation, and the device plugin's proof."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.gates import gate_named
+from gpu_fleet.core.verdict import Phase, Verdict
+
+NS = "gpu"
+NOW = 10_000.0
+Object = dict[str, Any]
+
+
+def at(age: float) -> str:
+    """The timestamp of ``age`` seconds ago."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(NOW - age, UTC).isoformat().replace("+00:00", "Z")
+
+
+def meta(name: str, **fields: Any) -> Object:
+    ours = {"meta.helm.sh/release-name": "plugin", "meta.helm.sh/release-namespace": NS}
+    return {
+        "name": name, "namespace": NS, "uid": f"uid-{name}", "generation": 2, "creationTimestamp": at(600),
+        "annotations": ours, **fields,
+    }  # fmt: skip
+
+
+TEMPLATE = {
+    "metadata": {"labels": {"app": "plugin"}, "annotations": {"checksum/config": "new"}},
+    "spec": {"containers": [{"name": "plugin", "image": "plugin:2"}]},
+}
+
+
+def daemon_set(desired: int = 1, updated: int = 1, available: int = 1, observed: int | None = 2) -> Object:
+    status: Object = {
+        "desiredNumberScheduled": desired, "updatedNumberScheduled": updated, "numberAvailable": available,
+    }  # fmt: skip
+    if observed is not None:
+        status["observedGeneration"] = observed
+    return {"kind": "DaemonSet", "metadata": meta("plugin"), "spec": {"template": TEMPLATE}, "status": status}
+
+
+def deployment(wanted: int = 2, updated: int = 2, available: int = 2, total: int = 2, **status: Any) -> Object:
+    return {
+        "kind": "Deployment",
+        "metadata": meta("controller"),
+        "spec": {"replicas": wanted, "template": TEMPLATE},
+        "status": {
+            "observedGeneration": 2, "replicas": total, "updatedReplicas": updated, "availableReplicas": available,
+            **status,
+        },
+    }  # fmt: skip
+
+
+def stateful_set(available: int) -> Object:
+    return {
+        "kind": "StatefulSet",
+        "metadata": meta("db"),
+        "spec": {"replicas": 1, "template": TEMPLATE},
+        "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": available},
+    }
+
+
+def job(condition: str | None) -> Object:
+    conditions = [{"type": condition, "status": "True", "reason": "BackoffLimitExceeded"}] if condition else []
+    return {"kind": "Job", "metadata": meta("prune"), "spec": {}, "status": {"conditions": conditions}}
+
+
+def pod(
+    owner: str = "plugin",
+    *,
+    node: str = "node-1",
+    ready: bool = True,
+    waiting: str = "",
+    restarts: int = 0,
+    age: float = 600,
+    old: bool = False,
+    unschedulable: str = "",
+    kind: str = "DaemonSet",
+) -> Object:
+    state = {"waiting": {"reason": waiting, "message": "the kubelet's words"}} if waiting else {"running": {}}
+    conditions = [{"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": at(age)}]
+    if unschedulable:
+        conditions.append(
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unschedulable}
+        )
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{owner}-x", "namespace": NS, "creationTimestamp": at(age), "labels": {"app": "plugin"},
+            "annotations": {"checksum/config": "old" if old else "new"},
+            "ownerReferences": [{"kind": kind, "name": owner, "uid": f"uid-{owner}"}],
+        },
+        "spec": {"nodeName": node, "containers": [{"name": "plugin", "image": "plugin:2", "env": None}]},
+        "status": {
+            "phase": "Running", "conditions": conditions,
+            "containerStatuses": [{"name": "plugin", "restartCount": restarts, "state": state}],
+        },
+    }  # fmt: skip
+
+
+def refused(message: str, age: float = 600, owner: str = "plugin") -> Object:
+    return {
+        "kind": "Event", "reason": "FailedCreate", "message": message, "lastTimestamp": at(1),
+        "firstTimestamp": at(age), "involvedObject": {"kind": "DaemonSet", "uid": f"uid-{owner}"},
+    }  # fmt: skip
+
+
+def node(gpus: int | None = 4, *, pool: str = "shared", ready: bool = True) -> Object:
+    return {
+        "kind": "Node",
+        "metadata": {"name": "node-1", "labels": {"karpenter.sh/nodepool": pool}},
+        "spec": {},
+        "status": {
+            "allocatable": {} if gpus is None else {"nvidia.com/gpu": str(gpus)},
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": at(600)}],
+        },
+    }
+
+
+KEYS = {
+    "DaemonSet": "daemonsets", "Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs", "Pod": "pods",
+    "Event": "events", "ReplicaSet": "replicasets",
+}  # fmt: skip
+
+
+def judge(gate: str, *objects: Object, **args: Any) -> Verdict:
+    known = gate_named(gate)
+    found: dict[str, Any] = {"release": "plugin", "namespace": NS, "now": NOW, "started": NOW - 5, **args}
+    snapshot: dict[str, list[Object]] = {query.key: [] for query in known.queries(found)}
+    for item in objects:
+        key = "nodes" if item["kind"] == "Node" else f"{KEYS[item['kind']]}/{NS}"
+        snapshot[key].append(item)
+    return known.judge(snapshot, found)
+
+
+QUOTA = 'pods "x" is forbidden: exceeded quota: q'
+RUNTIME_CLASS = 'Error creating: pods "x" is forbidden: pod rejected: RuntimeClass "nvidia" not found'
+
+SITUATIONS: dict[str, tuple[list[Object], Phase, str]] = {
+    "nothing": ([], Phase.PROGRESSING, "NoWorkloads"),
+    "another release's workload": (
+        [{**daemon_set(), "metadata": {**meta("plugin"), "annotations": {}}}], Phase.PROGRESSING, "NoWorkloads",
+    ),
+    "rolled out": ([daemon_set(), deployment(), stateful_set(1), job("Complete")], Phase.READY, "RolledOut"),
+    "no status at all": ([daemon_set(observed=None)], Phase.PROGRESSING, "NotObserved"),
+    "an older generation's status": ([daemon_set(observed=1)], Phase.PROGRESSING, "StatusOutdated"),
+    "no node wants it": ([daemon_set(0, 0, 0)], Phase.PROGRESSING, "NoGPUNodes"),
+    "old pods still count as available": ([daemon_set(2, 1, 2)], Phase.PROGRESSING, "RollingOut"),
+    "one kind is late": ([daemon_set(), stateful_set(0)], Phase.PROGRESSING, "RollingOut"),
+    "old replicas not gone": ([deployment(total=3)], Phase.PROGRESSING, "RollingOut"),
+    "scaled to zero": ([deployment(0, 0, 0, 0)], Phase.PROGRESSING, "ScaledToZero"),
+    "image pull just failed": (
+        [daemon_set(1, 1, 0), pod(waiting="ErrImagePull", ready=False)], Phase.PROGRESSING, "ErrImagePull",
+    ),
+    "image pull fails for long": (
+        [daemon_set(1, 1, 0), pod(waiting="ImagePullBackOff", ready=False)], Phase.FAILED, "ImagePullBackOff",
+    ),
+    "image pull backs off on a fresh pod": (
+        [daemon_set(1, 1, 0), pod(waiting="ImagePullBackOff", ready=False, age=5)], Phase.PROGRESSING,
+        "ImagePullBackOff",
+    ),
+    "crashes again and again": (
+        [daemon_set(1, 1, 0), pod(waiting="CrashLoopBackOff", ready=False, age=5, restarts=3)], Phase.FAILED,
+        "CrashLoopBackOff",
+    ),
+    "an old revision's pod is stuck, which the new one replaces": (
+        [daemon_set(1, 0, 0), pod(waiting="ImagePullBackOff", ready=False, old=True)], Phase.PROGRESSING, "RollingOut",
+    ),
+    "no place for the pod": (
+        [daemon_set(1, 1, 0), pod(ready=False, unschedulable="0/2 nodes are available: 2 Insufficient cpu.")],
+        Phase.PROGRESSING, "Unschedulable",
+    ),
+    "RuntimeClass missing": (
+        [daemon_set(2, 0, 0), refused(RUNTIME_CLASS)], Phase.FAILED, "RuntimeClassMissing",
+    ),
+    "RuntimeClass missing a moment ago": (
+        [daemon_set(2, 0, 0), refused(RUNTIME_CLASS, age=2)], Phase.PROGRESSING, "FailedCreate",
+    ),
+    "quota": ([daemon_set(2, 0, 0), refused(QUOTA)], Phase.FAILED, "QuotaExceeded"),
+    "somebody else's refusal": (
+        [daemon_set(2, 0, 0), refused(QUOTA, owner="other")], Phase.PROGRESSING, "RollingOut",
+    ),
+    "the Deployment's own deadline": (
+        [deployment(available=0, conditions=[
+            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "m"}])],
+        Phase.FAILED, "ProgressDeadlineExceeded",
+    ),
+    "a Job failed": ([job("Failed")], Phase.FAILED, "BackoffLimitExceeded"),
+    "a Job runs": ([job(None)], Phase.PROGRESSING, "JobRunning"),
+    "one failed outweighs one late": ([stateful_set(0), job("Failed")], Phase.FAILED, "BackoffLimitExceeded"),
+    "being deleted": (
+        [{**daemon_set(), "metadata": meta("plugin", deletionTimestamp=at(1))}], Phase.PROGRESSING, "Terminating",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_workloads_in_a_situation(situation: str) -> None:
+    objects, phase, reason = SITUATIONS[situation]
+    verdict = judge("release_workloads", *objects)
+    assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
+    if phase is Phase.FAILED:
+        assert verdict.permanent
+
+
+def test_the_cause_is_named_with_the_objects_own_words() -> None:
+    assert (
+        'RuntimeClass "nvidia" not found'
+        in judge("release_workloads", daemon_set(2, 0, 0), refused(RUNTIME_CLASS)).message
+    )
+    words = judge("release_workloads", *SITUATIONS["no place for the pod"][0]).message
+    assert "2 Insufficient cpu" in words
+    assert "plugin-x" in words
+
+
+def test_a_named_workload_that_does_not_exist_is_waited_for() -> None:
+    verdict = judge("release_workloads", daemon_set(), workloads=[f"DaemonSet/{NS}/plugin", f"DaemonSet/{NS}/two"])
+    assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "WorkloadMissing")
+    assert "gpu/two" in verdict.message
+
+
+def test_idle_is_ready_only_when_asked_for() -> None:
+    assert judge("release_workloads", daemon_set(0, 0, 0), allow_unproven=True).ready
+
+
+def test_a_deployments_old_pods_do_not_count_against_its_new_ones() -> None:
+    sets = [
+        {
+            "kind": "ReplicaSet",
+            "metadata": {
+                "name": name, "namespace": NS, "uid": f"uid-{name}",
+                "annotations": {"deployment.kubernetes.io/revision": number},
+                "ownerReferences": [{"kind": "Deployment", "name": "controller", "uid": "uid-controller"}],
+            },
+        }
+        for name, number in (("old", "9"), ("new", "10"))
+    ]  # fmt: skip
+    stuck_old = pod("old", waiting="ImagePullBackOff", ready=False, kind="ReplicaSet")
+    late = deployment(available=1)
+    assert judge("release_workloads", late, *sets, stuck_old).phase is Phase.PROGRESSING
+    stuck_new = pod("new", waiting="ImagePullBackOff", ready=False, kind="ReplicaSet")
+    assert judge("release_workloads", late, *sets, stuck_new).failed
+
+
+@pytest.mark.parametrize(
+    ("objects", "phase", "reason"),
+    [
+        ([], Phase.PROGRESSING, "NoWorkloads"),
+        ([daemon_set(observed=None)], Phase.PROGRESSING, "NotObserved"),
+        ([daemon_set(observed=1)], Phase.PROGRESSING, "StatusOutdated"),
+        ([daemon_set(0, 0, 0)], Phase.READY, "Installed"),
+        ([daemon_set(2, 0, 0)], Phase.READY, "Installed"),
+        ([daemon_set(2, 0, 0), refused(RUNTIME_CLASS)], Phase.FAILED, "RuntimeClassMissing"),
+    ],
+    ids=["nothing", "not observed", "outdated", "idle", "rolling out", "refused"],
+)
+def test_installed_in_a_situation(objects: list[Object], phase: Phase, reason: str) -> None:
+    verdict = judge("release_installed", *objects)
+    assert (verdict.phase, verdict.reason) == (phase, reason)
+
+
+POOLS = {"shared": {"physical": 1, "replicas": 4}}
+PROOFS: dict[str, tuple[list[Object], Phase, str]] = {
+    "nothing": ([], Phase.PROGRESSING, "WorkloadMissing"),
+    "not observed": ([daemon_set(observed=None), pod(), node()], Phase.PROGRESSING, "NotObserved"),
+    "an older generation's status": ([daemon_set(observed=1), pod(), node()], Phase.PROGRESSING, "StatusOutdated"),
+    "no node wants it": ([daemon_set(0, 0, 0)], Phase.PROGRESSING, "NoGPUNodes"),
+    "proven": ([daemon_set(), pod(), node()], Phase.READY, "PluginProven"),
+    "an old revision's pod advertises": ([daemon_set(), pod(old=True), node()], Phase.PROGRESSING, "PodsOutdated"),
+    "not shared": ([daemon_set(), pod(), node(1)], Phase.FAILED, "AllocatableMismatch"),
+    "not shared yet": ([daemon_set(), pod(age=5), node(1)], Phase.PROGRESSING, "AllocatableMismatch"),
+    "nothing registered": ([daemon_set(), pod(age=5), node(None)], Phase.PROGRESSING, "AllocatableMismatch"),
+    "starting": ([daemon_set(), pod(ready=False), node()], Phase.PROGRESSING, "PluginStarting"),
+    "node not ready": ([daemon_set(), pod(), node(ready=False)], Phase.PROGRESSING, "NodeNotReady"),
+    "somebody else's node": ([daemon_set(), pod(), node(pool="cpu")], Phase.PROGRESSING, "NodeNotOurs"),
+    "unpullable": (
+        [daemon_set(), pod(waiting="ImagePullBackOff", ready=False), node()], Phase.FAILED, "ImagePullBackOff",
+    ),
+    "one works, another cannot": (
+        [daemon_set(2, 2, 1), pod(), pod(node="node-2", waiting="ImagePullBackOff", ready=False), node()],
+        Phase.FAILED, "ImagePullBackOff",
+    ),
+    "RuntimeClass missing": ([daemon_set(), refused(RUNTIME_CLASS), node()], Phase.FAILED, "RuntimeClassMissing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("situation", PROOFS)
+def test_the_plugins_proof_in_a_situation(situation: str) -> None:
+    objects, phase, reason = PROOFS[situation]
+    verdict = judge("device_plugin_proven", *objects, pools=POOLS)
+    assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
+
+
+def test_the_proof_names_its_nodes() -> None:
+    verdict = judge("device_plugin_proven", daemon_set(), pod(), node(), pools=POOLS)
+    assert verdict.data == {"nodes": ["node-1"]}
+    assert "1 physical × 4" in verdict.message
+
+
+def test_workloads_in_two_namespaces_are_both_looked_at() -> None:
+    args = {"namespace": "a", "workloads": ["Deployment/a/x", "DaemonSet/b/y"]}
+    keys = {query.key for query in gate_named("release_workloads").queries(args)}
+    assert {"deployments/a", "daemonsets/b", "pods/a", "pods/b", "events/b"} <= keys
