@@ -51,6 +51,9 @@ LAUNCH_PATIENCE_S = 120.0
 #: placeholder with it); Karpenter answers a pending pod within 10 s.
 LOST_PATIENCE_S = 30.0
 
+#: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
+EVENT_AGE_S = 300.0
+
 _AFTER_LAUNCH = {
     "Launched": "waits for EC2",
     "Registered": "launched, waits for its node to join",
@@ -76,6 +79,13 @@ def queries(args: Args) -> tuple[Query, ...]:
         KubeQuery("pod_events", EVENT, SYSTEM_NAMESPACE, watch=False),
         # Events about objects without a namespace are kept in 'default'.
         KubeQuery("claim_events", EVENT, "default", field_selector="involvedObject.kind=NodeClaim", watch=False),
+        KubeQuery(
+            "pool_events",
+            EVENT,
+            "default",
+            field_selector=f"involvedObject.kind=NodePool,involvedObject.name={pool}",
+            watch=False,
+        ),
     )
 
 
@@ -173,7 +183,7 @@ def _missing(
             return verdict
     insufficient = newest(snapshot.get("claim_events", []), "InsufficientCapacityError")
     launched = [claim for claim in arriving if not (claim.waiting and claim.waiting[0] == "Launched")]
-    if insufficient and event_time(insufficient) >= started - 300 and not launched and (pending or arriving):
+    if insufficient and event_time(insufficient) >= now - EVENT_AGE_S and not launched and (pending or arriving):
         return progressing(
             "InsufficientCapacity",
             f"EC2 has no capacity for pool {pool} at the moment: {insufficient.get('message', '')}; Karpenter goes on "
@@ -214,10 +224,14 @@ def _unschedulable(pool: str, pending: Sequence[Object], snapshot: Snapshot, now
     events = [event for event in snapshot.get("pod_events", []) if _from_karpenter(event)]
     event = newest(events, "FailedScheduling", uids)
     if event is None:
-        waited = now - min(filter(None, (_created(pod) for pod in pending)), default=now)
+        incompatible = newest(snapshot.get("pool_events", []), "NoCompatibleInstanceTypes")
+        if incompatible and event_time(incompatible) >= now - EVENT_AGE_S:
+            return progressing(
+                "NoCompatibleInstanceTypes", f"Karpenter on pool {pool}: {incompatible.get('message', '')}"
+            )
         return progressing(
             "WaitingForKarpenter",
-            f"{len(pending)} placeholder(s) are pending for {max(0.0, waited):.0f} s and Karpenter has not answered",
+            f"{len(pending)} placeholder(s) are pending and Karpenter has not answered; is its controller running?",
         )
     text = _about(pool, str(event.get("message", "")))
     if "did not tolerate taint" in text:
@@ -241,10 +255,6 @@ def _about(pool: str, message: str) -> str:
 def _from_karpenter(event: Object) -> bool:
     component = (event.get("source") or {}).get("component") or event.get("reportingComponent")
     return component == "karpenter"
-
-
-def _created(pod: Object) -> float | None:
-    return epoch((pod.get("metadata") or {}).get("creationTimestamp"))
 
 
 def _clock(args: Args) -> tuple[float, float]:

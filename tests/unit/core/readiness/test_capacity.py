@@ -98,6 +98,14 @@ def test_more_nodes_than_wanted_one_of_which_is_still_joining() -> None:
             "InsufficientCapacity",
             "EC2 has no capacity",
         ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "pool_events": [event("NoCompatibleInstanceTypes", "filtered out all", kind="NodePool")],
+            },
+            "NoCompatibleInstanceTypes",
+            "filtered out all",
+        ),
         ({"nodes": [node(N1), node(N2, gpus=1, ready_for=10)]}, "AllocatableMismatch", "expected 4"),
         ({"nodes": [node(N1), node(N2, gpus=None, ready_for=10)]}, "DevicePluginAbsent", "no device-plugin pod"),
         (
@@ -212,6 +220,22 @@ def test_a_plugin_that_has_just_restarted_gets_time_to_correct_a_wrong_number() 
         judge(wanted=1, nodes=[node(N2, gpus=1)], plugin_pods=[plugin_pod(N2, serving_for=5)]).phase
         is Phase.PROGRESSING
     )
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        {"placeholders": [placeholder(0)]},
+        {"claims": [claim(node_name="", waiting=REGISTERING)]},
+        {"nodes": [node(N1, ready=False)]},
+        {"nodes": [node(N1, gpus=None, ready_for=1)]},
+        {"nodes": [node(N1, gpus=1, ready_for=1)]},
+    ],
+)
+def test_the_message_does_not_count_seconds_so_only_changes_are_logged(objects: dict[str, Any]) -> None:
+    gate = gate_named("pool_capacity")
+    args = {"pool": POOL, "wanted": 1, "physical": 1, "replicas": 4, "started": NOW - 1}
+    assert gate.judge(objects, args | {"now": NOW}) == gate.judge(objects, args | {"now": NOW + 3})
 
 
 def test_the_mps_daemon_is_not_the_plugin() -> None:
