@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 MINIMUM_FREE_MB = 100  # moto's log, certificates, image layers of nothing: a few MB; this leaves room for a database
 STATE = "state.json"
+_PATIENCE = 0.5  # seconds
 
 
 class SandboxError(RuntimeError):
@@ -61,6 +63,15 @@ class Lock:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lock"
         self._descriptor: int | None = None
+
+    def acquire_patiently(self) -> bool:
+        """Like :meth:`acquire`, but sits out someone who only looks (``status`` takes the lock for a moment)."""
+        deadline = time.monotonic() + _PATIENCE
+        while not self.acquire():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def acquire(self) -> bool:
         """Whether it was free."""
