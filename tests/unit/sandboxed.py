@@ -108,11 +108,11 @@ def sandbox_cloud(state_dir: Path) -> Iterator[SandboxCloud]:
 
         cloud = _wait(loop, start())
         try:
-            account, url = cloud._account, cloud._shim.url  # type: ignore[union-attr]
+            account, url = cloud._account, cloud._shim.url
             connection = {
                 "conn_type": "aws",
-                "login": account.access_key_id,  # type: ignore[union-attr]
-                "password": account.secret_access_key,  # type: ignore[union-attr]
+                "login": account.access_key_id,
+                "password": account.secret_access_key,
                 "extra": {"region_name": settings.region, "endpoint_url": url},
             }
             yield SandboxCloud(settings, json.dumps(connection), url)

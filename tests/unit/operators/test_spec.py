@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.hooks.fleet import include_dir, load_cluster
+from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.hooks.templates import include_dir
 from gpu_fleet.operators.base import frozen_spec
 from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
 from tests.unit.airflow_context import context

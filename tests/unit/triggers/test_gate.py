@@ -185,7 +185,7 @@ async def test_a_gate_that_breaks_fails_with_its_name(cluster: SandboxCluster) -
 async def test_cleanup_leaves_nothing_running_and_can_be_repeated(cluster: SandboxCluster) -> None:
     waiting = trigger(cluster)
     run = waiting.run()
-    step = asyncio.create_task(anext(run))  # type: ignore[arg-type]
+    step: asyncio.Task[Any] = asyncio.create_task(anext(run))  # type: ignore[arg-type]
     await asyncio.sleep(0.5)
     before = len(asyncio.all_tasks())
     step.cancel()

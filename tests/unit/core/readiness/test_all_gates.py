@@ -62,7 +62,7 @@ def test_status_of_an_older_generation_is_progressing(name: str) -> None:
     gate = gate_named(name)
     types = ("Ready", "Available", "Established", "ValidationSucceeded", "NodeClassReady")
     conditions = [{"type": kind, "status": "True", "reason": kind, "observedGeneration": 1} for kind in types]
-    stale = {
+    stale: dict[str, Any] = {
         "kind": "Thing",
         "metadata": {"name": "shared-a10g", "generation": 2},
         "spec": {"replicas": 1},
