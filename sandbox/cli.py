@@ -110,6 +110,8 @@ def _up(options: argparse.Namespace) -> int:
     from sandbox.cloud import Options, Ports, choose_parts
 
     charts_dir = os.environ.get("CHARTS_DIR")
+    if charts_dir:  # the detached process runs in another folder
+        os.environ["CHARTS_DIR"] = charts_dir = str(Path(charts_dir).resolve())
     cloud_options = Options(
         parts=choose_parts(options.parts, options.kubeconfig),
         kubeconfig=options.kubeconfig,

@@ -126,6 +126,8 @@ class Cloud:
         :raises SandboxError: something a person can put right.
         """
         wanted, ports = self.options.parts, self.options.ports
+        if "charts" in wanted:
+            self._charts = chartrepo.ChartRepository(self.options.charts_dir)
         server = await self._find_server(self.options.kubeconfig) if self.options.kubeconfig else None
         if "aws" in wanted:
             self._say("starting AWS (moto, EKS, the account)")
@@ -135,8 +137,7 @@ class Cloud:
         elif "apiserver" in wanted:
             self._say("starting the Kubernetes API server")
             await self._start_apiserver(ports.kubernetes)
-        if "charts" in wanted:
-            self._charts = chartrepo.ChartRepository(self.options.charts_dir)
+        if self._charts is not None:
             await _bind("charts", self._charts.start, ports.charts)
             self._closers.append(("charts", self._charts.close))
         self._control = ControlApi(self, self._token)

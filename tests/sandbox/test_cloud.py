@@ -238,6 +238,12 @@ def test_state_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pyt
         state.prepare_directory(tmp_path)
 
 
+def test_folder_without_charts_is_named_before_anything_starts(tmp_path: Path) -> None:
+    done = _sandbox(tmp_path / "state", "up", CHARTS_DIR=str(tmp_path))
+    assert (done.returncode, "starting AWS" in done.stdout) == (2, False)
+    assert f"error: CHARTS_DIR: no *.tgz in {tmp_path}" in done.stderr
+
+
 def test_nothing_running_is_told_by_exit_codes(tmp_path: Path) -> None:
     assert (_sandbox(tmp_path, "down").returncode, _sandbox(tmp_path, "down").stdout) == (0, "no sandbox was running\n")
     for command in (["status"], ["env"], ["interrupt", "i-1"], ["fault", "list"]):
