@@ -117,7 +117,8 @@ class Endpoint:
     credentials: Credentials
 
 
-_lock = threading.RLock()
+_lock = threading.Lock()
+_locks: dict[ClusterAccess, threading.Lock] = {}
 _endpoints: dict[ClusterAccess, tuple[int, float, Endpoint]] = {}
 
 
@@ -129,6 +130,9 @@ def resolve(access: ClusterAccess) -> Endpoint:
     :raises SpecError: the kubeconfig is not usable.
     """
     with _lock:
+        own = _locks.setdefault(access, threading.Lock())
+    # One lock per cluster: an AWS region that does not answer must not hold up the others.
+    with own:
         known = _endpoints.get(access)
         if known and known[0] == os.getpid() and time.monotonic() - known[1] < ENDPOINT_TTL_S:
             return known[2]
@@ -139,8 +143,7 @@ def resolve(access: ClusterAccess) -> Endpoint:
 
 def forget(access: ClusterAccess) -> None:
     """Look the cluster up again next time (its address or trust may have changed)."""
-    with _lock:
-        _endpoints.pop(access, None)
+    _endpoints.pop(access, None)
 
 
 def proxy_for(server: str) -> str | None:
