@@ -2,8 +2,8 @@
 # GPU teardown
 
 Removes a cluster's GPU capacity and shows that nothing is left that costs money: plan with cost, approval, freeze the
-pools, drain, delete the NodePools while Karpenter still runs, wait until EC2 says that the instances are gone; then node
-classes, device plugin, RuntimeClass and Karpenter; at the end a leak check.
+pools, drain, delete the NodePools while Karpenter still runs, wait until EC2 says that the instances are gone; then the
+node classes, device plugin, RuntimeClass and Karpenter; at the end a leak check.
 
 It works on whatever state an earlier run, or a person, left, and can be run again at any point. Start it by hand.
 """

@@ -154,8 +154,7 @@ TEARDOWN_GATED = [
     (
         "teardown.leak_check",
         {
-            "teardown.node_classes_gone",
-            "teardown.uninstall_device_plugin",
+            *(f"teardown.drain_{pool}" for pool in POOLS),
             "teardown.delete_runtime_class",
             "teardown.uninstall_karpenter_crd",
         },
@@ -190,6 +189,7 @@ def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str,
         assert lifecycle[f"validation.pool_{pool}.publish"]["trigger_rule"] == "all_done"
     for task_id in ("release_turn", "teardown_requested", "teardown.release_turn", "run_verdict"):
         assert lifecycle[task_id]["trigger_rule"] == "all_done"
+    assert lifecycle["teardown.leak_check"]["trigger_rule"] == "none_skipped"
     assert lifecycle["prove.remediate_device_plugin"]["trigger_rule"] == "one_failed"
 
 

@@ -1,4 +1,4 @@
-"""Names, labels and annotations that the package writes or relies on. Deterministic: the same spec gives the same names."""
+"""Names, labels and annotations that the package writes or relies on; the same spec always gives the same names."""
 
 from __future__ import annotations
 

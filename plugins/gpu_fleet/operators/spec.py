@@ -31,6 +31,22 @@ def selected_pools(param: Any, known: tuple[str, ...]) -> list[str]:
     return [name for name in known if name in wanted]
 
 
+def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
+    """A misspelt key in a run's conf would silently leave the default in force.
+
+    :raises SpecError: naming the key and the Params there are.
+    """
+    conf = getattr(context.get("dag_run"), "conf", None) or {}
+    params = context.get("params") or {}
+    unknown = sorted(set(conf) - set(params))
+    if unknown:
+        raise SpecError(
+            f"this DAG has no Param {', '.join(map(repr, unknown))}",
+            field="conf",
+            remedy=f"one of: {', '.join(params) or 'none; start it without conf'}",
+        )
+
+
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
@@ -38,6 +54,7 @@ class FreezeSpecOperator(BaseOperator):
     follow two specs. Start a new run to use a changed file.
 
     :param cluster: name of the cluster, which is its file's stem.
+    :param provisions: the run will create capacity: refused for a cluster with ``state: absent``.
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
     :raises SpecError: if the file or a Param is wrong; names the field and the remedy.
     """
@@ -45,9 +62,10 @@ class FreezeSpecOperator(BaseOperator):
     template_fields = ("cluster",)
     ui_color = "#eef2f7"
 
-    def __init__(self, *, cluster: str, **kwargs: Any) -> None:
+    def __init__(self, *, cluster: str, provisions: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cluster = cluster
+        self.provisions = provisions
 
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         store = context["task_state_store"]
@@ -55,6 +73,7 @@ class FreezeSpecOperator(BaseOperator):
         if isinstance(frozen, dict) and frozen.get("digest"):
             self.log.info("this run was pinned before, to digest %s", frozen["digest"])
             return frozen
+        refuse_unknown_conf(context)
         frozen = self._freeze(context.get("params") or {})
         store.set(FROZEN, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
@@ -64,6 +83,12 @@ class FreezeSpecOperator(BaseOperator):
         from gpu_fleet.hooks.fleet import load_cluster
 
         spec = load_cluster(self.cluster)
+        if self.provisions and spec.state == "absent":
+            raise SpecError(
+                f"cluster {spec.name} is to be absent, so no capacity is created for it",
+                field="state",
+                remedy=f"run gpu_teardown.{spec.name}, or write state: present",
+            )
         return {
             "spec": spec.to_json(),
             "digest": spec.digest,

@@ -52,7 +52,7 @@ class RunVerdictOperator(BaseOperator):
         failed = failed_tasks(states, self.watched)
         if failed:
             raise RunFailed(
-                f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; read the first one's log, it names the cause"
+                f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; the first one's log names the cause"
             )
         return f"none of {len(self.watched)} tasks failed"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def lifecycle_graph(spec: ClusterSpec) -> None:
     """preflight -> provision beside rollout -> capacity -> prove -> validation -> publish, then teardown on request."""
-    freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name)
+    freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name, provisions=True)
     before = preflight(spec)
     freeze >> before.heads
     provisioned = provision(spec)

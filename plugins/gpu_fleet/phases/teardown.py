@@ -48,7 +48,8 @@ def teardown(spec: ClusterSpec) -> Phase:
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteObjectsOperator(task_id="delete_node_classes", builder="node_classes")
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=cluster)
-        leaks = LeakCheckOperator(task_id="leak_check")
+        # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
+        leaks = LeakCheckOperator(task_id="leak_check", trigger_rule=TriggerRule.NONE_SKIPPED)
         release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)
 
         plan >> approve >> turn >> replan >> freeze >> drains
@@ -59,12 +60,10 @@ def teardown(spec: ClusterSpec) -> Phase:
             *(plan, approve, turn, replan, freeze, *drains, delete, claims_gone),
             *(instances_gone, classes, classes_gone, leaks),
         ]
-        ends: list[Any] = [classes_gone]
         if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
             plugin = UninstallReleaseOperator(task_id="uninstall_device_plugin", component="device-plugin")
             instances_gone >> plugin
             tasks.append(plugin)
-            ends.append(plugin)
             if spec.runtime_class.manage:
                 runtime_class = DeleteObjectsOperator(
                     task_id="delete_runtime_class",
@@ -73,16 +72,14 @@ def teardown(spec: ClusterSpec) -> Phase:
                 # Pods of the plugin name the class; it goes after them.
                 plugin >> runtime_class
                 tasks.append(runtime_class)
-                ends.append(runtime_class)
         if spec.karpenter.manage and spec.teardown.uninstall_karpenter:
             karpenter = UninstallReleaseOperator(task_id="uninstall_karpenter", component="karpenter")
             crds = UninstallReleaseOperator(task_id="uninstall_karpenter_crd", component="karpenter-crd")
             # Karpenter's finalizers on the node classes must have been served before its controller goes.
             classes_gone >> karpenter >> crds
             tasks += [karpenter, crds]
-            ends.append(crds)
-        for end in ends:
-            end >> leaks
+        for task in settle(task for task in tasks if task is not leaks):
+            task >> leaks
         for task in settle(tasks):
             task >> release
         tasks.append(release)

@@ -79,3 +79,19 @@ def test_a_broken_file_pins_nothing(clusters: Path) -> None:
 def test_an_absent_file_is_named(clusters: Path) -> None:
     with pytest.raises(SpecError, match=r"other\.yaml"):
         freeze(context(), "other")
+
+
+def test_an_absent_cluster_gets_no_capacity(clusters: Path) -> None:
+    path = clusters / "demo.yaml"
+    path.write_text(path.read_text().replace("state: present", "state: absent"))
+    with pytest.raises(SpecError, match=r"state: cluster demo is to be absent.*gpu_teardown\.demo"):
+        FreezeSpecOperator(task_id="freeze_spec", cluster="demo", provisions=True).execute(context())
+    assert freeze(context())["spec"]["state"] == "absent"
+
+
+def test_a_misspelt_conf_key_is_refused(clusters: Path) -> None:
+    class Run:
+        conf = {"untill": "torn_down"}  # noqa: RUF012
+
+    with pytest.raises(SpecError, match="conf: this DAG has no Param 'untill'"):
+        freeze({**context(pools=[]), "dag_run": Run()})
