@@ -26,6 +26,8 @@ ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
+#: XCom key for what was planned per node, which the verdict needs after the wait.
+PLAN = "plan"
 
 #: Pods created or deleted at the same time. Enough for a pool of fifty nodes, far below API priority and fairness.
 AT_ONCE = 8
@@ -112,29 +114,33 @@ class RunProbesOperator(PoolOperator):
         except Forbidden as error:
             return self._refused(context, before, rounds, started, error)
         if any(not round_.busy for round_ in rounds):
+            plan = {"rounds": [round_.to_json() for round_ in rounds], "since": started}
+            context["ti"].xcom_push(PLAN, plan)
             await_gate(
                 self,
                 context,
                 "probes_finished",
-                self._gate_args(context, rounds),
+                {
+                    "namespace": self.spec.validation.namespace,
+                    "selector": self._selector(context),
+                    "pool": self.node_pool,
+                    "rounds": plan["rounds"],
+                },
                 self.spec.deadlines.validation.seconds,
                 "probed",
-                kwargs={"rounds": [round_.to_json() for round_ in rounds], "since": started},
             )
         return self._judge(context, before, rounds, started)
 
-    def probed(
-        self, context: Mapping[str, Any], event: Mapping[str, Any], rounds: list[dict[str, Any]], since: float
-    ) -> dict[str, Any]:
+    def probed(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
         """The probes are over, or their deadline has passed: then whatever has not finished has failed."""
         verdict = Verdict.from_json(event["verdict"])
         self.log.info("%s: %s: %s", event["type"], verdict.reason, verdict.message)
         if verdict.failed:
             raise verdict.error()
         self.prepare(context)
-        return self._judge(
-            context, protected_nodes(self, context), [NodeRound.from_json(value) for value in rounds], since
-        )
+        plan = context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN)
+        rounds = [NodeRound.from_json(value) for value in plan["rounds"]]
+        return self._judge(context, protected_nodes(self, context), rounds, float(plan["since"]))
 
     # --- before the wait -----------------------------------------------------------------------------------------
 
@@ -187,14 +193,6 @@ class RunProbesOperator(PoolOperator):
         if busy:
             self.log.info("no free GPU on %s", ", ".join(busy))
         self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(rounds), self.node_pool)
-
-    def _gate_args(self, context: Mapping[str, Any], rounds: Sequence[NodeRound]) -> dict[str, Any]:
-        return {
-            "namespace": self.spec.validation.namespace,
-            "selector": self._selector(context),
-            "pool": self.node_pool,
-            "rounds": [round_.to_json() for round_ in rounds],
-        }
 
     # --- after it ------------------------------------------------------------------------------------------------
 
@@ -274,8 +272,11 @@ class RunProbesOperator(PoolOperator):
         delete_pods(self.kube, self._pods(context))
         self.log.info("%s", report.sentence())
         for node in report.nodes:
-            for check in node.checks:
-                self.log.info("  %s %s: %s %s: %s", node.node, check.name, check.outcome, check.reason, check.message)
+            self.log.info("  %s: %s", node.node, node.outcome)
+            # Of a large pool whose nodes all pass, one node's checks tell as much as all of them.
+            if node.outcome is not Outcome.PASSED or node is report.nodes[0]:
+                for check in node.checks:
+                    self.log.info("    %s: %s %s: %s", check.name, check.outcome, check.reason, check.message)
         if report.outcome is Outcome.FAILED:
             raise ValidationFailed(report.sentence(), reason=report.failures()[0]["reason"])
         if report.outcome is Outcome.INCONCLUSIVE:

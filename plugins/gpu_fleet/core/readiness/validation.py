@@ -96,10 +96,7 @@ def _waits_for(round_: NodeRound, pods: Sequence[Object], node: PoolNode | None,
     reason = "ProbesStarting" if pulling and pulling == len(running) else "ProbesRunning"
     if not running:
         reason = "ProbesPending"
-    return (
-        reason,
-        f"node {round_.node}: {settled} of {round_.fill} probe(s) over, {len(running) - pulling} run, {pulling} start",
-    )
+    return reason, f"node {round_.node}: {settled} of {round_.fill} probe(s) are over"
 
 
 def is_over(pod: Object, now: float) -> bool:
