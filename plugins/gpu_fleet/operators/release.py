@@ -124,13 +124,23 @@ class ProveReleaseOperator(ReleaseOperator):
         )
         return self._mark(engine, verdict, outcome.revision or 0, outcome.secret_uid)
 
-    def proven(self, context: Mapping[str, Any], event: Mapping[str, Any], revision: int, secret_uid: str) -> Any:
-        """The trigger has seen the workloads ready, or not."""
+    def proven(
+        self, context: Mapping[str, Any], event: Mapping[str, Any], revision: int | None = None, secret_uid: str = ""
+    ) -> dict[str, Any]:
+        """The trigger has seen the workloads ready, or not.
+
+        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
+            is whatever is the candidate now.
+        """
         from gpu_fleet.triggers.looking import conclude
 
         verdict = conclude(event)
         self.prepare(context)
-        return self._mark(self._open(context), verdict, revision, secret_uid)
+        engine = self._open(context)
+        if revision is None:
+            outcome = engine.candidate()
+            revision, secret_uid = outcome.revision or 0, outcome.secret_uid
+        return self._mark(engine, verdict, revision, secret_uid)
 
     def _mark(self, engine: ReleaseEngine, verdict: Verdict, revision: int, secret_uid: str) -> dict[str, Any]:
         self._raise_if_killed()
@@ -214,18 +224,24 @@ class RemediateReleaseOperator(ReleaseOperator):
         return self._verify(engine, verdict, outcome.revision, list(outcome.actions))
 
     def rolled_back(
-        self, context: Mapping[str, Any], event: Mapping[str, Any], revision: int, actions: list[str]
+        self,
+        context: Mapping[str, Any],
+        event: Mapping[str, Any],
+        revision: int | None = None,
+        actions: list[str] | None = None,
     ) -> dict[str, Any]:
         """The old revision's workloads are ready again, or not."""
         from gpu_fleet.triggers.looking import conclude
 
         verdict = conclude(event)
         self.prepare(context)
-        return self._verify(self._open(context), verdict, revision, actions)
+        return self._verify(self._open(context), verdict, revision, actions or [])
 
-    def _verify(self, engine: ReleaseEngine, verdict: Verdict, revision: int, actions: list[str]) -> dict[str, Any]:
+    def _verify(
+        self, engine: ReleaseEngine, verdict: Verdict, revision: int | None, actions: list[str]
+    ) -> dict[str, Any]:
         outcome = engine.candidate()
-        if outcome.revision != revision or not outcome.proven:
+        if revision not in (None, outcome.revision) or not outcome.proven:
             raise ReleaseError(
                 f"{engine.request}: rolled back as revision {revision}, but storage shows revision {outcome.revision}; "
                 "somebody else is changing the release",
