@@ -36,9 +36,9 @@ pytestmark = [
 SLOW_DEPLOYMENT = {"resource": "deployments", "userAgent": "Helm", "verb": "patch", "latency": 60}
 
 
-@pytest.fixture(scope="module")
-def helm() -> str:
-    return helm_binary()
+@pytest.fixture(scope="module", params=[4, pytest.param(3, marks=pytest.mark.full)], ids=["helm4", "helm3"])
+def helm(request: pytest.FixtureRequest) -> str:
+    return helm_binary(request.param)
 
 
 @pytest.fixture

@@ -50,10 +50,11 @@ class ReleaseOperator(EngineMixin, FleetOperator):
 
     # --- what proves this component -------------------------------------------------------------------------------
 
-    def _gate(self, outcome: Outcome, *, allow_idle: bool) -> tuple[str, dict[str, Any]]:
+    def _gate(self, outcome: Outcome, *, allow_idle: bool, every_node: bool = False) -> tuple[str, dict[str, Any]]:
         """The gate whose Ready proves the revision, and its arguments.
 
         :param allow_idle: be content with a device plugin that no node wants.
+        :param every_node: one node is not enough for the device plugin.
         """
         if self.component == "karpenter-crd":
             return "crds_established", {"crds": list(outcome.crds)}
@@ -64,7 +65,12 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         }
         if self.component == "karpenter":
             return "release_workloads", args
-        return "device_plugin_proven", {**args, "pools": self._promises(), "allow_unproven": allow_idle}
+        return "device_plugin_proven", {
+            **args,
+            "pools": self._promises(),
+            "allow_unproven": allow_idle,
+            "every_node": every_node,
+        }
 
     def _promises(self) -> dict[str, dict[str, int]]:
         """Per pool: physical GPUs of a node according to EC2, and how often each is advertised."""
@@ -211,7 +217,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         self._raise_if_killed()
         if outcome.revision is None:
             return {"remediation": "nothing", "why": "NoRelease"}
-        gate, args = self._gate(outcome, allow_idle=True)
+        gate, args = self._gate(outcome, allow_idle=True, every_node=True)
         verdict = await_gate(
             self,
             context,

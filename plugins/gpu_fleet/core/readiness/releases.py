@@ -40,6 +40,7 @@ _KINDS: dict[str, tuple[str, Kind]] = {
 #: Seconds for which a node may advertise another number than promised: the kubelet publishes a changed device count
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
+NOT_OURS = "NodeNotOurs"
 
 
 def _wanted(args: Args) -> list[tuple[str, str, str]]:
@@ -139,7 +140,8 @@ def _plugin_queries(args: Args) -> tuple[Query, ...]:
 def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     """At least one node runs *this* revision's plugin pod, Ready, and has the GPUs that its pool was promised.
 
-    Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n}``.
+    Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n}``;
+    ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay broken).
     """
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
     found, missing = _workloads(snapshot, args)
@@ -165,6 +167,10 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         if is_current(pod, item) and not is_deleting(pod) and not finished(pod)
     ]
     verdicts += refused
+    if args.get("every_node"):
+        verdicts = [verdict for verdict in verdicts if verdict.reason != NOT_OURS]
+        verdicts += [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
+        return combine(verdicts, nothing=progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod runs yet"))
     for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
         chosen = [verdict for verdict in verdicts if verdict.phase is phase]
         if chosen and phase is Phase.READY:
@@ -185,7 +191,7 @@ def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene
         return progressing("PluginStarting", f"{name} is not Ready yet")
     promise = _promise(args, pool)
     if node is None or promise is None or node.leaving:
-        return progressing("NodeNotOurs", f"{name} runs on {node_of(pod)}, which belongs to no pool of this cluster")
+        return progressing(NOT_OURS, f"{name} runs on {node_of(pod)}, which belongs to no pool of this cluster")
     if not node.ready:
         return progressing("NodeNotReady", f"node {node.name} is not Ready: {node.not_ready}")
     physical, replicas = promise

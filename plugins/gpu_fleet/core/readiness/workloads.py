@@ -130,7 +130,9 @@ def container_trouble(pod: Object) -> tuple[str, str, int] | None:
 def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
     """Why a pod is not running as it should; FAILED only for causes that do not pass and have lasted."""
     name = label_of(pod)
-    since = epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started
+    since = max(
+        epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started, _troubled(pod, scene)
+    )
     trouble = container_trouble(pod)
     if trouble is not None:
         reason, detail, restarts = trouble
@@ -147,6 +149,21 @@ def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
             str(scheduled.get("reason") or "Unschedulable"), f"{name} is not scheduled: {scheduled.get('message')}"
         )
     return None
+
+
+def _troubled(pod: Object, scene: Scene) -> float:
+    """Epoch seconds of the pod's first failure according to its events; 0 without one.
+
+    The pod's age is not enough: an image that takes minutes to pull may fail for the first time only then.
+    """
+    times = [
+        epoch(event.get("firstTimestamp")) or event_time(event)
+        for event in scene.events
+        if event.get("reason") in {"Failed", "BackOff"}
+        and (event.get("involvedObject") or {}).get("uid") == _uid(pod)
+        and _uid(pod)
+    ]
+    return min(times, default=0.0)
 
 
 def refusal(workload: Object, scene: Scene) -> Verdict | None:

@@ -296,6 +296,24 @@ def test_the_plugins_proof_in_a_situation(situation: str) -> None:
     assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
 
 
+def test_after_a_rollback_every_node_must_be_well() -> None:
+    late = pod(node="node-2", ready=False, age=5)
+    assert judge("device_plugin_proven", daemon_set(2, 2, 1), pod(), late, node(), pools=POOLS).ready
+    verdict = judge("device_plugin_proven", daemon_set(2, 2, 1), pod(), late, node(), pools=POOLS, every_node=True)
+    assert verdict.phase is Phase.PROGRESSING
+    verdict = judge("device_plugin_proven", daemon_set(2, 1, 2), pod(), node(), pools=POOLS, every_node=True)
+    assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "RollingOut")
+    assert judge("device_plugin_proven", daemon_set(), pod(), node(), pools=POOLS, every_node=True).ready
+
+
+def test_patience_counts_from_the_first_failure_not_from_the_pods_birth() -> None:
+    stuck = pod(waiting="ImagePullBackOff", ready=False, age=600)
+    stuck["metadata"]["uid"] = "uid-pod"
+    event = {"kind": "Event", "reason": "Failed", "firstTimestamp": at(3), "involvedObject": {"uid": "uid-pod"}}
+    assert judge("release_workloads", daemon_set(1, 1, 0), stuck, event).phase is Phase.PROGRESSING
+    assert judge("release_workloads", daemon_set(1, 1, 0), stuck, {**event, "firstTimestamp": at(300)}).failed
+
+
 def test_the_proof_names_its_nodes() -> None:
     verdict = judge("device_plugin_proven", daemon_set(), pod(), node(), pools=POOLS)
     assert verdict.data == {"nodes": ["node-1"]}
