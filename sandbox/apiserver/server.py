@@ -213,8 +213,16 @@ class ApiServer:
         return dict(self._application.seen)
 
     async def close(self) -> None:
+        """End watches, let running requests finish for a moment, then drop every connection."""
         self._application.store.close()
+        server = self._runner.server
+        transports = [connection.transport for connection in server.connections] if server is not None else []
         await self._runner.cleanup()
+        # A polite TLS shutdown waits for the other side; clients that keep idle connections in a pool never answer.
+        for transport in transports:
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)
 
 
 async def serve(settings: Settings, pki: Pki, authenticator: Authenticator = refuse_tokens, port: int = 0) -> ApiServer:
