@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 

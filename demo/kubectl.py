@@ -42,5 +42,4 @@ class Kubectl:
         return items
 
     def apply(self, *manifests: dict[str, Any]) -> None:
-        document = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
-        self.run("apply", "-f", "-", stdin=document)
+        self.run("apply", "-f", "-", stdin="\n---\n".join(json.dumps(manifest) for manifest in manifests))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
+
+import httpx
 
 from demo.api import AirflowApi, ApiError
 from demo.stack import Stack
@@ -24,6 +27,12 @@ SHOWN = {
     "skipped": "skipped",
     "upstream_failed": "not reached",
 }
+
+
+#: How a gate tells a change of its verdict, in the worker's and in the triggerer's part of a task's log.
+_PROGRESSING = re.compile(r"gate \S+: Progressing (.+)")
+#: Reasons change with every counted second; one line per task and this many seconds is enough.
+_REASON_EVERY_S = 6.0
 
 
 class Follower:
@@ -50,7 +59,7 @@ class Follower:
         self.out = out
         self.interval = interval
         self._seen: dict[str, str] = {}
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, tuple[float, str]] = {}
         self._asked: set[str] = set()
 
     def follow(self, dag_id: str, run_id: str, timeout: float) -> dict[str, Any]:
@@ -81,10 +90,12 @@ class Follower:
             self.on_input(task_id)
         changed = self._seen.get(task_id) != state
         self._seen[task_id] = state
-        reason = self._reason(dag_id, run_id, task_id) if state == "deferred" else ""
-        if reason and self._reasons.get(task_id) != reason:
-            self._reasons[task_id] = reason
-            changed = True
+        reason = ""
+        told_at, told = self._reasons.get(task_id, (0.0, ""))
+        if state == "deferred" and (changed or time.time() - told_at > _REASON_EVERY_S):
+            reason = self._reason(dag_id, run_id, task)
+            changed = changed or (bool(reason) and reason != told)
+            self._reasons[task_id] = (time.time(), reason)
         if not changed or state not in SHOWN:
             return
         started, ended = epoch(task.get("start_date")), epoch(task.get("end_date"))
@@ -93,11 +104,14 @@ class Follower:
         text = f"{time.time() - began:6.1f}  {phase or '-':<32} {name:<24} {SHOWN[state]:<12} {took}  {reason}"
         print(text.rstrip(), file=self.out, flush=True)
 
-    def _reason(self, dag_id: str, run_id: str, task_id: str) -> str:
+    def _reason(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
+        """The newest reason in the trigger's log, which tells every change; before there is one, the first reason."""
         try:
-            value = self.api.xcom(dag_id, run_id, task_id, key="waiting_for")
-        except ApiError:
+            told = self.api.log(dag_id, run_id, task["task_id"], max(1, int(task.get("try_number") or 1)))
+            found = _PROGRESSING.findall(told)
+            if found:
+                return str(found[-1]).strip()
+            value = self.api.xcom(dag_id, run_id, task["task_id"], key="waiting_for")
+        except (ApiError, httpx.HTTPError):
             return ""
-        if isinstance(value, dict):
-            return f"{value.get('reason', '')}: {value.get('message', '')}"
-        return str(value or "")
+        return f"{value.get('reason', '')}: {value.get('message', '')}" if isinstance(value, dict) else ""
