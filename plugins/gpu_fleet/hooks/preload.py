@@ -38,6 +38,8 @@ MODULES = (
     "gpu_fleet.hooks.helm",
     "gpu_fleet.hooks.kubernetes",
     "gpu_fleet.operators.base",
+    "gpu_fleet.phases.family",
+    "gpu_fleet.phases.lifecycle",
     "gpu_fleet.triggers.gate",
 )
 
