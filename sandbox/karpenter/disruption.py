@@ -311,9 +311,9 @@ class Disruption:
 
     async def _without(self, candidates: list[Candidate]) -> Plan:
         karpenter = self._karpenter
-        going = {name(each.claim) for each in candidates}
-        pods = [pod for each in candidates for pod in each.pods]
         templates = await karpenter.provisioner.templates()
+        going = {name(each.claim) for each in candidates}
+        pods = [pod for each in candidates for pod in karpenter.state.pods_on(name(each.node)) if reschedulable(pod)]
         return Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
 
     # --- commands ------------------------------------------------------------------------------------------------

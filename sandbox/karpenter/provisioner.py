@@ -101,12 +101,11 @@ class Provisioner:
                     await changed.wait()
             except TimeoutError:
                 pass
+        templates = await self.templates()
+        # From here to the plan nothing may be awaited: pods and rooms have to be of the same moment.
         pods = self._pending()
         moving = [pod for pod in karpenter.state.deleting_pods() if reschedulable(pod) and not protected(pod)]
-        if not pods and not moving:
-            return
-        templates = await self.templates()
-        if not templates:
+        if not templates or not (pods or moving):
             return
         plan = Simulation(karpenter.state.rooms(), templates, karpenter.cloud.available).run([*pods, *moving])
         by_uid = {uid(pod): pod for pod in [*pods, *moving]}
