@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from sandbox.aws.interruptions import Kind, message
 from sandbox.karpenter.conditions import condition, is_true
 from sandbox.kube import ApiError
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool
@@ -295,7 +298,7 @@ async def test_pods_the_scheduler_has_not_given_up_on_are_left_alone(cluster: Cl
     await _ready_pool(cluster, node_pool("gated"))
     pod = _pod("gated", "gated", schedulerName="somebody-else")
     await cluster.apply(pod)
-    await cluster.clock.sleep(30)
+    await cluster.clock.sleep(15)
     assert not await _claims(cluster, "gated")
     await _remove(cluster, "gated", "gated")
 
@@ -367,7 +370,7 @@ async def test_no_capacity_at_all_deletes_the_claim_with_an_event(cluster: Clust
 
 
 async def test_a_budget_stalls_a_drain_until_the_grace_period_of_the_node(cluster: Cluster):
-    await _ready_pool(cluster, node_pool("guarded", terminationGracePeriod="8m"))
+    await _ready_pool(cluster, node_pool("guarded", terminationGracePeriod="5m"))
     await cluster.apply(
         {
             "apiVersion": "policy/v1",
@@ -382,10 +385,10 @@ async def test_a_budget_stalls_a_drain_until_the_grace_period_of_the_node(cluste
     await cluster.kube.delete("NodeClaim", claim["metadata"]["name"])
     text = await cluster.event(claim["status"]["nodeName"], "FailedDraining")
     assert re.fullmatch(r"Failed to drain node, [12] pods are waiting to be evicted", text)
-    await cluster.clock.sleep(60)
+    await cluster.clock.sleep(30)
     found = await cluster.pod("guarded")
     assert not found["metadata"].get("deletionTimestamp")
-    # Eight minutes in the sandbox's time.
+    # Five minutes in the sandbox's time.
     await cluster.gone("NodeClaim", claim["metadata"]["name"])
     assert (await cluster.event("guarded", "Disrupted")).startswith(
         "Deleting the pod to accommodate the terminationTime"
@@ -403,7 +406,7 @@ async def test_a_protected_pod_stalls_a_drain(cluster: Cluster):
     claim = (await _claims(cluster, "protected", 1))[0]
     await cluster.kube.delete("NodeClaim", claim["metadata"]["name"])
     await cluster.event(claim["status"]["nodeName"], "FailedDraining")
-    await cluster.clock.sleep(60)
+    await cluster.clock.sleep(30)
     assert not (await cluster.pod("protected"))["metadata"].get("deletionTimestamp")
     annotations = {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": None}}}
     await cluster.kube.patch("Pod", "protected", annotations, "default")
@@ -458,7 +461,7 @@ async def test_a_gpu_that_never_appears_keeps_its_node_for_ever(cluster: Cluster
         await cluster.until(stuck, lambda: cluster.kube.get("NodeClaim", name))
         await cluster.kube.delete("Pod", "never", "default", grace_seconds=0)
         assert await cluster.event(name, "DisruptionBlocked") == "Node isn't initialized"
-        await cluster.clock.sleep(120)
+        await cluster.clock.sleep(60)
         assert condition(await cluster.kube.get("NodeClaim", name), "Initialized")["reason"] == "ResourceNotRegistered"
     finally:
         cluster.settings.faults.clear("gpu-never-registers")
@@ -514,7 +517,7 @@ def _deployed(pool: str) -> Object:
 
 async def test_budgets_hold_drift_and_not_expiry(cluster: Cluster):
     disruption = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "30s", "budgets": [{"nodes": "0"}]}
-    await _ready_pool(cluster, node_pool("budget", disruption=disruption, expireAfter="20m"))
+    await _ready_pool(cluster, node_pool("budget", disruption=disruption, expireAfter="9m"))
     await cluster.apply(_pod("budget", "budget"))
     claim = (await _claims(cluster, "budget", 1, "Initialized"))[0]
     await cluster.kube.delete("Pod", "budget", "default")
@@ -526,18 +529,12 @@ async def test_budgets_hold_drift_and_not_expiry(cluster: Cluster):
 
 
 async def test_an_interruption_deletes_the_claim(cluster: Cluster):
-    from datetime import UTC, datetime
-
-    from sandbox.aws.interruptions import Kind, message
-
     await _ready_pool(cluster, node_pool("spot"))
     await cluster.apply(_pod("spot", "spot"))
     claim = (await _claims(cluster, "spot", 1, "Initialized"))[0]
     instance = claim["status"]["providerID"].rsplit("/", 1)[1]
     body = message(Kind.SPOT, instance, "us-west-2a", cluster.settings, datetime.now(UTC))
     url = (await cluster.aws.call("sqs", "get_queue_url", QueueName="demo-gpu"))["QueueUrl"]
-    import json
-
     await cluster.aws.call("sqs", "send_message", QueueUrl=url, MessageBody=json.dumps(body))
     await cluster.gone("NodeClaim", claim["metadata"]["name"])
     assert "Spot interruption warning was triggered" in await cluster.events(
@@ -589,7 +586,7 @@ async def test_stopped_it_leaves_everything_and_started_again_it_cleans_up(clust
         return found is not None and found["metadata"].get("deletionTimestamp")
 
     await cluster.until(hangs, cluster.claims)
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.5)
     assert await cluster.kube.find("NodeClaim", claim["metadata"]["name"]) is not None
     assert await cluster.kube.find("Node", claim["status"]["nodeName"]) is not None
     assert (await cluster.pod("stopped"))["status"]["phase"] == "Running"
