@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core import capacity as rules
-from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError
+from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFound
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
+    ANNOTATION_DO_NOT_DISRUPT,
+    DOMAIN,
     LABEL_COMPONENT,
     LABEL_NODE_POOL,
     LABEL_POOL,
@@ -20,6 +22,7 @@ from gpu_fleet.operators.base import FleetOperator, run_name
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.capacity_objects import PoolNode
     from gpu_fleet.core.physical import Hardware
     from gpu_fleet.core.spec import ClusterSpec, NodePool
     from gpu_fleet.hooks.kubernetes import KubeClient
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 #: XCom key under which a failed wait leaves ``{"reason", "message"}``; reasons that blame the device plugin begin with
 #: ``core.capacity_plugin.PLUGIN_CAUSE``.
 FAILURE = "failure"
+
+#: Which run protects a node; only nodes that carry it are ever unprotected again.
+ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 
 #: How often, and with which pause in seconds, a pod is created again while its namespace is too young to have its
 #: ServiceAccount; the controller needs well under a second.
@@ -77,6 +83,25 @@ def create_pod(kube: KubeClient, manifest: dict[str, Any]) -> bool:
     raise AssertionError("unreachable")
 
 
+def protect_nodes(kube: KubeClient, nodes: Iterable[PoolNode], run: str) -> list[str]:
+    """Keep Karpenter from removing nodes; returns the names of those that this run now protects.
+
+    Nodes that somebody else protects already are left as they are, and stay so when ours is taken back.
+    """
+    protected = []
+    for node in nodes:
+        if ANNOTATION_DO_NOT_DISRUPT in node.annotations and ANNOTATION_PROTECTED_BY not in node.annotations:
+            continue
+        if node.annotations.get(ANNOTATION_PROTECTED_BY) != run:
+            annotations = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: run}
+            try:
+                kube.patch(ObjectRef(NODE, node.name), {"metadata": {"annotations": annotations}})
+            except NotFound:
+                continue
+        protected.append(node.name)
+    return protected
+
+
 def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
     """Ask for the deletion of exactly these pods; returns the names of those that were there."""
     deleted = []
@@ -117,7 +142,8 @@ class RequestCapacityOperator(PoolOperator):
     """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
 
     With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
-    missing.
+    missing. Nodes that stand already are protected from disruption until validation has cleaned up: they have no
+    placeholder, and an idle one would go while the others come.
 
     :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical"}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
@@ -143,12 +169,18 @@ class RequestCapacityOperator(PoolOperator):
 
 def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware) -> dict[str, Any]:
     """Create the placeholders that are missing; idempotent."""
+    from gpu_fleet.core.capacity_objects import pool_nodes
+
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
+    nodes = kube.list(NODE, label_selector=operator.of_pool())
+    if pool.wanted_nodes:
+        # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
+        protect_nodes(kube, filter(rules.counts_as_capacity, pool_nodes(nodes, pool.name)), run_name(context))
     plan = rules.plan_placeholders(
         pool.name,
         pool.wanted_nodes,
         kube.list(NODE_CLAIM, label_selector=operator.of_pool()),
-        kube.list(NODE, label_selector=operator.of_pool()),
+        nodes,
         placeholders(kube, pool.name),
     )
     for name in plan.remove:

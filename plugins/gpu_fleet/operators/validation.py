@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import Forbidden, GateFailed, NotFound, SpecError, TransientError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, DOMAIN
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.capacity import PoolOperator, create_pod, delete_pods, ensure_objects, hardware
+from gpu_fleet.operators.capacity import (
+    ANNOTATION_PROTECTED_BY,
+    PoolOperator,
+    create_pod,
+    delete_pods,
+    ensure_objects,
+    hardware,
+    protect_nodes,
+)
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
     from gpu_fleet.core.capacity_objects import PoolNode
     from gpu_fleet.core.validation_report import NodeReport, PoolReport
     from gpu_fleet.hooks.kubernetes import KubeClient
-
-#: Which run protects a node; only nodes that carry it are ever unprotected again.
-ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
@@ -52,14 +57,7 @@ class ProtectNodesOperator(PoolOperator):
         gpus = hardware(self.spec, pool)
         present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
         nodes = [node for node in present if node.initialized and not node.cordoned]
-        protected = []
-        for node in nodes:
-            foreign = ANNOTATION_DO_NOT_DISRUPT in node.annotations and ANNOTATION_PROTECTED_BY not in node.annotations
-            if not foreign:
-                self._annotate(
-                    node.name, {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: run_name(context)}
-                )
-                protected.append(node.name)
+        protected = protect_nodes(self.kube, nodes, run_name(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
         self.log.info("pool %s: %d node(s) to validate, %d protected", pool.name, len(nodes), len(protected))
         return {
@@ -70,9 +68,6 @@ class ProtectNodesOperator(PoolOperator):
             "protected": protected,
             "instances": {node.name: node.instance() for node in nodes},
         }
-
-    def _annotate(self, node: str, annotations: dict[str, str]) -> None:
-        self.kube.patch(ObjectRef(NODE, node), {"metadata": {"annotations": annotations}})
 
 
 class RunProbesOperator(PoolOperator):
