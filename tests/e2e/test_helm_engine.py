@@ -33,7 +33,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-SLOW_DEPLOYMENT = {"resource": "deployments", "userAgent": "Helm", "verb": "patch", "latency": 60}
+
+def slow_deployment(**changes: Any) -> list[dict[str, Any]]:
+    """Helm hangs when it writes the Deployment, its last object: Helm 4 applies, Helm 3 creates or patches."""
+    rule = {"resource": "deployments", "userAgent": "Helm", "latency": 60, **changes}
+    return [{**rule, "verb": verb} for verb in ("patch", "create")]
 
 
 @pytest.fixture(scope="module", params=[4, pytest.param(3, marks=pytest.mark.full)], ids=["helm4", "helm3"])
@@ -253,7 +257,9 @@ def test_an_object_of_somebody_else_is_not_taken_over(place: World) -> None:
     assert place.config() == {"message": "theirs"}
 
 
-def test_a_field_conflict_is_named_and_forced_only_by_policy(place: World) -> None:
+def test_a_field_conflict_is_named_and_forced_only_by_policy(place: World, request: pytest.FixtureRequest) -> None:
+    if "helm3" in request.node.name:
+        pytest.skip("Helm 3 merges on the client and knows no field conflicts")
     place.install_proven()
     scaled = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "tiny", "namespace": NAMESPACE}}
     place.client.apply({**scaled, "spec": {"replicas": 3}}, force=True, field_manager="autoscaler")
@@ -344,7 +350,7 @@ def test_helm_killed_in_mid_upgrade_leaves_nothing_pending(place: World, proven:
         place.install_proven({"message": "good"})
     else:
         place.engine({"message": "good"}).install()
-    with place.faults({**SLOW_DEPLOYMENT, "count": 1}):
+    with place.faults(*slow_deployment(count=1)):
         task = InThread(place.engine({"message": "two", "extra": "leak"}).install)
         (pid,) = wait_for("helm in mid-upgrade", lambda: place.config("tiny-leak") and helm_children())
         os.kill(pid, signal.SIGKILL)
@@ -361,7 +367,7 @@ def test_helm_killed_in_mid_upgrade_leaves_nothing_pending(place: World, proven:
 def test_worker_and_helm_killed_and_the_next_run_recovers(place: World, first: bool) -> None:
     if not first:
         place.install_proven({"message": "good"})
-    with place.faults(SLOW_DEPLOYMENT):
+    with place.faults(*slow_deployment()):
         worker = place.worker({"message": "two", "extra": "leak"})
         (pid,) = wait_for("helm at work", lambda: place.config("tiny-leak") and helm_children(worker.pid))
         os.kill(pid, signal.SIGSTOP)  # so that it cannot write on its way down
@@ -379,7 +385,7 @@ def test_worker_and_helm_killed_and_the_next_run_recovers(place: World, first: b
 
 def test_a_dead_worker_takes_its_helm_along(place: World) -> None:
     place.install_proven({"message": "good"})
-    with place.faults(SLOW_DEPLOYMENT):
+    with place.faults(*slow_deployment()):
         worker = place.worker({"message": "two"})
         wait_for("helm at work", lambda: place.config() == {"message": "two"} and helm_children(worker.pid))
         worker.kill()
@@ -411,7 +417,7 @@ def test_worker_dead_after_helms_success_and_before_the_ledger(place: World) -> 
 def test_a_killed_task_ends_helm_and_fails(place: World) -> None:
     place.install_proven({"message": "good"})
     engine = place.engine({"message": "two"})
-    with place.faults(SLOW_DEPLOYMENT):
+    with place.faults(*slow_deployment()):
         task = InThread(engine.install)
         wait_for("helm at work", lambda: place.config() == {"message": "two"} and helm_children())
         engine.cancel("the task was killed")
@@ -446,7 +452,7 @@ def test_a_zombies_second_deployed_revision_is_repaired(place: World) -> None:
 
 def test_a_worker_frozen_past_its_lease_stops_when_it_wakes(place: World) -> None:
     place.install_proven({"message": "good"})
-    with place.faults({**SLOW_DEPLOYMENT, "count": 1}):
+    with place.faults(*slow_deployment(count=1)):
         worker = place.worker({"message": "frozen"})
         (pid,) = wait_for("helm at work", lambda: place.config() == {"message": "frozen"} and helm_children(worker.pid))
         for each in (worker.pid, pid):
@@ -469,7 +475,7 @@ def test_a_worker_frozen_past_its_lease_stops_when_it_wakes(place: World) -> Non
 
 def test_two_runs_at_once_are_serialised_and_none_recovers_the_other(place: World) -> None:
     place.install_proven({"message": "good"})
-    with place.faults({**SLOW_DEPLOYMENT, "latency": 3}):
+    with place.faults(*slow_deployment(latency=3)):
         tasks = [InThread(place.engine({"message": "two"}).install) for _ in range(2)]
         for task in tasks:
             task.join()
@@ -484,7 +490,7 @@ def test_whoever_waits_too_long_for_the_lease_names_its_holder(place: World) -> 
     first = place.engine({"message": "two"}, me="the holder")
     second = place.engine({"message": "three"})
     second._lease_wait_s = 1.0
-    with place.faults(SLOW_DEPLOYMENT):
+    with place.faults(*slow_deployment()):
         task = InThread(first.install)
         wait_for("helm at work", lambda: place.config() == {"message": "two"} and helm_children())
         error = failing(second.install)
@@ -542,7 +548,7 @@ def test_crds_are_not_deleted_while_objects_of_theirs_exist(place: World) -> Non
 
 def test_the_kubeconfig_is_private_and_short_lived(place: World) -> None:
     found: list[tuple[int, int]] = []
-    with place.faults({**SLOW_DEPLOYMENT, "latency": 2, "count": 1}):
+    with place.faults(*slow_deployment(latency=2, count=1)):
         task = InThread(place.engine().install)
 
         def look() -> bool:

@@ -9,35 +9,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from gpu_fleet.core.errors import (
-    AlreadyExists,
     ClusterBusy,
-    Conflict,
     DeadlinePassed,
     GpuFleetError,
-    NotFound,
-    PermanentError,
     ReleaseError,
     TransientError,
 )
-from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.decide import WRITES, Action, Decision, Goal, decide
 from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.lease import LEASE_SECONDS
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
+from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import ReleaseRequest, Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, classify
 from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
-from gpu_fleet.hooks.helm import Helm, rollback_arguments, template_arguments, upgrade_arguments, write_values
+from gpu_fleet.hooks.helm import Helm, rollback_arguments, upgrade_arguments, write_values
 from gpu_fleet.hooks.helm_charts import fetch_chart
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_lease import ReleaseLease
+from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
 from gpu_fleet.hooks.helm_process import Finished
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
@@ -46,46 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Steps of one call; the longest recovery (unlock, upgrade, two deployed, roll back, upgrade) has five.
 _MAX_STEPS = 8
-_TEMPLATE_SECONDS = 60.0
-#: Errors of rendering that are certain; anything else is left to the real upgrade.
-_CERTAIN = frozenset({"ValuesSchema", "InvalidManifest"})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call found or did; JSON-able through :meth:`to_json`.
-
-    :ivar actions: what was done, in order; empty if nothing was written.
-    :ivar proven: the deployed revision is the ledger's proven one.
-    :ivar manifest: of the deployed revision, for people (Secrets hidden).
-    """
-
-    release: str
-    namespace: str
-    revision: int | None = None
-    digest: str = ""
-    secret_uid: str = ""
-    proven: bool = False
-    actions: tuple[str, ...] = ()
-    workloads: tuple[str, ...] = ()
-    crds: tuple[str, ...] = ()
-    leftovers: tuple[str, ...] = ()
-    manifest: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the manifest, which is shown as a rendered field."""
-        return {
-            "release": self.release,
-            "namespace": self.namespace,
-            "revision": self.revision,
-            "digest": self.digest,
-            "secretUid": self.secret_uid,
-            "proven": self.proven,
-            "actions": list(self.actions),
-            "workloads": list(self.workloads),
-            "crds": list(self.crds),
-            "leftovers": list(self.leftovers),
-        }
 
 
 class ReleaseEngine:
@@ -147,8 +103,8 @@ class ReleaseEngine:
             write_values(self.request.values, values)
             _ = helm.version
             if decision.action in WRITES:
-                self._check_rendering(helm, chart, values)
-            self._ensure_namespace()
+                check_rendering(self.client, self.request, helm, chart, values)
+            ensure_namespace(self.client, self.request)
             with self._leased():
                 return self._outcome(self._pursue(Goal.INSTALL, helm, chart, values))
 
@@ -465,39 +421,3 @@ class ReleaseEngine:
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-    def _check_rendering(self, helm: Helm, chart: Path, values: Path) -> None:
-        """Refuse bad values before anything is written; what rendering without a cluster cannot know is let pass."""
-        kube_version = str(self.client.raw("GET", "/version").get("gitVersion", "")).split("-")[0]
-        done = helm.run(
-            template_arguments(self.request, chart, values, kube_version), deadline_s=_TEMPLATE_SECONDS, quiet=True
-        )
-        if done.ok:
-            return
-        error = error_of(f"rendering of {self.request}", done.stderr)
-        if isinstance(error, PermanentError) and error.reason in _CERTAIN:
-            raise error
-        log.warning("%s; going on, helm will say more with the cluster at hand", error)
-
-    def _ensure_namespace(self) -> None:
-        """
-        :raises NotFound: if the namespace is missing and may not be created.
-        :raises Conflict: while it is being deleted.
-        """
-        name = self.request.namespace
-        found = self.client.get(ObjectRef(NAMESPACE, name))
-        if found is None:
-            if not self.request.policy.create_namespace:
-                raise NotFound(
-                    f"{self.request}: there is no namespace {name!r}; create it, or set create_namespace",
-                    reason="NamespaceMissing",
-                )
-            try:
-                self.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-            except AlreadyExists:
-                log.info("namespace %s was created by somebody else meanwhile", name)
-        elif (found.get("metadata") or {}).get("deletionTimestamp"):
-            raise Conflict(
-                f"{self.request}: namespace {name!r} is being deleted; run again when it is gone",
-                reason="NamespaceTerminating",
-            )

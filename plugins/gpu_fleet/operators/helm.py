@@ -18,8 +18,9 @@ from gpu_fleet.core.errors import SpecError, TransientError
 from gpu_fleet.operators.base import run_name
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
-    from gpu_fleet.hooks.helm_release import Outcome, ReleaseEngine
+    from gpu_fleet.hooks.helm_release import ReleaseEngine
     from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient
 
 WaitFor = Literal["none", "installed", "workloads"]

@@ -11,9 +11,10 @@ from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.helm import EngineMixin
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.core.verdict import Verdict
-    from gpu_fleet.hooks.helm_release import Outcome, ReleaseEngine
+    from gpu_fleet.hooks.helm_release import ReleaseEngine
 
 #: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
 _GONE_SECONDS = 60.0

@@ -41,6 +41,8 @@ _KINDS: dict[str, tuple[str, Kind]] = {
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
 NOT_OURS = "NodeNotOurs"
+#: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
+_COMPANIONS = ("mps-control-daemon", "feature-discovery")
 
 
 def _wanted(args: Args) -> list[tuple[str, str, str]]:
@@ -145,7 +147,7 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     """
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
     found, missing = _workloads(snapshot, args)
-    sets = [item for item in found if item.get("kind") == "DaemonSet"]
+    sets = [item for item in found if item.get("kind") == "DaemonSet" and not _is_companion(item)]
     if missing or not sets:
         return progressing("WorkloadMissing", f"{', '.join(missing) or 'the DaemonSet'} does not exist (yet)")
     for item in sets:
@@ -179,6 +181,10 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         if chosen:
             return chosen[0]
     return progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod of this revision runs yet")
+
+
+def _is_companion(workload: Object) -> bool:
+    return any(part in str((workload.get("metadata") or {}).get("name")) for part in _COMPANIONS)
 
 
 def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene: Scene) -> Verdict:

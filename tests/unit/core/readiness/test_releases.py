@@ -314,6 +314,16 @@ def test_patience_counts_from_the_first_failure_not_from_the_pods_birth() -> Non
     assert judge("release_workloads", daemon_set(1, 1, 0), stuck, {**event, "firstTimestamp": at(300)}).failed
 
 
+def test_a_companion_of_the_plugin_proves_nothing() -> None:
+    companion = daemon_set()
+    companion["metadata"] = meta("plugin-gpu-feature-discovery")
+    verdict = judge(
+        "device_plugin_proven", daemon_set(), companion, pod(old=True), pod("plugin-gpu-feature-discovery"), node(),
+        pools=POOLS,
+    )  # fmt: skip
+    assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "PodsOutdated")
+
+
 def test_the_proof_names_its_nodes() -> None:
     verdict = judge("device_plugin_proven", daemon_set(), pod(), node(), pools=POOLS)
     assert verdict.data == {"nodes": ["node-1"]}

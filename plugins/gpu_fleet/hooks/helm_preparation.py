@@ -1,0 +1,55 @@
+"""What is checked and made ready before a release is touched: the chart, the values, the namespace."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound, PermanentError
+from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
+from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.request import ReleaseRequest
+from gpu_fleet.hooks.helm import Helm, template_arguments
+from gpu_fleet.hooks.kubernetes_client import KubeClient
+
+log = logging.getLogger(__name__)
+
+_TEMPLATE_SECONDS = 60.0
+#: Errors of rendering that are certain; anything else is left to the real upgrade.
+_CERTAIN = frozenset({"ValuesSchema", "InvalidManifest"})
+
+
+def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> None:
+    """Refuse bad values before anything is written; what rendering without a cluster cannot know is let pass."""
+    kube_version = str(client.raw("GET", "/version").get("gitVersion", "")).split("-")[0]
+    done = helm.run(template_arguments(request, chart, values, kube_version), deadline_s=_TEMPLATE_SECONDS, quiet=True)
+    if done.ok:
+        return
+    error = error_of(f"rendering of {request}", done.stderr)
+    if isinstance(error, PermanentError) and error.reason in _CERTAIN:
+        raise error
+    log.warning("%s; going on, helm will say more with the cluster at hand", error)
+
+
+def ensure_namespace(client: KubeClient, request: ReleaseRequest) -> None:
+    """
+    :raises NotFound: if the namespace is missing and may not be created.
+    :raises Conflict: while it is being deleted.
+    """
+    name = request.namespace
+    found = client.get(ObjectRef(NAMESPACE, name))
+    if found is None:
+        if not request.policy.create_namespace:
+            raise NotFound(
+                f"{request}: there is no namespace {name!r}; create it, or set create_namespace",
+                reason="NamespaceMissing",
+            )
+        try:
+            client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        except AlreadyExists:
+            log.info("namespace %s was created by somebody else meanwhile", name)
+    elif (found.get("metadata") or {}).get("deletionTimestamp"):
+        raise Conflict(
+            f"{request}: namespace {name!r} is being deleted; run again when it is gone",
+            reason="NamespaceTerminating",
+        )

@@ -1,0 +1,162 @@
+"""The generic Helm operator and the fleet's release operators against the sandbox's API server and a real helm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from gpu_fleet.core.errors import ReleaseError, SpecError, TransientError
+from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, ObjectRef
+from gpu_fleet.core.verdict import progressing, ready
+from gpu_fleet.operators.helm import HelmReleaseOperator, lease_identity
+from gpu_fleet.operators.release import (
+    InstallReleaseOperator,
+    ProveReleaseOperator,
+    RemediateReleaseOperator,
+    UninstallReleaseOperator,
+)
+from tests.e2e.helm_world import helm_binary
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TINY = str(REPOSITORY / "tests" / "e2e" / "charts" / "tiny")
+KINDS = str(REPOSITORY / "tests" / "e2e" / "charts" / "kinds")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
+    monkeypatch.setenv("HELM_BIN", helm_binary())
+    with sandbox_cluster(tmp_path) as found:
+        yield found
+
+
+def task_context(cluster: SandboxCluster) -> dict[str, Any]:
+    ti = TaskInstance(spec=spec_at(str(cluster.access.path)))
+    ti.task_id, ti.try_number, ti.map_index = "task", 1, -1  # type: ignore[attr-defined]
+    return context(ti)
+
+
+def operator(cluster: SandboxCluster, **changes: Any) -> HelmReleaseOperator:
+    fields: dict[str, Any] = {
+        "task_id": "task", "release_name": "tiny", "namespace": "ns", "chart": TINY, "access": cluster.access,
+        "create_namespace": True, **changes,
+    }  # fmt: skip
+    return HelmReleaseOperator(**fields)
+
+
+def test_installing_shows_values_and_manifest_without_secrets(cluster: SandboxCluster) -> None:
+    task = operator(cluster, values={"message": "two"})
+    found = task.execute(task_context(cluster))
+    assert (found["revision"], found["actions"], found["proven"]) == (1, ["install 1"], False)
+    assert task.values == {"message": "two"}
+    assert "kind: Deployment" in task.manifest
+    assert "hunter2" not in task.manifest
+    assert {"values", "manifest"} <= set(task.template_fields)
+    assert task.overwrite_rtif_after_execution
+
+
+def test_access_may_come_as_json(cluster: SandboxCluster) -> None:
+    assert operator(cluster, access=cluster.access.to_json()).execute(task_context(cluster))["revision"] == 1
+
+
+def test_waiting_defers_without_the_lease_and_proves_in_the_end(cluster: SandboxCluster) -> None:
+    task = operator(cluster, wait_for="workloads")
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(task_context(cluster))
+    lease = cluster.kube.get(ObjectRef(LEASE, "gpu-fleet-release-tiny", "ns"))
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == ""
+    arguments = deferred.value.trigger.serialize()[1]
+    assert arguments["gate"] == "release_workloads"
+    assert arguments["args"]["workloads"] == ["Deployment/ns/tiny"]
+    assert deferred.value.timeout is None, "a deferral's own time-out would end the task without a word"
+    event = {"type": "verdict", "gate": "release_workloads", "verdict": ready("RolledOut", "fine").to_json()}
+    assert operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), event)["proven"]
+
+
+def test_a_passed_deadline_proves_nothing(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    event = {"type": "deadline", "gate": "release_workloads", "verdict": progressing("RollingOut", "late").to_json()}
+    with pytest.raises(Exception, match="late"):
+        operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), event)
+    ledger = cluster.kube.get(ObjectRef(CONFIG_MAP, "gpu-fleet-release-tiny", "ns"))
+    assert "proven" not in (ledger or {})["data"]
+
+
+def test_a_task_killed_before_the_end_does_not_succeed(cluster: SandboxCluster) -> None:
+    task = operator(cluster)
+    task.on_kill()
+    with pytest.raises(TransientError, match="killed"):
+        task.execute(task_context(cluster))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"values": ["a"]}, "values"),
+        ({"release_name": "Bad Name"}, "release_name"),
+        ({"chart": "tiny", "repository": "https://h"}, "version"),
+        ({"chart": ""}, "chart"),
+    ],
+)
+def test_bad_arguments_name_their_field(cluster: SandboxCluster, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        operator(cluster, **changes).execute(task_context(cluster))
+    assert caught.value.field == field
+
+
+def test_the_identity_names_run_task_try_and_process(cluster: SandboxCluster) -> None:
+    identity = lease_identity(task_context(cluster))
+    assert identity.startswith("gpu_lifecycle.demo/manual__1/task/1@")
+
+
+def component(monkeypatch: pytest.MonkeyPatch, chart: str) -> None:
+    """The demo's releases, made of a local chart: where charts come from is tested elsewhere."""
+    from dataclasses import replace
+
+    from gpu_fleet.core.releases import components
+    from gpu_fleet.core.releases.request import ChartRef
+
+    real = components.release_request
+
+    def local(spec: Any, name: Any) -> Any:
+        return replace(real(spec, name), chart=ChartRef(chart), values={})
+
+    monkeypatch.setattr(components, "release_request", local)
+
+
+def test_crds_are_installed_proven_and_uninstalled(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    component(monkeypatch, KINDS)
+    install = InstallReleaseOperator(task_id="task", component="karpenter-crd")
+    assert install.execute(task_context(cluster))["crds"] == ["widgets.example.com"]
+    assert "(schema left out)" in install.manifest
+    prove = ProveReleaseOperator(task_id="task", component="karpenter-crd")
+    assert prove.execute(task_context(cluster))["proven"]
+    remedy = RemediateReleaseOperator(task_id="task", component="karpenter-crd")
+    assert remedy.execute(task_context(cluster)) == {"remediation": "nothing", "why": "Proven"}
+    for _ in range(2):
+        gone = UninstallReleaseOperator(task_id="task", component="karpenter-crd").execute(task_context(cluster))
+        assert gone["leftovers"] == []
+    assert cluster.kube.get(ObjectRef(CONFIG_MAP, "gpu-fleet-release-karpenter-crd", "kube-system")) is None
+
+
+def test_proving_what_is_not_installed_is_an_error(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    component(monkeypatch, KINDS)
+    with pytest.raises(ReleaseError) as caught:
+        ProveReleaseOperator(task_id="task", component="karpenter-crd").execute(task_context(cluster))
+    assert caught.value.reason == "NotTheCandidate"
+
+
+def test_nothing_installed_is_nothing_to_remedy(cluster: SandboxCluster) -> None:
+    found = RemediateReleaseOperator(task_id="task", component="karpenter").execute(task_context(cluster))
+    assert found == {"remediation": "nothing", "why": "NoRelease"}
+
+
+def test_an_unknown_component_is_refused(cluster: SandboxCluster) -> None:
+    with pytest.raises(SpecError, match="device-plugin"):
+        InstallReleaseOperator(task_id="task", component="gpu-operator").execute(task_context(cluster))
