@@ -32,6 +32,10 @@ FROM airflow AS sandbox
 COPY --chown=airflow:0 requirements-dev.txt /opt/gpu-fleet/requirements-dev.txt
 RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements-dev.txt
 COPY --chown=airflow:0 sandbox /opt/airflow/sandbox
+COPY --chown=airflow:0 demo /opt/airflow/demo
+COPY --chown=airflow:0 tools /opt/airflow/tools
+RUN mkdir /sandbox && chown airflow:0 /sandbox && chmod 0770 /sandbox
+ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins
 
 # What is built when no target is named.
 FROM airflow

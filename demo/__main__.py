@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     up = commands.add_parser("up", help="start sandbox and Airflow and leave them running")
     up.add_argument("--speed", type=float, default=SPEED)
     up.add_argument("--seed", type=int, default=1)
+    up.add_argument("--foreground", action="store_true", help="stay, and stop everything at the end")
+    up.add_argument("--host", default="127.0.0.1", help="where Airflow's UI listens")
+    up.add_argument("--port", type=int, default=0, help="its port; 0 for a free one")
     commands.add_parser("down", help="stop what was left running")
     args = parser.parse_args(argv)
 
@@ -41,8 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     stack = Stack(build_dir=args.build_dir, speed=args.speed, seed=args.seed)
     try:
         if args.command == "up":
+            stack.bind_host, stack.port = args.host, args.port
             stack.start()
             demo_run.say_where(stack)
+            if args.foreground:
+                demo_run.stay(stack)
             return 0
         return demo_run.run(stack, fault=args.fault, keep=args.keep)
     except StackError as error:

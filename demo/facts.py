@@ -133,7 +133,9 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: flo
     if plan is not None:
         facts["cost"] = _cost(plan["plan"], seconds)
     leaks = xcom("teardown.leak_check")
-    facts["leaks"] = None if leaks is None else leaks["findings"]
+    facts["leaks"] = (
+        None if leaks is None else [f"{leak['kind']} {leak['name']} ({leak['detail']})" for leak in leaks["leaks"]]
+    )
     return facts
 
 

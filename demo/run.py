@@ -156,7 +156,9 @@ class Scene:
         run_id = run["dag_run_id"]
         started, ended = epoch(run["start_date"]), epoch(run["end_date"])
         spans = read_spans(self.stack.database, LIFECYCLE, run_id)
-        waits = [(wait["started"], wait["ended"]) for wait in self.sandbox.waits()]
+        told = self.sandbox.waits()
+        save(self.stack.build_dir / "waits.json", told)
+        waits = [(wait["started"], wait["ended"]) for wait in told]
         split = timeline(spans, waits, started=started or 0.0, ended=ended or 0.0)
         self.report["timelines"][run_id] = timeline_json(split, started or 0.0)
         self.report["runs"].append(
@@ -206,7 +208,7 @@ class MemoryWatch(threading.Thread):
         return self.peak
 
 
-def save(path: Path, report: Report) -> None:
+def save(path: Path, report: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2, default=str) + "\n")
 
@@ -218,6 +220,20 @@ def still_running(build_dir: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(alive([int(content[key]) for key in ("airflow_pid", "sandbox_pid") if content.get(key)]))
+
+
+def stay(stack: Stack) -> None:
+    """Until it is interrupted or a part dies.
+
+    :raises StackError: naming the part that died; everything is stopped then.
+    """
+    try:
+        while True:
+            stack.check()
+            time.sleep(2)
+    except BaseException:
+        stack.stop()
+        raise
 
 
 def say_where(stack: Stack) -> None:

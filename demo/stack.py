@@ -38,6 +38,7 @@ class Stack:
     :ivar build_dir: everything that is written goes here.
     :ivar speed: the sandbox's speed (see ``sandbox.settings``).
     :ivar clusters_dir: the folder of cluster specs; ``None`` for ``include/clusters``.
+    :ivar bind_host: where Airflow's UI listens; :ivar port: its port, 0 for a free one.
     :ivar extra_env: added to both children's environment (``HELM_BIN`` for example).
     """
 
@@ -47,7 +48,8 @@ class Stack:
     clusters_dir: Path | None = None
     dags_dir: Path = ROOT / "dags"
     extra_env: dict[str, str] = field(default_factory=dict)
-    triggerers: int = 1
+    bind_host: str = "127.0.0.1"
+    port: int = 0
 
     airflow_process: subprocess.Popen[bytes] | None = None
     sandbox_process: subprocess.Popen[bytes] | None = None
@@ -172,7 +174,10 @@ class Stack:
 
     def _start_airflow(self) -> None:
         self._wait_for_sandbox()
-        port, worker_logs, trigger_logs = free_ports(3)
+        free, worker_logs, trigger_logs = free_ports(3)
+        port = self.port or free
+        if not port_is_free(port):
+            raise StackError(f"port {port} is in use; stop what listens there, or choose another port")
         self.airflow_url = f"http://localhost:{port}"
         bin_dir = str(Path(sys.executable).parent)
         settings = {
@@ -187,7 +192,7 @@ class Stack:
             "CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
             "API__PORT": str(port),
-            "API__HOST": "127.0.0.1",
+            "API__HOST": self.bind_host,
             "API__BASE_URL": self.airflow_url,
             "API__SECRET_KEY": secrets.token_urlsafe(64),
             "API__WORKERS": "1",
@@ -262,6 +267,17 @@ def stop_saved(build_dir: Path) -> bool:
             stop_pid_group(int(content[key]))
     path.unlink(missing_ok=True)
     return True
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on the port of the loopback interface."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def free_ports(count: int) -> list[int]:
