@@ -12,6 +12,7 @@ from tests.dags.conftest import ROOT, Parse
 
 DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_teardown.demo"}
 POOLS = ("shared-a10g", "whole-a100")
+PROBE = {"shared-a10g": "sharing", "whole-a100": "exclusive"}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,9 @@ def test_every_dag_file_is_accounted_for() -> None:
 
 
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
-    per_pool = 4 + 2 + 6 + 1  # provision, capacity, validation, drain
+    per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 16
-    assert len(teardown) == 1 + shared_teardown + len(POOLS) + 1
+    assert len(teardown) == 1 + shared_teardown + 2 * len(POOLS) + 1
     assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
 
 
@@ -125,7 +126,9 @@ GATED = [
                 {f"capacity.pool_{pool}.await_capacity", "prove.prove_device_plugin"},
             ),
             (f"validation.pool_{pool}.release_placeholders", {f"validation.pool_{pool}.protect_nodes"}),
-            (f"validation.pool_{pool}.vectoradd", {f"validation.pool_{pool}.release_placeholders"}),
+            (f"validation.pool_{pool}.{PROBE[pool]}", {f"validation.pool_{pool}.release_placeholders"}),
+            (f"validation.pool_{pool}.clean_up", {f"validation.pool_{pool}.{PROBE[pool]}"}),
+            (f"validation.pool_{pool}.publish", {f"validation.pool_{pool}.{PROBE[pool]}"}),
         )
     ],
     ("prove.prove_device_plugin", {f"capacity.pool_{pool}.await_capacity" for pool in POOLS}),
@@ -145,6 +148,7 @@ TEARDOWN_GATED = [
     ("teardown.delete_node_pools", {f"teardown.drain_{pool}" for pool in POOLS}),
     ("teardown.node_claims_gone", {"teardown.delete_node_pools"}),
     ("teardown.instances_gone", {"teardown.node_claims_gone"}),
+    *[(f"teardown.publish_{pool}", {"teardown.instances_gone"}) for pool in POOLS],
     ("teardown.delete_node_classes", {"teardown.instances_gone"}),
     ("teardown.node_classes_gone", {"teardown.delete_node_classes"}),
     ("teardown.uninstall_device_plugin", {"teardown.instances_gone"}),
@@ -155,6 +159,7 @@ TEARDOWN_GATED = [
         "teardown.leak_check",
         {
             *(f"teardown.drain_{pool}" for pool in POOLS),
+            *(f"teardown.publish_{pool}" for pool in POOLS),
             "teardown.delete_runtime_class",
             "teardown.uninstall_karpenter_crd",
         },

@@ -145,17 +145,9 @@ def _disruption(pool: NodePool) -> dict[str, Any]:
         budgets.append(entry)
     body: dict[str, Any] = {
         "consolidationPolicy": disruption.consolidation_policy,
-        "consolidateAfter": _consolidate_after(pool),
+        "consolidateAfter": str(disruption.consolidate_after),
     }
     return {**body, "budgets": budgets} if budgets else body
-
-
-def _consolidate_after(pool: NodePool) -> str:
-    """The pool's own, but not shorter than ``capacity.hold``: Karpenter itself then keeps validated nodes that long."""
-    own, hold_s = pool.disruption.consolidate_after, pool.capacity.hold * 60
-    if own.never or own.seconds >= hold_s:
-        return str(own)
-    return f"{pool.capacity.hold}m"
 
 
 @builder("node_pool")

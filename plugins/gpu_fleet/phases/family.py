@@ -16,6 +16,7 @@ from airflow.sdk import DAG, BaseOperator, Param, get_parsing_context
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.fleet import load_cluster, load_fleet
+from gpu_fleet.hooks.settings import retry_delay_s
 from gpu_fleet.operators.base import DEFAULT_ARGS
 
 #: A DAG needs some start date; in the past, because runs are triggered or cron-driven without catch-up.
@@ -102,7 +103,11 @@ def fleet_dag(
         catchup=False,
         # A cluster has one turn; a second run would only wait for it.
         max_active_runs=1,
-        default_args={**DEFAULT_ARGS, "owner": ", ".join(spec.owners)},
+        default_args={
+            **DEFAULT_ARGS,
+            "retry_delay": timedelta(seconds=retry_delay_s()),
+            "owner": ", ".join(spec.owners),
+        },
         doc_md=f"{doc.strip()}\n\n{cluster_table(spec)}",
         params=dict(params or {}),
         tags=["gpu-fleet", f"cluster:{spec.name}", *tags],

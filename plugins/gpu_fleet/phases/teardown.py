@@ -15,6 +15,7 @@ from gpu_fleet.core.names import RUNTIME_CLASS_NAME
 from gpu_fleet.operators.delete import DeleteObjectsOperator
 from gpu_fleet.operators.drain import DrainPoolOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
+from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.release import UninstallReleaseOperator
 from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, FreezePoolsOperator, PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
@@ -60,6 +61,10 @@ def teardown(spec: ClusterSpec) -> Phase:
             *(plan, approve, turn, replan, freeze, *drains, delete, claims_gone),
             *(instances_gone, classes, classes_gone, leaks),
         ]
+        for pool in spec.node_pools:
+            gone = PublishPoolOperator(task_id=f"publish_{pool.name}", node_pool=pool.name, torn_down=True)
+            instances_gone >> gone
+            tasks.append(gone)
         if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
             plugin = UninstallReleaseOperator(task_id="uninstall_device_plugin", component="device-plugin")
             instances_gone >> plugin

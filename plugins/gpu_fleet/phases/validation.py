@@ -1,4 +1,8 @@
-"""Validation: protect the nodes, free them of placeholders, probe every GPU, tidy up whatever happened, publish."""
+"""Validation: protect the nodes, free them of placeholders, probe every GPU, tidy up whatever happened, publish.
+
+One probe task per pool: it fills every node at once and covers vectorAdd, the containers side by side with their GPU
+UUIDs, the pod too many and the physical count. A task for each would wait, and pay for a deferral, several times.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.operators.capacity import ReleasePlaceholdersOperator
+from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
 from gpu_fleet.phases.common import Phase
@@ -23,8 +27,7 @@ def validation(spec: ClusterSpec) -> dict[str, Phase]:
             with TaskGroup(f"pool_{pool.name}"):
                 protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name)
                 free = ReleasePlaceholdersOperator(task_id="release_placeholders", node_pool=pool.name)
-                smoke = RunProbesOperator(task_id="vectoradd", node_pool=pool.name, probe="vectoradd")
-                sharing = RunProbesOperator(
+                probes = RunProbesOperator(
                     task_id="sharing" if pool.shared else "exclusive",
                     node_pool=pool.name,
                     probe="sharing" if pool.shared else "exclusive",
@@ -33,8 +36,12 @@ def validation(spec: ClusterSpec) -> dict[str, Phase]:
                     task_id="clean_up", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
                 )
                 publish = PublishPoolOperator(task_id="publish", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE)
-                protect >> free >> smoke >> sharing >> clean
-                sharing >> publish
-            tasks = [protect, free, smoke, sharing, clean, publish]
+                protect >> free >> probes >> [clean, publish]
+                tasks = [protect, free, probes, clean, publish]
+                if pool.capacity.hold:
+                    # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
+                    hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)
+                    probes >> hold >> clean
+                    tasks.append(hold)
             phases[pool.name] = Phase(heads=[protect], tails=[clean, publish], tasks=tasks)
     return phases

@@ -10,8 +10,7 @@ from gpu_fleet.core import manifests, templates
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kinds import kind_of
 from gpu_fleet.core.manifests import BUILDERS, build, builder
-from gpu_fleet.core.spec import parse_cluster
-from tests.unit.core.specs import demo_mapping, demo_spec
+from tests.unit.core.specs import demo_spec
 
 DURATION = re.compile(r"^(([0-9]+(s|m|h))+|Never)$")
 
@@ -157,15 +156,3 @@ def test_without_a_reader_templates_say_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(templates, "_cache", {})
     with pytest.raises(RuntimeError, match=r"import gpu_fleet\.hooks"):
         templates.template("manifests/node-pool")
-
-
-@pytest.mark.parametrize(
-    ("own", "hold", "expected"), [("5m", 0, "5m"), ("5m", 30, "30m"), ("1h", 30, "1h"), ("Never", 30, "Never")]
-)
-def test_capacity_hold_keeps_empty_nodes_at_least_that_long(own: str, hold: int, expected: str) -> None:
-    mapping = demo_mapping()
-    mapping["nodePools"][0]["disruption"]["consolidateAfter"] = own
-    mapping["nodePools"][0]["capacity"] = {"hold": hold}
-    spec = parse_cluster(mapping)
-    manifest = build("node_pool", spec, pool=spec.pool_names[0])[0]
-    assert manifest["spec"]["disruption"]["consolidateAfter"] == expected
