@@ -16,12 +16,15 @@ class Settings:
         a triggerer with a hundred gates far below EC2's and EKS's request quotas.
     :ivar turn_recheck_s: seconds after which a run that waits for the cluster's turn asks Airflow whether the holder is
         still running. ``GPU_FLEET_TURN_RECHECK``; each time costs a short task.
+    :ivar retry_delay_s: seconds before a failed task is tried again. ``GPU_FLEET_RETRY_DELAY``, read when a DAG is
+        parsed; what waiting cures is waited for behind gates, so it only has to outlast a hiccup of an API.
     :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
         of the Airflow UI, which differs between deployments.
     """
 
     poll_interval_s: float = 5.0
     turn_recheck_s: float = 60.0
+    retry_delay_s: float = 5.0
     deployment: str = ""
 
     @classmethod
@@ -33,8 +36,18 @@ class Settings:
         return cls(
             poll_interval_s=_seconds(env, "GPU_FLEET_POLL_INTERVAL", cls.poll_interval_s),
             turn_recheck_s=_seconds(env, "GPU_FLEET_TURN_RECHECK", cls.turn_recheck_s),
+            retry_delay_s=retry_delay_s(env),
             deployment=env.get("GPU_FLEET_DEPLOYMENT") or _base_url(),
         )
+
+
+def retry_delay_s(environment: Mapping[str, str] | None = None) -> float:
+    """:attr:`Settings.retry_delay_s` alone: all that is needed to parse a DAG.
+
+    :raises SpecError: if it is not a positive number.
+    """
+    env = os.environ if environment is None else environment
+    return _seconds(env, "GPU_FLEET_RETRY_DELAY", Settings.retry_delay_s)
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

@@ -3,20 +3,32 @@ from __future__ import annotations
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.hooks.settings import Settings
+from gpu_fleet.hooks.settings import Settings, retry_delay_s
 
 
 def test_defaults() -> None:
     found = Settings.from_environment({})
-    assert (found.poll_interval_s, found.turn_recheck_s) == (5.0, 60.0)
+    assert (found.poll_interval_s, found.turn_recheck_s, found.retry_delay_s) == (5.0, 60.0, 5.0)
     assert found.deployment
 
 
 def test_the_environment_overrides() -> None:
     found = Settings.from_environment(
-        {"GPU_FLEET_POLL_INTERVAL": "0.5", "GPU_FLEET_TURN_RECHECK": "7", "GPU_FLEET_DEPLOYMENT": "a"}
+        {
+            "GPU_FLEET_POLL_INTERVAL": "0.5",
+            "GPU_FLEET_TURN_RECHECK": "7",
+            "GPU_FLEET_RETRY_DELAY": "1",
+            "GPU_FLEET_DEPLOYMENT": "a",
+        }
     )
-    assert found == Settings(0.5, 7.0, "a")
+    assert found == Settings(0.5, 7.0, 1.0, "a")
+
+
+def test_the_retry_delay_alone() -> None:
+    assert retry_delay_s({}) == 5.0
+    assert retry_delay_s({"GPU_FLEET_RETRY_DELAY": "0.5"}) == 0.5
+    with pytest.raises(SpecError, match="GPU_FLEET_RETRY_DELAY"):
+        retry_delay_s({"GPU_FLEET_RETRY_DELAY": "soon"})
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan"])
