@@ -20,6 +20,7 @@ from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
 from sandbox.nodes.logs import LogUploader
 from sandbox.nodes.machine import Machine
+from sandbox.nodes.patience import PatientKube
 from sandbox.nodes.recorder import Recorder
 from sandbox.nodes.shapes import Shapes
 from sandbox.settings import Clock, Settings
@@ -39,7 +40,7 @@ class Fleet:
     def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
         self.settings = settings
         self.clock = clock
-        self.kube = kube
+        self.kube: Kube = PatientKube(kube)
         self.latencies = Latencies(settings.seed)
         self.recorder = Recorder(kube, "kubelet")
         self.logs = LogUploader(kube)
@@ -133,8 +134,11 @@ class Fleet:
     def attach(self, machine: Machine) -> None:
         """The machine's node is registered: pods that are bound to it may start."""
         self._attached[machine.name] = machine
-        for pod in self._pods.by_index("node", machine.name):
+        for pod in self.pods_on(machine.name):
             machine.pod_changed("ADDED", pod)
+
+    def pods_on(self, node_name: str) -> list[dict[str, Any]]:
+        return self._pods.by_index("node", node_name)
 
     def _pod(self, change: Change, pod: dict[str, Any], _old: dict[str, Any] | None) -> None:
         machine = self._attached.get(pod["spec"].get("nodeName") or "")

@@ -101,7 +101,7 @@ class Machine:
             await asyncio.gather(lease, return_exceptions=True)
 
     async def _register(self) -> None:
-        if not self._existing:
+        if not self._existing and not await self._known():
             step = "node_register_gpu" if self.gpus else "node_register_cpu"
             await self.clock.sleep(self.latencies.sample(step), f"{self.instance['InstanceId']} joined as {self.name}")
         while True:
@@ -111,6 +111,11 @@ class Machine:
             except _ERRORS as error:
                 log.warning("node %s: registration: %s", self.name, error)
             await asyncio.sleep(_RETRY)
+
+    async def _known(self) -> bool:
+        """Whether the Node is there already: this process has been started anew."""
+        found = await self.kube.find("Node", self.name)
+        return found is not None and found["spec"].get("providerID") == nodeobject.provider_id(self.instance)
 
     async def _registered(self) -> bool:
         provider = nodeobject.provider_id(self.instance)
@@ -160,9 +165,10 @@ class Machine:
         """Renew the Lease; report again when the API server shows another state than the kubelet's."""
         while True:
             try:
-                await self._renew()
+                if self.fault("kubelet-dead") is None:
+                    await self._renew()
                 shown = nodeobject.ready_condition(self._node or {})
-                if shown and shown["status"] == "Unknown":
+                if shown and shown["status"] == "Unknown" and self.fault("kubelet-dead") is None:
                     self._ready_since = now()
                     await self._put_conditions()
             except _ERRORS as error:
@@ -277,7 +283,15 @@ class Machine:
         if task.cancelled():
             return
         if (error := task.exception()) is not None:
-            log.error("node %s: pod %s: %r", self.name, uid, error, exc_info=error)
+            log.error("node %s: pod %s: %r; its worker starts again", self.name, uid, error, exc_info=error)
+            self.keep(self._again(uid), f"again-{uid}")
+
+    async def _again(self, uid: str) -> None:
+        """A worker that failed is replaced, as a kubelet that is started again would take the pod over."""
+        await asyncio.sleep(_RETRY)
+        for pod in self.fleet.pods_on(self.name):
+            if pod["metadata"]["uid"] == uid:
+                self.pod_changed("MODIFIED", pod)
 
     def keep(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Run something beside the pods, until the machine stops."""

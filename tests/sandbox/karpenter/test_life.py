@@ -515,6 +515,45 @@ def _deployed(pool: str) -> Object:
     return {key: value for key, value in spec.items() if key != "restartPolicy"}
 
 
+async def test_a_node_whose_pods_fit_elsewhere_is_removed(cluster: Cluster):
+    disruption = {
+        "consolidationPolicy": "WhenEmptyOrUnderutilized",
+        "consolidateAfter": "10s",
+        "budgets": [{"nodes": "1"}],
+    }
+    await _ready_pool(cluster, node_pool("pack", "m5.large", disruption=disruption))
+    spec = _deployed("pack") | {"terminationGracePeriodSeconds": 1}
+    spec["containers"][0]["resources"] = {"requests": {"cpu": "900m"}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "pack", "namespace": "default"},
+        "spec": {
+            "replicas": 3,
+            "selector": {"matchLabels": {"app": "pack"}},
+            "template": {"metadata": {"labels": {"app": "pack"}}, "spec": spec},
+        },
+    }
+    await cluster.apply(deployment)
+    await _claims(cluster, "pack", 2, "Initialized")
+
+    async def running(count: int):
+        pods = await cluster.kube.list("Pod", "default", label_selector="app=pack")
+        up = [
+            each
+            for each in pods
+            if each["status"].get("phase") == "Running" and not each["metadata"].get("deletionTimestamp")
+        ]
+        return len(up) == count and len(pods) == count
+
+    await cluster.until(lambda: running(3))
+    await cluster.kube.patch("Deployment", "pack", {"spec": {"replicas": 2}}, "default")
+    await _claims(cluster, "pack", 1, "Initialized")
+    await cluster.until(lambda: running(2))
+    await cluster.kube.delete("Deployment", "pack", "default")
+    await _remove(cluster, "pack")
+
+
 async def test_budgets_hold_drift_and_not_expiry(cluster: Cluster):
     disruption = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "30s", "budgets": [{"nodes": "0"}]}
     await _ready_pool(cluster, node_pool("budget", disruption=disruption, expireAfter="9m"))

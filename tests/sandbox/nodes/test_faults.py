@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
+from sandbox.kube import ApiError, Kube
 from tests.sandbox.nodes.cluster import (
     GPU_TOLERATION,
     PLUGIN_IMAGE,
@@ -193,3 +194,42 @@ async def test_mps_waits_for_its_daemon(nodes: Cluster, made):
     )
     await nodes.kube.patch("Node", name, {"metadata": {"labels": {"nvidia.com/mps.capable": "true"}}})
     await nodes.allocatable(name, "10")
+
+
+async def test_a_dead_kubelet_is_noticed_and_comes_back(nodes: Cluster, made):
+    name = await _node(nodes, made)
+    nodes.settings.faults.set("kubelet-dead", {"nodeNamePrefix": name})
+    try:
+
+        async def unknown():
+            ready = condition(await nodes.kube.get("Node", name), "Ready")
+            return ready["status"] == "Unknown" and ready["reason"] == "NodeStatusUnknown"
+
+        await nodes.until(unknown, lambda: nodes.kube.get("Node", name))
+    finally:
+        nodes.settings.faults.clear("kubelet-dead")
+
+    async def ready_again():
+        return is_true(await nodes.kube.get("Node", name), "Ready")
+
+    await nodes.until(ready_again)
+
+
+async def test_an_api_server_that_answers_500_for_a_while_loses_no_pod(nodes: Cluster, made, monkeypatch):
+    name = await _node(nodes, made)
+    real, failures = Kube.raw, 20
+
+    async def flaky(self, method, path, **request):
+        nonlocal failures
+        if self.user_agent == "sandbox-nodes" and failures and "/pods/sturdy" in path:
+            failures -= 1
+            raise ApiError(500, "InternalError", "injected")
+        return await real(self, method, path, **request)
+
+    monkeypatch.setattr("sandbox.nodes.patience.PAUSE", 0.02)
+    monkeypatch.setattr(Kube, "raw", flaky)
+    await nodes.apply(gpu_pod("sturdy", 0, PROBE_IMAGE, ["true"], nodeName=name))
+    await nodes.pod_phase("sturdy", "Succeeded")
+    await nodes.kube.delete("Pod", "sturdy", "default")
+    await nodes.gone("Pod", "sturdy", "default")
+    assert failures == 0
