@@ -7,6 +7,7 @@ file must break its own DAGs only.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def _load_files(name: str, paths: Iterable[Path]) -> ClusterSpec:
 def load_cluster(name: str, folder: Path | str | None = None) -> ClusterSpec:
     """One cluster's spec.
 
-    :raises SpecError: with every problem of the file, or if there is no such file.
+    :raises SpecError: with every problem of the file, if there is no such file, or if another one describes the same
+        cluster (as :func:`load_fleet` has it, so that a task sees the Dag that was stored).
     """
     where = Path(folder) if folder else clusters_dir()
     paths = [path for suffix in SUFFIXES if (path := where / f"{name}{suffix}").exists()]
@@ -150,7 +152,41 @@ def load_cluster(name: str, folder: Path | str | None = None) -> ClusterSpec:
         raise SpecError(
             f"there is no cluster file {where / name}.yaml", field="cluster", remedy="add it, or correct the name"
         )
-    return _load_files(name, paths)
+    spec = _load_files(name, paths)
+    others = _also_described_by(spec, where)
+    if others:
+        raise _described_twice(spec, others)
+    return spec
+
+
+def _place(spec: ClusterSpec) -> tuple[str, str, str]:
+    return spec.aws.connection, spec.aws.region, spec.cluster.name
+
+
+def _also_described_by(spec: ClusterSpec, folder: Path) -> list[str]:
+    """Other files about the same cluster. Only files with its name in them are parsed: this runs at each task start."""
+    found = []
+    mentioned = re.compile(rb"(?<![\w-])" + re.escape(spec.cluster.name.encode()) + rb"(?![\w-])")
+    for name, paths in sorted(_files(folder).items()):
+        if name == spec.name:
+            continue
+        try:
+            if any(mentioned.search(path.read_bytes()) for path in paths) and _place(
+                _load_files(name, paths)
+            ) == _place(spec):
+                found.append(name)
+        except (OSError, SpecError):
+            continue  # that file's own Dags say what is wrong with it
+    return found
+
+
+def _described_twice(spec: ClusterSpec, others: Iterable[str]) -> SpecErrors:
+    problem = SpecError(
+        f"EKS cluster {spec.cluster.name} in {spec.aws.region} is also described by {', '.join(others)}",
+        field="cluster.name",
+        remedy="keep one file per cluster",
+    )
+    return SpecErrors([problem], where=spec.name)
 
 
 def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | SpecError]:
@@ -167,22 +203,13 @@ def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | Spec
             fleet[name] = _load_files(name, paths)
         except SpecError as error:
             fleet[name] = error
-    places: dict[tuple[str, str, str], list[str]] = {}
-    for name, spec in fleet.items():
+    places: dict[tuple[str, str, str], list[ClusterSpec]] = {}
+    for spec in fleet.values():
         if isinstance(spec, ClusterSpec):
-            places.setdefault((spec.aws.connection, spec.aws.region, spec.cluster.name), []).append(name)
-    for (_, region, cluster), names in places.items():
-        if len(names) > 1:
-            for name in names:
-                others = ", ".join(other for other in names if other != name)
-                fleet[name] = SpecErrors(
-                    [
-                        SpecError(
-                            f"EKS cluster {cluster} in {region} is also described by {others}",
-                            field="cluster.name",
-                            remedy="keep one file per cluster",
-                        )
-                    ],
-                    where=name,
-                )
+            places.setdefault(_place(spec), []).append(spec)
+    for twins in places.values():
+        for spec in twins:
+            others = [other.name for other in twins if other is not spec]
+            if others:
+                fleet[spec.name] = _described_twice(spec, others)
     return fleet

@@ -103,6 +103,9 @@ def test_one_eks_cluster_in_two_files_is_refused_in_both(tmp_path: Path) -> None
     fleet = load_fleet(tmp_path)
     assert "also described by b" in problems(fleet["a"])
     assert "also described by a" in problems(fleet["b"])
+    # A task parses its own Dag alone, and must find the one that was stored.
+    with pytest.raises(SpecError, match="also described by b"):
+        load_cluster("a", tmp_path)
     assert isinstance(fleet["c"], ClusterSpec)
 
 
