@@ -93,13 +93,15 @@ class AirflowApi:
             raise
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        """The log of one try, as text."""
+        """The log of one try, as text; an exception in one line per link of its chain, without the traceback."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         value = self.call("GET", path, params={"full_content": "true"}, headers={"Accept": "application/json"})
         lines = []
         for entry in value.get("content", []):
             if isinstance(entry, dict):
                 lines.append(" ".join(str(entry.get(k, "")) for k in ("timestamp", "level", "event")).strip())
+                for error in entry.get("error_detail") or []:
+                    lines.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
             else:
                 lines.append(str(entry))
         return "\n".join(lines)
