@@ -29,14 +29,16 @@ class TaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
 
-    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> Any:
+        from airflow.sdk.api.datamodels._generated import DagRunState
         from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
         from airflow.sdk.execution_time.comms import ErrorResponse
 
         if (dag_id, run_id) not in self.run_states:
             detail = {"status_code": 404, "detail": {"reason": "not_found"}}
             raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
-        return self.run_states[dag_id, run_id]
+        # An enumeration, whatever the signature in Airflow says (task_runner.RuntimeTaskInstance.get_dagrun_state).
+        return DagRunState(self.run_states[dag_id, run_id])
 
 
 def context(ti: TaskInstance | None = None, **params: Any) -> dict[str, Any]:

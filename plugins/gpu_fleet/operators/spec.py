@@ -1,4 +1,4 @@
-"""Pins a Dag run to its cluster spec."""
+"""Pins a Dag run to its cluster spec, or says why it cannot be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
     :raises SpecError: naming the key and the Params there are.
     """
     conf = getattr(context.get("dag_run"), "conf", None) or {}
-    params = context.get("params") or {}
+    # Not the context's "params": Airflow has added the conf to those, unknown keys and all.
+    params = list(getattr(context.get("dag"), "params", None) or {})
     unknown = sorted(set(conf) - set(params))
     if unknown:
         raise SpecError(
@@ -95,3 +96,17 @@ class FreezeSpecOperator(BaseOperator):
             "file": f"{spec.name}.yaml",
             "pools": selected_pools(params.get("pools"), spec.pool_names),
         }
+
+
+class InvalidSpecOperator(BaseOperator):
+    """Stands for a cluster whose file is broken; says so when it is run.
+
+    :param problem: what is wrong, with field and remedy.
+    """
+
+    def __init__(self, *, problem: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problem = problem
+
+    def execute(self, context: Mapping[str, Any]) -> None:  # noqa: ARG002
+        raise SpecError(self.problem)

@@ -33,7 +33,9 @@ def run_state(context: Mapping[str, Any], holder: Holder) -> str | None:
     from airflow.sdk.exceptions import AirflowRuntimeError
 
     try:
-        return str(context["ti"].get_dagrun_state(dag_id=holder.dag_id, run_id=holder.run_id))
+        state = context["ti"].get_dagrun_state(dag_id=holder.dag_id, run_id=holder.run_id)
+        # Airflow gives an enumeration whose text is its name; its value is the state.
+        return str(getattr(state, "value", state))
     except AirflowRuntimeError as error:
         if "404" in str(error.error.detail) or "not_found" in str(error.error.detail):
             return None

@@ -89,9 +89,22 @@ def test_an_absent_cluster_gets_no_capacity(clusters: Path) -> None:
     assert freeze(context())["spec"]["state"] == "absent"
 
 
-def test_a_misspelt_conf_key_is_refused(clusters: Path) -> None:
-    class Run:
-        conf = {"untill": "torn_down"}  # noqa: RUF012
+def conf_context(conf: dict[str, Any]) -> dict[str, Any]:
+    """As Airflow makes it: "params" are the DAG's, with the whole conf laid over them (sdk definitions/param.py)."""
+    from airflow.sdk import DAG, Param
 
-    with pytest.raises(SpecError, match="conf: this DAG has no Param 'untill'"):
-        freeze({**context(pools=[]), "dag_run": Run()})
+    class Run:
+        def __init__(self) -> None:
+            self.conf = conf
+
+    dag = DAG("gpu_lifecycle.demo", params={"until": Param("validated"), "pools": Param([], type="array")})
+    return {**context(**{"until": "validated", "pools": [], **conf}), "dag_run": Run(), "dag": dag}
+
+
+def test_a_misspelt_conf_key_is_refused(clusters: Path) -> None:
+    with pytest.raises(SpecError, match=r"conf: this DAG has no Param 'untill' \(one of: until, pools\)"):
+        freeze(conf_context({"untill": "torn_down"}))
+
+
+def test_a_conf_of_known_params_is_taken(clusters: Path) -> None:
+    assert freeze(conf_context({"until": "torn_down", "pools": ["whole-a100"]}))["pools"] == ["whole-a100"]
