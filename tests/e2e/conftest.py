@@ -3,55 +3,81 @@ what it builds on."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo.run import still_running
 from demo.stack import Stack
 from tests.e2e.fleet import Fleet, cluster_spec, find_tools, write_spec
 
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
 SPEED = 15.0
+#: Shorter than in production, because here a look costs nobody anything.
+ENVIRONMENT = {"GPU_FLEET_POLL_INTERVAL": "1", "GPU_FLEET_TURN_RECHECK": "5"}
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the link ``helm``, which a test can replace; kubectl is found through the environment."""
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running sandbox and Airflow; both are stopped at the end of the session, whatever happened.
+
+    With ``E2E_KEEP=FOLDER`` they are started there, or found running from the session before, and left running, to save
+    a minute while writing tests; ``python -m demo --build-dir FOLDER down`` stops them.
+    """
+    keep = os.environ.get("E2E_KEEP")
+    build = Path(keep).resolve() if keep else tmp_path_factory.mktemp("stack")
+    clusters, tools = build / "clusters", build / "tools"
+    for folder in (clusters, tools):
+        folder.mkdir(parents=True, exist_ok=True)
     found = find_tools()
-    folder = tmp_path_factory.mktemp("tools")
-    (folder / "helm").symlink_to(found["HELM_BIN"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECTL_BIN", found["KUBECTL_BIN"])
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Iterator[Stack]:
-    """A running sandbox and Airflow; both are stopped at the end of the session, whatever happened."""
-    build = tmp_path_factory.mktemp("stack")
-    clusters = build / "clusters"
-    clusters.mkdir()
+    (tools / "helm").unlink(missing_ok=True)
+    (tools / "helm").symlink_to(found["HELM_BIN"])
     stack = Stack(
         build_dir=build,
         speed=float(os.environ.get("E2E_SPEED", SPEED)),
         clusters_dir=clusters,
-        extra_env={"HELM_BIN": str(tools / "helm"), "GPU_FLEET_POLL_INTERVAL": "1", "GPU_FLEET_TURN_RECHECK": "5"},
+        # A link of our own, so that a test can put something else in helm's place.
+        extra_env={"HELM_BIN": str(tools / "helm"), **ENVIRONMENT},
     )
-    write_spec(clusters, cluster_spec())
+    with pytest.MonkeyPatch.context() as patch, ended_like_by_ctrl_c():
+        patch.setenv("KUBECTL_BIN", found["KUBECTL_BIN"])
+        if keep and still_running(build):
+            stack.airflow_url = json.loads((build / "stack.json").read_text())["airflow_url"]
+            yield stack
+            return
+        write_spec(clusters, cluster_spec())
+        try:
+            stack.start(say=lambda *_: None)
+            yield stack
+        finally:
+            if not keep:
+                stack.stop()
+
+
+@contextmanager
+def ended_like_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends pytest at once, without its fixtures' ends; as an interrupt it leaves nothing running."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        stack.start(say=lambda *_: None)
-        yield stack
+        yield
     finally:
-        stack.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
-def the_fleet(stack: Stack, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def the_fleet(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     assert stack.clusters_dir is not None
-    fleet = Fleet(stack, stack.clusters_dir, tools, tmp_path_factory.mktemp("home"))
+    fleet = Fleet(stack, stack.clusters_dir, stack.build_dir / "tools", tmp_path_factory.mktemp("home"))
     try:
         yield fleet
     finally:
@@ -72,6 +98,36 @@ def empty(fleet: Fleet) -> Fleet:
     fleet.reset()
     fleet.runs.clear()
     return fleet
+
+
+@pytest.fixture
+def standing(fleet: Fleet) -> Fleet:
+    """The same, with the demo cluster's capacity standing, proven and validated."""
+    fleet.stand()
+    fleet.runs.clear()
+    return fleet
+
+
+#: What leaves the capacity standing comes before what needs it standing, and the scan for secrets after all runs: saves
+#: minutes, and no test depends on it.
+ORDER = (
+    "test_lifecycle",
+    "test_broken_plugin",
+    "test_teardown",
+    "test_bad_input",
+    "*",
+    "test_secrets",
+    "test_leaves_nothing",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return ORDER.index(item.path.stem) if item.path.stem in ORDER else ORDER.index("*")
+
+    here = [item for item in items if item.path.parent == Path(__file__).parent]
+    ordered = iter(sorted(here, key=place))
+    items[:] = [next(ordered) if item.path.parent == Path(__file__).parent else item for item in items]
 
 
 @pytest.hookimpl(wrapper=True)

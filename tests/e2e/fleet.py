@@ -21,7 +21,7 @@ from typing import Any
 import boto3
 import yaml
 
-from demo import facts
+from demo import facts, workload
 from demo.api import AirflowApi, ApiError
 from demo.control import Sandbox
 from demo.kubectl import Kubectl
@@ -36,6 +36,9 @@ LIFECYCLE = f"gpu_lifecycle.{CLUSTER}"
 TEARDOWN = f"gpu_teardown.{CLUSTER}"
 SHARED, WHOLE = "shared-a10g", "whole-a100"
 POOLS = (SHARED, WHOLE)
+
+#: What the demo cluster's nodes offer: two A10G shared by four each, one node of eight whole A100s.
+STANDING = {SHARED: [4, 4], WHOLE: [8]}
 
 GPU = "nvidia.com/gpu"
 POOL_LABEL = "karpenter.sh/nodepool"
@@ -371,6 +374,15 @@ class Fleet:
         link.unlink(missing_ok=True)
         link.symlink_to(self._helm)
 
+    # --- a user's job ---------------------------------------------------------------------------------------------
+    def users_job(self, pool: str = SHARED) -> list[str]:
+        """A Deployment of GPU pods in a user's namespace, running. Returns its nodes."""
+        return workload.start(self.kubectl, pool)
+
+    def end_users_job(self) -> None:
+        if self.kubectl.get("namespace", workload.NAMESPACE):
+            self.kubectl.run("delete", "namespace", workload.NAMESPACE)
+
     # --- from one test to the next -----------------------------------------------------------------------------------
     def leftovers(self) -> list[str]:
         """What of the GPU capacity exists, in words; empty when everything has been torn down."""
@@ -408,8 +420,7 @@ class Fleet:
         """:meth:`repair`, the shipped cluster file again, and an empty cluster (by the package's own teardown)."""
         self.repair()
         self.write_cluster()
-        for namespace in self.kubectl.get("namespaces", "-l", "e2e=user"):
-            self.kubectl.run("delete", "namespace", namespace["metadata"]["name"], "--wait=false")
+        self.end_users_job()
         if self.leftovers():
             self.terminate_unclaimed()
             self.teardown()
@@ -425,6 +436,23 @@ class Fleet:
         if stray:
             self.aws("ec2").terminate_instances(InstanceIds=stray)
             until("the end of stray instances", lambda: not set(stray) & set(self.instances()), 60)
+
+    def is_standing(self) -> bool:
+        """Whether the newest lifecycle run succeeded for all pools and what it built still stands."""
+        rows = self.query("SELECT state, conf FROM dag_run WHERE dag_id = ? ORDER BY id DESC LIMIT 1", LIFECYCLE)
+        if not rows or rows[0]["state"] != "success" or "pools" in str(rows[0]["conf"]):
+            return False
+        healthy = all(
+            r["status"] == "deployed" and r.get("proven_revision") == r["revision"] for r in self.releases().values()
+        )
+        return healthy and {pool: sorted(n) for pool, n in self.allocatable().items()} == STANDING
+
+    def stand(self) -> None:
+        """See to it that the demo cluster's capacity stands, proven and validated, with a lifecycle run if need be."""
+        self.write_cluster()
+        if not self.is_standing():
+            self.reset()
+            self.lifecycle().succeeded()
 
     def post_mortem(self, runs: list[tuple[str, str]], lines: int = 40) -> str:
         """The end of the log of each failed or open task of the runs."""
