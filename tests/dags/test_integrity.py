@@ -89,6 +89,7 @@ def test_run_verdict_is_the_only_leaf_and_watches_everything(fleet: dict[str, An
         tasks = fleet["dags"][dag_id]["tasks"]
         assert [task_id for task_id, task in tasks.items() if not task["downstream"]] == ["run_verdict"]
         assert ancestors(tasks, "run_verdict") == set(tasks) - {"run_verdict"}
+        assert set(tasks["run_verdict"]["watched"]) == set(tasks) - {"run_verdict"}
 
 
 # --- the relations that the lessons rest on --------------------------------------------------------------------------
@@ -195,7 +196,13 @@ def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str,
     for task_id in ("release_turn", "teardown_requested", "teardown.release_turn", "run_verdict"):
         assert lifecycle[task_id]["trigger_rule"] == "all_done"
     assert lifecycle["teardown.leak_check"]["trigger_rule"] == "none_skipped"
-    assert lifecycle["prove.remediate_device_plugin"]["trigger_rule"] == "one_failed"
+
+
+def test_one_pool_is_enough_to_prove_and_all_are_heard_before_a_roll_back(lifecycle: dict[str, Any]) -> None:
+    """Airflow's own rules would skip the proof with a pool that the run leaves out, and roll back too early."""
+    for task_id, run_if in (("prove_device_plugin", "any_succeeded"), ("remediate_device_plugin", "any_failed")):
+        task = lifecycle[f"prove.{task_id}"]
+        assert (task["trigger_rule"], task["run_if"]) == ("all_done", run_if)
 
 
 def test_turn_is_not_given_back_while_a_chain_still_runs(lifecycle: dict[str, Any]) -> None:

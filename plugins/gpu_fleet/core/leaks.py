@@ -15,7 +15,7 @@ from gpu_fleet.core.gates import AwsQuery
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_FROZEN_LIMITS,
-    DOMAIN,
+    ANNOTATION_PROTECTED_BY,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
     TAG_NODE_CLAIM,
@@ -32,8 +32,6 @@ Found = Mapping[str, Sequence[Json]]
 TAG_LAUNCH_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
 TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
 TAG_EKS_CLUSTER = "eks:eks-cluster-name"
-#: Written by the validation beside karpenter.sh/do-not-disrupt, to tell it from a user's own.
-ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
 _FREE = Price(0.0)
 

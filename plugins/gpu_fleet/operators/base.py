@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -26,7 +27,13 @@ RETRY_POLICY = ExceptionRetryPolicy(
             exception="gpu_fleet.core.errors.PermanentError",
             action=RetryAction.FAIL,
             reason="permanent: a retry of this task cannot help",
-        )
+        ),
+        RetryRule(
+            # Else a retry would ask again, and the deadline of an approval would begin anew.
+            exception="airflow.providers.standard.exceptions.HITLTimeoutError",
+            action=RetryAction.FAIL,
+            reason="nobody answered in time",
+        ),
     ]
 )
 
@@ -68,10 +75,30 @@ def skip_unselected_pool(context: Mapping[str, Any], node_pool: str) -> None:
         raise AirflowSkipException(f"pool {node_pool} is not among this run's pools: {', '.join(selected)}")
 
 
+class RunIf(StrEnum):
+    """A condition on the tasks directly upstream that no trigger rule of Airflow expresses; give it with ``ALL_DONE``.
+
+    ``ALL_DONE_MIN_ONE_SUCCESS`` is skipped as soon as one upstream was (here: a pool that the run leaves out), and
+    ``ONE_FAILED`` does not wait for the others.
+    """
+
+    ANY_SUCCEEDED = "any_succeeded"
+    ANY_FAILED = "any_failed"
+
+    def holds(self, states: Iterable[str]) -> bool:
+        """Whether it holds for these states of task instances; ``upstream_failed`` counts as failed."""
+        found = set(states)
+        if self is RunIf.ANY_SUCCEEDED:
+            return "success" in found
+        return not found.isdisjoint({"failed", "upstream_failed"})
+
+
 class FleetOperator(BaseOperator):
     """Base of the operators that act on one cluster of the fleet, as the run's frozen spec describes it.
 
     A subclass implements :meth:`act`; ``self.spec`` and ``self.kube`` are there when it runs.
+
+    :param run_if: skip the task unless this holds for the tasks directly upstream.
     """
 
     spec: ClusterSpec
@@ -82,12 +109,41 @@ class FleetOperator(BaseOperator):
     needs_kube = True
     #: set to ``True`` by operators with a ``node_pool`` that the run's Param ``pools`` may leave out.
     skips_unselected_pools = False
+    #: set to ``True`` by operators that run whatever happened before and yet must not touch a cluster whose turn this
+    #: run never had: another run may be at work there.
+    only_in_turn = False
+
+    def __init__(self, *, run_if: RunIf | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run_if = run_if
 
     def execute(self, context: Mapping[str, Any]) -> Any:
         if self.skips_unselected_pools:
             skip_unselected_pool(context, self.node_pool)
+        if self.run_if is not None:
+            self._skip_unless(context, self.run_if)
+        if self.only_in_turn:
+            self._skip_without_turn(context)
         self.prepare(context)
         return self.act(context)
+
+    def _skip_unless(self, context: Mapping[str, Any], condition: RunIf) -> None:
+        ti, upstream = context["ti"], sorted(self.upstream_task_ids)
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=upstream, run_ids=[ti.run_id]).get(ti.run_id, {})
+        if not condition.holds(map(str, states.values())):
+            raise AirflowSkipException(f"not {condition.value.replace('_', ' ')} of: {', '.join(upstream)}")
+
+    def _skip_without_turn(self, context: Mapping[str, Any]) -> None:
+        from gpu_fleet.operators.turn import AcquireTurnOperator
+
+        dag, before = self.get_dag(), self.get_flat_relative_ids(upstream=True)
+        turns = [
+            task.task_id
+            for task in (dag.tasks if dag is not None else [])
+            if task.task_id in before and isinstance(task, AcquireTurnOperator)
+        ]
+        if turns and not any(context["ti"].xcom_pull(task_ids=task_id) for task_id in turns):
+            raise AirflowSkipException(f"this run never had the cluster's turn ({', '.join(turns)}): nothing to do")
 
     def prepare(self, context: Mapping[str, Any]) -> None:
         """Load the frozen spec and open the client; also to be called first by ``execute_complete`` methods."""
@@ -113,6 +169,7 @@ __all__ = [
     "RETRY_POLICY",
     "FleetOperator",
     "PermanentError",
+    "RunIf",
     "frozen_spec",
     "run_name",
 ]

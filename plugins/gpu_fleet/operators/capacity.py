@@ -11,7 +11,7 @@ from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFo
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
-    DOMAIN,
+    ANNOTATION_PROTECTED_BY,
     LABEL_COMPONENT,
     LABEL_NODE_POOL,
     LABEL_POOL,
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 #: XCom key under which a failed wait leaves ``{"reason", "message"}``; reasons that blame the device plugin begin with
 #: ``core.capacity_plugin.PLUGIN_CAUSE``.
 FAILURE = "failure"
-
-#: Which run protects a node; only nodes that carry it are ever unprotected again.
-ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"
 
 #: How often, and with which pause in seconds, a pod is created again while its namespace is too young to have its
 #: ServiceAccount; the controller needs well under a second.

@@ -38,6 +38,8 @@ class PublishPoolOperator(PoolOperator):
 
     ui_color = "#eaf6e9"
     needs_kube = False
+    # A run that never had the cluster's turn has learnt nothing about the pool.
+    only_in_turn = True
 
     def __init__(self, *, cluster: str | None = None, torn_down: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -166,6 +166,8 @@ class RemediateReleaseOperator(ReleaseOperator):
     :raises ReleaseError: no revision was ever proven, or the rollback failed: a person is needed.
     """
 
+    only_in_turn = True
+
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.releases.state import Reason
 

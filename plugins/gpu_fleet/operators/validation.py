@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import Forbidden, GateFailed, NotFound, SpecError, TransientError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import (
-    ANNOTATION_PROTECTED_BY,
     PoolOperator,
     create_pod,
     delete_pods,
     ensure_objects,
     hardware,
+    placeholders,
     protect_nodes,
 )
 from gpu_fleet.triggers.looking import await_gate
@@ -300,16 +300,19 @@ class RunProbesOperator(PoolOperator):
 class CleanUpValidationOperator(PoolOperator):
     """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
 
+    Placeholders go as well: after a failure before validation they would go on buying and holding nodes.
     Meant to run whatever happened before (trigger rule ``all_done``); harmless to repeat.
 
-    :returns: ``{"pods": [names deleted], "unprotected": [node names]}``.
+    :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names]}``.
     """
 
+    only_in_turn = True
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         from gpu_fleet.core.probes import selector
 
+        released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         deleted = remove_pods(
             self.kube,
@@ -317,8 +320,11 @@ class CleanUpValidationOperator(PoolOperator):
             selector(self.node_pool),
             float(self.spec.deadlines.cleanup.seconds),
         )
-        self.log.info("%d probe pod(s) removed, %d node(s) unprotected", len(deleted), len(unprotected))
-        return {"pods": deleted, "unprotected": unprotected}
+        self.log.info(
+            "%d probe pod(s) and %d placeholder(s) removed, %d node(s) unprotected",
+            *(len(names) for names in (deleted, released, unprotected)),
+        )
+        return {"pods": deleted, "placeholders": released, "unprotected": unprotected}
 
 
 def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:

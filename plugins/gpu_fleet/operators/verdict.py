@@ -64,4 +64,4 @@ class TeardownRequestedOperator(BaseOperator):
         until = context["params"].get("until")
         if until != "torn_down":
             raise AirflowSkipException(f"param until={until!r}: the capacity stays")
-        return until
+        return str(until)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, Param, get_parsing_context
+from airflow.sdk import DAG, Param, get_parsing_context
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.fleet import load_cluster, load_fleet
 from gpu_fleet.hooks.settings import retry_delay_s
 from gpu_fleet.operators.base import DEFAULT_ARGS
+from gpu_fleet.operators.spec import InvalidSpecOperator
 
 #: A DAG needs some start date; in the past, because runs are triggered or cron-driven without catch-up.
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -49,20 +50,6 @@ def _wanted(family: str) -> Iterator[tuple[str, ClusterSpec | SpecError]]:
         yield name, load_cluster(name)
     except SpecError as error:
         yield name, error
-
-
-class InvalidSpecOperator(BaseOperator):
-    """Stands for a cluster whose file is broken; says so when it is run.
-
-    :param problem: what is wrong, with field and remedy.
-    """
-
-    def __init__(self, *, problem: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.problem = problem
-
-    def execute(self, context: Any) -> None:  # noqa: ARG002
-        raise SpecError(self.problem)
 
 
 def broken(dag_id: str, error: SpecError) -> DAG:

@@ -53,7 +53,7 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
     requested = TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE)
     removed = teardown(spec)
     release >> requested >> removed.heads
-    tasks += [release, *removed.tasks]
+    tasks += [release, requested, *removed.tasks]
     verdict = RunVerdictOperator(
         task_id="run_verdict", watched=[task.task_id for task in tasks], trigger_rule=TriggerRule.ALL_DONE
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule
 
+from gpu_fleet.operators.base import RunIf
 from gpu_fleet.operators.release import ProveReleaseOperator, RemediateReleaseOperator
 from gpu_fleet.phases.common import Phase
 
@@ -14,16 +15,22 @@ def prove(awaits: list[Any]) -> Phase:
     """
     :param awaits: the tasks that wait for capacity, one per pool.
 
-    One pool without capacity must not keep another pool's GPUs unproven: it is enough that one pool got its nodes.
+    One pool without capacity must not keep another pool's GPUs unproven: it is enough that one pool got its nodes. The
+    roll-back waits for all of them: judged at the first failure, while no node of another pool is there to tell, a
+    broken plugin would look innocent, and nobody would ask again.
     """
     with TaskGroup("prove", tooltip="Mark the device plugin's revision proven, or roll it back"):
         proof = ProveReleaseOperator(
             task_id="prove_device_plugin",
             component="device-plugin",
-            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+            trigger_rule=TriggerRule.ALL_DONE,
+            run_if=RunIf.ANY_SUCCEEDED,
         )
         remediate = RemediateReleaseOperator(
-            task_id="remediate_device_plugin", component="device-plugin", trigger_rule=TriggerRule.ONE_FAILED
+            task_id="remediate_device_plugin",
+            component="device-plugin",
+            trigger_rule=TriggerRule.ALL_DONE,
+            run_if=RunIf.ANY_FAILED,
         )
         for task in awaits:
             task >> [proof, remediate]

@@ -1,0 +1,100 @@
+"""The end of a validation, against the sandbox's API server: nothing of it stays, whatever happened before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
+from gpu_fleet.core.names import (
+    ANNOTATION_DO_NOT_DISRUPT,
+    ANNOTATION_PROTECTED_BY,
+    LABEL_COMPONENT,
+    LABEL_NODE_POOL,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+    VALIDATION_NAMESPACE,
+)
+from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+POOL, OTHER = "shared-a10g", "whole-a100"
+PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/an-earlier-run"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
+    with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
+        for name in (SYSTEM_NAMESPACE, VALIDATION_NAMESPACE):
+            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            cluster.kube.apply(namespace)
+            assert cluster.kube.get(ObjectRef(NAMESPACE, name))
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: SandboxCluster) -> Iterator[SandboxCluster]:
+    yield shared
+    for pod in shared.kube.list(POD):
+        shared.kube.delete(ObjectRef(POD, pod["metadata"]["name"], pod["metadata"]["namespace"]), grace_seconds=0)
+    for item in shared.kube.list(NODE):
+        shared.kube.delete(ObjectRef(NODE, item["metadata"]["name"]))
+
+
+def pod(cluster: SandboxCluster, name: str, component: str, pool: str = POOL) -> None:
+    namespace = VALIDATION_NAMESPACE if component == "probe" else SYSTEM_NAMESPACE
+    metadata = {"name": name, "namespace": namespace, "labels": {LABEL_COMPONENT: component, LABEL_POOL: pool}}
+    spec = {"containers": [{"name": "one", "image": "pause"}]}
+    cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def node(cluster: SandboxCluster, name: str, annotations: dict[str, str], pool: str = POOL) -> None:
+    metadata = {"name": name, "labels": {LABEL_NODE_POOL: pool}, "annotations": annotations}
+    cluster.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+
+
+def annotations(cluster: SandboxCluster, name: str) -> dict[str, str]:
+    found = cluster.kube.get(ObjectRef(NODE, name))
+    assert found is not None
+    return dict(found["metadata"].get("annotations") or {})
+
+
+def clean_up(cluster: SandboxCluster) -> Any:
+    task_context = context(TaskInstance(spec=spec_at(str(cluster.access.path))))
+    return CleanUpValidationOperator(task_id="clean_up", node_pool=POOL).execute(task_context)
+
+
+def test_probes_and_placeholders_of_the_pool_go_whichever_run_left_them(cluster: SandboxCluster) -> None:
+    pod(cluster, "probe", "probe")
+    pod(cluster, "placeholder", "placeholder")
+    pod(cluster, "held", "hold")
+    pod(cluster, "probe-of-the-other", "probe", OTHER)
+    pod(cluster, "placeholder-of-the-other", "placeholder", OTHER)
+    assert clean_up(cluster) == {"pods": ["probe"], "placeholders": ["placeholder"], "unprotected": []}
+    left = {item["metadata"]["name"] for item in cluster.kube.list(POD)}
+    assert left == {"held", "probe-of-the-other", "placeholder-of-the-other"}
+
+
+def test_protection_of_an_earlier_run_is_taken_back_and_a_users_own_stays(cluster: SandboxCluster) -> None:
+    node(cluster, "ours", PROTECTED)
+    node(cluster, "users", {ANNOTATION_DO_NOT_DISRUPT: "true"})
+    node(cluster, "other", PROTECTED, OTHER)
+    assert clean_up(cluster)["unprotected"] == ["ours"]
+    assert annotations(cluster, "ours") == {}
+    assert annotations(cluster, "users") == {ANNOTATION_DO_NOT_DISRUPT: "true"}
+    assert annotations(cluster, "other") == PROTECTED
+
+
+def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
+    node(cluster, "ours", PROTECTED)
+    pod(cluster, "placeholder", "placeholder")
+    clean_up(cluster)
+    assert clean_up(cluster) == {"pods": [], "placeholders": [], "unprotected": []}
+
+
+def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
+    assert CleanUpValidationOperator.only_in_turn
+    assert not ProtectNodesOperator.only_in_turn
