@@ -73,9 +73,10 @@ class PlanTeardownOperator(FleetOperator):
 class FreezePoolsOperator(FleetOperator):
     """Lets Karpenter launch nothing more in the pools that go: ``limits.nodes`` 0, the old limits in an annotation.
 
-    Without it every evicted pod would buy a new node. Applying the pool again takes the freeze back.
+    Without it every evicted pod would buy a new node. Applying the pool again takes the freeze back. Then our own pods
+    that still wait for a node of these pools go: a failed run may have left them, and no drain would ever meet them.
 
-    :returns: ``{"frozen": [names], "already": [names]}``.
+    :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
     """
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
@@ -84,7 +85,7 @@ class FreezePoolsOperator(FleetOperator):
 
         pools = self.kube.list(NODE_POOL)
         doomed = set(doomed_pools(self.spec, pools))
-        done: dict[str, list[str]] = {"frozen": [], "already": []}
+        done: dict[str, list[str]] = {"frozen": [], "already": [], "pods": []}
         for pool in pools:
             name = pool["metadata"]["name"]
             if name not in doomed:
@@ -96,7 +97,24 @@ class FreezePoolsOperator(FleetOperator):
             self.kube.apply(frozen(pool), force=True)
             self.log.info("froze NodePool %s: Karpenter launches nothing more for it", name)
             done["frozen"].append(name)
+        kept = {pool.name for pool in self.spec.node_pools if not pool.manage}
+        done["pods"] = self._delete_waiting_pods(kept)
         return done
+
+    def _delete_waiting_pods(self, kept: set[str]) -> list[str]:
+        from gpu_fleet.core.kinds import POD, ObjectRef
+        from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_POOL
+
+        names = []
+        for pod in self.kube.list(POD, label_selector=f"{LABEL_CLUSTER}={self.spec.name},{LABEL_POOL}"):
+            metadata = pod["metadata"]
+            if metadata["labels"][LABEL_POOL] in kept or (pod.get("spec") or {}).get("nodeName"):
+                continue
+            ref = ObjectRef(POD, metadata["name"], metadata["namespace"])
+            if self.kube.delete(ref, uid=metadata["uid"]):
+                self.log.info("deleted %s: it waited for a node of pool %s", ref, metadata["labels"][LABEL_POOL])
+                names.append(str(ref))
+        return names
 
 
 class DeleteNodePoolsOperator(FleetOperator):

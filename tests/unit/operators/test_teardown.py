@@ -193,7 +193,7 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
 def test_a_freeze_closes_our_pools_remembers_their_limits_and_leaves_others(kube: KubeClient) -> None:
     pool(kube)
     foreign_pool(kube)
-    assert run(FreezePoolsOperator) == {"frozen": [POOL], "already": []}
+    assert run(FreezePoolsOperator) == {"frozen": [POOL], "already": [], "pods": []}
     frozen = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
     assert frozen["spec"]["limits"] == {"nodes": "0"}
     assert json.loads(frozen["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
@@ -204,7 +204,7 @@ def test_a_second_freeze_changes_nothing(kube: KubeClient) -> None:
     pool(kube)
     run(FreezePoolsOperator)
     before = kube.get(ObjectRef(NODE_POOL, POOL))
-    assert run(FreezePoolsOperator) == {"frozen": [], "already": [POOL]}
+    assert run(FreezePoolsOperator) == {"frozen": [], "already": [POOL], "pods": []}
     assert kube.get(ObjectRef(NODE_POOL, POOL)) == before
 
 
@@ -218,6 +218,33 @@ def test_a_freeze_leaves_the_template_alone_and_applying_the_pool_takes_it_back(
     after = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
     assert after["spec"] == before
     assert ANNOTATION_FROZEN_LIMITS not in (after["metadata"].get("annotations") or {})
+
+
+def test_own_pods_that_wait_for_a_node_go_with_the_freeze_and_no_others(kube: KubeClient) -> None:
+    """A drain meets only what runs on a node; a waiting placeholder would buy one as soon as the pool is open again."""
+    pool(kube)
+    mine = {"gpu-fleet.io/cluster": "demo", "gpu-fleet.io/pool": POOL, "gpu-fleet.io/component": "placeholder"}
+    pod(kube, "waiting", mine)
+    pod(kube, "on-a-node", mine, node="node-1")
+    pod(kube, "of-another-cluster", {**mine, "gpu-fleet.io/cluster": "other"})
+    pod(kube, "of-a-user", {})
+    assert run(FreezePoolsOperator)["pods"] == ["Pod default/waiting"]
+    left = {item["metadata"]["name"] for item in kube.list(POD, "default")}
+    assert left == {"on-a-node", "of-another-cluster", "of-a-user"}
+
+
+def pod(kube: KubeClient, name: str, labels: dict[str, str], node: str | None = None) -> None:
+    spec: dict[str, Any] = {"containers": [{"name": "pause", "image": "pause"}]}
+    if node:
+        spec["nodeName"] = node
+    kube.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": labels},
+            "spec": spec,
+        }
+    )
 
 
 def test_a_limit_of_somebody_else_does_not_keep_a_pool_open(kube: KubeClient) -> None:
@@ -247,7 +274,7 @@ def test_with_karpenter_alive_pools_and_claims_are_deleted_and_instances_left_to
     assert deleting(kube, NODE_CLAIM, "orphan")
     assert not deleting(kube, NODE_POOL, "cpu")
     assert not deleting(kube, NODE_CLAIM, "other")
-    assert state(aws, mine) == "running"
+    assert state(aws, mine) in ("pending", "running")
     assert run(DeleteNodePoolsOperator)["way"] == "ByKarpenter"
 
 
