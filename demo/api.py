@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+
+
+#: How often a request that may be repeated is sent.
+TRIES = 6
 
 
 class ApiError(Exception):
@@ -36,13 +41,19 @@ class AirflowApi:
         self._client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
-        """One request below ``/api/v2``; a 401 is answered by a new login, once."""
-        for attempt in (1, 2):
+        """One request below ``/api/v2``.
+
+        A 401 is answered by a new login. SQLite has one writer at a time, so a busy Airflow answers 500 now and then:
+        what can be repeated is repeated.
+        """
+        for attempt in range(TRIES):
             response = self._client.request(method, f"/api/v2{path}", **kwargs)
-            if response.status_code == 401 and attempt == 1:
+            if response.status_code == 401 and attempt == 0:
                 self._authenticate()
                 continue
-            break
+            if response.status_code < 500 or method not in ("GET", "PATCH") or attempt == TRIES - 1:
+                break
+            time.sleep(1.0)
         if response.status_code >= 400:
             try:
                 detail = response.json().get("detail", response.text)
@@ -68,9 +79,20 @@ class AirflowApi:
             time.sleep(0.5)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a Dag run; returns its run id."""
-        body = {"logical_date": None, "conf": conf or {}}
-        return str(self.call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        """Start a Dag run; returns its run id. The id is ours, so that a try that was answered 500 is not doubled."""
+        run_id = f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"logical_date": None, "dag_run_id": run_id, "conf": conf or {}}
+        for attempt in range(TRIES):
+            try:
+                self.call("POST", f"/dags/{dag_id}/dagRuns", json=body)
+                break
+            except ApiError as error:
+                if error.status == 409 and attempt > 0:
+                    break
+                if error.status < 500 or attempt == TRIES - 1:
+                    raise
+                time.sleep(1.0)
+        return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         value: dict[str, Any] = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
