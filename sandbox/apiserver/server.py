@@ -27,6 +27,7 @@ from sandbox.apiserver.schema import Types
 from sandbox.apiserver.store import Store
 from sandbox.apiserver.subresources import PodLogs
 from sandbox.apiserver.writer import Writer
+from sandbox.doors import Door
 from sandbox.pki import Pki
 from sandbox.settings import Settings
 
@@ -43,6 +44,7 @@ class Seen:
     subresource: str
     user_agent: str
     code: int
+    dry_run: bool = False
 
 
 class Application:
@@ -122,7 +124,9 @@ class Application:
             code = refusal.code
             raise
         finally:
-            self.seen[Seen(target.verb, target.resource.plural, target.subresource, agent, code)] += 1
+            self.seen[
+                Seen(target.verb, target.resource.plural, target.subresource, agent, code, "dryRun" in request.query)
+            ] += 1
 
     @staticmethod
     async def _inject(request: web.Request, injected: Injection) -> None:
@@ -175,9 +179,10 @@ class Application:
 class ApiServer:
     """A running server. Close it with :meth:`close`."""
 
-    def __init__(self, application: Application, runner: web.AppRunner, port: int) -> None:
+    def __init__(self, application: Application, runner: web.AppRunner, door: Door, port: int) -> None:
         self._application = application
         self._runner = runner
+        self.door = door
         self.port = port
         self.url = f"https://127.0.0.1:{port}"
 
@@ -197,7 +202,7 @@ class ApiServer:
         How many resource requests have come in so far.
 
         :param user_agent: text that the User-Agent contains.
-        :param writes: only create, update, patch, delete, deletecollection.
+        :param writes: only create, update, patch, delete, deletecollection, dry runs excepted.
         """
         return sum(
             count
@@ -205,7 +210,7 @@ class ApiServer:
             if (verb is None or seen.verb == verb)
             and (resource is None or seen.resource == resource)
             and user_agent in seen.user_agent
-            and (not writes or seen.verb in WRITES)
+            and (not writes or (seen.verb in WRITES and not seen.dry_run))
         )
 
     def request_log(self) -> dict[Seen, int]:
@@ -238,15 +243,15 @@ async def serve(settings: Settings, pki: Pki, authenticator: Authenticator = ref
     app.router.add_route("*", "/{path:.*}", application.dispatch)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
+    context = pki.server_context()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=pki.server_context(), backlog=512)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context, backlog=512).start()
     except BaseException:
         await runner.cleanup()
         raise
     bound = runner.addresses[0][1]
     application.port = bound
-    return ApiServer(application, runner, bound)
+    return ApiServer(application, runner, Door("apiserver", runner, bound, context), bound)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE, cache_name, check_d
 from gpu_fleet.core.releases.charts import pull_arguments as _pull_arguments
 from gpu_fleet.core.releases.helm_output import pull_error
 from gpu_fleet.core.releases.request import ChartRef
-from gpu_fleet.hooks.helm import Helm
+from gpu_fleet.hooks.helm_command import Helm
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "") -> Pat
 
 
 def _local(chart: ChartRef) -> Path:
-    path = Path(chart.name)
+    path = Path(chart.name).expanduser().absolute()  # helm runs in a folder of its own
     if not path.exists():
         raise SpecError(f"there is no chart {path}", field="chart", remedy="name an archive or set repository")
     if path.is_file():

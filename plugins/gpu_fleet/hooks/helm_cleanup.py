@@ -23,7 +23,7 @@ from gpu_fleet.core.releases.objects import (
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Observation
 from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
-from gpu_fleet.hooks.helm import Helm, uninstall_arguments
+from gpu_fleet.hooks.helm_command import Helm, uninstall_arguments
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
@@ -158,6 +158,14 @@ class ReleaseCleanup:
     def forget_lease(self) -> None:
         """Delete the Lease of a release that is gone, if one is left."""
         self.client.delete(ObjectRef(LEASE, lease_name(self.storage.release), self.storage.namespace))
+
+    def log_of_pod(self, name: str) -> None:
+        """Put the end of a pod's log into the task's log, if it can still be read."""
+        namespace = self.storage.namespace
+        try:
+            log.error("log of pod %s:\n%s", name, self.client.read_log(namespace, name, tail_lines=30))
+        except GpuFleetError as error:
+            log.warning("the log of pod %s cannot be read: %s", name, error)
 
     def explain_hooks(self, message: str) -> None:
         """Put the log of a failed hook's pods into the task's log; helm may delete the Job soon."""

@@ -9,7 +9,7 @@ from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound, PermanentEr
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.request import ReleaseRequest
-from gpu_fleet.hooks.helm import Helm, template_arguments
+from gpu_fleet.hooks.helm_command import Helm, template_arguments
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 log = logging.getLogger(__name__)

@@ -16,22 +16,25 @@ from pathlib import Path
 from gpu_fleet.core.errors import (
     ClusterBusy,
     DeadlinePassed,
+    GateFailed,
     GpuFleetError,
+    Invalid,
     ReleaseError,
     TransientError,
 )
 from gpu_fleet.core.releases.decide import WRITES, Action, Decision, Goal, decide
-from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.helm_output import complaint, error_of
 from gpu_fleet.core.releases.lease import LEASE_SECONDS
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
 from gpu_fleet.core.releases.outcome import Outcome
-from gpu_fleet.core.releases.request import ReleaseRequest, Remediation
-from gpu_fleet.core.releases.state import Finding, Observation, classify
-from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
-from gpu_fleet.hooks.helm import Helm, rollback_arguments, upgrade_arguments, write_values
+from gpu_fleet.core.releases.request import Drift, ReleaseRequest, Remediation
+from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
+from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision, chart_tests
 from gpu_fleet.hooks.helm_charts import fetch_chart
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
+from gpu_fleet.hooks.helm_command import Helm, rollback_arguments, test_arguments, upgrade_arguments, write_values
+from gpu_fleet.hooks.helm_drift import find_drift
 from gpu_fleet.hooks.helm_lease import ReleaseLease
 from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
 from gpu_fleet.hooks.helm_process import Finished
@@ -91,9 +94,14 @@ class ReleaseEngine:
         :raises ReleaseError: the release needs a person.
         :raises ClusterBusy: somebody else is changing it.
         """
-        seen = self.storage.observe(self.request)
-        decision = decide(Goal.INSTALL, seen, self.request.digest, self.request.policy)
-        log.info("%s is %s: %s", self.request, decision.state, decision.message)
+        seen, decision = self._look(Goal.INSTALL, drift=True)
+        log.log(
+            logging.WARNING if seen.drift else logging.INFO,
+            "%s is %s: %s",
+            self.request,
+            decision.state,
+            decision.message,
+        )
         if decision.action is Action.NOTHING and self._recorded(seen):
             return self._outcome(seen)
         self._refuse(decision)
@@ -122,6 +130,81 @@ class ReleaseEngine:
         with self._helm() as helm, self._leased():
             _ = helm.version
             return self._outcome(self._pursue(Goal.REMEDIATE, helm, None, None))
+
+    def roll_back(self, revision: int) -> Outcome:
+        """Roll back to one named revision; nothing to do if its copy, or it itself, is what is deployed.
+
+        :raises ReleaseError: it is not stored any more, it failed, or the release is not ours.
+        """
+        seen = self._rollback_target(self.storage.observe(), revision)
+        if self._shows(seen, revision) and self._recorded(seen):
+            return self._outcome(seen)
+        with self._helm() as helm, self._leased():
+            _ = helm.version
+            seen = self._rollback_target(self.storage.observe(), revision)
+            if not self._shows(seen, revision):
+                self._rollback(helm, seen, revision)
+                seen = self.storage.observe()
+            return self._outcome(self._record(seen))
+
+    def _rollback_target(self, seen: Observation, revision: int) -> Observation:
+        """The same observation, if the rollback may be done."""
+        finding = classify(seen, None, adopt=self.request.policy.adopt)
+        if finding.reason in {Reason.HELD, Reason.IN_PROGRESS}:
+            raise ClusterBusy(f"{finding.message}; run again when it has ended", reason=finding.reason)
+        if finding.reason in {Reason.NOT_OURS, Reason.FOREIGN_REVISION, Reason.UNREADABLE}:
+            raise ReleaseError(finding.message, reason=finding.reason)
+        target = next((item for item in seen.revisions if item.revision == revision), None)
+        if target is None:
+            kept = ", ".join(str(item.revision) for item in seen.revisions) or "none"
+            raise ReleaseError(
+                f"{self.request}: revision {revision} is not in Helm's history ({kept}); name one that is",
+                reason="TargetPruned",
+            )
+        if target.status not in {ReleaseStatus.DEPLOYED, ReleaseStatus.SUPERSEDED}:
+            raise ReleaseError(
+                f"{self.request}: revision {revision} is {target.status}, it never was in force; name another one",
+                reason="TargetFailed",
+            )
+        return seen
+
+    def _shows(self, seen: Observation, revision: int) -> bool:
+        """Whether what is deployed is that revision or our copy of it."""
+        newest, candidate = seen.newest, seen.candidate
+        if newest is None or seen.deployed != (newest,):
+            return False
+        copied = candidate == newest and seen.ledger.candidate is not None and seen.ledger.candidate.copy_of == revision
+        return newest.revision == revision or copied
+
+    def test(self) -> Outcome:
+        """Run the chart's tests and believe only what storage says about them.
+
+        :raises GateFailed: a test failed, or was not run; its log is in the task's log.
+        :raises ReleaseError: the candidate is not what is deployed.
+        """
+        with self._helm() as helm, self._leased():
+            stored = self._candidate_of(self.storage.observe())
+            before = chart_tests(self.storage.payload(stored) or {})
+            if not before:
+                raise Invalid(f"{self.request}: the chart has no tests (no hook 'test')", reason="NoTests")
+            _ = helm.version
+            done = helm.run_in_cluster(test_arguments(self.request), deadline_s=self.request.policy.deadline)
+            after = chart_tests(self.storage.payload(stored) or {})
+            failed = sorted(name for name, run in after.items() if run.phase != "Succeeded" or run == before.get(name))
+            for name in failed:
+                self.cleanup.log_of_pod(name)
+            what = f"tests of {self.request}"
+            if done.ended_by == "deadline":
+                raise DeadlinePassed(f"{what}: helm ran for {done.seconds:.0f} s, past its deadline")
+            if done.ended_by or done.code < 0:
+                raise TransientError(f"{what}: {done.ended_by or 'helm was killed'}", reason="Interrupted")
+            if failed:
+                raise GateFailed(
+                    f"{what}: {', '.join(failed)} did not succeed: {complaint(done.stderr) or 'helm says nothing'}",
+                    reason="TestFailed",
+                )
+            self._actions.append(f"test {stored.revision}")
+            return self._outcome(self.storage.observe())
 
     def uninstall(self, *, keep_kinds: frozenset[str] = frozenset()) -> Outcome:
         """Uninstall, resume an interrupted uninstall, remove what the release's revisions left, ledger and Lease.
@@ -189,11 +272,10 @@ class ReleaseEngine:
     # --- one step after the other --------------------------------------------------------------------------------
 
     def _pursue(self, goal: Goal, helm: Helm, chart: Path | None, values: Path | None) -> Observation:
-        wanted = self.request.digest if goal is Goal.INSTALL else None
-        for _ in range(_MAX_STEPS):
+        for step in range(_MAX_STEPS):
             self._check_alive()
-            seen = self.storage.observe(self.request if goal is Goal.INSTALL else None)
-            decision = decide(goal, seen, wanted, self.request.policy)
+            # Drift is corrected once: what an upgrade did not put right, another one will not either.
+            seen, decision = self._look(goal, drift=step == 0)
             if decision.action is Action.NOTHING:
                 return self._record(seen)
             log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
@@ -208,6 +290,22 @@ class ReleaseEngine:
             f"{self.request}: not settled after {_MAX_STEPS} steps ({', '.join(self._actions)}); look at helm history",
             reason="NotConverging",
         )
+
+    def _look(self, goal: Goal, *, drift: bool) -> tuple[Observation, Decision]:
+        """Observe and decide; for drift, which costs two requests per object, only where all else is as wanted."""
+        installing = goal is Goal.INSTALL
+        wanted, policy = self.request.digest if installing else None, self.request.policy
+        seen = self.storage.observe(self.request if installing else None)
+        decision = decide(goal, seen, wanted, policy)
+        newest = seen.newest
+        if not (
+            drift and installing and newest and decision.action is Action.NOTHING and policy.drift is not Drift.IGNORE
+        ):
+            return seen, decision
+        manifest = self.storage.manifest(newest)
+        found = find_drift(self.client, manifest, self.request.name, self.request.namespace)
+        seen = replace(seen, drift=found)
+        return seen, decide(goal, seen, wanted, policy)
 
     def _repair(self, helm: Helm, seen: Observation, decision: Decision) -> None:
         if decision.action is Action.ROLLBACK and decision.target is not None:
@@ -376,6 +474,8 @@ class ReleaseEngine:
             workloads(manifest, self.request.namespace),
             crds(manifest),
             manifest=readable_manifest(manifest),
+            history=tuple(f"{item.revision} {item.status}" for item in seen.revisions),
+            drift=tuple(str(item) for item in seen.drift or ()),
         )
 
     # --- small parts ---------------------------------------------------------------------------------------------

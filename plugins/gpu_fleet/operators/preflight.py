@@ -27,7 +27,7 @@ class CheckToolsOperator(FleetOperator):
         if not (self.spec.karpenter.manage or self.spec.device_plugin.manage):
             self.log.info("no Helm release of this cluster is managed here: helm is not needed")
             return {"helm": None}
-        from gpu_fleet.hooks.helm import Helm
+        from gpu_fleet.hooks.helm_command import Helm
 
         with Helm() as helm:
             version = str(helm.version)

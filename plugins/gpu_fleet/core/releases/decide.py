@@ -9,6 +9,7 @@ the same, with no proven revision            unlock: rewrite the status to faile
 the same, proven revision no longer stored   stop: never "the previous revision"
 uninstalling                                 repeat the uninstall
 several deployed                             roll back to ours (the proven one first), report
+objects differ from the manifest             upgrade to the same content; fields that others own: only if forced
 ===========================================  ===================================================================
 """
 
@@ -18,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpu_fleet.core.releases.request import ReleasePolicy, Remediation
+from gpu_fleet.core.releases.drift import Change
+from gpu_fleet.core.releases.request import Conflicts, Drift, ReleasePolicy, Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, Reason, ReleaseState, classify
 from gpu_fleet.core.releases.storage import PENDING
 
@@ -65,6 +67,7 @@ class Decision:
 
 NO_PROVEN = "NoProvenRevision"
 PRUNED = "TargetPruned"
+FIELD_CONFLICT = "FieldConflict"
 
 _Rule = Callable[[Observation, Finding, ReleasePolicy], Decision]
 
@@ -159,6 +162,26 @@ def _back_to_proven(seen: Observation, finding: Finding, _policy: ReleasePolicy)
     )
 
 
+def _correct_drift(seen: Observation, finding: Finding, policy: ReleasePolicy) -> Decision:
+    """Additions are only reported: no upgrade takes away what another manager owns."""
+    changes = {item.change for item in seen.drift or ()}
+    correctable = changes & {Change.CHANGED, Change.DELETED}
+    taken = Change.TAKEN in changes
+    if policy.drift is not Drift.CORRECT or not (correctable or taken):
+        return _decision(Action.NOTHING, finding)
+    if taken and policy.conflicts is not Conflicts.FORCE:
+        if not correctable:
+            return _decision(Action.NOTHING, finding)
+        return Decision(
+            Action.STOP,
+            finding.state,
+            FIELD_CONFLICT,
+            f"{finding.message}; an upgrade would put it right, but some fields belong to another field manager now: "
+            "undo its change, or set conflicts to 'force'",
+        )
+    return _decision(Action.UPGRADE, finding)
+
+
 _COMMON: dict[Reason, _Rule] = {
     Reason.UNREADABLE: _simply(Action.STOP),
     Reason.NOT_OURS: _simply(Action.STOP),
@@ -180,7 +203,7 @@ _TABLES: dict[Goal, dict[Reason, _Rule]] = {
         Reason.FIRST_INSTALL_FAILED: _recover_first_install,
         Reason.REVISION_FAILED: _recover_change,
         Reason.DIGEST_DIFFERS: _simply(Action.UPGRADE),
-        Reason.OBJECTS_DIFFER: _simply(Action.UPGRADE),
+        Reason.OBJECTS_DIFFER: _correct_drift,
         Reason.NOT_PROVEN: _simply(Action.NOTHING),
         Reason.PROVEN: _simply(Action.NOTHING),
     },

@@ -12,6 +12,8 @@ class Outcome:
 
     :ivar actions: what was done, in order; empty if nothing was written.
     :ivar proven: the deployed revision is the ledger's proven one.
+    :ivar history: the revisions that Helm keeps, oldest first, as ``<revision> <status>``.
+    :ivar drift: differences between manifest and cluster that were found and left as they are.
     :ivar manifest: of the deployed revision, for people (Secrets hidden).
     """
 
@@ -26,6 +28,8 @@ class Outcome:
     crds: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     manifest: str = ""
+    history: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Without the manifest, which is shown as a rendered field."""
@@ -40,4 +44,6 @@ class Outcome:
             "workloads": list(self.workloads),
             "crds": list(self.crds),
             "leftovers": list(self.leftovers),
+            "history": list(self.history),
+            "drift": list(self.drift),
         }

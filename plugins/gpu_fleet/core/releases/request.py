@@ -35,6 +35,14 @@ class Conflicts(StrEnum):
     FORCE = "force"
 
 
+class Drift(StrEnum):
+    """What to do when the cluster differs from the manifest although the wanted content is deployed."""
+
+    IGNORE = "ignore"  # nobody looks
+    WARN = "warn"  # report it
+    CORRECT = "correct"  # upgrade to the same content; fields that others own only with Conflicts.FORCE
+
+
 @dataclass(frozen=True)
 class ChartRef:
     """Which chart.
@@ -63,6 +71,7 @@ class ChartRef:
 class ReleasePolicy:
     """How a release is treated.
 
+    :ivar drift: what to do about objects that were changed or deleted behind Helm's back.
     :ivar history_max: revisions that Helm keeps; raised by itself where fewer would prune the proven one.
     :ivar operation_timeout: Helm's ``--timeout`` in seconds, for each hook or single wait.
     :ivar deadline: seconds after which a helm command is ended, whatever it says about its own time-outs.
@@ -73,6 +82,7 @@ class ReleasePolicy:
 
     remediation: Remediation = Remediation.ROLLBACK
     conflicts: Conflicts = Conflicts.FAIL
+    drift: Drift = Drift.CORRECT
     create_namespace: bool = False
     skip_crds: bool = False
     wait: bool = False
@@ -84,13 +94,20 @@ class ReleasePolicy:
     prune: bool = True
 
     def __post_init__(self) -> None:
-        for name, words in (("remediation", Remediation), ("conflicts", Conflicts)):
+        for name, words in _WORDS:
             value = getattr(self, name)
             try:
                 object.__setattr__(self, name, words(value))
             except ValueError as error:
                 known = ", ".join(word.value for word in words)
                 raise SpecError(f"{value!r} is not known", field=name, remedy=f"one of {known}") from error
+
+
+_WORDS: tuple[tuple[str, type[StrEnum]], ...] = (
+    ("remediation", Remediation),
+    ("conflicts", Conflicts),
+    ("drift", Drift),
+)
 
 
 @dataclass(frozen=True)

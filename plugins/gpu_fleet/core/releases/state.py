@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gpu_fleet.core.releases.drift import Difference
 from gpu_fleet.core.releases.ledger import Ledger
 from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
 
@@ -94,7 +95,7 @@ class Observation:
     holder: str | None = None
     unreadable: str | None = None
     same_content: bool = False
-    drift: tuple[str, ...] | None = None
+    drift: tuple[Difference, ...] | None = None
     now: float = 0.0
 
     @property
@@ -244,7 +245,7 @@ def _judge_content(seen: Observation, wanted: str | None) -> Finding:
             f"wanted is {target[:10]}",
         )
     if seen.drift:
-        shown = "; ".join(seen.drift[:5]) + ("; …" if len(seen.drift) > 5 else "")
+        shown = "; ".join(str(item) for item in seen.drift[:5]) + ("; …" if len(seen.drift) > 5 else "")
         return Finding(Reason.OBJECTS_DIFFER, f"{seen}: the cluster differs from the manifest: {shown}")
     proven = seen.ledger.proven
     if proven is None or not proven.is_revision(newest):

@@ -154,6 +154,24 @@ def payload_status(release: Mapping[str, Any]) -> ReleaseStatus:
     return parse_status((release.get("info") or {}).get("status"))
 
 
+@dataclass(frozen=True)
+class ChartTest:
+    """The last run of one of the chart's tests; ``started`` is empty if it never ran."""
+
+    phase: str
+    started: str
+
+
+def chart_tests(release: Mapping[str, Any]) -> dict[str, ChartTest]:
+    """Name of each test hook -> its last run, as Helm notes it in the payload (helm pkg/release/v1/hook.go)."""
+    found = {}
+    for hook in release.get("hooks") or []:
+        if "test" in (hook.get("events") or []):
+            last = hook.get("last_run") or {}
+            found[str(hook.get("name"))] = ChartTest(str(last.get("phase") or ""), str(last.get("started_at") or ""))
+    return found
+
+
 def with_status(secret: Mapping[str, Any], status: ReleaseStatus, description: str) -> dict[str, Any]:
     """A copy of a release Secret whose payload *and* label say ``status``.
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_fleet.core.releases.decide import NO_PROVEN, PRUNED, Action, Decision, Goal, decide
+from gpu_fleet.core.releases.drift import Change, Difference
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
-from gpu_fleet.core.releases.request import ReleasePolicy, Remediation
+from gpu_fleet.core.releases.request import Conflicts, Drift, ReleasePolicy, Remediation
 from gpu_fleet.core.releases.state import STATE_OF, Observation, Reason, ReleaseState, classify
 from gpu_fleet.core.releases.storage import PENDING, ReleaseStatus, StoredRevision
 
@@ -44,6 +45,7 @@ def with_newest(stored: StoredRevision, ledger: Ledger = PROVEN) -> Ledger:
 
 
 NEW = revision(2, S.DEPLOYED)
+DELETED, CHANGED, TAKEN, ADDED = (Difference(change, "Service ns/x") for change in Change)
 SITUATIONS: dict[str, tuple[Observation, Reason, Action]] = {
     "nothing is there": (seen(), Reason.NO_RELEASE, Action.INSTALL),
     "only kept history": (seen(revision(1, S.UNINSTALLED)), Reason.UNINSTALLED, Action.INSTALL),
@@ -114,7 +116,13 @@ SITUATIONS: dict[str, tuple[Observation, Reason, Action]] = {
         seen(replace(OLD, status=S.DEPLOYED), NEW, ledger=with_newest(NEW)), Reason.TWO_DEPLOYED, Action.ROLLBACK,
     ),
     "another content is wanted": (seen(revision(1, S.DEPLOYED, "d-old")), Reason.DIGEST_DIFFERS, Action.UPGRADE),
-    "objects were edited": (seen(NEW, drift=("Service ns/x: changed",)), Reason.OBJECTS_DIFFER, Action.UPGRADE),
+    "an object was deleted": (seen(NEW, drift=(DELETED,)), Reason.OBJECTS_DIFFER, Action.UPGRADE),
+    "a field was changed": (seen(NEW, drift=(CHANGED,)), Reason.OBJECTS_DIFFER, Action.UPGRADE),
+    "a field was taken over": (seen(NEW, drift=(TAKEN,)), Reason.OBJECTS_DIFFER, Action.NOTHING),
+    "a field was added": (seen(NEW, drift=(ADDED,)), Reason.OBJECTS_DIFFER, Action.NOTHING),
+    "an object was deleted and a field taken over": (
+        seen(NEW, drift=(DELETED, TAKEN)), Reason.OBJECTS_DIFFER, Action.STOP,
+    ),
     "installed, no node yet": (seen(NEW), Reason.NOT_PROVEN, Action.NOTHING),
     "installed and proven": (
         seen(NEW, ledger=Ledger(candidate=entry(NEW), proven=entry(NEW))), Reason.PROVEN, Action.NOTHING,
@@ -266,7 +274,7 @@ _OBSERVATION = st.builds(
     holder=st.none() | st.just("somebody"),
     unreadable=st.none() | st.just("Secret x holds no readable release"),
     same_content=st.booleans(),
-    drift=st.none() | st.just(()) | st.just(("changed",)),
+    drift=st.none() | st.just(()) | st.just((CHANGED,)),
     now=st.just(1000.0),
 )
 
@@ -283,6 +291,21 @@ def test_every_observation_has_a_decision(
         assert newest is not None
         assert observation.deployed == (newest,)
         assert newest.digest == WANTED
+
+
+@pytest.mark.parametrize(
+    ("drift", "policy", "action"),
+    [
+        ((TAKEN,), ReleasePolicy(conflicts=Conflicts.FORCE), Action.UPGRADE),
+        ((DELETED, TAKEN), ReleasePolicy(conflicts=Conflicts.FORCE), Action.UPGRADE),
+        ((DELETED,), ReleasePolicy(drift=Drift.WARN), Action.NOTHING),
+        ((ADDED,), ReleasePolicy(conflicts=Conflicts.FORCE), Action.NOTHING),
+    ],
+    ids=["taken, forced", "deleted and taken, forced", "only warned of", "an addition is never taken away"],
+)
+def test_drift_is_corrected_by_policy(drift: tuple[Difference, ...], policy: ReleasePolicy, action: Action) -> None:
+    decision = decide(Goal.INSTALL, seen(NEW, drift=drift), WANTED, policy)
+    assert (decision.action, decision.state) == (action, ReleaseState.DRIFTED)
 
 
 # --- convergence -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,238 @@
+"""How the cluster differs from a release's manifest: changed, deleted and added fields, and whose they are now. Pure.
+
+The manifest is applied as a dry run in Helm's name; where the result differs from the live object, somebody changed a
+field that the manifest has. Additions do not show there: they are fields that another manager owns and the manifest
+lacks (``metadata.managedFields``, sigs.k8s.io/structured-merge-diff fieldpath). Values are never shown: they may be
+secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.releases.storage import ANNOTATION_RELEASE, ANNOTATION_RELEASE_NAMESPACE, LABEL_MANAGED_BY
+
+#: Helm's field manager (helm pkg/kube/client.go ``ManagedFieldsManager``), of both majors.
+FIELD_MANAGER = "helm"
+#: Managers whose additions are the cluster's own work and not somebody's change.
+_CLUSTERS_OWN = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-apiserver", "cloud-controller-manager")
+#: Annotations that controllers write (kubernetes pkg/controller/deployment/util, pkg/controller/daemon).
+_CONTROLLERS_ANNOTATIONS = ("deployment.kubernetes.io/", "deprecated.daemonset.template.generation")
+#: Set by the server; no manifest has them.
+_SERVERS = frozenset(
+    {"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink", "deletionTimestamp",
+     "deletionGracePeriodSeconds"}
+)  # fmt: skip
+
+#: One step of a path: ``("f", field)``, ``("k", keys of a list item)`` or ``("v", value of a set item)``.
+Step = tuple[str, Any]
+
+
+class Change(StrEnum):
+    """What happened to an object or a field."""
+
+    DELETED = "deleted"
+    CHANGED = "changed"
+    TAKEN = "taken"  # changed, and owned by another field manager now
+    ADDED = "added"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference.
+
+    :ivar target: the object, as ``Kind namespace/name``.
+    :ivar field: dotted path; empty for a deleted object.
+    :ivar manager: the field manager who did it, if the object tells.
+    """
+
+    change: Change
+    target: str
+    field: str = ""
+    manager: str = ""
+
+    def __str__(self) -> str:
+        by = f" by {self.manager}" if self.manager else ""
+        return f"{self.target}{': ' + self.field if self.field else ''} {self.change.value}{by}"
+
+
+def completed(document: Mapping[str, Any], release: str, namespace: str, home: str | None) -> dict[str, Any]:
+    """The document as Helm applies it: with its namespace and Helm's own label and annotations.
+
+    :param namespace: of the release; :param home: of the object, ``None`` for cluster-scoped kinds.
+    """
+    metadata = {**(document.get("metadata") or {})}
+    metadata.pop("namespace", None)
+    if home is not None:
+        metadata["namespace"] = home
+    metadata["labels"] = {**(metadata.get("labels") or {}), LABEL_MANAGED_BY: "Helm"}
+    metadata["annotations"] = {
+        **(metadata.get("annotations") or {}),
+        ANNOTATION_RELEASE: release,
+        ANNOTATION_RELEASE_NAMESPACE: namespace,
+    }
+    return {**document, "metadata": metadata}
+
+
+def differences(
+    target: str, live: Mapping[str, Any], applied: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[Difference]:
+    """Everything in which a live object differs from what applying the manifest would make of it.
+
+    :param applied: the answer of the dry run; :param wanted: the completed document of the manifest.
+    """
+    found = []
+    for path in _differing(_comparable(live), _comparable(applied)):
+        owners = [name for name in _owners(live, path) if name != FIELD_MANAGER]
+        change = Change.TAKEN if owners else Change.CHANGED
+        found.append(Difference(change, target, _dotted(path), ", ".join(owners)))
+    known = {item.field for item in found}
+    for path, manager in _foreign_fields(live):
+        field = _dotted(path)
+        if not _present(wanted, path) and not any(field == item or field.startswith(f"{item}.") for item in known):
+            found.append(Difference(Change.ADDED, target, field, manager))
+    return found
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _comparable(obj: Mapping[str, Any]) -> dict[str, Any]:
+    copy = {key: value for key, value in obj.items() if key not in {"status", "stringData"}}
+    metadata = obj.get("metadata") or {}
+    copy["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVERS}
+    return copy
+
+
+def _differing(live: Any, applied: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Paths of the smallest parts that differ."""
+    if live == applied:
+        return
+    if isinstance(live, Mapping) and isinstance(applied, Mapping):
+        for key in sorted({*live, *applied}):
+            if key not in live or key not in applied:
+                yield (*path, key)
+            else:
+                yield from _differing(live[key], applied[key], (*path, key))
+    elif isinstance(live, list) and isinstance(applied, list) and len(live) == len(applied):
+        for index, (one, other) in enumerate(zip(live, applied, strict=True)):
+            yield from _differing(one, other, (*path, index))
+    else:
+        yield path
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+# --- owners ----------------------------------------------------------------------------------------------------------
+
+
+def _entries(live: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
+    """Manager, its fields, and whether it wrote them through a subresource."""
+    for entry in (live.get("metadata") or {}).get("managedFields") or []:
+        yield str(entry.get("manager") or "?"), entry.get("fieldsV1") or {}, bool(entry.get("subresource"))
+
+
+def _owners(live: Mapping[str, Any], path: tuple[str | int, ...]) -> list[str]:
+    """The managers that own a field (or a whole of which it is a part)."""
+    return sorted({manager for manager, fields, _ in _entries(live) if _owns(fields, live, path)})
+
+
+def _owns(fields: Mapping[str, Any], value: Any, path: tuple[str | int, ...]) -> bool:
+    if not path:
+        return True
+    step, rest = path[0], path[1:]
+    if isinstance(step, str):
+        inner = fields.get(f"f:{step}")
+        if inner is None:
+            return False
+        below = value.get(step) if isinstance(value, Mapping) else None
+        return True if not inner else _owns(inner, below, rest)
+    item = value[step] if isinstance(value, list) and step < len(value) else None
+    for key, inner in fields.items():
+        kind, content = _step(key)
+        if kind == "k" and isinstance(item, Mapping) and all(item.get(k) == v for k, v in content.items()):
+            return True if not inner else _owns(inner, item, rest)
+        if kind == "v" and content == item:
+            return True
+    return False
+
+
+def _step(key: str) -> Step:
+    kind, _, text = key.partition(":")
+    if kind in {"k", "v"}:
+        return kind, json.loads(text)
+    return kind, text
+
+
+def _foreign_fields(live: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Leaf fields owned by people and programs other than Helm and the cluster itself, with the manager."""
+    for manager, fields, subresource in _entries(live):
+        if subresource or manager == FIELD_MANAGER or manager.startswith(_CLUSTERS_OWN):
+            continue
+        for path in _leaves(fields, live):
+            if not _is_the_clusters(path):
+                yield path, manager
+
+
+def _is_the_clusters(path: tuple[str | int, ...]) -> bool:
+    if path[0] == "status" or path[:2] == ("metadata", "finalizers"):
+        return True
+    return path[:2] == ("metadata", "annotations") and str(path[-1]).startswith(_CONTROLLERS_ANNOTATIONS)
+
+
+def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:
+    """Paths of a field set's leaves in the live object; what is no longer there is left out."""
+    for key, inner in fields.items():
+        if key == ".":
+            continue
+        kind, content = _step(key)
+        if kind == "f":
+            if not isinstance(value, Mapping) or content not in value:
+                continue
+            step: str | int = content
+            below = value[content]
+        else:
+            index = _index(value, kind, content)
+            if index is None:
+                continue
+            step, below = index, value[index]
+        deeper = [(step, *path) for path in _leaves(inner, below)] if inner else []
+        yield from deeper or [(step,)]
+
+
+def _index(value: Any, kind: str, content: Any) -> int | None:
+    if not isinstance(value, list):
+        return None
+    for index, item in enumerate(value):
+        if kind == "v" and item == content:
+            return index
+        if kind == "k" and isinstance(item, Mapping) and all(item.get(k) == v for k, v in content.items()):
+            return index
+    return None
+
+
+def _present(wanted: Any, path: tuple[str | int, ...]) -> bool:
+    """Whether the manifest has the field. List items count as present wherever the list is: order may differ."""
+    for step in path:
+        if isinstance(step, int):
+            return isinstance(wanted, list) and step < len(wanted)
+        if not isinstance(wanted, Mapping):
+            return False
+        if step == "data" and step not in wanted and "stringData" in wanted:
+            return True
+        if step not in wanted:
+            return False
+        wanted = wanted[step]
+    return True
