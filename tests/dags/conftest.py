@@ -38,6 +38,7 @@ for dag_id, dag in bag.dags.items():
             "execution_timeout": task.execution_timeout.total_seconds() if task.execution_timeout else None,
             "trigger_rule": str(task.trigger_rule.value if hasattr(task.trigger_rule, "value") else task.trigger_rule),
             "owner": task.owner,
+            "skips_unselected_pools": getattr(task, "skips_unselected_pools", False),
             "run_if": getattr(task, "run_if", None),
             "watched": getattr(task, "watched", None),
             "gate": getattr(task, "gate", None),

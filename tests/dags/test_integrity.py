@@ -198,6 +198,14 @@ def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str,
     assert lifecycle["teardown.leak_check"]["trigger_rule"] == "none_skipped"
 
 
+def test_teardown_and_its_leak_check_do_not_depend_on_the_selected_pools(lifecycle: dict[str, Any]) -> None:
+    """A teardown removes every pool; and one skipped task before the leak check would skip that, too."""
+    selective = {task_id for task_id, task in lifecycle.items() if task["skips_unselected_pools"]}
+    assert {task_id for task_id in selective if task_id.startswith("teardown.")} == set()
+    for pool in POOLS:
+        assert f"validation.pool_{pool}.publish" in selective
+
+
 def test_one_pool_is_enough_to_prove_and_all_are_heard_before_a_roll_back(lifecycle: dict[str, Any]) -> None:
     """Airflow's own rules would skip the proof with a pool that the run leaves out, and roll back too early."""
     for task_id, run_if in (("prove_device_plugin", "any_succeeded"), ("remediate_device_plugin", "any_failed")):

@@ -45,6 +45,8 @@ class PublishPoolOperator(PoolOperator):
         super().__init__(**kwargs)
         self.cluster = cluster or self._cluster_of_dag()
         self.torn_down = torn_down
+        # A teardown takes down all pools, whichever the run has asked for capacity of.
+        self.skips_unselected_pools = not torn_down
         self.inlets.extend(pool_assets(self.cluster, self.node_pool).values())
         self.outlets.append(AssetAlias(rules.alias(self.cluster, self.node_pool)))
 
