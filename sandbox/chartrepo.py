@@ -20,6 +20,8 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from sandbox.doors import Door
+
 CHARTS = Path(__file__).parent / "charts"
 # name → the versions under which a stand-in is served
 VERSIONS: dict[str, tuple[str, ...]] = {
@@ -175,6 +177,11 @@ class ChartRepository:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.port = self._runner.addresses[0][1]
+
+    def door(self) -> Door:
+        """Of the running server."""
+        assert self._runner is not None  # noqa: S101 - asked for after the start
+        return Door("charts", self._runner, self.port)
 
     async def close(self) -> None:
         if self._runner is not None:

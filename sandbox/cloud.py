@@ -29,9 +29,10 @@ from sandbox.aws.eks import admit_creator
 from sandbox.aws.interruptions import Interruptions, Kind
 from sandbox.aws.shim import Shim
 from sandbox.control import ControlApi
+from sandbox.doors import Door
 from sandbox.faults import FaultBoard
 from sandbox.kube import Kube
-from sandbox.parts import Part
+from sandbox.parts import Part, Stoppable
 from sandbox.pki import Pki
 from sandbox.settings import Clock, Settings
 from sandbox.state import SandboxError
@@ -104,6 +105,7 @@ class Cloud:
         self.phase = "starting"
         self._say = say
         self._parts: dict[str, Part] = {}
+        self._doors: dict[str, Door] = {}
         self._closers: list[tuple[str, Callable[[], Any]]] = []
         self._moto: moto_server.Moto | None = None
         self._shim: Shim | None = None
@@ -140,6 +142,7 @@ class Cloud:
         if self._charts is not None:
             await _bind("charts", self._charts.start, ports.charts)
             self._closers.append(("charts", self._charts.close))
+            self._doors["charts"] = self._charts.door()
         self._control = ControlApi(self, self._token)
         await _bind("control", self._control.start, ports.control)
         self._closers.append(("control", self._control.close))
@@ -223,6 +226,7 @@ class Cloud:
 
         await _bind("kubernetes", start, port)
         self._closers.append(("apiserver", self._apiserver.close))
+        self._doors["apiserver"] = self._apiserver.door
         cluster = settings.cluster_name
         self._kubeconfig = pki.write_kubeconfig(
             settings.state_dir / "admin.kubeconfig", self._apiserver.url, cluster=cluster
@@ -354,17 +358,19 @@ class Cloud:
         return self.settings.faults
 
     @property
-    def parts(self) -> dict[str, Part]:
-        return self._parts
+    def stoppable(self) -> dict[str, Stoppable]:
+        """Background parts, and the servers whose doors can be closed."""
+        return {**self._parts, **self._doors}
 
     def status(self) -> dict[str, Any]:
-        always = {name: "running" for name in self.options.parts if name not in self._parts}
+        found = self.stoppable
+        always = {name: "running" for name in self.options.parts if name not in found}
         return {
             "phase": self.phase,
             "speed": self.settings.speed,
             "seed": self.settings.seed,
             "cluster": self.settings.cluster_name,
-            "parts": {**always, **{name: str(part.state) for name, part in self._parts.items()}},
+            "parts": {**always, **{name: str(part.state) for name, part in found.items()}},
             "restarts": {name: part.restarts for name, part in self._parts.items() if part.restarts},
             "faults": self.faults.snapshot(),
         }

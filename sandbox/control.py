@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from sandbox.aws.interruptions import Kind, UnknownInstance
 from sandbox.faults import FaultBoard
-from sandbox.parts import Part
+from sandbox.parts import Stoppable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,7 +37,7 @@ class Controlled(Protocol):
     def faults(self) -> FaultBoard: ...
 
     @property
-    def parts(self) -> dict[str, Part]: ...
+    def stoppable(self) -> Mapping[str, Stoppable]: ...
 
     def status(self) -> dict[str, Any]: ...
 
@@ -158,12 +158,12 @@ class ControlApi:
 
     async def _part(self, request: web.Request) -> web.Response:
         name = request.match_info["part"]
-        part = self._cloud.parts.get(name)
+        part = self._cloud.stoppable.get(name)
         if part is None:
-            stoppable = ", ".join(sorted(self._cloud.parts)) or "none"
+            stoppable = ", ".join(sorted(self._cloud.stoppable)) or "none"
             return _json_error(404, f"no part {name} runs here that could be stopped; there are: {stoppable}")
         if request.match_info["verb"] == "stop":
             await part.stop()
         else:
-            part.start()
+            await part.resume()
         return web.json_response({"part": name, "state": part.state})

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
+from typing import Protocol
 
 _log = logging.getLogger("sandbox")
 
@@ -18,6 +19,19 @@ class PartState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+class Stoppable(Protocol):
+    """What the control API can stop and start again."""
+
+    restarts: int
+
+    @property
+    def state(self) -> PartState: ...
+
+    async def stop(self) -> None: ...
+
+    async def resume(self) -> None: ...
 
 
 class Part:
@@ -46,6 +60,10 @@ class Part:
             self.restarts = 0
             self._state = PartState.RUNNING
             self._task = asyncio.create_task(self._supervise(), name=f"part-{self.name}")
+
+    async def resume(self) -> None:
+        """:meth:`start`, for the control API."""
+        self.start()
 
     async def stop(self) -> None:
         """Cancels it and waits until it has let go; does nothing if it does not run."""

@@ -196,6 +196,23 @@ def test_part_can_be_stopped_and_started_again(up: Path) -> None:
     assert _control(found, "POST", "/parts/karpenter/start") == (200, {"part": "karpenter", "state": "running"})
 
 
+@pytest.mark.parametrize("part", ["apiserver", "charts"])
+def test_server_is_unreachable_while_it_is_stopped_and_keeps_its_address_and_state(up: Path, part: str) -> None:
+    found = _state(up)
+    kept = _state(up)["kubernetes"]["kubeconfig"]
+    address = (found["kubernetes"] if part == "apiserver" else found["charts"])["url"].split("//")[1].split("/")[0]
+    host, port = address.rsplit(":", 1)
+    assert _control(found, "POST", f"/parts/{part}/stop") == (200, {"part": part, "state": "stopped"})
+    assert _control(found, "GET", "/status")[1]["parts"][part] == "stopped"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=5)
+    assert _control(found, "POST", f"/parts/{part}/start") == (200, {"part": part, "state": "running"})
+    assert _control(found, "POST", f"/parts/{part}/start")[0] == 200
+    socket.create_connection((host, int(port)), timeout=5).close()
+    assert _state(up)["kubernetes"]["kubeconfig"] == kept
+    assert _control(found, "GET", "/status")[1]["parts"]["controllers"] == "running"
+
+
 def test_interruption_on_the_command_line(up: Path) -> None:
     instance = _state(up)["aws"]["system_instance_ids"][0]
     done = _sandbox(up, "interrupt", instance, "--kind", "rebalance")
