@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 
-
 #: How often a request that may be repeated is sent.
 TRIES = 6
 

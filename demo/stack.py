@@ -233,6 +233,9 @@ class Stack:
                 parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
                 sick = [part for part in parts if health.get(part, {}).get("status") != "healthy"]
                 if not sick:
+                    # The API server builds the tasks' API at the first request to it, which takes it many seconds;
+                    # without this the first task of all would wait for that.
+                    httpx.get(f"{self.airflow_url}/execution/health", timeout=120).raise_for_status()
                     return
                 last = f"not healthy yet: {', '.join(sick)}"
             except (httpx.HTTPError, ValueError) as error:
