@@ -57,6 +57,8 @@ class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove and what that costs per hour. Changes nothing.
 
     :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
+    :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools of others live on: nobody
+        would terminate their nodes any more.
     """
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
@@ -65,6 +67,13 @@ class PlanTeardownOperator(FleetOperator):
         from gpu_fleet.hooks.prices import load_prices
 
         plan = make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
+        if plan.kept_pools and self.spec.karpenter.manage and self.spec.teardown.uninstall_karpenter:
+            raise PermanentError(
+                f"NodePools {', '.join(plan.kept_pools)} are not of cluster spec {self.spec.name} and live on, and "
+                "without Karpenter nobody would manage their nodes; set teardown.uninstallKarpenter: false, or delete "
+                "them first",
+                reason="KarpenterStillNeeded",
+            )
         markdown = to_markdown(plan)
         self.log.info("%s", markdown)
         return {"plan": plan.to_json(), "markdown": markdown}

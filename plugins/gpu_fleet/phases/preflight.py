@@ -20,7 +20,11 @@ def preflight(spec: ClusterSpec) -> Phase:
     with TaskGroup("preflight", tooltip="What can be known to be wrong before anything is changed"):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
-        active = GateSensor(task_id="cluster_active", gate="cluster_active", args={"cluster": spec.cluster.name})
+        active = GateSensor(
+            task_id="cluster_active",
+            gate="cluster_active",
+            args={"cluster": spec.cluster.name, "version": spec.cluster.version},
+        )
         turn = AcquireTurnOperator(task_id="acquire_turn")
         [tools, aws, active] >> turn
     return Phase(heads=[tools, aws, active], tails=[turn], tasks=[tools, aws, active, turn])

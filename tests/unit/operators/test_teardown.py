@@ -177,7 +177,7 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
     node(kube, "n1")
     karpenter(kube)
     mine, other = instance(aws), instance(aws, "cpu")
-    result = run(PlanTeardownOperator)
+    result = run(PlanTeardownOperator, demo_spec(teardown__uninstallKarpenter=False))
     plan = result["plan"]
     assert (plan["pools"], plan["nodeClaims"], plan["nodes"]) == ([POOL], ["c1"], ["n1"])
     assert [row["id"] for row in plan["instances"]] == [mine]
@@ -185,6 +185,14 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
     assert mine in result["markdown"]
     assert other not in result["markdown"]
     json.dumps(result)
+
+
+def test_karpenter_must_not_go_while_pools_of_others_live_on(kube: KubeClient) -> None:
+    pool(kube)
+    foreign_pool(kube)
+    with pytest.raises(PermanentError, match=r"NodePools cpu .* set teardown.uninstallKarpenter: false") as refused:
+        run(PlanTeardownOperator)
+    assert refused.value.reason == "KarpenterStillNeeded"
 
 
 # --- freeze -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Gate on the EKS cluster itself."""
+"""Gate on the EKS cluster itself.
+
+Arguments: ``cluster`` (its name) and ``version`` (the Kubernetes version that the spec was written for; optional).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,14 @@ def _judge(snapshot: Snapshot, args: Args) -> Verdict:
     if status is ClusterStatus.ACTIVE:
         if not cluster.get("endpoint"):
             return progressing("NoEndpoint", f"EKS cluster {name} is ACTIVE but shows no API endpoint yet")
-        return ready("ClusterActive", f"EKS cluster {name} is ACTIVE", version=str(cluster.get("version", "")))
+        version, wanted = str(cluster.get("version", "")), str(args.get("version") or "")
+        if wanted and version and version != wanted:
+            return failed(
+                "ClusterVersionDiffers",
+                f"EKS cluster {name} runs Kubernetes {version}, the spec says {wanted}; correct cluster.version: which "
+                "Karpenter and AMI fit is judged by it",
+            )
+        return ready("ClusterActive", f"EKS cluster {name} is ACTIVE", version=version)
     if status in _ON_THE_WAY:
         return progressing(f"Cluster{text.capitalize()}", f"EKS cluster {name} is {text}")
     detail = f" ({issues})" if issues else ""

@@ -19,8 +19,8 @@ EXPECTED = {
 }
 
 
-def judge(*clusters: dict[str, Any]) -> Verdict:
-    return gate_named("cluster_active").judge({"cluster": list(clusters)}, ARGS)
+def judge(*clusters: dict[str, Any], **args: Any) -> Verdict:
+    return gate_named("cluster_active").judge({"cluster": list(clusters)}, {**ARGS, **args})
 
 
 @pytest.mark.parametrize("status", list(ClusterStatus))
@@ -40,6 +40,21 @@ def test_absent_cluster_is_a_permanent_failure_with_a_remedy() -> None:
 
 def test_active_without_an_endpoint_is_not_yet_usable() -> None:
     assert judge({"status": "ACTIVE"}).reason == "NoEndpoint"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "reason"),
+    [
+        ("1.35", "1.35", "ClusterActive"),
+        ("1.36", "1.35", "ClusterVersionDiffers"),
+        ("1.35", None, "ClusterActive"),
+        (None, "1.35", "ClusterActive"),
+    ],
+)
+def test_version_of_the_spec_is_the_clusters(found: str | None, wanted: str | None, reason: str) -> None:
+    verdict = judge({"status": "ACTIVE", "endpoint": "https://e", "version": found or ""}, version=wanted)
+    assert verdict.reason == reason
+    assert ("cluster.version" in verdict.message) is verdict.failed
 
 
 def test_a_status_of_the_future_is_progressing() -> None:
