@@ -31,6 +31,7 @@ from sandbox.karpenter.objects import (
     uid,
 )
 from sandbox.karpenter.prices import price
+from sandbox.karpenter.provisioner import LEAST_PAUSE
 from sandbox.karpenter.requirements import Requirements, from_entries, from_labels
 from sandbox.karpenter.simulation import Plan, Planned, Simulation
 
@@ -156,7 +157,7 @@ class Disruption:
                         acted = True
                         break
                 if not acted:
-                    await clock.sleep(POLL)
+                    await asyncio.sleep(max(LEAST_PAUSE, clock.real(POLL)))
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -314,7 +315,12 @@ class Disruption:
         templates = await karpenter.provisioner.templates()
         going = {name(each.claim) for each in candidates}
         pods = [pod for each in candidates for pod in karpenter.state.pods_on(name(each.node)) if reschedulable(pod)]
-        return Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
+        plan = Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
+        for pod, room in plan.placed:
+            if not room.initialized:
+                # No node is given up for one that may never become any good (``UninitializedNodeError``).
+                plan.errors[uid(pod)] = f"would schedule against uninitialized nodeclaim/{room.claim}"
+        return plan
 
     # --- commands ------------------------------------------------------------------------------------------------
 

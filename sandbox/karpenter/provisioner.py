@@ -36,6 +36,8 @@ Object = dict[str, Any]
 # pending are looked at again (``BATCH_IDLE_DURATION``, ``BATCH_MAX_DURATION``, requeue of the pod controller).
 BATCH_IDLE, BATCH_MAX, AGAIN = 1.0, 10.0, 10.0
 _STALLED = 1.0
+#: Real seconds that no repeated look goes below, or a fast sandbox would do nothing else.
+LEAST_PAUSE = 0.25
 #: At most so many instance types in a claim's requirements (``MaxInstanceTypes``).
 MAX_TYPES = 60
 
@@ -63,7 +65,7 @@ class Provisioner:
         while True:
             pending = self._pending()
             try:
-                async with asyncio.timeout(clock.real(AGAIN) if pending else None):
+                async with asyncio.timeout(max(LEAST_PAUSE, clock.real(AGAIN)) if pending else None):
                     await self._trigger.wait()
             except TimeoutError:
                 pass

@@ -35,6 +35,7 @@ class Room:
 
     :ivar name: of the node, or of the claim while there is no node.
     :ivar free: what pods and missing DaemonSet pods leave.
+    :ivar initialized: it is certain to take pods; a node on its way may never do so.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Room:
     taints: list[Object]
     free: Resources
     pods: list[Object] = field(default_factory=list)
+    initialized: bool = True
 
     def take(self, pod: Object) -> bool:
         """Put the pod here if it fits."""

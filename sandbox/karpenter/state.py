@@ -107,6 +107,7 @@ class State:
             taints=taints,
             free={key: value - used.get(key, 0) for key, value in free.items()},
             pods=pods,
+            initialized=settled,
         )
 
     def _missing_daemons(self, requirements: Requirements, taints: list[Object], pods: list[Object]) -> Resources:

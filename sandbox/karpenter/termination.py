@@ -36,6 +36,7 @@ Key = tuple[str, str, str]
 LEAST_DRAIN = 5.0
 _DRAIN_POLL = 1.0
 _INSTANCE_POLL = 5.0
+_LEAST_PAUSE = 0.05  # real seconds
 _STUCK = 60.0  # a pod that is terminating for so long past its grace is not waited for
 EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
 _CRITICAL = ("system-cluster-critical", "system-node-critical")
@@ -92,7 +93,7 @@ class NodeTermination:
         if pause is None:
             await self._release(node)
         else:
-            karpenter.node_queue.add_after(node_name, karpenter.clock.real(pause))
+            karpenter.node_queue.add_after(node_name, max(_LEAST_PAUSE, karpenter.clock.real(pause)))
 
     async def _instance(self, node: Object) -> bool:
         return await self._karpenter.cloud.instance(str(node["spec"].get("providerID", ""))) is not None

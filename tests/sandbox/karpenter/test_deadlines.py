@@ -225,4 +225,20 @@ async def test_a_drift_whose_replacement_is_stuck_is_rolled_back_after_ten_minut
 
     await alone.until(untainted)
     assert await alone.kube.find("NodeClaim", second) is not None, "the stuck replacement stays"
+    await alone.clock.sleep(60)
+    assert not await tainted(), "nothing is disrupted for a node that is not initialized"
     assert not (await alone.kube.get("NodeClaim", first))["metadata"].get("deletionTimestamp")
+
+
+async def test_no_budget_stops_a_node_from_growing_too_old(alone: Cluster):
+    disruption = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never", "budgets": [{"nodes": "0"}]}
+    await alone.apply(node_pool("old", disruption=disruption, expireAfter="5m"))
+    await _ready(alone, "NodePool", "old")
+    await _unschedulable(alone, gpu_pod("old", nodeSelector={"karpenter.sh/nodepool": "old"}))
+
+    async def made():
+        return [each for each in await alone.claims() if each["metadata"]["name"].startswith("old-")]
+
+    first = (await alone.until(made, alone.claims))[0]["metadata"]["name"]
+    await alone.kube.delete("Pod", "old", "default", grace_seconds=0)
+    await alone.gone("NodeClaim", first)

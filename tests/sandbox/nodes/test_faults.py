@@ -196,7 +196,8 @@ async def test_mps_waits_for_its_daemon(nodes: Cluster, made):
     await nodes.allocatable(name, "10")
 
 
-async def test_a_dead_kubelet_is_noticed_and_comes_back(nodes: Cluster, made):
+async def test_a_dead_kubelet_is_noticed_and_comes_back(nodes: Cluster, made, monkeypatch):
+    monkeypatch.setattr("sandbox.controllers.nodelifecycle.LEAST_GRACE", 2.5)
     name = await _node(nodes, made)
     nodes.settings.faults.set("kubelet-dead", {"nodeNamePrefix": name})
     try:
