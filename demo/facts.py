@@ -115,7 +115,7 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: flo
     facts: Json = {"validation": {}, "drain": {}}
     for task_id in sorted(tasks):
         phase, _, name = task_id.rpartition(".")
-        if phase.startswith("validation.pool_") and name in ("sharing", "exclusive"):
+        if phase.startswith("validation.pool_") and name in ("sharing", "exclusive", "vectoradd"):
             pool = phase.removeprefix("validation.pool_")
             summary = xcom(task_id, "summary")
             if summary is not None or tasks[task_id]["state"] == "failed":

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup, TriggerRule
 
+from gpu_fleet.core.probes import Probe
 from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.core.spec import ClusterSpec, NodePool
+
+
+def probe_of(spec: ClusterSpec, pool: NodePool) -> Probe:
+    """What the pool's GPUs have to show; with its own probe switched off in the spec, that they work at all."""
+    wanted = spec.validation.probes
+    if pool.shared:
+        return Probe.SHARING if wanted.sharing else Probe.VECTORADD
+    return Probe.EXCLUSIVE if wanted.exclusive else Probe.VECTORADD
 
 
 def validation(spec: ClusterSpec) -> dict[str, Phase]:
@@ -27,11 +36,8 @@ def validation(spec: ClusterSpec) -> dict[str, Phase]:
             with TaskGroup(f"pool_{pool.name}"):
                 protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name)
                 free = ReleasePlaceholdersOperator(task_id="release_placeholders", node_pool=pool.name)
-                probes = RunProbesOperator(
-                    task_id="sharing" if pool.shared else "exclusive",
-                    node_pool=pool.name,
-                    probe="sharing" if pool.shared else "exclusive",
-                )
+                probe = str(probe_of(spec, pool))
+                probes = RunProbesOperator(task_id=probe, node_pool=pool.name, probe=probe)
                 clean = CleanUpValidationOperator(
                     task_id="clean_up", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
                 )
