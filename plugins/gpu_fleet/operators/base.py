@@ -130,7 +130,8 @@ class FleetOperator(BaseOperator):
     def _skip_unless(self, context: Mapping[str, Any], condition: RunIf) -> None:
         ti, upstream = context["ti"], sorted(self.upstream_task_ids)
         states = ti.get_task_states(dag_id=ti.dag_id, task_ids=upstream, run_ids=[ti.run_id]).get(ti.run_id, {})
-        if not condition.holds(map(str, states.values())):
+        # Airflow's states are strings or enumerations of them, depending on the way they came.
+        if not condition.holds(str(getattr(state, "value", state)) for state in states.values()):
             raise AirflowSkipException(f"not {condition.value.replace('_', ' ')} of: {', '.join(upstream)}")
 
     def _skip_without_turn(self, context: Mapping[str, Any]) -> None:
