@@ -37,14 +37,15 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
     tasks = [freeze, *before.tasks, *provisioned.tasks, *rolled_out.tasks]
     tasks += [task for phase in pools.values() for task in phase.tasks]
 
-    awaits = [tail for phase in pools.values() for tail in phase.tails]
+    # Where no node is wanted, there is none that could prove anything: such a pool is idle, not a failure.
+    wanting = [pool.name for pool in spec.node_pools if pool.wanted_nodes]
     proofs = []
-    if spec.device_plugin.manage:
-        proven = prove(awaits)
+    if spec.device_plugin.manage and wanting:
+        proven = prove([tail for name in wanting for tail in pools[name].tails])
         proofs = proven.tails
         tasks += proven.tasks
     for name, phase in validation(spec).items():
-        cross_downstream([*pools[name].tails, *proofs], phase.heads)
+        cross_downstream([*pools[name].tails, *(proofs if name in wanting else [])], phase.heads)
         tasks += phase.tasks
 
     release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)

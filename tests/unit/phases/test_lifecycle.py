@@ -1,0 +1,38 @@
+"""The lifecycle's graph where the spec asks for less than the demo's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import DAG
+
+from gpu_fleet.phases.lifecycle import lifecycle_graph
+from tests.unit.core.specs import demo_spec
+
+IDLE, OTHER = "shared-a10g", "whole-a100"
+
+
+def upstreams(**changes: Any) -> dict[str, set[str]]:
+    """Task id to its direct upstreams."""
+    with DAG("gpu_lifecycle.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)) as dag:
+        lifecycle_graph(demo_spec(**changes))
+    return {task.task_id: set(task.upstream_task_ids) for task in dag.tasks}
+
+
+def test_pool_that_wants_no_nodes_neither_proves_nor_waits_for_a_proof() -> None:
+    """The plugin's DaemonSet wants no pod there: a proof would wait for its whole deadline, and fail."""
+    found = upstreams(nodePools__0__wantedNodes=0)
+    assert found["prove.prove_device_plugin"] == {f"capacity.pool_{OTHER}.await_capacity"}
+    assert found[f"validation.pool_{IDLE}.protect_nodes"] == {f"capacity.pool_{IDLE}.await_capacity"}
+    assert "prove.prove_device_plugin" in found[f"validation.pool_{OTHER}.protect_nodes"]
+
+
+def test_without_any_wanted_node_nothing_is_proven_and_the_rest_still_runs() -> None:
+    found = upstreams(nodePools__0__wantedNodes=0, nodePools__1__wantedNodes=0)
+    assert not any(task_id.startswith("prove.") for task_id in found)
+    assert found[f"validation.pool_{OTHER}.protect_nodes"] == {f"capacity.pool_{OTHER}.await_capacity"}
+
+
+def test_plugin_of_others_is_not_proven_here() -> None:
+    assert not any(task_id.startswith("prove.") for task_id in upstreams(devicePlugin__manage=False))
