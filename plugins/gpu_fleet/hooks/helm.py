@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.state import Finding
@@ -12,6 +14,26 @@ from gpu_fleet.core.releases.storage import StoredRevision
 from gpu_fleet.hooks.helm_release import ReleaseEngine
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+
+
+def access_of(value: ClusterAccess | Mapping[str, Any]) -> ClusterAccess:
+    """How to reach a cluster, from its JSON form; what is left out is empty.
+
+    :raises SpecError: naming the field.
+    """
+    if isinstance(value, ClusterAccess):
+        return value
+    known = [item.name for item in fields(ClusterAccess)]
+    if not isinstance(value, Mapping):
+        raise SpecError(f"is a {type(value).__name__}", field="access", remedy="a ClusterAccess or its JSON form")
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise SpecError(f"has no field {unknown[0]!r}", field="access", remedy=f"one of {', '.join(known)}")
+    if value.get("mode") not in {"eks", "kubeconfig"}:
+        raise SpecError(f"{value.get('mode')!r} is not known", field="access.mode", remedy="eks or kubeconfig")
+    if value["mode"] == "eks" and not value.get("cluster_name"):
+        raise SpecError("is missing", field="access.cluster_name", remedy="name the EKS cluster")
+    return ClusterAccess.from_json({name: value.get(name) for name in known})
 
 
 class HelmHook:
@@ -27,7 +49,7 @@ class HelmHook:
     """
 
     def __init__(self, access: ClusterAccess | Mapping[str, Any], *, identity: str = "", run: str = "") -> None:
-        self.access = access if isinstance(access, ClusterAccess) else ClusterAccess.from_json(access)
+        self.access = access_of(access)
         self.identity, self.run = identity, run
 
     @property
@@ -40,7 +62,7 @@ class HelmHook:
             self.client, request, me=self.identity or _identity(), run=self.run, lease_wait_s=lease_wait_s
         )
 
-    # --- looking: no payload of a Secret travels, nothing is written ---------------------------------------------
+    # --- looking -------------------------------------------------------------------------------------------------
 
     def history(self, release_name: str, namespace: str) -> tuple[StoredRevision, ...]:
         """The revisions in Helm's storage, oldest first; empty if there is no such release."""
@@ -52,6 +74,12 @@ class HelmHook:
         revisions = storage.revisions()
         payload = storage.payload(revisions[-1]) if revisions else None
         return dict((payload or {}).get("config") or {})
+
+    def get_manifest(self, release_name: str, namespace: str) -> str:
+        """The newest revision's manifest, hooks not included; empty without a release. May hold Secrets."""
+        storage = ReleaseStorage(self.client, release_name, namespace)
+        revisions = storage.revisions()
+        return storage.manifest(revisions[-1]) if revisions else ""
 
     def status(self, release_name: str, namespace: str) -> Finding:
         """The release's state, reason and a sentence, seen from what was installed last."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gpu_fleet.core.errors import ToolError
+from gpu_fleet.core.errors import ToolError, TransientError
 from gpu_fleet.core.releases.helm_output import HelmVersion, parse_version
 from gpu_fleet.core.releases.request import Conflicts, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import LABEL_DIGEST
@@ -100,6 +100,8 @@ class Helm:
                     f"{BINARY_VARIABLE}",
                     reason="HelmMissing",
                 ) from error
+            if done.ended_by:
+                raise TransientError(f"helm version: {done.ended_by}", reason="Interrupted")
             self._version = parse_version(done.stdout, self._binary)
         return self._version
 

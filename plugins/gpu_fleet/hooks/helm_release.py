@@ -147,6 +147,28 @@ class ReleaseEngine:
                 seen = self.storage.observe()
             return self._outcome(self._record(seen))
 
+    def remedy_unhealthy(self, revision: int, secret_uid: str) -> tuple[str, ...]:
+        """The deployed revision does not work: roll back to the proven one, uninstall, or leave it, by policy.
+
+        :param revision: and ``secret_uid``: what was judged; a newer revision is left alone.
+        :returns: what was done.
+        :raises ReleaseError: the rollback failed, or its target is gone.
+        """
+        seen = self.storage.observe()
+        stored = self._candidate_of(seen)
+        if (stored.revision, stored.uid) != (revision, secret_uid) or seen.ledger.candidate_is_proven:
+            return ()
+        remediation = self.request.policy.remediation
+        first = revision == 1 and seen.ledger.proven is None
+        if remediation is Remediation.NONE:
+            return ()
+        if remediation is Remediation.UNINSTALL or first:
+            return self.uninstall(keep_kinds=ReleaseCleanup.PRECIOUS).actions
+        if seen.ledger.proven is None:
+            log.warning("%s: no revision was ever proven, so revision %s is left as it is", self.request, revision)
+            return ()
+        return self.remediate().actions
+
     def _rollback_target(self, seen: Observation, revision: int) -> Observation:
         """The same observation, if the rollback may be done."""
         finding = classify(seen, None, adopt=self.request.policy.adopt)

@@ -1,169 +1,106 @@
-"""A Helm release as one operator, for any chart and any cluster; usable without the rest of the package.
+"""Helm releases as operators, for any chart and any cluster; usable without the rest of the package.
 
-The task is short: it takes the release's Lease, recovers what an earlier death left, installs or upgrades without
-waiting, and records what it did. Waiting for the workloads is a trigger's job and optional.
+The tasks are short: each takes the release's Lease, recovers what an earlier death left, does one thing without
+waiting, and records what storage shows. Waiting for workloads is a trigger's job.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import BaseOperator
-
-from gpu_fleet.core.errors import SpecError, TransientError
-from gpu_fleet.operators.base import run_name
+from gpu_fleet.core.errors import DeadlinePassed, GateFailed, GateRefused, GpuFleetError, ReleaseError, SpecError
+from gpu_fleet.operators.helm_base import EngineMixin, HelmOperator, lease_identity
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.hooks.helm_release import ReleaseEngine
-    from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient
+    from gpu_fleet.hooks.kubernetes import KubeClient
 
 WaitFor = Literal["none", "installed", "workloads"]
 
 #: What ``wait_for`` means, as names of gates.
 GATE_OF_WAIT: dict[str, str] = {"installed": "release_installed", "workloads": "release_workloads"}
+#: Errors of the wait, or of the caller's check, after which the remediation follows.
+_UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
+
+Check = Callable[["KubeClient", Mapping[str, Any]], Any]
 
 
-def lease_identity(context: Mapping[str, Any]) -> str:
-    """Who holds a Lease: Dag run, task, try, and the very process.
-
-    The process is part of it: a try that Airflow believes dead may be alive on a machine that lost its network.
-    """
-    ti = context["ti"]
-    index = f"[{ti.map_index}]" if (ti.map_index if ti.map_index is not None else -1) >= 0 else ""
-    where = f"{socket.gethostname()}:{os.getpid()}"
-    return f"{run_name(context)}/{ti.task_id}{index}/{ti.try_number}@{where}"
-
-
-class EngineMixin:
-    """What operators on releases share: making the engine, ending it, showing what it did in the UI."""
-
-    #: Airflow writes the rendered fields again when the task ends, with what ``execute`` has put into them.
-    overwrite_rtif_after_execution = True
-
-    _engine: ReleaseEngine | None = None
-    _killed = ""
-    values: Any = None
-    manifest: str = ""
-
-    def _make_engine(
-        self, context: Mapping[str, Any], client: KubeClient, request: ReleaseRequest, *, lease_wait_s: float = 120.0
-    ) -> ReleaseEngine:
-        from gpu_fleet.hooks.helm_release import ReleaseEngine
-
-        self._engine = ReleaseEngine(
-            client, request, me=lease_identity(context), run=run_name(context), lease_wait_s=lease_wait_s
-        )
-        return self._engine
-
-    def _show(self, request: ReleaseRequest, outcome: Outcome) -> None:
-        """Values and manifest become readable in the UI's rendered fields, Secrets hidden."""
-        self.values = dict(request.values)
-        self.manifest = outcome.manifest
-
-    def on_kill(self) -> None:
-        """Ends a running helm with SIGTERM, so that it writes its revision off as failed; ``execute`` then raises."""
-        self._killed = "the task was killed or ran into its execution time-out"
-        if self._engine is not None:
-            self._engine.cancel(self._killed)
-
-    def _raise_if_killed(self) -> None:
-        if self._killed:
-            raise TransientError(self._killed, reason="Interrupted")
-
-
-class HelmReleaseOperator(EngineMixin, BaseOperator):
+class HelmReleaseOperator(HelmOperator):
     """Installs or upgrades a Helm release so that it cannot get stuck.
 
-    :param release_name: name of the release.
-    :param namespace: its namespace.
+    A rerun without a change writes nothing to the cluster. Arguments not listed here: see :class:`HelmOperator`.
+
     :param chart: chart name in ``repository``, or the path of a local archive or directory.
-    :param access: the cluster: a ``ClusterAccess`` or its JSON form.
     :param repository: ``https://…`` or ``oci://…``; leave it out for a local chart.
     :param version: exact chart version; required with a repository.
     :param digest: sha256 of the chart archive; another archive is refused before anything is written.
     :param values: the chart's values. They replace those of earlier revisions, nothing is inherited.
     :param create_namespace: create the namespace if it is missing.
-    :param remediation: after a failure: ``rollback`` to the proven revision (a failed first install is uninstalled),
-        ``uninstall``, or ``none``.
-    :param conflicts: ``fail`` or ``force`` when another field manager owns a field.
+    :param remediation: after a failure, also of the wait: ``rollback`` to the proven revision (a failed first install
+        is uninstalled), ``uninstall``, or ``none``. CRDs, volumes and namespaces stay in any case.
+    :param drift: what to do about objects changed or deleted behind Helm's back: ``correct``, ``warn`` or ``ignore``.
+        Fields that another field manager owns are corrected only with ``conflicts="force"``.
     :param skip_crds: do not install the chart's ``crds/``.
+    :param prune: delete objects that failed revisions created and the deployed one does not have.
     :param wait_in_worker: wait inside helm (``--wait``), for charts whose hooks need ready pods. Holds a worker slot.
-    :param wait_for: ``workloads``: defer until every workload is ready; ``installed``: only until their controllers
-        have seen them and nothing is refused; ``none``.
-    :param wait_deadline: upper bound of that wait.
-    :param mark_proven: write the revision into the ledger as good once ``wait_for="workloads"`` is satisfied, so that
-        a later failure rolls back to it.
-    :param operation_timeout: for each hook or single wait of helm.
-    :param command_deadline: after it a helm command is ended, whatever it says.
-    :param lease_wait: how long to wait for another run that is changing the release.
-    :param history_max: revisions that Helm keeps; raised where fewer would prune the proven one.
-    :param adopt: take over a release or revision that somebody else made.
-    :param rollback_hooks: run the chart's rollback hooks.
-    :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads.
+    :param wait_for: ``workloads``: defer until every workload is ready and every CRD established; ``installed``: only
+        until their controllers have seen them and nothing is refused; ``none``.
+    :param wait_deadline: upper bound of that wait, absolute from its beginning.
+    :param patience: how long a cause such as a failing image pull must have lasted before it fails the wait.
+    :param check: called as ``check(kube_client, result)`` once the workloads are ready; an exception, or ``False``,
+        means that the revision does not do what it should.
+    :param mark_proven: write the revision into the ledger as good once ``wait_for="workloads"`` and ``check`` are
+        satisfied, so that a later failure rolls back to it.
+    :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, crds, history, drift.
     """
 
-    template_fields = (
-        "release_name", "namespace", "chart", "repository", "version", "digest", "values", "manifest",
+    template_fields: tuple[str, ...] = (
+        *HelmOperator.template_fields, "chart", "repository", "version", "digest", "values", "manifest",
     )  # fmt: skip
-    template_fields_renderers: ClassVar[dict[str, str]] = {"values": "json", "manifest": "yaml"}
-    ui_color = "#dde9ff"
 
     def __init__(
         self,
         *,
-        release_name: str,
-        namespace: str,
         chart: str,
-        access: ClusterAccess | Mapping[str, Any],
         repository: str = "",
         version: str = "",
         digest: str = "",
         values: Mapping[str, Any] | None = None,
         create_namespace: bool = False,
         remediation: Literal["rollback", "uninstall", "none"] = "rollback",
-        conflicts: Literal["fail", "force"] = "fail",
+        drift: Literal["correct", "warn", "ignore"] = "correct",
         skip_crds: bool = False,
+        prune: bool = True,
         wait_in_worker: bool = False,
         wait_for: WaitFor = "none",
         wait_deadline: timedelta = timedelta(minutes=10),
+        patience: timedelta = timedelta(seconds=30),
+        check: Check | None = None,
         mark_proven: bool = True,
-        operation_timeout: timedelta = timedelta(minutes=5),
-        command_deadline: timedelta = timedelta(minutes=10),
-        lease_wait: timedelta = timedelta(minutes=2),
-        history_max: int = 10,
-        adopt: bool = False,
-        rollback_hooks: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.release_name = release_name
-        self.namespace = namespace
         self.chart = chart
-        self.access = access
         self.repository = repository
         self.version = version
         self.digest = digest
         self.values = values if values is not None else {}
         self.create_namespace = create_namespace
         self.remediation = remediation
-        self.conflicts = conflicts
+        self.drift = drift
         self.skip_crds = skip_crds
+        self.prune = prune
         self.wait_in_worker = wait_in_worker
         self.wait_for = wait_for
         self.wait_deadline = wait_deadline
+        self.patience = patience
+        self.check = check
         self.mark_proven = mark_proven
-        self.operation_timeout = operation_timeout
-        self.command_deadline = command_deadline
-        self.lease_wait = lease_wait
-        self.history_max = history_max
-        self.adopt = adopt
-        self.rollback_hooks = rollback_hooks
         self.manifest = ""
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -173,47 +110,48 @@ class HelmReleaseOperator(EngineMixin, BaseOperator):
         self._raise_if_killed()
         return self._wait(context, engine, outcome)
 
-    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Any, event: Mapping[str, Any], revision: int | None = None, secret_uid: str = ""
+    ) -> dict[str, Any]:
+        """The trigger has seen the workloads ready, or not.
+
+        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
+            is whatever is the candidate now.
+        """
         from gpu_fleet.triggers.looking import conclude
 
-        verdict = conclude(event)
-        self.log.info("%s: %s", verdict.reason, verdict.message)
         engine = self._open(context)
         outcome = engine.candidate()
         self._show(engine.request, outcome)
-        return self._finish(engine, outcome)
-
-    def _open(self, context: Any) -> ReleaseEngine:
-        from gpu_fleet.hooks.kubernetes import KubernetesHook
-
-        client = KubernetesHook(self._access()).client()
-        return self._make_engine(context, client, self._request(), lease_wait_s=self.lease_wait.total_seconds())
-
-    def _access(self) -> ClusterAccess:
-        from gpu_fleet.hooks.kubernetes import ClusterAccess
-
-        if isinstance(self.access, ClusterAccess):
-            return self.access
-        return ClusterAccess.from_json(self.access)
+        if revision is not None and (revision, secret_uid) != (outcome.revision, outcome.secret_uid):
+            raise ReleaseError(
+                f"{engine.request}: revision {revision} was waited for, but revision {outcome.revision} is deployed "
+                "now; another run has changed the release: clear this task to install again",
+                reason="CandidateChanged",
+            )
+        try:
+            verdict = conclude(event)
+            self.log.info("%s: %s", verdict.reason, verdict.message)
+            return self._finish(engine, outcome)
+        except _UNHEALTHY as error:
+            self._remedy(engine, outcome, error)
+            raise
 
     def _request(self) -> ReleaseRequest:
-        from gpu_fleet.core.releases.request import ChartRef, Conflicts, ReleasePolicy, ReleaseRequest, Remediation
+        from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 
         if not isinstance(self.values, Mapping):
             raise SpecError(
                 f"is a {type(self.values).__name__}, not a mapping", field="values", remedy="give a mapping of values"
             )
         policy = ReleasePolicy(
-            remediation=Remediation(self.remediation),
-            conflicts=Conflicts(self.conflicts),
+            **self._policy(),
+            remediation=self.remediation,  # type: ignore[arg-type]  # words are checked and converted there
+            drift=self.drift,  # type: ignore[arg-type]
             create_namespace=self.create_namespace,
             skip_crds=self.skip_crds,
             wait=self.wait_in_worker,
-            rollback_hooks=self.rollback_hooks,
-            history_max=self.history_max,
-            operation_timeout=int(self.operation_timeout.total_seconds()),
-            deadline=int(self.command_deadline.total_seconds()),
-            adopt=self.adopt,
+            prune=self.prune,
         )
         chart = ChartRef(self.chart, self.version or "", self.repository or "", self.digest or "")
         return ReleaseRequest(self.release_name, self.namespace, chart, dict(self.values), policy)
@@ -221,23 +159,170 @@ class HelmReleaseOperator(EngineMixin, BaseOperator):
     def _wait(self, context: Any, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
         from gpu_fleet.triggers.looking import await_gate
 
+        if self.wait_for not in {"none", *GATE_OF_WAIT}:
+            known = ", ".join(("none", *GATE_OF_WAIT))
+            raise SpecError(f"{self.wait_for!r} is not known", field="wait_for", remedy=f"one of {known}")
         if self.wait_for == "none":
-            return outcome.to_json()
-        verdict = await_gate(
-            self,
-            context,
-            GATE_OF_WAIT[self.wait_for],
-            {"release": self.release_name, "namespace": self.namespace, "workloads": list(outcome.workloads)},
-            self.wait_deadline.total_seconds(),
-            access=self._access(),
-        )
-        self.log.info("%s: %s", verdict.reason, verdict.message)
-        return self._finish(engine, outcome)
+            return self._done(outcome)
+        if not outcome.workloads and not outcome.crds:
+            self.log.info("%s has neither workloads nor CRDs: there is nothing to wait for", engine.request)
+            return self._finish(engine, outcome)
+        args = {
+            "release": self.release_name,
+            "namespace": self.namespace,
+            "workloads": list(outcome.workloads),
+            "crds": list(outcome.crds),
+            "patience_s": self.patience.total_seconds(),
+        }
+        try:
+            verdict = await_gate(
+                self,
+                context,
+                GATE_OF_WAIT[self.wait_for],
+                args,
+                self.wait_deadline.total_seconds(),
+                access=self._access(),
+                kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
+            )
+            self.log.info("%s: %s", verdict.reason, verdict.message)
+            return self._finish(engine, outcome)
+        except _UNHEALTHY as error:
+            self._remedy(engine, outcome, error)
+            raise
 
     def _finish(self, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
         """The wait is over; a revision is proven only by workloads that exist and are ready."""
         self._raise_if_killed()
-        proves = self.mark_proven and self.wait_for == "workloads" and outcome.revision is not None
-        if proves and outcome.revision is not None:
+        if self.check is not None:
+            answer = self.check(engine.client, outcome.to_json())
+            if answer is False:
+                raise GateFailed(
+                    f"{engine.request}: the check says that revision {outcome.revision} does not work",
+                    reason="CheckFailed",
+                )
+        if self.mark_proven and self.wait_for == "workloads" and outcome.revision is not None:
             outcome = engine.mark_proven(outcome.revision, outcome.secret_uid)
-        return outcome.to_json()
+        return self._done(outcome)
+
+    def _remedy(self, engine: ReleaseEngine, outcome: Outcome, error: GpuFleetError) -> None:
+        """The revision is deployed and does not work: what follows, by policy. The error itself is raised anyway."""
+        self._raise_if_killed()
+        self.log.error("%s: revision %s: %s", engine.request, outcome.revision, error)
+        try:
+            actions = engine.remedy_unhealthy(outcome.revision or 0, outcome.secret_uid)
+        except GpuFleetError as second:
+            raise ReleaseError(
+                f"{error.message}; and the remediation did not succeed: {second.message}", reason="RemediationFailed"
+            ) from second
+        self.log.info("remediation: %s", ", ".join(actions) or "nothing")
+
+
+class HelmRollbackOperator(HelmOperator):
+    """Rolls a release back: to a named revision, or to the one that the ledger says is proven.
+
+    Never "the previous revision", which may be one that never worked. Nothing is written if that content is deployed
+    already. Arguments not listed here: see :class:`HelmOperator`.
+
+    :param revision: number of the revision; ``None`` (or an empty string) for the ledger's proven one.
+    :returns: as :class:`HelmReleaseOperator`.
+    :raises ReleaseError: no revision was ever proven, or the named one is no longer stored or never worked.
+    """
+
+    template_fields: tuple[str, ...] = (*HelmOperator.template_fields, "revision", "manifest")
+
+    def __init__(self, *, revision: int | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.revision = revision
+        self.manifest = ""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        wanted = self._wanted()
+        engine = self._open(context)
+        return self._done(engine.remediate() if wanted is None else engine.roll_back(wanted))
+
+    def _wanted(self) -> int | None:
+        if self.revision in (None, "", "None"):
+            return None
+        try:
+            number = int(str(self.revision))
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise SpecError(f"{self.revision!r} is not a revision", field="revision", remedy="a number, or nothing")
+        return number
+
+
+class HelmUninstallOperator(HelmOperator):
+    """Uninstalls a release, goes on with an interrupted uninstall, and waits until its objects are gone.
+
+    Refused while objects exist whose CustomResourceDefinitions the chart's templates would take away. Done already is
+    success. Arguments not listed here: see :class:`HelmOperator`.
+
+    :param keep_crds: leave the CustomResourceDefinitions of the chart's templates in the cluster.
+    :param gone_within: how long to look for the last objects to go; a retry of the task looks again.
+    :returns: release, namespace, actions, leftovers (what is kept on purpose).
+    :raises GateFailed: objects are still there; the message names them and their finalizers.
+    """
+
+    def __init__(
+        self, *, keep_crds: bool = False, gone_within: timedelta = timedelta(minutes=1), **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.keep_crds = keep_crds
+        self.gone_within = gone_within
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        engine = self._open(context)
+        keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
+        until = time.monotonic() + self.gone_within.total_seconds()
+        while True:
+            outcome = engine.uninstall(keep_kinds=keep)
+            self._raise_if_killed()
+            if not engine.cleanup.waiting(outcome.leftovers):
+                return self._done(outcome)
+            if time.monotonic() > until:
+                raise GateFailed(
+                    f"{engine.request} is uninstalled, but these are not gone: {'; '.join(outcome.leftovers)}; "
+                    "look at what their finalizers wait for",
+                    reason="LeftoverObjects",
+                )
+            time.sleep(1.0)
+
+
+class HelmTestOperator(HelmOperator):
+    """Runs the chart's tests (``helm test``) on the deployed revision; a failing test's log is in the task's log.
+
+    What counts is the result that Helm's storage shows, not helm's exit code. Holds a worker slot while they run.
+    Arguments not listed here: see :class:`HelmOperator`.
+
+    :param mark_proven: the tests prove the revision: write it into the ledger as good.
+    :returns: as :class:`HelmReleaseOperator`.
+    :raises GateFailed: a test failed, or was not run.
+    :raises Invalid: the chart has no tests.
+    """
+
+    template_fields: tuple[str, ...] = (*HelmOperator.template_fields, "manifest")
+
+    def __init__(self, *, mark_proven: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mark_proven = mark_proven
+        self.manifest = ""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        engine = self._open(context)
+        outcome = engine.test()
+        self._raise_if_killed()
+        if self.mark_proven and outcome.revision is not None:
+            outcome = engine.mark_proven(outcome.revision, outcome.secret_uid)
+        return self._done(outcome)
+
+
+__all__ = [
+    "EngineMixin",
+    "HelmOperator",
+    "HelmReleaseOperator",
+    "HelmRollbackOperator",
+    "HelmTestOperator",
+    "HelmUninstallOperator",
+    "lease_identity",
+]

@@ -9,16 +9,25 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import ReleaseError, SpecError, TransientError
+from gpu_fleet.core.errors import DeadlinePassed, GateFailed, Invalid, ReleaseError, SpecError, TransientError
 from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, ObjectRef
 from gpu_fleet.core.verdict import progressing, ready
-from gpu_fleet.operators.helm import HelmReleaseOperator, lease_identity
+from gpu_fleet.hooks.helm import HelmHook, access_of
+from gpu_fleet.operators.base import RETRY_POLICY
+from gpu_fleet.operators.helm import (
+    HelmReleaseOperator,
+    HelmRollbackOperator,
+    HelmTestOperator,
+    HelmUninstallOperator,
+    lease_identity,
+)
 from gpu_fleet.operators.release import (
     InstallReleaseOperator,
     ProveReleaseOperator,
     RemediateReleaseOperator,
     UninstallReleaseOperator,
 )
+from gpu_fleet.sensors.helm import HelmReleaseSensor
 from tests.e2e.helm_world import helm_binary
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -82,10 +91,134 @@ def test_waiting_defers_without_the_lease_and_proves_in_the_end(cluster: Sandbox
 def test_a_passed_deadline_proves_nothing(cluster: SandboxCluster) -> None:
     operator(cluster).execute(task_context(cluster))
     event = {"type": "deadline", "gate": "release_workloads", "verdict": progressing("RollingOut", "late").to_json()}
-    with pytest.raises(Exception, match="late"):
-        operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), event)
+    waiting = operator(cluster, wait_for="workloads", remediation="none")
+    with pytest.raises(DeadlinePassed, match="late"):
+        waiting.execute_complete(task_context(cluster), event)
     ledger = cluster.kube.get(ObjectRef(CONFIG_MAP, "gpu-fleet-release-tiny", "ns"))
     assert "proven" not in (ledger or {})["data"]
+
+
+LATE = {"type": "deadline", "gate": "release_workloads", "verdict": progressing("RollingOut", "late").to_json()}
+FINE = {"type": "verdict", "gate": "release_workloads", "verdict": ready("RolledOut", "fine").to_json()}
+
+
+def test_a_first_install_that_never_gets_ready_is_uninstalled(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    with pytest.raises(DeadlinePassed):
+        operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), LATE)
+    assert HelmHook(cluster.access).history("tiny", "ns") == ()
+
+
+def test_an_upgrade_that_never_gets_ready_is_rolled_back_to_the_proven_revision(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), FINE)
+    found = operator(cluster, values={"message": "bad"}).execute(task_context(cluster))
+    waiting = operator(cluster, wait_for="workloads", values={"message": "bad"})
+    with pytest.raises(DeadlinePassed):
+        waiting.execute_complete(task_context(cluster), LATE, found["revision"], found["secretUid"])
+    hook = HelmHook(cluster.access.to_json())
+    assert [str(item.status) for item in hook.history("tiny", "ns")] == ["superseded", "superseded", "deployed"]
+    assert hook.get_values("tiny", "ns") == {}
+    assert hook.status("tiny", "ns").reason == "Proven"
+
+
+def test_a_release_that_another_run_changed_meanwhile_is_left_alone(cluster: SandboxCluster) -> None:
+    first = operator(cluster).execute(task_context(cluster))
+    operator(cluster, values={"message": "two"}).execute(task_context(cluster))
+    waiting = operator(cluster, wait_for="workloads")
+    with pytest.raises(ReleaseError) as caught:
+        waiting.execute_complete(task_context(cluster), LATE, first["revision"], first["secretUid"])
+    assert caught.value.reason == "CandidateChanged"
+    assert len(HelmHook(cluster.access).history("tiny", "ns")) == 2
+
+
+@pytest.mark.parametrize("answer", [False, "raise"])
+def test_a_callers_check_decides_whether_a_revision_is_proven(cluster: SandboxCluster, answer: Any) -> None:
+    def check(client: Any, result: Any) -> Any:
+        assert client.get(ObjectRef(CONFIG_MAP, "tiny-config", "ns")) is not None
+        assert result["revision"] == 1
+        if answer == "raise":
+            raise GateFailed("no")
+        return answer
+
+    operator(cluster).execute(task_context(cluster))
+    fine = operator(cluster, wait_for="workloads", check=lambda client, result: True)
+    assert fine.execute_complete(task_context(cluster), FINE)["proven"]
+    operator(cluster, values={"message": "two"}).execute(task_context(cluster))
+    waiting = operator(cluster, wait_for="workloads", check=check)
+    with pytest.raises((GateFailed, AssertionError)):
+        waiting.execute_complete(task_context(cluster), FINE)
+
+
+def common(cluster: SandboxCluster, **changes: Any) -> dict[str, Any]:
+    return {"task_id": "task", "release_name": "tiny", "namespace": "ns", "access": cluster.access.to_json(), **changes}
+
+
+def test_rolling_back_to_the_proven_and_to_a_named_revision(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), FINE)
+    operator(cluster, values={"message": "two"}).execute(task_context(cluster))
+    back = HelmRollbackOperator(**common(cluster)).execute(task_context(cluster))
+    assert (back["actions"], back["proven"], back["history"][-1]) == (["rollback 1"], True, "3 deployed")
+    assert HelmRollbackOperator(**common(cluster, revision="")).execute(task_context(cluster))["actions"] == []
+    forth = HelmRollbackOperator(**common(cluster, revision="2")).execute(task_context(cluster))
+    assert forth["actions"] == ["rollback 2"]
+    assert HelmRollbackOperator(**common(cluster, revision=2)).execute(task_context(cluster))["actions"] == []
+    for revision, reason in ((9, "TargetPruned"),):
+        with pytest.raises(ReleaseError) as caught:
+            HelmRollbackOperator(**common(cluster, revision=revision)).execute(task_context(cluster))
+        assert caught.value.reason == reason
+    with pytest.raises(SpecError):
+        HelmRollbackOperator(**common(cluster, revision="last")).execute(task_context(cluster))
+
+
+def test_uninstalling_any_release(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    for actions in (["uninstall 1"], []):
+        gone = HelmUninstallOperator(**common(cluster)).execute(task_context(cluster))
+        assert (gone["actions"], gone["leftovers"]) == (actions, [])
+
+
+def test_a_chart_without_tests_is_not_tested(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    with pytest.raises(Invalid, match="no tests"):
+        HelmTestOperator(**common(cluster)).execute(task_context(cluster))
+
+
+def test_the_sensor_sees_absent_deployed_and_later_revisions(cluster: SandboxCluster) -> None:
+    def sensor(**changes: Any) -> HelmReleaseSensor:
+        return HelmReleaseSensor(**common(cluster, workloads=False, mode="poke", **changes))
+
+    assert not sensor().poke({})
+    assert sensor(absent=True).poke({})
+    operator(cluster).execute(task_context(cluster))
+    assert sensor().poke({})
+    assert sensor(revision=1).execute(task_context(cluster))["status"] == "deployed"
+    assert not sensor(revision="2").poke({})
+    assert not sensor(absent=True).poke({})
+    with pytest.raises(TaskDeferred):
+        HelmReleaseSensor(**common(cluster, mode="poke")).execute(task_context(cluster))
+
+
+@pytest.mark.parametrize(
+    ("access", "field"),
+    [
+        ({"mode": "ssh"}, "access.mode"),
+        ({"mode": "eks"}, "access.cluster_name"),
+        ({"mode": "eks", "cluster": "x"}, "access"),
+        ("cluster", "access"),
+    ],
+)
+def test_a_way_to_no_cluster_names_its_field(access: Any, field: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        access_of(access)
+    assert caught.value.field == field
+
+
+def test_what_is_permanent_is_not_retried_unless_the_caller_says_so() -> None:
+    fields: dict[str, Any] = {"release_name": "r", "namespace": "n", "chart": "c", "access": {"mode": "kubeconfig"}}
+    assert HelmReleaseOperator(task_id="a", **fields).retry_policy is RETRY_POLICY
+    assert HelmReleaseOperator(task_id="a", retry_policy=None, **fields).retry_policy is None
 
 
 def test_a_task_killed_before_the_end_does_not_succeed(cluster: SandboxCluster) -> None:

@@ -1,8 +1,9 @@
 """Gates on Helm releases: are a release's own workloads up, and does the device plugin do what it promises.
 
 Arguments of all: ``release``, ``namespace``; ``workloads``: ``Kind/namespace/name`` of every workload of the manifest
-(without it: what carries Helm's annotations of the release); ``patience_s``: seconds that a cause of failure must have
-lasted; ``allow_unproven``: be content with a DaemonSet that no node wants.
+(without it: what carries Helm's annotations of the release); ``crds``: names of its CustomResourceDefinitions;
+``patience_s``: seconds that a cause of failure must have lasted; ``allow_unproven``: be content with a DaemonSet that
+no node wants.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, registe
 from gpu_fleet.core.kinds import DAEMON_SET, DEPLOYMENT, EVENT, JOB, NODE, POD, REPLICA_SET, STATEFUL_SET, Kind
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_NODE_POOL
 from gpu_fleet.core.readiness.conditions import is_deleting, label_of, outdated
+from gpu_fleet.core.readiness.karpenter import CRDS_ESTABLISHED
 from gpu_fleet.core.readiness.workloads import (
     IDLE,
     PATIENCE_S,
@@ -64,6 +66,8 @@ def _queries(args: Args) -> tuple[Query, ...]:
         queries.append(KubeQuery(f"pods/{namespace}", POD, namespace))
         queries.append(KubeQuery(f"replicasets/{namespace}", REPLICA_SET, namespace, watch=False))
         queries.append(KubeQuery(f"events/{namespace}", EVENT, namespace, watch=False))
+    if args.get("crds"):
+        queries += CRDS_ESTABLISHED.queries(args)
     return tuple(queries)
 
 
@@ -101,11 +105,15 @@ def _nothing(args: Args) -> Verdict:
 
 
 def judge_workloads(snapshot: Snapshot, args: Args) -> Verdict:
-    """Every workload is up."""
+    """Every workload is up, and every CustomResourceDefinition is established."""
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
     found, missing = _workloads(snapshot, args)
+    if args.get("crds") and not _wanted(args):
+        found = []  # workloads were looked for and the manifest has none
     verdicts = [judge_workload(item, scene) for item in found]
     verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
+    if args.get("crds"):
+        verdicts.append(CRDS_ESTABLISHED.judge(snapshot, args))
     return combine(verdicts, nothing=_nothing(args))
 
 
