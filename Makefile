@@ -36,6 +36,7 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy plugins dags sandbox demo tools
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python tools/dag_docs.py --check
 
 unit: setup
 	@$(TOOLS) && $(PYTEST) tests/unit

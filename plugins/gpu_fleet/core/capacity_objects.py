@@ -22,6 +22,20 @@ Object = Mapping[str, Any]
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 
+#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
+#: pkg/kubelet/kuberuntime). ``ErrImagePull`` is not among them: a hiccup, or it becomes ``ImagePullBackOff``.
+STUCK_WAITING = frozenset(
+    {
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+
 
 def epoch(timestamp: Any) -> float | None:
     """Epoch seconds of an RFC 3339 timestamp, or ``None`` if there is none that can be read."""

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, event_time, name_of, node_of
+from gpu_fleet.core.capacity_objects import (
+    STUCK_WAITING,
+    Object,
+    PoolNode,
+    condition,
+    epoch,
+    event_time,
+    name_of,
+    node_of,
+)
 from gpu_fleet.core.names import GPU_RESOURCE
 from gpu_fleet.core.verdict import Verdict, failed, progressing
 
 #: Prefix of every reason that blames the device plugin.
 PLUGIN_CAUSE = "DevicePlugin"
 
-#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
-#: pkg/kubelet/kuberuntime). ``ErrImagePull`` precedes ``ImagePullBackOff`` and may still be a hiccup.
-_STUCK = frozenset(
-    {
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
 #: Seconds that a stuck reason must be old: one failed pull or one crash of a fresh node is no reason to roll back.
 STUCK_PATIENCE_S = 30.0
 
@@ -76,7 +72,7 @@ def no_gpus(
         message = f"node {node.name} has no {GPU_RESOURCE}: device-plugin pod {name} is in {reason}: {detail}".rstrip(
             ": "
         )
-        if reason in _STUCK and (age >= STUCK_PATIENCE_S or restarts >= 3):
+        if reason in STUCK_WAITING and (age >= STUCK_PATIENCE_S or restarts >= 3):
             return failed(f"{PLUGIN_CAUSE}{reason}", message, node=node.name)
         return progressing(f"{PLUGIN_CAUSE}{reason}", message)
     serving = condition(pod, "Ready") or {}

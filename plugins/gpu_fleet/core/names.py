@@ -43,6 +43,7 @@ TAG_NODE_CLAIM = "karpenter.sh/nodeclaim"
 KARPENTER_RELEASE = "karpenter"
 KARPENTER_CRD_RELEASE = "karpenter-crd"
 KARPENTER_NAMESPACE = "kube-system"
+KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"  # of the controller's Deployment and pods
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 LABEL_HOSTNAME = "kubernetes.io/hostname"

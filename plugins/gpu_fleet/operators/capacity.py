@@ -18,6 +18,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
     run_label,
 )
+from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import FleetOperator, run_name
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -160,7 +161,7 @@ class RequestCapacityOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         found = request_capacity(self, context, hardware(self.spec, self.this_pool))
-        self.manifests = _as_yaml(found.pop("manifests"))
+        self.manifests = as_yaml(found.pop("manifests"))
         return found
 
 
@@ -346,9 +347,3 @@ class HoldCapacityOperator(PoolOperator):
             names.append(manifest["metadata"]["name"])
         self.log.info("pool %s: %d node(s) held for %d minutes", pool.name, len(names), minutes)
         return names
-
-
-def _as_yaml(manifests: list[dict[str, Any]]) -> str:
-    import yaml
-
-    return yaml.safe_dump_all(manifests, sort_keys=False, default_flow_style=False)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gpu_fleet.core.teardown import Observed, TeardownPlan
     from gpu_fleet.hooks.kubernetes import KubeClient
 
-#: Label of the controller's pods in the chart karpenter.
-KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"
 #: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
 FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
 
@@ -33,7 +31,7 @@ def instances_of(spec: ClusterSpec) -> list[dict[str, Any]]:
 def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     """Everything that the plan is made from, as it is now."""
     from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, SECRET
-    from gpu_fleet.core.names import LABEL_NODE_POOL
+    from gpu_fleet.core.names import KARPENTER_SELECTOR, LABEL_NODE_POOL
     from gpu_fleet.core.teardown import Observed
 
     nodes = kube.list(NODE, label_selector=LABEL_NODE_POOL)

@@ -12,6 +12,7 @@ from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.verdict import Verdict
+from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import (
     PoolOperator,
@@ -174,7 +175,7 @@ class RunProbesOperator(PoolOperator):
             for round_ in rounds
         ]
         pods = [pod for of_node in by_node for pod in of_node]
-        self.manifests = _as_yaml(next(iter(by_node), []))
+        self.manifests = as_yaml(next(iter(by_node), []))
         ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
         existing = self._pods(context)
         if existing and not reusable(existing, [pod["metadata"]["name"] for pod in pods]):
@@ -388,9 +389,3 @@ def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[
         field="node_pool",
         remedy="put a ProtectNodesOperator for the same pool before it, and clear that",
     )
-
-
-def _as_yaml(manifests: list[dict[str, Any]]) -> str:
-    import yaml
-
-    return yaml.safe_dump_all(manifests, sort_keys=False, default_flow_style=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import CRD, DEPLOYMENT, EC2_NODE_CLASS, NODE_POOL, POD, Kind
+from gpu_fleet.core.names import KARPENTER_SELECTOR
 from gpu_fleet.core.readiness.conditions import (
     conditions,
     created_at,
@@ -27,8 +28,6 @@ _POOL_FAILURES = frozenset({"NodePoolValidationFailed", "NodeClassTerminating"})
 _POOL_FAILURES_TO_RETRY = frozenset({"NodeClassNotFound"})
 #: A pool whose class belongs to another provider never gets any status; real transitions take 20-30 ms.
 NO_CONDITIONS_AFTER_S = 10.0
-
-LABEL_KARPENTER = "app.kubernetes.io/name=karpenter"
 
 
 def _one(kind: Kind) -> Any:
@@ -118,8 +117,8 @@ def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
 def _karpenter_queries(args: Args) -> tuple[Query, ...]:
     namespace = args["namespace"]
     return (
-        KubeQuery("deployments", DEPLOYMENT, namespace=namespace, label_selector=LABEL_KARPENTER),
-        KubeQuery("pods", POD, namespace=namespace, label_selector=LABEL_KARPENTER, watch=False),
+        KubeQuery("deployments", DEPLOYMENT, namespace=namespace, label_selector=KARPENTER_SELECTOR),
+        KubeQuery("pods", POD, namespace=namespace, label_selector=KARPENTER_SELECTOR, watch=False),
     )
 
 
@@ -168,7 +167,7 @@ def _judge_deployment(obj: Mapping[str, Any], pods: list[dict[str, Any]]) -> Ver
 
 def _judge_karpenter(snapshot: Snapshot, args: Args) -> Verdict:
     nothing = progressing(
-        "NotFound", f"no Deployment with the label {LABEL_KARPENTER} in namespace {args['namespace']} (yet)"
+        "NotFound", f"no Deployment with the label {KARPENTER_SELECTOR} in namespace {args['namespace']} (yet)"
     )
     return combine([_judge_deployment(obj, snapshot["pods"]) for obj in snapshot["deployments"]], nothing=nothing)
 

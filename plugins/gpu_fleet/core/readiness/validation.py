@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, finished, name_of, node_of
+from gpu_fleet.core.capacity_objects import (
+    STUCK_WAITING,
+    Object,
+    PoolNode,
+    condition,
+    epoch,
+    finished,
+    name_of,
+    node_of,
+)
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
@@ -28,18 +37,9 @@ FIRST_ROOM_PATIENCE_S = 60.0
 #: Seconds after which a round without any pod is taken for deleted by somebody.
 GONE_PATIENCE_S = 10.0
 
-#: Waiting reasons that no amount of waiting changes (kubernetes pkg/kubelet/images/types.go and kuberuntime).
-STUCK = frozenset(
-    {
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "ErrImageNeverPull",
-        "InvalidImageName",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
+#: Waiting reasons that end a probe's wait after the patience above; a probe is never restarted, so it cannot crash in a
+#: loop.
+STUCK = (STUCK_WAITING - {"CrashLoopBackOff"}) | {"ErrImagePull"}
 
 
 def queries(args: Args) -> tuple[Query, ...]:

@@ -10,26 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_fleet.core.capacity_objects import epoch, event_time, finished
+from gpu_fleet.core.capacity_objects import STUCK_WAITING, epoch, event_time, finished
 from gpu_fleet.core.readiness.conditions import conditions, created_at, is_deleting, label_of, outdated, sentence
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 Object = Mapping[str, Any]
 
-#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go,
-#: pkg/kubelet/kuberuntime/kuberuntime_container.go). ``ErrImagePull`` is not among them: a hiccup, or it becomes
-#: ``ImagePullBackOff``.
-STUCK = frozenset(
-    {
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
 #: Seconds that a cause must have lasted before it fails the gate, unless ``patience_s`` says otherwise: one failed
 #: pull, or one crash while a dependency starts, is not a broken release.
 PATIENCE_S = 30.0
@@ -137,7 +123,7 @@ def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
     if trouble is not None:
         reason, detail, restarts = trouble
         message = f"{name}: {reason}" + (f": {detail}" if detail else "")
-        if reason in STUCK and (scene.now - since >= scene.patience_s or restarts >= RESTARTS):
+        if reason in STUCK_WAITING and (scene.now - since >= scene.patience_s or restarts >= RESTARTS):
             return failed(reason, message)
         return progressing(reason, message)
     status = pod.get("status") or {}
