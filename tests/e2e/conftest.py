@@ -20,7 +20,7 @@ from tests.e2e.fleet import Fleet, cluster_spec, find_tools, write_spec
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
 SPEED = 15.0
 #: Shorter than in production, because here a look costs nobody anything.
-ENVIRONMENT = {"GPU_FLEET_POLL_INTERVAL": "1", "GPU_FLEET_TURN_RECHECK": "5"}
+ENVIRONMENT = {"GPU_FLEET_POLL_INTERVAL": "1", "GPU_FLEET_TURN_RECHECK": "5", "GPU_FLEET_RETRY_DELAY": "1"}
 
 
 @pytest.fixture(scope="session")

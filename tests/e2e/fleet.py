@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -81,7 +82,9 @@ def merged(base: Json, changes: Mapping[str, Any]) -> Json:
 def cluster_spec(name: str = CLUSTER, changes: Mapping[str, Any] | None = None) -> Json:
     """The shipped cluster file with short deadlines, and nodes that stay until they are torn down."""
     spec: Json = yaml.safe_load((ROOT / "include" / "clusters" / "demo.yaml").read_text())
-    spec = merged(spec, {"name": name, "deadlines": DEADLINES, "drain": {"timeout": "1m"}})
+    # The overlap is slept in the sandbox's time: 5 s at speed 15, for two busy cores to get all sharers started.
+    short = {"deadlines": DEADLINES, "drain": {"timeout": "1m"}, "validation": {"overlap": "75s"}}
+    spec = merged(spec, {"name": name, **short})
     for pool in spec["nodePools"]:
         # Karpenter would remove the empty nodes while a test still looks at them.
         pool.setdefault("disruption", {})["consolidateAfter"] = "24h"
@@ -295,6 +298,14 @@ class Fleet:
         """Every Helm release Secret by name, with its status."""
         secrets = self.objects("secrets", "-l", "owner=helm")
         return {s["metadata"]["name"]: s["metadata"]["labels"]["status"] for s in secrets}
+
+    def history(self, release: str, namespace: str) -> list[Json]:
+        """``helm history`` of a release, oldest first, as a user sees it."""
+        env = {**os.environ, "KUBECONFIG": self.environment["KUBECONFIG"], "HOME": str(self.home)}
+        command = [str(self._helm), "history", release, "--namespace", namespace, "--output", "json"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+        value: list[Json] = json.loads(done.stdout)
+        return value
 
     def turn_holder(self) -> Json:
         """The data of the cluster's turn; empty if nobody holds it."""

@@ -1,0 +1,212 @@
+"""What can be wrong around a run: each gives one message with the object and the remedy, at the earliest task, soon.
+
+The cases that only need a cluster file of their own are started together, as Airflow would run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.fleet import CLUSTER, LIFECYCLE, Fleet, Json, Run, changes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+PREFLIGHT = {"preflight.check_tools", "preflight.check_aws", "preflight.cluster_active"}
+
+
+CHECK_AWS, ACTIVE = "preflight.check_aws", "preflight.cluster_active"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cluster file that cannot work.
+
+    :ivar spec: what its file says instead of the demo cluster's.
+    :ivar failed: the tasks that fail; nothing after them runs.
+    :ivar says: what the log of each of them names: the object and the remedy.
+    """
+
+    name: str
+    spec: Json
+    failed: frozenset[str]
+    says: tuple[str, ...]
+
+
+CASES = [
+    Case(
+        "noconnection",
+        {"aws": {"connection": "aws_missing"}},
+        frozenset({CHECK_AWS, ACTIVE}),
+        ("aws.connection: there is no Airflow connection 'aws_missing'", "create a connection of type 'aws'"),
+    ),
+    Case(
+        "badkey",
+        {"aws": {"connection": "aws_badkey"}},
+        frozenset({CHECK_AWS, ACTIVE}),
+        ("Airflow connection 'aws_badkey'", "AWS does not accept the credentials"),
+    ),
+    Case(
+        "noregion",
+        {"aws": {"region": "mars-north-1"}},
+        frozenset({CHECK_AWS, ACTIVE}),
+        ("mars-north-1", "aws.region"),
+    ),
+    Case(
+        "otherregion",
+        {"aws": {"region": "eu-central-1"}},
+        frozenset({ACTIVE}),
+        ("there is no EKS cluster 'demo-gpu'", "check cluster.name, aws.region"),
+    ),
+    Case(
+        "absent",
+        {"cluster": {"name": "no-such-gpu"}},
+        frozenset({ACTIVE}),
+        ("there is no EKS cluster 'no-such-gpu'", "check cluster.name"),
+    ),
+    Case(
+        "otherversion",
+        {"cluster": {"version": "1.34"}},
+        frozenset({ACTIVE}),
+        ("runs Kubernetes 1.35, the spec says 1.34", "correct cluster.version"),
+    ),
+]
+
+
+def failed_early(run: Run, failed: frozenset[str] | set[str]) -> None:
+    """The run failed at these tasks, at their first try, and nothing but its end came after them."""
+    assert run.state == "failed"
+    assert set(run.failed) == failed
+    assert {task_id: run.tasks[task_id]["try_number"] for task_id in failed} == dict.fromkeys(failed, 1)
+    after = set(run.in_state("success")) - PREFLIGHT - {"freeze_spec"}
+    assert after == set(), f"went on with {sorted(after)}"
+    assert "run_verdict" in run.in_state("failed")
+
+
+class Together:
+    """All cases run side by side."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.before = fleet.snapshot()
+        for case in CASES:
+            fleet.write_cluster(case.name, case.spec)
+        started = {case.name: fleet.start(f"gpu_lifecycle.{case.name}") for case in CASES}
+        self.runs = {name: fleet.follow(f"gpu_lifecycle.{name}", run_id) for name, run_id in started.items()}
+        self.after = fleet.snapshot()
+
+
+@pytest.fixture(scope="module")
+def bad_key(the_fleet: Fleet) -> Iterator[None]:
+    """A connection whose secret key is not the account's."""
+    account = the_fleet.environment
+    body = {
+        "connection_id": "aws_badkey",
+        "conn_type": "aws",
+        "login": account["AWS_ACCESS_KEY_ID"],
+        "password": "not-the-secret-key-of-this-account",
+        "extra": f'{{"endpoint_url": "{account["AWS_ENDPOINT_URL"]}"}}',
+    }
+    the_fleet.api.call("POST", "/connections", json=body)
+    yield
+    the_fleet.api.call("DELETE", "/connections/aws_badkey")
+
+
+@pytest.fixture(scope="module")
+def together(the_fleet: Fleet, bad_key: None) -> Iterator[Together]:
+    the_fleet.repair()
+    try:
+        yield Together(the_fleet)
+    finally:
+        for case in CASES:
+            (the_fleet.clusters_dir / f"{case.name}.yaml").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_wrong_cluster_file_fails_in_preflight(together: Together, fleet: Fleet, case: Case) -> None:
+    run = together.runs[case.name]
+    fleet.runs.append((run.dag_id, run.run_id))
+    failed_early(run, case.failed)
+    for task_id in case.failed:
+        log = run.log(task_id)
+        for text in case.says:
+            assert text in log, f"{task_id} does not say {text!r}"
+
+
+def test_nothing_was_changed_by_any_of_them(together: Together) -> None:
+    assert changes(together.before, together.after) == {}
+
+
+# --- the tools -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (None, ("there is no helm", "install helm 4.x or set HELM_BIN")),
+        ("echo v2.17.0", ("2.17", "HELM_BIN")),
+        pytest.param("exit 0", ("does not say its version", "HELM_BIN"), marks=pytest.mark.full),
+    ],
+    ids=["missing", "too old", "silent"],
+)
+def test_unusable_helm_fails_in_preflight(fleet: Fleet, script: str | None, says: tuple[str, ...]) -> None:
+    before = fleet.snapshot()
+    with fleet.helm_replaced_by(script):
+        run = fleet.lifecycle()
+    failed_early(run, {"preflight.check_tools"})
+    log = run.log("preflight.check_tools")
+    for text in says:
+        assert text in log
+    assert changes(before, fleet.snapshot()) == {}
+
+
+# --- the world around ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ("FAILED", "EKS cluster demo-gpu is FAILED; an ACTIVE cluster is needed: repair it or name another one"),
+        pytest.param("CREATING", "still waiting for cluster_active at its deadline", marks=pytest.mark.full),
+    ],
+)
+def test_cluster_that_is_not_active_fails_in_preflight(fleet: Fleet, status: str, says: str) -> None:
+    before = fleet.snapshot()
+    fleet.write_cluster(CLUSTER, {"deadlines": {"clusterActive": "5s"}})
+    with fleet.fault("eks-status", {"status": status}):
+        run = fleet.lifecycle()
+    fleet.write_cluster()
+    failed_early(run, {ACTIVE})
+    assert says in run.log(ACTIVE)
+    assert changes(before, fleet.snapshot()) == {}
+
+
+@pytest.mark.full
+def test_unreachable_api_server_fails_the_first_task_that_needs_it(fleet: Fleet) -> None:
+    before = fleet.snapshot()
+    with fleet.part_stopped("apiserver"):
+        run = fleet.lifecycle()
+    assert run.state == "failed"
+    assert run.failed == ["preflight.acquire_turn"]
+    log = run.log("preflight.acquire_turn")
+    assert "demo-gpu" in log
+    assert "ApiUnavailable" in log
+    assert set(run.in_state("success")) <= {*PREFLIGHT, "freeze_spec"}
+    assert changes(before, fleet.snapshot()) == {}
+
+
+@pytest.mark.full
+def test_unreachable_chart_repository_is_named_and_a_rerun_finishes_what_was_begun(empty: Fleet) -> None:
+    with empty.part_stopped("charts"):
+        run = empty.run(LIFECYCLE, {"until": "validated"})
+    assert run.state == "failed"
+    assert set(run.failed) == {"provision.install_karpenter_crd", "rollout.install_device_plugin"}
+    for task_id, repository in (
+        ("provision.install_karpenter_crd", "public.ecr.aws/karpenter"),
+        ("rollout.install_device_plugin", "nvidia.github.io/k8s-device-plugin"),
+    ):
+        log = run.log(task_id)
+        assert repository in log
+        assert "GPU_FLEET_CHART_MIRRORS" in log
+    assert empty.revisions() == {}
+    assert empty.instances() == {}
+    assert empty.turn_holder() == {}
+    again = empty.lifecycle().succeeded()
+    assert again.failed == []

@@ -1,0 +1,261 @@
+"""The whole life of the capacity: a second run; drained and removed; in parts; failed on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from demo import workload
+from demo.api import ApiError
+from tests.e2e.fleet import (
+    CLUSTER,
+    GPU,
+    LIFECYCLE,
+    POOLS,
+    SHARED,
+    STANDING,
+    TEARDOWN,
+    WHOLE,
+    Fleet,
+    Json,
+    Run,
+    changes,
+    until,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+RELEASES = {"karpenter-crd", "karpenter", "nvidia-device-plugin"}
+
+
+def new_ready_events(fleet: Fleet) -> dict[str, int]:
+    return {pool: len(fleet.events(f"gpu-fleet://{CLUSTER}/{pool}/ready")) for pool in POOLS}
+
+
+# --- a second run ----------------------------------------------------------------------------------------------------
+def test_capacity_stands_proven_and_validated(standing: Fleet) -> None:
+    assert {pool: sorted(counts) for pool, counts in standing.allocatable().items()} == STANDING
+    releases = standing.releases()
+    assert set(releases) == RELEASES
+    for name, release in releases.items():
+        assert (release["status"], release["proven_revision"]) == ("deployed", release["revision"]), name
+    # Every instance that costs money is a node that was asked for, and nobody holds the turn.
+    assert len(standing.instances()) == len(standing.node_claims()) == len(standing.nodes()) == 3
+    assert standing.turn_holder() == {}
+    for namespace in ("gpu-fleet-system", "gpu-fleet-validation"):
+        assert standing.kubectl.get("pods", "-n", namespace) == []
+    for node in standing.nodes():
+        assert "karpenter.sh/do-not-disrupt" not in node["metadata"].get("annotations", {})
+
+
+def test_second_run_changes_nothing(standing: Fleet) -> None:
+    before, instances, ready = standing.snapshot(), set(standing.instances()), new_ready_events(standing)
+    assert all(count >= 1 for count in ready.values())
+    run = standing.lifecycle().succeeded()
+    assert run.failed == []
+    # Every object: its UID, and its generation or (where the server counts none) its content. That covers Helm's
+    # Secrets and the ledgers, NodePools, NodeClaims, Nodes, the plugin's pods and the turn, which is empty again.
+    assert changes(before, standing.snapshot()) == {}
+    assert set(standing.instances()) == instances
+    assert new_ready_events(standing) == ready
+
+
+# --- all the way ------------------------------------------------------------------------------------------------------
+class Whole:
+    """One run ``until: torn_down``, and what was seen just before its approval."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.before: Json = {}
+        self.run: Run = fleet.run(LIFECYCLE, {"until": "torn_down"}, before_answer=self.look)
+        self.left = fleet.leftovers()
+        self.users_pods = fleet.kubectl.get("pods", "-n", workload.NAMESPACE)
+        fleet.end_users_job()
+
+    def look(self) -> None:
+        fleet = self.fleet
+        controller_revisions = fleet.kubectl.get("controllerrevisions", "-n", "nvidia-device-plugin")
+        self.before = {
+            "job": fleet.users_job(SHARED),
+            "releases": fleet.releases(),
+            "allocatable": {pool: sorted(counts) for pool, counts in fleet.allocatable().items()},
+            "instances": set(fleet.instances()),
+            "turn": fleet.turn_holder(),
+            "runtime_class": fleet.kubectl.get("runtimeclass", "nvidia")[0],
+            "plugin_revisions": controller_revisions,
+            "plugin_events": [
+                event
+                for event in fleet.kubectl.get("events", "-n", "nvidia-device-plugin")
+                if event.get("reason") == "FailedCreate"
+            ],
+            "users_pods": {pod["metadata"]["name"] for pod in fleet.kubectl.get("pods", "-n", workload.NAMESPACE)},
+        }
+
+
+@pytest.fixture(scope="module")
+def whole(the_fleet: Fleet) -> Whole:
+    the_fleet.reset()
+    the_fleet.runs.clear()
+    return Whole(the_fleet)
+
+
+def test_whole_run_succeeds(whole: Whole, fleet: Fleet) -> None:
+    fleet.runs.append((whole.run.dag_id, whole.run.run_id))
+    whole.run.succeeded()
+    # remediate has nothing to do when all went well; every other task ran.
+    assert whole.run.in_state("skipped") == ["prove.remediate_device_plugin"]
+    assert set(whole.run.states().values()) == {"success", "skipped"}
+
+
+def test_releases_were_proven_by_the_run(whole: Whole) -> None:
+    assert set(whole.before["releases"]) == RELEASES
+    for release in whole.before["releases"].values():
+        assert (release["status"], release["revision"], release["proven_revision"]) == ("deployed", 1, 1)
+        assert release["proven_by"] == f"{LIFECYCLE}/{whole.run.run_id}"
+
+
+def test_nodes_offered_what_was_promised(whole: Whole) -> None:
+    assert whole.before["allocatable"] == STANDING
+
+
+@pytest.mark.parametrize(("pool", "probe"), [(SHARED, "sharing"), (WHOLE, "exclusive")])
+def test_every_node_passed_validation(whole: Whole, pool: str, probe: str) -> None:
+    report = whole.run.xcom(f"validation.pool_{pool}.{probe}", "report")
+    assert report["outcome"] == "Passed"
+    assert len(report["nodes"]) == len(STANDING[pool])
+    for node in report["nodes"]:
+        assert node["outcome"] == "Passed"
+        assert {check["outcome"] for check in node["checks"]} == {"Passed"}, node
+
+
+def test_runtime_class_came_before_the_plugin(whole: Whole) -> None:
+    """By the server's own order of writes; neither object is written to after its creation."""
+    (revision,) = whole.before["plugin_revisions"]
+    assert int(whole.before["runtime_class"]["metadata"]["resourceVersion"]) < int(
+        revision["metadata"]["resourceVersion"]
+    )
+    assert whole.before["plugin_events"] == []
+    assert whole.run.span("rollout.apply_runtime_class")[1] <= whole.run.span("rollout.install_device_plugin")[0]
+
+
+def test_turn_was_free_while_a_person_was_asked(whole: Whole) -> None:
+    assert whole.before["turn"] == {}
+
+
+def test_drain_evicted_the_users_job_and_says_so(whole: Whole) -> None:
+    report = whole.run.xcom(f"teardown.drain_{SHARED}")
+    assert sorted(report["nodes"]) == sorted({*report["nodes"], *whole.before["job"]})
+    evicted = {row["pod"].split("/")[-1] for row in report["pods"] if row["outcome"] == "Evicted"}
+    assert evicted == whole.before["users_pods"]
+    # What replaced them found no node, and bought none: the pools were frozen first.
+    assert whole.users_pods
+    assert not {pod["metadata"]["name"] for pod in whole.users_pods} & whole.before["users_pods"]
+    assert all(not pod["spec"].get("nodeName") for pod in whole.users_pods)
+
+
+def test_nothing_is_left(whole: Whole) -> None:
+    check = whole.run.xcom("teardown.leak_check")
+    assert check["leaks"] == []
+    assert check["unchecked"] == []
+    assert whole.left == []
+    assert len(whole.before["instances"]) == 3
+    assert whole.fleet.kubectl.get("nodes", "-l", GPU + ".present") == []
+
+
+def test_plan_was_shown_with_its_cost(whole: Whole) -> None:
+    plan = whole.run.xcom("teardown.plan_again")["plan"]
+    assert {row["id"] for row in plan["instances"]} == whole.before["instances"]
+    assert plan["usdPerHour"] > 20
+
+
+# --- in parts, and two at once ----------------------------------------------------------------------------------------
+def test_one_pool_alone_and_the_teardown_that_waits_for_the_turn(empty: Fleet) -> None:
+    empty.api.wait_for_dag(TEARDOWN)
+    seen: set[str] = set()
+    lifecycle = empty.start(LIFECYCLE, {"until": "validated", "pools": [SHARED]})
+    empty.wait_for_task(LIFECYCLE, lifecycle, "preflight.acquire_turn", "success")
+    teardown = empty.start(TEARDOWN)
+    empty.wait_for_task(TEARDOWN, teardown, "teardown.approve", "awaiting_input")
+    empty.api.answer(TEARDOWN, teardown, "teardown.approve")
+    empty.wait_for_task(TEARDOWN, teardown, "teardown.acquire_turn", "deferred")
+
+    def waiting() -> Any:
+        return empty.api.xcom(TEARDOWN, teardown, "teardown.acquire_turn", "waiting_for")
+
+    reason = until("what the teardown waits for", waiting)
+    assert f"{LIFECYCLE}/{lifecycle}" in reason["message"]
+    assert empty.turn_holder()["run_id"] == lifecycle
+
+    def look(_: dict[str, Json]) -> None:
+        seen.update(i["InstanceType"] for i in empty.instances().values())
+
+    first = empty.follow(LIFECYCLE, lifecycle, on_tick=look).succeeded()
+    second = empty.follow(TEARDOWN, teardown).succeeded()
+    assert second.span("teardown.acquire_turn")[1] >= first.span("release_turn")[1] - 1
+    assert second.span("teardown.freeze_pools")[0] >= first.span("release_turn")[0]
+
+    assert seen == {"g5.xlarge"}
+    states = first.states()
+    others = [task_id for task_id in states if f"pool_{WHOLE}." in task_id and not task_id.startswith("provision.")]
+    assert f"capacity.pool_{WHOLE}.await_capacity" in others
+    assert {states[task_id] for task_id in others} == {"skipped"}
+    assert states[f"validation.pool_{SHARED}.sharing"] == "success"
+    assert empty.leftovers() == []
+
+
+# --- Params -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("conf", "named"),
+    [
+        ({"pools": ["no-such-pool"]}, "no-such-pool"),
+        ({"pools": SHARED}, "array"),
+        ({"until": "tomorrow"}, "tomorrow"),
+    ],
+    ids=["unknown pool", "no list", "unknown goal"],
+)
+def test_conf_that_fails_the_schema_is_refused_at_once(fleet: Fleet, conf: Json, named: str) -> None:
+    fleet.api.wait_for_dag(LIFECYCLE)
+    with pytest.raises(ApiError, match=named) as refusal:
+        fleet.api.trigger(LIFECYCLE, conf)
+    assert refusal.value.status == 400
+
+
+def test_misspelt_param_fails_the_first_task_and_changes_nothing(fleet: Fleet) -> None:
+    before = fleet.snapshot()
+    run = fleet.run(LIFECYCLE, {"untill": "torn_down"})
+    assert (run.state, run.failed) == ("failed", ["freeze_spec"])
+    log = run.log("freeze_spec")
+    assert "'untill'" in log
+    assert "until, pools" in log or "pools, until" in log
+    assert changes(before, fleet.snapshot()) == {}
+
+
+@pytest.mark.full
+def test_rejected_approval_keeps_everything(standing: Fleet) -> None:
+    before = standing.snapshot()
+    run = standing.run(TEARDOWN, answer="Reject").succeeded()
+    states = run.states()
+    assert {states["teardown.plan"], states["teardown.approve"]} == {"success"}
+    assert {states["teardown.freeze_pools"], states["teardown.delete_node_pools"]} == {"skipped"}
+    assert states["teardown.leak_check"] == "skipped"
+    assert changes(before, standing.snapshot()) == {}
+    assert standing.turn_holder() == {}
+
+
+# --- a failure does not keep the teardown away -----------------------------------------------------------------------
+def test_failed_rollout_is_torn_down_and_the_run_stays_failed(empty: Fleet) -> None:
+    empty.write_cluster(CLUSTER, {"devicePlugin": {"chart": {"version": "0.99.0"}}})
+    run = empty.run(LIFECYCLE, {"until": "torn_down"})
+    assert run.state == "failed"
+    assert run.failed == ["rollout.install_device_plugin"]
+    log = run.log("rollout.install_device_plugin")
+    assert "0.99.0" in log
+    assert "nvidia-device-plugin" in log
+    states = run.states()
+    assert states["provision.karpenter_available"] == "success"
+    assert states["teardown.leak_check"] == "success"
+    assert states["teardown.uninstall_karpenter_crd"] == "success"
+    assert states["run_verdict"] == "failed"
+    assert "rollout.install_device_plugin" in run.log("run_verdict")
+    assert empty.leftovers() == []
