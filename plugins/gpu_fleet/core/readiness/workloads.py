@@ -153,7 +153,10 @@ def _troubled(pod: Object, scene: Scene) -> float:
 
 
 def refusal(workload: Object, scene: Scene) -> Verdict | None:
-    """Why the controller cannot even create pods: its newest ``FailedCreate`` event (RuntimeClass, quota, …)."""
+    """Why the controller cannot even create pods: its newest ``FailedCreate`` event (RuntimeClass, quota, …).
+
+    Events outlive their cause by an hour, so one counts only while pods are missing and none has come since.
+    """
     uids = {_uid(workload), *(_uid(item) for item in owned_by(scene.replica_sets, _uid(workload)))}
     found = [
         event
@@ -163,6 +166,8 @@ def refusal(workload: Object, scene: Scene) -> Verdict | None:
     if not found:
         return None
     newest = max(found, key=event_time)
+    if _refused_in_the_past(workload, event_time(newest), scene):
+        return None
     message = f"{label_of(workload)}: no pod can be created: {newest.get('message')}"
     first = min(
         (value for event in found if (value := epoch(event.get("firstTimestamp")) or event_time(event))),
@@ -171,6 +176,22 @@ def refusal(workload: Object, scene: Scene) -> Verdict | None:
     if scene.now - max(first, created_at(workload) or first) >= scene.patience_s:
         return failed(_refusal_reason(str(newest.get("message", ""))), message)
     return progressing("FailedCreate", message)
+
+
+def _refused_in_the_past(workload: Object, last: float, scene: Scene) -> bool:
+    """
+    :param last: epoch seconds of the newest refusal.
+    """
+    spec, pods = workload.get("spec") or {}, pods_of(workload, scene)
+    match workload.get("kind"):
+        case "DaemonSet":
+            pods = [pod for pod in pods if is_current(pod, workload)]
+            wanted = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
+        case "Job":
+            wanted = spec.get("parallelism", 1)
+        case _:
+            wanted = spec.get("replicas", 1)
+    return len(pods) >= wanted or any((created_at(pod) or 0.0) > last for pod in pods)
 
 
 def _refusal_reason(message: str) -> str:

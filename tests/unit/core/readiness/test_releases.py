@@ -103,9 +103,9 @@ def pod(
     }  # fmt: skip
 
 
-def refused(message: str, age: float = 600, owner: str = "plugin") -> Object:
+def refused(message: str, age: float = 600, owner: str = "plugin", last: float = 1) -> Object:
     return {
-        "kind": "Event", "reason": "FailedCreate", "message": message, "lastTimestamp": at(1),
+        "kind": "Event", "reason": "FailedCreate", "message": message, "lastTimestamp": at(last),
         "firstTimestamp": at(age), "involvedObject": {"kind": "DaemonSet", "uid": f"uid-{owner}"},
     }  # fmt: skip
 
@@ -180,6 +180,21 @@ SITUATIONS: dict[str, tuple[list[Object], Phase, str]] = {
     ),
     "RuntimeClass missing a moment ago": (
         [daemon_set(2, 0, 0), refused(RUNTIME_CLASS, age=2)], Phase.PROGRESSING, "FailedCreate",
+    ),
+    "RuntimeClass missing, then not: every pod is there": (
+        [daemon_set(1, 1, 0), pod(ready=False, age=300), refused(RUNTIME_CLASS, last=200)], Phase.PROGRESSING,
+        "RollingOut",
+    ),
+    "RuntimeClass missing, then not: the first pod is there": (
+        [daemon_set(2, 1, 0), pod(ready=False, age=100), refused(RUNTIME_CLASS, last=200)], Phase.PROGRESSING,
+        "RollingOut",
+    ),
+    "RuntimeClass gone after the first pod": (
+        [daemon_set(2, 1, 1), pod(age=300), refused(RUNTIME_CLASS, last=200)], Phase.FAILED, "RuntimeClassMissing",
+    ),
+    "RuntimeClass gone before an update: old pods do not count": (
+        [daemon_set(1, 0, 1), pod(old=True, age=100), refused(RUNTIME_CLASS, last=200)], Phase.FAILED,
+        "RuntimeClassMissing",
     ),
     "quota": ([daemon_set(2, 0, 0), refused(QUOTA)], Phase.FAILED, "QuotaExceeded"),
     "somebody else's refusal": (
