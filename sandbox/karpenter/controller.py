@@ -14,11 +14,12 @@ from sandbox.informers import Change, Informer, SharedInformers, WorkQueue
 from sandbox.karpenter.catalog import Catalog
 from sandbox.karpenter.cloud import Cloud, instance_id
 from sandbox.karpenter.conditions import condition, is_true
-from sandbox.karpenter.disruption import ClaimMarks, Disruption
+from sandbox.karpenter.disruption import Disruption
 from sandbox.karpenter.durations import epoch, timestamp
 from sandbox.karpenter.events import Events
 from sandbox.karpenter.interruption import Interruption
 from sandbox.karpenter.lifecycle import ClaimLifecycle
+from sandbox.karpenter.marks import ClaimMarks
 from sandbox.karpenter.nodeclass import NodeClassController
 from sandbox.karpenter.nodepool import NodePoolController
 from sandbox.karpenter.objects import POOL, deleting, labels, name, provider_id, terminal, uid

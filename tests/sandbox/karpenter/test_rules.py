@@ -8,10 +8,10 @@ import pytest
 
 from sandbox.karpenter.budgets import allowed
 from sandbox.karpenter.conditions import Conditions
-from sandbox.karpenter.disruption import drift_of
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.interruption import actions
 from sandbox.karpenter.lifecycle import initialization_complaint, registration_patch
+from sandbox.karpenter.marks import drift_of
 from sandbox.karpenter.nodepool import runtime_errors, template_hash
 from sandbox.karpenter.objects import provisionable
 from sandbox.karpenter.prices import price

@@ -1,0 +1,89 @@
+"""Marks on NodeClaims: consolidatable, drifted (``pkg/controllers/nodeclaim/disruption``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sandbox.karpenter import nodeclass
+from sandbox.karpenter.conditions import Conditions, condition
+from sandbox.karpenter.durations import seconds
+from sandbox.karpenter.lifecycle import DEPENDENTS
+from sandbox.karpenter.objects import HASH, HASH_VERSION_KEY, POOL, deleting, labels, notes
+from sandbox.karpenter.requirements import from_entries, from_labels
+
+if TYPE_CHECKING:
+    from sandbox.karpenter.controller import Karpenter
+
+Object = dict[str, Any]
+
+#: Simulated seconds after which a claim is looked at again.
+REMARK = 300.0
+
+
+class ClaimMarks:
+    """Keeps the conditions ``Consolidatable`` and ``Drifted`` of claims."""
+
+    def __init__(self, karpenter: Karpenter) -> None:
+        self._karpenter = karpenter
+
+    async def reconcile(self, claim_name: str) -> None:
+        karpenter = self._karpenter
+        claim = karpenter.claims.get(claim_name)
+        if claim is None or deleting(claim) or not karpenter.ours(claim["spec"]["nodeClassRef"]):
+            return
+        pool = karpenter.pools.get(labels(claim).get(POOL, ""))
+        if pool is None or not condition(claim, "Launched"):
+            return
+        conditions = Conditions(claim, DEPENDENTS)
+        again = self._consolidatable(pool, claim, conditions)
+        self._drifted(pool, claim, conditions)
+        if conditions.changed:
+            await karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
+        karpenter.mark_queue.add_after(claim_name, min(again, karpenter.clock.real(REMARK)))
+
+    def _consolidatable(self, pool: Object, claim: Object, conditions: Conditions) -> float:
+        """Real seconds until the next look."""
+        karpenter = self._karpenter
+        after = seconds((pool["spec"].get("disruption") or {}).get("consolidateAfter"))
+        if after is None or not conditions.is_true("Initialized"):
+            conditions.clear("Consolidatable")
+            return float("inf")
+        left = karpenter.clock.real(after) - karpenter.quiet_for(claim)
+        if left > 0:
+            conditions.clear("Consolidatable")
+            return left
+        conditions.set_true("Consolidatable")
+        return float("inf")
+
+    def _drifted(self, pool: Object, claim: Object, conditions: Conditions) -> None:
+        if not conditions.is_true("Launched"):
+            conditions.clear("Drifted")
+            return
+        reason = drift_of(pool, self._karpenter.node_classes.get(claim["spec"]["nodeClassRef"]["name"]), claim)
+        if reason is None:
+            conditions.clear("Drifted")
+        elif condition(claim, "Drifted").get("reason") != reason:
+            conditions.set_true("Drifted", reason, reason)
+
+
+def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | None:
+    """Why a claim is not what its pool and class would make today, or None."""
+    known, made = notes(pool), notes(claim)
+    if _differ(known, made, HASH, HASH_VERSION_KEY):
+        return "NodePoolDrifted"
+    wanted = from_entries(pool["spec"]["template"]["spec"].get("requirements"))
+    if not from_labels(labels(claim)).compatible(wanted, frozenset()):
+        return "RequirementsDrifted"
+    if node_class is None:
+        return None
+    if _differ(notes(node_class), made, nodeclass.HASH, nodeclass.HASH_VERSION_KEY):
+        return "NodeClassDrift"
+    images = [each["id"] for each in (node_class.get("status") or {}).get("amis") or []]
+    image = (claim.get("status") or {}).get("imageID")
+    return "AMIDrift" if images and image and image not in images else None
+
+
+def _differ(known: dict[str, str], made: dict[str, str], digest: str, version: str) -> bool:
+    if any(key not in each for key in (digest, version) for each in (known, made)):
+        return False
+    return known[version] == made[version] and known[digest] != made[digest]
