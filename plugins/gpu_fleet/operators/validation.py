@@ -45,11 +45,18 @@ class ProtectNodesOperator(PoolOperator):
     Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
     probe, and nodes that have only just joined are not finished: both are left out.
 
+    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
+        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for.
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "protected", "instances"}``; the NodeClaims are what
         the end of validation is compared with.
+    :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
     ui_color = "#f6eefb"
+
+    def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.all_wanted = all_wanted
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
@@ -58,6 +65,12 @@ class ProtectNodesOperator(PoolOperator):
         gpus = hardware(self.spec, pool)
         present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
         nodes = [node for node in present if node.initialized and not node.cordoned]
+        if self.all_wanted and len(nodes) < pool.wanted_nodes:
+            raise GateFailed(
+                f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
+                "taken away or cordoned after they had been waited for: start another run",
+                reason="NodesMissing",
+            )
         protected = protect_nodes(self.kube, nodes, run_name(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
         self.log.info("pool %s: %d node(s) to validate, %d protected", pool.name, len(nodes), len(protected))

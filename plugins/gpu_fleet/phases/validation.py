@@ -34,7 +34,7 @@ def validation(spec: ClusterSpec) -> dict[str, Phase]:
     with TaskGroup("validation", tooltip="Proof that GPUs work and are shared as promised"):
         for pool in spec.node_pools:
             with TaskGroup(f"pool_{pool.name}"):
-                protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name)
+                protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name, all_wanted=True)
                 free = ReleasePlaceholdersOperator(task_id="release_placeholders", node_pool=pool.name)
                 probe = str(probe_of(spec, pool))
                 probes = RunProbesOperator(task_id=probe, node_pool=pool.name, probe=probe)

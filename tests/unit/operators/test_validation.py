@@ -1,4 +1,4 @@
-"""The end of a validation, against the sandbox's API server: nothing of it stays, whatever happened before."""
+"""Begin and end of a validation, against the sandbox: nothing is true of no node, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.errors import GateFailed
 from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     LABEL_COMPONENT,
+    LABEL_INITIALIZED,
     LABEL_NODE_POOL,
     LABEL_POOL,
     SYSTEM_NAMESPACE,
     VALIDATION_NAMESPACE,
 )
+from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.core.specs import demo_spec
+from tests.unit.sandboxed import SandboxCluster, sandbox_cloud, sandbox_cluster
 
 POOL, OTHER = "shared-a10g", "whole-a100"
 PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/an-earlier-run"}
@@ -98,3 +102,63 @@ def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
 def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
     assert CleanUpValidationOperator.only_in_turn
     assert not ProtectNodesOperator.only_in_turn
+
+
+# --- protection ---
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
+    """A cluster and its AWS account, which knows how many GPUs an instance type has."""
+    with pytest.MonkeyPatch.context() as environment, sandbox_cloud(tmp_path_factory.mktemp("cloud")) as found:
+        environment.setenv("AIRFLOW_CONN_AWS_DEMO", found.connection)
+        yield KubernetesHook(ClusterAccess.from_spec(demo_spec())).client()
+
+
+@pytest.fixture
+def kube(cloud: KubeClient) -> Iterator[KubeClient]:
+    yield cloud
+    for item in cloud.list(NODE):
+        cloud.delete(ObjectRef(NODE, item["metadata"]["name"]))
+
+
+def joined(kube: KubeClient, name: str, *, initialized: bool = True, cordoned: bool = False) -> None:
+    labels = {LABEL_NODE_POOL: POOL} | ({LABEL_INITIALIZED: "true"} if initialized else {})
+    metadata = {"name": name, "labels": labels}
+    kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"unschedulable": cordoned}})
+
+
+def protect(*, all_wanted: bool) -> Any:
+    operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL, all_wanted=all_wanted)
+    return operator.execute(context(TaskInstance(spec=demo_spec())))
+
+
+def test_all_wanted_nodes_are_protected_in_the_name_of_the_run(kube: KubeClient) -> None:
+    joined(kube, "n1")
+    joined(kube, "n2")
+    found = protect(all_wanted=True)
+    assert (found["nodes"], found["protected"], found["physical"], found["replicas"]) == (
+        ["n1", "n2"],
+        ["n1", "n2"],
+        1,
+        4,
+    )
+    for name in found["nodes"]:
+        node = kube.get(ObjectRef(NODE, name)) or {}
+        assert node["metadata"]["annotations"] == {
+            ANNOTATION_DO_NOT_DISRUPT: "true",
+            ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/manual__1",
+        }
+
+
+@pytest.mark.parametrize("second", [None, {"cordoned": True}, {"initialized": False}])
+def test_fewer_nodes_than_were_waited_for_are_not_a_pass(kube: KubeClient, second: dict[str, bool] | None) -> None:
+    joined(kube, "n1")
+    if second is not None:
+        joined(kube, "n2", **second)
+    with pytest.raises(GateFailed, match=f"pool {POOL}: 1 of 2 wanted") as refused:
+        protect(all_wanted=True)
+    assert refused.value.reason == "NodesMissing"
+
+
+def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:
+    assert kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={POOL}") == []
+    assert protect(all_wanted=False)["nodes"] == []
