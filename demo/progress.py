@@ -38,7 +38,7 @@ _REASON_EVERY_S = 6.0
 class Follower:
     """Prints each change of a run's tasks.
 
-    :param on_input: called once for each task that awaits a person's input, with its task id.
+    :param on_input: called once for each try of a task that awaits a person's input, with its task id.
     :param on_tick: called at every look, with all task instances.
     """
 
@@ -60,7 +60,7 @@ class Follower:
         self.interval = interval
         self._seen: dict[str, str] = {}
         self._reasons: dict[str, tuple[float, str]] = {}
-        self._asked: set[str] = set()
+        self._asked: set[tuple[str, int]] = set()
 
     def follow(self, dag_id: str, run_id: str, timeout: float) -> dict[str, Any]:
         """Until the run has ended. Returns the run.
@@ -85,8 +85,11 @@ class Follower:
 
     def _show(self, dag_id: str, run_id: str, task: dict[str, Any], began: float) -> None:
         task_id, state = task["task_id"], task["state"] or ""
-        if state == "awaiting_input" and task_id not in self._asked and self.on_input is not None:
-            self._asked.add(task_id)
+        # Per try: on a busy machine Airflow's scheduler can take the late end of the process that asked for a failure of
+        # the one that was answered, and the next try asks anew.
+        question = task_id, int(task.get("try_number") or 1)
+        if state == "awaiting_input" and question not in self._asked and self.on_input is not None:
+            self._asked.add(question)
             self.on_input(task_id)
         changed = self._seen.get(task_id) != state
         self._seen[task_id] = state

@@ -210,14 +210,17 @@ class Fleet:
         :param before_answer: called before that; :param on_tick: called at every look with the tasks by id.
         """
         began = time.monotonic()
-        asked: set[str] = set()
+        asked: set[tuple[str, int]] = set()
         while True:
             self.stack.check()
             run = self.api.run(dag_id, run_id)
             tasks = {task["task_id"]: task for task in self.api.tasks(dag_id, run_id)}
             for task_id, task in tasks.items():
-                if task["state"] == "awaiting_input" and answer is not None and task_id not in asked:
-                    asked.add(task_id)
+                # A try that is answered may be tried again and ask anew: on a busy machine Airflow's scheduler can
+                # take the late end of the process that asked for a failure of the one that was answered.
+                question = task_id, int(task.get("try_number") or 1)
+                if task["state"] == "awaiting_input" and answer is not None and question not in asked:
+                    asked.add(question)
                     if before_answer is not None:
                         before_answer()
                     self.api.answer(dag_id, run_id, task_id, answer)
