@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     stack = Stack(build_dir=args.build_dir, speed=args.speed, seed=args.seed)
     try:
         if args.command == "up":
-            stack.bind_host, stack.port = args.host, args.port
+            stack.bind_host, stack.port, stack.outlives = args.host, args.port, not args.foreground
             stack.start()
             demo_run.say_where(stack)
             if args.foreground:

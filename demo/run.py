@@ -16,9 +16,10 @@ from demo import facts, workload
 from demo.api import AirflowApi
 from demo.control import Sandbox
 from demo.kubectl import Kubectl
+from demo.processes import alive, pss_mb, session_pids
 from demo.progress import Follower
 from demo.report import Report, render, timeline_json
-from demo.stack import ROOT, Stack, alive, pss_mb, session_pids
+from demo.stack import ROOT, Stack
 from demo.timeline import epoch, read_spans, timeline
 
 CLUSTER = "demo"
@@ -39,6 +40,7 @@ def run(stack: Stack, *, fault: str | None, keep: bool) -> int:
     shutil.rmtree(clusters, ignore_errors=True)
     shutil.copytree(ROOT / "include" / "clusters", clusters)
     stack.clusters_dir = clusters
+    stack.outlives = keep
     began = time.time()
     stack.start()
     memory = MemoryWatch(stack)

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from demo.processes import alive, session_pids, stop_group, stop_pid_group
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Free disk below which the demo refuses to start: Airflow's database and logs take about 150 MB.
@@ -38,6 +39,7 @@ class Stack:
     :ivar build_dir: everything that is written goes here.
     :ivar speed: the sandbox's speed (see ``sandbox.settings``).
     :ivar clusters_dir: the folder of cluster specs; ``None`` for ``include/clusters``.
+    :ivar outlives: it goes on when the process that started it has ended.
     :ivar bind_host: where Airflow's UI listens; :ivar port: its port, 0 for a free one.
     :ivar extra_env: added to both children's environment (``HELM_BIN`` for example).
     """
@@ -48,6 +50,7 @@ class Stack:
     clusters_dir: Path | None = None
     dags_dir: Path = ROOT / "dags"
     extra_env: dict[str, str] = field(default_factory=dict)
+    outlives: bool = False
     bind_host: str = "127.0.0.1"
     port: int = 0
 
@@ -128,9 +131,12 @@ class Stack:
             raise StackError(f"only {free} MB free at {where}, {MINIMUM_DISK_MB} MB are needed; free some disk space")
 
     def _spawn(self, args: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        warden = [sys.executable, "-m", "demo.warden", "0" if self.outlives else str(os.getpid())]
+        paths = [str(ROOT), *env.get("PYTHONPATH", "").split(os.pathsep)]
+        env = {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths)))}
         with log.open("wb") as out:
             return subprocess.Popen(
-                args,
+                [*warden, *args],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -295,83 +301,12 @@ def free_ports(count: int) -> list[int]:
             sock.close()
 
 
-def session_pids(leader: int) -> list[int]:
-    """The processes of the session that ``leader`` started, and their descendants in sessions of their own."""
-    parents: dict[int, tuple[int, int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except (OSError, IndexError):
-                continue
-            parents[int(entry.name)] = (int(fields[1]), int(fields[3]))  # ppid, session
-    members = {pid for pid, (_, session) in parents.items() if session == leader or pid == leader}
-    grown = True
-    while grown:
-        more = {pid for pid, (parent, _) in parents.items() if parent in members} - members
-        members |= more
-        grown = bool(more)
-    return sorted(members)
-
-
-def stop_group(process: subprocess.Popen[bytes], grace: float = 15) -> None:
-    """SIGTERM to the process's session, SIGKILL to what is left after ``grace`` seconds."""
-    stop_pid_group(process.pid, grace, reap=process)
-
-
-def stop_pid_group(pid: int, grace: float = 15, reap: subprocess.Popen[bytes] | None = None) -> None:
-    members = session_pids(pid)
-    _signal([pid] if pid in members else members, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while time.monotonic() < deadline:
-        if reap is not None:
-            reap.poll()
-        if not alive(members):
-            break
-        time.sleep(0.1)
-    _signal(sorted(set(alive(members)) | set(session_pids(pid))), signal.SIGKILL)
-    if reap is not None:
-        reap.wait()
-
-
-def _signal(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those of the pids that exist and are no zombies."""
-    living = []
-    for pid in pids:
-        try:
-            state = (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (OSError, IndexError):
-            continue
-        if state != "Z":
-            living.append(pid)
-    return living
-
-
-def pss_mb(pids: list[int]) -> float:
-    """Proportional set size of the processes together, in MiB (shared pages are counted once)."""
-    total = 0
-    for pid in pids:
-        try:
-            for line in (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-                    break
-        except OSError:
-            continue
-    return total / 1024
-
-
 def tail(path: Path, lines: int = 20) -> str:
     """The last lines of a text file."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+__all__ = ["ROOT", "Stack", "StackError", "alive", "free_ports", "session_pids", "stop_group", "stop_saved", "tail"]
