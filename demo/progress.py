@@ -85,7 +85,7 @@ class Follower:
 
     def _show(self, dag_id: str, run_id: str, task: dict[str, Any], began: float) -> None:
         task_id, state = task["task_id"], task["state"] or ""
-        # Per try: on a busy machine Airflow's scheduler can take the late end of the process that asked for a failure of
+        # Per try: on a busy machine the scheduler can take the late end of the process that asked for a failure of
         # the one that was answered, and the next try asks anew.
         question = task_id, int(task.get("try_number") or 1)
         if state == "awaiting_input" and question not in self._asked and self.on_input is not None:
