@@ -11,7 +11,7 @@ from demo import run as demo_run
 from demo.stack import ROOT, Stack, StackError, stop_saved
 
 #: The demo's fixed speed: the simulated world is this much faster than the real one.
-SPEED = 2.0
+SPEED = 1.6
 BUILD = ROOT / "build" / "demo"
 
 

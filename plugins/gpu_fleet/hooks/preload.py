@@ -1,4 +1,5 @@
-"""Imports what every task needs into the process that forks the tasks.
+"""Imports what every task needs into the process that forks the tasks, and what parsing needs into the one that forks
+the parsers.
 
 With the LocalExecutor a task is a fork of the scheduler's worker, so what the scheduler has imported costs a task
 nothing. Measured on a two-core machine: boto3, the amazon provider's base hook, urllib3 and the package's own core take
@@ -12,22 +13,25 @@ import importlib
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from airflow.listeners import hookimpl
 
 log = logging.getLogger(__name__)
 
-#: ``airflow <this>`` is the component whose children are tasks.
-_FORKS_TASKS = "scheduler"
-
-MODULES = (
+#: Other people's modules: they change only when the image does.
+LIBRARIES = (
     "boto3",
     "botocore.signers",
+    "pydantic",
     "urllib3",
     "yaml",
     "airflow.providers.amazon.aws.hooks.base_aws",
     "airflow.providers.standard.operators.hitl",
+)
+#: Ours: a component that has imported them must be restarted to see a change of them.
+PACKAGE = (
     "gpu_fleet.core.manifests",
     "gpu_fleet.core.readiness",
     "gpu_fleet.core.spec",
@@ -42,37 +46,44 @@ MODULES = (
     "gpu_fleet.phases.lifecycle",
     "gpu_fleet.triggers.gate",
 )
+#: ``airflow <this>`` -> what its children profit from. The scheduler's are tasks, and follow the package of the
+#: scheduler's start; the DAG processor's parse DAG files, and must see an edited package at once.
+MODULES = {"scheduler": (*LIBRARIES, *PACKAGE), "dag-processor": LIBRARIES}
 
 
-def preload() -> list[str]:
-    """Import :data:`MODULES`; what cannot be imported is left to the task that needs it, which will say why.
+def preload(names: Iterable[str]) -> list[str]:
+    """Import modules; what cannot be imported is left to the child that needs it, which will say why.
 
     :returns: the modules that failed.
     """
+    names = tuple(names)
     started = time.monotonic()
     failed = []
-    for name in MODULES:
+    for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001  (a scheduler must start whatever is wrong with one module)
+        except Exception as error:  # noqa: BLE001  (a component must start whatever is wrong with one module)
             log.warning("cannot preload %s: %r", name, error)
             failed.append(name)
-    log.info("preloaded %d modules in %.1f s", len(MODULES) - len(failed), time.monotonic() - started)
+    log.info("preloaded %d modules in %.1f s", len(names) - len(failed), time.monotonic() - started)
     return failed
 
 
-def is_scheduler(component: Any, argv: list[str]) -> bool:
-    """Whether Airflow announces a scheduler's start.
+def modules_for(component: Any, argv: list[str]) -> tuple[str, ...]:
+    """What to preload when Airflow announces the start of a component; nothing for most.
 
     The announced ``Job`` does not know its own type yet, and a task announces itself too, with its parent's arguments.
     """
-    return type(component).__name__ == "Job" and argv[1:2] == [_FORKS_TASKS]
+    if type(component).__name__ != "Job" or len(argv) < 2:
+        return ()
+    return MODULES.get(argv[1], ())
 
 
 class PreloadListener:
-    """Airflow listener: preloads when the scheduler starts, before its executor forks."""
+    """Airflow listener: preloads when a component starts, before it forks."""
 
     @hookimpl  # type: ignore[untyped-decorator]
     def on_starting(self, component: Any) -> None:
-        if is_scheduler(component, sys.argv):
-            preload()
+        names = modules_for(component, sys.argv)
+        if names:
+            preload(names)

@@ -19,21 +19,22 @@ class TaskRunnerMarker:
 @pytest.mark.parametrize(
     ("component", "argv", "expected"),
     [
-        (Job(), ["airflow", "scheduler"], True),
-        (Job(), ["airflow", "triggerer"], False),
-        (TaskRunnerMarker(), ["airflow", "scheduler"], False),
-        (Job(), ["airflow"], False),
+        (Job(), ["airflow", "scheduler"], preload.LIBRARIES + preload.PACKAGE),
+        (Job(), ["airflow", "dag-processor"], preload.LIBRARIES),
+        (Job(), ["airflow", "triggerer"], ()),
+        (TaskRunnerMarker(), ["airflow", "scheduler"], ()),
+        (Job(), ["airflow"], ()),
     ],
 )
-def test_only_the_scheduler_itself_preloads(component: Any, argv: list[str], expected: bool) -> None:
-    assert preload.is_scheduler(component, argv) is expected
+def test_only_components_that_fork_preload(component: Any, argv: list[str], expected: tuple[str, ...]) -> None:
+    assert preload.modules_for(component, argv) == expected
 
 
-def test_every_module_of_the_list_exists() -> None:
-    assert preload.preload() == []
-    assert all(name in sys.modules for name in preload.MODULES)
+def test_every_module_of_the_lists_exists() -> None:
+    names = preload.MODULES["scheduler"]
+    assert preload.preload(names) == []
+    assert all(name in sys.modules for name in names)
 
 
-def test_a_module_that_is_missing_does_not_stop_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preload, "MODULES", ("json", "no_such_module_anywhere"))
-    assert preload.preload() == ["no_such_module_anywhere"]
+def test_a_module_that_is_missing_does_not_stop_the_component() -> None:
+    assert preload.preload(("json", "no_such_module_anywhere")) == ["no_such_module_anywhere"]
