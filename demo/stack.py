@@ -205,6 +205,9 @@ class Stack:
             "API_AUTH__JWT_SECRET": secrets.token_urlsafe(72),
             "LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
+            # The supervisor of a task may notice its end only after this long (5 s by default), and the scheduler takes
+            # a task that meanwhile went on from its deferral, or was answered, for one that failed, and repeats it.
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05",
             "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
