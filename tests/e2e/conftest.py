@@ -44,6 +44,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         clusters_dir=clusters,
         # A link of our own, so that a test can put something else in helm's place.
         extra_env={"HELM_BIN": str(tools / "helm"), **ENVIRONMENT},
+        outlives=bool(keep),
     )
     with pytest.MonkeyPatch.context() as patch, ended_like_by_ctrl_c():
         patch.setenv("KUBECTL_BIN", found["KUBECTL_BIN"])
