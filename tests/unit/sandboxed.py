@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
 from sandbox.cloud import Cloud, Options
@@ -118,4 +119,5 @@ def sandbox_cloud(state_dir: Path) -> Iterator[SandboxCloud]:
             yield SandboxCloud(settings, json.dumps(connection), url)
         finally:
             close_clients()
+            forget_sessions()
             _wait(loop, cloud.close())

@@ -263,3 +263,8 @@ _sessions: dict[tuple[str | None, str | None], AwsSession] = {}
 def aws_session(aws_conn_id: str | None, region_name: str | None = None) -> AwsSession:
     """The process's session for a connection and region; credentials and clients are shared between its users."""
     return _sessions.setdefault((aws_conn_id, region_name), AwsSession(aws_conn_id, region_name))
+
+
+def forget_sessions() -> None:
+    """Read the connections again at their next use."""
+    _sessions.clear()
