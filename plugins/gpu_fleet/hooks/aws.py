@@ -35,7 +35,8 @@ _THROTTLED = frozenset(
 )  # fmt: skip
 _BAD_CREDENTIALS = frozenset(
     {"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch",
-     "InvalidAccessKeyId", "MissingAuthenticationToken", "IncompleteSignature"}
+     "InvalidAccessKeyId", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignatureException",
+     "MissingAuthenticationTokenException", "IncompleteSignatureException"}
 )  # fmt: skip
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _DENIED = frozenset(
@@ -56,6 +57,9 @@ def _is_absent(code: str) -> bool:
 def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuFleetError:
     """The typed error of an AWS error code; ``reason`` is the code itself."""
     text = f"{what}: {message} ({code})"
+    if code in _BAD_CREDENTIALS and "valid region" in message:
+        # Signature Version 4: "Credential should be scoped to a valid region".
+        return SpecError(text, field="aws.region", remedy="write a region of AWS, for example us-west-2", reason=code)
     if code in _THROTTLED or http_status == 429:
         return Throttled(text, reason=code)
     if code in _EXPIRED:
@@ -139,6 +143,14 @@ class AwsSession:
         with self._errors("read the connection"):
             configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
         return str(configured) if configured else None
+
+    def is_unknown_region(self) -> bool:
+        """Whether botocore knows no such region, and no endpoint of the connection stands in for AWS's own."""
+        if self.custom_endpoint("ec2"):
+            return False
+        session = self.session()
+        partitions = session.get_available_partitions()
+        return self.region not in {r for name in partitions for r in session.get_available_regions("ec2", name)}
 
     def endpoint(self, service: str) -> str:
         """The endpoint URL that a client of this service would use."""
@@ -252,6 +264,13 @@ class AwsSession:
         except (boto.NoRegionError, boto.InvalidRegionError) as error:
             raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
         except (boto.HTTPClientError, boto.ConnectionError) as error:
+            if self.is_unknown_region():
+                # The address made of it does not exist, and never will: waiting is pointless.
+                raise SpecError(
+                    f"{what}: AWS has no region {self.region!r}",
+                    field="aws.region",
+                    remedy="write for example us-west-2",
+                ) from error
             raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
         except (boto.ParamValidationError, boto.UnknownServiceError) as error:
             raise Invalid(f"{what}: {error}") from error

@@ -66,15 +66,7 @@ def check_region(aws: AwsSession) -> None:
     """
     :raises SpecError: if botocore knows no such region and no endpoint of the connection replaces AWS's own.
     """
-    session = aws.session()
-    if aws.custom_endpoint("ec2"):
-        return
-    known = {
-        region
-        for partition in session.get_available_partitions()
-        for region in session.get_available_regions("ec2", partition)
-    }
-    if aws.region not in known:
+    if aws.is_unknown_region():
         raise SpecError(f"AWS has no region {aws.region!r}", field="aws.region", remedy="write for example us-west-2")
 
 
