@@ -59,6 +59,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         finally:
             if not keep:
                 stack.stop()
+                assert processes_of(build) == [], "the stack was stopped and left these running"
+
+
+def processes_of(build: Path) -> list[str]:
+    """The command lines of the processes that have to do with a stack's folder, by their arguments or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if command and str(build).encode() in command + environment:
+            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return found
 
 
 @contextmanager
