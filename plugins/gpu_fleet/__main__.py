@@ -1,4 +1,5 @@
-"""Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema.
+"""Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema,
+``… lock`` notes the digests of their charts in ``charts.lock.yaml``.
 
 Exit codes: 0 all is well, 1 a cluster file has problems, 2 the call itself is wrong or the folder cannot be read.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpu_fleet.core.costs import unknown_types
-from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
 from gpu_fleet.core.spec.schema import schema_text
 from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
@@ -34,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the folder as it was before the change: a cluster may only vanish from it after state: absent",
     )
+    lock = commands.add_parser("lock", help="note which archive each chart version is, so that no other is installed")
+    lock.add_argument(
+        "folder", nargs="?", type=Path, help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE})"
+    )
+    lock.add_argument("--check", action="store_true", help="write nothing; exit 1 if the lock file is not up to date")
     schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     return parser
@@ -96,6 +102,31 @@ def _validate(folder: Path, previous: Path | None) -> int:
     return 1
 
 
+def _lock(folder: Path, check: bool) -> int:
+    """Pull every chart and write the lock file, or say in what it differs."""
+    from gpu_fleet.hooks.chart_locks import lock_path, read_locks, resolve_locks, write_locks
+
+    fleet = load_fleet(folder)
+    specs = [spec for spec in fleet.values() if isinstance(spec, ClusterSpec)]
+    if len(specs) != len(fleet) or not specs:
+        print("error: not every cluster file is valid: run python -m gpu_fleet validate", file=sys.stderr)
+        return 2
+    path = lock_path(folder)
+    before, now = set(read_locks(path) or ()), set(resolve_locks(specs))
+    for sign, entries in (("-", before - now), ("+", now - before)):
+        for item in sorted(entries):
+            print(f"{sign} {item.repository}/{item.name} {item.version} {item.digest}")
+    if before == now:
+        print(f"{path.name} is up to date: {len(now)} charts")
+        return 0
+    if check:
+        print(f"{path.name} is not up to date", file=sys.stderr)
+        return 1
+    write_locks(path, now)
+    print(f"{path} written: {len(now)} charts")
+    return 0
+
+
 def _message(problem: SpecError) -> str:
     """The problem's sentence without its field and remedy, which have columns of their own."""
     text = problem.message
@@ -124,8 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 options.output.write_text(schema_text(), encoding="utf-8")
             return 0
+        if options.command == "lock":
+            return _lock(options.folder or clusters_dir(), options.check)
         return _validate(options.folder or clusters_dir(), options.previous)
-    except (SpecError, OSError) as error:
+    except (GpuFleetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

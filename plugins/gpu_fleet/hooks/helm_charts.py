@@ -39,8 +39,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "") -> Path:
+def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "", cached: bool = True) -> Path:
     """Path of the chart's archive (or, for a local chart, of its directory).
+
+    :param cached: be content with an archive that was pulled before.
 
     :raises SpecError: digest mismatch, missing local path, bad mirror setting.
     :raises Invalid: the repository has no such chart or version.
@@ -49,13 +51,13 @@ def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "") -> Pat
     if not chart.repository:
         return _local(chart)
     source = mirrored(chart, parse_mirrors(os.environ.get(MIRRORS_VARIABLE)))
-    cached = cache_folder() / cache_name(source)
-    if cached.is_file():
-        found = sha256_of(cached)
+    kept = cache_folder() / cache_name(source)
+    if cached and kept.is_file():
+        found = sha256_of(kept)
         if not chart.sha256 or chart.sha256 == found:
-            return cached
+            return kept
         log.warning("cached archive of %s has another sha256 (%s) than wanted; pulling it again", chart, found)
-    return _pull(chart, source, cached, stop)
+    return _pull(chart, source, kept, stop)
 
 
 def _local(chart: ChartRef) -> Path:

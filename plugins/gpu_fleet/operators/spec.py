@@ -52,7 +52,8 @@ class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
     Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
-    follow two specs. Start a new run to use a changed file.
+    follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts' digests
+    are pinned too.
 
     :param cluster: name of the cluster, which is its file's stem.
     :param provisions: the run will create capacity: refused for a cluster with ``state: absent``.
@@ -81,6 +82,7 @@ class FreezeSpecOperator(BaseOperator):
         return frozen
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.hooks.chart_locks import apply_locks
         from gpu_fleet.hooks.fleet import load_cluster
 
         spec = load_cluster(self.cluster)
@@ -90,6 +92,8 @@ class FreezeSpecOperator(BaseOperator):
                 field="state",
                 remedy=f"run gpu_teardown.{spec.name}, or write state: present",
             )
+        if self.provisions:  # a teardown installs nothing: a chart that is not locked must not keep it from working
+            spec = apply_locks(spec)
         return {
             "spec": spec.to_json(),
             "digest": spec.digest,

@@ -112,3 +112,32 @@ def test_a_directory_has_no_digest(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         fetch_chart(ChartRef(str(tmp_path), digest="a" * 64))
     assert caught.value.field == "digest"
+
+
+def test_the_lock_command_notes_what_the_repository_serves(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the device plugin is managed here, and its chart is this repository's."""
+    import yaml
+
+    from gpu_fleet.__main__ import main
+    from gpu_fleet.hooks.chart_locks import apply_locks
+    from gpu_fleet.hooks.fleet import load_cluster
+
+    value = load_cluster("demo").to_json()
+    value["karpenter"]["manage"] = False
+    value["devicePlugin"]["chart"] = {"repository": "https://charts.example.com", "name": "tiny", "version": "1.0.0"}
+    monkeypatch.setenv("GPU_FLEET_CHART_MIRRORS", f'{{"https://charts.example.com": "{repository.url}"}}')
+    folder = tmp_path / "clusters"
+    folder.mkdir()
+    (folder / "demo.yaml").write_text(yaml.safe_dump(value))
+    assert main(["lock", str(folder), "--check"]) == 1
+    assert main(["lock", str(folder)]) == 0
+    assert f"+ https://charts.example.com/tiny 1.0.0 sha256:{repository.sha256}" in capsys.readouterr().out
+    assert main(["lock", str(folder), "--check"]) == 0
+    spec = apply_locks(load_cluster("demo", folder), folder)
+    assert spec.device_plugin.chart.digest == f"sha256:{repository.sha256}"
+    repository.stop()
+    (tmp_path / "charts.lock.yaml").unlink()
+    assert main(["lock", str(folder)]) == 2, "a chart that cannot be had is locked to nothing"
+    assert not (tmp_path / "charts.lock.yaml").exists()
