@@ -162,6 +162,9 @@ def usual_seconds(run: Run) -> dict[str, float]:
 
 #: Whose content differs from run to run, and is looked at on its own (or is a controller's business).
 _OTHER = re.compile(r"^ConfigMap \S*/(gpu-fleet-release-|turn$)|^Secret |^(Event|Lease|Node|NodeClaim|Pod|CSINode) ")
+_CONTENT = ("spec", "data", "handler", "value")
+#: Fields of a spec that the server fills in anew for each object.
+_ASSIGNED = ("clusterIP", "clusterIPs")
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def end_state(fleet: Fleet) -> EndState:
         key = _key(item)
         objects[key] += 1
         if not _OTHER.match(key) and objects[key] == 1:
-            content[key] = json.dumps({k: item[k] for k in sorted(item) if k in ("spec", "data", "handler", "value")})
+            content[key] = json.dumps({part: _wanted(item[part]) for part in _CONTENT if part in item}, sort_keys=True)
         open_ends += _open_ends(item)
     holder = fleet.turn_holder()
     if holder:
@@ -205,6 +208,10 @@ def end_state(fleet: Fleet) -> EndState:
         instances=len(fleet.instances()),
         open=sorted(open_ends),
     )
+
+
+def _wanted(part: Any) -> Any:
+    return {key: value for key, value in part.items() if key not in _ASSIGNED} if isinstance(part, dict) else part
 
 
 def _key(item: Json) -> str:
