@@ -42,9 +42,13 @@ from gpu_fleet.core.names import (
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
+    from gpu_fleet.core.spec.operations import Deadlines
 
 COMPONENT_PLACEHOLDER = "placeholder"
 COMPONENT_HOLD = "hold"
+
+#: Seconds by which a placeholder outlives the waits that it serves: retries, queueing and short tasks between them.
+PLACEHOLDER_SLACK_S = 1800
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,22 @@ def placeholder_gpus(pool: NodePool, physical: int) -> int:
     return 1 if pool.shared and refuses else physical
 
 
+def placeholder_lifetime_s(deadlines: Deadlines) -> int:
+    """Seconds that a placeholder may hold a node: as long as capacity, its proof and validation may take, and slack.
+
+    Kubernetes counts them from the pod's start on its node (``activeDeadlineSeconds``, from ``status.startTime``), so
+    waiting for a node uses none of them.
+    """
+    return int(sum(map(float, (deadlines.capacity, deadlines.prove, deadlines.validation)))) + PLACEHOLDER_SLACK_S
+
+
 def placeholder_pod(
     cluster: str,
     pool: NodePool,
     index: int,
     *,
     gpus: int,
+    lifetime_s: int,
     avoid: Sequence[str],
     image: str,
     run: str,
@@ -138,11 +152,16 @@ def placeholder_pod(
 ) -> dict[str, Any]:
     """A pod that waits for a new node of the pool and holds its GPUs.
 
+    It ends by itself: a run that is marked failed by hand, or ended by its time-out, never reaches its clean-up, and an
+    expensive node must not be held for ever for a run that is over.
+
+    :param lifetime_s: see :func:`placeholder_lifetime_s`.
     :param avoid: host names of nodes that it must keep away from.
     :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
     """
     pod = _pod(placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label)
     pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name}
+    pod["spec"]["activeDeadlineSeconds"] = lifetime_s
     pod["spec"]["affinity"] = {
         "podAntiAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": [

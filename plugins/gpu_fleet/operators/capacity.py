@@ -192,6 +192,7 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
             pool,
             index,
             gpus=each,
+            lifetime_s=rules.placeholder_lifetime_s(spec.deadlines),
             avoid=plan.avoid,
             image=spec.validation.images.placeholder,
             run=run_name(context),

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_fleet.core.capacity import hold_pod, placeholder_gpus, placeholder_pod, plan_placeholders
+from gpu_fleet.core.capacity import (
+    hold_pod,
+    placeholder_gpus,
+    placeholder_lifetime_s,
+    placeholder_pod,
+    plan_placeholders,
+)
 from tests.unit.core.cluster_objects import POOL, claim, node, placeholder
 from tests.unit.core.specs import demo_spec
 
@@ -78,6 +84,13 @@ def test_an_ended_placeholder_is_removed_and_its_index_used_again(phase: str) ->
     assert plan.create == (0,)
 
 
+def test_a_placeholder_whose_lifetime_is_over_on_a_node_that_stands_is_removed_and_not_needed() -> None:
+    over = placeholder(0, node_name=N1, phase="Failed")
+    plan = plan_placeholders(POOL, 2, [], [node(N1)], [over])
+    assert plan.remove == (f"placeholder-{POOL}-0",)
+    assert (plan.standing, plan.create) == (1, (0,))
+
+
 def test_a_placeholder_on_a_vanished_node_is_removed() -> None:
     plan = plan_placeholders(POOL, 1, [], [], [placeholder(0, node_name=N1, phase="Running")])
     assert plan.remove == (f"placeholder-{POOL}-0",)
@@ -119,12 +132,15 @@ def test_the_placeholder_pod() -> None:
         spec.pool(POOL),
         1,
         gpus=1,
+        lifetime_s=placeholder_lifetime_s(spec.deadlines),
         avoid=(N2, N1),
         image="registry.k8s.io/pause:3.10",
         run="d/r",
         run_label="x",
     )
     body = pod["spec"]
+    # 20 min capacity, 5 min prove, 15 min validation, 30 min slack.
+    assert body["activeDeadlineSeconds"] == 70 * 60
     assert pod["metadata"]["name"] == "placeholder-shared-a10g-1"
     assert pod["metadata"]["labels"]["gpu-fleet.io/component"] == "placeholder"
     assert body["priorityClassName"] == "gpu-fleet-placeholder"
@@ -145,7 +161,9 @@ def test_the_placeholder_pod() -> None:
 
 def test_with_nothing_to_avoid_there_is_no_empty_term_which_would_match_nothing() -> None:
     spec = demo_spec()
-    pod = placeholder_pod(spec.name, spec.pool(POOL), 0, gpus=1, avoid=(), image="p", run="d/r", run_label="x")
+    pod = placeholder_pod(
+        spec.name, spec.pool(POOL), 0, gpus=1, lifetime_s=60, avoid=(), image="p", run="d/r", run_label="x"
+    )
     assert "nodeAffinity" not in pod["spec"]["affinity"]
 
 
