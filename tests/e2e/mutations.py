@@ -13,7 +13,8 @@ from tests.e2e.fleet import LIFECYCLE, SHARED, TEARDOWN, Fleet, Json, Run, clust
 
 AWAIT_CAPACITY = f"capacity.pool_{SHARED}.await_capacity"
 
-#: Real seconds (of the validation, most are simulated), see :func:`spec`. A node of this sandbox has its GPUs 8 to 10 s after it was asked for.
+#: Real seconds, see :func:`spec`; but the probes, which the validation's deadline also bounds, run in simulated time. A
+#: node of this sandbox has its GPUs 8 to 10 s after it was asked for.
 DEADLINES = {
     "clusterActive": "30s",
     "crds": "30s",
@@ -22,7 +23,7 @@ DEADLINES = {
     "nodePoolReady": "30s",
     "capacity": "30s",
     "prove": "12s",
-    "validation": "5m",  # the probes run in simulated time
+    "validation": "5m",
     "drain": "60s",
     "teardown": "40s",
     "cleanup": "30s",
