@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+#: States of task instances that took no time.
+DID_NOT_RUN = frozenset({"skipped", "upstream_failed", "removed"})
 #: What Airflow may add, in seconds (the triggerer's two loops of one second each make a deferral cost 2.0-3.0 s).
 ALLOWED_PER_DEFERRAL = 2.5
 ALLOWED_PER_TASK = 0.4
@@ -173,13 +175,14 @@ def read_spans(database: Path, dag_id: str, run_id: str) -> list[TaskSpan]:
             (dag_id, run_id),
         ).fetchall()
         upstream = _upstreams(connection, dag_id)
+        ran = {row["task_id"] for row in rows if row["state"] not in DID_NOT_RUN and row["start_date"]}
         deferrals = _deferrals(connection, dag_id, run_id)
     finally:
         connection.close()
     spans = []
     for row in rows:
         started, ended = epoch(row["start_date"]), epoch(row["end_date"])
-        if started is None or ended is None or row["state"] in ("skipped", "upstream_failed", "removed"):
+        if started is None or ended is None or row["task_id"] not in ran:
             continue
         person = row["operator"] == "ApprovalOperator"
         count = 0 if person else deferrals.get(row["task_id"], 0)
@@ -188,13 +191,21 @@ def read_spans(database: Path, dag_id: str, run_id: str) -> list[TaskSpan]:
                 row["task_id"],
                 started,
                 ended,
-                tuple(upstream.get(row["task_id"], ())),
+                tuple(sorted(nearest_that_ran(row["task_id"], upstream, ran))),
                 deferrals=count,
                 waited=count > 0,
                 person=person,
             )
         )
     return spans
+
+
+def nearest_that_ran(task_id: str, upstream: Mapping[str, Sequence[str]], ran: Collection[str]) -> set[str]:
+    """The upstreams of a task; in the place of one that did not run (skipped, say) stand its own."""
+    found: set[str] = set()
+    for above in upstream.get(task_id, ()):
+        found |= {above} if above in ran else nearest_that_ran(above, upstream, ran)
+    return found
 
 
 def _upstreams(connection: sqlite3.Connection, dag_id: str) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo.timeline import TaskSpan, critical_path, overlap, timeline, union
+from demo.timeline import TaskSpan, critical_path, nearest_that_ran, overlap, timeline, union
 
 
 def span(task_id: str, started: float, ended: float, *upstream: str, **more: object) -> TaskSpan:
@@ -61,3 +61,10 @@ def test_waits_of_the_world_do_not_excuse_a_task_that_did_not_wait() -> None:
     split = timeline([span("slow_work", 0, 10)], [(0, 10)], started=0, ended=10)
     assert split.injected == 0
     assert split.work == 10
+
+
+def test_path_leads_through_tasks_that_were_skipped() -> None:
+    upstream = {"release": ["drain", "plan"], "drain": ["plan"], "plan": ["requested"], "requested": ["validate"]}
+    assert nearest_that_ran("release", upstream, {"release", "validate"}) == {"validate"}
+    assert nearest_that_ran("release", upstream, {"release", "plan", "validate"}) == {"plan"}
+    assert nearest_that_ran("validate", upstream, {"validate"}) == set()
