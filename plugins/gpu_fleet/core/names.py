@@ -13,6 +13,7 @@ LABEL_COMPONENT = f"{DOMAIN}/component"  # placeholder | probe | turn | ledger |
 LABEL_RUN = f"{DOMAIN}/run"  # short_hash of dag_id + run_id
 ANNOTATION_RUN = f"{DOMAIN}/dag-run"  # "<dag_id>/<run_id>" in words
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"  # the run that keeps Karpenter from removing a node
+ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node
 ANNOTATION_FROZEN_LIMITS = f"{DOMAIN}/limits-before-freeze"
 SYSTEM_NAMESPACE = "gpu-fleet-system"  # turn record, placeholders
 VALIDATION_NAMESPACE = "gpu-fleet-validation"  # probe pods

@@ -10,6 +10,7 @@ from gpu_fleet.core import capacity as rules
 from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFound
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
+    ANNOTATION_CORDONED_BY,
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     LABEL_COMPONENT,
@@ -100,6 +101,25 @@ def protect_nodes(kube: KubeClient, nodes: Iterable[PoolNode], run: str) -> list
     return protected
 
 
+def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Uncordon the nodes that a drain of ours cordoned and did not finish; a cordon by others stays.
+
+    :returns: the nodes as they are afterwards, without those that have gone.
+    """
+    now = []
+    for node in nodes:
+        metadata = node["metadata"]
+        if ANNOTATION_CORDONED_BY not in (metadata.get("annotations") or {}) or metadata.get("deletionTimestamp"):
+            now.append(node)
+            continue
+        body = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}, "spec": {"unschedulable": None}}
+        try:
+            now.append(kube.patch(ObjectRef(NODE, metadata["name"]), body))
+        except NotFound:
+            continue
+    return now
+
+
 def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
     """Ask for the deletion of exactly these pods; returns the names of those that were there."""
     deleted = []
@@ -140,8 +160,8 @@ class RequestCapacityOperator(PoolOperator):
     """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
 
     With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
-    missing. Nodes that stand already are protected from disruption until validation has cleaned up: they have no
-    placeholder, and an idle one would go while the others come.
+    missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
+    disruption until validation has cleaned up: they have no placeholder, and an idle one would go while the others come.
 
     :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical"}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
@@ -170,7 +190,7 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
     from gpu_fleet.core.capacity_objects import pool_nodes
 
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
-    nodes = kube.list(NODE, label_selector=operator.of_pool())
+    nodes = take_back_cordons(kube, kube.list(NODE, label_selector=operator.of_pool()))
     if pool.wanted_nodes:
         # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
         protect_nodes(kube, filter(rules.counts_as_capacity, pool_nodes(nodes, pool.name)), run_name(context))

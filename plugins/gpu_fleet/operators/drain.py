@@ -15,7 +15,7 @@ from gpu_fleet.core.errors import (
     PermanentError,
     Throttled,
 )
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, run_name
 from gpu_fleet.triggers.looking import await_gate
 
 
@@ -65,7 +65,7 @@ class DrainPoolOperator(FleetOperator):
         policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
         while True:
             # Nodes are looked up again each time: one that was launched before the freeze may register only now.
-            nodes = self._cordoned_nodes()
+            nodes = self._cordoned_nodes(run_name(context))
             pods = self._pods(nodes)
             plan = plan_drain(pods, self._rules())
             self._note_departures(records, pods)
@@ -149,17 +149,19 @@ class DrainPoolOperator(FleetOperator):
 
     # --- observing ---------------------------------------------------------------------------------------------
 
-    def _cordoned_nodes(self) -> list[str]:
-        """Names of the pool's nodes, each cordoned."""
+    def _cordoned_nodes(self, run: str) -> list[str]:
+        """Names of the pool's nodes, each cordoned; our cordons carry the run, so that they can be told from others."""
         from gpu_fleet.core.kinds import NODE, ObjectRef
-        from gpu_fleet.core.names import LABEL_NODE_POOL
+        from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, LABEL_NODE_POOL
 
+        # One patch: a cordon of ours without its mark would never be taken back.
+        cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: run}}, "spec": {"unschedulable": True}}
         names = []
         for node in self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={self.node_pool}"):
             name = node["metadata"]["name"]
             if not (node.get("spec") or {}).get("unschedulable"):
                 try:
-                    self.kube.patch(ObjectRef(NODE, name), {"spec": {"unschedulable": True}})
+                    self.kube.patch(ObjectRef(NODE, name), cordon)
                 except NotFound:
                     continue
                 self.log.info("cordoned node %s", name)
@@ -207,8 +209,9 @@ class DrainPoolOperator(FleetOperator):
         left = [*plan.evict, *plan.wait]
         lines = "".join(f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets)}" for one in left)
         return DeadlinePassed(
-            f"pool {self.node_pool}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned); end them "
-            f"or their budgets and run the task again, or set drain.whenTimeExpires: delete:{lines}"
+            f"pool {self.node_pool}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned until "
+            "capacity is asked for again); end them or their budgets and run the task again, or set "
+            f"drain.whenTimeExpires: delete:{lines}"
         )
 
 

@@ -10,6 +10,8 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
 from gpu_fleet.core.kinds import NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.operators.capacity import take_back_cordons
 from gpu_fleet.operators.drain import DrainPoolOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -188,6 +190,24 @@ def test_a_pod_that_must_not_go_stops_the_drain_before_any_eviction(cluster: San
     assert caught.value.reason == "DrainRefused"
     assert "deletionTimestamp" not in (cluster.kube.get(ObjectRef(POD, "a", "default")) or {})["metadata"]
     assert (cluster.kube.get(ObjectRef(NODE, node)) or {})["spec"]["unschedulable"] is True
+
+
+def test_only_our_own_cordon_is_taken_back_when_capacity_is_asked_for_again(cluster: SandboxCluster, node: str) -> None:
+    cluster.kube.patch(ObjectRef(NODE, "other"), {"spec": {"unschedulable": True}})
+    Drain(cluster).run()
+    marked = cluster.kube.get(ObjectRef(NODE, node)) or {}
+    assert marked["metadata"]["annotations"][ANNOTATION_CORDONED_BY] == "gpu_lifecycle.demo/manual__1"
+    nodes = {item["metadata"]["name"]: item for item in take_back_cordons(cluster.kube, cluster.kube.list(NODE))}
+    assert "unschedulable" not in nodes[node].get("spec", {})
+    assert ANNOTATION_CORDONED_BY not in (nodes[node]["metadata"].get("annotations") or {})
+    assert nodes["other"]["spec"]["unschedulable"] is True
+
+
+def test_a_persons_cordon_is_not_marked_as_ours(cluster: SandboxCluster, node: str) -> None:
+    cluster.kube.patch(ObjectRef(NODE, node), {"spec": {"unschedulable": True}})
+    Drain(cluster).run()
+    (after,) = take_back_cordons(cluster.kube, [cluster.kube.get(ObjectRef(NODE, node)) or {}])
+    assert after["spec"]["unschedulable"] is True
 
 
 def test_force_and_grace_come_from_the_spec(cluster: SandboxCluster, node: str) -> None:
