@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
-.PHONY: help setup demo up down test test-fast test-full lint unit dags sandbox e2e requirements docs schema clean
+.PHONY: help setup demo up down test test-fast test-full lint unit sandbox e2e requirements docs schema clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -38,25 +38,22 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python tools/dag_docs.py --check
 
-unit: setup
-	@$(TOOLS) && $(PYTEST) tests/unit
+# The DAG tests wait for fresh interpreters, the unit tests compute: side by side they fit two cores.
+unit: setup ## unit, DAG and deployment tests
+	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile tests/dags tests/unit tests/deployment
 
-dags: setup
-	@$(TOOLS) && $(PYTEST) tests/dags
-
-sandbox: setup
+sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) -m "not full" tests/sandbox
 
-e2e: setup
+e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
 	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
 
-test-fast: lint unit dags ## lint, types, unit and DAG tests (under 2 minutes)
+test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
-test: lint ## everything that CI runs (under 25 minutes)
-	@$(TOOLS) && $(PYTEST) -m "not full" tests
+test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
 
-test-full: lint ## also every fault and every kill (under 75 minutes)
-	@$(TOOLS) && $(PYTEST) tests
+test-full: lint unit ## also every fault and every kill (under 75 minutes)
+	@$(TOOLS) && $(PYTEST) tests/sandbox tests/e2e
 
 requirements: ## compile requirements*.txt from requirements*.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
