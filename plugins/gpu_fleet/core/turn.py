@@ -17,6 +17,9 @@ from gpu_fleet.core.names import LABEL_COMPONENT, SYSTEM_NAMESPACE, TURN_CONFIG_
 
 TURN_REF = ObjectRef(CONFIG_MAP, TURN_CONFIG_MAP, SYSTEM_NAMESPACE)
 
+#: The name of a deployment that nobody has named. Several may call themselves so.
+NAMELESS_DEPLOYMENT = "airflow"
+
 #: States in which Airflow runs nothing of a Dag run any more (``airflow.utils.state.DagRunState``).
 OVER_STATES = frozenset({"success", "failed"})
 ALIVE_STATES = frozenset({"queued", "running"})
@@ -88,9 +91,11 @@ def observe(config_map: Mapping[str, Any] | None, me: Holder) -> Turn:
     return Turn.HELD_HERE if holder.deployment == me.deployment else Turn.HELD_ELSEWHERE
 
 
-def decide(turn: Turn, run_state: str | None = None) -> Action:
+def decide(turn: Turn, run_state: str | None = None, *, nameless: bool = False) -> Action:
     """What to do, given for ``HELD_HERE`` the state of the holder's run (``None``: Airflow has no such run).
 
+    :param nameless: this deployment is :data:`NAMELESS_DEPLOYMENT`, so a run that it does not know may be a live one of
+        another deployment without a name. (One of the same DAG and run id is still mistaken for our own.)
     :raises ValueError: for a state of a Dag run that is not known.
     """
     match turn:
@@ -101,7 +106,9 @@ def decide(turn: Turn, run_state: str | None = None) -> Action:
         case Turn.HELD_ELSEWHERE | Turn.UNREADABLE:
             return Action.WAIT
         case Turn.HELD_HERE:
-            if run_state is None or run_state in OVER_STATES:
+            if run_state is None:
+                return Action.WAIT if nameless else Action.TAKE
+            if run_state in OVER_STATES:
                 return Action.TAKE
             if run_state in ALIVE_STATES:
                 return Action.WAIT
@@ -133,4 +140,9 @@ def held_by(config_map: Mapping[str, Any]) -> str:
         return "nobody"
     if not (holder.deployment and holder.dag_id and holder.run_id):
         return f"a record that cannot be read; delete {TURN_REF} if nothing is running"
+    if holder.deployment == NAMELESS_DEPLOYMENT:
+        return (
+            f"{holder}, a deployment without a name of its own: should its Airflow no longer know that run, delete "
+            f"{TURN_REF} by hand; and set GPU_FLEET_DEPLOYMENT or [api] base_url in every deployment"
+        )
     return str(holder)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.turn import NAMELESS_DEPLOYMENT
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Settings:
     :ivar retry_delay_s: seconds before a failed task is tried again. ``GPU_FLEET_RETRY_DELAY``, read when a DAG is
         parsed; what waiting cures is waited for behind gates, so it only has to outlast a hiccup of an API.
     :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
-        of the Airflow UI, which differs between deployments.
+        of the Airflow UI, which differs between deployments. Without either it is a name that others may have too:
+        then a turn whose run this Airflow does not know is never taken over.
     """
 
     poll_interval_s: float = 5.0
@@ -66,4 +68,4 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
 def _base_url() -> str:
     from airflow.sdk import conf
 
-    return str(conf.get("api", "base_url", fallback="") or "airflow").rstrip("/")
+    return str(conf.get("api", "base_url", fallback="") or NAMELESS_DEPLOYMENT).rstrip("/")

@@ -45,8 +45,9 @@ def run_state(context: Mapping[str, Any], holder: Holder) -> str | None:
 class AcquireTurnOperator(FleetOperator):
     """Takes the cluster's turn; while another live run holds it, waits and names the holder.
 
-    A turn whose holder's run is over is taken over, if that run was this deployment's. Taken twice by the same run it
-    is simply kept. Waiting ends after the spec's ``deadlines.turn``.
+    A turn whose holder's run is over is taken over, if that run was this deployment's; one whose run Airflow does not
+    know, only if the deployment has a name of its own (``GPU_FLEET_DEPLOYMENT`` or ``[api] base_url``). Taken twice by
+    the same run it is simply kept. Waiting ends after the spec's ``deadlines.turn``.
 
     :returns: the record: deployment, dag_id, run_id, since.
     :raises DeadlinePassed: naming the holder.
@@ -71,7 +72,7 @@ class AcquireTurnOperator(FleetOperator):
             turn = rules.observe(found, me)
             holder = rules.read_holder(found)
             state = run_state(context, holder) if turn is Turn.HELD_HERE and holder else None
-            action = rules.decide(turn, state)
+            action = rules.decide(turn, state, nameless=me.deployment == rules.NAMELESS_DEPLOYMENT)
             if action is Action.KEEP and holder:
                 self.log.info("this run holds the cluster's turn since %s", holder.since)
                 return holder.to_data()

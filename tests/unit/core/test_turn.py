@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.turn import Action, Holder, Turn, decide, held_by, observe, read_holder, record
+from gpu_fleet.core.turn import NAMELESS_DEPLOYMENT, Action, Holder, Turn, decide, held_by, observe, read_holder, record
 
 ME = Holder("https://af", "gpu_lifecycle.demo", "manual__1", "2026-09-01T10:00:00Z")
 OTHER_RUN = Holder("https://af", "gpu_teardown.demo", "manual__2", "2026-09-01T09:00:00Z")
@@ -45,6 +45,16 @@ def test_what_a_record_says(config_map: dict[str, Any] | None, turn: Turn) -> No
 )
 def test_what_to_do(turn: Turn, state: str | None, action: Action) -> None:
     assert decide(turn, state) is action
+
+
+@pytest.mark.parametrize(("state", "action"), [(None, Action.WAIT), ("running", Action.WAIT), ("failed", Action.TAKE)])
+def test_a_deployment_without_a_name_never_takes_the_turn_of_a_run_it_does_not_know(
+    state: str | None, action: Action
+) -> None:
+    assert decide(Turn.HELD_HERE, state, nameless=True) is action
+    says = held_by(record(Holder(NAMELESS_DEPLOYMENT, "d", "r")))
+    assert "GPU_FLEET_DEPLOYMENT" in says
+    assert "delete ConfigMap gpu-fleet-system/turn by hand" in says
 
 
 def test_every_turn_is_decided() -> None:

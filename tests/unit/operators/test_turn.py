@@ -94,6 +94,19 @@ def test_another_deployments_turn_is_never_stale(cluster: SandboxCluster, monkey
         acquire(run(cluster, "run_2", {"run_1": "failed"}))
 
 
+def test_two_deployments_without_a_name_do_not_take_each_others_turn(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPU_FLEET_DEPLOYMENT", "airflow")
+    acquire(run(cluster, "run_1"))
+    waiting = run(cluster, "run_2")  # whose Airflow knows no run_1
+    with pytest.raises(TaskDeferred):
+        acquire(waiting)
+    assert "set GPU_FLEET_DEPLOYMENT" in waiting["ti"].xcoms["waiting_for"]["message"]
+    acquire(run(cluster, "run_2", {"run_1": "failed"}))
+    assert held(cluster).run_id == "run_2"
+
+
 def test_an_unreadable_record_is_not_overwritten(cluster: SandboxCluster) -> None:
     acquire(run(cluster))
     foreign = record(None, cluster.kube.get(TURN_REF))
