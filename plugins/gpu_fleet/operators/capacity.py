@@ -161,7 +161,7 @@ class RequestCapacityOperator(PoolOperator):
 
     With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
     missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
-    disruption until validation has cleaned up: they have no placeholder, and an idle one would go while the others come.
+    disruption until validation has cleaned up: without a placeholder an idle one would go while the others come.
 
     :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical"}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
