@@ -18,4 +18,5 @@ request = ReleaseRequest(
 engine = ReleaseEngine(
     client, request, me=f"worker@{os.getpid()}", run="dag/worker", lease_wait_s=60, lease_s=task["lease_s"]
 )
+print("ready to begin", flush=True)  # imports took a while; whoever kills this waits for it
 print(json.dumps(getattr(engine, task["method"])().to_json()))

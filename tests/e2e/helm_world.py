@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import gzip
 import json
 import os
 import shutil
@@ -10,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, SECRET, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import decode_payload, payload_status
@@ -40,12 +46,17 @@ def helm_binary(major: int = 4) -> str:
 
 @dataclass
 class World:
-    """One cluster for one test."""
+    """One cluster for one test.
+
+    :ivar patience: seconds; how long something that must come about is waited for.
+    """
 
     cluster: Running
     access: ClusterAccess
     helm: str
     tmp: Path
+    loop: asyncio.AbstractEventLoop
+    patience: float = 20.0
 
     @property
     def client(self) -> Any:
@@ -55,8 +66,19 @@ class World:
         policy.setdefault("create_namespace", True)
         return ReleaseRequest("tiny", NAMESPACE, ChartRef(str(CHARTS / chart)), values or {}, ReleasePolicy(**policy))
 
+    @property
+    def server_side_apply(self) -> bool:
+        """Helm 4 applies on the server and so meets field conflicts."""
+        return "helm-3" not in self.helm
+
     def engine(
-        self, values: dict[str, Any] | None = None, *, me: str = "", chart: str = "tiny", **policy: Any
+        self,
+        values: dict[str, Any] | None = None,
+        *,
+        me: str = "",
+        chart: str = "tiny",
+        lease_s: int = LEASE_S,
+        **policy: Any,
     ) -> ReleaseEngine:
         return ReleaseEngine(
             self.client,
@@ -64,7 +86,7 @@ class World:
             me=me or f"test@{time.monotonic_ns()}",
             run="dag/run",
             lease_wait_s=30,
-            lease_s=LEASE_S,
+            lease_s=lease_s,
         )
 
     def install_proven(self, values: dict[str, Any] | None = None, **policy: Any) -> int:
@@ -107,8 +129,42 @@ class World:
     def deployment(self) -> ObjectRef:
         return ObjectRef(DEPLOYMENT, "tiny", NAMESPACE)
 
-    def writes(self) -> int:
-        return self.cluster.server.requests(writes=True)
+    def writes(self, user_agent: str = "") -> int:
+        return self.cluster.server.requests(writes=True, user_agent=user_agent)
+
+    # --- the same through kubectl, decoded here: shares no code with the package -----------------------------------
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """kubectl as a person runs it; its standard output."""
+        command = [kubectl_binary(), "--kubeconfig", str(self.cluster.kubeconfig), *arguments]
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.tmp)}
+        done = subprocess.run(command, env=env, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def stored(self) -> Stored:
+        """Helm's storage, ledger, Lease and ConfigMaps, read with kubectl."""
+        text = self.kubectl("get", "secrets,configmaps,leases", "--namespace", NAMESPACE, "--output", "json")
+        return Stored.parse(json.loads(text)["items"])
+
+    def nothing_half_done(self) -> Stored:
+        """After a fault: nothing pending, at most one revision deployed."""
+        stored = self.stored()
+        problems = stored.half_done()
+        assert not problems, problems
+        return stored
+
+    def right(self, message: str) -> Stored:
+        """Everything is as it must be after a rerun: storage, ledger, Lease, objects."""
+        stored = self.stored()
+        problems = [*stored.half_done(), *stored.problems(message)]
+        assert not problems, problems
+        return stored
+
+    def converge(self, message: str = "in the end", **policy: Any) -> Stored:
+        """A rerun with good values, and the verdict on what it leaves."""
+        retried(lambda: self.engine({"message": message}, **policy).install())
+        return self.right(message)
 
     # --- what is done to it --------------------------------------------------------------------------------------
 
@@ -121,6 +177,17 @@ class World:
         finally:
             board.clear("request-faults")
 
+    def cut_connections(self) -> None:
+        """Every connection to the API server is reset, whoever has it."""
+
+        def cut() -> None:
+            server = self.cluster.server._runner.server
+            for connection in list(server.connections) if server is not None else ():
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+        self.loop.call_soon_threadsafe(cut)
+
     def by_hand(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """helm as a person runs it."""
         kubeconfig = str(self.cluster.kubeconfig)
@@ -129,18 +196,142 @@ class World:
             [self.helm, *arguments, "--namespace", NAMESPACE], env=env, capture_output=True, text=True, check=True
         )
 
-    def worker(self, values: dict[str, Any], method: str = "install") -> subprocess.Popen[str]:
+    def worker(
+        self, values: dict[str, Any], method: str = "install", *, lease_s: int = LEASE_S
+    ) -> subprocess.Popen[str]:
         """The engine in a process of its own, like a task's worker, to be killed."""
         child = Path(__file__).with_name("helm_worker.py")
         task = {
             "access": self.access.to_json(), "chart": str(CHARTS / "tiny"), "values": values, "method": method,
-            "namespace": NAMESPACE, "lease_s": LEASE_S,
+            "namespace": NAMESPACE, "lease_s": lease_s,
         }  # fmt: skip
-        env = {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "HELM_BIN": self.helm}
         return subprocess.Popen(
-            [sys.executable, str(child), json.dumps(task)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+            [sys.executable, str(child), json.dumps(task)], env=worker_environment(self.helm), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What kubectl shows of one release.
+
+    :ivar revisions: revision -> (uid, digest label, status label, payload).
+    """
+
+    revisions: dict[int, tuple[str, str, str, dict[str, Any]]]
+    ledger: dict[str, Any]
+    holder: str
+    owned: frozenset[str]
+    config: dict[str, str] | None
+
+    @classmethod
+    def parse(cls, items: list[dict[str, Any]]) -> Stored:
+        revisions, ledger, holder, owned, config = {}, {}, "", set(), None
+        for item in items:
+            metadata = item["metadata"]
+            labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+            if item.get("type") == "helm.sh/release.v1" and labels.get("name") == "tiny":
+                raw = gzip.decompress(base64.b64decode(base64.b64decode(item["data"]["release"])))
+                digest = labels.get("gpu-fleet.io/digest", "")
+                revisions[int(labels["version"])] = (metadata["uid"], digest, labels["status"], json.loads(raw))
+            elif item["kind"] == "ConfigMap" and metadata["name"] == "gpu-fleet-release-tiny":
+                ledger = {key: json.loads(text) for key, text in (item.get("data") or {}).items()}
+            elif item["kind"] == "Lease" and metadata["name"] == "gpu-fleet-release-tiny":
+                holder = item["spec"].get("holderIdentity") or ""
+            elif annotations.get("meta.helm.sh/release-name") == "tiny":
+                owned.add(f"{item['kind']}/{metadata['name']}")
+            if item["kind"] == "ConfigMap" and metadata["name"] == "tiny-config":
+                config = item["data"]
+        return cls(revisions, ledger, holder, frozenset(owned), config)
+
+    def status(self, revision: int) -> str:
+        return str(self.revisions[revision][3]["info"]["status"])
+
+    @property
+    def statuses(self) -> dict[int, str]:
+        return {number: self.status(number) for number in sorted(self.revisions)}
+
+    def half_done(self) -> list[str]:
+        statuses = self.statuses
+        found = [f"revision {n} is {s}" for n, s in statuses.items() if s.startswith("pending") or s == "uninstalling"]
+        if list(statuses.values()).count("deployed") > 1:
+            found.append(f"several deployed: {statuses}")
+        found += [f"label and payload of {n} differ" for n, entry in self.revisions.items() if entry[2] != statuses[n]]
+        return found
+
+    def problems(self, message: str) -> list[str]:
+        """What is wrong with a release that should be deployed with that message; empty if nothing is."""
+        if not self.revisions:
+            return ["there is no release"]
+        newest = max(self.revisions)
+        uid, digest, _, payload = self.revisions[newest]
+        candidate, proven = self.ledger.get("candidate") or {}, self.ledger.get("proven")
+        manifest = payload.get("manifest") or ""
+        found = []
+        if [n for n, status in self.statuses.items() if status == "deployed"] != [newest]:
+            found.append(f"the newest is not the deployed one: {self.statuses}")
+        if (payload.get("config") or {}).get("message", "hello") != message:
+            found.append(f"stored values are {payload.get('config')}, wanted message is {message!r}")
+        if (candidate.get("revision"), candidate.get("uid"), candidate.get("digest")) != (newest, uid, digest):
+            found.append(f"the ledger's candidate {candidate} is not revision {newest} ({uid}, {digest})")
+        if not digest:
+            found.append("the revision carries no digest")
+        if "intent" in self.ledger:
+            found.append(f"an intent was left: {self.ledger['intent']}")
+        if proven and proven["revision"] in self.revisions and self.revisions[proven["revision"]][0] != proven["uid"]:
+            found.append("the proven revision's uid is not the stored one's")
+        if proven and self.statuses.get(proven["revision"]) not in {None, "deployed", "superseded"}:
+            found.append(f"the proven revision is {self.statuses.get(proven['revision'])}")
+        if self.holder:
+            found.append(f"the Lease is held by {self.holder}")
+        if (self.config or {}).get("message") != message:
+            found.append(f"the live ConfigMap says {self.config}")
+        leaked = [item for item in self.owned if f"name: {item.split('/')[1]}" not in manifest]
+        if leaked:
+            found.append(f"leaked: {sorted(leaked)}")
+        return found
+
+
+def worker_environment(helm: str) -> dict[str, str]:
+    """Of a child that imports the package."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "HELM_BIN": helm}
+
+
+def task_context() -> dict[str, Any]:
+    """The context of a task, without an Airflow."""
+    from tests.unit.airflow_context import TaskInstance, context
+
+    ti = TaskInstance(dag_id="dag", run_id="run")
+    ti.task_id, ti.try_number, ti.map_index = "task", 1, -1  # type: ignore[attr-defined]
+    return context(ti)
+
+
+def operator(place: World, **changes: Any) -> Any:
+    """The operator for any chart, on this world's release."""
+    from gpu_fleet.operators.helm import HelmReleaseOperator
+
+    fields: dict[str, Any] = {
+        "task_id": "task", "release_name": "tiny", "namespace": NAMESPACE, "chart": str(CHARTS / "tiny"),
+        "access": place.access.to_json(), "create_namespace": True, **changes,
+    }  # fmt: skip
+    return HelmReleaseOperator(**fields)
+
+
+def kubectl_binary() -> str:
+    from tools.toolchain import locate
+
+    return str(dict(locate(os.environ))["KUBECTL_BIN"])
+
+
+def retried(call: Callable[[], Any], times: int = 3) -> Any:
+    """A call as Airflow's retry policy treats it: what is transient is tried again."""
+    for attempt in range(times):
+        try:
+            return call()
+        except TransientError:
+            if attempt == times - 1:
+                raise
+    return None
 
 
 def helm_children(of: int | None = None) -> list[int]:
@@ -171,9 +362,29 @@ def wait_for(what: str, holds: Callable[[], Any], patience: float = 20.0) -> Any
     raise AssertionError(f"{what} never came about")
 
 
+@contextlib.asynccontextmanager
+async def _controllers(cluster: Running) -> AsyncIterator[None]:
+    from sandbox.controllers import run
+    from sandbox.kube import Kube
+    from sandbox.settings import Clock
+
+    kube = Kube.from_kubeconfig(cluster.kubeconfig, user_agent="controllers")
+    task = asyncio.create_task(run(cluster.settings, Clock(1.0), kube))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await kube.close()
+
+
 @contextmanager
-def world(tmp: Path, helm: str) -> Iterator[World]:
-    """A cluster, served from a thread."""
+def world(tmp: Path, helm: str, *, controllers: bool = False) -> Iterator[World]:
+    """A cluster, served from a thread.
+
+    :param controllers: also what kube-controller-manager and the scheduler do; without them, workloads stay
+        as they are.
+    """
     state = tmp / "state"
     state.mkdir()
     started: Any = threading.Event()
@@ -184,8 +395,9 @@ def world(tmp: Path, helm: str) -> Iterator[World]:
         place["loop"] = asyncio.get_running_loop()
         async with running(state, settings=Settings(state_dir=state)) as cluster:
             place["cluster"] = cluster
-            started.set()
-            await place["stop"].wait()
+            async with _controllers(cluster) if controllers else contextlib.nullcontext():
+                started.set()
+                await place["stop"].wait()
         await asyncio.sleep(0.3)  # TLS connections are closed in the loop's next rounds
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
@@ -194,7 +406,7 @@ def world(tmp: Path, helm: str) -> Iterator[World]:
     cluster = place["cluster"]
     access = ClusterAccess("kubeconfig", None, None, None, path=str(cluster.kubeconfig))
     try:
-        yield World(cluster, access, helm, tmp)
+        yield World(cluster, access, helm, tmp, place["loop"])
     finally:
         pool = KubernetesHook(access).client()._transport._pool
         if pool is not None:
@@ -205,3 +417,17 @@ def world(tmp: Path, helm: str) -> Iterator[World]:
 
 def helm_missing() -> bool:
     return shutil.which(os.environ.get("HELM_BIN") or "helm") is None
+
+
+@contextmanager
+def private_world(
+    tmp: Path, helm: str, monkeypatch: pytest.MonkeyPatch, *, controllers: bool = False
+) -> Iterator[World]:
+    """A world whose helm is the environment's, and a check that it leaves no kubeconfig behind."""
+    monkeypatch.setenv("HELM_BIN", helm)
+    private = tmp / "tmp"
+    private.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    with world(tmp, helm, controllers=controllers) as found:
+        yield found
+    assert list(private.iterdir()) == [], "a private directory with a kubeconfig was left behind"

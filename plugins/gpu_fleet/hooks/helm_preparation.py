@@ -8,6 +8,7 @@ from pathlib import Path
 from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound, PermanentError
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.objects import object_ids
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.hooks.helm_command import Helm, template_arguments
 from gpu_fleet.hooks.kubernetes_client import KubeClient
@@ -19,16 +20,31 @@ _TEMPLATE_SECONDS = 60.0
 _CERTAIN = frozenset({"ValuesSchema", "InvalidManifest"})
 
 
-def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> None:
-    """Refuse bad values before anything is written; what rendering without a cluster cannot know is let pass."""
+def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> str:
+    """Refuse bad values before anything is written; what rendering without a cluster cannot know is let pass.
+
+    :returns: the rendered manifest, empty if it could not be rendered.
+    """
     kube_version = str(client.raw("GET", "/version").get("gitVersion", "")).split("-")[0]
     done = helm.run(template_arguments(request, chart, values, kube_version), deadline_s=_TEMPLATE_SECONDS, quiet=True)
     if done.ok:
-        return
+        return done.stdout
     error = error_of(f"rendering of {request}", done.stderr)
     if isinstance(error, PermanentError) and error.reason in _CERTAIN:
         raise error
     log.warning("%s; going on, helm will say more with the cluster at hand", error)
+    return ""
+
+
+def unknown_kinds(client: KubeClient, manifest: str) -> tuple[str, ...]:
+    """``Kind (apiVersion)`` of the objects whose kind the cluster does not have; helm's own message may name none."""
+    found = set()
+    for item in object_ids(manifest, ""):
+        try:
+            client.kind(item.api_version, item.kind)
+        except NotFound:
+            found.add(f"{item.kind} ({item.api_version})")
+    return tuple(sorted(found))
 
 
 def ensure_namespace(client: KubeClient, request: ReleaseRequest) -> None:

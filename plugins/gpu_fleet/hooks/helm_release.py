@@ -36,7 +36,7 @@ from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import Helm, rollback_arguments, test_arguments, upgrade_arguments, write_values
 from gpu_fleet.hooks.helm_drift import find_drift
 from gpu_fleet.hooks.helm_lease import ReleaseLease
-from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
+from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace, unknown_kinds
 from gpu_fleet.hooks.helm_process import Finished
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
@@ -76,6 +76,7 @@ class ReleaseEngine:
         self._lease: ReleaseLease | None = None
         self._cancelled = ""
         self._actions: list[str] = []
+        self._rendered = ""
 
     def cancel(self, why: str) -> None:
         """End a running helm soon (from a signal handler: sets a word, does nothing else)."""
@@ -111,7 +112,7 @@ class ReleaseEngine:
             write_values(self.request.values, values)
             _ = helm.version
             if decision.action in WRITES:
-                check_rendering(self.client, self.request, helm, chart, values)
+                self._rendered = check_rendering(self.client, self.request, helm, chart, values)
             ensure_namespace(self.client, self.request)
             with self._leased():
                 return self._outcome(self._pursue(Goal.INSTALL, helm, chart, values))
@@ -359,6 +360,8 @@ class ReleaseEngine:
             return
         error = self._failure(what, done, after)
         log.error("%s", error)
+        if after.newest == seen.newest and seen.ledger.intent is None:
+            self.storage.write_ledger(replace(ledger, intent=None))  # nothing came of it, so nothing is under way
         self._after_failure(helm, error)
         raise error
 
@@ -366,8 +369,7 @@ class ReleaseEngine:
         """Leave nothing pending and, by policy, the last good content running; the error itself is raised anyway."""
         if self._stop():
             return
-        if error.reason == "HookFailed":
-            self.cleanup.explain_hooks(error.message)
+        self._explain(error)
         seen = self.storage.observe(self.request)
         decision = decide(Goal.INSTALL, seen, self.request.digest, self.request.policy)
         if decision.action not in {Action.ROLLBACK, Action.UNINSTALL, Action.UNLOCK}:
@@ -392,6 +394,7 @@ class ReleaseEngine:
         after = self.storage.observe()
         if not self._made(after, expected, goal.digest):
             error = self._failure(what, done, after)
+            self._explain(error)
             if isinstance(error, TransientError):
                 raise error
             raise ReleaseError(
@@ -437,7 +440,11 @@ class ReleaseEngine:
         if done.code < 0:
             return TransientError(f"{what}: helm was ended by signal {-done.code}; {shown}", reason="HelmKilled")
         if done.code != 0:
-            return error_of(what, done.stderr)
+            error = error_of(what, done.stderr)
+            if error.reason == "CrdMissing" and self._rendered:
+                kinds = ", ".join(unknown_kinds(self.client, self._rendered))
+                return Invalid(f"{error.message}; the cluster has no kind {kinds}", reason=error.reason)
+            return error
         if newest is not None and newest.status in UNFINISHED:
             return TransientError(f"{what}: helm reports success, but {shown}", reason="StorageDisagrees")
         return ReleaseError(
@@ -445,6 +452,10 @@ class ReleaseEngine:
             "is this helm the real one, and is nobody else changing the release?",
             reason="StorageDisagrees",
         )
+
+    def _explain(self, error: GpuFleetError) -> None:
+        if error.reason in {"HookFailed", "JobFailed"}:
+            self.cleanup.explain_hooks(error.message)
 
     def _recorded(self, seen: Observation) -> bool:
         return seen.newest is not None and seen.candidate == seen.newest and seen.ledger.intent is None

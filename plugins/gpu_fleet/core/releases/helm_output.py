@@ -155,6 +155,10 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         GateFailed, "HookFailed", "look at the hook's own log, then run again",
     ),
     _symptom(
+        r"resource Job/\S+ not ready. status: Failed|job \S+ failed: ",
+        GateFailed, "JobFailed", "look at the Job's own log, then run again",
+    ),
+    _symptom(
         r"is forbidden: User|cannot (get|list|create|update|patch|delete|watch) resource",
         Forbidden, "Forbidden", "grant this verb to the identity",
     ),
