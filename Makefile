@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
-.PHONY: help setup demo up down test test-fast test-full lint unit sandbox e2e requirements docs schema clean
+.PHONY: help setup demo up down test test-fast test-full lint unit sandbox e2e soak requirements docs schema clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) tests/sandbox tests/e2e
+
+soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
+	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))
 
 requirements: ## compile requirements*.txt from requirements*.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -37,6 +38,7 @@ LEASE_S = 4
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
 def helm_binary(major: int = 4) -> str:
     """A real helm of that major version: what the environment names, else the pinned one."""
     from tools.toolchain import locate
@@ -317,10 +319,12 @@ def operator(place: World, **changes: Any) -> Any:
     return HelmReleaseOperator(**fields)
 
 
+@functools.cache
 def kubectl_binary() -> str:
+    """kubectl, whatever helm a test has chosen."""
     from tools.toolchain import locate
 
-    return str(dict(locate(os.environ))["KUBECTL_BIN"])
+    return str(dict(locate({name: value for name, value in os.environ.items() if name != "HELM_BIN"}))["KUBECTL_BIN"])
 
 
 def retried(call: Callable[[], Any], times: int = 3) -> Any:
