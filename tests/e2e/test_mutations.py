@@ -44,7 +44,7 @@ def test_an_instance_left_after_the_teardown_is_a_leak(mutant: Mutant) -> None:
         run = mutant.teardown()
     red(run, "teardown.instances_gone", instance)
     leaks = run.xcom("teardown.leak_check", "report")["leaks"]
-    assert [leak["name"] for leak in leaks if leak["kind"] == "Instance"] == [instance], leaks
+    assert [leak["name"] for leak in leaks if leak["kind"] == "EC2 instance"] == [instance], leaks
     assert instance in run.log("teardown.leak_check")
     mutant.fleet.terminate_unclaimed()
     mutant.empty()
