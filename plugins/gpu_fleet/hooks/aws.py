@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
@@ -19,6 +19,8 @@ from gpu_fleet.core.errors import (
     Throttled,
     Unauthorized,
 )
+
+Result = TypeVar("Result")
 
 #: boto3's defaults wait 60 s for a connection; a wrong endpoint must show sooner. Overridden by the connection's
 #: ``config_kwargs``.
@@ -178,20 +180,51 @@ class AwsSession:
         :param operation: snake_case method of the client, for example ``describe_cluster``.
         :raises GpuFleetError: typed; ``reason`` is the AWS error code.
         """
-        client = self.client(service)
-        with self._errors(f"{service} {operation}"):
-            response: dict[str, Any] = getattr(client, operation)(**params)
-            return response
+
+        def work(client: Any) -> dict[str, Any]:
+            return dict(getattr(client, operation)(**params))
+
+        return self._with_client(service, operation, work)
 
     def paginate(self, service: str, operation: str, path: str, **params: Any) -> list[Any]:
         """All pages of a call, as the flat list of what is at ``path`` (see :func:`dig`)."""
-        client = self.client(service)
-        with self._errors(f"{service} {operation}"):
+
+        def work(client: Any) -> list[Any]:
             if not client.can_paginate(operation):
                 return dig(getattr(client, operation)(**params), path)
             return [item for page in client.get_paginator(operation).paginate(**params) for item in dig(page, path)]
 
+        return self._with_client(service, operation, work)
+
+    def forget(self) -> None:
+        """Read the connection again at the next use: its credentials may have been rotated."""
+        self._forget(None)
+
     # --- internals ---------------------------------------------------------------------------------------------
+
+    def _with_client(self, service: str, operation: str, work: Callable[[Any], Result]) -> Result:
+        """Do the work; when AWS refuses the credentials, once more with those that the connection names by now.
+
+        A session outlives many tasks in a triggerer: without this, rotated keys would fail every gate until a restart.
+        AWS has carried out nothing of a request whose credentials it refuses, so any operation may be repeated.
+        """
+        client = None  # making one may already assume a role, and be refused
+        try:
+            client = self.client(service)
+            with self._errors(f"{service} {operation}"):
+                return work(client)
+        except (Forbidden, Unauthorized) as error:
+            if error.reason not in _BAD_CREDENTIALS | _EXPIRED:
+                raise
+            self._forget(client)
+        with self._errors(f"{service} {operation}"):
+            return work(self.client(service))
+
+    def _forget(self, refused: Any) -> None:
+        """Drop session and clients, unless another thread has replaced the refused client already."""
+        with self._lock:
+            if refused is None or any(client is refused for client in self._clients.values()):
+                self._clients, self._session, self._hook = {}, None, None
 
     def _forget_after_fork(self) -> None:
         # Sockets must not be shared between a parent and its forked tasks.

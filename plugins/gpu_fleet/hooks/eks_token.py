@@ -82,9 +82,13 @@ class EksCredentials:
             return self._token
 
     def renew(self) -> bool:
-        """Forget the cached token; ``True``, because the next one may be accepted."""
+        """Forget the cached token and the keys that signed it; ``True``, because the next one may be accepted.
+
+        Signing succeeds with any keys, so only this refusal can tell that they were rotated.
+        """
         with self._lock:
             self._token = None
+        self._aws.forget()
         return True
 
     def _sign(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from botocore.exceptions import ClientError
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
@@ -66,3 +67,56 @@ def test_dig_flattens_lists_and_passes_over_what_is_missing() -> None:
     assert dig(response, "Reservations.Instances") == [{"I": 1}, {"I": 2}]
     assert dig(response, "Nothing.There") == []
     assert dig(response, "Reservations.Instances.I") == [1, 2]
+
+
+class Client:
+    """One client: refused with an error code, or answering."""
+
+    def __init__(self, code: str | None) -> None:
+        self.code = code
+
+    def can_paginate(self, operation: str) -> bool:
+        return False
+
+    def list_clusters(self) -> dict[str, list[str]]:
+        if self.code:
+            detail = {"Error": {"Code": self.code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            raise ClientError(detail, "ListClusters")
+        return {"clusters": ["demo"]}
+
+
+def session_with(monkeypatch: pytest.MonkeyPatch, *codes: str | None) -> tuple[AwsSession, list[Client]]:
+    """A session whose clients, as they are made one after the other, get these answers."""
+    made: list[Client] = []
+
+    def make(self: AwsSession, service: str) -> Client:
+        made.append(Client(codes[len(made)]))
+        return made[-1]
+
+    monkeypatch.setattr(AwsSession, "_make_client", make)
+    return AwsSession(None, "us-west-2"), made
+
+
+@pytest.mark.parametrize("code", ["InvalidClientTokenId", "UnrecognizedClientException", "ExpiredToken"])
+def test_rotated_keys_are_read_again_once(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    session, made = session_with(monkeypatch, code, None)
+    session._session = session._hook = object()
+    assert session.paginate("eks", "list_clusters", "clusters") == ["demo"]
+    assert session._session is None, "the connection is resolved again"
+    assert session.call("eks", "list_clusters") == {"clusters": ["demo"]}
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(("code", "kind"), [("InvalidClientTokenId", Forbidden), ("ExpiredToken", Unauthorized)])
+def test_keys_that_stay_bad_are_an_error(monkeypatch: pytest.MonkeyPatch, code: str, kind: type[GpuFleetError]) -> None:
+    session, made = session_with(monkeypatch, code, code)
+    with pytest.raises(kind):
+        session.call("eks", "list_clusters")
+    assert len(made) == 2
+
+
+def test_a_missing_permission_is_not_a_matter_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, made = session_with(monkeypatch, "AccessDenied")
+    with pytest.raises(Forbidden, match="grant the identity"):
+        session.call("eks", "list_clusters")
+    assert len(made) == 1

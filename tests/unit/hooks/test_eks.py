@@ -203,6 +203,27 @@ def test_wrong_credentials_are_permanent(cloud: SandboxCloud, monkeypatch: pytes
         AwsSession("wrong", "us-west-2").call("sts", "get_caller_identity")
 
 
+def test_keys_that_were_rotated_since_are_read_from_the_connection(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ROTATED", connection(cloud, password="the-old-secret"))
+    session = AwsSession("rotated", "us-west-2")
+    session.client("sts")
+    monkeypatch.setenv("AIRFLOW_CONN_ROTATED", cloud.connection)
+    assert session.call("sts", "get_caller_identity")["Arn"]
+
+
+def test_a_refused_token_is_signed_again_with_the_keys_that_are_there_by_now(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ROTATED", connection(cloud, login="AKIAIOSFODNN7EXAMPLE"))
+    credentials = EksCredentials(AwsSession("rotated", "us-west-2"), "demo-gpu")
+    assert "AKIAIOSFODNN7EXAMPLE" in url_in(credentials.token())
+    monkeypatch.setenv("AIRFLOW_CONN_ROTATED", cloud.connection)
+    assert credentials.renew()
+    assert "AKIAIOSFODNN7EXAMPLE" not in url_in(credentials.token())
+
+
 def test_an_unreachable_endpoint_may_come_back(cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
     monkeypatch.setenv("AIRFLOW_CONN_FAR", connection(cloud, extra=extra))
