@@ -19,6 +19,7 @@ class TaskInstance:
 
     def __init__(self, *, dag_id: str = "gpu_lifecycle.demo", run_id: str = "manual__1", spec: Any = None) -> None:
         self.dag_id, self.run_id = dag_id, run_id
+        self.try_number, self.max_tries = 1, 2
         self.xcoms: dict[str, Any] = {}
         self.run_states: dict[tuple[str, str], str] = {}
         self._frozen = {"spec": (spec or load_cluster("demo")).to_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
 FREEZE_SPEC_TASK_ID = "freeze_spec"
+
+#: Key in Airflow's task state store under which a task keeps the beginning of its wait.
+WAIT = "wait"
 
 #: Transient or permanent is a type; this is the one place where it meets Airflow.
 RETRY_POLICY = ExceptionRetryPolicy(
@@ -66,6 +70,21 @@ def run_name(context: Mapping[str, Any]) -> str:
     """``<dag_id>/<run_id>`` of the current run, as it is written into annotations, ledgers and turn records."""
     ti = context["ti"]
     return f"{ti.dag_id}/{ti.run_id}"
+
+
+def wait_started(context: Mapping[str, Any]) -> float:
+    """Epoch seconds at which this task began to wait: kept over its retries, so that they share one deadline.
+
+    A task that a person clears gets a new deadline. Airflow does not say that it was cleared, but each clear raises
+    ``max_tries`` (``airflow.models.taskinstance.clear_task_instances``), and nothing else does.
+    """
+    store, max_tries = context["task_state_store"], context["ti"].max_tries
+    kept = store.get(WAIT)
+    if isinstance(kept, Mapping) and kept.get("max_tries") == max_tries:
+        return float(kept["started"])
+    started = time.time()
+    store.set(WAIT, {"started": started, "max_tries": max_tries})
+    return started
 
 
 def skip_unselected_pool(context: Mapping[str, Any], node_pool: str) -> None:
@@ -173,4 +192,5 @@ __all__ = [
     "RunIf",
     "frozen_spec",
     "run_name",
+    "wait_started",
 ]

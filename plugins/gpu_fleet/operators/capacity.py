@@ -20,7 +20,7 @@ from gpu_fleet.core.names import (
     run_label,
 )
 from gpu_fleet.operators.apply import as_yaml
-from gpu_fleet.operators.base import FleetOperator, run_name
+from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
@@ -261,7 +261,8 @@ class AwaitCapacityOperator(PoolOperator):
     :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
         (``AllocatableMismatch``), or Karpenter cannot place the placeholders.
     :raises GateFailed: a launch failed, or nodes were lost; retried.
-    :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``.
+    :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``, counted
+        from the first try.
 
     A failure also leaves its reason in the XCom ``failure``, for the task that decides about a roll-back.
     """
@@ -287,8 +288,10 @@ class AwaitCapacityOperator(PoolOperator):
             "plugin_namespace": self.spec.device_plugin.namespace,
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
         }
+        seconds = float(self.spec.deadlines.capacity)
+        until = wait_started(context) + seconds
         with reported_failure(context):
-            verdict = await_gate(self, context, "pool_capacity", args, self.spec.deadlines.capacity.seconds)
+            verdict = await_gate(self, context, "pool_capacity", args, seconds, deadline=until)
         return self._found(verdict.message, verdict.data)
 
     def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gpu_fleet.core.errors import (
     PermanentError,
     Throttled,
 )
-from gpu_fleet.operators.base import FleetOperator, run_name
+from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate
 
 
@@ -42,7 +42,7 @@ class DrainPoolOperator(FleetOperator):
         if not pool.manage:
             self.log.info("pool %s is not managed by the package (manage: false): left alone", pool.name)
             return {"pool": pool.name, "nodes": [], "pods": [], "seconds": 0, "skipped": "manage: false"}
-        return self._drain(context, started=time.time(), records={})
+        return self._drain(context, started=wait_started(context), records={})
 
     def resume(
         self,

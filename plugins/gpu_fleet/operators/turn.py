@@ -12,7 +12,7 @@ from gpu_fleet.core.errors import ClusterBusy, Conflict
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.names import LABEL_COMPONENT, SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
@@ -56,7 +56,7 @@ class AcquireTurnOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, str]:
-        return self._acquire(context, started=time.time())
+        return self._acquire(context, started=wait_started(context))
 
     def go_on(self, context: Mapping[str, Any], event: Mapping[str, Any], started: float) -> dict[str, str]:
         """Called when the turn became free, or when it is time to ask whether the holder still runs."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude, look
 
 #: Gate -> the field of the spec's ``deadlines`` that bounds it, unless the sensor is given a deadline.
@@ -33,7 +33,7 @@ class GateSensor(FleetOperator, BaseSensorOperator):
 
     :param gate: name of a registered gate (``gpu_fleet.core.readiness``).
     :param args: the gate's arguments; templated, so they may come from XComs.
-    :param deadline: upper bound of the wait, counted from the first look of a try; by default the spec's
+    :param deadline: upper bound of the wait, counted from the first try's first look; by default the spec's
         ``deadlines`` entry for the gate.
     :returns: the verdict as JSON: phase, reason, message, data.
     :raises GateFailed: the gate failed for a cause that may pass: the task is retried.
@@ -60,7 +60,9 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         self.deadline = deadline
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return await_gate(self, context, self.gate, self._arguments(), self._deadline_s()).to_json()
+        args, seconds = self._arguments(), self._deadline_s()
+        until = wait_started(context) + seconds
+        return await_gate(self, context, self.gate, args, seconds, deadline=until).to_json()
 
     def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         verdict = conclude(event)

@@ -171,6 +171,17 @@ def test_when_time_is_up_the_pods_and_their_budget_are_named(cluster: SandboxClu
     assert cluster.kube.get(ObjectRef(POD, "a", "default")) is not None
 
 
+def test_a_retry_does_not_begin_a_new_deadline(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    drain.context["task_state_store"]["wait"]["started"] -= 3600
+    drain.deferred = None
+    with pytest.raises(DeadlinePassed, match="default/a on n1"):
+        drain.run()
+
+
 def test_when_time_is_up_the_policy_may_delete_past_budgets(cluster: SandboxCluster, node: str) -> None:
     pod(cluster, "a")
     budget(cluster, allowed=0)

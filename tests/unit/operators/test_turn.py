@@ -133,6 +133,17 @@ def test_waiting_goes_on_with_its_first_deadline_after_a_recheck(cluster: Sandbo
     assert taken["run_id"] == "run_2"
 
 
+def test_a_retry_waits_for_the_turn_until_the_first_trys_deadline(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    waiting = run(cluster, "run_2", {"run_1": "running"})
+    deadlines = []
+    for _ in range(2):
+        with pytest.raises(TaskDeferred) as deferred:
+            acquire(waiting)
+        deadlines.append(deferred.value.trigger.deadline)
+    assert deadlines[0] == deadlines[1]
+
+
 def test_the_deadline_names_the_holder(cluster: SandboxCluster) -> None:
     verdict = progressing("ClusterBusy", "the cluster's turn is held by x/run_1")
     event = {"type": "deadline", "gate": "turn_free", "verdict": verdict.to_json()}

@@ -63,6 +63,29 @@ def test_what_is_waited_for_can_be_asked_while_deferred(cluster: SandboxCluster)
     assert 80 < waiting["deadline"] - time.time() <= 90
 
 
+def test_retries_share_the_first_trys_deadline_and_a_clear_begins_a_new_one(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = GateSensor(task_id="exists", gate="object_exists", args=NVIDIA, deadline=timedelta(hours=1))
+    task, begin = context(task_instance(cluster)), time.time()
+
+    def deadline_at(seconds: float) -> float:
+        monkeypatch.setattr(time, "time", lambda: begin + seconds)
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor.execute(task)
+        return deferred.value.trigger.deadline - begin  # type: ignore[no-any-return]
+
+    assert deadline_at(0) == 3600
+    task["ti"].try_number = 2
+    assert deadline_at(1800) == 3600
+    # What Airflow does on a clear after two tries, with two retries.
+    task["ti"].try_number, task["ti"].max_tries = 3, 4
+    assert deadline_at(2400) == 6000
+    monkeypatch.setattr(time, "time", lambda: begin + 6001)
+    with pytest.raises(DeadlinePassed, match="NotFound"):
+        sensor.execute(task)
+
+
 def test_no_credential_travels_with_the_trigger(cluster: SandboxCluster) -> None:
     with pytest.raises(TaskDeferred) as deferred:
         sense(cluster)
