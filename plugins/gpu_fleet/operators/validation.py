@@ -46,7 +46,8 @@ class ProtectNodesOperator(PoolOperator):
     probe, and nodes that have only just joined are not finished: both are left out.
 
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
-        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for.
+        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
+        surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "protected", "instances"}``; the NodeClaims are what
         the end of validation is compared with.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
@@ -65,6 +66,13 @@ class ProtectNodesOperator(PoolOperator):
         gpus = hardware(self.spec, pool)
         present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
         nodes = [node for node in present if node.initialized and not node.cordoned]
+        if self.all_wanted and pool.wanted_nodes:
+            good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
+            if len(nodes) > len(good) >= pool.wanted_nodes:
+                # Capacity was found sufficient without these; to probe them would fail the pool after all.
+                broken = ", ".join(node.name for node in nodes if node not in good)
+                self.log.warning("pool %s: left out, wrong number of GPUs: %s; delete them", pool.name, broken)
+                nodes = good
         if self.all_wanted and len(nodes) < pool.wanted_nodes:
             raise GateFailed(
                 f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "

@@ -120,10 +120,15 @@ def kube(cloud: KubeClient) -> Iterator[KubeClient]:
         cloud.delete(ObjectRef(NODE, item["metadata"]["name"]))
 
 
-def joined(kube: KubeClient, name: str, *, initialized: bool = True, cordoned: bool = False) -> None:
+def joined(
+    kube: KubeClient, name: str, *, initialized: bool = True, cordoned: bool = False, gpus: int | None = None
+) -> None:
     labels = {LABEL_NODE_POOL: POOL} | ({LABEL_INITIALIZED: "true"} if initialized else {})
     metadata = {"name": name, "labels": labels}
     kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"unschedulable": cordoned}})
+    if gpus is not None:
+        status = {"allocatable": {"nvidia.com/gpu": str(gpus)}}
+        kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
 
 
 def protect(*, all_wanted: bool) -> Any:
@@ -147,6 +152,21 @@ def test_all_wanted_nodes_are_protected_in_the_name_of_the_run(kube: KubeClient)
             ANNOTATION_DO_NOT_DISRUPT: "true",
             ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/manual__1",
         }
+
+
+@pytest.mark.parametrize(("all_wanted", "nodes"), [(True, ["n1", "n3"]), (False, ["n1", "n2", "n3"])])
+def test_a_broken_node_beyond_the_wanted_ones_is_left_to_a_revalidation(
+    kube: KubeClient, all_wanted: bool, nodes: list[str]
+) -> None:
+    for name, gpus in (("n1", 4), ("n2", 1), ("n3", 4)):
+        joined(kube, name, gpus=gpus)
+    assert protect(all_wanted=all_wanted)["nodes"] == nodes
+
+
+def test_a_broken_node_among_the_wanted_ones_is_validated(kube: KubeClient) -> None:
+    joined(kube, "n1", gpus=4)
+    joined(kube, "n2", gpus=1)
+    assert protect(all_wanted=True)["nodes"] == ["n1", "n2"]
 
 
 @pytest.mark.parametrize("second", [None, {"cordoned": True}, {"initialized": False}])

@@ -1,4 +1,4 @@
-"""Gate ``pool_capacity``: enough nodes of a pool are there, and *every one* has physical × replicas GPUs.
+"""Gate ``pool_capacity``: as many nodes of a pool as wanted are there, each with physical × replicas GPUs.
 
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
 ``plugin_namespace``, ``plugin_patience_s`` (from Ready, or the plugin's start, to GPUs) and ``mismatch_patience_s``
@@ -6,7 +6,8 @@ Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2),
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
-asked why nodes are missing.
+asked why nodes are missing. A broken node fails the pool only while fewer good ones than wanted stand; beyond those the
+verdict names it, and it is not among the nodes that later tasks use.
 """
 
 from __future__ import annotations
@@ -97,14 +98,15 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     verdicts = {node.name: _node_verdict(node, snapshot, args, expected) for node in nodes}
     broken = [verdict for verdict in verdicts.values() if verdict.failed]
     good = [node for node in nodes if verdicts[node.name].ready]
-    if broken:
-        return broken[0]
     if wanted > 0 and len(good) >= wanted:
+        surplus = f"; beyond the {wanted} wanted: {broken[0].message}" if broken else ""
         return ready(
             "CapacityReady",
-            f"{len(good)} node(s) of pool {pool} have {expected} allocatable {GPU_RESOURCE} each, as promised",
+            f"{len(good)} node(s) of pool {pool} have {expected} allocatable {GPU_RESOURCE} each, as promised{surplus}",
             **_findings(good, claims, args),
         )
+    if broken:
+        return broken[0]
     why = _missing(pool, wanted, nodes, claims, snapshot, args)
     waiting = next((v for v in verdicts.values() if v.phase is Phase.PROGRESSING), None)
     verdict = why if why is not None and (why.failed or waiting is None) else waiting or why

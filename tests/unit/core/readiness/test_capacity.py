@@ -51,6 +51,15 @@ def test_more_nodes_than_wanted_one_of_which_is_still_joining() -> None:
     assert judge(nodes=[node(N1), node(N2), joining]).ready
 
 
+@pytest.mark.parametrize("broken", [node(N3, gpus=5), node(N3, gpus=None)], ids=["wrong number", "no plugin"])
+def test_a_broken_node_beyond_the_wanted_ones_is_named_and_fails_nothing(broken: dict[str, Any]) -> None:
+    verdict = judge(nodes=[node(N1), node(N2), broken])
+    assert verdict.ready
+    assert f"beyond the 2 wanted: node {N3}" in verdict.message
+    assert verdict.data is not None
+    assert verdict.data["nodes"] == [N1, N2]
+
+
 @pytest.mark.parametrize(
     ("objects", "reason", "words"),
     [
@@ -140,7 +149,7 @@ def test_what_is_waited_for(objects: dict[str, Any], reason: str, words: str) ->
     [
         ({}, "CapacityLost", False, False),
         ({"nodes": [node(N1), node(N2, gpus=1)]}, "AllocatableMismatch", True, False),
-        ({"nodes": [node(N1), node(N2), node(N3, gpus=5)]}, "AllocatableMismatch", True, False),
+        ({"nodes": [node(N1), node(N2, gpus=1), node(N3, gpus=5)]}, "AllocatableMismatch", True, False),
         ({"nodes": [node(N1, gpus=None)]}, "DevicePluginAbsent", True, True),
         (
             {
