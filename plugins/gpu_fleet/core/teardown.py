@@ -16,7 +16,7 @@ from gpu_fleet.core.costs import Price, PriceList, total
 from gpu_fleet.core.names import (
     ANNOTATION_FROZEN_LIMITS,
     DEVICE_PLUGIN_RELEASE,
-    DOMAIN,
+    FIELD_MANAGER,
     KARPENTER_CRD_RELEASE,
     KARPENTER_RELEASE,
     LABEL_CLUSTER,
@@ -96,25 +96,48 @@ def is_frozen(pool: Mapping[str, Any]) -> bool:
 
 
 def frozen(pool: Mapping[str, Any]) -> Json:
-    """The manifest that freezes a NodePool: its own live spec with no node allowed, the old limits in an annotation.
+    """The manifest that freezes a NodePool: no node allowed, the old limits in an annotation.
 
-    It is applied by the same field manager as the pool itself, whole, so that applying the pool again takes the freeze
-    back without a field conflict. The live spec, not the cluster file's: a freeze must not make nodes drift.
+    It is applied by the field manager of the pool itself, so that applying the pool again takes the freeze back without
+    a field conflict. Server-side apply removes what a manager had and leaves out, so the manifest repeats, with their
+    live values, the fields that this manager has; those of others it does not name, and so does not take over.
     """
-    spec = dict(pool.get("spec") or {})
     annotations = pool["metadata"].get("annotations") or {}
-    before = annotations.get(ANNOTATION_FROZEN_LIMITS) or json.dumps(spec.get("limits") or {}, sort_keys=True)
-    labels = {k: v for k, v in (pool["metadata"].get("labels") or {}).items() if k.startswith(f"{DOMAIN}/")}
+    limits = (pool.get("spec") or {}).get("limits") or {}
+    before = annotations.get(ANNOTATION_FROZEN_LIMITS) or json.dumps(limits, sort_keys=True)
+    ours = applied_fields(pool, FIELD_MANAGER)
+    metadata, spec = ours.get("metadata") or {}, ours.get("spec") or {}
     return {
         "apiVersion": pool.get("apiVersion", "karpenter.sh/v1"),
         "kind": "NodePool",
         "metadata": {
+            **{key: metadata[key] for key in ("labels",) if key in metadata},
             "name": pool["metadata"]["name"],
-            "labels": labels,
-            "annotations": {ANNOTATION_FROZEN_LIMITS: before},
+            "annotations": {**(metadata.get("annotations") or {}), ANNOTATION_FROZEN_LIMITS: before},
         },
         "spec": {**spec, "limits": {**(spec.get("limits") or {}), **FROZEN_LIMITS}},
     }
+
+
+def applied_fields(item: Mapping[str, Any], manager: str) -> Json:
+    """The part of an object that a field manager has applied, with its live values.
+
+    Read from ``metadata.managedFields`` (format FieldsV1: ``f:<name>`` is a field, ``.`` the map itself; ``k:`` and
+    ``v:`` address items of a list, which is taken whole:
+    https://kubernetes.io/docs/reference/using-api/server-side-apply/).
+    """
+    for entry in item["metadata"].get("managedFields") or []:
+        if (entry.get("manager"), entry.get("operation")) == (manager, "Apply") and not entry.get("subresource"):
+            found = _extract(item, entry.get("fieldsV1") or {})
+            return dict(found) if isinstance(found, Mapping) else {}
+    return {}
+
+
+def _extract(live: Any, fields: Mapping[str, Any]) -> Any:
+    names = {key[2:]: inner for key, inner in fields.items() if key.startswith("f:")}
+    if not isinstance(live, Mapping) or not (names or "." in fields):
+        return live
+    return {name: _extract(live[name], inner) for name, inner in names.items() if name in live}
 
 
 class Karpenter(StrEnum):

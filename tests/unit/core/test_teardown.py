@@ -7,7 +7,7 @@ import pytest
 
 from gpu_fleet.core.costs import PriceList
 from gpu_fleet.core.manifests import build
-from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS
+from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FIELD_MANAGER
 from gpu_fleet.core.teardown import (
     Karpenter,
     Observed,
@@ -101,27 +101,50 @@ def test_claims_of_our_pool_go_even_if_an_earlier_try_removed_the_pool() -> None
 # --- freezing -------------------------------------------------------------------------------------------------------
 
 
+def applied(item: dict[str, Any], manager: str = FIELD_MANAGER) -> dict[str, Any]:
+    """The object as it lives after that field manager has applied it whole."""
+
+    def fields(value: Any) -> dict[str, Any]:
+        return {f"f:{key}": fields(inner) for key, inner in value.items()} if isinstance(value, dict) else {}
+
+    parts = {"f:metadata": {"f:labels": fields(item["metadata"].get("labels", {}))}, "f:spec": fields(item["spec"])}
+    entry = {"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": parts}
+    return {**item, "metadata": {**item["metadata"], "managedFields": [entry], "resourceVersion": "7"}}
+
+
 def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
-    live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
+    live = applied(build("node_pool", demo_spec(), pool="shared-a10g")[0])
     manifest = frozen(live)
     assert manifest["spec"]["limits"] == {"nodes": "0"}
     assert {**manifest["spec"], "limits": None} == {**live["spec"], "limits": None}
     assert json.loads(manifest["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
     assert manifest["metadata"]["labels"] == live["metadata"]["labels"]
+    assert set(manifest["metadata"]) == {"name", "labels", "annotations"}
     assert not is_frozen(live)
     assert is_frozen(manifest)
 
 
+def test_a_freeze_names_no_field_that_somebody_else_has() -> None:
+    live = applied(build("node_pool", demo_spec(), pool="shared-a10g")[0])
+    live["spec"] = {**live["spec"], "weight": 10, "limits": {"nodes": "4", "cpu": "100"}}
+    manifest = frozen(live)
+    assert "weight" not in manifest["spec"]
+    assert manifest["spec"]["limits"] == {"nodes": "0"}
+    foreign = frozen(applied(live, manager="flux"))
+    assert foreign["spec"] == {"limits": {"nodes": "0"}}
+    assert set(foreign["metadata"]) == {"name", "annotations"}
+
+
 def test_a_second_freeze_keeps_the_first_ones_memory() -> None:
     live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
-    again = frozen(frozen(live))
+    again = frozen(applied(frozen(applied(live))))
     assert json.loads(again["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
 
 
 def test_other_limits_of_a_pool_survive_its_freeze() -> None:
     live = pool("x")
     live["spec"]["limits"] = {"cpu": "100"}
-    assert frozen(live)["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
+    assert frozen(applied(live))["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
 
 
 def test_a_pool_reopened_by_hand_is_not_frozen_any_more() -> None:

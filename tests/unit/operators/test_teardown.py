@@ -228,6 +228,19 @@ def test_a_freeze_leaves_the_template_alone_and_applying_the_pool_takes_it_back(
     assert ANNOTATION_FROZEN_LIMITS not in (after["metadata"].get("annotations") or {})
 
 
+def test_a_freeze_takes_over_nothing_that_somebody_else_set(kube: KubeClient) -> None:
+    pool(kube)
+    theirs = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": POOL}, "spec": {"weight": 10}}
+    kube.apply(theirs, field_manager="flux")
+    run(FreezePoolsOperator)
+    frozen = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
+    assert (frozen["spec"]["weight"], frozen["spec"]["limits"]) == (10, {"nodes": "0"})
+    pool(kube)  # takes the freeze back, and would remove what the freeze had taken over
+    after = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
+    assert (after["spec"]["weight"], after["spec"]["limits"]) == (10, {"nodes": "4"})
+    kube.apply({**theirs, "spec": {"weight": 20}}, field_manager="flux")  # no conflict with us
+
+
 def test_own_pods_that_wait_for_a_node_go_with_the_freeze_and_no_others(kube: KubeClient) -> None:
     """A drain meets only what runs on a node; a waiting placeholder would buy one as soon as the pool is open again."""
     pool(kube)
