@@ -22,6 +22,7 @@ class TaskInstance:
         self.try_number, self.max_tries = 1, 2
         self.xcoms: dict[str, Any] = {}
         self.run_states: dict[tuple[str, str], str] = {}
+        self.task_states: dict[str, str | None] = {}
         self._frozen = {"spec": (spec or load_cluster("demo")).to_json()}
 
     def xcom_pull(self, task_ids: str | None = None, key: str = "return_value") -> Any:
@@ -29,6 +30,10 @@ class TaskInstance:
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+    def get_task_states(self, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
+        found = {name: state for name, state in self.task_states.items() if name in task_ids}
+        return {self.run_id: found} if dag_id == self.dag_id and self.run_id in run_ids else {}
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> Any:
         from airflow.sdk.api.datamodels._generated import DagRunState

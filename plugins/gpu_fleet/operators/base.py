@@ -153,15 +153,16 @@ class FleetOperator(BaseOperator):
         if not condition.holds(str(getattr(state, "value", state)) for state in states.values()):
             raise AirflowSkipException(f"not {condition.value.replace('_', ' ')} of: {', '.join(upstream)}")
 
+    def tasks_before(self, kind: type[BaseOperator]) -> list[str]:
+        """The ids of the tasks of a kind somewhere upstream."""
+        dag, before = self.get_dag(), self.get_flat_relative_ids(upstream=True)
+        tasks = dag.tasks if dag is not None else []
+        return [task.task_id for task in tasks if task.task_id in before and isinstance(task, kind)]
+
     def _skip_without_turn(self, context: Mapping[str, Any]) -> None:
         from gpu_fleet.operators.turn import AcquireTurnOperator
 
-        dag, before = self.get_dag(), self.get_flat_relative_ids(upstream=True)
-        turns = [
-            task.task_id
-            for task in (dag.tasks if dag is not None else [])
-            if task.task_id in before and isinstance(task, AcquireTurnOperator)
-        ]
+        turns = self.tasks_before(AcquireTurnOperator)
         if turns and not any(context["ti"].xcom_pull(task_ids=task_id) for task_id in turns):
             raise AirflowSkipException(f"this run never had the cluster's turn ({', '.join(turns)}): nothing to do")
 

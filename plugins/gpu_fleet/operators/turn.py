@@ -17,6 +17,8 @@ from gpu_fleet.triggers.looking import await_gate, conclude
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
 SWAPS = 5
+#: What :class:`ReleaseTurnOperator` returns when the run did not come as far as to ask for the turn.
+NEVER_ASKED = "NeverAsked"
 
 
 def this_run(context: Mapping[str, Any]) -> Holder:
@@ -131,13 +133,40 @@ class AcquireTurnOperator(FleetOperator):
             )
 
 
+#: States of a task that never began.
+_NEVER_BEGUN = frozenset({"upstream_failed", "skipped", "removed", "None", ""})
+
+
 class ReleaseTurnOperator(FleetOperator):
     """Releases the cluster's turn if this run holds it; anybody else's is left alone.
 
-    :returns: what was found: ``Ours`` means released.
+    A run that never asked for the turn does not look: what kept it from asking (no credentials, no cluster) would only
+    be told a second time.
+
+    :returns: what was found: ``Ours`` means released, :data:`NEVER_ASKED` that there was nothing to look for.
     """
 
     ui_color = "#eef2f7"
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        if not self._may_hold(context):
+            self.log.info("nothing to release: this run never asked for the cluster's turn")
+            return NEVER_ASKED
+        return super().execute(context)
+
+    def _may_hold(self, context: Mapping[str, Any]) -> bool:
+        """Whether a task that takes the turn has begun, other than those whose turn an earlier task gave back."""
+        dag = self.get_dag()
+        settled: set[str] = set()
+        for task_id in self.tasks_before(ReleaseTurnOperator):
+            settled.update(dag.get_task(task_id).tasks_before(AcquireTurnOperator))
+        turns = [task_id for task_id in self.tasks_before(AcquireTurnOperator) if task_id not in settled]
+        if not turns:
+            return True
+        ti = context["ti"]
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=turns, run_ids=[ti.run_id]).get(ti.run_id, {})
+        found = {str(getattr(state, "value", state)) for state in states.values()}
+        return not found or not found <= _NEVER_BEGUN
 
     def act(self, context: Mapping[str, Any]) -> str:
         me = this_run(context)

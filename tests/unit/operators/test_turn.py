@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed
 from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
-from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
+from gpu_fleet.operators.turn import NEVER_ASKED, AcquireTurnOperator, ReleaseTurnOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -158,6 +161,42 @@ def test_only_the_own_turn_is_released(cluster: SandboxCluster) -> None:
     assert release(run(cluster, "run_1")) == "Ours"
     assert holder(cluster) is None
     assert release(run(cluster, "run_1")) == "Free"
+
+
+def two_phases() -> dict[str, ReleaseTurnOperator]:
+    """As in the lifecycle: a turn is taken and released, then once more after an approval."""
+    with DAG("gpu_lifecycle.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        chain = [
+            AcquireTurnOperator(task_id="acquire"),
+            ReleaseTurnOperator(task_id="release"),
+            AcquireTurnOperator(task_id="acquire_again"),
+            ReleaseTurnOperator(task_id="release_again"),
+        ]
+        for before, after in pairwise(chain):
+            before >> after
+    return {"release": chain[1], "release_again": chain[3]}
+
+
+@pytest.mark.parametrize(
+    ("task_id", "states", "looks"),
+    [
+        ("release", {"acquire": "upstream_failed"}, False),
+        ("release", {"acquire": None}, False),
+        ("release", {"acquire": "failed"}, True),
+        ("release", {"acquire": "success"}, True),
+        ("release", {}, True),
+        # What the first phase took, its own release gave back.
+        ("release_again", {"acquire": "success", "acquire_again": "skipped"}, False),
+        ("release_again", {"acquire": "success", "acquire_again": "upstream_failed"}, False),
+        ("release_again", {"acquire": "upstream_failed", "acquire_again": "success"}, True),
+    ],
+)
+def test_a_run_that_never_asked_for_the_turn_does_not_look(
+    cluster: SandboxCluster, task_id: str, states: dict[str, str | None], looks: bool
+) -> None:
+    task_context = run(cluster)
+    task_context["ti"].task_states = states
+    assert two_phases()[task_id].execute(task_context) == ("Free" if looks else NEVER_ASKED)
 
 
 def test_a_lost_race_is_looked_at_again(cluster: SandboxCluster) -> None:
