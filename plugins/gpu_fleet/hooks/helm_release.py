@@ -7,47 +7,32 @@ method may be killed at any instant and called again.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 
 from gpu_fleet.core.errors import (
     ClusterBusy,
     DeadlinePassed,
     GateFailed,
-    GpuFleetError,
     Invalid,
     ReleaseError,
     TransientError,
 )
-from gpu_fleet.core.releases.decide import WRITES, Action, Decision, Goal, decide
-from gpu_fleet.core.releases.helm_output import complaint, error_of
-from gpu_fleet.core.releases.lease import LEASE_SECONDS
-from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
-from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
+from gpu_fleet.core.releases.decide import WRITES, Action, Goal, decide
+from gpu_fleet.core.releases.helm_output import complaint
 from gpu_fleet.core.releases.outcome import Outcome
-from gpu_fleet.core.releases.request import Drift, ReleaseRequest, Remediation
+from gpu_fleet.core.releases.request import Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
-from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision, chart_tests
+from gpu_fleet.core.releases.storage import ReleaseStatus, chart_tests
 from gpu_fleet.hooks.helm_charts import fetch_chart
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
-from gpu_fleet.hooks.helm_command import Helm, rollback_arguments, test_arguments, upgrade_arguments, write_values
-from gpu_fleet.hooks.helm_drift import find_drift
-from gpu_fleet.hooks.helm_lease import ReleaseLease
-from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace, unknown_kinds
-from gpu_fleet.hooks.helm_process import Finished
-from gpu_fleet.hooks.helm_storage import ReleaseStorage
-from gpu_fleet.hooks.kubernetes_client import KubeClient
+from gpu_fleet.hooks.helm_command import test_arguments, write_values
+from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
+from gpu_fleet.hooks.helm_steps import ReleaseSteps
 
 log = logging.getLogger(__name__)
 
-#: Steps of one call; the longest recovery (unlock, upgrade, two deployed, roll back, upgrade) has five.
-_MAX_STEPS = 8
 
-
-class ReleaseEngine:
+class ReleaseEngine(ReleaseSteps):
     """Install, remediate, prove or uninstall one release.
 
     :param request: what is wanted; for uninstalling only name, namespace and policy matter.
@@ -56,34 +41,6 @@ class ReleaseEngine:
     :param lease_wait_s: seconds to wait for another holder of the Lease.
     :param lease_s: seconds without renewal after which a holder of the Lease counts as dead.
     """
-
-    def __init__(
-        self,
-        client: KubeClient,
-        request: ReleaseRequest,
-        *,
-        me: str,
-        run: str,
-        lease_wait_s: float = 120.0,
-        lease_s: int = LEASE_SECONDS,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.client, self.request, self.me, self.run = client, request, me, run
-        self.storage = ReleaseStorage(client, request.name, request.namespace, clock=clock)
-        self.cleanup = ReleaseCleanup(client, self.storage)
-        self._clock = clock
-        self._lease_wait_s, self._lease_s = lease_wait_s, lease_s
-        self._lease: ReleaseLease | None = None
-        self._cancelled = ""
-        self._actions: list[str] = []
-        self._rendered = ""
-
-    def cancel(self, why: str) -> None:
-        """End a running helm soon (from a signal handler: sets a word, does nothing else)."""
-        self._cancelled = why
-
-    def _stop(self) -> str:
-        return self._cancelled or (self._lease.lost if self._lease is not None else "")
 
     # --- goals ---------------------------------------------------------------------------------------------------
 
@@ -291,266 +248,3 @@ class ReleaseEngine:
             seen = replace(seen, ledger=self.storage.write_ledger(seen.ledger.with_proven(self._now(), self.run)))
             log.info("%s: revision %s is proven", self.request, revision)
         return self._outcome(seen)
-
-    # --- one step after the other --------------------------------------------------------------------------------
-
-    def _pursue(self, goal: Goal, helm: Helm, chart: Path | None, values: Path | None) -> Observation:
-        for step in range(_MAX_STEPS):
-            self._check_alive()
-            # Drift is corrected once: what an upgrade did not put right, another one will not either.
-            seen, decision = self._look(goal, drift=step == 0)
-            if decision.action is Action.NOTHING:
-                return self._record(seen)
-            log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
-            self._refuse(decision)
-            if decision.action in {Action.INSTALL, Action.UPGRADE}:
-                if chart is None or values is None:
-                    raise ReleaseError(f"{self.request}: nothing to install while remediating", reason="NoChart")
-                self._upgrade(helm, seen, decision, chart, values)
-            else:
-                self._repair(helm, seen, decision)
-        raise ReleaseError(
-            f"{self.request}: not settled after {_MAX_STEPS} steps ({', '.join(self._actions)}); look at helm history",
-            reason="NotConverging",
-        )
-
-    def _look(self, goal: Goal, *, drift: bool) -> tuple[Observation, Decision]:
-        """Observe and decide; for drift, which costs two requests per object, only where all else is as wanted."""
-        installing = goal is Goal.INSTALL
-        wanted, policy = self.request.digest if installing else None, self.request.policy
-        seen = self.storage.observe(self.request if installing else None)
-        decision = decide(goal, seen, wanted, policy)
-        newest = seen.newest
-        if not (
-            drift and installing and newest and decision.action is Action.NOTHING and policy.drift is not Drift.IGNORE
-        ):
-            return seen, decision
-        manifest = self.storage.manifest(newest)
-        found = find_drift(self.client, manifest, self.request.name, self.request.namespace)
-        seen = replace(seen, drift=found)
-        return seen, decide(goal, seen, wanted, policy)
-
-    def _repair(self, helm: Helm, seen: Observation, decision: Decision) -> None:
-        if decision.action is Action.ROLLBACK and decision.target is not None:
-            self._rollback(helm, seen, decision.target)
-        elif decision.action is Action.UNLOCK and decision.target is not None:
-            self.storage.unlock(decision.target)
-            self._actions.append(f"unlock {decision.target}")
-        elif decision.action is Action.UNINSTALL:
-            self._uninstall(helm, seen, ReleaseCleanup.PRECIOUS, "recovery")
-        else:
-            raise ReleaseError(f"{self.request}: cannot {decision.action}", reason=decision.reason)
-
-    def _upgrade(self, helm: Helm, seen: Observation, decision: Decision, chart: Path, values: Path) -> None:
-        expected = seen.newest.revision + 1 if seen.newest is not None else 1
-        action = "install" if decision.action is Action.INSTALL else "upgrade"
-        what = f"{action} of {self.request} to revision {expected}"
-        ledger = self._intend(seen, Intent(action, expected, self.request.digest, self._now(), self.run))
-        done = helm.run_in_cluster(
-            upgrade_arguments(self.request, chart, values, helm.version, history=self._history(seen)),
-            deadline_s=self.request.policy.deadline,
-        )
-        after = self.storage.observe(self.request)
-        if self._made(after, expected, self.request.digest):
-            self._actions.append(f"{action} {expected}")
-            self._record(replace(after, ledger=ledger))
-            self._settle_history(after)
-            if self.request.policy.prune:
-                self.cleanup.prune_leaked(after)
-            return
-        error = self._failure(what, done, after)
-        log.error("%s", error)
-        if after.newest == seen.newest and seen.ledger.intent is None:
-            self.storage.write_ledger(replace(ledger, intent=None))  # nothing came of it, so nothing is under way
-        self._after_failure(helm, error)
-        raise error
-
-    def _after_failure(self, helm: Helm, error: GpuFleetError) -> None:
-        """Leave nothing pending and, by policy, the last good content running; the error itself is raised anyway."""
-        if self._stop():
-            return
-        self._explain(error)
-        seen = self.storage.observe(self.request)
-        decision = decide(Goal.INSTALL, seen, self.request.digest, self.request.policy)
-        if decision.action not in {Action.ROLLBACK, Action.UNINSTALL, Action.UNLOCK}:
-            return
-        if self.request.policy.remediation is Remediation.NONE and decision.action is not Action.UNLOCK:
-            return
-        log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
-        self._repair(helm, seen, decision)
-        if decision.action is Action.ROLLBACK:
-            self._record(self.storage.observe())
-
-    def _rollback(self, helm: Helm, seen: Observation, target: int) -> None:
-        goal = next(item for item in seen.revisions if item.revision == target)
-        expected = seen.revisions[-1].revision + 1
-        what = f"rollback of {self.request} to revision {target}"
-        intent = Intent("rollback", expected, goal.digest, self._now(), self.run, copy_of=target)
-        ledger = self._intend(seen, intent)
-        done = helm.run_in_cluster(
-            rollback_arguments(self.request, target, helm.version, history=self._history(seen)),
-            deadline_s=self.request.policy.deadline,
-        )
-        after = self.storage.observe()
-        if not self._made(after, expected, goal.digest):
-            error = self._failure(what, done, after)
-            self._explain(error)
-            if isinstance(error, TransientError):
-                raise error
-            raise ReleaseError(
-                f"{error.message}; the rollback itself failed: look at the release, no other revision is tried",
-                reason="RollbackFailed",
-            ) from error
-        self._actions.append(f"rollback {target}")
-        self._record(replace(after, ledger=ledger), copy_of=target)
-        self._settle_history(after)
-
-    def _uninstall(self, helm: Helm, seen: Observation, keep: frozenset[str], why: str) -> None:
-        objects = self.cleanup.objects_of(seen)
-        newest = seen.revisions[-1]
-        intent = Intent("uninstall", newest.revision, newest.digest, self._now(), self.run, objects=objects)
-        self._intend(seen, intent)
-        self._actions.append(f"uninstall {newest.revision}")
-        self.cleanup.uninstall(helm, self.request, newest, keep)
-        if why == "recovery":
-            self.cleanup.remove_leftovers(objects, keep)
-
-    # --- what storage says ---------------------------------------------------------------------------------------
-
-    def _made(self, after: Observation, expected: int, digest: str) -> bool:
-        newest = after.newest
-        return (
-            newest is not None
-            and newest.revision == expected
-            and newest.status is ReleaseStatus.DEPLOYED
-            and len(after.deployed) == 1
-            and newest.digest == digest
-        )
-
-    def _failure(self, what: str, done: Finished, after: Observation) -> GpuFleetError:
-        """Why a command did not do what was asked: our own doing first, then helm's words, then storage."""
-        newest = after.newest
-        shown = f"storage shows revision {newest.revision} as {newest.status}" if newest else "storage shows no release"
-        if done.ended_by == "deadline":
-            return DeadlinePassed(f"{what}: helm ran for {done.seconds:.0f} s, past its deadline; {shown}")
-        if self._lease is not None and self._lease.lost:
-            return ClusterBusy(f"{what}: {self._lease.lost}; run again", reason="LeaseLost")
-        if done.ended_by:
-            return TransientError(f"{what}: {done.ended_by}; {shown}", reason="Interrupted")
-        if done.code < 0:
-            return TransientError(f"{what}: helm was ended by signal {-done.code}; {shown}", reason="HelmKilled")
-        if done.code != 0:
-            error = error_of(what, done.stderr)
-            if error.reason == "CrdMissing" and self._rendered:
-                kinds = ", ".join(unknown_kinds(self.client, self._rendered))
-                return Invalid(f"{error.message}; the cluster has no kind {kinds}", reason=error.reason)
-            return error
-        if newest is not None and newest.status in UNFINISHED:
-            return TransientError(f"{what}: helm reports success, but {shown}", reason="StorageDisagrees")
-        return ReleaseError(
-            f"{what}: helm reports success, but {shown} and {len(after.deployed)} deployed revisions; "
-            "is this helm the real one, and is nobody else changing the release?",
-            reason="StorageDisagrees",
-        )
-
-    def _explain(self, error: GpuFleetError) -> None:
-        if error.reason in {"HookFailed", "JobFailed"}:
-            self.cleanup.explain_hooks(error.message)
-
-    def _recorded(self, seen: Observation) -> bool:
-        return seen.newest is not None and seen.candidate == seen.newest and seen.ledger.intent is None
-
-    def _record(self, seen: Observation, copy_of: int | None = None) -> Observation:
-        """Make the deployed revision the ledger's candidate, if it is not yet."""
-        newest = seen.newest
-        if newest is None or newest.status is not ReleaseStatus.DEPLOYED or self._recorded(seen):
-            return seen
-        intent = seen.ledger.intent
-        if copy_of is None and intent is not None and intent.made(newest):
-            copy_of = intent.copy_of
-        entry = Entry(newest.revision, newest.digest, newest.uid, self._now(), self.run, copy_of)
-        known = seen.ledger.candidate
-        if known is not None and known.is_revision(newest):
-            entry = known
-        return replace(seen, ledger=self.storage.write_ledger(seen.ledger.with_candidate(entry)))
-
-    def _settle_history(self, after: Observation) -> None:
-        """Helm leaves a revision whose operation died pending for good, also after a rollback over it."""
-        for stale in after.revisions[:-1]:
-            if stale.status in PENDING:
-                self.storage.unlock(stale.revision)
-
-    def _candidate_of(self, seen: Observation) -> StoredRevision:
-        stored, newest = seen.candidate, seen.newest
-        if stored is None or newest is None or stored.revision != newest.revision or seen.deployed != (newest,):
-            found = f"revision {newest.revision} is {newest.status}" if newest else "there is no release"
-            known = f"revision {seen.ledger.candidate.revision}" if seen.ledger.candidate else "nothing"
-            raise ReleaseError(
-                f"{self.request}: the ledger's candidate is {known}, but {found}; install it again before proving it",
-                reason="NotTheCandidate",
-            )
-        return stored
-
-    def _outcome(self, seen: Observation) -> Outcome:
-        newest = seen.newest
-        if newest is None:
-            return Outcome(self.request.name, self.request.namespace, actions=tuple(self._actions))
-        manifest = self.storage.manifest(newest)
-        return Outcome(
-            self.request.name,
-            self.request.namespace,
-            newest.revision,
-            newest.digest,
-            newest.uid,
-            seen.ledger.candidate_is_proven,
-            tuple(self._actions),
-            workloads(manifest, self.request.namespace),
-            crds(manifest),
-            manifest=readable_manifest(manifest),
-            history=tuple(f"{item.revision} {item.status}" for item in seen.revisions),
-            drift=tuple(str(item) for item in seen.drift or ()),
-        )
-
-    # --- small parts ---------------------------------------------------------------------------------------------
-
-    def _helm(self) -> Helm:
-        return Helm(self.client.access, stop=self._stop)
-
-    def _leased(self) -> ReleaseLease:
-        self._lease = ReleaseLease(
-            self.client,
-            self.request.name,
-            self.request.namespace,
-            self.me,
-            wait_s=self._lease_wait_s,
-            seconds=self._lease_s,
-            stop=lambda: self._cancelled,
-        )
-        return self._lease
-
-    def _check_alive(self) -> None:
-        if self._cancelled:
-            raise TransientError(f"{self.request}: {self._cancelled}", reason="Interrupted")
-        if self._lease is not None and self._lease.lost:
-            raise ClusterBusy(f"{self._lease.lost}; run again", reason="LeaseLost")
-
-    def _refuse(self, decision: Decision) -> None:
-        if decision.action is Action.STOP:
-            raise ReleaseError(decision.message, reason=decision.reason)
-        if decision.action is Action.WAIT:
-            raise ClusterBusy(f"{decision.message}; run again when it has ended", reason=decision.reason)
-
-    def _intend(self, seen: Observation, intent: Intent) -> Ledger:
-        self._check_alive()
-        if seen.newest is not None:
-            intent = replace(intent, base_revision=seen.newest.revision, base_uid=seen.newest.uid)
-        return self.storage.write_ledger(seen.ledger.intending(intent))
-
-    def _history(self, seen: Observation) -> int:
-        """``--history-max``: never so few that the proven revision would be pruned by this command or its rollback."""
-        proven = seen.proven
-        needed = sum(1 for item in seen.revisions if proven is not None and item.revision >= proven.revision) + 2
-        return max(self.request.policy.history_max, needed if proven is not None else 0)
-
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

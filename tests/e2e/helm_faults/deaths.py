@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, TransientError
-from gpu_fleet.core.kinds import SECRET, ObjectRef
+from gpu_fleet.core.kinds import POD, SECRET, ObjectRef
 from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, fault, helm_at_work, kill, slow_deployment
@@ -18,25 +18,21 @@ from tests.e2e.helm_world import NAMESPACE, World, helm_children, operator, retr
 
 @contextlib.contextmanager
 def ready_with(place: World, *messages: str) -> Iterator[None]:
-    """The Deployment's pods get ready with these contents, and with no other: what controllers and kubelets do."""
+    """Pods get ready with these contents, and with no other: what a kubelet does."""
     done = threading.Event()
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
     def keep() -> None:
         while not done.wait(0.2):
-            live = place.client.get(place.deployment())
-            if live is None:
-                continue
-            good = live["spec"]["template"]["metadata"]["annotations"]["message"] in messages
-            status = {"observedGeneration": live["metadata"]["generation"], "replicas": 1, "updatedReplicas": 1}
-            ready = {"readyReplicas": 1, "availableReplicas": 1}
-            lost = {"readyReplicas": 0, "availableReplicas": 0, "unavailableReplicas": 1}
-            conditions = [
-                {"type": "Available", "status": str(good), "reason": "Test", "message": "test"},
-                {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" if good else "Updated"},
-            ]
-            body = {**status, **(ready if good else lost), "conditions": conditions}
-            with contextlib.suppress(GpuFleetError):
-                place.client.patch(place.deployment(), {"status": body}, subresource="status")
+            for pod in place.client.list(POD, NAMESPACE):
+                metadata = pod["metadata"]
+                if (metadata.get("annotations") or {}).get("message") not in messages:
+                    continue
+                if (pod.get("status") or {}).get("phase") != "Running":
+                    with contextlib.suppress(GpuFleetError):
+                        place.client.patch(
+                            ObjectRef(POD, metadata["name"], NAMESPACE), {"status": status}, subresource="status"
+                        )
 
     thread = threading.Thread(target=keep)
     thread.start()
@@ -83,7 +79,7 @@ def pending_upgrade(place: World) -> None:
     place.converge()
 
 
-@fault(2, "kill -9 helm in pending-upgrade, while it waits", variant="waiting")
+@fault(2, "kill -9 helm in pending-upgrade, while it waits", variant="waiting", controllers=True)
 def pending_upgrade_waiting(place: World) -> None:
     place.install_proven({"message": "good"})
     with ready_with(place, "good", "in the end"):

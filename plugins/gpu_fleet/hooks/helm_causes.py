@@ -1,0 +1,29 @@
+"""Why helm waited in vain: the cause in the objects instead of "timed out"."""
+
+from __future__ import annotations
+
+import time
+
+from gpu_fleet.core.errors import GpuFleetError
+from gpu_fleet.core.gates import KubeQuery, gate_named
+from gpu_fleet.core.releases.objects import workloads
+from gpu_fleet.hooks.kubernetes_client import KubeClient
+
+
+def cause_of(client: KubeClient, manifest: str, release: str, namespace: str) -> str:
+    """What keeps a manifest's workloads from being ready, as a sentence; empty if nothing does, or nobody can tell."""
+    names = list(workloads(manifest, namespace))
+    if not names:
+        return ""
+    gate, now = gate_named("release_workloads"), time.time()
+    args = {"release": release, "namespace": namespace, "workloads": names, "patience_s": 0, "now": now, "started": now}
+    try:
+        snapshot = {
+            query.key: client.list(query.kind, query.namespace, name=query.name, label_selector=query.label_selector)
+            for query in gate.queries(args)
+            if isinstance(query, KubeQuery)
+        }
+    except GpuFleetError:  # it only explains
+        return ""
+    verdict = gate.judge(snapshot, args)
+    return "" if verdict.ready else verdict.message
