@@ -134,11 +134,12 @@ def test_every_node_passed_validation(whole: Whole, pool: str, probe: str) -> No
 
 
 def test_runtime_class_came_before_the_plugin(whole: Whole) -> None:
-    """By the server's own order of writes; neither object is written to after its creation."""
-    (revision,) = whole.before["plugin_revisions"]
-    assert int(whole.before["runtime_class"]["metadata"]["resourceVersion"]) < int(
-        revision["metadata"]["resourceVersion"]
-    )
+    """By the server's own order of writes: a DaemonSet's revision is written before its first pod, and neither it nor
+    the RuntimeClass is written to again."""
+    revisions = whole.before["plugin_revisions"]
+    assert any(each["metadata"]["name"].startswith("nvidia-device-plugin-") for each in revisions)
+    runtime_class = int(whole.before["runtime_class"]["metadata"]["resourceVersion"])
+    assert runtime_class < min(int(each["metadata"]["resourceVersion"]) for each in revisions)
     assert whole.before["plugin_events"] == []
     assert whole.run.span("rollout.apply_runtime_class")[1] <= whole.run.span("rollout.install_device_plugin")[0]
 
