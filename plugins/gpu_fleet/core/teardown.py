@@ -347,3 +347,22 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price]) -> list[str]:
     if not spec.teardown.uninstall_karpenter:
         notes.append("Karpenter stays (teardown.uninstallKarpenter: false).")
     return notes
+
+
+def growth(approved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a plan would remove beyond an approved one, in words: NodePools, instances and people's pods.
+
+    NodeClaims and nodes are their instances under other names. What has gone since is no growth.
+
+    :param approved: :meth:`TeardownPlan.to_json` of the plan that a person saw, :param now: of the one made since.
+    """
+
+    def rows(plan: Mapping[str, Any]) -> list[str]:
+        return [
+            *(f"NodePool {name}" for name in plan.get("pools") or []),
+            *(f"instance {row['id']} ({row['type']})" for row in plan.get("instances") or []),
+            *(f"pod {name}" for name in plan.get("pods") or []),
+        ]
+
+    seen = set(rows(approved))
+    return [row for row in rows(now) if row not in seen]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gpu_fleet.core.teardown import Observed, TeardownPlan
     from gpu_fleet.hooks.kubernetes import KubeClient
 
+#: How much of what was not approved an error message names.
+MOST_GROWTH = 10
 #: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
 FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
 
@@ -54,12 +56,17 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
 class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove and what that costs per hour. Changes nothing.
 
+    :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
     :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
     :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools of others live on: nobody
-        would terminate their nodes any more.
+        would terminate their nodes any more. ``PlanGrew`` if something would be removed that was not approved.
     """
 
-    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.approved_task_id = approved_task_id
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.teardown import make_plan
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
@@ -74,7 +81,24 @@ class PlanTeardownOperator(FleetOperator):
             )
         markdown = to_markdown(plan)
         self.log.info("%s", markdown)
+        if self.approved_task_id is not None:
+            self._refuse_growth(context, self.approved_task_id, plan)
         return {"plan": plan.to_json(), "markdown": markdown}
+
+    def _refuse_growth(self, context: Mapping[str, Any], approved_task_id: str, plan: TeardownPlan) -> None:
+        from gpu_fleet.core.teardown import growth
+
+        approved = (context["ti"].xcom_pull(task_ids=approved_task_id) or {}).get("plan") or {}
+        grown = growth(approved, plan.to_json())
+        if grown:
+            more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
+            shown = ", ".join(grown[:MOST_GROWTH]) + more
+            raise PermanentError(
+                f"since {approved_task_id} was approved, the teardown of {plan.cluster} would also remove {shown}; "
+                f"nothing was removed: clear {approved_task_id} and what follows it, or start another run, and approve "
+                "the new plan",
+                reason="PlanGrew",
+            )
 
 
 class FreezePoolsOperator(FleetOperator):

@@ -29,7 +29,10 @@ APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
 
 
 def teardown(spec: ClusterSpec) -> Phase:
-    """The cluster's turn is not held while a person thinks: it is taken after the approval, with a new plan."""
+    """The cluster's turn is not held while a person thinks: it is taken after the approval, with a new plan.
+
+    The new plan may be smaller than the approved one, never larger.
+    """
     cluster = {"cluster": spec.cluster.name}
     with TaskGroup("teardown", tooltip="Remove the GPU capacity and show that nothing is left"):
         plan = PlanTeardownOperator(task_id="plan")
@@ -41,7 +44,7 @@ def teardown(spec: ClusterSpec) -> Phase:
             execution_timeout=None,
         )
         turn = AcquireTurnOperator(task_id="acquire_turn")
-        replan = PlanTeardownOperator(task_id="plan_again")
+        replan = PlanTeardownOperator(task_id="plan_again", approved_task_id=plan.task_id)
         freeze = FreezePoolsOperator(task_id="freeze_pools")
         drains = [DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools]
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools")

@@ -17,6 +17,7 @@ from gpu_fleet.core.teardown import (
     doomed_claims,
     doomed_pools,
     frozen,
+    growth,
     is_frozen,
     karpenter_state,
     make_plan,
@@ -317,3 +318,27 @@ def test_of_each_release_the_newest_revision_counts_by_number() -> None:
     assert [(r["name"], r["revision"], r["status"]) for r in found] == [
         ("karpenter-crd", 1, "deployed"), ("nvidia-device-plugin", 10, "failed"),
     ]  # fmt: skip
+
+
+# --- after the approval ---------------------------------------------------------------------------------------------
+
+APPROVED = {"pools": ["a"], "instances": [{"id": "i-1", "type": "g5.xlarge"}], "pods": ["default/web"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "grown"),
+    [
+        ({}, []),
+        ({"pools": [], "instances": [], "pods": []}, []),
+        ({"pools": ["a", "b"]}, ["NodePool b"]),
+        ({"instances": [{"id": "i-2", "type": "p4d.24xlarge"}]}, ["instance i-2 (p4d.24xlarge)"]),
+        ({"pods": ["default/train", "default/web"]}, ["pod default/train"]),
+    ],
+    ids=["the same", "all gone", "a pool", "an instance", "a pod"],
+)
+def test_what_was_not_approved_is_growth(changes: dict[str, Any], grown: list[str]) -> None:
+    assert growth(APPROVED, {**APPROVED, **changes}) == grown
+
+
+def test_without_an_approved_plan_everything_is_growth() -> None:
+    assert growth({}, APPROVED) == ["NodePool a", "instance i-1 (g5.xlarge)", "pod default/web"]

@@ -195,6 +195,21 @@ def test_karpenter_must_not_go_while_pools_of_others_live_on(kube: KubeClient) -
     assert refused.value.reason == "KarpenterStillNeeded"
 
 
+def test_the_plan_after_the_approval_may_shrink_and_not_grow(kube: KubeClient, aws: AwsSession) -> None:
+    pool(kube)
+    karpenter(kube)
+    gone = instance(aws)
+    ti = TaskInstance(spec=demo_spec())
+    ti.xcoms["return_value"] = PlanTeardownOperator(task_id="plan").execute(context(ti))
+    aws.call("ec2", "terminate_instances", InstanceIds=[gone])
+    again = PlanTeardownOperator(task_id="plan_again", approved_task_id="plan")
+    assert again.execute(context(ti))["plan"]["instances"] == []
+    new = instance(aws)
+    with pytest.raises(PermanentError, match=rf"since plan was approved.*{new}.*clear plan") as refused:
+        again.execute(context(ti))
+    assert refused.value.reason == "PlanGrew"
+
+
 # --- freeze -----------------------------------------------------------------------------------------------------------
 
 
