@@ -64,6 +64,10 @@ DEADLINES = {
     "approval": "5m",
 }
 
+#: Seconds between a question and its answer. The process that asked takes a moment to end; the scheduler would take
+#: that late end for a failure of the process that the answer starts, and have the task tried, and asked, again.
+SETTLES_S = 2.0
+
 OVER = frozenset({"success", "failed"})
 OPEN = frozenset({"queued", "running", "deferred", "up_for_retry", "scheduled", "awaiting_input"})
 
@@ -210,17 +214,19 @@ class Fleet:
         :param before_answer: called before that; :param on_tick: called at every look with the tasks by id.
         """
         began = time.monotonic()
-        asked: set[tuple[str, int]] = set()
+        asked: dict[tuple[str, int], float] = {}
+        answered: set[tuple[str, int]] = set()
         while True:
             self.stack.check()
             run = self.api.run(dag_id, run_id)
             tasks = {task["task_id"]: task for task in self.api.tasks(dag_id, run_id)}
             for task_id, task in tasks.items():
-                # A try that is answered may be tried again and ask anew: on a busy machine Airflow's scheduler can
-                # take the late end of the process that asked for a failure of the one that was answered.
+                if task["state"] != "awaiting_input" or answer is None:
+                    continue
                 question = task_id, int(task.get("try_number") or 1)
-                if task["state"] == "awaiting_input" and answer is not None and question not in asked:
-                    asked.add(question)
+                since = asked.setdefault(question, time.monotonic())
+                if question not in answered and time.monotonic() - since >= SETTLES_S:
+                    answered.add(question)
                     if before_answer is not None:
                         before_answer()
                     self.api.answer(dag_id, run_id, task_id, answer)
@@ -233,6 +239,18 @@ class Fleet:
                 still = [f"{task_id} {task['state']}" for task_id, task in tasks.items() if task["state"] in OPEN]
                 raise TimeoutError(f"{dag_id}/{run_id} still runs after {timeout:.0f} s: {', '.join(still)}")
             time.sleep(interval)
+
+    def approve(self, dag_id: str, run_id: str, task_id: str = "teardown.approve", timeout: float = 90) -> None:
+        """Approve, and approve again if it is asked again, until the task has taken the answer in."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            task = self.wait_for_task(dag_id, run_id, task_id, "awaiting_input", "success")
+            if task["state"] == "success":
+                return
+            time.sleep(SETTLES_S)
+            with suppress(ApiError):  # it has been answered, and is not asked again yet
+                self.api.answer(dag_id, run_id, task_id)
+        raise TimeoutError(f"{dag_id}/{run_id}: {task_id} was not done {timeout:.0f} s after its first question")
 
     def run(self, dag_id: str = LIFECYCLE, conf: Json | None = None, **follow: Any) -> Run:
         """:meth:`start` and :meth:`follow`."""

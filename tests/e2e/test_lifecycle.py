@@ -181,8 +181,7 @@ def test_one_pool_alone_and_the_teardown_that_waits_for_the_turn(empty: Fleet) -
     lifecycle = empty.start(LIFECYCLE, {"until": "validated", "pools": [SHARED]})
     empty.wait_for_task(LIFECYCLE, lifecycle, "preflight.acquire_turn", "success")
     teardown = empty.start(TEARDOWN)
-    empty.wait_for_task(TEARDOWN, teardown, "teardown.approve", "awaiting_input")
-    empty.api.answer(TEARDOWN, teardown, "teardown.approve")
+    empty.approve(TEARDOWN, teardown)
     empty.wait_for_task(TEARDOWN, teardown, "teardown.acquire_turn", "deferred")
 
     def waiting() -> Any:
