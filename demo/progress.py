@@ -50,7 +50,7 @@ class Follower:
         on_input: Callable[[str], None] | None = None,
         on_tick: Callable[[list[dict[str, Any]]], None] | None = None,
         out: TextIO = sys.stdout,
-        interval: float = 1.5,
+        interval: float = 1.0,
     ) -> None:
         self.api = api
         self.stack = stack

@@ -24,6 +24,8 @@ from demo.timeline import epoch, read_spans, timeline
 
 CLUSTER = "demo"
 LIFECYCLE = f"gpu_lifecycle.{CLUSTER}"
+SHARED_POOL = "shared-a10g"
+SHARING = f"validation.pool_{SHARED_POOL}.sharing"
 #: Generous: the lifecycle takes about three minutes at the demo's speed.
 RUN_TIMEOUT_S = 900.0
 #: An image tag that no registry has: pods of this revision can never start.
@@ -80,10 +82,13 @@ class Scene:
         self.kubectl = Kubectl(state["env"]["KUBECONFIG"], stack.build_dir / "home")
         self.api = AirflowApi(stack.airflow_url, "admin", stack.password())
         self.report: Report = {"timelines": {}, "runs": []}
+        self.story_has_a_job = False
+        self.job = False
 
     # --- runs ----------------------------------------------------------------------------------------------------
     def lifecycle(self, until: str) -> bool:
         """One lifecycle; its approval is answered as soon as a user's job runs on the new GPUs."""
+        self.story_has_a_job = until == "torn_down"
         run = self._run(until)
         passed = bool(run["state"] == "success")
         if until == "torn_down":
@@ -130,27 +135,33 @@ class Scene:
         run_id = self.api.trigger(LIFECYCLE, {"until": until})
         print(f"\n{LIFECYCLE}: run {run_id}, until {until}\n")
         print(f"{'at':>6}  {'phase':<32} {'task':<24} {'state':<12} {'elapsed':>8}   what it waits for\n{'-' * 130}")
-        follower = Follower(
-            self.api, self.stack, on_input=lambda task: self._approve(run_id, task), on_tick=self._look_once_validated
-        )
+        follower = Follower(self.api, self.stack, on_input=lambda task: self._approve(run_id, task), on_tick=self._look)
         run = follower.follow(LIFECYCLE, run_id, RUN_TIMEOUT_S)
         self._collect(run)
         return run
 
-    def _look_once_validated(self, tasks: list[dict[str, Any]]) -> None:
-        """The nodes as they stand when validation has ended; later they are gone."""
-        ended = [task for task in tasks if task["task_id"] == "release_turn" and task["state"] == "success"]
-        if ended and "nodes" not in self.report:
-            offers = self.api.xcom(LIFECYCLE, ended[0]["dag_run_id"], "preflight.check_aws") or {}
+    def _look(self, tasks: list[dict[str, Any]]) -> None:
+        """What has to be seen, or done, while the capacity stands."""
+        done = {task["task_id"]: task for task in tasks if task["state"] == "success"}
+        if self.story_has_a_job and not self.job and SHARING in done:
+            # Before the plan is made: a teardown is not to touch what the person who approved it has not seen.
+            self.job = True
+            workload.create(self.kubectl, SHARED_POOL)
+            print("        a user starts a training job on the shared GPUs")
+        if "release_turn" in done and "nodes" not in self.report:
+            offers = self.api.xcom(LIFECYCLE, done["release_turn"]["dag_run_id"], "preflight.check_aws") or {}
             physical = {name: int(offer["gpus"]) for name, offer in offers.get("instance_types", {}).items()}
             self.report["nodes"] = facts.nodes(self.kubectl, physical)
             self.report["releases"] = facts.releases(self.kubectl)
 
     def _approve(self, run_id: str, task_id: str) -> None:
-        pool = next((node["pool"] for node in self.report.get("nodes", []) if node["replicas"] > 1), None)
-        if pool is not None:
-            where = workload.start(self.kubectl, pool)
-            print(f"        a user's training job runs on {', '.join(where)}")
+        plan = self.api.xcom(LIFECYCLE, run_id, "teardown.plan") or {"plan": {"pods": []}}
+        users = [pod for pod in plan["plan"]["pods"] if pod.startswith(f"{workload.NAMESPACE}/")]
+        if self.job and not users:
+            print("        the training job came too late for the plan; its user takes it back")
+            workload.remove(self.kubectl)
+        else:
+            print(f"        the plan names the user's pods: {', '.join(users) or 'none'}")
         print(f"        the demo answers {task_id}: Approve")
         self.api.answer(LIFECYCLE, run_id, task_id, "Approve")
 

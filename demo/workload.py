@@ -40,12 +40,22 @@ def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
     ]
 
 
+def create(kubectl: Kubectl, pool: str) -> None:
+    """Ask for the job; does not wait for it."""
+    kubectl.apply(*manifests(pool))
+
+
+def remove(kubectl: Kubectl) -> None:
+    """Take the job back; does not wait until it is gone."""
+    kubectl.run("delete", "deployment", NAME, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
 def start(kubectl: Kubectl, pool: str, timeout: float = 60) -> list[str]:
     """Apply the job and wait until its pods run. Returns the nodes it runs on.
 
     :raises TimeoutError: naming the pods that do not run.
     """
-    kubectl.apply(*manifests(pool))
+    create(kubectl, pool)
     deadline = time.monotonic() + timeout
     while True:
         pods = kubectl.get("pods", "-n", NAMESPACE)
