@@ -68,10 +68,19 @@ class Whole:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.before: Json = {}
-        self.run: Run = fleet.run(LIFECYCLE, {"until": "torn_down"}, before_answer=self.look)
+        self.job = False
+        self.run: Run = fleet.run(
+            LIFECYCLE, {"until": "torn_down"}, before_answer=self.look, on_tick=self.start_job_once_validated
+        )
         self.left = fleet.leftovers()
         self.users_pods = fleet.kubectl.get("pods", "-n", workload.NAMESPACE)
         fleet.end_users_job()
+
+    def start_job_once_validated(self, tasks: dict[str, Json]) -> None:
+        """Before the plan: what it does not name is not torn down under its approval."""
+        if not self.job and tasks[f"validation.pool_{SHARED}.sharing"]["state"] == "success":
+            self.job = True
+            workload.create(self.fleet.kubectl, SHARED)
 
     def look(self) -> None:
         fleet = self.fleet
