@@ -22,7 +22,7 @@ from gpu_fleet.core.releases.objects import (
 )
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Observation
-from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
+from gpu_fleet.core.releases.storage import PENDING, ReleaseStatus, StoredRevision
 from gpu_fleet.hooks.helm_command import Helm, uninstall_arguments
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
@@ -53,12 +53,18 @@ class ReleaseCleanup:
         return tuple(sorted({*(str(item) for item in found), *noted}))
 
     def prune_leaked(self, after: Observation) -> tuple[str, ...]:
-        """Delete objects that failed revisions created and the deployed one does not list."""
-        dead = [item for item in after.revisions if item.status is ReleaseStatus.FAILED]
-        if not dead or after.newest is None:
+        """Delete objects that earlier revisions created and the deployed one does not list.
+
+        Looks only if an operation failed or died. Then at every revision: a rollback that dies before it deletes what
+        its target lacks leaves objects of the revision that *was* deployed, and Helm's next command compares with the
+        dead one.
+        """
+        dead = {ReleaseStatus.FAILED, *PENDING}
+        newest, earlier = after.newest, after.revisions[:-1]
+        if newest is None or not any(item.status in dead for item in earlier):
             return ()
-        current = self.storage.manifest(after.newest)
-        candidates = leaked((self.storage.manifest(item) for item in dead), current, self.storage.namespace)
+        current = self.storage.manifest(newest)
+        candidates = leaked((self.storage.manifest(item) for item in earlier), current, self.storage.namespace)
         return self.remove_leftovers((str(item) for item in candidates), self.PRECIOUS)
 
     def uninstall(self, helm: Helm, request: ReleaseRequest, newest: StoredRevision, keep: frozenset[str]) -> None:

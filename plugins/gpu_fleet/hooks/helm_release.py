@@ -103,7 +103,7 @@ class ReleaseEngine(ReleaseSteps):
             if not self._shows(seen, revision):
                 self._rollback(helm, seen, revision)
                 seen = self.storage.observe()
-            return self._outcome(self._record(seen))
+            return self._outcome(self._confirm(seen))
 
     def remedy_unhealthy(self, revision: int, secret_uid: str) -> tuple[str, ...]:
         """The deployed revision does not work: roll back to the proven one, uninstall, or leave it, by policy.

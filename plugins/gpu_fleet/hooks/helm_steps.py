@@ -88,7 +88,7 @@ class ReleaseSteps:
             # Drift is corrected once: what an upgrade did not put right, another one will not either.
             seen, decision = self._look(goal, drift=step == 0)
             if decision.action is Action.NOTHING:
-                return self._record(seen)
+                return self._confirm(seen)
             log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
             self._refuse(decision)
             if decision.action in {Action.INSTALL, Action.UPGRADE}:
@@ -141,10 +141,7 @@ class ReleaseSteps:
         after = self.storage.observe(self.request)
         if self._made(after, expected, self.request.digest):
             self._actions.append(f"{action} {expected}")
-            self._record(replace(after, ledger=ledger))
-            self._settle_history(after)
-            if self.request.policy.prune:
-                self.cleanup.prune_leaked(after)
+            self._confirm(replace(after, ledger=ledger))
             return
         error = self._with_cause(self._failure(what, done, after), after)
         log.error("%s", error)
@@ -190,8 +187,7 @@ class ReleaseSteps:
                 reason="RollbackFailed",
             ) from error
         self._actions.append(f"rollback {target}")
-        self._record(replace(after, ledger=ledger), copy_of=target)
-        self._settle_history(after)
+        self._confirm(replace(after, ledger=ledger), copy_of=target)
 
     def _uninstall(self, helm: Helm, seen: Observation, keep: frozenset[str], why: str) -> None:
         objects = self.cleanup.objects_of(seen)
@@ -269,6 +265,18 @@ class ReleaseSteps:
         if known is not None and known.is_revision(newest):
             entry = known
         return replace(seen, ledger=self.storage.write_ledger(seen.ledger.with_candidate(entry)))
+
+    def _confirm(self, seen: Observation, copy_of: int | None = None) -> Observation:
+        """Clean up after the dead and the failed, then write the candidate into the ledger.
+
+        In this order: whoever dies in between leaves the intent, and the next run cleans up again.
+        """
+        if self._recorded(seen):
+            return seen
+        self._settle_history(seen)
+        if self.request.policy.prune:
+            self.cleanup.prune_leaked(seen)
+        return self._record(seen, copy_of)
 
     def _settle_history(self, after: Observation) -> None:
         """Helm leaves a revision whose operation died pending for good, also after a rollback over it."""

@@ -96,7 +96,7 @@ def pending_upgrade_waiting(place: World) -> None:
 @fault(3, "kill and kill -9 helm in pending-rollback")
 def pending_rollback(place: World) -> None:
     place.install_proven({"message": "good"})
-    place.engine({"message": "bad"}).install()
+    place.engine({"message": "bad", "extra": "leak"}).install()
     for number in (signal.SIGTERM, signal.SIGKILL):
         with place.faults(*slow_deployment(count=2)):
             task = InThread(place.engine().remediate)
@@ -109,6 +109,7 @@ def pending_rollback(place: World) -> None:
     outcome = place.engine().remediate()
     assert outcome.actions == ("rollback 1",)
     assert place.ledger()["proven"]["copy_of"] == 1
+    assert place.config("tiny-leak") is None, "the killed rollback had not deleted it yet"
     place.right("good")
     place.converge()
 
