@@ -87,7 +87,7 @@ class PoolNode:
     """A node of a NodePool.
 
     :ivar gpus: allocatable ``nvidia.com/gpu``; ``None`` if the node does not have the resource at all.
-    :ivar ready_since: epoch seconds at which Ready became True.
+    :ivar ready_since: epoch seconds at which Ready became True; :ivar created: at which the Node object was made.
     :ivar not_ready: reason and message while it is not Ready.
     """
 
@@ -105,6 +105,7 @@ class PoolNode:
     zone: str
     capacity_type: str
     annotations: Mapping[str, str] = field(default_factory=dict)
+    created: float | None = None
 
     @classmethod
     def of(cls, node: Object) -> PoolNode:
@@ -128,6 +129,7 @@ class PoolNode:
             zone=labels.get(LABEL_ZONE, ""),
             capacity_type=labels.get(LABEL_CAPACITY_TYPE, ""),
             annotations=annotations_of(node),
+            created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
         )
 
     def instance(self) -> dict[str, str]:

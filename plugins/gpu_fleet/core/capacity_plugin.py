@@ -94,10 +94,13 @@ def no_gpus(
 
 
 def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience_s: float) -> Verdict:
+    # The controller tries as soon as the node is there; what it was refused before then was about other nodes.
     refused = [
         event
         for event in events
-        if event.get("reason") == "FailedCreate" and (event.get("involvedObject") or {}).get("kind") == "DaemonSet"
+        if event.get("reason") == "FailedCreate"
+        and (event.get("involvedObject") or {}).get("kind") == "DaemonSet"
+        and event_time(event) >= (node.created or 0.0)
     ]
     if refused:
         text = str(max(refused, key=event_time).get("message", ""))

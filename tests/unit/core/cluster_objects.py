@@ -38,6 +38,7 @@ def node(
     if initialized:
         labels["karpenter.sh/initialized"] = "true"
     metadata: dict[str, Any] = {"name": name, "labels": labels, "annotations": annotations or {}}
+    metadata["creationTimestamp"] = stamp(NOW - ready_for - 10)
     if deleting:
         metadata["deletionTimestamp"] = stamp(NOW)
     allocatable = {"cpu": "4", "memory": "15Gi"}

@@ -118,6 +118,14 @@ def test_a_broken_node_beyond_the_wanted_ones_is_named_and_fails_nothing(broken:
         ({"nodes": [node(N1), node(N2, gpus=1, ready_for=10)]}, "AllocatableMismatch", "expected 4"),
         ({"nodes": [node(N1), node(N2, gpus=None, ready_for=10)]}, "DevicePluginAbsent", "no device-plugin pod"),
         (
+            {
+                "nodes": [node(N1, gpus=None, ready_for=60)],
+                "plugin_events": [event("FailedCreate", "refused before this node came", kind="DaemonSet", ago=300)],
+            },
+            "DevicePluginAbsent",
+            "no device-plugin pod yet",
+        ),
+        (
             {"nodes": [node(N2, gpus=None, ready_for=10)], "plugin_pods": [plugin_pod(N2, ready=False, age=8)]},
             "DevicePluginStarting",
             "is starting",
