@@ -29,12 +29,14 @@ class Case:
     :ivar spec: what its file says instead of the demo cluster's.
     :ivar failed: the tasks that fail; nothing after them runs.
     :ivar says: what the log of each of them names: the object and the remedy.
+    :ivar full: only in make test-full.
     """
 
     name: str
     spec: Json
     failed: frozenset[str]
     says: tuple[str, ...]
+    full: bool = False
 
 
 CASES = [
@@ -49,6 +51,7 @@ CASES = [
         {"aws": {"connection": "aws_badkey"}},
         frozenset({CHECK_AWS, ACTIVE}),
         ("Airflow connection 'aws_badkey'", "AWS does not accept the credentials"),
+        full=True,
     ),
     Case(
         # Of the right form, so that only AWS can tell.
@@ -68,6 +71,7 @@ CASES = [
         {"aws": {"region": "eu-central-1"}},
         frozenset({ACTIVE}),
         ("there is no EKS cluster 'demo-gpu'", "check cluster.name, aws.region"),
+        full=True,
     ),
     Case(
         "absent",
@@ -90,17 +94,17 @@ def failed_early(run: Run, failed: frozenset[str] | set[str]) -> None:
 
 
 class Together:
-    """All cases run side by side."""
+    """The cases of this session run side by side."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, cases: list[Case]) -> None:
         self.before = fleet.snapshot()
-        for case in CASES:
+        for case in cases:
             fleet.write_cluster(case.name, case.spec)
-        started = {case.name: fleet.start(f"gpu_lifecycle.{case.name}") for case in CASES}
+        started = {case.name: fleet.start(f"gpu_lifecycle.{case.name}") for case in cases}
         self.runs = {name: fleet.follow(f"gpu_lifecycle.{name}", run_id) for name, run_id in started.items()}
         self.logs = {
             case.name: {task_id: self.runs[case.name].log(task_id) for task_id in self.runs[case.name].failed}
-            for case in CASES
+            for case in cases
         }
         self.after = fleet.snapshot()
 
@@ -122,16 +126,20 @@ def bad_key(the_fleet: Fleet) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def together(the_fleet: Fleet, bad_key: None) -> Together:
+def together(the_fleet: Fleet, bad_key: None, request: pytest.FixtureRequest) -> Together:
     the_fleet.repair()
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    selected = [spec.params["case"] for spec in specs if spec is not None and "case" in spec.params]
     try:
-        return Together(the_fleet)
+        return Together(the_fleet, [case for case in CASES if case in selected])
     finally:
         for case in CASES:
             (the_fleet.clusters_dir / f"{case.name}.yaml").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.full] if case.full else []) for case in CASES]
+)
 def test_wrong_cluster_file_fails_in_preflight(together: Together, fleet: Fleet, case: Case) -> None:
     run = together.runs[case.name]
     fleet.runs.append((run.dag_id, run.run_id))
@@ -151,7 +159,7 @@ def test_nothing_was_changed_by_any_of_them(together: Together) -> None:
     ("script", "says"),
     [
         (None, ("there is no helm", "install helm 4.x or set HELM_BIN")),
-        ("echo v2.17.0", ("2.17", "HELM_BIN")),
+        pytest.param("echo v2.17.0", ("2.17", "HELM_BIN"), marks=pytest.mark.full),
         pytest.param("exit 0", ("does not say its version", "HELM_BIN"), marks=pytest.mark.full),
     ],
     ids=["missing", "too old", "silent"],
