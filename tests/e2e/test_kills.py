@@ -67,10 +67,10 @@ def clean(the_fleet: Fleet) -> Clean:
 
 @pytest.fixture(scope="session")
 def replacements() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that stand in for killed parts of Airflow for the rest of the session."""
+    """Processes that stand in for killed parts of Airflow for the rest of the session, or of a stack that is kept."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
-    for process in started:
+    for process in started if not os.environ.get("E2E_KEEP") else ():
         stop_group(process)
 
 
