@@ -79,7 +79,10 @@ def _pull(chart: ChartRef, source: ChartRef, cached: Path, stop: Callable[[], st
         _ = helm.version
         done = helm.run(_pull_arguments(source, str(destination)), deadline_s=_PULL_SECONDS, quiet=True)
         if done.ended_by == "deadline":
-            raise DeadlinePassed(f"{what}: no end after {_PULL_SECONDS:.0f} s; check the address, or set a mirror")
+            raise DeadlinePassed(
+                f"{what}: no end after {_PULL_SECONDS:.0f} s; check the address and the network, or set a mirror in "
+                f"{MIRRORS_VARIABLE}"
+            )
         if done.ended_by:
             raise TransientError(f"{what}: {done.ended_by}", reason="Interrupted")
         archives = sorted(destination.glob("*.tgz"))

@@ -121,7 +121,10 @@ class Transport:
         try:
             response = self._open_pool(endpoint).request(method, url, body=data, headers=sent)
         except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-            raise Unreached(f"{what}: cannot connect to {endpoint.server} ({self.access}): {error}") from error
+            raise Unreached(
+                f"{what}: cannot connect to {endpoint.server} ({self.access}): {error}; check the network, and whether "
+                "the cluster's endpoint is reachable from here"
+            ) from error
         except urllib3.exceptions.SSLError as error:
             raise Unreached(f"{what}: no trusted TLS connection to {endpoint.server}: {error}") from error
         except urllib3.exceptions.HTTPError as error:

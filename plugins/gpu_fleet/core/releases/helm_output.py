@@ -21,6 +21,7 @@ from gpu_fleet.core.errors import (
     TransientError,
     Unauthorized,
 )
+from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE
 
 _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)\.(?P<patch>[0-9]+)")
 _TOKENS = re.compile(r"(k8s-aws-v1\.)[A-Za-z0-9_=-]+|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}")
@@ -206,4 +207,7 @@ def pull_error(what: str, stderr: str) -> GpuFleetError:
         return Invalid(f"{what}: {text}; check repository, chart and version", reason="ChartNotFound")
     if re.search(r"401|403|unauthorized|denied|forbidden", text, re.IGNORECASE):
         return Forbidden(f"{what}: {text}; log in to the registry (HELM_REGISTRY_CONFIG)", reason="ChartForbidden")
-    return ApiUnavailable(f"{what}: {text}; check the address, or set a mirror", reason="ChartUnreachable")
+    return ApiUnavailable(
+        f"{what}: {text}; check the address and the network, or set a mirror in {MIRRORS_VARIABLE}",
+        reason="ChartUnreachable",
+    )

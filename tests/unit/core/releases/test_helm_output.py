@@ -144,3 +144,9 @@ def test_tokens_are_hidden() -> None:
 )
 def test_pull_failures(text: str, kind: type[Exception]) -> None:
     assert type(pull_error("pull of chart x", text)) is kind
+
+
+def test_an_unreachable_repository_is_told_with_the_ways_around_it() -> None:
+    error = pull_error("pull of chart x", "Error: dial tcp 127.0.0.1:1: connect: connection refused")
+    assert error.reason == "ChartUnreachable"
+    assert "GPU_FLEET_CHART_MIRRORS" in error.message
