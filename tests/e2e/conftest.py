@@ -15,7 +15,7 @@ import pytest
 
 from demo.run import still_running
 from demo.stack import Stack
-from tests.e2e.fleet import Fleet, cluster_spec, find_tools, write_spec
+from tests.e2e.fleet import CHART_CACHE, Fleet, cluster_spec, find_tools, write_spec
 
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
 SPEED = 15.0
@@ -43,7 +43,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         speed=float(os.environ.get("E2E_SPEED", SPEED)),
         clusters_dir=clusters,
         # A link of our own, so that a test can put something else in helm's place.
-        extra_env={"HELM_BIN": str(tools / "helm"), **ENVIRONMENT},
+        extra_env={
+            "HELM_BIN": str(tools / "helm"),
+            "GPU_FLEET_CHART_CACHE": str(build / CHART_CACHE),
+            **ENVIRONMENT,
+        },
         outlives=bool(keep),
     )
     with pytest.MonkeyPatch.context() as patch, ended_like_by_ctrl_c():
@@ -57,7 +61,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.start(say=lambda *_: None)
             yield stack
         finally:
-            if not keep:
+            if keep:
+                for process in (stack.airflow_process, stack.sandbox_process):
+                    if process is not None:
+                        process.returncode = 0  # or its Popen would complain that it still runs, which is meant
+            else:
                 stack.stop()
                 assert processes_of(build) == [], "the stack was stopped and left these running"
 

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -63,6 +64,9 @@ DEADLINES = {
     "cleanup": "1m",
     "approval": "5m",
 }
+
+#: Folder of the workers' chart cache, below the stack's.
+CHART_CACHE = "chart-cache"
 
 #: Seconds between a question and its answer. The process that asked takes a moment to end; the scheduler would take
 #: that late end for a failure of the process that the answer starts, and have the task tried, and asked, again.
@@ -400,6 +404,10 @@ class Fleet:
             yield
         finally:
             self.restore_helm()
+
+    def forget_charts(self) -> None:
+        """Empty the workers' cache of charts, so that the next install must pull them."""
+        shutil.rmtree(self.stack.build_dir / CHART_CACHE, ignore_errors=True)
 
     def restore_helm(self) -> None:
         link = self.tools / "helm"
