@@ -1,5 +1,8 @@
 """Measures what the DAG files cost: parsing a fleet, parsing for one task, serialising.
 
+A task's process is a fork of the scheduler's worker, which has imported what ``gpu_fleet.hooks.preload`` names; so one
+task is measured that way, and in a cold interpreter as well, where the imports of third parties come first.
+
     python bench/parse.py [--clusters 50] [--rounds 5]
 
 Each figure is the median of runs in fresh interpreters, side by side with the import of Airflow alone.
@@ -25,6 +28,9 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.sdk import DAG
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+if "PRELOAD" in os.environ:
+    from gpu_fleet.hooks import preload
+    preload.preload(preload.MODULES["scheduler"])
 imported = time.perf_counter()
 bag = DagBag(dag_folder=sys.argv[1], collect_dags=False)
 for path in sys.argv[2:]:
@@ -41,7 +47,7 @@ print("@@@" + json.dumps({
 """
 
 
-def measure(clusters: Path, files: list[Path], context: str | None) -> dict[str, float]:
+def measure(clusters: Path, files: list[Path], context: str | None, *, preload: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as home:
         env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
         env |= {
@@ -54,6 +60,8 @@ def measure(clusters: Path, files: list[Path], context: str | None) -> dict[str,
         }
         if context is not None:
             env |= {"_AIRFLOW_PARSING_CONTEXT_DAG_ID": context, "_AIRFLOW_PARSING_CONTEXT_TASK_ID": "run_verdict"}
+        if preload:
+            env["PRELOAD"] = "1"
         done = subprocess.run(
             [sys.executable, "-c", _MEASURE, str(ROOT / "dags"), *map(str, files)],
             env=env,
@@ -80,8 +88,14 @@ def main() -> None:
         files = sorted((ROOT / "dags").glob("*.py"))
         whole = [measure(clusters, files, None) for _ in range(args.rounds)]
         lifecycle = [ROOT / "dags" / "gpu_lifecycle.py"]
-        single = [measure(clusters, lifecycle, "gpu_lifecycle.cluster007") for _ in range(args.rounds)]
-    for title, rounds in ((f"{args.clusters} clusters", whole), ("one task of one cluster", single)):
+        one = "gpu_lifecycle.cluster007"
+        forked = [measure(clusters, lifecycle, one, preload=True) for _ in range(args.rounds)]
+        cold = [measure(clusters, lifecycle, one) for _ in range(args.rounds)]
+    for title, rounds in (
+        (f"{args.clusters} clusters", whole),
+        ("one task, in a worker's fork", forked),
+        ("one task, in a cold interpreter", cold),
+    ):
         median = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
         print(
             f"{title}: {median['dags']:.0f} DAGs, {median['tasks']:.0f} tasks; "

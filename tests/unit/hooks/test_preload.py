@@ -38,3 +38,12 @@ def test_every_module_of_the_lists_exists() -> None:
 
 def test_a_module_that_is_missing_does_not_stop_the_component() -> None:
     assert preload.preload(("json", "no_such_module_anywhere")) == ["no_such_module_anywhere"]
+
+
+def test_the_handlers_of_asset_uris_are_loaded_before_the_fork() -> None:
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+
+    preload.preload(())
+    assert "_asset_uri_handlers" in vars(ProvidersManagerTaskRuntime())
+    assert "s3" in ProvidersManagerTaskRuntime()._asset_uri_handlers
+    assert "airflow.providers.amazon.aws.assets.s3" in sys.modules
