@@ -125,8 +125,7 @@ def placeholder_gpus(pool: NodePool, physical: int) -> int:
     killed with ``UnexpectedAdmissionError``), so there a placeholder asks for one: the anti-affinity alone makes it one
     node each.
     """
-    refuses = getattr(pool.sharing, "fail_requests_greater_than_one", False)
-    return 1 if pool.shared and refuses else physical
+    return 1 if pool.refuses_two else physical
 
 
 def placeholder_lifetime_s(deadlines: Deadlines) -> int:

@@ -16,6 +16,7 @@ from gpu_fleet.core.names import (
     LABEL_COMPONENT,
     LABEL_GPU_PRESENT,
     LABEL_INSTANCE_TYPE,
+    LABEL_MPS_CAPABLE,
     LABEL_PLUGIN_CONFIG,
     LABEL_POOL,
     SYSTEM_NAMESPACE,
@@ -119,8 +120,12 @@ def node_classes(spec: ClusterSpec) -> list[Manifest]:
 
 
 def pool_labels(pool: NodePool) -> dict[str, str]:
-    """Labels of a pool's nodes; the first makes the device plugin want pods there, the second picks its config."""
-    return {**pool.labels, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: pool.config_entry}
+    """Labels of a pool's nodes: the first makes the device plugin want pods there, the second picks its config, and
+    the third, of MPS pools, makes the chart's MPS control daemon want one (GPU Feature Discovery, which would set it
+    too, is not installed).
+    """
+    mine = {LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: pool.config_entry}
+    return {**pool.labels, **mine, **({LABEL_MPS_CAPABLE: "true"} if pool.mps else {})}
 
 
 def pool_taints(pool: NodePool) -> list[dict[str, str]]:

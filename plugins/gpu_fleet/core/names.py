@@ -24,6 +24,7 @@ PLACEHOLDER_PRIORITY_CLASS = "gpu-fleet-placeholder"
 GPU_RESOURCE = "nvidia.com/gpu"
 LABEL_GPU_PRESENT = "nvidia.com/gpu.present"
 LABEL_PLUGIN_CONFIG = "nvidia.com/device-plugin.config"
+LABEL_MPS_CAPABLE = "nvidia.com/mps.capable"  # the MPS control daemon's node selector; GFD would set it too
 GPU_TAINT_KEY = "nvidia.com/gpu"
 RUNTIME_CLASS_NAME = "nvidia"
 DEVICE_PLUGIN_RELEASE = "nvidia-device-plugin"

@@ -108,7 +108,7 @@ def plan_round(probe: Probe, spec: ClusterSpec, pool: NodePool, node: str, *, sl
     :param held: GPUs that users' pods hold.
     """
     free = max(0, slots - held)
-    refuses = pool.shared and bool(getattr(pool.sharing, "fail_requests_greater_than_one", False))
+    refuses = pool.refuses_two
     match probe:
         case Probe.VECTORADD:
             return NodeRound(node, users=min(1, free), fill=min(1, free), greedy=False, held=held)

@@ -10,7 +10,7 @@ import yaml
 
 from gpu_fleet.core.manifests import pool_taints
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME
-from gpu_fleet.core.spec import ClusterSpec, TimeSlicing
+from gpu_fleet.core.spec import ClusterSpec, Mps, NodePool, TimeSlicing
 from gpu_fleet.core.templates import template
 
 Component = Literal["karpenter-crd", "karpenter", "device-plugin"]
@@ -28,6 +28,26 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _sharing(pool: NodePool) -> dict[str, Any]:
+    """The ``sharing`` block of a shared pool.
+
+    Under MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
+    """
+    resources = [{"name": GPU_RESOURCE, "replicas": pool.replicas}]
+    match pool.sharing:
+        case TimeSlicing(fail_requests_greater_than_one=refuse):
+            return {
+                "timeSlicing": {
+                    "renameByDefault": False,
+                    "failRequestsGreaterThanOne": refuse,
+                    "resources": resources,
+                }
+            }
+        case Mps():
+            return {"mps": {"renameByDefault": False, "resources": resources}}
+    raise ValueError(f"pool {pool.name} shares nothing")
+
+
 def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
     """The device plugin's configs: one entry per distinct sharing, ``exclusive`` always among them.
 
@@ -37,17 +57,8 @@ def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
     base: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": "none", "failOnInitError": True}}
     configs = {DEFAULT_CONFIG_ENTRY: base}
     for pool in spec.node_pools:
-        if isinstance(pool.sharing, TimeSlicing):
-            configs[pool.config_entry] = {
-                **base,
-                "sharing": {
-                    "timeSlicing": {
-                        "renameByDefault": False,
-                        "failRequestsGreaterThanOne": pool.sharing.fail_requests_greater_than_one,
-                        "resources": [{"name": GPU_RESOURCE, "replicas": pool.sharing.replicas}],
-                    }
-                },
-            }
+        if pool.shared:
+            configs[pool.config_entry] = {**base, "sharing": _sharing(pool)}
     return {key: configs[key] for key in sorted(configs)}
 
 
@@ -77,6 +88,9 @@ def _device_plugin(spec: ClusterSpec) -> dict[str, Any]:
         "nodeSelector": {LABEL_GPU_PRESENT: "true"},
         "tolerations": plugin_tolerations(spec),
     }
+    if any(pool.mps for pool in spec.node_pools):
+        # Without the host's process ids the control daemon cannot tell its clients apart, and no GPU registers.
+        derived["mps"] = {"enableHostPID": True}
     return merge(merge(template("helm/device-plugin"), derived), plugin.values)
 
 

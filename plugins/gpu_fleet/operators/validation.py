@@ -277,7 +277,7 @@ class RunProbesOperator(PoolOperator):
             finished_at=now,
             nodes=reports,
             pool_checks=(check,) if reports else (),
-            notes=(NO_MEMORY_ISOLATION,) if self.this_pool.shared else (),
+            notes=(NO_MEMORY_ISOLATION,) if self.this_pool.shared and not self.this_pool.mps else (),
         )
 
     def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:

@@ -113,8 +113,7 @@ def dagrun_timeout(spec: ClusterSpec) -> timedelta:
 def cluster_table(spec: ClusterSpec) -> str:
     """The cluster's pools as a Markdown table, for ``doc_md``."""
     rows = [
-        f"| {pool.name} | {', '.join(pool.instance_types)} | {pool.wanted_nodes} | "
-        f"{f'time-slicing, {pool.replicas} per GPU' if pool.shared else 'exclusive'} |"
+        f"| {pool.name} | {', '.join(pool.instance_types)} | {pool.wanted_nodes} | {pool.sharing_words} |"
         for pool in spec.node_pools
     ]
     head = [

@@ -56,6 +56,15 @@ def test_an_exclusive_pool_has_the_exclusive_config() -> None:
     assert labels["nvidia.com/device-plugin.config"] == "exclusive"
 
 
+def test_nodes_of_an_mps_pool_ask_for_the_control_daemon() -> None:
+    spec = demo_spec(nodePools__0__sharing={"mode": "mps", "replicas": 4})
+    assert build("node_pool", spec, pool="shared-a10g")[0]["spec"]["template"]["metadata"]["labels"] == {
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/device-plugin.config": "mps-4",
+        "nvidia.com/mps.capable": "true",
+    }
+
+
 def test_a_limit_that_is_not_given_leaves_room_for_one_replacement() -> None:
     spec = demo_spec(nodePools__0__limits=...)
     assert build("node_pool", spec, pool="shared-a10g")[0]["spec"]["limits"] == {"nodes": "3"}

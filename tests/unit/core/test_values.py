@@ -28,6 +28,17 @@ def test_there_is_one_config_per_distinct_sharing_and_the_default_shares_nothing
     }
 
 
+MPS = {"mode": "mps", "replicas": 4}
+
+
+def test_an_mps_pool_has_its_own_config_and_a_daemon_that_sees_the_hosts_processes() -> None:
+    assert configs(nodePools__1__sharing=MPS)["mps-4"]["sharing"] == {
+        "mps": {"renameByDefault": False, "resources": [{"name": "nvidia.com/gpu", "replicas": 4}]}
+    }
+    assert helm_values(demo_spec(nodePools__1__sharing=MPS), "device-plugin")["mps"] == {"enableHostPID": True}
+    assert "mps" not in helm_values(demo_spec(), "device-plugin")
+
+
 def test_the_flags_are_the_same_in_every_config() -> None:
     assert [c["flags"] for c in configs().values()] == [{"migStrategy": "none", "failOnInitError": True}] * 2
     assert {c["version"] for c in configs().values()} == {"v1"}

@@ -12,7 +12,7 @@ from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster, EksAccess, KubeconfigAccess
-from gpu_fleet.core.spec.pools import Exclusive, NodeClass, NodePool, Taint, TimeSlicing
+from gpu_fleet.core.spec.pools import Exclusive, Mps, NodeClass, NodePool, Taint, TimeSlicing
 from gpu_fleet.core.spec.problems import Problem, SpecErrors, problems_of
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "GPUS_OF_INSTANCE_TYPE",
     "Karpenter",
     "KubeconfigAccess",
+    "Mps",
     "NodeClass",
     "NodePool",
     "Problem",

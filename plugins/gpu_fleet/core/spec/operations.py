@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gpu_fleet.core.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, Seconds, SpecModel
+from gpu_fleet.core.spec.base import DnsLabel, QuotedVersion, Seconds, SpecModel
 
 
 class Deadlines(SpecModel):
@@ -64,6 +64,16 @@ class ProbeImages(SpecModel):
         min_length=1,
         description="Image for the sharers.",
     )
+    throughput: str = Field(
+        default="public.ecr.aws/docker/library/python:3.12-slim-bookworm",
+        min_length=1,
+        description="Image with python3 (3.8 or later) and glibc; the NVIDIA runtime adds the driver's libraries.",
+    )
+    dcgm: str = Field(
+        default="nvcr.io/nvidia/cloud-native/dcgm:4.2.3-1-ubuntu22.04",
+        min_length=1,
+        description="NVIDIA's DCGM: nv-hostengine and dcgmi.",
+    )
     placeholder: str = Field(
         default="registry.k8s.io/pause:3.10", min_length=1, description="Image of the pods that ask for capacity."
     )
@@ -76,21 +86,108 @@ class Probes(SpecModel):
     sharing: bool = Field(default=True, description="All replicas of a GPU in use at the same time, same GPU UUID.")
     oversubscription: bool = Field(default=True, description="One pod too many stays Pending.")
     exclusive: bool = Field(default=True, description="Every container sees GPUs that no other container sees.")
+    throughput: bool = Field(
+        default=True, description="Revalidation: arithmetic throughput, together against alone, and its fairness."
+    )
+    dcgm: Literal[1, 2, 3] | None = Field(
+        default=None,
+        description="Revalidation: level of `dcgmi diag` on nodes whose GPUs are all free (1: seconds, 2: about 2 "
+        "minutes, 3: about 15 minutes); null: none.",
+    )
+
+
+class ValidatedNodes(SpecModel):
+    """Which nodes a run of validation looks at, and how many at a time."""
+
+    sample: int | None = Field(
+        default=None, ge=1, description="So many nodes of each pool per run, another choice each run; null: all."
+    )
+    at_once: int = Field(
+        default=50,
+        ge=1,
+        le=500,
+        description="Nodes under test at the same time; more are tested in waves. 50 keep the pods of one wave (a "
+        "few hundred) within what the scheduler places in seconds.",
+    )
+
+
+class Throughput(SpecModel):
+    """What the sharers of a GPU have to reach. The figures compare GPUs with themselves and with each other only."""
+
+    duration: Seconds = Field(
+        default=Seconds.parse("10s"), description="How long each probe computes; GPU 0's goes on alone as long again."
+    )
+    minimum_total: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Least throughput of all sharers together, as a share of one alone; switching costs some.",
+    )
+    tolerance: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="How far a sharer may stay below the mean of the sharers, and a whole GPU below the median.",
+    )
+
+
+class OnFailure(SpecModel):
+    """What happens to nodes that fail a revalidation for a cause that lies in them."""
+
+    policy: Literal["alert", "quarantine", "replace"] = Field(
+        default="alert",
+        description="alert: report only. quarantine: cordon and taint the node, release it when it passes again. "
+        "replace: delete its NodeClaim.",
+    )
+    budget: int = Field(default=1, ge=1, le=100, description="Most nodes of a pool that one run takes out of service.")
+
+
+class Notification(SpecModel):
+    """A notifier that is told when a pool's verdict changes."""
+
+    notifier: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        description="Import path of a class derived from Airflow's BaseNotifier.",
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Its keyword arguments; templated as the notifier allows. No secrets."
+    )
+
+
+_DRIVER = r"^[0-9]+(\.[0-9]+){0,2}$"
 
 
 class Validation(SpecModel):
     """Proof that GPUs work and are shared as promised."""
 
     namespace: DnsLabel = Field(default=VALIDATION_NAMESPACE)
+    nodes: ValidatedNodes = Field(default_factory=ValidatedNodes)
     images: ProbeImages = Field(default_factory=ProbeImages)
     probes: Probes = Field(default_factory=Probes)
+    throughput: Throughput = Field(default_factory=Throughput)
     overlap: Seconds = Field(
         default=Seconds.parse("20s"),
         description="How long all sharers must run at once; covers their start-up skew.",
     )
+    minimum_driver: Annotated[QuotedVersion, Field(pattern=_DRIVER)] | None = Field(
+        default=None, description='Nodes with an older NVIDIA driver fail, for example "570"; null: any driver.'
+    )
     image_pull_secrets: tuple[DnsLabel, ...] = Field(
         default=(), description="Names of existing pull secrets in the validation namespace."
     )
+    on_failure: OnFailure = Field(default_factory=OnFailure)
+    overdue_after: Seconds | None = Field(
+        default=None,
+        description="Alert if a scheduled revalidation has not ended so long after it was due; null: never.",
+    )
+    notify: tuple[Notification, ...] = Field(default=(), description="Told when a pool's verdict changes.")
+
+    @field_validator("overdue_after")
+    @classmethod
+    def _some_time(cls, value: Seconds | None) -> Seconds | None:
+        if value is not None and value <= 0:
+            raise ValueError("0 seconds after it was due no run can have ended; write for example 2h")
+        return value
 
 
 class Drain(SpecModel):

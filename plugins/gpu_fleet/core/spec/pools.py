@@ -64,6 +64,24 @@ class NodeClass(SpecModel):
         return value
 
 
+def _check_replicas(value: int) -> int:
+    if value < 2:
+        raise ValueError(
+            f"{value} is not sharing, and the device plugin fails on the node with fewer than 2 replicas; "
+            "write 2 or more, or sharing: {mode: exclusive}"
+        )
+    return value
+
+
+def _check_rename(value: bool) -> bool:
+    if value:
+        raise ValueError(
+            "needs a NodeOverlay, which this version does not manage: without it Karpenter waits for "
+            "nvidia.com/gpu for ever; set it to false"
+        )
+    return value
+
+
 class Exclusive(SpecModel):
     """Whole GPUs: one container per GPU."""
 
@@ -86,28 +104,43 @@ class TimeSlicing(SpecModel):
         description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
     )
 
-    @field_validator("replicas")
+    _replicas = field_validator("replicas")(_check_replicas)
+    _rename = field_validator("rename_by_default")(_check_rename)
+
+
+class Mps(SpecModel):
+    """CUDA Multi-Process Service: each GPU is advertised `replicas` times, each client limited to 1/replicas of its
+    memory and threads. NVIDIA calls it experimental.
+    """
+
+    mode: Literal["mps"]
+    replicas: int = Field(
+        le=48,
+        description="How often each physical GPU is advertised; 2 to 48 (clients of one MPS server since Volta).",
+    )
+    fail_requests_greater_than_one: bool = Field(
+        default=True, description="Must be true: under MPS the device plugin refuses such requests in any case."
+    )
+    rename_by_default: bool = Field(
+        default=False,
+        description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
+    )
+
+    _replicas = field_validator("replicas")(_check_replicas)
+    _rename = field_validator("rename_by_default")(_check_rename)
+
+    @field_validator("fail_requests_greater_than_one")
     @classmethod
-    def _at_least_two(cls, value: int) -> int:
-        if value < 2:
+    def _always_refused(cls, value: bool) -> bool:
+        if not value:
             raise ValueError(
-                f"{value} is not sharing, and the device plugin fails on the node with fewer than 2 replicas; "
-                "write 2 or more, or sharing: {mode: exclusive}"
+                "the device plugin refuses requests for several shares under MPS whatever it is told; remove it"
             )
         return value
 
-    @field_validator("rename_by_default")
-    @classmethod
-    def _no_rename(cls, value: bool) -> bool:
-        if value:
-            raise ValueError(
-                "needs a NodeOverlay, which this version does not manage: without it Karpenter waits for "
-                "nvidia.com/gpu for ever; set it to false"
-            )
-        return value
 
-
-Sharing = Annotated[Exclusive | TimeSlicing, Field(discriminator="mode")]
+Shared = TimeSlicing | Mps
+Sharing = Annotated[Exclusive | TimeSlicing | Mps, Field(discriminator="mode")]
 
 
 class Taint(SpecModel):
@@ -201,22 +234,42 @@ class NodePool(SpecModel):
     @property
     def replicas(self) -> int:
         """How often each physical GPU is advertised: 1 for exclusive use."""
-        return self.sharing.replicas if isinstance(self.sharing, TimeSlicing) else 1
+        return self.sharing.replicas if isinstance(self.sharing, Shared) else 1
 
     @property
     def shared(self) -> bool:
-        return isinstance(self.sharing, TimeSlicing)
+        return isinstance(self.sharing, Shared)
+
+    @property
+    def mps(self) -> bool:
+        return isinstance(self.sharing, Mps)
+
+    @property
+    def refuses_two(self) -> bool:
+        """Whether a container that asks for two shares is to be refused (``failRequestsGreaterThanOne``)."""
+        return isinstance(self.sharing, Shared) and self.sharing.fail_requests_greater_than_one
 
     @property
     def config_entry(self) -> str:
-        """Key of the device plugin's config for this pool: ``exclusive``, ``time-slicing-4``, ``time-slicing-4-any``.
+        """Key of the device plugin's config for this pool: ``exclusive``, ``time-slicing-4``, ``time-slicing-4-any``,
+        ``mps-4``.
 
         ``-any`` marks ``failRequestsGreaterThanOne: false``: another config, so another key.
         """
-        if not isinstance(self.sharing, TimeSlicing):
+        match self.sharing:
+            case TimeSlicing(replicas=replicas):
+                return f"time-slicing-{replicas}{'' if self.refuses_two else '-any'}"
+            case Mps(replicas=replicas):
+                return f"mps-{replicas}"
+            case Exclusive():
+                return "exclusive"
+
+    @property
+    def sharing_words(self) -> str:
+        """For people: ``exclusive``, ``time-slicing, 4 per GPU``, ``MPS, 4 per GPU``."""
+        if not self.shared:
             return "exclusive"
-        suffix = "" if self.sharing.fail_requests_greater_than_one else "-any"
-        return f"time-slicing-{self.sharing.replicas}{suffix}"
+        return f"{'MPS' if self.mps else 'time-slicing'}, {self.replicas} per GPU"
 
     @property
     def node_limit(self) -> int:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from gpu_fleet.core.errors import SpecError
 
 #: Tags of discriminated unions, which pydantic puts into a location but which are no keys of the file.
-_UNION_TAGS = frozenset({"eks", "kubeconfig", "exclusive", "timeSlicing"})
+_UNION_TAGS = frozenset({"eks", "kubeconfig", "exclusive", "timeSlicing", "mps"})
 
 
 class Problem(NamedTuple):

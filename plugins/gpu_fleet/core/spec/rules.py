@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpu_fleet.core.names import LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.names import LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, physical_gpus
 from gpu_fleet.core.spec.problems import Problem
@@ -120,7 +120,7 @@ def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
     for index, pool in enumerate(spec.node_pools):
         for key in pool.labels:
             domain = key.split("/")[0]
-            if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG):
+            if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG, LABEL_MPS_CAPABLE):
                 yield Problem(
                     f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"
                 )
@@ -195,6 +195,56 @@ def teardown_can_remove_pools(spec: ClusterSpec) -> Iterator[Problem]:
         )
 
 
+#: Seconds beside the measurement itself in which pods are placed, pull their image, start and are observed.
+_SETTLING_S = 60
+#: How long a throughput probe lasts at most, in units of ``duration``: the one that goes on alone.
+LONGEST_MEASUREMENT = 2.5
+
+
+def measurement_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
+    duration, deadline = spec.validation.throughput.duration, spec.deadlines.validation
+    if duration < 1:
+        yield Problem("validation.throughput.duration", "nothing can be measured in 0 seconds", "write for example 10s")
+    elif spec.validation.probes.throughput and LONGEST_MEASUREMENT * duration + _SETTLING_S > deadline:
+        yield Problem(
+            "validation.throughput.duration",
+            f"{duration.text} does not fit into deadlines.validation {deadline.text}: a probe measures for 2.5 times "
+            "as long, and has to start first",
+            "shorten it or raise deadlines.validation",
+        )
+
+
+#: Seconds that each level of ``dcgmi diag`` takes at least (NVIDIA DCGM documentation, 'DCGM Diagnostics').
+DCGM_SECONDS = {1: 30, 2: 180, 3: 1200}
+
+
+def diagnostics_fit_their_deadline(spec: ClusterSpec) -> Iterator[Problem]:
+    level = spec.validation.probes.dcgm
+    if level is not None and DCGM_SECONDS[level] + _SETTLING_S > spec.deadlines.validation:
+        yield Problem(
+            "validation.probes.dcgm",
+            f"level {level} takes longer than deadlines.validation {spec.deadlines.validation.text}",
+            f"raise deadlines.validation to {(DCGM_SECONDS[level] + _SETTLING_S) // 60 + 5}m or choose a lower level",
+        )
+
+
+def overdue_needs_a_schedule(spec: ClusterSpec) -> Iterator[Problem]:
+    if spec.validation.overdue_after is not None and spec.schedule is None:
+        yield Problem(
+            "validation.overdueAfter", "without a schedule no revalidation is ever due", "set schedule, or remove it"
+        )
+
+
+def only_own_nodes_are_replaced(spec: ClusterSpec) -> Iterator[Problem]:
+    foreign = [pool.name for pool in spec.node_pools if not pool.manage]
+    if spec.validation.on_failure.policy == "replace" and foreign:
+        yield Problem(
+            "validation.onFailure.policy",
+            f"nodes of pools that the package does not manage are not its to replace ({', '.join(foreign)})",
+            "use alert or quarantine",
+        )
+
+
 Rule = Callable[["ClusterSpec"], Iterator[Problem]]
 
 RULES: tuple[Rule, ...] = (
@@ -213,4 +263,8 @@ RULES: tuple[Rule, ...] = (
     drain_fits_its_deadline,
     deadlines_are_positive,
     teardown_can_remove_pools,
+    measurement_fits_its_deadline,
+    diagnostics_fit_their_deadline,
+    overdue_needs_a_schedule,
+    only_own_nodes_are_replaced,
 )

@@ -62,7 +62,9 @@ def test_the_digest_ignores_order_and_written_defaults_but_no_change() -> None:
     "path",
     ["surprise", "aws__surprise", "cluster__surprise", "cluster__access__surprise", "karpenter__surprise",
      "karpenter__chart__surprise", "nodeClass__surprise", "nodePools__0__surprise", "nodePools__0__sharing__surprise",
-     "nodePools__0__limits__surprise", "nodePools__0__disruption__surprise", "nodePools__0__capacity__surprise",
+     "validation__nodes__surprise", "validation__throughput__surprise", "validation__onFailure__surprise",
+     "validation__probes__surprise", "nodePools__0__limits__surprise",
+     "nodePools__0__disruption__surprise", "nodePools__0__capacity__surprise",
      "devicePlugin__surprise", "devicePlugin__chart__surprise", "validation__surprise", "validation__images__surprise",
      "drain__surprise", "teardown__surprise", "deadlines__surprise", "runtimeClass__surprise"],
 )  # fmt: skip
@@ -111,7 +113,27 @@ def test_config_entries_differ_whenever_the_configs_differ() -> None:
     strict = demo_spec().node_pools[0].config_entry
     lax = demo_spec(nodePools__0__sharing__failRequestsGreaterThanOne=False).node_pools[0].config_entry
     more = demo_spec(nodePools__0__sharing__replicas=8).node_pools[0].config_entry
-    assert len({strict, lax, more, "exclusive"}) == 4
+    mps = demo_spec(nodePools__0__sharing={"mode": "mps", "replicas": 4}).node_pools[0].config_entry
+    assert len({strict, lax, more, mps, "exclusive"}) == 5
+
+
+def test_an_mps_pool_is_shared_and_refuses_requests_for_two() -> None:
+    pool = demo_spec(nodePools__0__sharing={"mode": "mps", "replicas": 4}).node_pools[0]
+    assert (pool.shared, pool.mps, pool.replicas, pool.refuses_two) == (True, True, 4, True)
+    assert (pool.config_entry, pool.sharing_words) == ("mps-4", "MPS, 4 per GPU")
+
+
+def test_validation_asks_for_all_nodes_and_throughput_and_only_reports_unless_told() -> None:
+    validation = demo_spec().validation
+    assert (validation.nodes.sample, validation.nodes.at_once) == (None, 50)
+    assert (validation.probes.throughput, validation.probes.dcgm) == (True, None)
+    assert (validation.throughput.duration, validation.throughput.minimum_total, validation.throughput.tolerance) == (
+        10,
+        0.7,
+        0.25,
+    )
+    assert (validation.on_failure.policy, validation.on_failure.budget) == ("alert", 1)
+    assert (validation.minimum_driver, validation.overdue_after, validation.notify) == (None, None, ())
 
 
 def test_kubeconfig_access_needs_a_path() -> None:
