@@ -41,6 +41,7 @@ class ApplyManifestsOperator(FleetOperator):
     The applied manifests are shown among the task's rendered fields.
     """
 
+    changes_cluster = True
     template_fields = ("builder", "builder_args", "manifests")
     template_fields_renderers: ClassVar[dict[str, str]] = {"builder_args": "json", "manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.

@@ -131,6 +131,8 @@ class FleetOperator(BaseOperator):
     #: set to ``True`` by operators that run whatever happened before and yet must not touch a cluster whose turn this
     #: run never had: another run may be at work there.
     only_in_turn = False
+    #: set to ``True`` by operators that change the cluster: they see to it that their run holds its turn.
+    changes_cluster = False
 
     def __init__(self, *, run_if: RunIf | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -144,6 +146,10 @@ class FleetOperator(BaseOperator):
         if self.only_in_turn:
             self._skip_without_turn(context)
         self.prepare(context)
+        if self.changes_cluster:
+            from gpu_fleet.operators.turn import keep_turn
+
+            keep_turn(self, context)
         return self.act(context)
 
     def _skip_unless(self, context: Mapping[str, Any], condition: RunIf) -> None:

@@ -169,6 +169,7 @@ class RequestCapacityOperator(PoolOperator):
     The created pods are shown among the task's rendered fields.
     """
 
+    changes_cluster = True
     template_fields = ("manifests",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
@@ -324,6 +325,7 @@ class ReleasePlaceholdersOperator(PoolOperator):
     :returns: names of the pods that were deleted.
     """
 
+    changes_cluster = True
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
@@ -342,6 +344,7 @@ class HoldCapacityOperator(PoolOperator):
     :returns: names of the pods.
     """
 
+    changes_cluster = True
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> list[str]:

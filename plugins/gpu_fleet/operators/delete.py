@@ -25,6 +25,7 @@ class DeleteObjectsOperator(FleetOperator):
     :returns: ``{"deleted": [...], "absent": [...], "kept": [...]}``, objects in words.
     """
 
+    changes_cluster = True
     template_fields = ("builder", "builder_args", "refs")
     template_fields_renderers: ClassVar[dict[str, str]] = {"builder_args": "json", "refs": "json"}
     ui_color = "#fbe9e7"

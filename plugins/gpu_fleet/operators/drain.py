@@ -31,6 +31,7 @@ class DrainPoolOperator(FleetOperator):
     :raises DeadlinePassed: pods are left when the time is up; names them and what protects them.
     """
 
+    changes_cluster = True
     template_fields = ("node_pool",)
 
     def __init__(self, *, node_pool: str, **kwargs: Any) -> None:

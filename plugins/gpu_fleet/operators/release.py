@@ -26,6 +26,7 @@ class ReleaseOperator(EngineMixin, FleetOperator):
     :param component: ``karpenter-crd``, ``karpenter`` or ``device-plugin``.
     """
 
+    changes_cluster = True
     template_fields = ("component", "values", "manifest")
     template_fields_renderers: ClassVar[dict[str, str]] = {"values": "json", "manifest": "yaml"}
     ui_color = "#dde9ff"

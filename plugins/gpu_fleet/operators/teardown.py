@@ -110,6 +110,8 @@ class FreezePoolsOperator(FleetOperator):
     :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
     """
 
+    changes_cluster = True
+
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         from gpu_fleet.core.kinds import NODE_POOL
         from gpu_fleet.core.teardown import doomed_pools, frozen, is_frozen
@@ -158,6 +160,8 @@ class DeleteNodePoolsOperator(FleetOperator):
     :returns: ``{"way", "pools", "nodeClaims", "instances"}``.
     :raises PermanentError: ``KarpenterDead`` under the policy ``fail``.
     """
+
+    changes_cluster = True
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.teardown import Karpenter, Way

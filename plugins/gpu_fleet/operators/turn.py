@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core import turn as rules
 from gpu_fleet.core.errors import ClusterBusy, Conflict
@@ -14,6 +14,9 @@ from gpu_fleet.core.names import LABEL_COMPONENT, SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.hooks.kubernetes import KubeClient
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
 SWAPS = 5
@@ -44,6 +47,77 @@ def run_state(context: Mapping[str, Any], holder: Holder) -> str | None:
         raise
 
 
+def take_turn(operator: FleetOperator, context: Mapping[str, Any]) -> Holder | None:
+    """Take the turn if it is free, or its holder's run is over; keep it if this run has it.
+
+    :returns: this run as the holder; ``None`` if another live run holds the turn, which is logged.
+    :raises ClusterBusy: too many others wrote the record at the same time.
+    """
+    me, kube, log = this_run(context), operator.kube, operator.log
+    for _ in range(SWAPS):
+        found = kube.get(TURN_REF)
+        turn = rules.observe(found, me)
+        holder = rules.read_holder(found)
+        state = run_state(context, holder) if turn is Turn.HELD_HERE and holder else None
+        action = rules.decide(turn, state, nameless=me.deployment == rules.NAMELESS_DEPLOYMENT)
+        if action is Action.KEEP and holder:
+            log.debug("this run holds the cluster's turn since %s", holder.since)
+            return holder
+        if action is not Action.TAKE:
+            log.info("the cluster's turn is held by %s", rules.held_by(found or {}))
+            return None
+        if turn is Turn.HELD_HERE:
+            log.warning("taking the turn over from %s: that run is %s", holder, state or "unknown to Airflow")
+        if _swap(operator, found, me):
+            log.info("took the cluster's turn: %s", me)
+            return me
+    raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being taken; the task will be retried")
+
+
+def _swap(operator: FleetOperator, found: dict[str, Any] | None, me: Holder) -> bool:
+    record = rules.record(me, found)
+    try:
+        if found is None:
+            _ensure_namespace(operator.kube)
+            operator.kube.create(record)
+        else:
+            operator.kube.replace(record)
+    except Conflict as error:
+        if error.reason == "NamespaceTerminating":
+            raise
+        operator.log.info("somebody else wrote the turn record first; looking again")
+        return False
+    return True
+
+
+def _ensure_namespace(kube: KubeClient) -> None:
+    if kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
+        kube.apply(
+            {
+                "apiVersion": NAMESPACE.api_version,
+                "kind": NAMESPACE.kind,
+                "metadata": {"name": SYSTEM_NAMESPACE, "labels": {LABEL_COMPONENT: "turn"}},
+            }
+        )
+
+
+def keep_turn(operator: FleetOperator, context: Mapping[str, Any]) -> None:
+    """See to it that this run has the cluster's turn before one of its tasks changes something.
+
+    It usually has. Not so a task that a person clears after its run has released the turn: then the turn is taken again
+    if it is free, and left with the run until that is over. A DAG without a task that takes the turn needs none.
+
+    :raises ClusterBusy: another run is at work; a retry looks again.
+    """
+    if not operator.tasks_before(AcquireTurnOperator) or take_turn(operator, context) is not None:
+        return
+    holder = rules.held_by(operator.kube.get(TURN_REF) or {})
+    raise ClusterBusy(
+        f"task {operator.task_id} changes the cluster, whose turn is held by {holder}: let that run end, then clear "
+        "this task again"
+    )
+
+
 class AcquireTurnOperator(FleetOperator):
     """Takes the cluster's turn; while another live run holds it, waits and names the holder.
 
@@ -67,29 +141,8 @@ class AcquireTurnOperator(FleetOperator):
         return self._acquire(context, started)
 
     def _acquire(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
-        me = this_run(context)
-        self._ensure_namespace()
-        for _ in range(SWAPS):
-            found = self.kube.get(TURN_REF)
-            turn = rules.observe(found, me)
-            holder = rules.read_holder(found)
-            state = run_state(context, holder) if turn is Turn.HELD_HERE and holder else None
-            action = rules.decide(turn, state, nameless=me.deployment == rules.NAMELESS_DEPLOYMENT)
-            if action is Action.KEEP and holder:
-                self.log.info("this run holds the cluster's turn since %s", holder.since)
-                return holder.to_data()
-            if action is Action.TAKE:
-                if turn is Turn.HELD_HERE:
-                    self.log.warning(
-                        "taking the turn over from %s: that run is %s", holder, state or "unknown to Airflow"
-                    )
-                if self._swap(found, me):
-                    self.log.info("took the cluster's turn: %s", me)
-                    return me.to_data()
-                continue
-            self.log.info("the cluster's turn is held by %s", rules.held_by(found or {}))
-            return self._wait(context, started)
-        raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being taken; the task will be retried")
+        holder = take_turn(self, context)
+        return holder.to_data() if holder is not None else self._wait(context, started)
 
     def _wait(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
         from gpu_fleet.hooks.settings import Settings
@@ -107,30 +160,6 @@ class AcquireTurnOperator(FleetOperator):
             kwargs={"started": started},
         )
         return self._acquire(context, started)
-
-    def _swap(self, found: dict[str, Any] | None, me: Holder) -> bool:
-        record = rules.record(me, found)
-        try:
-            if found is None:
-                self.kube.create(record)
-            else:
-                self.kube.replace(record)
-        except Conflict as error:
-            if error.reason == "NamespaceTerminating":
-                raise
-            self.log.info("somebody else wrote the turn record first; looking again")
-            return False
-        return True
-
-    def _ensure_namespace(self) -> None:
-        if self.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
-            self.kube.apply(
-                {
-                    "apiVersion": NAMESPACE.api_version,
-                    "kind": NAMESPACE.kind,
-                    "metadata": {"name": SYSTEM_NAMESPACE, "labels": {LABEL_COMPONENT: "turn"}},
-                }
-            )
 
 
 #: States of a task that never began.

@@ -53,6 +53,7 @@ class ProtectNodesOperator(PoolOperator):
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
+    changes_cluster = True
     ui_color = "#f6eefb"
 
     def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
@@ -108,6 +109,7 @@ class RunProbesOperator(PoolOperator):
     The pods of the first node are shown among the task's rendered fields.
     """
 
+    changes_cluster = True
     template_fields = ("manifests",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
@@ -328,6 +330,7 @@ class CleanUpValidationOperator(PoolOperator):
     :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names]}``.
     """
 
+    changes_cluster = True
     only_in_turn = True
     ui_color = "#f6eefb"
 

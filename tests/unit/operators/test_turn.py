@@ -11,9 +11,10 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import DeadlinePassed
+from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
 from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
+from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.turn import NEVER_ASKED, AcquireTurnOperator, ReleaseTurnOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -209,3 +210,40 @@ def test_a_reply_lost_after_the_write_is_not_a_lost_turn(cluster: SandboxCluster
     release(run(cluster, "run_1"))
     cluster.fail_requests(verb="update", kind="ConfigMap", status=503, count=1)
     assert acquire(run(cluster, "run_2"))["run_id"] == "run_2"
+
+
+class Change(FleetOperator):
+    """Changes the cluster."""
+
+    changes_cluster = True
+
+    def act(self, context: Any) -> str:
+        return "changed"
+
+
+def change(task_context: dict[str, Any], *, turns: bool = True) -> Any:
+    with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        operator = Change(task_id="change")
+        if turns:
+            AcquireTurnOperator(task_id="acquire_turn") >> operator
+    return operator.execute(task_context)
+
+
+def test_a_task_cleared_after_its_runs_end_takes_the_turn_again(cluster: SandboxCluster) -> None:
+    acquire(run(cluster))
+    release(run(cluster))
+    assert change(run(cluster)) == "changed"
+    assert held(cluster).run_id == "run_1"
+
+
+def test_a_task_cleared_after_its_runs_end_leaves_another_run_alone(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_2"))
+    with pytest.raises(ClusterBusy, match="held by gpu_lifecycle"):
+        change(run(cluster, "run_1", {"run_2": "running"}))
+    assert held(cluster).run_id == "run_2"
+    assert change(run(cluster, "run_1", {"run_2": "success"})) == "changed"
+
+
+def test_a_change_in_a_dag_without_turns_needs_none(cluster: SandboxCluster) -> None:
+    assert change(run(cluster), turns=False) == "changed"
+    assert holder(cluster) is None
