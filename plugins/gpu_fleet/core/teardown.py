@@ -17,6 +17,7 @@ from gpu_fleet.core.names import (
     ANNOTATION_FROZEN_LIMITS,
     DEVICE_PLUGIN_RELEASE,
     FIELD_MANAGER,
+    GPU_RESOURCE,
     KARPENTER_CRD_RELEASE,
     KARPENTER_RELEASE,
     LABEL_CLUSTER,
@@ -185,6 +186,32 @@ def choose_way(*, karpenter: Karpenter, something_left: bool, policy: str) -> Wa
     raise ValueError(f"unknown policy {policy!r} for a dead Karpenter")
 
 
+def gpu_nodes_of_others(nodes: Iterable[Mapping[str, Any]], going: Iterable[str] = ()) -> list[str]:
+    """Names of the nodes that have GPUs and stay: of other pools, of node groups, of another package.
+
+    While there are any, the device plugin and the RuntimeClass are theirs, too.
+
+    :param going: nodes that this teardown removes.
+    """
+    leaves = set(going)
+    return sorted(
+        str(node["metadata"]["name"])
+        for node in nodes
+        if str(((node.get("status") or {}).get("capacity") or {}).get(GPU_RESOURCE, "0")) != "0"
+        and not node["metadata"].get("deletionTimestamp")
+        and node["metadata"]["name"] not in leaves
+    )
+
+
+def plugin_stays(nodes: Sequence[str]) -> str:
+    """Why the device plugin and the RuntimeClass are kept for the sake of these nodes."""
+    more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+    return (
+        f"The device plugin and the RuntimeClass stay: {len(nodes)} GPU node(s) that this teardown does not remove use "
+        f"them ({', '.join(nodes[:3])}{more})."
+    )
+
+
 def is_finished(pod: Mapping[str, Any]) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
@@ -325,11 +352,11 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
         way=way,
         cost=total(costs),
         prices=prices.describe(),
-        notes=_notes(spec, way, costs),
+        notes=_notes(spec, way, costs, gpu_nodes_of_others(observed.nodes, nodes)),
     )
 
 
-def _notes(spec: ClusterSpec, way: Way, costs: list[Price]) -> list[str]:
+def _notes(spec: ClusterSpec, way: Way, costs: list[Price], others: list[str]) -> list[str]:
     notes = []
     if way is Way.REFUSED:
         notes.append(
@@ -344,6 +371,8 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price]) -> list[str]:
     unknown = sum(1 for price in costs if price.usd is None)
     if unknown:
         notes.append(f"{unknown} instances have no list price here; the sum leaves them out.")
+    if others and spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
+        notes.append(plugin_stays(others))
     if not spec.teardown.uninstall_karpenter:
         notes.append("Karpenter stays (teardown.uninstallKarpenter: false).")
     return notes

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpu_fleet.core.errors import Conflict, SpecError
 from gpu_fleet.core.kinds import ObjectRef
-from gpu_fleet.core.names import LABEL_CLUSTER
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.core.names import LABEL_CLUSTER, RUNTIME_CLASS_NAME
+from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 
@@ -59,14 +58,16 @@ class DeleteObjectsOperator(FleetOperator):
             if outcome == "deleted":
                 going.append(_as_json(ref, uid))
         if self.wait and going:
+            started, seconds = wait_started(context), self.spec.deadlines.teardown.seconds
             await_gate(
                 self,
                 context,
                 "object_gone",
                 {"objects": going},
-                self.spec.deadlines.teardown.seconds,
+                seconds,
                 "finish",
-                started=time.time(),
+                deadline=started + seconds,
+                started=started,
                 kwargs={"report": report},
             )
         return report
@@ -111,6 +112,26 @@ class DeleteObjectsOperator(FleetOperator):
             self.log.warning("%s was replaced by another object meanwhile: %s", ref, error)
             return "kept", None
         return "deleted", uid
+
+
+class DeleteRuntimeClassOperator(DeleteObjectsOperator):
+    """Deletes the RuntimeClass ``nvidia``, unless nodes with GPUs are left: pods of others name it.
+
+    :returns: as the base class; ``kept`` names the class if it stays.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        ref = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": RUNTIME_CLASS_NAME}
+        super().__init__(refs=[ref], **kwargs)
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
+        from gpu_fleet.core.teardown import plugin_stays
+        from gpu_fleet.operators.release import others_gpu_nodes
+
+        if nodes := others_gpu_nodes(self.kube):
+            self.log.warning(plugin_stays(nodes))
+            return {"deleted": [], "absent": [], "kept": [str(ref) for ref in self._targets()]}
+        return super().act(context)
 
 
 def _as_json(ref: ObjectRef, uid: str | None) -> dict[str, Any]:

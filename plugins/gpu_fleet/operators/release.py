@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import GateFailed, ReleaseError
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.helm import EngineMixin
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.core.verdict import Verdict
     from gpu_fleet.hooks.helm_release import ReleaseEngine
+    from gpu_fleet.hooks.kubernetes import KubeClient
 
 #: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
 _GONE_SECONDS = 60.0
@@ -128,6 +129,7 @@ class ProveReleaseOperator(ReleaseOperator):
             args,
             self._deadline_s(),
             "proven",
+            deadline=wait_started(context) + self._deadline_s(),
             kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
         )
         return self._mark(engine, verdict, outcome.revision or 0, outcome.secret_uid)
@@ -281,10 +283,19 @@ class RemediateReleaseOperator(ReleaseOperator):
         return any(str(states.get(task_id)) == "failed" for task_id in proofs)
 
 
+def others_gpu_nodes(kube: KubeClient) -> list[str]:
+    """The GPU nodes of the cluster; asked when those of the fleet are gone."""
+    from gpu_fleet.core.kinds import NODE
+    from gpu_fleet.core.teardown import gpu_nodes_of_others
+
+    return gpu_nodes_of_others(kube.list(NODE))
+
+
 class UninstallReleaseOperator(ReleaseOperator):
     """Uninstalls the component's release, resumes an interrupted uninstall, and waits until its objects are gone.
 
-    Charts whose templates are CRDs are refused while objects of their kinds exist.
+    Charts whose templates are CRDs are refused while objects of their kinds exist. The device plugin stays while nodes
+    with GPUs do: those of others, since our own are gone by then.
 
     :param keep_crds: leave CustomResourceDefinitions in the cluster.
     :raises GateFailed: objects are still there (a finalizer, say); the message names them, a retry looks again.
@@ -295,6 +306,11 @@ class UninstallReleaseOperator(ReleaseOperator):
         self.keep_crds = keep_crds
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        if self.component == "device-plugin" and (nodes := others_gpu_nodes(self.kube)):
+            from gpu_fleet.core.teardown import plugin_stays
+
+            self.log.warning(plugin_stays(nodes))
+            return {"release": self._request().release, "kept": "GpuNodesOfOthers", "nodes": nodes}
         engine = self._open(context)
         keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
         until = time.monotonic() + _GONE_SECONDS

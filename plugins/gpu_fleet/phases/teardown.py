@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.core.names import RUNTIME_CLASS_NAME
-from gpu_fleet.operators.delete import DeleteObjectsOperator
+from gpu_fleet.operators.delete import DeleteObjectsOperator, DeleteRuntimeClassOperator
 from gpu_fleet.operators.drain import DrainPoolOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
@@ -73,10 +72,7 @@ def teardown(spec: ClusterSpec) -> Phase:
             instances_gone >> plugin
             tasks.append(plugin)
             if spec.runtime_class.manage:
-                runtime_class = DeleteObjectsOperator(
-                    task_id="delete_runtime_class",
-                    refs=[{"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": RUNTIME_CLASS_NAME}],
-                )
+                runtime_class = DeleteRuntimeClassOperator(task_id="delete_runtime_class")
                 # Pods of the plugin name the class; it goes after them.
                 plugin >> runtime_class
                 tasks.append(runtime_class)

@@ -17,6 +17,7 @@ from gpu_fleet.core.teardown import (
     doomed_claims,
     doomed_pools,
     frozen,
+    gpu_nodes_of_others,
     growth,
     is_frozen,
     karpenter_state,
@@ -342,3 +343,27 @@ def test_what_was_not_approved_is_growth(changes: dict[str, Any], grown: list[st
 
 def test_without_an_approved_plan_everything_is_growth() -> None:
     assert growth({}, APPROVED) == ["NodePool a", "instance i-1 (g5.xlarge)", "pod default/web"]
+
+
+def gpu_node(name: str, pool_name: str | None = None, **metadata: Any) -> dict[str, Any]:
+    labels = {"karpenter.sh/nodepool": pool_name} if pool_name else {}
+    return {"metadata": {"name": name, "labels": labels, **metadata}, "status": {"capacity": {"nvidia.com/gpu": "1"}}}
+
+
+def test_gpu_nodes_of_others_are_those_that_stay() -> None:
+    nodes = [
+        gpu_node("ours", "shared-a10g"),
+        gpu_node("theirs"),
+        gpu_node("going", deletionTimestamp="2026-01-01T00:00:00Z"),
+        {"metadata": {"name": "cpu"}, "status": {"capacity": {"cpu": "4"}}},
+        {"metadata": {"name": "none"}, "status": {"capacity": {"nvidia.com/gpu": "0"}}},
+    ]
+    assert gpu_nodes_of_others(nodes, ["ours"]) == ["theirs"]
+    assert gpu_nodes_of_others(nodes) == ["ours", "theirs"]
+
+
+def test_the_plan_says_for_whom_the_device_plugin_stays() -> None:
+    nodes = [gpu_node("ours", "shared-a10g"), gpu_node("theirs")]
+    notes = plan(node_pools=[pool("shared-a10g")], nodes=nodes).notes
+    assert [note for note in notes if "device plugin" in note and "theirs" in note and "ours" not in note]
+    assert not [note for note in plan(node_pools=[pool("shared-a10g")], nodes=nodes[:1]).notes if "plugin" in note]

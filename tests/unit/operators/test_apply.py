@@ -10,10 +10,10 @@ import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import FieldConflict, SpecError
-from gpu_fleet.core.kinds import RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kinds import NODE, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.verdict import ready
 from gpu_fleet.operators.apply import ApplyManifestsOperator
-from gpu_fleet.operators.delete import DeleteObjectsOperator
+from gpu_fleet.operators.delete import DeleteObjectsOperator, DeleteRuntimeClassOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -141,3 +141,20 @@ def test_waiting_for_absence_defers_only_while_something_holds_the_object(cluste
 def test_exactly_one_way_to_say_what(cluster: SandboxCluster, how: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="either builder or refs"):
         delete(cluster, **how)
+
+
+def test_the_runtime_class_stays_while_others_have_gpu_nodes(cluster: SandboxCluster) -> None:
+    apply(cluster)
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "theirs"}}
+    cluster.kube.create(node)
+    here = ObjectRef(NODE, "theirs")
+    try:
+        cluster.kube.patch(here, {"status": {"capacity": {"nvidia.com/gpu": "1"}}}, subresource="status")
+        operator = DeleteRuntimeClassOperator(task_id="delete_runtime_class")
+        assert operator.execute(task_context(cluster))["kept"] == ["RuntimeClass nvidia"]
+        assert cluster.kube.get(NVIDIA) is not None
+    finally:
+        cluster.kube.delete(here)
+    assert DeleteRuntimeClassOperator(task_id="again").execute(task_context(cluster))["deleted"] == [
+        "RuntimeClass nvidia"
+    ]
