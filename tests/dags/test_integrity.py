@@ -51,7 +51,7 @@ def test_every_dag_file_is_accounted_for() -> None:
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
     per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 16
-    assert len(teardown) == 1 + shared_teardown + 2 * len(POOLS) + 1
+    assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 1
     assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
 
 
@@ -179,6 +179,11 @@ def test_teardown_relation(
 ) -> None:
     assert set(teardown[task_id]["upstream"]) == upstream
     assert set(lifecycle[task_id]["upstream"]) == upstream
+
+
+def test_nobody_is_asked_to_approve_what_a_missing_helm_would_stop_half_way(teardown: dict[str, Any]) -> None:
+    assert "preflight.check_tools" in ancestors(teardown, "teardown.plan")
+    assert "teardown.plan" in ancestors(teardown, "teardown.approve")
 
 
 def test_every_gate_of_the_graphs_is_covered_above(fleet: dict[str, Any]) -> None:

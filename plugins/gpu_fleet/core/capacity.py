@@ -70,8 +70,8 @@ class PlaceholderPlan:
 
 
 def counts_as_capacity(node: PoolNode) -> bool:
-    """Whether a node is one of the wanted ones: a cordoned node takes no job, so another has to come."""
-    return not node.cordoned and not node.leaving
+    """Whether a node is one of the wanted ones: a cordoned or quarantined one takes no job, so another has to come."""
+    return not node.cordoned and not node.quarantined and not node.leaving
 
 
 def plan_placeholders(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from gpu_fleet.core.names import (
+    ANNOTATION_QUARANTINED,
     GPU_RESOURCE,
     LABEL_CAPACITY_TYPE,
     LABEL_INITIALIZED,
@@ -89,6 +90,7 @@ class PoolNode:
     :ivar gpus: allocatable ``nvidia.com/gpu``; ``None`` if the node does not have the resource at all.
     :ivar ready_since: epoch seconds at which Ready became True; :ivar created: at which the Node object was made.
     :ivar not_ready: reason and message while it is not Ready.
+    :ivar quarantined: this package took it out of service because it failed a validation.
     """
 
     name: str
@@ -106,6 +108,7 @@ class PoolNode:
     capacity_type: str
     annotations: Mapping[str, str] = field(default_factory=dict)
     created: float | None = None
+    quarantined: bool = False
 
     @classmethod
     def of(cls, node: Object) -> PoolNode:
@@ -130,6 +133,7 @@ class PoolNode:
             capacity_type=labels.get(LABEL_CAPACITY_TYPE, ""),
             annotations=annotations_of(node),
             created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
+            quarantined=ANNOTATION_QUARANTINED in annotations_of(node),
         )
 
     def instance(self) -> dict[str, str]:

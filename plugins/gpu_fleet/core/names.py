@@ -15,6 +15,8 @@ ANNOTATION_RUN = f"{DOMAIN}/dag-run"  # "<dag_id>/<run_id>" in words
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"  # the run that keeps Karpenter from removing a node
 ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node
 ANNOTATION_FROZEN_LIMITS = f"{DOMAIN}/limits-before-freeze"
+TAINT_QUARANTINED = f"{DOMAIN}/quarantined"  # NoSchedule, value: the reason; on nodes that failed a validation
+ANNOTATION_QUARANTINED = TAINT_QUARANTINED  # JSON: reason, message, run, at, cordoned
 SYSTEM_NAMESPACE = "gpu-fleet-system"  # turn record, placeholders
 VALIDATION_NAMESPACE = "gpu-fleet-validation"  # probe pods
 TURN_CONFIG_MAP = "turn"
@@ -51,6 +53,7 @@ KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"  # of the controller's D
 LABEL_HOSTNAME = "kubernetes.io/hostname"
 LABEL_INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 LABEL_ZONE = "topology.kubernetes.io/zone"
+TAINT_UNSCHEDULABLE = "node.kubernetes.io/unschedulable"  # of every cordoned node, by the node lifecycle controller
 
 
 def owned_tag(cluster_name: str) -> str:

@@ -26,6 +26,8 @@ from gpu_fleet.core.names import (
     LABEL_POOL,
     LABEL_RUN,
     RUNTIME_CLASS_NAME,
+    TAINT_QUARANTINED,
+    TAINT_UNSCHEDULABLE,
     short_hash,
 )
 
@@ -201,7 +203,7 @@ def _pod(
             "enableServiceLinks": False,
             "runtimeClassName": RUNTIME_CLASS_NAME,
             "nodeSelector": {LABEL_HOSTNAME: node},
-            "tolerations": tolerations(pool),
+            "tolerations": probe_tolerations(pool),
             "securityContext": pod_security(),
             "containers": [
                 {
@@ -222,6 +224,15 @@ def _pod(
     if spec.validation.image_pull_secrets:
         pod["spec"]["imagePullSecrets"] = [{"name": name} for name in spec.validation.image_pull_secrets]
     return pod
+
+
+def probe_tolerations(pool: NodePool) -> list[dict[str, Any]]:
+    """The pool's taints, and those of a quarantined node: only a probe can show that it works again."""
+    return [
+        *tolerations(pool),
+        {"key": TAINT_QUARANTINED, "operator": "Exists", "effect": "NoSchedule"},
+        {"key": TAINT_UNSCHEDULABLE, "operator": "Exists", "effect": "NoSchedule"},
+    ]
 
 
 def is_greedy(pod: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from gpu_fleet.core.manifests import pool_taints
-from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME, TAINT_QUARANTINED
 from gpu_fleet.core.spec import ClusterSpec, Mps, NodePool, TimeSlicing
 from gpu_fleet.core.templates import template
 
@@ -64,7 +64,11 @@ def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
 
 def plugin_tolerations(spec: ClusterSpec) -> list[dict[str, str]]:
     """A toleration per distinct taint of the pools, plus the one for GPU nodes that others tainted the usual way."""
-    tolerations: list[dict[str, str]] = [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
+    tolerations: list[dict[str, str]] = [
+        {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
+        # A quarantined node whose plugin is not allowed back could never pass again.
+        {"key": TAINT_QUARANTINED, "operator": "Exists", "effect": "NoSchedule"},
+    ]
     for pool in spec.node_pools:
         for taint in pool_taints(pool):
             wanted = {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]}

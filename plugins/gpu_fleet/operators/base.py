@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
 FREEZE_SPEC_TASK_ID = "freeze_spec"
 
+#: The task that finds out to which pool the run's Param ``node`` belongs; only DAGs with that Param have it.
+SELECT_NODE_TASK_ID = "preflight.select_node"
+
 #: Key in Airflow's task state store under which a task keeps the beginning of its wait.
 WAIT = "wait"
 
@@ -88,10 +91,20 @@ def wait_started(context: Mapping[str, Any]) -> float:
 
 
 def skip_unselected_pool(context: Mapping[str, Any], node_pool: str) -> None:
-    """Skip the task if the run's Param ``pools`` names other pools only; no or an empty ``pools`` selects all."""
-    selected = context["params"].get("pools") or []
+    """Skip the task if the run's Params ``pools`` or ``node`` select other pools only; empty they select all.
+
+    The Param ``node`` selects the pool of that node, as the task :data:`SELECT_NODE_TASK_ID` has found it.
+    """
+    params = context["params"]
+    selected = params.get("pools") or []
     if selected and node_pool not in selected:
         raise AirflowSkipException(f"pool {node_pool} is not among this run's pools: {', '.join(selected)}")
+    node = params.get("node")
+    if node:
+        found = context["ti"].xcom_pull(task_ids=SELECT_NODE_TASK_ID)
+        # Without an answer the run has failed before it came here; then no pool is singled out.
+        if isinstance(found, Mapping) and found.get("pool") not in (None, node_pool):
+            raise AirflowSkipException(f"node {node} belongs to pool {found['pool']}, not to {node_pool}")
 
 
 class RunIf(StrEnum):
@@ -194,6 +207,7 @@ __all__ = [
     "DEFAULT_ARGS",
     "FREEZE_SPEC_TASK_ID",
     "RETRY_POLICY",
+    "SELECT_NODE_TASK_ID",
     "FleetOperator",
     "PermanentError",
     "RunIf",

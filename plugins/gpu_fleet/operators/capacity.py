@@ -13,6 +13,7 @@ from gpu_fleet.core.names import (
     ANNOTATION_CORDONED_BY,
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
+    ANNOTATION_QUARANTINED,
     LABEL_COMPONENT,
     LABEL_NODE_POOL,
     LABEL_POOL,
@@ -112,7 +113,9 @@ def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list
         if ANNOTATION_CORDONED_BY not in (metadata.get("annotations") or {}) or metadata.get("deletionTimestamp"):
             now.append(node)
             continue
-        body = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}, "spec": {"unschedulable": None}}
+        body: dict[str, Any] = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}}
+        if ANNOTATION_QUARANTINED not in metadata["annotations"]:
+            body["spec"] = {"unschedulable": None}
         try:
             now.append(kube.patch(ObjectRef(NODE, metadata["name"]), body))
         except NotFound:
@@ -358,7 +361,7 @@ class HoldCapacityOperator(PoolOperator):
         ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
         held, names = gpus_held(self.kube.list(POD)), []
         for node in pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name):
-            if held.get(node.name) or node.cordoned or not node.gpus:
+            if held.get(node.name) or not rules.counts_as_capacity(node) or not node.gpus:
                 continue  # in use: nobody will consolidate it
             manifest = rules.hold_pod(
                 self.spec.name,

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from gpu_fleet.hooks.aws import AwsSession
 
 
+#: How many node names an error message lists.
+NODES_SHOWN = 20
+
+
 class CheckToolsOperator(FleetOperator):
     """helm is there and of a supported version. kubectl is not needed at run time.
 
+    :param to_uninstall: only a teardown is about to run: releases that it leaves need no helm.
     :returns: ``{"helm": version}``, ``None`` as version if nothing of the spec needs helm.
     :raises ToolError: if helm is missing or too old.
     """
@@ -23,9 +28,13 @@ class CheckToolsOperator(FleetOperator):
     needs_kube = False
     ui_color = "#eef2f7"
 
+    def __init__(self, *, to_uninstall: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.to_uninstall = to_uninstall
+
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        if not (self.spec.karpenter.manage or self.spec.device_plugin.manage):
-            self.log.info("no Helm release of this cluster is managed here: helm is not needed")
+        if not self._needs_helm():
+            self.log.info("no Helm release of this cluster is changed here: helm is not needed")
             return {"helm": None}
         from gpu_fleet.hooks.helm_command import Helm
 
@@ -33,6 +42,47 @@ class CheckToolsOperator(FleetOperator):
             version = str(helm.version)
         self.log.info("helm %s", version)
         return {"helm": version}
+
+    def _needs_helm(self) -> bool:
+        spec, leaves = self.spec, self.spec.teardown
+        karpenter = spec.karpenter.manage and (leaves.uninstall_karpenter or not self.to_uninstall)
+        plugin = spec.device_plugin.manage and (leaves.uninstall_device_plugin or not self.to_uninstall)
+        return karpenter or plugin
+
+
+class SelectNodeOperator(FleetOperator):
+    """Finds the pool of the node that the run's Param ``node`` names; without it there is nothing to do.
+
+    :returns: ``{"node", "pool"}``; both ``None`` without a name.
+    :raises SpecError: naming the nodes there are, if no selected pool has such a node.
+    """
+
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, str | None]:
+        name = context["params"].get("node")
+        if not name:
+            return {"node": None, "pool": None}
+        from gpu_fleet.core.capacity_objects import PoolNode, labels_of
+        from gpu_fleet.core.kinds import NODE
+        from gpu_fleet.core.names import LABEL_NODE_POOL
+
+        pools = context["params"].get("pools") or list(self.spec.pool_names)
+        known: dict[str, str] = {}
+        for item in self.kube.list(NODE, label_selector=LABEL_NODE_POOL):
+            pool = labels_of(item).get(LABEL_NODE_POOL, "")
+            if pool in pools and not PoolNode.of(item).leaving:
+                known[str(item["metadata"]["name"])] = pool
+        if name not in known:
+            shown = sorted(known)[:NODES_SHOWN]
+            more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+            raise SpecError(
+                f"no pool of {', '.join(pools)} has a node {str(name)[:253]!r}",
+                field="params.node",
+                remedy=f"one of: {', '.join(shown)}{more}" if known else "these pools have no nodes now",
+            )
+        self.log.info("node %s belongs to pool %s", name, known[name])
+        return {"node": str(name), "pool": known[name]}
 
 
 class CheckAwsOperator(FleetOperator):

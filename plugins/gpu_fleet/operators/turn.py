@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+
+from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core import turn as rules
 from gpu_fleet.core.errors import ClusterBusy, Conflict
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
-from gpu_fleet.core.names import LABEL_COMPONENT, SYSTEM_NAMESPACE
+from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
-
-if TYPE_CHECKING:
-    from gpu_fleet.hooks.kubernetes import KubeClient
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
 SWAPS = 5
 #: What :class:`ReleaseTurnOperator` returns when the run did not come as far as to ask for the turn.
 NEVER_ASKED = "NeverAsked"
+#: XCom key under which a skipped :class:`AcquireTurnOperator` leaves ``{"reason": "ClusterBusy", "message"}``.
+SKIPPED = "skipped"
 
 
 def this_run(context: Mapping[str, Any]) -> Holder:
@@ -78,7 +79,7 @@ def _swap(operator: FleetOperator, found: dict[str, Any] | None, me: Holder) -> 
     record = rules.record(me, found)
     try:
         if found is None:
-            _ensure_namespace(operator.kube)
+            _ensure_namespace(operator)
             operator.kube.create(record)
         else:
             operator.kube.replace(record)
@@ -90,15 +91,12 @@ def _swap(operator: FleetOperator, found: dict[str, Any] | None, me: Holder) -> 
     return True
 
 
-def _ensure_namespace(kube: KubeClient) -> None:
-    if kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
-        kube.apply(
-            {
-                "apiVersion": NAMESPACE.api_version,
-                "kind": NAMESPACE.kind,
-                "metadata": {"name": SYSTEM_NAMESPACE, "labels": {LABEL_COMPONENT: "turn"}},
-            }
-        )
+def _ensure_namespace(operator: FleetOperator) -> None:
+    """With the spec's labels: others would be reported as drift until something is applied there."""
+    if operator.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
+        from gpu_fleet.operators.capacity import ensure_objects
+
+        ensure_objects(operator.kube, operator.spec, "system_namespaces", {SYSTEM_NAMESPACE})
 
 
 def keep_turn(operator: FleetOperator, context: Mapping[str, Any]) -> None:
@@ -125,11 +123,17 @@ class AcquireTurnOperator(FleetOperator):
     know, only if the deployment has a name of its own (``GPU_FLEET_DEPLOYMENT`` or ``[api] base_url``). Taken twice by
     the same run it is simply kept. Waiting ends after the spec's ``deadlines.turn``.
 
+    :param if_taken: ``wait``, or ``skip``: this task and all that rests on it are skipped, with the reason
+        ``ClusterBusy`` in the XCom ``skipped``. For runs that come again by themselves.
     :returns: the record: deployment, dag_id, run_id, since.
     :raises DeadlinePassed: naming the holder.
     """
 
     ui_color = "#eef2f7"
+
+    def __init__(self, *, if_taken: Literal["wait", "skip"] = "wait", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.if_taken = if_taken
 
     def act(self, context: Mapping[str, Any]) -> dict[str, str]:
         return self._acquire(context, started=wait_started(context))
@@ -142,7 +146,14 @@ class AcquireTurnOperator(FleetOperator):
 
     def _acquire(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
         holder = take_turn(self, context)
-        return holder.to_data() if holder is not None else self._wait(context, started)
+        if holder is not None:
+            return holder.to_data()
+        if self.if_taken == "skip":
+            by = rules.held_by(self.kube.get(TURN_REF) or {})
+            busy = ClusterBusy(f"the turn of cluster {self.spec.name} is held by {by}")
+            context["ti"].xcom_push(SKIPPED, {"reason": busy.reason, "message": busy.message})
+            raise AirflowSkipException(f"{busy.reason}: {busy.message}; the next run looks again")
+        return self._wait(context, started)
 
     def _wait(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
         from gpu_fleet.hooks.settings import Settings

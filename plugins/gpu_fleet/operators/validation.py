@@ -43,7 +43,9 @@ class ProtectNodesOperator(PoolOperator):
     """Keeps Karpenter from removing the pool's nodes while they are validated.
 
     Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
-    probe, and nodes that have only just joined are not finished: both are left out.
+    probe, and nodes that have only just joined are not finished: both are left out. Quarantined nodes are looked at by
+    a revalidation, which is what releases them; they are none of the nodes that capacity was waited for. The run's
+    Param ``node`` leaves out all nodes but one.
 
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
@@ -66,7 +68,10 @@ class ProtectNodesOperator(PoolOperator):
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
-        nodes = [node for node in present if node.initialized and not node.cordoned]
+        nodes = [node for node in present if node.initialized and self._takes_probes(node)]
+        only = context["params"].get("node")
+        if only:
+            nodes = [node for node in nodes if node.name == only]
         if self.all_wanted and pool.wanted_nodes:
             good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
             if len(nodes) > len(good) >= pool.wanted_nodes:
@@ -91,6 +96,11 @@ class ProtectNodesOperator(PoolOperator):
             "protected": protected,
             "instances": {node.name: node.instance() for node in nodes},
         }
+
+    def _takes_probes(self, node: PoolNode) -> bool:
+        if node.quarantined:
+            return not self.all_wanted
+        return not node.cordoned
 
 
 class RunProbesOperator(PoolOperator):

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.operators.turn import SKIPPED
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
 FAILED_STATES = frozenset({"failed"})
@@ -39,11 +40,14 @@ class RunVerdictOperator(BaseOperator):
     end as a success. This task is the only leaf and carries the earlier failure to the run's state.
 
     :param watched: the task ids whose failure fails the run.
+    :param turn: id of the task that takes the cluster's turn, where it may be skipped.
+    :returns: a sentence; of a run that was skipped because the turn was taken, who holds it.
     """
 
-    def __init__(self, *, watched: list[str], **kwargs: Any) -> None:
+    def __init__(self, *, watched: list[str], turn: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.watched = watched
+        self.turn = turn
 
     def execute(self, context: Any) -> str:
         ti = context["ti"]
@@ -54,6 +58,9 @@ class RunVerdictOperator(BaseOperator):
             raise RunFailed(
                 f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; the first one's log names the cause"
             )
+        skipped = ti.xcom_pull(task_ids=self.turn, key=SKIPPED) if self.turn else None
+        if isinstance(skipped, Mapping):
+            return f"{skipped.get('reason')}: {skipped.get('message')}"
         return f"none of {len(self.watched)} tasks failed"
 
 

@@ -12,7 +12,7 @@ from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator, TeardownRequestedOperator
 from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import settle
-from gpu_fleet.phases.preflight import preflight
+from gpu_fleet.phases.preflight import preflight, teardown_preflight
 from gpu_fleet.phases.prove import prove
 from gpu_fleet.phases.provision import provision
 from gpu_fleet.phases.rollout import rollout
@@ -65,11 +65,13 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
 def teardown_graph(spec: ClusterSpec) -> None:
     """The lifecycle's last phases alone; works on whatever an earlier run, or a person, left."""
     freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name)
+    before = teardown_preflight()
     removed = teardown(spec)
-    freeze >> removed.heads
+    freeze >> before.heads
+    cross_downstream(before.tails, removed.heads)
     verdict = RunVerdictOperator(
         task_id="run_verdict",
-        watched=[task.task_id for task in [freeze, *removed.tasks]],
+        watched=[task.task_id for task in [freeze, *before.tasks, *removed.tasks]],
         trigger_rule=TriggerRule.ALL_DONE,
     )
     cross_downstream(removed.tails, [verdict])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup
 
-from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator
+from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
@@ -15,16 +15,46 @@ if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
 
+_TOOLTIP = "What can be known to be wrong before anything is changed"
+
+
+def _cluster_active(spec: ClusterSpec) -> GateSensor:
+    return GateSensor(
+        task_id="cluster_active",
+        gate="cluster_active",
+        args={"cluster": spec.cluster.name, "version": spec.cluster.version},
+    )
+
+
 def preflight(spec: ClusterSpec) -> Phase:
     """Tools, AWS identity and offers, cluster ACTIVE: side by side; then the turn."""
-    with TaskGroup("preflight", tooltip="What can be known to be wrong before anything is changed"):
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
-        active = GateSensor(
-            task_id="cluster_active",
-            gate="cluster_active",
-            args={"cluster": spec.cluster.name, "version": spec.cluster.version},
-        )
+        active = _cluster_active(spec)
         turn = AcquireTurnOperator(task_id="acquire_turn")
         [tools, aws, active] >> turn
     return Phase(heads=[tools, aws, active], tails=[turn], tasks=[tools, aws, active, turn])
+
+
+def revalidation_preflight(spec: ClusterSpec) -> Phase:
+    """Cluster ACTIVE and the one node, if the run is about one; then the turn, or nothing at all if it is taken.
+
+    Neither helm nor EC2's offers: a revalidation installs and buys nothing.
+    """
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
+        active = _cluster_active(spec)
+        node = SelectNodeOperator(task_id="select_node")
+        turn = AcquireTurnOperator(task_id="acquire_turn", if_taken="skip")
+        [active, node] >> turn
+    return Phase(heads=[active, node], tails=[turn], tasks=[active, node, turn])
+
+
+def teardown_preflight() -> Phase:
+    """helm, and nothing else: a teardown has to work on what is left of a cluster, whatever it lacks.
+
+    Before the approval: a person must not be asked to approve what then stops half-way.
+    """
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
+        tools = CheckToolsOperator(task_id="check_tools", to_uninstall=True)
+    return Phase(heads=[tools], tails=[tools], tasks=[tools])

@@ -47,9 +47,10 @@ def test_a_node_full_of_users_pods_counts_and_buys_no_other() -> None:
         node(N1, deleting=True),
         node(N1, taints=("karpenter.sh/disrupted",)),
         node(N1, cordoned=True),
+        node(N1, annotations={"gpu-fleet.io/quarantined": "{}"}),
         node(N1, pool="whole-a100"),
     ],
-    ids=["being deleted", "disrupted", "cordoned", "of another pool"],
+    ids=["being deleted", "disrupted", "cordoned", "quarantined", "of another pool"],
 )
 def test_a_node_that_takes_no_job_is_replaced(gone: dict) -> None:  # type: ignore[type-arg]
     assert plan_placeholders(POOL, 1, [], [gone], []).create == (0,)

@@ -64,6 +64,7 @@ def test_the_plugin_tolerates_every_taint_of_every_pool() -> None:
     values = helm_values(demo_spec(nodePools__1__taints=taints), "device-plugin")
     assert values["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "gpu-fleet.io/quarantined", "operator": "Exists", "effect": "NoSchedule"},
         {"key": "team", "operator": "Exists", "effect": "NoExecute"},
     ]
     assert values["nodeSelector"] == {"nvidia.com/gpu.present": "true"}

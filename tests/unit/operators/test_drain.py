@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
 from gpu_fleet.core.kinds import NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
-from gpu_fleet.core.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
 from gpu_fleet.operators.capacity import take_back_cordons
 from gpu_fleet.operators.drain import DrainPoolOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -212,6 +212,15 @@ def test_only_our_own_cordon_is_taken_back_when_capacity_is_asked_for_again(clus
     assert "unschedulable" not in nodes[node].get("spec", {})
     assert ANNOTATION_CORDONED_BY not in (nodes[node]["metadata"].get("annotations") or {})
     assert nodes["other"]["spec"]["unschedulable"] is True
+
+
+def test_the_cordon_of_a_quarantine_outlives_a_drain_that_was_taken_back(cluster: SandboxCluster, node: str) -> None:
+    ref = ObjectRef(NODE, node)
+    annotations = {ANNOTATION_CORDONED_BY: "gpu_teardown.demo/1", ANNOTATION_QUARANTINED: "{}"}
+    cluster.kube.patch(ref, {"metadata": {"annotations": annotations}, "spec": {"unschedulable": True}})
+    (after,) = take_back_cordons(cluster.kube, [cluster.kube.get(ref) or {}])
+    assert after["spec"]["unschedulable"] is True
+    assert after["metadata"]["annotations"] == {ANNOTATION_QUARANTINED: "{}"}
 
 
 def test_a_persons_cordon_is_not_marked_as_ours(cluster: SandboxCluster, node: str) -> None:

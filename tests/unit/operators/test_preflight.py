@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.errors import ToolError
+from gpu_fleet.core.errors import SpecError, ToolError
+from gpu_fleet.core.names import LABEL_NODE_POOL
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.fleet import load_cluster
-from gpu_fleet.operators.preflight import CheckToolsOperator, gpus_of
-from tests.unit.airflow_context import TaskInstance, context
+from gpu_fleet.operators.base import skip_unselected_pool
+from gpu_fleet.operators.preflight import CheckToolsOperator, SelectNodeOperator, gpus_of
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
 
 def check(**changes: Any) -> Any:
@@ -51,6 +56,81 @@ def test_without_managed_releases_helm_is_not_needed(tmp_path: Path, monkeypatch
         karpenter={**value["karpenter"], "manage": False}, devicePlugin={**value["devicePlugin"], "manage": False}
     )
     assert found == {"helm": None}
+
+
+@pytest.mark.parametrize(
+    ("kept", "needed"),
+    [
+        ({}, True),
+        ({"uninstallKarpenter": False}, True),
+        ({"uninstallDevicePlugin": False}, True),
+        ({"uninstallKarpenter": False, "uninstallDevicePlugin": False}, False),
+    ],
+)
+def test_a_teardown_needs_helm_only_for_what_it_uninstalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, bool], needed: bool
+) -> None:
+    monkeypatch.setenv("HELM_BIN", str(tmp_path / "nope"))
+    value = load_cluster("demo").to_json()
+    spec = parse_cluster({**value, "teardown": {**value["teardown"], **kept}})
+    operator = CheckToolsOperator(task_id="check_tools", to_uninstall=True)
+    if not needed:
+        assert operator.execute(context(TaskInstance(spec=spec))) == {"helm": None}
+        return
+    with pytest.raises(ToolError, match="nope"):
+        operator.execute(context(TaskInstance(spec=spec)))
+
+
+# --- the one node ---
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
+    with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as found:
+        for name, pool in (("n1", "shared-a10g"), ("n2", "whole-a100"), ("n3", "of-somebody-else")):
+            metadata = {"name": name, "labels": {LABEL_NODE_POOL: pool}}
+            found.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+        yield found
+
+
+def select(cluster: SandboxCluster, **params: Any) -> Any:
+    task_context = context(TaskInstance(spec=spec_at(str(cluster.access.path))), **params)
+    return SelectNodeOperator(task_id="select_node").execute(task_context)
+
+
+def test_a_run_about_no_single_node_selects_none(cluster: SandboxCluster) -> None:
+    assert select(cluster, node=None) == select(cluster) == select(cluster, node="") == {"node": None, "pool": None}
+
+
+def test_the_pool_of_the_one_node_is_found(cluster: SandboxCluster) -> None:
+    assert select(cluster, node="n2") == {"node": "n2", "pool": "whole-a100"}
+
+
+@pytest.mark.parametrize(
+    ("params", "known"),
+    [
+        ({"node": "n9"}, "n1, n2"),
+        ({"node": "n3"}, "n1, n2"),
+        ({"node": "n2", "pools": ["shared-a10g"]}, "one of: n1"),
+        ({"node": "x" * 10_000}, "n1, n2"),
+        ({"node": "n1\nn2"}, "n1, n2"),
+    ],
+)
+def test_an_unknown_node_is_named_with_the_known_ones(
+    cluster: SandboxCluster, params: dict[str, Any], known: str
+) -> None:
+    with pytest.raises(SpecError, match=r"^params\.node: ") as refused:
+        select(cluster, **params)
+    assert known in refused.value.remedy
+    assert "n3" not in refused.value.remedy
+    assert len(refused.value.message) < 600
+
+
+def test_only_the_pool_of_the_one_node_is_looked_at() -> None:
+    ti = TaskInstance()
+    ti.xcoms["return_value"] = {"node": "n2", "pool": "whole-a100"}
+    skip_unselected_pool(context(ti, node="n2"), "whole-a100")
+    with pytest.raises(AirflowSkipException, match="belongs to pool whole-a100"):
+        skip_unselected_pool(context(ti, node="n2"), "shared-a10g")
+    skip_unselected_pool(context(ti, node=None), "shared-a10g")
 
 
 def test_gpus_of_a_type_without_any() -> None:

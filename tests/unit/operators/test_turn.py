@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
+from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
+from gpu_fleet.core.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.base import FleetOperator
-from gpu_fleet.operators.turn import NEVER_ASKED, AcquireTurnOperator, ReleaseTurnOperator
+from gpu_fleet.operators.turn import NEVER_ASKED, SKIPPED, AcquireTurnOperator, ReleaseTurnOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -119,6 +121,36 @@ def test_an_unreadable_record_is_not_overwritten(cluster: SandboxCluster) -> Non
     with pytest.raises(TaskDeferred):
         acquire(waiting)
     assert "delete ConfigMap" in waiting["ti"].xcoms["waiting_for"]["message"]
+
+
+def test_a_run_that_comes_again_skips_a_busy_cluster_and_names_the_holder(cluster: SandboxCluster) -> None:
+    acquire(run(cluster, "run_1"))
+    busy = run(cluster, "run_2", {"run_1": "running"})
+    with pytest.raises(AirflowSkipException, match=r"ClusterBusy: .* is held by .*run_1"):
+        AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
+    assert busy["ti"].xcoms[SKIPPED]["reason"] == "ClusterBusy"
+    assert held(cluster).run_id == "run_1"
+
+
+@pytest.mark.parametrize("state", ["success", "failed", None])
+def test_a_run_that_skips_takes_over_what_is_over(cluster: SandboxCluster, state: str | None) -> None:
+    acquire(run(cluster, "run_1"))
+    later = run(cluster, "run_2", {"run_1": state} if state else {})
+    AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(later)
+    assert held(cluster).run_id == "run_2"
+
+
+def test_a_killed_try_that_had_the_turn_is_not_skipped(cluster: SandboxCluster) -> None:
+    mine = run(cluster)
+    taken = AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(mine)
+    assert AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(mine) == taken
+
+
+def test_the_namespace_of_the_turn_is_the_specs(cluster: SandboxCluster) -> None:
+    """Labels of its own would be reported as drift, and be changed with the first placeholder."""
+    acquire(run(cluster))
+    namespace = cluster.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) or {}
+    assert namespace["metadata"]["labels"][LABEL_CLUSTER] == "demo"
 
 
 def test_waiting_goes_on_with_its_first_deadline_after_a_recheck(cluster: SandboxCluster) -> None:

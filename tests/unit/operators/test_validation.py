@@ -12,6 +12,7 @@ from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
+    ANNOTATION_QUARANTINED,
     LABEL_COMPONENT,
     LABEL_INITIALIZED,
     LABEL_NODE_POOL,
@@ -131,9 +132,9 @@ def joined(
         kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
 
 
-def protect(*, all_wanted: bool) -> Any:
+def protect(*, all_wanted: bool, **params: Any) -> Any:
     operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL, all_wanted=all_wanted)
-    return operator.execute(context(TaskInstance(spec=demo_spec())))
+    return operator.execute(context(TaskInstance(spec=demo_spec()), **params))
 
 
 def test_all_wanted_nodes_are_protected_in_the_name_of_the_run(kube: KubeClient) -> None:
@@ -167,6 +168,24 @@ def test_a_broken_node_among_the_wanted_ones_is_validated(kube: KubeClient) -> N
     joined(kube, "n1", gpus=4)
     joined(kube, "n2", gpus=1)
     assert protect(all_wanted=True)["nodes"] == ["n1", "n2"]
+
+
+@pytest.mark.parametrize(("all_wanted", "nodes"), [(True, ["n1", "n2"]), (False, ["n1", "n2", "n3"])])
+def test_a_quarantined_node_is_probed_by_a_revalidation_and_is_no_wanted_one(
+    kube: KubeClient, all_wanted: bool, nodes: list[str]
+) -> None:
+    joined(kube, "n1")
+    joined(kube, "n2")
+    joined(kube, "n3", cordoned=True)
+    joined(kube, "n4", cordoned=True)  # by a person
+    kube.patch(ObjectRef(NODE, "n3"), {"metadata": {"annotations": {ANNOTATION_QUARANTINED: "{}"}}})
+    assert protect(all_wanted=all_wanted)["nodes"] == nodes
+
+
+def test_the_one_node_of_the_run_is_the_only_one_looked_at(kube: KubeClient) -> None:
+    joined(kube, "n1")
+    joined(kube, "n2")
+    assert protect(all_wanted=False, node="n2")["nodes"] == ["n2"]
 
 
 @pytest.mark.parametrize("second", [None, {"cordoned": True}, {"initialized": False}])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from gpu_fleet.operators.turn import SKIPPED
 from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator, TeardownRequestedOperator, failed_tasks
 
 
@@ -18,6 +19,10 @@ class FakeTaskInstance:
 
     def __init__(self, states: dict[str, str]) -> None:
         self.states = states
+        self.xcoms: dict[tuple[str, str], Any] = {}
+
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        return self.xcoms.get((task_ids, key))
 
     def get_task_states(self, dag_id: str, run_ids: list[str]) -> dict[str, Any]:
         assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
@@ -49,6 +54,13 @@ def test_earlier_failure_fails_the_run() -> None:
 def test_run_without_failures_passes() -> None:
     operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "b"])
     assert operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "skipped"})}) == "none of 2 tasks failed"
+
+
+def test_a_run_that_found_the_cluster_busy_says_so() -> None:
+    ti = FakeTaskInstance({"acquire": "skipped", "a": "skipped"})
+    ti.xcoms["acquire", SKIPPED] = {"reason": "ClusterBusy", "message": "held by x/run_1"}
+    operator = RunVerdictOperator(task_id="run_verdict", watched=["acquire", "a"], turn="acquire")
+    assert operator.execute({"ti": ti}) == "ClusterBusy: held by x/run_1"
 
 
 @pytest.mark.parametrize("until", ["validated", None])

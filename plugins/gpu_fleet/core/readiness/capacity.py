@@ -122,6 +122,11 @@ def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int)
         return progressing("NodeNotRegistered", f"node {node.name} has not been taken over by Karpenter yet")
     if not node.ready:
         return progressing("NodeNotReady", f"node {node.name} is not Ready: {node.not_ready}")
+    if node.quarantined:
+        return progressing(
+            "NodeQuarantined",
+            f"node {node.name} is quarantined since it failed a validation; it is released when it passes again",
+        )
     if node.cordoned:
         return progressing("NodeCordoned", f"node {node.name} is cordoned and takes no job; uncordon or delete it")
     pods = snapshot.get("plugin_pods", [])

@@ -68,6 +68,11 @@ def test_a_broken_node_beyond_the_wanted_ones_is_named_and_fails_nothing(broken:
         ({"nodes": [node(N1), node(N2, deleting=True)]}, "NodesMissing", "1 of 2"),
         ({"nodes": [node(N1), node(N2, taints=("karpenter.sh/disrupted",))]}, "NodesMissing", "1 of 2"),
         ({"nodes": [node(N1), node(N2, cordoned=True)]}, "NodeCordoned", "uncordon"),
+        (
+            {"nodes": [node(N1), node(N2, cordoned=True, annotations={"gpu-fleet.io/quarantined": "{}"})]},
+            "NodeQuarantined",
+            "released when it passes again",
+        ),
         ({"nodes": [node(N1), node(N2, ready=False)]}, "NodeNotReady", "container runtime is down"),
         ({"nodes": [node(N1), node(N2, taints=("karpenter.sh/unregistered",))]}, "NodeNotRegistered", N2),
         ({"nodes": [node(N1), node(N2, initialized=False)]}, "NodeNotInitialized", N2),
