@@ -310,7 +310,7 @@ class UninstallReleaseOperator(ReleaseOperator):
             from gpu_fleet.core.teardown import plugin_stays
 
             self.log.warning(plugin_stays(nodes))
-            return {"release": self._request().release, "kept": "GpuNodesOfOthers", "nodes": nodes}
+            return {"release": self._request().name, "kept": "GpuNodesOfOthers", "nodes": nodes}
         engine = self._open(context)
         keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
         until = time.monotonic() + _GONE_SECONDS

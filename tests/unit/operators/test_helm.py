@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed, GateFailed, Invalid, ReleaseError, SpecError, TransientError
-from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, ObjectRef
+from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, NODE, ObjectRef
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.hooks.helm import HelmHook, access_of
 from gpu_fleet.operators.base import RETRY_POLICY
@@ -293,3 +293,12 @@ def test_nothing_installed_is_nothing_to_remedy(cluster: SandboxCluster) -> None
 def test_an_unknown_component_is_refused(cluster: SandboxCluster) -> None:
     with pytest.raises(SpecError, match="device-plugin"):
         InstallReleaseOperator(task_id="task", component="gpu-operator").execute(task_context(cluster))
+
+
+def test_the_device_plugin_stays_while_others_have_gpu_nodes(cluster: SandboxCluster) -> None:
+    here = ObjectRef(NODE, "theirs")
+    cluster.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "theirs"}})
+    cluster.kube.patch(here, {"status": {"capacity": {"nvidia.com/gpu": "1"}}}, subresource="status")
+    uninstall = UninstallReleaseOperator(task_id="task", component="device-plugin")
+    found = uninstall.execute(task_context(cluster))
+    assert found == {"release": "nvidia-device-plugin", "kept": "GpuNodesOfOthers", "nodes": ["theirs"]}
