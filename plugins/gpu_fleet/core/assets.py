@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.validation_report import Outcome
+from gpu_fleet.core.validation_report import Outcome, PoolReport
 
 SCHEME = "gpu-fleet"
 #: Bytes of an event's ``extra``; more belongs into the report that it points to.
@@ -40,6 +40,8 @@ class PoolState(StrEnum):
     NOT_READY = "NotReady"
 
 
+#: Reason of a pool that passed on all nodes but those that this run took out of service.
+VALIDATED_WITHOUT = "ValidatedWithout"
 #: Outcome of a pool that has no report at all, because something before validation failed.
 NOT_VALIDATED = "NotValidated"
 #: Outcome of a pool that was taken down on purpose.
@@ -52,11 +54,13 @@ class Finding:
 
     :ivar outcome: an :class:`Outcome`, or ``NotValidated`` or ``TornDown``.
     :ivar reason: CamelCase, :ivar message: a sentence.
+    :ivar without: nodes that failed, were taken out of service, and do not count any more.
     """
 
     outcome: str
     reason: str
     message: str
+    without: tuple[str, ...] = ()
 
 
 def uri(cluster: str, pool: str, topic: Topic) -> str:
@@ -128,6 +132,86 @@ def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[s
     return Finding(Outcome.PASSED, "Validated", f"passed: {probes}")
 
 
+def finding_without(finding: Finding, reports: Sequence[PoolReport], remediation: Mapping[str, Any] | None) -> Finding:
+    """The finding of a pool whose failed nodes were all taken out of service: it passed without them.
+
+    :param reports: of the pool's probes in this run.
+    :param remediation: what came of the failed nodes, the XCom of that name; ``None``: nothing was done.
+    :returns: ``ValidatedWithout`` if at least one other node passed and nothing else is wrong, else ``finding``.
+    """
+    if finding.outcome not in (Outcome.FAILED, Outcome.INCONCLUSIVE) or not remediation:
+        return finding
+    gone = {str(name) for key in ("quarantined", "replaced") for name in remediation.get(key) or []}
+    nodes = outcomes_of_nodes(reports)
+    bad = {name for name, (outcome, _) in nodes.items() if outcome in (Outcome.FAILED, Outcome.INCONCLUSIVE)}
+    passed = sorted(name for name, (outcome, _) in nodes.items() if outcome is Outcome.PASSED)
+    pool_wide = [
+        check
+        for report in reports
+        for check in report.pool_checks
+        if check.outcome in (Outcome.FAILED, Outcome.INCONCLUSIVE)
+    ]
+    if not bad or not bad <= gone or not passed or pool_wide:
+        return finding
+    probes = ", ".join(report.probe for report in reports)
+    return Finding(
+        Outcome.PASSED,
+        VALIDATED_WITHOUT,
+        f"{len(passed)} node(s) passed ({probes}); taken out of service: {_listed(sorted(bad))}; "
+        f"first cause: {finding.reason}: {finding.message}",
+        tuple(sorted(bad)),
+    )
+
+
+def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome, str]]:
+    """Node -> its most decisive outcome over all probes, with the reason if it did not pass; sorted by name."""
+    found: dict[str, tuple[Outcome, str]] = {}
+    for report in reports:
+        for node in report.nodes:
+            cause = node.cause
+            mine = (node.outcome, cause.reason if cause is not None else "")
+            if node.node not in found or _WEIGHT[mine[0]] < _WEIGHT[found[node.node][0]]:
+                found[node.node] = mine
+    return dict(sorted(found.items()))
+
+
+#: What a node's probes disagree on is decided by the lowest.
+_WEIGHT = {
+    Outcome.FAILED: 0,
+    Outcome.INCONCLUSIVE: 1,
+    Outcome.BUSY: 2,
+    Outcome.PASSED: 3,
+    Outcome.SKIPPED: 4,
+    Outcome.IDLE: 5,
+}
+
+
+def node_verdicts(nodes: Sequence[str], reports: Sequence[PoolReport]) -> dict[str, str]:
+    """Node -> ``Passed`` or ``Failed: SharerStarved``, compact enough for an event; what is bad comes first.
+
+    :param nodes: all that were to be validated; one without a report is ``NotProbed``.
+    """
+    outcomes = outcomes_of_nodes(reports)
+    found = {
+        name: f"{outcome}: {reason}" if reason and outcome is not Outcome.BUSY else str(outcome)
+        for name, (outcome, reason) in outcomes.items()
+    }
+    every = {**dict.fromkeys(nodes, "NotProbed"), **found}
+    return dict(sorted(every.items(), key=lambda item: (item[1] == Outcome.PASSED, item[0])))
+
+
+def state_now(was: PoolState, topics: Sequence[Topic]) -> PoolState:
+    """The pool's state after these events."""
+    if Topic.NOT_READY in topics:
+        return PoolState.NOT_READY
+    return PoolState.READY if topics else was
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def valid_seconds(hold_minutes: int, consolidate_after_s: int | None, expire_after_s: int | None) -> int:
     """For how long the nodes will be there although no job uses them.
 
@@ -138,15 +222,25 @@ def valid_seconds(hold_minutes: int, consolidate_after_s: int | None, expire_aft
 
 
 def bounded(extra: Mapping[str, Any], limit: int = MAX_EXTRA) -> dict[str, Any]:
-    """The extra, without the node names, and then with a cut message, if it would be larger than ``limit`` bytes."""
+    """The extra in at most ``limit`` bytes: without as many nodes as needed, those that passed first; says what is cut.
+
+    :param extra: ``nodes`` is as :func:`node_verdicts` gives it. What was left out is counted in ``cut``, for example
+        ``{"nodes": {"Passed": 120}}``; the report has it all.
+    """
     value = dict(extra)
-    if size(value) > limit and isinstance(value.get("nodes"), list):
-        value["nodeCount"] = len(value.pop("nodes"))
+    nodes = dict(value.get("nodes") or {})
+    cut: dict[str, int] = {}
+    while size(value) > limit and nodes:
+        # A tenth at a time: exact enough, and no event is sized a thousand times.
+        for name in list(nodes)[-max(1, len(nodes) // 10) :]:
+            verdict = nodes.pop(name)
+            cut[verdict] = cut.get(verdict, 0) + 1
+        value["nodes"], value["cut"] = nodes, {"nodes": dict(sorted(cut.items()))}
     if size(value) > limit:
         value["message"] = str(value.get("message", ""))[:500] + "…"
     return value
 
 
 def size(extra: Mapping[str, Any]) -> int:
-    """Bytes of the extra as JSON."""
-    return len(json.dumps(extra, ensure_ascii=False).encode())
+    """Bytes of the extra as JSON, as Airflow stores it: every character beyond ASCII is escaped."""
+    return len(json.dumps(extra))

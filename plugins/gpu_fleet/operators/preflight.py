@@ -18,11 +18,13 @@ NODES_SHOWN = 20
 
 
 class CheckToolsOperator(FleetOperator):
-    """helm is there and of a supported version. kubectl is not needed at run time.
+    """helm is there and of a supported version, and so are the notifiers. kubectl is not needed at run time.
 
-    :param to_uninstall: only a teardown is about to run: releases that it leaves need no helm.
-    :returns: ``{"helm": version}``, ``None`` as version if nothing of the spec needs helm.
+    :param to_uninstall: only a teardown is about to run: releases that it leaves need no helm, and a notifier that
+        cannot be used must not keep it from working.
+    :returns: ``{"helm": version, "notifiers": [import paths]}``, ``None`` as version if nothing of the spec needs helm.
     :raises ToolError: if helm is missing or too old.
+    :raises SpecError: a notifier of the spec cannot be imported or refuses its arguments.
     """
 
     needs_kube = False
@@ -33,15 +35,21 @@ class CheckToolsOperator(FleetOperator):
         self.to_uninstall = to_uninstall
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        notifiers = [] if self.to_uninstall else self._notifiers()
         if not self._needs_helm():
             self.log.info("no Helm release of this cluster is changed here: helm is not needed")
-            return {"helm": None}
+            return {"helm": None, "notifiers": notifiers}
         from gpu_fleet.hooks.helm_command import Helm
 
         with Helm() as helm:
             version = str(helm.version)
         self.log.info("helm %s", version)
-        return {"helm": version}
+        return {"helm": version, "notifiers": notifiers}
+
+    def _notifiers(self) -> list[str]:
+        from gpu_fleet.hooks.notifiers import check_notifiers
+
+        return check_notifiers([entry.model_dump(mode="json") for entry in self.spec.validation.notify])
 
     def _needs_helm(self) -> bool:
         spec, leaves = self.spec, self.spec.teardown

@@ -11,9 +11,19 @@ from airflow.sdk import Asset, AssetAlias
 from gpu_fleet.core import assets as rules
 from gpu_fleet.core.assets import Finding, PoolState, Topic
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.links import report_path
+from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, PoolOperator
+from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, ProtectNodesOperator, RunProbesOperator, upstream_tasks
+
+#: XCom key of a remediation task: what came of the nodes that failed.
+REMEDIATION = "remediation"
+#: XCom key of this task: what came of the pool, for the run's report.
+VERDICT = "verdict"
+#: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
+TOLD = "told"
 
 
 def pool_assets(cluster: str, pool: str) -> dict[Topic, Asset]:
@@ -31,11 +41,15 @@ class PublishPoolOperator(PoolOperator):
     To be run whatever happened before (trigger rule ``all_done``); it succeeds also when it has bad news, because only
     a task that succeeds can emit.
 
+    When the pool's state changes it also tells the notifiers of ``validation.notify``, each once; one that fails is
+    logged and changes nothing.
+
     :param cluster: name of the cluster's spec; by default what follows the first dot of the DAG id.
     :param torn_down: the pool was taken down on purpose; nothing is looked up.
-    :returns: ``{"pool", "outcome", "reason", "events": [URIs]}``.
+    :returns: ``{"pool", "outcome", "reason", "events": [URIs]}``; XCom ``verdict`` has more, for the report.
     """
 
+    operator_extra_links = (ReportLink(),)
     ui_color = "#eaf6e9"
     needs_kube = False
     # A run that never had the cluster's turn has learnt nothing about the pool.
@@ -61,9 +75,11 @@ class PublishPoolOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)
-        finding, state = self._finding(context), self._state(context, assets)
-        topics = rules.topics_for(finding.outcome, state)
-        extra = self._extra(context, finding, state)
+        reports, remediation = self._reports(context), self._remediation(context)
+        finding = rules.finding_without(self._finding(context), reports, remediation)
+        was = self._state(context, assets)
+        topics = rules.topics_for(finding.outcome, was)
+        extra = self._extra(context, finding, was, reports)
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
             emit.add(assets[topic], extra=extra)
@@ -71,13 +87,28 @@ class PublishPoolOperator(PoolOperator):
         self.log.info(
             "pool %s was %s and is %s (%s: %s): %s",
             self.node_pool,
-            state,
+            was,
             finding.outcome,
             finding.reason,
             finding.message,
             ", ".join(uris) or "no event",
         )
-        return {"pool": self.node_pool, "outcome": finding.outcome, "reason": finding.reason, "events": uris}
+        now = rules.state_now(was, topics)
+        verdict = {
+            "pool": self.node_pool,
+            "outcome": str(finding.outcome),
+            "reason": finding.reason,
+            "message": finding.message[:2000],
+            "was": str(was),
+            "now": str(now),
+            "events": uris,
+            "validUntil": extra.get("validUntil"),
+            "remediation": remediation,
+        }
+        context["ti"].xcom_push(VERDICT, verdict)
+        if now is not was:
+            self._notify(context, finding, was, now)
+        return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
 
     def _finding(self, context: Mapping[str, Any]) -> Finding:
         if self.torn_down:
@@ -87,6 +118,19 @@ class PublishPoolOperator(PoolOperator):
         failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in upstream_tasks(self, AwaitCapacityOperator)]
         return rules.finding_of(summaries, next(filter(None, failures), None))
 
+    def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
+        ti = context["ti"]
+        values = [ti.xcom_pull(task_ids=task, key=REPORT) for task in upstream_tasks(self, RunProbesOperator)]
+        return [PoolReport.from_json(value) for value in values if value]
+
+    def _remediation(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
+        # By key and not by class: the tasks between the probes and this one are few, and most runs have none.
+        probes = set(upstream_tasks(self, RunProbesOperator))
+        for task in upstream_tasks(self, PoolOperator):
+            if task not in probes and (value := context["ti"].xcom_pull(task_ids=task, key=REMEDIATION)):
+                return dict(value)
+        return None
+
     def _state(self, context: Mapping[str, Any], assets: Mapping[Topic, Asset]) -> PoolState:
         newest: dict[Topic, float | None] = {}
         for topic, asset in assets.items():
@@ -94,35 +138,78 @@ class PublishPoolOperator(PoolOperator):
             newest[topic] = last[0].timestamp.timestamp() if last else None
         return rules.state_after(newest)
 
-    def _extra(self, context: Mapping[str, Any], finding: Finding, state: PoolState) -> dict[str, Any]:
+    def _extra(
+        self, context: Mapping[str, Any], finding: Finding, was: PoolState, reports: list[PoolReport]
+    ) -> dict[str, Any]:
         pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
-        disruption = pool.disruption.consolidate_after
-        seconds = rules.valid_seconds(
-            pool.capacity.hold,
-            None if disruption.never else disruption.seconds,
-            None if pool.expire_after.never else pool.expire_after.seconds,
-        )
-        nodes: Mapping[str, Any] = {}
+        found: Mapping[str, Any] = {}
         for task in upstream_tasks(self, ProtectNodesOperator):
-            nodes = ti.xcom_pull(task_ids=task) or nodes
-        names = list(nodes.get("nodes") or [])
-        physical, replicas = int(nodes.get("physical") or 0), int(nodes.get("replicas") or pool.replicas)
-        return rules.bounded(
-            {
-                "cluster": self.cluster,
-                "pool": pool.name,
-                "outcome": finding.outcome,
-                "reason": finding.reason,
-                "message": finding.message[:1000],
-                "was": str(state),
-                "at": now.isoformat(timespec="seconds"),
-                "validUntil": (now + timedelta(seconds=seconds)).isoformat(timespec="seconds"),
-                "nodes": names,
-                "gpus": {"physical": physical * len(names), "allocatable": physical * replicas * len(names)},
-                "run": run_name(context),
-                "reports": [
-                    {"dagId": ti.dag_id, "runId": ti.run_id, "taskId": task, "key": REPORT}
-                    for task in upstream_tasks(self, RunProbesOperator)
-                ],
-            }
+            found = ti.xcom_pull(task_ids=task) or found
+        names = list(found.get("nodes") or [])
+        physical, replicas = int(found.get("physical") or 0), int(found.get("replicas") or pool.replicas)
+        good = len(names) - len(finding.without)
+        extra = {
+            "cluster": self.cluster,
+            "pool": pool.name,
+            "outcome": finding.outcome,
+            "reason": finding.reason,
+            "message": finding.message[:1000],
+            "was": str(was),
+            "at": now.isoformat(timespec="seconds"),
+            "nodes": rules.node_verdicts(names, reports),
+            "gpus": {"physical": physical * good, "allocatable": physical * replicas * good},
+            "run": run_name(context),
+            "report": report_path(ti.dag_id, ti.run_id),
+            "reports": [
+                {"dagId": ti.dag_id, "runId": ti.run_id, "taskId": task, "key": REPORT}
+                for task in upstream_tasks(self, RunProbesOperator)
+            ],
+        }
+        if finding.without:
+            extra["without"] = list(finding.without)
+        if finding.outcome == Outcome.PASSED:
+            extra["validUntil"] = (now + timedelta(seconds=self._valid_s())).isoformat(timespec="seconds")
+        return rules.bounded(extra)
+
+    def _valid_s(self) -> int:
+        disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after
+        return rules.valid_seconds(
+            self.this_pool.capacity.hold,
+            None if disruption.never else disruption.seconds,
+            None if expire.never else expire.seconds,
         )
+
+    def _notify(self, context: Mapping[str, Any], finding: Finding, was: PoolState, now: PoolState) -> None:
+        entries = self.spec.validation.notify
+        if not entries:
+            return
+        from gpu_fleet.hooks.notifiers import send, ui_url
+
+        ti, store = context["ti"], context["task_state_store"]
+        variables = {
+            "message": f"GPU pool {self.node_pool} of cluster {self.cluster}: {was} -> {now}: "
+            f"{finding.reason}: {finding.message[:1000]}",
+            "cluster": self.cluster,
+            "pool": self.node_pool,
+            "was": str(was),
+            "now": str(now),
+            "reason": finding.reason,
+            "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
+        }
+        # Noted after each one: a task that dies in between may tell one notifier twice, but never none. A person who
+        # clears the task wants it done again; each clear raises max_tries, and nothing else does.
+        change = {"was": str(was), "now": str(now), "max_tries": ti.max_tries}
+        kept = store.get(TOLD) or {}
+        told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
+        for index, entry in enumerate(entries):
+            key = f"{index} {entry.notifier}"
+            if key in told:
+                self.log.info("notifier %s has been told by an earlier try", entry.notifier)
+                continue
+            problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables, dict(context))
+            if problem is None:
+                self.log.info("notifier %s told: %s -> %s", entry.notifier, was, now)
+            else:
+                self.log.error("notifier failed, the verdict stands: %s", problem)
+            told[key] = problem or "told"
+            store.set(TOLD, {"change": change, "notifiers": told})

@@ -9,7 +9,8 @@ import pytest
 
 from gpu_fleet.core import assets
 from gpu_fleet.core.assets import NOT_VALIDATED, TORN_DOWN, PoolState, Topic
-from gpu_fleet.core.validation_report import Outcome
+from gpu_fleet.core.validation_report import Outcome, PoolReport
+from tests.unit.report_objects import broken, broken_node, busy_node, check, healthy, host, node, report
 
 READY, VALIDATED, NOT_READY = Topic.READY, Topic.VALIDATED, Topic.NOT_READY
 UNKNOWN, IS_READY, IS_NOT = PoolState.UNKNOWN, PoolState.READY, PoolState.NOT_READY
@@ -107,11 +108,108 @@ def test_for_how_long_nodes_stay(hold: int, consolidate: int | None, expire: int
     assert assets.valid_seconds(hold, consolidate, expire) == seconds
 
 
-def test_an_extra_always_fits() -> None:
-    small = {"pool": "p", "nodes": ["n"], "message": "m"}
-    assert assets.bounded(small) == small
-    large = {"pool": "p", "nodes": [f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in range(500)], "message": "m"}
-    assert assets.bounded(large)["nodeCount"] == 500
-    wordy = assets.bounded({"pool": "p", "message": "ä" * 9000})
-    assert assets.size(wordy) <= assets.MAX_EXTRA
-    assert json.dumps(wordy)
+def extra_of(nodes: int, reason: str = "", message: str = "m") -> dict[str, Any]:
+    """An event as the publishing task makes it, of a pool of which every node passed, or failed for a reason."""
+    make = (lambda number: broken_node(number, reason)) if reason else node
+    reports = [report(*(make(number) for number in range(nodes)), probe=probe) for probe in ("sharing", "throughput")]
+    run = "gpu_revalidate.production-eu-west/scheduled__2026-11-23T04:00:00+00:00"
+    return {
+        "cluster": "production-eu-west",
+        "pool": "shared-a10g-spot",
+        "outcome": "Passed",
+        "reason": "ValidatedWithout",
+        "message": message,
+        "nodes": assets.node_verdicts([host(number) for number in range(nodes)], reports),
+        "run": run,
+        "reports": [{"dagId": run[:34], "runId": run[34:], "taskId": "validation.pool_x.sharing", "key": "report"}] * 3,
+        "at": "2026-11-23T04:00:00+00:00",
+        "validUntil": "2026-11-23T05:00:00+00:00",
+    }
+
+
+@pytest.mark.parametrize("reason", ["", "DevicePluginNotRegistered"])
+def test_fifty_nodes_fit_with_their_verdicts(reason: str) -> None:
+    extra = extra_of(50, reason, "x" * 1000)
+    assert assets.bounded(extra) == extra
+    assert assets.size(extra) <= assets.MAX_EXTRA == 8192
+    assert len(extra["nodes"]) == 50
+
+
+def test_a_large_pool_keeps_its_failures_and_says_what_was_cut() -> None:
+    reports = [report(*(broken_node(n) if n in (7, 311) else node(n) for n in range(500)))]
+    extra = {**extra_of(1), "nodes": assets.node_verdicts([], reports)}
+    small = assets.bounded(extra)
+    assert assets.size(small) <= assets.MAX_EXTRA
+    assert small["nodes"][host(7)] == small["nodes"][host(311)] == "Failed: AllocatableMismatch"
+    assert small["cut"] == {"nodes": {"Passed": 500 - len(small["nodes"])}}
+
+
+def test_what_is_written_in_other_alphabets_is_counted_as_it_is_stored() -> None:
+    wordy = assets.bounded({"pool": "p", "message": "ä" * 1300})
+    assert len(json.dumps(wordy)) <= assets.MAX_EXTRA
+    assert wordy["message"] == "ä" * 1300
+    assert assets.size(assets.bounded({"pool": "p", "message": "ä" * 9000})) <= assets.MAX_EXTRA
+
+
+# --- nodes that were taken out of service ----------------------------------------------------------------------------
+def without(reports: list[PoolReport], **remediation: Any) -> assets.Finding:
+    failed = assets.finding_of([one.summary() for one in reports], None)
+    return assets.finding_without(failed, reports, remediation)
+
+
+@pytest.mark.parametrize("how", ["quarantined", "replaced"])
+def test_a_pool_passes_without_the_node_that_was_taken_out_of_service(how: str) -> None:
+    found = without([broken()], policy="x", **{how: [host(2)]})
+    assert (found.outcome, found.reason, found.without) == (Outcome.PASSED, "ValidatedWithout", (host(2),))
+    assert host(2) in found.message
+    assert "AllocatableMismatch" in found.message
+
+
+@pytest.mark.parametrize(
+    ("reports", "remediation"),
+    [
+        pytest.param([broken()], {}, id="nothing was done"),
+        pytest.param([broken()], {"left": [{"node": host(2), "reason": "BudgetSpent"}]}, id="left for the budget"),
+        pytest.param([report(broken_node(1), broken_node(2))], {"quarantined": [host(1)]}, id="one of two was left"),
+        pytest.param([report(broken_node(1))], {"quarantined": [host(1)]}, id="no node is left"),
+        pytest.param([report(broken_node(1), busy_node(2))], {"quarantined": [host(1)]}, id="the other proved nothing"),
+        pytest.param(
+            [report(node(1), broken_node(2), pool_checks=(check("claims", Outcome.FAILED, "NodeBought", "m"),))],
+            {"quarantined": [host(2)]},
+            id="the pool itself failed",
+        ),
+        pytest.param(
+            [healthy(), report(broken_node(1), broken_node(2), probe="throughput")],
+            {"quarantined": [host(2)]},
+            id="failed in the second probe",
+        ),
+    ],
+)
+def test_a_pool_stays_failed(reports: list[PoolReport], remediation: dict[str, Any]) -> None:
+    found = without(reports, **remediation)
+    assert found.outcome == Outcome.FAILED
+    assert found.without == ()
+
+
+def test_a_pool_that_passed_needs_no_remediation() -> None:
+    assert without([healthy()], released=[host(1)]).reason == "Validated"
+
+
+def test_the_worst_probe_is_the_nodes_verdict() -> None:
+    verdicts = assets.node_verdicts(
+        [host(9)], [healthy(), report(node(1), broken_node(2, "SharerStarved"), busy_node(3), probe="throughput")]
+    )
+    assert verdicts == {
+        host(2): "Failed: SharerStarved",
+        host(3): "Busy",
+        host(9): "NotProbed",
+        host(1): "Passed",
+    }
+    assert list(verdicts)[-1] == host(1)
+
+
+@pytest.mark.parametrize("was", list(PoolState))
+def test_the_state_follows_from_the_events(was: PoolState) -> None:
+    assert assets.state_now(was, ()) is was
+    assert assets.state_now(was, (NOT_READY,)) is IS_NOT
+    assert assets.state_now(was, (VALIDATED,)) is assets.state_now(was, (VALIDATED, READY)) is IS_READY

@@ -55,7 +55,25 @@ def test_without_managed_releases_helm_is_not_needed(tmp_path: Path, monkeypatch
     found = check(
         karpenter={**value["karpenter"], "manage": False}, devicePlugin={**value["devicePlugin"], "manage": False}
     )
-    assert found == {"helm": None}
+    assert found == {"helm": None, "notifiers": []}
+
+
+def test_a_notifier_that_cannot_be_used_is_named_before_anything_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELM_BIN", str(tmp_path / "nope"))
+    with pytest.raises(SpecError) as caught:
+        check(validation={"notify": [{"notifier": "nowhere.Notifier"}]})
+    assert caught.value.field == "validation.notify[0].notifier"
+
+
+def test_a_teardown_works_without_notifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELM_BIN", str(tmp_path / "nope"))
+    value = load_cluster("demo").to_json()
+    keeps = {**value["teardown"], "uninstallKarpenter": False, "uninstallDevicePlugin": False}
+    spec = parse_cluster({**value, "teardown": keeps, "validation": {"notify": [{"notifier": "nowhere.Notifier"}]}})
+    operator = CheckToolsOperator(task_id="check_tools", to_uninstall=True)
+    assert operator.execute(context(TaskInstance(spec=spec)))["notifiers"] == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +93,7 @@ def test_a_teardown_needs_helm_only_for_what_it_uninstalls(
     spec = parse_cluster({**value, "teardown": {**value["teardown"], **kept}})
     operator = CheckToolsOperator(task_id="check_tools", to_uninstall=True)
     if not needed:
-        assert operator.execute(context(TaskInstance(spec=spec))) == {"helm": None}
+        assert operator.execute(context(TaskInstance(spec=spec))) == {"helm": None, "notifiers": []}
         return
     with pytest.raises(ToolError, match="nope"):
         operator.execute(context(TaskInstance(spec=spec)))

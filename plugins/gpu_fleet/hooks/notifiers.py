@@ -1,0 +1,171 @@
+"""Tells people through Airflow's notifiers, any of them, named in the spec by import path.
+
+A notifier is somebody else's code that talks to somebody else's service: whatever it does, it is bounded in time and
+its failure is logged under its name, and never becomes the caller's.
+
+Its template fields know ``message``, ``cluster``, ``pool``, ``was``, ``now``, ``reason`` and ``report_url``. They are
+rendered here and not by ``BaseNotifier.__call__``, which first copies the notifier's own fields over the context
+(airflow/sdk/bases/notifier.py, ``_update_context``): a notifier with a field ``message``, as Amazon's SnsNotifier is,
+would then find its own template under that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.links import run_path
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one notifier may take; a mail server that does not answer must not hold a verdict back.
+PATIENCE_S = 60.0
+
+#: Names in a notifier's templates.
+VARIABLES = ("message", "cluster", "pool", "was", "now", "reason", "report_url")
+
+
+def load_notifier(entry: Mapping[str, Any], field: str) -> Any:
+    """The notifier of one entry of ``validation.notify``, constructed and not yet used.
+
+    :param entry: ``{"notifier": import path, "arguments": {…}}``.
+    :param field: where the entry stands in the spec, for messages.
+    :raises SpecError: it cannot be imported, is no notifier, or does not take the arguments.
+    """
+    path, arguments = str(entry.get("notifier", "")), dict(entry.get("arguments") or {})
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        # A module's import can fail in any way there is.
+        raise SpecError(
+            f"{path} cannot be imported here: {type(error).__name__}: {error}",
+            field=f"{field}.notifier",
+            remedy="correct the path, or install its package on scheduler, workers and triggerer",
+        ) from error
+    from airflow.sdk.bases.notifier import BaseNotifier
+
+    if not (isinstance(kind, type) and issubclass(kind, BaseNotifier)):
+        raise SpecError(
+            f"{path} is not a class derived from Airflow's BaseNotifier",
+            field=f"{field}.notifier",
+            remedy="name one, for example airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+        )
+    try:
+        return kind(**arguments)
+    except Exception as error:
+        raise SpecError(
+            f"{path} refuses its arguments: {type(error).__name__}: {error}",
+            field=f"{field}.arguments",
+            remedy="write its constructor's keyword arguments, see its provider's documentation",
+        ) from error
+
+
+def check_notifiers(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Load every notifier of a spec.
+
+    :returns: their import paths.
+    :raises SpecError: the first that cannot be used, with field and remedy.
+    """
+    for index, entry in enumerate(entries):
+        load_notifier(entry, f"validation.notify[{index}]")
+    return [str(entry["notifier"]) for entry in entries]
+
+
+def send(
+    entry: Mapping[str, Any],
+    field: str,
+    variables: Mapping[str, str],
+    context: Mapping[str, Any],
+    patience_s: float = PATIENCE_S,
+) -> str | None:
+    """Let one notifier do its work; never raises.
+
+    :param context: Airflow's context, as far as there is one.
+    :returns: ``None``, or what went wrong, with the notifier's name.
+    """
+    outcome: list[str | None] = []
+
+    def work() -> None:
+        try:
+            notifier = load_notifier(entry, field)
+            _deliver(notifier, variables, context)
+        except Exception as error:  # noqa: BLE001  (see the module's docstring)
+            outcome.append(f"{entry.get('notifier')}: {type(error).__name__}: {error}")
+        else:
+            outcome.append(None)
+
+    _within(patience_s, work)
+    if not outcome:
+        return f"{entry.get('notifier')}: did not come back within {patience_s:g} s; nobody may have been told"
+    return outcome[0]
+
+
+def _deliver(notifier: Any, variables: Mapping[str, str], context: Mapping[str, Any]) -> None:
+    import jinja2
+
+    known = {**context, **variables}
+    # Without the DAG the environment is the sandboxed one, and a misspelt name is an error instead of an empty text.
+    environment = notifier.get_template_env(dag=None)
+    environment.undefined = jinja2.StrictUndefined
+    notifier.render_template_fields(known, environment)
+    notifier.notify(known)
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Run it in a thread that is left behind when it does not end."""
+    scope = contextvars.copy_context()
+    thread = threading.Thread(target=scope.run, args=(work,), name="notifier", daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def ui_url(path: str) -> str:
+    """A path of the Airflow UI as an address, by ``[api] base_url``; the bare path where that is not set."""
+    from airflow.sdk import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/") + path
+
+
+async def validation_overdue(
+    cluster: str,
+    overdue_after_s: float,
+    notifiers: Sequence[Mapping[str, Any]],
+    context: Mapping[str, Any] | None = None,
+) -> str:
+    """Callback of the deadline alert (:func:`gpu_fleet.phases.alerts.overdue_alert`); runs in the triggerer.
+
+    The notifiers' synchronous side is used, in a thread: the asynchronous one of Amazon's needs aiobotocore, which
+    their provider does not install.
+
+    :param context: ``dag_run`` and ``deadline``, as the scheduler sends them.
+    :raises RuntimeError: if a notifier failed, so that the callback's state says so.
+    """
+    run = dict((context or {}).get("dag_run") or {})
+    dag_id, run_id = str(run.get("dag_id", "")), str(run.get("dag_run_id", ""))
+    variables = {
+        "message": f"Revalidation of cluster {cluster} is overdue: run {run_id} has not ended "
+        f"{overdue_after_s / 60:g} min after it was due.",
+        "cluster": cluster,
+        "pool": "",
+        "was": "",
+        "now": "Overdue",
+        "reason": "ValidationOverdue",
+        "report_url": ui_url(run_path(dag_id, run_id)),
+    }
+    log.warning("%s", variables["message"])
+    failed = []
+    for index, entry in enumerate(notifiers):
+        problem = await asyncio.to_thread(send, entry, f"validation.notify[{index}]", variables, {})
+        if problem is not None:
+            log.error("notifier failed: %s", problem)
+            failed.append(problem)
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return f"{len(notifiers)} notifier(s) told"

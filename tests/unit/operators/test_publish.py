@@ -1,0 +1,253 @@
+"""Publishing a pool's verdict: which events with what in them, and who is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset, AssetAlias
+
+from gpu_fleet.core.assets import MAX_EXTRA, Topic, uri
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.validation_report import PoolReport
+from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
+from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
+from tests.unit import notifying
+from tests.unit.airflow_context import StateStore, TaskInstance
+from tests.unit.core.specs import demo_spec
+from tests.unit.report_objects import broken, broken_node, busy_node, healthy, host, report
+
+POOL = "shared-a10g"
+READY, VALIDATED, NOT_READY = (uri("demo", POOL, topic) for topic in (Topic.READY, Topic.VALIDATED, Topic.NOT_READY))
+
+
+@pytest.fixture(autouse=True)
+def _calls() -> Iterator[None]:
+    notifying.CALLS.clear()
+    yield
+    notifying.GO_ON.set()
+
+
+class Run(TaskInstance):
+    """A run whose tasks before the publishing one left these XComs."""
+
+    def __init__(self, spec: ClusterSpec, left: dict[tuple[str, str], Any]) -> None:
+        super().__init__(run_id="scheduled__2026-11-23T04:00:00+00:00", dag_id="gpu_revalidate.demo", spec=spec)
+        self.left = left
+
+    def xcom_pull(self, task_ids: Any = None, key: str = "return_value") -> Any:
+        return self._frozen if task_ids == "freeze_spec" else self.left.get((task_ids, key))
+
+
+class Emitted:
+    """``context["outlet_events"][alias]``."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, dict[str, Any]] = {}
+
+    def add(self, asset: Asset, extra: dict[str, Any]) -> None:
+        self.events[asset.uri] = extra
+
+
+class Past:
+    """``context["inlet_events"][asset]``: newest first and limited, as the operator asks for it."""
+
+    def __init__(self, at: float | None) -> None:
+        self.found = [] if at is None else [SimpleNamespace(timestamp=datetime.fromtimestamp(at, UTC))]
+
+    def ascending(self, value: bool) -> Past:
+        assert value is False
+        return self
+
+    def limit(self, count: int) -> list[Any]:
+        return self.found[:count]
+
+
+def run(
+    reports: list[PoolReport | None],
+    *,
+    before: Topic | None = None,
+    remediation: dict[str, Any] | None = None,
+    notify: list[dict[str, Any]] | None = None,
+    store: StateStore | None = None,
+    max_tries: int = 2,
+) -> SimpleNamespace:
+    """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
+    spec = demo_spec(validation={"notify": notify or []})
+    names = ["sharing", "vectoradd"][: len(reports)]
+    with DAG("gpu_revalidate.demo", schedule=None):
+        protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
+        probes = [RunProbesOperator(task_id=name, node_pool=POOL, probe=name) for name in names]
+        remediate = CleanUpValidationOperator(task_id="remediate", node_pool=POOL)
+        publish = PublishPoolOperator(task_id="publish", node_pool=POOL)
+        protect >> probes >> remediate >> publish
+    nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
+    left: dict[tuple[str, str], Any] = {
+        ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4},
+        ("remediate", REMEDIATION): remediation,
+    }
+    for name, one in zip(names, reports, strict=True):
+        if one is not None:
+            left[name, "report"], left[name, "summary"] = one.to_json(), one.summary()
+    ti, emitted = Run(spec, left), Emitted()
+    ti.max_tries = max_tries
+    context = {
+        "ti": ti,
+        "params": {},
+        "task_state_store": StateStore() if store is None else store,
+        "outlet_events": {AssetAlias(f"gpu-fleet://demo/{POOL}"): emitted},
+        "inlet_events": {Asset(uri("demo", POOL, topic)): Past(5.0 if topic is before else None) for topic in Topic},
+    }
+    returned = publish.execute(context)
+    return SimpleNamespace(returned=returned, events=emitted.events, verdict=ti.xcoms[VERDICT], task=publish, ti=ti)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+def test_the_first_proof_makes_the_pool_ready() -> None:
+    done = run([healthy()])
+    assert set(done.events) == {VALIDATED, READY}
+    extra = done.events[READY]
+    assert extra["nodes"] == {host(1): "Passed", host(2): "Passed"}
+    assert extra["gpus"] == {"physical": 2, "allocatable": 8}
+    assert extra["report"] == ("/gpu-fleet/reports/gpu_revalidate.demo/scheduled__2026-11-23T04%3A00%3A00%2B00%3A00")
+    assert extra["validUntil"] > extra["at"]
+    assert done.returned == {
+        "pool": POOL,
+        "outcome": "Passed",
+        "reason": "Validated",
+        "events": [VALIDATED, READY],
+    }
+
+
+def test_a_revalidation_does_not_start_users_jobs_again() -> None:
+    assert set(run([healthy()], before=Topic.READY).events) == {VALIDATED}
+    assert set(run([healthy()], before=Topic.VALIDATED).events) == {VALIDATED}
+
+
+def test_a_failure_has_no_validity_and_names_its_nodes() -> None:
+    done = run([broken()], before=Topic.READY)
+    assert set(done.events) == {NOT_READY}
+    extra = done.events[NOT_READY]
+    assert extra["nodes"][host(2)] == "Failed: AllocatableMismatch"
+    assert "validUntil" not in extra
+    assert (extra["was"], extra["outcome"], extra["reason"]) == ("Ready", "Failed", "AllocatableMismatch")
+
+
+def test_a_quarantined_node_does_not_take_the_pool_down() -> None:
+    remediation = {"policy": "quarantine", "quarantined": [host(2)], "released": [], "replaced": [], "left": []}
+    done = run([broken()], before=Topic.READY, remediation=remediation)
+    assert set(done.events) == {VALIDATED}
+    extra = done.events[VALIDATED]
+    assert (extra["reason"], extra["without"]) == ("ValidatedWithout", [host(2)])
+    assert extra["gpus"] == {"physical": 1, "allocatable": 4}
+    assert done.verdict["remediation"] == remediation
+    assert done.verdict["now"] == "Ready"
+
+
+def test_a_failed_pool_becomes_ready_when_its_bad_node_is_out() -> None:
+    done = run([broken()], before=Topic.NOT_READY, remediation={"quarantined": [host(2)]})
+    assert set(done.events) == {VALIDATED, READY}
+
+
+@pytest.mark.parametrize(
+    ("reports", "reason"),
+    [([report(busy_node(1))], "Busy"), ([report()], "Idle")],
+    ids=["busy", "idle"],
+)
+def test_neither_pass_nor_alarm(reports: list[PoolReport | None], reason: str) -> None:
+    done = run(reports)
+    assert done.events == {}
+    assert (done.verdict["reason"], done.verdict["was"], done.verdict["now"]) == (reason, "Unknown", "Unknown")
+
+
+def test_fifty_failed_nodes_fit_into_the_event() -> None:
+    done = run([report(*(broken_node(number, "DevicePluginNotRegistered", "w" * 500) for number in range(50)))])
+    extra = done.events[NOT_READY]
+    assert len(json.dumps(extra)) <= MAX_EXTRA
+    assert len(extra["nodes"]) == 50
+
+
+# --- notifications ---------------------------------------------------------------------------------------------------
+def told(*entries: tuple[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"notifier": f"tests.unit.notifying.{name}", "arguments": {"message": text, "subject": "{{ report_url }}"}}
+        for name, text in entries
+    ]
+
+
+TELL = told(("RecordingNotifier", "{{ cluster }}/{{ pool }}: {{ was }} -> {{ now }} ({{ reason }})"))
+
+
+@pytest.mark.parametrize(
+    ("reports", "before", "message"),
+    [
+        ([broken()], Topic.READY, "demo/shared-a10g: Ready -> NotReady (AllocatableMismatch)"),
+        ([healthy()], Topic.NOT_READY, "demo/shared-a10g: NotReady -> Ready (Validated)"),
+        ([healthy()], None, "demo/shared-a10g: Unknown -> Ready (Validated)"),
+        ([report()], Topic.READY, "demo/shared-a10g: Ready -> NotReady (Idle)"),
+    ],
+)
+def test_a_change_of_the_verdict_is_told(reports: list[PoolReport | None], before: Topic | None, message: str) -> None:
+    run(reports, before=before, notify=TELL)
+    assert [call["message"] for _, call in notifying.CALLS] == [message]
+    assert "/gpu-fleet/reports/gpu_revalidate.demo/" in notifying.CALLS[0][1]["subject"]
+
+
+@pytest.mark.parametrize(
+    ("reports", "before"),
+    [([healthy()], Topic.READY), ([broken()], Topic.NOT_READY), ([report(busy_node(1))], Topic.READY)],
+    ids=["still ready", "still not ready", "busy says nothing"],
+)
+def test_nothing_new_is_not_told(reports: list[PoolReport | None], before: Topic) -> None:
+    run(reports, before=before, notify=TELL)
+    assert notifying.CALLS == []
+
+
+def test_a_notifier_that_fails_or_is_missing_loses_neither_the_verdict_nor_the_others() -> None:
+    bad = [*told(("FailingNotifier", "x"), ("Absent", "x")), *TELL]
+    done = run([broken()], before=Topic.READY, notify=bad)
+    assert set(done.events) == {NOT_READY}
+    assert [name for name, _ in notifying.CALLS] == ["FailingNotifier", "RecordingNotifier"]
+
+
+def test_a_retry_tells_nobody_twice() -> None:
+    store = StateStore()
+    for _ in range(2):
+        run([broken()], before=Topic.READY, notify=TELL, store=store)
+    assert len(notifying.CALLS) == 1
+
+
+def test_a_retry_after_a_death_tells_those_who_have_not_been_told() -> None:
+    store = StateStore()
+    two = told(("RecordingNotifier", "first"), ("RecordingNotifier", "second"))
+    run([broken()], before=Topic.READY, notify=two, store=store)
+    del store[TOLD]["notifiers"]["1 tests.unit.notifying.RecordingNotifier"]
+    run([broken()], before=Topic.READY, notify=two, store=store)
+    assert [call["message"] for _, call in notifying.CALLS] == ["first", "second", "second"]
+
+
+def test_a_cleared_task_tells_again() -> None:
+    store = StateStore()
+    for max_tries in (2, 5):
+        run([broken()], before=Topic.READY, notify=TELL, store=store, max_tries=max_tries)
+    assert len(notifying.CALLS) == 2
+
+
+# --- the link --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("base_url", "prefix"),
+    [("", ""), ("https://airflow.example.com/", ""), ("https://example.com/air/flow", "/air/flow")],
+)
+def test_the_link_to_the_report(monkeypatch: pytest.MonkeyPatch, base_url: str, prefix: str) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    done = run([healthy()])
+    (link,) = done.task.operator_extra_links
+    assert isinstance(link, ReportLink)
+    assert link.get_link(done.task, ti_key=done.ti) == (
+        f"{prefix}/gpu-fleet/reports/gpu_revalidate.demo/scheduled__2026-11-23T04%3A00%3A00%2B00%3A00"
+    )

@@ -1,0 +1,124 @@
+"""Validation reports of pools in every condition, as the probes' tasks would leave them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
+from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
+
+NOW = 1_790_000_000.0
+UUID = "GPU-11111111-2222-3333-4444-{:012d}"
+HOST = "ip-10-0-{}-{}.us-west-2.compute.internal"
+#: What a hostile or careless pod could write into a message.
+EVIL = "<script>alert('pwned')</script> | `code` & {{ 7*7 }} ]]> \x1b[31m"
+
+
+def host(number: int) -> str:
+    return HOST.format(number // 250, number % 250)
+
+
+def check(name: str, outcome: Outcome, reason: str, message: str, **figures: Any) -> Check:
+    return Check(name, outcome, reason, message, figures)
+
+
+def good_checks(number: int, replicas: int = 4) -> list[Check]:
+    """A node of one A10G, shared by time-slicing."""
+    uuid = UUID.format(number)
+    return [
+        check("node", Outcome.PASSED, "NodeReady", f"node {host(number)} is Ready"),
+        check(
+            "allocatable",
+            Outcome.PASSED,
+            "AllocatableAsPromised",
+            f"{replicas} = 1 × {replicas}",
+            expected=replicas,
+            actual=replicas,
+            physical=1,
+            replicas=replicas,
+        ),
+        check("room", Outcome.PASSED, "Free", f"{replicas} of {replicas} free", free=replicas, held=0),
+        check(
+            "probes",
+            Outcome.PASSED,
+            "AllReported",
+            f"{replicas} probe(s) reported",
+            driver="570.124.06",
+            cuda="12.8",
+            gpu="NVIDIA A10G",
+        ),
+        check("vectorAdd", Outcome.PASSED, "VectorAddPassed", f"passed in {replicas} container(s)", slowestMs=412),
+        check("visible", Outcome.PASSED, "OneGpuEach", "every container sees exactly one GPU"),
+        check(
+            "concurrency",
+            Outcome.PASSED,
+            "RanTogether",
+            f"{replicas} containers ran at the same time for 20.1 s",
+            containers=replicas,
+            seconds=20.1,
+        ),
+        check(
+            "distribution",
+            Outcome.PASSED,
+            "AsPromised",
+            f"1 GPU(s), at most {replicas} container(s) on each",
+            containersPerGpu={uuid: replicas},
+            memoryFreeMiB={uuid: 21_873},
+        ),
+        check("physical", Outcome.PASSED, "CountsAgree", "nvidia-smi and EC2 agree on 1", seen=1),
+        check("bound", Outcome.PASSED, "OneMoreWaits", "pod probe-x stayed Pending: Insufficient nvidia.com/gpu"),
+        check("refusal", Outcome.SKIPPED, "NotAsked", "requests for several GPUs are allowed here"),
+    ]
+
+
+def node(number: int, *changed: Check) -> NodeReport:
+    """A good node, with these checks in the place of those of their name."""
+    replaced = {one.name: one for one in changed}
+    checks = [replaced.get(one.name, one) for one in good_checks(number)]
+    return NodeReport(
+        host(number),
+        {"instanceId": f"i-0{number:016x}", "instanceType": "g5.xlarge", "zone": "us-west-2a"},
+        tuple(checks),
+    )
+
+
+def broken_node(number: int, reason: str = "AllocatableMismatch", message: str = "") -> NodeReport:
+    words = message or f"node {host(number)} offers 1 nvidia.com/gpu, not 4 (1 physical × 4)"
+    failed = check("allocatable", Outcome.FAILED, reason, words, expected=4, actual=1, physical=1, replicas=4)
+    skipped = [
+        check(name, Outcome.SKIPPED, "NotReached", "rests on check 'allocatable', which did not pass")
+        for name in ("room", "probes", "vectorAdd", "visible", "concurrency", "distribution", "physical", "bound")
+    ]
+    return node(number, failed, *skipped)
+
+
+def busy_node(number: int) -> NodeReport:
+    return node(number, check("room", Outcome.BUSY, "Busy", f"all GPUs of node {host(number)} are in use (4 held)"))
+
+
+CLAIMS = check("nodeClaims", Outcome.PASSED, "NoneBought", "validation neither bought nor lost a node")
+
+
+def report(*nodes: NodeReport, pool: str = "shared-a10g", probe: str = "sharing", **changes: Any) -> PoolReport:
+    values: dict[str, Any] = {
+        "cluster": "demo",
+        "pool": pool,
+        "probe": probe,
+        "run": "gpu_lifecycle.demo/manual__1",
+        "physical": 1,
+        "replicas": 4,
+        "started_at": NOW,
+        "finished_at": NOW + 42,
+        "nodes": nodes,
+        "pool_checks": (CLAIMS,) if nodes else (),
+        "notes": (NO_MEMORY_ISOLATION,),
+    }
+    return PoolReport(**{**values, **changes})
+
+
+def healthy(nodes: int = 2) -> PoolReport:
+    return report(*(node(number) for number in range(1, nodes + 1)))
+
+
+def broken() -> PoolReport:
+    return report(node(1), broken_node(2))
