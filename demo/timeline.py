@@ -225,7 +225,10 @@ def _upstreams(connection: sqlite3.Connection, dag_id: str) -> dict[str, list[st
 
 
 def _deferrals(connection: sqlite3.Connection, dag_id: str, run_id: str) -> dict[str, int]:
-    """Task id to how often it deferred: Airflow's own audit log has no such event, so the package's XCom counts."""
+    """The tasks that deferred, each counted once: Airflow keeps no record of it, the package's XCom only of the last.
+
+    So a task that deferred twice is allowed less time than it might be, never more.
+    """
     rows = connection.execute(
         "SELECT task_id, value FROM xcom WHERE dag_id = ? AND run_id = ? AND key = 'waiting_for'", (dag_id, run_id)
     ).fetchall()

@@ -225,10 +225,14 @@ def controller_of(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
-def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> list[str]:
-    """``namespace/name`` of the pods on these nodes that somebody will miss."""
+def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> dict[str, str]:
+    """The pods on these nodes that somebody will miss: ``namespace/name`` to what keeps them there, in order.
+
+    That is the pod itself, or ``namespace/kind/name`` of its controller: a Deployment's pod may be another one a minute
+    later, and still be the same job.
+    """
     wanted = set(nodes)
-    found = []
+    found = {}
     for pod in pods:
         owner = controller_of(pod)
         ours = (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) is not None
@@ -239,8 +243,18 @@ def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> list[s
             and "kubernetes.io/config.mirror" not in (pod["metadata"].get("annotations") or {})
             and not (owner is not None and owner.get("kind") == "DaemonSet")
         ):
-            found.append(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}")
-    return sorted(found)
+            name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            found[name] = name if owner is None else f"{pod['metadata']['namespace']}/{_workload(pod, owner)}"
+    return dict(sorted(found.items()))
+
+
+def _workload(pod: Mapping[str, Any], owner: Mapping[str, Any]) -> str:
+    """The controller; for a ReplicaSet of a Deployment the Deployment, whose template hash ends the name."""
+    kind, name = str(owner.get("kind")), str(owner.get("name"))
+    template = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
+    if kind == "ReplicaSet" and template and name.endswith(f"-{template}"):
+        return f"Deployment/{name.removesuffix(f'-{template}')}"
+    return f"{kind}/{name}"
 
 
 def releases(secrets: Iterable[Mapping[str, Any]]) -> list[Json]:
@@ -269,14 +283,17 @@ def capacity_type(instance: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TeardownPlan:
-    """What a teardown will remove; JSON-able, for the approval and the report."""
+    """What a teardown will remove; JSON-able, for the approval and the report.
+
+    :ivar pods: people's pods, with what keeps each of them there, see :func:`user_pods`.
+    """
 
     cluster: str
     pools: list[str]
     node_claims: list[str]
     nodes: list[str]
     instances: list[Json]
-    pods: list[str]
+    pods: Mapping[str, str]
     releases: list[Json]
     kept_pools: list[str]
     karpenter: Karpenter
@@ -296,7 +313,7 @@ class TeardownPlan:
             "nodeClaims": self.node_claims,
             "nodes": self.nodes,
             "instances": self.instances,
-            "pods": self.pods,
+            "pods": dict(self.pods),
             "releases": self.releases,
             "keptPools": self.kept_pools,
             "karpenter": self.karpenter.value,
@@ -381,7 +398,8 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price], others: list[str]) -
 def growth(approved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a plan would remove beyond an approved one, in words: NodePools, instances and people's pods.
 
-    NodeClaims and nodes are their instances under other names. What has gone since is no growth.
+    NodeClaims and nodes are their instances under other names. What has gone since is no growth, nor is another pod of
+    a workload that was there.
 
     :param approved: :meth:`TeardownPlan.to_json` of the plan that a person saw, :param now: of the one made since.
     """
@@ -390,8 +408,11 @@ def growth(approved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return [
             *(f"NodePool {name}" for name in plan.get("pools") or []),
             *(f"instance {row['id']} ({row['type']})" for row in plan.get("instances") or []),
-            *(f"pod {name}" for name in plan.get("pods") or []),
         ]
 
-    seen = set(rows(approved))
-    return [row for row in rows(now) if row not in seen]
+    seen, workloads = set(rows(approved)), set(dict(approved.get("pods") or {}).values())
+    pods = dict(now.get("pods") or {}).items()
+    return [
+        *(row for row in rows(now) if row not in seen),
+        *(f"pod {name}" for name, workload in pods if workload not in workloads),
+    ]

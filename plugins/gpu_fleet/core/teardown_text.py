@@ -37,7 +37,7 @@ def to_markdown(plan: TeardownPlan) -> str:
         ]
     lines.append("")
     if plan.pods:
-        shown = plan.pods[:_MOST_PODS]
+        shown = list(plan.pods)[:_MOST_PODS]
         more = len(plan.pods) - len(shown)
         lines.append(f"**{len(plan.pods)} running pods will be evicted:**")
         lines += [f"- `{name}`" for name in shown]

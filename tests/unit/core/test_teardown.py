@@ -304,7 +304,7 @@ def test_user_pods_are_those_that_somebody_will_miss() -> None:
         on("n1", "static", annotations={"kubernetes.io/config.mirror": "x"}),
         on("n1", "placeholder", labels={"gpu-fleet.io/component": "placeholder"}),
     ]
-    assert user_pods(pods, ["n1"]) == ["t/mine"]
+    assert user_pods(pods, ["n1"]) == {"t/mine": "t/mine"}
 
 
 def test_of_each_release_the_newest_revision_counts_by_number() -> None:
@@ -323,26 +323,32 @@ def test_of_each_release_the_newest_revision_counts_by_number() -> None:
 
 # --- after the approval ---------------------------------------------------------------------------------------------
 
-APPROVED = {"pools": ["a"], "instances": [{"id": "i-1", "type": "g5.xlarge"}], "pods": ["default/web"]}
+APPROVED = {
+    "pools": ["a"],
+    "instances": [{"id": "i-1", "type": "g5.xlarge"}],
+    "pods": {"default/web": "default/web", "default/api-1": "default/Deployment/api"},
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "grown"),
     [
         ({}, []),
-        ({"pools": [], "instances": [], "pods": []}, []),
+        ({"pools": [], "instances": [], "pods": {}}, []),
         ({"pools": ["a", "b"]}, ["NodePool b"]),
         ({"instances": [{"id": "i-2", "type": "p4d.24xlarge"}]}, ["instance i-2 (p4d.24xlarge)"]),
-        ({"pods": ["default/train", "default/web"]}, ["pod default/train"]),
+        ({"pods": {"default/train": "default/train", "default/web": "default/web"}}, ["pod default/train"]),
+        ({"pods": {"default/api-2": "default/Deployment/api"}}, []),
+        ({"pods": {"default/fit-1": "default/Job/fit"}}, ["pod default/fit-1"]),
     ],
-    ids=["the same", "all gone", "a pool", "an instance", "a pod"],
+    ids=["the same", "all gone", "a pool", "an instance", "a pod", "another pod of a workload", "another workload"],
 )
 def test_what_was_not_approved_is_growth(changes: dict[str, Any], grown: list[str]) -> None:
     assert growth(APPROVED, {**APPROVED, **changes}) == grown
 
 
 def test_without_an_approved_plan_everything_is_growth() -> None:
-    assert growth({}, APPROVED) == ["NodePool a", "instance i-1 (g5.xlarge)", "pod default/web"]
+    assert growth({}, APPROVED) == ["NodePool a", "instance i-1 (g5.xlarge)", "pod default/web", "pod default/api-1"]
 
 
 def gpu_node(name: str, pool_name: str | None = None, **metadata: Any) -> dict[str, Any]:
@@ -367,3 +373,19 @@ def test_the_plan_says_for_whom_the_device_plugin_stays() -> None:
     notes = plan(node_pools=[pool("shared-a10g")], nodes=nodes).notes
     assert [note for note in notes if "device plugin" in note and "theirs" in note and "ours" not in note]
     assert not [note for note in plan(node_pools=[pool("shared-a10g")], nodes=nodes[:1]).notes if "plugin" in note]
+
+
+def test_a_deployments_pods_are_known_by_the_deployment() -> None:
+    def owned(name: str, kind: str, owner: str, **labels: str) -> dict[str, Any]:
+        references = [{"kind": kind, "name": owner, "controller": True}]
+        meta = {"namespace": "t", "name": name, "labels": labels, "ownerReferences": references}
+        return {"metadata": meta, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
+
+    pods = [
+        owned("api-5d-x", "ReplicaSet", "api-5d", **{"pod-template-hash": "5d"}),
+        owned("lone-y", "ReplicaSet", "lone"),
+        owned("fit-z", "Job", "fit"),
+    ]
+    assert user_pods(pods, ["n1"]) == {
+        "t/api-5d-x": "t/Deployment/api", "t/fit-z": "t/Job/fit", "t/lone-y": "t/ReplicaSet/lone",
+    }  # fmt: skip
