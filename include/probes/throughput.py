@@ -185,8 +185,9 @@ class Work:
 def measure(work: Work, seconds: float) -> dict:
     """Launches per window of time.
 
-    ``from`` and ``to`` are by the node's clock, in milliseconds since 1970: that clock all containers of a node share.
-    ``width`` (milliseconds) is by the monotonic one, which nobody sets.
+    ``from`` (milliseconds since 1970) and ``elapsed`` (milliseconds) are by the node's clock, which all its containers
+    share: by it their windows are laid side by side. ``width`` (milliseconds) is by the monotonic one, which nobody
+    sets: by it the speed is taken.
     """
     width = max(MIN_WIDTH, seconds / MAX_WINDOWS)
     counts = [0] * max(1, int(seconds / width + 0.5))
@@ -199,7 +200,7 @@ def measure(work: Work, seconds: float) -> dict:
         counts[index] += 1
     return {
         "from": int(began * 1000),
-        "to": int(time.time() * 1000),
+        "elapsed": int((time.time() - began) * 1000),
         "width": round(width * 1000, 3),
         "counts": counts,
     }

@@ -171,7 +171,7 @@ def test_it_counts_equal_pieces_of_work_in_windows_of_time(
     windows = report["windows"]
     assert (len(windows["counts"]), windows["width"]) == (20, 100.0)
     assert all(9 <= count <= 11 for count in windows["counts"])
-    assert windows["to"] - windows["from"] == pytest.approx(2000, abs=20)
+    assert windows["elapsed"] == pytest.approx(2000, abs=20)
 
 
 def test_a_long_measurement_still_fits_the_message(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
