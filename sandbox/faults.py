@@ -6,6 +6,8 @@ it set?) or ``board.take(name)`` (is it set, and use up one count?).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -14,15 +16,31 @@ class FaultBoard:
 
     def __init__(self) -> None:
         self._faults: dict[str, dict[str, Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
+        """``listener`` is called at once after every change, while the block lasts."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _changed(self) -> None:
+        for listener in list(self._listeners):
+            listener()
 
     def set(self, name: str, params: dict[str, Any] | None = None, count: int | None = None) -> None:
         self._faults[name] = {"params": dict(params or {}), "count": count}
+        self._changed()
 
     def clear(self, name: str | None = None) -> None:
         if name is None:
             self._faults.clear()
         else:
             self._faults.pop(name, None)
+        self._changed()
 
     def active(self, name: str) -> dict[str, Any] | None:
         """The fault's parameters if it is set, else ``None``; uses nothing up."""
@@ -38,6 +56,7 @@ class FaultBoard:
             fault["count"] -= 1
             if fault["count"] <= 0:
                 del self._faults[name]
+                self._changed()
         return dict(fault["params"])
 
     def snapshot(self) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sandbox.kube import now
 from sandbox.nodes import images
 from sandbox.nodes.environment import MissingReference, resolve_env
-from sandbox.nodes.launch import KARPENTER_IMAGE, Start, container_id, launch
+from sandbox.nodes.launch import KARPENTER_IMAGE, Start, container_id, is_probe, launch
 from sandbox.nodes.podstatus import ContainerState
+from sandbox.nodes.tampering import tampered
 
 if TYPE_CHECKING:
     from sandbox.nodes.pod import PodWorker
@@ -220,7 +221,11 @@ class ContainerRun:
     def _message(self, code: int) -> str:
         """The termination message: its file, else (if the pod wants so) the end of a failed container's log."""
         path = self.worker.folder(self.state.name) / "termination-log"
-        written = path.read_bytes()[:_MESSAGE_BYTES].decode(errors="replace") if path.is_file() else ""
+        content = path.read_bytes() if path.is_file() else b""
+        fault = self.machine.fault("probe-output")
+        if fault is not None and is_probe(self.spec) and str(fault.get("image", "")) in self.spec["image"]:
+            content = tampered(content.decode(errors="replace"), fault).encode()
+        written = content[:_MESSAGE_BYTES].decode(errors="replace")
         if not written and code != 0 and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
             lines = self.output().splitlines(keepends=True)[-_FALLBACK_LINES:]
             return "".join(lines).encode()[-_FALLBACK_BYTES:].decode(errors="replace")

@@ -36,9 +36,16 @@ def _gpu_of(device: str) -> str:
 
 @dataclass
 class DeviceManager:
-    """Of one node."""
+    """Of one node.
+
+    :ivar lost: UUIDs of GPUs whose devices are all unhealthy.
+    :ivar struck: UUID of a GPU that an XID was reported for: *one* of its devices is unhealthy, since the plugin maps a
+        UUID to one device even when it announces several for it (``internal/rm/health.go``, ``parentToDeviceMap``).
+    """
 
     announced: dict[str, Announced] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+    struck: str | None = None
     _held: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def register(self, gpus: list[Gpu], sharing: Sharing, replicas: int) -> None:
@@ -54,13 +61,23 @@ class DeviceManager:
         for resource in self.announced.values():
             resource.healthy = False
 
+    def forget(self) -> None:
+        """No plugin has come back in the kubelet's grace: its resources fall to 0 in the capacity, too."""
+        for resource in self.announced.values():
+            if not resource.healthy:
+                resource.devices = []
+
+    def _healthy(self, resource: Announced) -> list[str]:
+        if not resource.healthy:
+            return []
+        struck = next((device for device in reversed(resource.devices) if _gpu_of(device) == self.struck), None)
+        return [device for device in resource.devices if device != struck and _gpu_of(device) not in self.lost]
+
     def capacity(self) -> dict[str, str]:
         return {name: str(len(resource.devices)) for name, resource in self.announced.items()}
 
     def allocatable(self) -> dict[str, str]:
-        return {
-            name: str(len(resource.devices) if resource.healthy else 0) for name, resource in self.announced.items()
-        }
+        return {name: str(len(self._healthy(resource))) for name, resource in self.announced.items()}
 
     def admit(self, pod: dict[str, Any]) -> None:
         """Give the pod its devices, or nothing at all.
@@ -82,11 +99,12 @@ class DeviceManager:
 
     def _pick(self, name: str, count: int, granted: dict[str, dict[str, list[str]]]) -> list[str]:
         resource = self.announced[name]
-        if not resource.healthy or not resource.devices:
+        healthy = self._healthy(resource)
+        if not healthy:
             raise _refused(f"no healthy devices present; cannot allocate unhealthy devices {name}")
         holders = [grants for held in self._held.values() for grants in held.values()] + list(granted.values())
         taken = {device for grants in holders for device in grants.get(name, [])}
-        free = [device for device in resource.devices if device not in taken]
+        free = [device for device in healthy if device not in taken]
         if len(free) < count:
             raise _refused(
                 f"requested number of devices unavailable for {name}. Requested: {count}, Available: {len(free)}"
@@ -109,6 +127,18 @@ class DeviceManager:
         """UUIDs of the GPUs that a container got, each once (its ``NVIDIA_VISIBLE_DEVICES``)."""
         grants = self._held.get(pod_uid, {}).get(container, {})
         return list(dict.fromkeys(_gpu_of(device) for devices in grants.values() for device in devices))
+
+    def holders(self, gpu: str) -> list[str]:
+        """UIDs of the pods that hold a device of the GPU, in the order of their admission."""
+        return [
+            uid
+            for uid, held in self._held.items()
+            if any(_gpu_of(device) == gpu for grants in held.values() for ids in grants.values() for device in ids)
+        ]
+
+    def sharing(self) -> Sharing:
+        """How the node's GPUs are shared, as the plugin that serves them has it."""
+        return next((each.sharing for each in self.announced.values() if each.healthy), Sharing())
 
     def free(self, pod_uid: str) -> None:
         """The pod has ended: its devices go back."""

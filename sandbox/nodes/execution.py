@@ -22,6 +22,9 @@ from sandbox.nodes.processes import SIGKILL_CODE, Process
 
 BIN = Path(__file__).resolve().parent / "bin"
 DRIVER_BIN = BIN / "driver"
+DCGM_BIN = BIN / "dcgm"
+#: The interpreter of ``python:*`` images. Not the virtual environment's: its ``.pth`` files slow down every start.
+PYTHON = getattr(sys, "_base_executable", "") or sys.executable
 SAMPLES = "/cuda-samples"
 #: Real seconds after which a probe is killed whatever it does: none takes minutes, and none may outlive a test run.
 LONGEST = 900.0
@@ -50,8 +53,8 @@ def replace_paths(text: str, replacements: dict[str, str]) -> str:
     return text
 
 
-def search_path(sees_gpu: bool) -> str:
-    folders = [str(DRIVER_BIN)] if sees_gpu else []
+def search_path(sees_gpu: bool, dcgm: bool = False) -> str:
+    folders = ([str(DRIVER_BIN)] if sees_gpu else []) + ([str(DCGM_BIN)] if dcgm else [])
     return ":".join([*folders, str(BIN), _SYSTEM_PATH])
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sandbox.nodes.gpus import CUDA_VERSION, DRIVER_VERSION, Gpu
+from sandbox.nodes.gpus import DRIVER_VERSION, Gpu, cuda_version
 from sandbox.nodes.plugin_config import GPU_RESOURCE, Sharing, Strategy
 
 _LEAST_MPS_CAPABILITY = (7, 0)  # Volta (docs.nvidia.com/deploy/mps)
 
 
-def feature_labels(gpus: list[Gpu], sharing: Sharing, instance_type: str) -> dict[str, str]:
+def feature_labels(
+    gpus: list[Gpu], sharing: Sharing, instance_type: str, driver_version: str = DRIVER_VERSION
+) -> dict[str, str]:
     """Nothing for a node without GPUs.
 
     ``gpu.count`` is the physical count whatever the sharing; the product gets ``-SHARED`` unless the resource itself
@@ -21,8 +23,9 @@ def feature_labels(gpus: list[Gpu], sharing: Sharing, instance_type: str) -> dic
     if sharing.strategy is not Strategy.NONE and sharing.resource == GPU_RESOURCE:
         name += "-SHARED"
     major, _, minor = product.compute_capability.partition(".")
-    cuda_major, _, cuda_minor = CUDA_VERSION.partition(".")
-    driver = DRIVER_VERSION.split(".")
+    cuda = cuda_version(driver_version)
+    cuda_major, _, cuda_minor = cuda.partition(".")
+    driver = [*driver_version.split("."), "", ""]
     return {
         "nvidia.com/gpu.count": str(len(gpus)),
         "nvidia.com/gpu.replicas": str(sharing.replicas),
@@ -33,11 +36,11 @@ def feature_labels(gpus: list[Gpu], sharing: Sharing, instance_type: str) -> dic
         "nvidia.com/gpu.compute.major": major,
         "nvidia.com/gpu.compute.minor": minor,
         "nvidia.com/gpu.machine": instance_type,
-        "nvidia.com/cuda.driver-version.full": DRIVER_VERSION,
+        "nvidia.com/cuda.driver-version.full": driver_version,
         "nvidia.com/cuda.driver-version.major": driver[0],
         "nvidia.com/cuda.driver-version.minor": driver[1],
         "nvidia.com/cuda.driver-version.revision": driver[2],
-        "nvidia.com/cuda.runtime-version.full": CUDA_VERSION,
+        "nvidia.com/cuda.runtime-version.full": cuda,
         "nvidia.com/cuda.runtime-version.major": cuda_major,
         "nvidia.com/cuda.runtime-version.minor": cuda_minor,
         "nvidia.com/mps.capable": str((int(major), int(minor)) >= _LEAST_MPS_CAPABILITY).lower(),

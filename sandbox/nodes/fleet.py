@@ -63,15 +63,9 @@ class Fleet:
         pods.add_handler(self._pod)
         nodes.add_handler(self._node)
         helpers = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self.logs.run())]
-        first = True
         try:
-            while True:
-                try:
-                    await self._look(first)
-                    first = False
-                except (ClientError, BotoCoreError) as error:
-                    log.warning("EC2 did not answer: %s", error)
-                await asyncio.sleep(min(LARGEST_LOOK, max(LEAST_LOOK, self.clock.real(LOOK))))
+            with self.settings.faults.heard_by(self._faults_changed):
+                await self._follow_ec2()
         finally:
             for helper in helpers:
                 helper.cancel()
@@ -79,6 +73,20 @@ class Fleet:
             await asyncio.gather(*helpers, return_exceptions=True)
             await self._informers.close()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _faults_changed(self) -> None:
+        for machine in self._attached.values():
+            machine.suffer()
+
+    async def _follow_ec2(self) -> None:
+        first = True
+        while True:
+            try:
+                await self._look(first)
+                first = False
+            except (ClientError, BotoCoreError) as error:
+                log.warning("EC2 did not answer: %s", error)
+            await asyncio.sleep(min(LARGEST_LOOK, max(LEAST_LOOK, self.clock.real(LOOK))))
 
     async def _look(self, first: bool) -> None:
         owned = {"Name": f"tag:kubernetes.io/cluster/{self.settings.cluster_name}", "Values": ["owned"]}

@@ -27,11 +27,13 @@ class Repository:
 
 _SEMVER = r"v?\d+\.\d+(\.\d+)?"
 _PLUGIN_TAGS = r"v0\.(1[4-9]|20)\.\d+(-ubi8|-ubi9|-ubuntu22\.04)?"
+_PYTHON_TAGS = r"3(\.\d+)*(-slim|-alpine)?(-bullseye|-bookworm|-trixie)?"
 CATALOGUE = (
     Repository("nvcr.io/nvidia/k8s-device-plugin", _PLUGIN_TAGS, 210),
     Repository(
         "nvcr.io/nvidia/k8s/cuda-sample", r"(vectoradd|nbody|devicequery)-cuda1[0-3]\.\d+\.\d+(-ubuntu|-ubi).*", 140
     ),
+    Repository("nvcr.io/nvidia/cloud-native/dcgm", r"[34]\.\d+\.\d+-\d+-(ubuntu|ubi)\d+(\.\d+)?", 290),
     Repository("nvcr.io/nvidia/k8s/dcgm-exporter", r"\d+\.\d+\.\d+-\d+\.\d+\.\d+-.*", 900),
     Repository(
         "docker.io/nvidia/cuda", r"1[0-3]\.\d+\.\d+-(cudnn\d*-)?(base|runtime|devel)-(ubuntu|ubi|rockylinux).*", 90
@@ -52,7 +54,8 @@ CATALOGUE = (
     Repository("docker.io/library/ubuntu", r"latest|2[0-9]\.04", 30),
     Repository("docker.io/library/debian", r"latest|1[0-9](-slim)?|bookworm(-slim)?|trixie(-slim)?", 50),
     Repository("docker.io/library/nginx", r"latest|1\.\d+(\.\d+)?(-alpine)?", 70),
-    Repository("docker.io/library/python", r"3(\.\d+)*(-slim|-alpine)?(-bookworm)?", 130),
+    Repository("docker.io/library/python", _PYTHON_TAGS, 130),
+    Repository("public.ecr.aws/docker/library/python", _PYTHON_TAGS, 130),
     Repository("docker.io/bitnami/kubectl", r"latest|1\.\d+(\.\d+)?", 90),
     Repository("docker.io/rancher/kubectl", r"v1\.\d+\.\d+", 20),
 )

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.nodes import plugin
 from sandbox.nodes.environment import expand, write_volumes
-from sandbox.nodes.execution import BIN, SAMPLES, Command, Executed, replace_paths, search_path
+from sandbox.nodes.execution import BIN, DRIVER_BIN, PYTHON, SAMPLES, Command, Executed, replace_paths, search_path
+from sandbox.nodes.plugin_config import Strategy
 from sandbox.nodes.processes import Process, Simulated, ends, forever
 from sandbox.settings import Wait
 
 if TYPE_CHECKING:
     from sandbox.nodes.machine import Machine
 
-PROBE_IMAGE = re.compile(r"(^|/)nvidia/cuda:|(^|/)nvidia/k8s/cuda-sample:")
+PROBE_IMAGE = re.compile(
+    r"(^|/)nvidia/cuda:|(^|/)nvidia/k8s/cuda-sample:|(^|/)nvidia/cloud-native/dcgm:|(^|/)(library/)?python:"
+)
+PYTHON_IMAGE = re.compile(r"(^|/)(library/)?python:")
+DCGM_IMAGE = "nvidia/cloud-native/dcgm:"
 PLUGIN_IMAGE = "k8s-device-plugin"
 KARPENTER_IMAGE = "karpenter/controller"
 TERMINATION_LOG = "/dev/termination-log"
@@ -130,8 +135,8 @@ async def _execute(start: Start) -> Process:
         container.get("terminationMessagePath") or TERMINATION_LOG: str(start.termination_log),
         SAMPLES: str(samples),
     }
-    visible = ",".join(machine.devices.visible_gpus(start.pod["metadata"]["uid"], container["name"]))
-    if not visible and machine.gpus:
+    visible = ",".join(_visible_gpus(start))
+    if not visible and machine.gpus and not PYTHON_IMAGE.search(container["image"]):
         # The CUDA images set NVIDIA_VISIBLE_DEVICES=all themselves, and the NVIDIA runtime believes them.
         visible = start.env.get("NVIDIA_VISIBLE_DEVICES", "all")
     env = {
@@ -140,14 +145,17 @@ async def _execute(start: Start) -> Process:
         "HOSTNAME": start.pod["metadata"]["name"],
         "LANG": "C.UTF-8",
         **{name: replace_paths(value, paths) for name, value in start.env.items()},
-        "PATH": search_path(sees_gpu=bool(visible)),
+        "PATH": search_path(sees_gpu=bool(visible), dcgm=DCGM_IMAGE in container["image"]),
         "NVIDIA_VISIBLE_DEVICES": visible or "void",
         "SANDBOX_SPEED": str(machine.clock.speed),
         "SANDBOX_GPU_TABLE": str(machine.gpu_table()),
         "SANDBOX_GPU_USE": str(machine.folder / "gpu-use"),
         # `sleep` divides by the speed, so this is in simulated seconds.
         "SANDBOX_VECTORADD_SECONDS": f"{machine.latencies.sample('vectoradd'):.3f}",
+        **_shares(start),
     }
+    if PYTHON_IMAGE.search(container["image"]):
+        env["PYTHONPATH"] = str(BIN / "libcuda")
     words = [*(container.get("command") or []), *(container.get("args") or [])]
     if not container.get("command"):
         default = _default_command(container["image"])
@@ -155,13 +163,46 @@ async def _execute(start: Start) -> Process:
     argv = [replace_paths(expand(str(word), start.env), paths) for word in words]
     if argv[0] == "./vectorAdd":
         argv[0] = str(BIN / "vectorAdd")
-    elif "/" not in argv[0] and (BIN / argv[0]).exists():
+    elif argv[0].rsplit("/", 1)[-1] in ("python3", "python"):
+        argv[0] = PYTHON
+    elif argv[0].rsplit("/", 1)[-1] in ("dcgmi", "nv-hostengine") and DCGM_IMAGE in container["image"]:
+        argv[0] = str(BIN / "dcgm" / argv[0].rsplit("/", 1)[-1])
+    elif "/" not in argv[0] and (BIN / argv[0]).is_file():
         argv[0] = str(BIN / argv[0])
     elif argv[0] == "nvidia-smi" and visible:
-        argv[0] = str(BIN / "driver" / "nvidia-smi")
+        argv[0] = str(DRIVER_BIN / "nvidia-smi")
     workdir = container.get("workingDir")
     cwd = samples if workdir and workdir.startswith(SAMPLES) else scratch
     return _Recorded(Command(argv, env, cwd), start)
+
+
+def _visible_gpus(start: Start) -> list[str]:
+    """UUIDs of the GPUs that the container got; with the fault ``split-sharers`` every second sharer sees another."""
+    machine, uid = start.machine, start.pod["metadata"]["uid"]
+    gpus = machine.devices.visible_gpus(uid, start.container["name"])
+    phantom = machine.ailments.phantom
+    if phantom is None:
+        return gpus
+    return [phantom.uuid if machine.devices.holders(gpu).index(uid) % 2 else gpu for gpu in gpus]
+
+
+def _shares(start: Start) -> dict[str, str]:
+    """How a container shares its GPU, for ``bin/libcuda`` and ``nvidia-smi``.
+
+    An MPS client gets the pipe of its daemon as the device plugin sets it (``internal/plugin/mps.go``).
+    """
+    machine, uid = start.machine, start.pod["metadata"]["uid"]
+    env: dict[str, str] = {}
+    gpus = machine.devices.visible_gpus(uid, start.container["name"])
+    sharing = machine.devices.sharing()
+    if gpus and sharing.strategy is Strategy.MPS:
+        env["CUDA_MPS_PIPE_DIRECTORY"] = f"/mps/{sharing.resource}/pipe"
+        env["SANDBOX_MPS_REPLICAS"] = str(sharing.replicas)
+        env["SANDBOX_MPS_DAEMON"] = str(int(bool(machine.mps_daemons)))
+    share = machine.ailments.share
+    if share is not None and any(machine.devices.holders(gpu)[0] == uid for gpu in gpus):
+        env["SANDBOX_GPU_SHARE"] = str(share)
+    return env
 
 
 class _Recorded(Executed):

@@ -13,9 +13,11 @@ import aiohttp
 from sandbox.informers import Change
 from sandbox.kube import Kube, now
 from sandbox.nodes import nodeobject
+from sandbox.nodes.ailments import Ailments, ailments_of
 from sandbox.nodes.devices import DeviceManager
 from sandbox.nodes.gpus import gpus_of
 from sandbox.nodes.images import ImageStore, parse_reference
+from sandbox.nodes.plugin_config import Sharing
 from sandbox.nodes.pod import PodWorker
 from sandbox.nodes.processes import Process
 from sandbox.nodes.shapes import Shape
@@ -23,6 +25,7 @@ from sandbox.resources import ApiError
 
 if TYPE_CHECKING:
     from sandbox.nodes.fleet import Fleet
+    from sandbox.nodes.plugin import PluginPod
 
 log = logging.getLogger("sandbox.nodes")
 
@@ -32,6 +35,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS, LEASE_INTERVAL, LEAST_PAUSE = 40, 10.0, 1.0
 _RETRY = 0.5
 _FAULT_LOOK = 2.0
+#: Simulated seconds after which the kubelet forgets the resources of a plugin that went away (kubernetes
+#: ``pkg/kubelet/cm/devicemanager/endpoint.go``, endpointStopGracePeriod).
+PLUGIN_GRACE = 300.0
 _ERRORS = (ApiError, aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -39,6 +45,9 @@ class Machine:
     """
     :ivar folder: private files of this node; removed with it.
     :ivar plugin_owner: the device plugin's process that announced the devices.
+    :ivar plugin_pod: the pod that this process is in.
+    :ivar ailments: what faults do to the GPUs now.
+    :ivar ailments_changed: set at the next change of those and then replaced.
     :ivar labels_changed: set at the next change of the node's labels and then replaced.
     """
 
@@ -58,6 +67,9 @@ class Machine:
         self.images = ImageStore()
         self.folder: Path = fleet.folder / instance["InstanceId"]
         self.plugin_owner: Process | None = None
+        self.plugin_pod: PluginPod | None = None
+        self.ailments = Ailments()
+        self.ailments_changed = asyncio.Event()
         self.mps_daemons: set[int] = set()
         self.labels_changed = asyncio.Event()
         self._existing = existing
@@ -67,6 +79,8 @@ class Machine:
         self._workers: dict[str, tuple[PodWorker, asyncio.Task[None]]] = {}
         self._pulls: dict[str, asyncio.Lock] = {}
         self._publishing = asyncio.Lock()
+        self._plugin_losses = 0
+        self._accelerator_shown: int | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._task: asyncio.Task[None] | None = None
         self._pod_number = 0
@@ -91,6 +105,7 @@ class Machine:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._register()
         self.fleet.attach(self)
+        self.suffer()
         lease = asyncio.create_task(self._beat())
         try:
             if not self._ready:
@@ -198,13 +213,18 @@ class Machine:
         while True:
             try:
                 shown = nodeobject.conditions(self._ready, self._ready_since, now())
-                await self.kube.patch_status("Node", self.name, {"conditions": shown})
+                await self._patch_conditions(shown)
                 return
             except _ERRORS as error:
                 if isinstance(error, ApiError) and error.not_found:
                     return
                 log.warning("node %s: conditions: %s", self.name, error)
                 await asyncio.sleep(_RETRY)
+
+    async def _patch_conditions(self, conditions: list[dict[str, Any]]) -> None:
+        """Conditions of other types stay: the list is merged by type."""
+        body = {"status": {"conditions": conditions}}
+        await self.kube.patch("Node", self.name, body, type="strategic", subresource="status")
 
     # --- the Node object -----------------------------------------------------------------------------------------
 
@@ -237,29 +257,79 @@ class Machine:
                         return
                     await asyncio.sleep(_RETRY)
 
+    def plugin_serves(self, process: Process, pod: PluginPod, sharing: Sharing, replicas: int) -> None:
+        """A plugin has registered with the kubelet."""
+        self.plugin_owner, self.plugin_pod = process, pod
+        self._plugin_losses += 1
+        self.devices.register(self.gpus, sharing, replicas)
+
     def plugin_ended(self, process: Process) -> None:
         """The kubelet loses the plugin's socket."""
         if self.plugin_owner is process:
-            self.plugin_owner = None
+            self.plugin_owner = self.plugin_pod = None
             self.devices.unregister()
+            self._plugin_losses += 1
             self.keep(self.publish_devices(), f"devices of {self.name}")
+            self.keep(self._forget_devices(self._plugin_losses), f"grace of {self.name}")
+
+    async def _forget_devices(self, losses: int) -> None:
+        await self.clock.sleep(PLUGIN_GRACE)
+        if losses == self._plugin_losses:
+            self.devices.forget()
+            await self.publish_devices()
 
     def mps_healthy(self) -> bool:
         return bool(self.mps_daemons) and self.label("nvidia.com/mps.capable") == "true"
 
     def gpu_table(self) -> Path:
-        """The file that the fake ``nvidia-smi`` reads."""
+        """The file that the fake ``nvidia-smi`` and ``libcuda`` read."""
         table = self.folder / "gpus.tsv"
         if not table.exists():
-            table.write_text("".join(gpu.row() + "\n" for gpu in self.gpus))
+            self._write_gpu_table()
         return table
+
+    def _write_gpu_table(self) -> None:
+        fresh = self.folder / "gpus.tsv.new"
+        fresh.write_text(self.ailments.table(self.gpus))
+        fresh.replace(self.folder / "gpus.tsv")
+
+    # --- faults --------------------------------------------------------------------------------------------------
 
     def fault(self, name: str) -> dict[str, Any] | None:
         """The fault's parameters when it is set and means this node."""
         params = self.fleet.settings.faults.active(name)
         if params is None or not self.name.startswith(str(params.get("nodeNamePrefix", ""))):
             return None
+        wanted = params.get("node", self.name)
+        if self.name not in (wanted if isinstance(wanted, list) else [wanted]):
+            return None
         return params if params.get("pool", self.pool) == self.pool else None
+
+    def suffer(self) -> None:
+        """Some fault was set or cleared: what it does to the GPUs begins or ends now."""
+        before, self.ailments = self.ailments, ailments_of(self.fault, self.gpus, self.instance["InstanceId"])
+        if before == self.ailments or not self.folder.exists():
+            return
+        changed, self.ailments_changed = self.ailments_changed, asyncio.Event()
+        changed.set()
+        self._write_gpu_table()
+        self.devices.lost, self.devices.struck = self.ailments.lost, self.ailments.struck
+        if before.announcement != self.ailments.announcement and self.plugin_pod is not None:
+            self.plugin_pod.hangup.set()
+        self.keep(self._show_ailments(), f"ailments of {self.name}")
+
+    async def _show_ailments(self) -> None:
+        if self.devices.announced:
+            await self.publish_devices()
+        async with self._publishing:
+            xid, shown = self.ailments.xid, self._accelerator_shown
+            if xid == shown or self._node is None:
+                return
+            self._accelerator_shown = xid
+            if xid is not None and xid not in nodeobject.TERMINAL_XIDS:
+                self.recorder.event(self._node, nodeobject.ACCELERATOR, nodeobject.xid_warning(xid), "Warning")
+                return
+            await self._patch_conditions([nodeobject.accelerator_condition(xid, now())])
 
     # --- pods ---------------------------------------------------------------------------------------------------
 

@@ -136,6 +136,33 @@ def _condition(name: str, status: str, reason: str, message: str, changed: str, 
     }
 
 
+#: The XIDs that the EKS node monitoring agent takes for the end of a GPU; of others it only writes an event
+#: (aws/eks-node-monitoring-agent ``monitors/nvidia/dcgm/dcgm_policies.go``, WellKnownXidCodes).
+TERMINAL_XIDS = frozenset(
+    {46, 48, 54, 62, 63, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 142, 143, 151, 155, 156, 158}
+)
+ACCELERATOR = "AcceleratedHardwareReady"
+
+
+def accelerator_condition(xid: int | None, moment: str) -> Object:
+    """What the agent says about the node's GPUs; without an XID as it does after its start.
+
+    Texts: ``dcgm_policies.go``, ``pkg/reasons`` and ``cmd/eks-node-monitoring-agent/main.go``.
+    """
+    if xid is None:
+        why = ("NvidiaGPUIsReady", "Monitoring for the Nvidia GPU system is active")
+    else:
+        text = f"detected XID-{xid} on the instance, review kernel logs for additional information."
+        why = (f"NvidiaXID{xid}Error", text)
+    return _condition(ACCELERATOR, "True" if xid is None else "False", *why, moment, moment)
+
+
+def xid_warning(xid: int) -> str:
+    """The agent's event about an XID that is not terminal."""
+    text = f"detected unknown XID-{xid} on the instance, review kernel logs for additional information."
+    return f"NvidiaXID{xid}Warning: {text}"
+
+
 def ready_condition(node: Object) -> Object:
     """The Ready condition as the API server shows it, or an empty one."""
     shown = (node.get("status") or {}).get("conditions") or []

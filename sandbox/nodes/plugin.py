@@ -149,8 +149,7 @@ async def run_plugin(shared: PluginPod, process: Simulated) -> int:
         if await _registered(shared, config.sharing, process):
             await _hung_up(shared)
             process.log(f"{_stamp('I', 'main.go:304')} Received SIGHUP, restarting.")
-            machine.devices.unregister()
-            await machine.publish_devices()
+            machine.plugin_ended(process)
 
 
 async def _registered(shared: PluginPod, sharing: Sharing, process: Simulated) -> bool:
@@ -177,8 +176,7 @@ async def _registered(shared: PluginPod, sharing: Sharing, process: Simulated) -
     replicas = sharing.replicas
     if (advertised := machine.fault("advertise-replicas")) is not None:
         replicas = int(advertised.get("value", 1))
-    machine.devices.register(machine.gpus, sharing, replicas)
-    machine.plugin_owner = process
+    machine.plugin_serves(process, shared, sharing, replicas)
     process.log(f"{_stamp('I', 'server.go:142')} Starting to serve '{sharing.resource}' on {_socket(sharing)}")
     process.log(f"{_stamp('I', 'server.go:149')} Registered device plugin for '{sharing.resource}' with Kubelet")
     await machine.publish_devices()
@@ -223,7 +221,7 @@ async def run_feature_discovery(shared: PluginPod, process: Simulated) -> int:
             process.log(f"{_stamp('E', 'main.go:98')} unable to load config: unable to finalize config: {error}")
             return 1
         await machine.clock.sleep(_FEATURE_SECONDS)
-        labels = feature_labels(machine.gpus, config.sharing, machine.shape.name)
+        labels = feature_labels(machine.gpus, config.sharing, machine.shape.name, machine.ailments.driver)
         if labels:
             process.log(f"{_stamp('I', 'output.go:82')} Creating output file")
             await machine.kube.patch("Node", machine.name, {"metadata": {"labels": labels}})
@@ -233,10 +231,12 @@ async def run_feature_discovery(shared: PluginPod, process: Simulated) -> int:
 async def run_mps_daemon(shared: PluginPod, process: Simulated) -> int:
     """Serve while the node's configuration asks for MPS."""
     machine = shared.machine
-    machine.mps_daemons.add(id(process))
     process.log(f"{_stamp('I', 'main.go:196')} Retrieving MPS daemons.")
     try:
-        await asyncio.Event().wait()
+        while not machine.ailments.daemonless:
+            machine.mps_daemons.add(id(process))
+            await machine.ailments_changed.wait()
     finally:
         machine.mps_daemons.discard(id(process))
-    return 0
+    process.log(f"{_stamp('E', 'main.go:84')} error starting daemons: error starting daemon: exit status 1")
+    return 1
