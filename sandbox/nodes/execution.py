@@ -2,7 +2,8 @@
 
 It sees a clean environment and a PATH that begins with the fakes in ``bin/``: ``nvidia-smi`` (only where the container
 sees a GPU, as the container toolkit mounts it), ``vectorAdd``, and a ``sleep`` that follows the sandbox's speed. Paths
-of the container's own file system that the command names are replaced by private ones.
+of the container's own file system that the command names are replaced by private ones. Python programs run in this
+machine's python3 with the clock and the CUDA driver of ``bin/libcuda``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from sandbox.nodes.processes import SIGKILL_CODE, Process
 BIN = Path(__file__).resolve().parent / "bin"
 DRIVER_BIN = BIN / "driver"
 DCGM_BIN = BIN / "dcgm"
-#: The interpreter of ``python:*`` images. Not the virtual environment's: its ``.pth`` files slow down every start.
-PYTHON = getattr(sys, "_base_executable", "") or sys.executable
+#: The interpreter of ``python:*`` images.
+PYTHON = sys.executable
 SAMPLES = "/cuda-samples"
 #: Real seconds after which a probe is killed whatever it does: none takes minutes, and none may outlive a test run.
 LONGEST = 900.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 
@@ -129,3 +130,55 @@ async def test_a_command_that_is_not_in_the_image(env, tmp_path):
 def test_longer_paths_are_replaced_first():
     paths = {"/dev": "/private/dev", "/dev/termination-log": "/private/log"}
     assert replace_paths("echo x > /dev/termination-log", paths) == "echo x > /private/log"
+
+
+async def test_the_summary_names_driver_and_cuda(env, tmp_path):
+    code, text = await _run("nvidia-smi", env, tmp_path)
+    assert (code, text.splitlines()[0]) == (
+        0,
+        "NVIDIA-SMI 580.95.05    Driver Version: 580.95.05    CUDA Version: 13.0",
+    )
+
+
+async def test_under_mps_a_gpu_belongs_to_one_process(env, tmp_path):
+    query = "nvidia-smi --query-gpu=compute_mode --format=csv,noheader"
+    assert await _run(query, env, tmp_path) == (0, "Default\n")
+    assert await _run(query, env | {"SANDBOX_MPS_REPLICAS": "4"}, tmp_path) == (0, "Exclusive_Process\n")
+
+
+class TestDcgm:
+    """The stand-ins of the DCGM image."""
+
+    @pytest.fixture
+    def env(self, env, tmp_path):
+        return env | {"PATH": search_path(sees_gpu=True, dcgm=True), "TMPDIR": str(tmp_path), "SANDBOX_SPEED": "5000"}
+
+    async def test_without_its_host_engine_dcgmi_fails(self, env, tmp_path):
+        code, text = await _run("dcgmi diag -r 1 -j", env, tmp_path)
+        assert code == 245
+        assert "Unable to connect to host engine" in text
+
+    @pytest.mark.parametrize(
+        ("level", "tests"),
+        [
+            (1, ["software"]),
+            (2, ["software", "pcie", "memory"]),
+            (3, ["software", "pcie", "memory", "diagnostic", "memory_bandwidth", "targeted_stress"]),
+        ],
+    )
+    async def test_levels_of_diagnostics(self, env, tmp_path, level, tests):
+        all_gpus = env | {"NVIDIA_VISIBLE_DEVICES": "all"}
+        code, text = await _run(f"nv-hostengine >/dev/null && dcgmi diag -r {level} -j", all_gpus, tmp_path)
+        report = json.loads(text)
+        found = [test for group in report["DCGM Diagnostic"]["test_categories"] for test in group["tests"]]
+        assert code == 0
+        assert [test["name"] for test in found] == tests
+        assert {result["status"] for test in found for result in test["results"]} == {"Pass"}
+        assert [result["entity_id"] for result in found[0]["results"]] == [0, 1]
+        assert report["metadata"] == {"Driver Version Detected": "580.95.05", "version": "4.2.3"}
+
+    async def test_a_gpu_that_is_lost_is_not_diagnosed(self, env, tmp_path):
+        gone = env | {"NVIDIA_VISIBLE_DEVICES": "GPU-00000000-0000-0000-0000-000000000000"}
+        code, text = await _run("nv-hostengine >/dev/null && dcgmi diag -r 1", gone, tmp_path)
+        assert code == 226
+        assert "No GPUs found" in text
