@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("E2E_KILL_SEED") or random.randrange(10**6))
 #: How often a task that was over before its kill came is tried again, in another run.
-ROUNDS = 4
+ROUNDS = 6
 NODES = 3
 REMEDIATE = "prove.remediate_device_plugin"
 
