@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpu_fleet.core.assets import PoolState, finding_of
+from gpu_fleet.core.history import VerdictAt
+from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 
@@ -122,3 +125,53 @@ def healthy(nodes: int = 2) -> PoolReport:
 
 def broken() -> PoolReport:
     return report(node(1), broken_node(2))
+
+
+def run_of(*reports: PoolReport, **changes: Any) -> RunReport:
+    """A run that left these reports and published what they say, on a pool with some past."""
+    pools = []
+    for name in dict.fromkeys(one.pool for one in reports):
+        mine = tuple(one for one in reports if one.pool == name)
+        finding = finding_of([one.summary() for one in mine], None)
+        now = {Outcome.PASSED: PoolState.READY, Outcome.FAILED: PoolState.NOT_READY}.get(finding.outcome)
+        pools.append(
+            PoolSection(
+                name=name,
+                finding=finding,
+                reports=mine,
+                was=PoolState.READY,
+                now=now or PoolState.READY,
+                valid_until="2026-09-21T15:06:40+00:00" if now is PoolState.READY else None,
+                history=past(now or PoolState.READY, [node.node for node in mine[0].nodes], finding.reason),
+            )
+        )
+    values: dict[str, Any] = {
+        "cluster": "demo",
+        "dag_id": "gpu_revalidate.demo",
+        "run_id": "scheduled__2026-09-21T14:13:00+00:00",
+        "state": "failed" if any(pool.bad for pool in pools) else "success",
+        "pools": tuple(pools),
+        "started": "2026-09-21 14:13:00 UTC",
+        "ended": "2026-09-21 14:14:31 UTC",
+        "drift": (),
+        "root": "",
+    }
+    return RunReport(**{**values, **changes})
+
+
+def past(now: PoolState, nodes: list[str], reason_now: str = "GpuLost") -> tuple[VerdictAt, ...]:
+    """Verdicts of four days, the newest this run's."""
+    states = [now, *[PoolState.READY] * 5, PoolState.NOT_READY, *[PoolState.READY] * 3]
+    found = []
+    for age, state in enumerate(states):
+        good = state is PoolState.READY
+        verdicts = {name: "Passed" if good or place else "Failed: GpuLost" for place, name in enumerate(nodes)}
+        run = "scheduled__2026-09-21T14:13:00+00:00" if age == 0 else f"scheduled__2026-09-{21 - age}T14:13:00+00:00"
+        before = states[age + 1] if age + 1 < len(states) else PoolState.UNKNOWN
+        reason = "Validated" if good else (reason_now if age == 0 else "GpuLost")
+        found.append(
+            VerdictAt(
+                NOW - 86_400.0 * age, state, state is not before, reason, "", "gpu_revalidate.demo", run, verdicts
+            )
+        )
+    return tuple(found)

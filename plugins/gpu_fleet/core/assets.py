@@ -85,15 +85,20 @@ def state_after(newest: Mapping[Topic, float | None]) -> PoolState:
     return PoolState.READY if good > bad else PoolState.NOT_READY
 
 
-def topics_for(outcome: str, state: PoolState) -> tuple[Topic, ...]:
+def topics_for(outcome: str, state: PoolState, *, one_node: bool = False) -> tuple[Topic, ...]:
     """Which assets get an event. Total over every outcome and state; an unknown outcome raises.
+
+    :param one_node: a person had only one node of the pool looked at. That it passed is no news of the others, so it
+        cannot make the pool ready.
 
     Busy says nothing about the GPUs: no event. Idle is no alarm, but a pool that was ready and has no nodes is not
     ready for the next job, and must be able to become ready again.
     """
     match outcome:
         case Outcome.PASSED:
-            return (Topic.VALIDATED,) if state is PoolState.READY else (Topic.VALIDATED, Topic.READY)
+            if state is PoolState.READY:
+                return (Topic.VALIDATED,)
+            return () if one_node else (Topic.VALIDATED, Topic.READY)
         case Outcome.FAILED | Outcome.INCONCLUSIVE:
             return (Topic.NOT_READY,)
         case Outcome.BUSY | Outcome.SKIPPED:

@@ -78,7 +78,7 @@ class PublishPoolOperator(PoolOperator):
         reports, remediation = self._reports(context), self._remediation(context)
         finding = rules.finding_without(self._finding(context), reports, remediation)
         was = self._state(context, assets)
-        topics = rules.topics_for(finding.outcome, was)
+        topics = rules.topics_for(finding.outcome, was, one_node=bool(context["params"].get("node")))
         extra = self._extra(context, finding, was, reports)
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
@@ -103,6 +103,7 @@ class PublishPoolOperator(PoolOperator):
             "now": str(now),
             "events": uris,
             "validUntil": extra.get("validUntil"),
+            "without": list(finding.without),
             "remediation": remediation,
         }
         context["ti"].xcom_push(VERDICT, verdict)

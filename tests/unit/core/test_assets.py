@@ -59,6 +59,12 @@ def test_events_of_every_outcome_in_every_state(
     assert set(assets.topics_for(outcome, IS_NOT)) == not_ready
 
 
+@pytest.mark.parametrize(("state", "topics"), [(UNKNOWN, ()), (IS_NOT, ()), (IS_READY, (VALIDATED,))])
+def test_one_node_alone_makes_no_pool_ready(state: PoolState, topics: tuple[Topic, ...]) -> None:
+    assert assets.topics_for(Outcome.PASSED, state, one_node=True) == topics
+    assert assets.topics_for(Outcome.FAILED, state, one_node=True) == (NOT_READY,)
+
+
 def test_every_outcome_is_covered() -> None:
     for outcome in Outcome:
         for state in PoolState:

@@ -1,0 +1,210 @@
+"""What a report is made of: everything that a run left about the pools it looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_fleet.core.assets import TORN_DOWN, Finding, PoolState, finding_of
+from gpu_fleet.core.history import VerdictAt
+from gpu_fleet.core.validation_report import SCHEMA, Outcome, PoolReport
+
+#: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
+REPORT, VERDICT, DRIFT = "report", "verdict", "drift"
+XCOM_KEYS = (REPORT, VERDICT, DRIFT)
+
+#: Outcomes of a pool about which nobody has to do anything.
+_QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
+
+
+@dataclass(frozen=True)
+class PoolSection:
+    """One pool in one run.
+
+    :ivar was: the pool's state before, :ivar now: after; ``None``: nothing has been published (yet).
+    :ivar remediation: what was done about failed nodes.
+    :ivar history: newest first; ``None``: the reader may not see it.
+    """
+
+    name: str
+    finding: Finding
+    reports: tuple[PoolReport, ...] = ()
+    was: PoolState | None = None
+    now: PoolState | None = None
+    valid_until: str | None = None
+    remediation: Mapping[str, Any] | None = None
+    history: tuple[VerdictAt, ...] | None = ()
+
+    @property
+    def bad(self) -> bool:
+        """Whether somebody has to act."""
+        return self.finding.outcome not in _QUIET
+
+    @property
+    def proven(self) -> bool:
+        return self.finding.outcome == Outcome.PASSED
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run.
+
+    :ivar state: Airflow's state of the run, :ivar started: and :ivar ended: ISO 8601, as far as known.
+    :ivar drift: differences between cluster and spec; ``None``: nobody looked.
+    :ivar unreadable: XComs that are not there as JSON, because a custom backend keeps them elsewhere, say.
+    :ivar root: what precedes the paths of links: the address of the Airflow UI, or nothing.
+    """
+
+    cluster: str
+    dag_id: str
+    run_id: str
+    state: str
+    pools: tuple[PoolSection, ...]
+    started: str | None = None
+    ended: str | None = None
+    drift: tuple[Mapping[str, Any], ...] | None = None
+    unreadable: tuple[str, ...] = ()
+    root: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The most telling outcome of the run's pools; drift is a failure."""
+        if self.drift or any(pool.bad for pool in self.pools):
+            return Outcome.FAILED
+        if any(pool.proven for pool in self.pools):
+            return Outcome.PASSED
+        return Outcome.BUSY if any(pool.finding.outcome == Outcome.BUSY for pool in self.pools) else Outcome.IDLE
+
+    def headline(self) -> str:
+        """One sentence: what a person who was paged reads first."""
+        bad = [pool for pool in self.pools if pool.bad]
+        drifted = f"; {len(self.drift)} difference(s) from the spec" if self.drift else ""
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            first = bad[0]
+            return (
+                f"{len(bad)} of {len(self.pools)} pool(s) failed: {first.name}: {first.finding.reason}{more}{drifted}"
+            )
+        proven = [pool.name for pool in self.pools if pool.proven]
+        quiet = [f"{pool.name} {str(pool.finding.outcome).lower()}" for pool in self.pools if not pool.proven]
+        if proven:
+            return f"{', '.join(proven)} proven{''.join(f', {words}' for words in quiet)}{drifted}"
+        return f"Nothing was proven: {', '.join(quiet) or 'no pool was looked at'}{drifted}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "gpu-fleet.io/run-report/v1",
+            "cluster": self.cluster,
+            "dagId": self.dag_id,
+            "runId": self.run_id,
+            "state": self.state,
+            "startedAt": self.started,
+            "endedAt": self.ended,
+            "outcome": str(self.outcome),
+            "headline": self.headline(),
+            "drift": None if self.drift is None else [dict(item) for item in self.drift],
+            "unreadable": list(self.unreadable),
+            "pools": [_pool_json(pool) for pool in self.pools],
+        }
+
+
+def _pool_json(pool: PoolSection) -> dict[str, Any]:
+    return {
+        "pool": pool.name,
+        "outcome": str(pool.finding.outcome),
+        "reason": pool.finding.reason,
+        "message": pool.finding.message,
+        "without": list(pool.finding.without),
+        "was": None if pool.was is None else str(pool.was),
+        "now": None if pool.now is None else str(pool.now),
+        "validUntil": pool.valid_until,
+        "remediation": None if pool.remediation is None else dict(pool.remediation),
+        "reports": [report.to_json() for report in pool.reports],
+        "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
+    }
+
+
+@dataclass(frozen=True)
+class Left:
+    """One XCom of a run."""
+
+    task_id: str
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Everything that a run left, sorted by what it is.
+
+    :ivar reports: by pool, :ivar verdicts: by pool, :ivar drift: ``None``: nobody looked.
+    """
+
+    reports: Mapping[str, tuple[PoolReport, ...]]
+    verdicts: Mapping[str, Mapping[str, Any]]
+    drift: tuple[Mapping[str, Any], ...] | None
+    unreadable: tuple[str, ...]
+
+    @property
+    def pools(self) -> list[str]:
+        """A pool is known by its verdict or, before that is published, by its reports."""
+        return sorted({*self.reports, *self.verdicts})
+
+
+def sort_out(left: Iterable[Left]) -> Remains:
+    """Total: what is malformed is named as unreadable, what belongs to others is passed over."""
+    reports: dict[str, list[PoolReport]] = {}
+    verdicts: dict[str, Mapping[str, Any]] = {}
+    drift: list[Mapping[str, Any]] | None = None
+    unreadable: list[str] = []
+    for item in left:
+        try:
+            if item.key == REPORT:
+                # The leak check has its own report under the same key.
+                if not isinstance(item.value, Mapping) or item.value.get("schema") == SCHEMA:
+                    report = PoolReport.from_json(item.value)
+                    reports.setdefault(report.pool, []).append(report)
+            elif item.key == VERDICT:
+                verdicts[str(item.value["pool"])] = dict(item.value)
+            elif item.key == DRIFT:
+                found: list[Mapping[str, Any]] = [dict(entry) for entry in item.value]
+                drift = [*(drift or []), *found]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            unreadable.append(f"{item.task_id}: {item.key}")
+    return Remains(
+        {pool: tuple(sorted(found, key=lambda report: report.started_at)) for pool, found in reports.items()},
+        verdicts,
+        None if drift is None else tuple(drift),
+        tuple(unreadable),
+    )
+
+
+def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None = ()) -> PoolSection:
+    """One pool's part of the report."""
+    reports, verdict = remains.reports.get(pool, ()), remains.verdicts.get(pool)
+    if verdict is None:
+        return PoolSection(pool, finding_of([one.summary() for one in reports], None), reports, history=history)
+    remediation, without = verdict.get("remediation"), verdict.get("without")
+    return PoolSection(
+        name=pool,
+        finding=Finding(
+            str(verdict.get("outcome", "")),
+            str(verdict.get("reason", "")),
+            str(verdict.get("message", "")),
+            tuple(str(node) for node in without) if isinstance(without, list) else (),
+        ),
+        reports=reports,
+        was=_state(verdict.get("was")),
+        now=_state(verdict.get("now")),
+        valid_until=str(verdict["validUntil"]) if verdict.get("validUntil") else None,
+        remediation=remediation if isinstance(remediation, Mapping) else None,
+        history=history,
+    )
+
+
+def _state(value: Any) -> PoolState | None:
+    try:
+        return PoolState(value)
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""What to do about a reason: one sentence or two for whoever was paged. The list is in the order of the flow."""
+
+from __future__ import annotations
+
+REMEDIES: dict[str, str] = {
+    # --- before validation -------------------------------------------------------------------------------------------
+    "NotValidated": "Open the run: the first failed task's log names the cause.",
+    "NodesMissing": "Nodes went away between the wait for capacity and validation; start another run.",
+    "Drifted": "Apply the spec again with gpu_lifecycle, or change the spec to what is there.",
+    # --- the node ----------------------------------------------------------------------------------------------------
+    "NodeVanished": "The node was removed in mid-probe: look for a spot interruption or a deletion by hand, then start "
+    "another run.",
+    "NodeNotReady": "Look at the node's conditions and kubelet (kubectl describe node); replace it if it stays so.",
+    "XidError": "Look the XID up in NVIDIA's list. A hardware error repeats: replace the node (delete its NodeClaim).",
+    "DriverTooOld": "Use a newer AMI in the spec's node class, or lower validation.minimumDriver.",
+    "GpuLost": "A GPU was lost after the start and does not come back: replace the node (delete its NodeClaim).",
+    "GpusGone": "The device plugin withdrew the GPUs; read its log on this node.",
+    # --- labels, taints, RuntimeClass --------------------------------------------------------------------------------
+    "RuntimeClassMissing": "Run gpu_lifecycle, which creates it, and find out who deleted it.",
+    "TaintMissing": "Somebody took it off, or the NodePool has changed: run gpu_lifecycle, then replace the node.",
+    "LabelMissing": "Somebody took it off, or the NodePool has changed: run gpu_lifecycle, then replace the node.",
+    # --- device plugin and sharing -----------------------------------------------------------------------------------
+    "DevicePluginNotRegistered": "Read the log of the device plugin's pod on this node; without a pod, check the "
+    "DaemonSet's nodeSelector and tolerations.",
+    "SharingNotApplied": "The plugin runs without the pool's sharing config: check the node's label "
+    "nvidia.com/device-plugin.config and the release's ConfigMap; run gpu_lifecycle.",
+    "AllocatableMismatch": "This node's plugin advertises another number than the spec promises: restart its pod, and "
+    "compare its config with the other nodes'.",
+    "MpsDaemonAbsent": "The MPS control daemon does not run on this node: look at its DaemonSet and at the node's "
+    "label nvidia.com/mps.capable.",
+    "MpsLimitMissing": "Clients run without MPS's limits: restart the MPS control daemon, then the device plugin.",
+    "GpuNotExclusive": "Whole GPUs are shared although the pool promises otherwise: check the plugin's config.",
+    "GpuOvercommitted": "More containers share a GPU than promised: check the plugin's config for this node.",
+    "DifferentGpus": "Sharers of one GPU saw several: check the instance type and the plugin's config.",
+    "WrongGpuCount": "nvidia-smi and EC2 disagree on the GPUs: a GPU is lost or hidden; replace the node.",
+    "SeesWrongGpus": "Containers see other GPUs than they asked for: check the container runtime's NVIDIA mode.",
+    "Oversubscribed": "More pods were placed than there are shares: check the node's allocatable against its config.",
+    "TwoSharesGranted": "failRequestsGreaterThanOne is not in force: check the plugin's config.",
+    # --- the probes --------------------------------------------------------------------------------------------------
+    "RanOneAfterAnother": "The containers never ran together, so the GPU is not shared: check the sharing config, and "
+    "validation.overlap if images start slowly.",
+    "SharerStarved": "One sharer got far less than the others: look for another process on this GPU (nvidia-smi), "
+    "then replace the node.",
+    "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
+    "ImageUnpullable": "Check the image's name and tag in validation.images, the pull secret, and the way to the "
+    "registry; mirror the image for clusters without Internet access.",
+    "ContainerNotStarted": "The container runtime refused it: is the NVIDIA runtime configured on this AMI?",
+    "ProbeTimedOut": "Look at the probe pod's events; raise deadlines.validation if images are large.",
+    "ProbeOOMKilled": "The probe was killed for memory; look at what else runs on the node.",
+    "ProbeCrashed": "Run the same image by hand on this node and read its output.",
+    "PodVanished": "Somebody deleted the probe pod, or its node went; start another run.",
+    "NoFreeGpu": "The GPUs were taken in between, or the node advertises fewer than it should; start another run.",
+    "Unschedulable": "Read the scheduler's words in the message; taints and affinities are usual causes.",
+    "AdmissionRefused": "The kubelet refused the pod; its log on the node says why.",
+    "ProbesForbidden": "The API server refuses the probe pods: check quota, admission policies and RBAC of "
+    "validation.namespace.",
+    "QuotaExceeded": "Raise the quota of validation.namespace or remove it.",
+    "OutputNotJson": "The probe wrote something else than its report: check validation.images for a replaced image.",
+    "OutputTooLarge": "The probe wrote more than a termination message holds: check validation.images.",
+    "OutputOfOtherSchema": "The image's probe is of another version: use the one that belongs to this package.",
+    "NoOutput": "The probe ended without a report: run the image by hand on this node.",
+    "AbsurdFigures": "The figures cannot be true: suspect the driver or the image before the GPU.",
+    "ClockSkew": "The node's clock is wrong: check chrony on the node, then replace it.",
+    # --- doubt -------------------------------------------------------------------------------------------------------
+    "ReportsMissing": "Some probes left no report: start another run.",
+    "NotRefused": "The scheduler's refusal was not seen: start another run.",
+    "NoTimes": "Start and end of the probes are unknown: start another run.",
+    # --- neither pass nor alarm --------------------------------------------------------------------------------------
+    "Busy": "Nothing to do: nobody is disturbed, and the next run tries again.",
+    "Idle": "Nothing to do: there is no node to look at. gpu_lifecycle creates capacity.",
+}
+
+#: For a reason that the list does not have, for example one of a later version.
+UNKNOWN = "The message says what was found; the run's logs have the rest."
+
+
+def remedy(reason: str) -> str:
+    """What to do about a reason; never empty."""
+    if reason.startswith("DevicePlugin") and reason not in REMEDIES:
+        return REMEDIES["DevicePluginNotRegistered"]
+    return REMEDIES.get(reason, UNKNOWN)

@@ -1,0 +1,338 @@
+"""Reports of pools in every condition, in every language: complete, escaped, and readable by machines."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from gpu_fleet.core.assets import Finding, PoolState
+from gpu_fleet.core.reports import html, junit, markdown
+from gpu_fleet.core.reports.blocks import Link, Table, clean, instant, moment
+from gpu_fleet.core.reports.document import document
+from gpu_fleet.core.reports.figures import figure, figures, heading
+from gpu_fleet.core.reports.model import PoolSection, RunReport
+from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
+from gpu_fleet.core.validation_report import Outcome
+from tests.unit.report_objects import (
+    EVIL,
+    NOW,
+    broken,
+    broken_node,
+    busy_node,
+    check,
+    healthy,
+    host,
+    node,
+    report,
+    run_of,
+)
+
+FIFTY = report(*(broken_node(n, "SharerStarved") if n in (3, 17) else node(n) for n in range(1, 51)))
+RUNS: dict[str, RunReport] = {
+    "healthy": run_of(healthy()),
+    "broken": run_of(broken()),
+    "idle": run_of(report()),
+    "busy": run_of(report(busy_node(1))),
+    "doubtful": run_of(report(node(1, check("bound", Outcome.INCONCLUSIVE, "NotRefused", "no reason")))),
+    "fifty": run_of(FIFTY),
+    "drifted": run_of(
+        healthy(),
+        drift=({"kind": "changed", "object": "NodePool/a10g", "field": "spec.limits.cpu", "wanted": 8, "found": "9"},),
+    ),
+    "not validated": run_of(
+        pools=(PoolSection("shared-a10g", Finding("NotValidated", "DevicePluginAbsent", "no pod on the node")),)
+    ),
+    "nothing yet": run_of(pools=(), state="running", drift=None, started=None, ended=None),
+    "unreadable": run_of(healthy(), unreadable=("validation.pool_x.sharing: report",)),
+    "no permission": run_of(
+        pools=(PoolSection("shared-a10g", Finding("Passed", "Validated", "m"), (healthy(),), history=None),)
+    ),
+    "hostile": run_of(
+        report(
+            node(1, check("probes", Outcome.FAILED, "OutputNotJson", EVIL, gpu=EVIL, of={EVIL: 1})),
+            notes=(EVIL,),
+        ),
+        drift=({"kind": EVIL, "object": EVIL, "field": EVIL, "wanted": EVIL, "found": [EVIL]},),
+        state=EVIL,
+    ),
+}
+
+
+@pytest.fixture(params=list(RUNS))
+def run(request: pytest.FixtureRequest) -> RunReport:
+    return RUNS[request.param]
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "outcome", "headline"),
+    [
+        ("healthy", Outcome.PASSED, "shared-a10g proven"),
+        ("broken", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: AllocatableMismatch"),
+        ("idle", Outcome.IDLE, "Nothing was proven: shared-a10g idle"),
+        ("busy", Outcome.BUSY, "Nothing was proven: shared-a10g busy"),
+        ("doubtful", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: NotRefused"),
+        ("drifted", Outcome.FAILED, "shared-a10g proven; 1 difference(s) from the spec"),
+        ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
+        ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was looked at"),
+    ],
+)
+def test_the_verdict_comes_first(name: str, outcome: Outcome, headline: str) -> None:
+    run = RUNS[name]
+    assert (run.outcome, run.headline()) == (outcome, headline)
+    first = markdown.render(document(run)).splitlines()[:3]
+    assert first[0] == f"# GPU validation of demo: {outcome}"
+    assert clean(first[2].replace("\\", "").strip("*")) == headline
+
+
+def test_a_broken_pool_says_which_node_why_and_what_to_do() -> None:
+    page = html.render(document(RUNS["broken"]), "t")
+    for words in (host(2), "AllocatableMismatch", "offers 1 nvidia.com/gpu, not 4", remedy("AllocatableMismatch")):
+        assert html.escape(words) in page
+    assert "Time-slicing isolates no memory" in page
+    assert "became NotReady" in page
+
+
+def test_figures_are_in_tables() -> None:
+    tables = [block for block in figures(healthy()) if isinstance(block, Table)]
+    by_caption = {table.caption: table for table in tables}
+    assert list(by_caption) == [
+        "GPUs of the nodes",
+        "What the probes saw",
+        "Distribution over GPUs, and memory each container saw free",
+    ]
+    assert by_caption["What the probes saw"].head == (
+        "node",
+        "driver",
+        "CUDA",
+        "GPU",
+        "slowest vectorAdd (ms)",
+        "containers at once",
+        "together (s)",
+    )
+    distribution = tables[-1]
+    assert distribution.head == ("node", "of", "containers", "memory free (MiB)")
+    assert [cell.text for cell in distribution.rows[0]] == [
+        host(1),
+        "GPU-11111111-2222-3333-4444-000000000001",
+        "4",
+        "21 873",
+    ]
+    assert distribution.numeric == {2, 3}
+
+
+def test_figures_of_a_later_probe_fit_in() -> None:
+    one = check("throughput", Outcome.PASSED, "Fair", "m", sharers={"0": 1.5, "1": 1.25}, aloneGflops=5.75, ok=True)
+    found = {table.caption: table for table in figures(report(node(1, check("room", Outcome.PASSED, "Free", "m"))))}
+    assert "Throughput" not in found
+    later = report(type(node(1))(host(1), {}, (one,)), pool_checks=(check("spread", Outcome.PASSED, "R", "m", low=1),))
+    captions = [table.caption for table in figures(later) if isinstance(table, Table)]
+    assert captions == ["Throughput", "Throughput, in detail", "spread (whole pool)"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (1234567, "1 234 567"),
+        (0.25, "0.25"),
+        (2.0, "2"),
+        (float("nan"), "nan"),
+        (1e300, "1e+300"),
+        ([1, 2], "1, 2"),
+        ({"a": 1}, "a 1"),
+        ("x", "x"),
+    ],
+)
+def test_a_figure_for_people(value: Any, shown: str) -> None:
+    assert figure(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("perSharerPercent", "per sharer (%)"), ("memoryUsedMiB", "memory used (MiB)"), ("tookMs", "took (ms)")],
+)
+def test_headings_from_names(name: str, shown: str) -> None:
+    assert heading(name) == shown
+
+
+def test_a_large_pool_lists_some_failures_and_folds_the_rest() -> None:
+    run = run_of(report(*(broken_node(number) for number in range(1, 51))))
+    text = markdown.render(document(run))
+    assert "and 30 more" in text
+    assert text.count("<details>") == 2
+    assert text.count(host(50)) >= 1
+
+
+# --- remedies --------------------------------------------------------------------------------------------------------
+def test_every_reason_has_a_remedy() -> None:
+    assert all(sentence.endswith((".", "?")) for sentence in REMEDIES.values())
+    assert remedy("DevicePluginAbsent") == REMEDIES["DevicePluginNotRegistered"]
+    assert remedy("NeverHeardOf") == UNKNOWN
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+def test_texts_are_one_line_without_control_characters() -> None:
+    assert clean("a\x00b\n\tc \x1b[31mred\x1b[0m \u202eevil \ud800") == "ab c red evil"
+    assert len(clean("x" * 9000)) == 2001
+
+
+def test_times_for_people() -> None:
+    assert moment(NOW) == "2026-09-21 14:13:20"
+    assert moment(float("inf")) == moment(1e300) == "?"
+    assert instant("2026-09-21T15:00:00+01:00") == "2026-09-21 14:00:00 UTC"
+    assert (instant(None), instant("soon")) == ("–", "soon")
+
+
+# --- HTML ------------------------------------------------------------------------------------------------------------
+class Page(HTMLParser):
+    """Tags as a browser would see them: unbalanced ones and everything that could act are noted."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.problems: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.problems += [f"{tag} {name}" for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}>")
+
+
+def test_html_is_whole_self_contained_and_safe(run: RunReport) -> None:
+    page = Page(html.render(document(run), EVIL, [Link("Markdown", "report.md")]))
+    assert page.problems == []
+    assert page.open == []
+    names = [tag for tag, _ in page.tags]
+    assert not {"script", "iframe", "object", "embed", "img", "link", "form", "base"} & set(names)
+    assert not any(attributes.get("src") or attributes.get("style") for _, attributes in page.tags)
+    addresses = [attributes["href"] or "" for tag, attributes in page.tags if tag == "a"]
+    assert all(re.match(r"(/dags/|/gpu-fleet/|report\.md$)", address) for address in addresses)
+
+
+def test_html_is_accessible(run: RunReport) -> None:
+    page = Page(html.render(document(run), "t"))
+    names = [tag for tag, _ in page.tags]
+    assert ("html", {"lang": "en"}) in page.tags
+    assert names.count("h1") == names.count("main") == names.count("title") == 1
+    assert names.count("caption") == names.count("table")
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.tags if tag == "th")
+    assert all(
+        attributes.get("aria-label")
+        for _, attributes in page.tags
+        if attributes.get("role") in ("region", "navigation")
+    )
+
+
+def test_the_style_is_for_light_and_dark_and_named_by_its_digest() -> None:
+    page = html.render([], "t")
+    assert "prefers-color-scheme: dark" in page
+    assert f"<style>{html.STYLE}</style>" in page
+    assert html.STYLE_SOURCE.startswith("'sha256-")
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+def test_markdown_tables_have_as_many_cells_as_columns(run: RunReport) -> None:
+    lines = markdown.render(document(run)).splitlines()
+    width = 0
+    for line in lines:
+        if not line.startswith("|"):
+            width = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        width = width or cells
+        assert cells == width, line
+
+
+def test_markdown_has_no_markup_from_a_cluster() -> None:
+    text = markdown.render(document(RUNS["hostile"]))
+    assert "<script" not in re.sub(r"`[^`]*`", "", text)
+    assert re.findall(r"<(?!/?(?:details|summary)>)", re.sub(r"`[^`]*`", "", text)) == []
+
+
+# --- JUnit -----------------------------------------------------------------------------------------------------------
+def parsed(run: RunReport) -> ElementTree.Element:
+    root = ElementTree.fromstring(junit.render(run))  # noqa: S314  (made here)
+    assert root.tag == "testsuites"
+    return root
+
+
+def test_junit_counts_add_up(run: RunReport) -> None:
+    root = parsed(run)
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        assert int(root.get(attribute, "-1")) == len(root.findall(f".//{tag}"))
+        for suite in root:
+            assert int(suite.get(attribute, "-1")) == len(suite.findall(f"testcase/{tag}"))
+    assert int(root.get("tests", "-1")) == len(root.findall(".//testcase"))
+    assert all(case.get("name") and case.get("classname") for case in root.iter("testcase"))
+    assert all(len([child for child in case if child.tag != "system-out"]) <= 1 for case in root.iter("testcase"))
+
+
+@pytest.mark.parametrize(
+    ("name", "failures", "errors"),
+    [
+        ("healthy", 0, 0),
+        ("broken", 1, 0),
+        ("idle", 0, 0),
+        ("busy", 0, 0),
+        ("doubtful", 0, 1),
+        ("fifty", 2, 0),
+        ("drifted", 1, 0),
+        ("not validated", 0, 1),
+        ("hostile", 2, 0),
+    ],
+)
+def test_ci_is_red_for_the_right_cause(name: str, failures: int, errors: int) -> None:
+    root = parsed(RUNS[name])
+    assert (root.get("failures"), root.get("errors")) == (str(failures), str(errors))
+
+
+def test_junit_has_a_case_per_node_and_check() -> None:
+    suite = parsed(RUNS["broken"])[0]
+    assert suite.get("name") == "shared-a10g.sharing"
+    assert suite.get("timestamp") == "2026-09-21T14:13:20"
+    cases = {(case.get("classname"), case.get("name")): case for case in suite.iter("testcase")}
+    assert len(cases) == 11 + 11 + 1
+    failed = cases[f"demo.shared-a10g.sharing.{host(2)}", "allocatable"]
+    failure = failed.find("failure")
+    assert failure is not None
+    assert failure.get("type") == "AllocatableMismatch"
+    assert remedy("AllocatableMismatch") in (failure.text or "")
+    assert "driver: 570.124.06" in (cases[f"demo.shared-a10g.sharing.{host(1)}", "probes"].findtext("system-out") or "")
+
+
+def test_remediation_is_told() -> None:
+    remediation = {
+        "policy": "quarantine",
+        "quarantined": [host(2)],
+        "released": [host(7)],
+        "replaced": [],
+        "left": [{"node": host(3), "reason": "BudgetSpent"}],
+    }
+    section = PoolSection(
+        "shared-a10g",
+        Finding("Passed", "ValidatedWithout", "1 node(s) passed", (host(2),)),
+        (broken(),),
+        was=PoolState.READY,
+        now=PoolState.READY,
+        remediation=remediation,
+    )
+    text = markdown.render(document(run_of(pools=(section,))))
+    for words in ("policy quarantine", f"`{host(2)}` | quarantined", f"`{host(7)}` | released", "`BudgetSpent`"):
+        assert words in text
+    assert "take no work until they pass again" in text
