@@ -21,6 +21,7 @@
         ├── ReleaseError            a Helm release needs a person (no proven target, foreign, unmanaged)
         ├── ValidationFailed        GPUs do not do what the spec promises
         ├── LeakFound               something that costs money is left
+        ├── DriftFound              the cluster is not what the spec says
         ├── GateRefused             a gate failed for a permanent cause
         └── DeadlinePassed          the absolute deadline of a wait has passed
 
@@ -128,6 +129,10 @@ class ValidationFailed(PermanentError):
 
 class LeakFound(PermanentError):
     """Something that costs money is left behind."""
+
+
+class DriftFound(PermanentError):
+    """The cluster differs from its spec, or whether it does cannot be known; the message lists the objects."""
 
 
 class GateRefused(PermanentError):

@@ -8,6 +8,7 @@ secret.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,14 +21,22 @@ from gpu_fleet.core.releases.storage import ANNOTATION_RELEASE, ANNOTATION_RELEA
 FIELD_MANAGER = "helm"
 #: Managers whose additions are the cluster's own work and not somebody's change.
 _CLUSTERS_OWN = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-apiserver", "cloud-controller-manager")
-#: Annotations that controllers write (kubernetes pkg/controller/deployment/util, pkg/controller/daemon).
-_CONTROLLERS_ANNOTATIONS = ("deployment.kubernetes.io/", "deprecated.daemonset.template.generation")
+#: Annotations that controllers write (kubernetes pkg/controller/deployment/util, pkg/controller/daemon; karpenter
+#: pkg/apis/v1 ``nodepool-hash`` and the like).
+_CONTROLLERS_ANNOTATIONS = (
+    "deployment.kubernetes.io/",
+    "deprecated.daemonset.template.generation",
+    "karpenter.sh/",
+    "karpenter.k8s.aws/",
+)
 #: Set by the server; no manifest has them.
 _SERVERS = frozenset(
     {"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink", "deletionTimestamp",
      "deletionGracePeriodSeconds"}
 )  # fmt: skip
 
+#: Where a value is in an object: names of fields and indices of list items.
+Path = tuple[str | int, ...]
 #: One step of a path: ``("f", field)``, ``("k", keys of a list item)`` or ``("v", value of a set item)``.
 Step = tuple[str, Any]
 
@@ -48,12 +57,14 @@ class Difference:
     :ivar target: the object, as ``Kind namespace/name``.
     :ivar field: dotted path; empty for a deleted object.
     :ivar manager: the field manager who did it, if the object tells.
+    :ivar path: the field as steps; of an added field in the live object.
     """
 
     change: Change
     target: str
     field: str = ""
     manager: str = ""
+    path: Path = dataclasses.field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         by = f" by {self.manager}" if self.manager else ""
@@ -79,22 +90,28 @@ def completed(document: Mapping[str, Any], release: str, namespace: str, home: s
 
 
 def differences(
-    target: str, live: Mapping[str, Any], applied: Mapping[str, Any], wanted: Mapping[str, Any]
+    target: str,
+    live: Mapping[str, Any],
+    applied: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    manager: str = FIELD_MANAGER,
 ) -> list[Difference]:
     """Everything in which a live object differs from what applying the manifest would make of it.
 
     :param applied: the answer of the dry run; :param wanted: the completed document of the manifest.
+    :param manager: in whose name it is applied.
     """
     found = []
-    for path in _differing(_comparable(live), _comparable(applied)):
-        owners = [name for name in _owners(live, path) if name != FIELD_MANAGER]
+    for path in differing(_comparable(live), _comparable(applied)):
+        owners = [name for name in _owners(live, path) if name != manager]
         change = Change.TAKEN if owners else Change.CHANGED
-        found.append(Difference(change, target, _dotted(path), ", ".join(owners)))
+        found.append(Difference(change, target, dotted(path), ", ".join(owners), path))
     known = {item.field for item in found}
-    for path, manager in _foreign_fields(live):
-        field = _dotted(path)
-        if not _present(wanted, path) and not any(field == item or field.startswith(f"{item}.") for item in known):
-            found.append(Difference(Change.ADDED, target, field, manager))
+    for path, other in _foreign_fields(live, manager):
+        name = dotted(path)
+        if not _present(wanted, path) and not any(name == item or name.startswith(f"{item}.") for item in known):
+            found.append(Difference(Change.ADDED, target, name, other, path))
     return found
 
 
@@ -108,7 +125,7 @@ def _comparable(obj: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _differing(live: Any, applied: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def differing(live: Any, applied: Any, path: Path = ()) -> Iterator[Path]:
     """Paths of the smallest parts that differ."""
     if live == applied:
         return
@@ -117,15 +134,16 @@ def _differing(live: Any, applied: Any, path: tuple[str | int, ...] = ()) -> Ite
             if key not in live or key not in applied:
                 yield (*path, key)
             else:
-                yield from _differing(live[key], applied[key], (*path, key))
+                yield from differing(live[key], applied[key], (*path, key))
     elif isinstance(live, list) and isinstance(applied, list) and len(live) == len(applied):
         for index, (one, other) in enumerate(zip(live, applied, strict=True)):
-            yield from _differing(one, other, (*path, index))
+            yield from differing(one, other, (*path, index))
     else:
         yield path
 
 
-def _dotted(path: Iterable[str | int]) -> str:
+def dotted(path: Iterable[str | int]) -> str:
+    """The path as people write it, for example ``spec.containers[0].image``."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -144,12 +162,12 @@ def _entries(live: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], 
         yield str(entry.get("manager") or "?"), entry.get("fieldsV1") or {}, bool(entry.get("subresource"))
 
 
-def _owners(live: Mapping[str, Any], path: tuple[str | int, ...]) -> list[str]:
+def _owners(live: Mapping[str, Any], path: Path) -> list[str]:
     """The managers that own a field (or a whole of which it is a part)."""
     return sorted({manager for manager, fields, _ in _entries(live) if _owns(fields, live, path)})
 
 
-def _owns(fields: Mapping[str, Any], value: Any, path: tuple[str | int, ...]) -> bool:
+def _owns(fields: Mapping[str, Any], value: Any, path: Path) -> bool:
     if not path:
         return True
     step, rest = path[0], path[1:]
@@ -176,23 +194,23 @@ def _step(key: str) -> Step:
     return kind, text
 
 
-def _foreign_fields(live: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Leaf fields owned by people and programs other than Helm and the cluster itself, with the manager."""
+def _foreign_fields(live: Mapping[str, Any], mine: str) -> Iterator[tuple[Path, str]]:
+    """Leaf fields owned by people and programs other than us and the cluster itself, with the manager."""
     for manager, fields, subresource in _entries(live):
-        if subresource or manager == FIELD_MANAGER or manager.startswith(_CLUSTERS_OWN):
+        if subresource or manager == mine or manager.startswith(_CLUSTERS_OWN):
             continue
         for path in _leaves(fields, live):
             if not _is_the_clusters(path):
                 yield path, manager
 
 
-def _is_the_clusters(path: tuple[str | int, ...]) -> bool:
+def _is_the_clusters(path: Path) -> bool:
     if path[0] == "status" or path[:2] == ("metadata", "finalizers"):
         return True
     return path[:2] == ("metadata", "annotations") and str(path[-1]).startswith(_CONTROLLERS_ANNOTATIONS)
 
 
-def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:
+def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[Path]:
     """Paths of a field set's leaves in the live object; what is no longer there is left out."""
     for key, inner in fields.items():
         if key == ".":
@@ -223,7 +241,7 @@ def _index(value: Any, kind: str, content: Any) -> int | None:
     return None
 
 
-def _present(wanted: Any, path: tuple[str | int, ...]) -> bool:
+def _present(wanted: Any, path: Path) -> bool:
     """Whether the manifest has the field. List items count as present wherever the list is: order may differ."""
     for step in path:
         if isinstance(step, int):

@@ -1,0 +1,99 @@
+"""Looks for drift between a cluster and its spec; writes nothing, neither to the cluster nor to Helm's storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpu_fleet.core import drift as rules
+from gpu_fleet.core.drift import Drift, Unread
+from gpu_fleet.core.errors import GpuFleetError, TransientError
+from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_POOL
+from gpu_fleet.core.names import FIELD_MANAGER, LABEL_CLUSTER, LABEL_NODE_POOL
+from gpu_fleet.core.releases.components import release_request
+from gpu_fleet.core.releases.state import classify
+from gpu_fleet.core.releases.storage import StorageUnreadable
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.values import Component
+from gpu_fleet.hooks.helm_drift import Look, look_at_manifests, look_at_release
+from gpu_fleet.hooks.helm_storage import ReleaseStorage
+from gpu_fleet.hooks.kubernetes_client import KubeClient
+
+
+class DriftCheck:
+    """One comparison of a cluster with its spec.
+
+    :ivar drifts: what differs, :ivar unread: what could not be compared.
+    :ivar compared: how many objects and releases were looked at.
+    """
+
+    def __init__(self, kube: KubeClient, spec: ClusterSpec) -> None:
+        self.kube, self.spec = kube, spec
+        self.drifts: list[Drift] = []
+        self.unread: list[Unread] = []
+        self.compared = 0
+
+    def run(self) -> DriftCheck:
+        self._manifests()
+        self._surplus()
+        for component in rules.managed_releases(self.spec):
+            self._release(component)
+        return self
+
+    def _manifests(self) -> None:
+        managed = rules.managed_manifests(self.spec)
+        looks = look_at_manifests(self.kube, [item.manifest for item in managed], FIELD_MANAGER)
+        for item, look in zip(managed, looks, strict=True):
+            if not (item.on_demand and not look.live and look.error is None):
+                self._note([look])
+
+    def _surplus(self) -> None:
+        selector = f"{LABEL_CLUSTER}={self.spec.name}"
+        for kind in (NODE_POOL, EC2_NODE_CLASS):
+            try:
+                self.drifts += rules.surplus(self.spec, self.kube.list(kind, label_selector=selector))
+            except GpuFleetError as error:
+                self._failed(f"all of kind {kind.kind}", error)
+
+    def _release(self, component: Component) -> None:
+        request = release_request(self.spec, component)
+        storage = ReleaseStorage(self.kube, request.name, request.namespace)
+        self.compared += 1
+        try:
+            seen = storage.observe(request)
+            finding = classify(seen, request.digest, adopt=request.policy.adopt)
+            stored: Mapping[str, Any] = {}
+            if seen.newest is not None and seen.unreadable is None:
+                stored = storage.payload(seen.newest) or {}
+            expected = self._proof_expected(component)
+        except StorageUnreadable as error:
+            self.unread.append(Unread(str(request), "StorageUnreadable", str(error)))
+            return
+        except GpuFleetError as error:
+            self._failed(str(request), error)
+            return
+        drifts, unread = rules.release_drifts(finding, seen, request, stored, proof_expected=expected)
+        self.drifts += drifts
+        self.unread += unread
+        if finding.reason in rules.DEPLOYED:
+            self._note(look_at_release(self.kube, str(stored.get("manifest") or ""), request.name, request.namespace))
+
+    def _proof_expected(self, component: Component) -> bool:
+        """A device plugin is proven by nodes, and only those that the spec wants are waited for."""
+        if component != "device-plugin":
+            return True
+        wanting = [pool.name for pool in self.spec.node_pools if pool.wanted_nodes]
+        if not wanting:
+            return False
+        return bool(self.kube.list_metadata(NODE, label_selector=f"{LABEL_NODE_POOL} in ({','.join(wanting)})"))
+
+    def _note(self, looks: Iterable[Look]) -> None:
+        for look in looks:
+            self.compared += 1
+            if look.error is not None:
+                self._failed(look.target, look.error)
+            self.drifts += rules.object_drifts(look.differences, look.live, look.applied)
+
+    def _failed(self, what: str, error: GpuFleetError) -> None:
+        transient = isinstance(error, TransientError)
+        self.unread.append(Unread(what, error.reason, error.message, transient=transient))

@@ -1,0 +1,48 @@
+"""Compares a cluster with its spec and reports every difference; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import DriftFound, GateFailed
+from gpu_fleet.operators.base import FleetOperator
+
+#: XCom keys: the differences, and what could not be compared; both are there after a failure, too.
+DRIFT, UNREAD = "drift", "unread"
+#: Reasons of the failures.
+DRIFTED, UNKNOWN = "Drifted", "DriftUnknown"
+
+
+class CheckDriftOperator(FleetOperator):
+    """Compares the manifests and Helm releases of the cluster with the frozen spec: changed, deleted, added.
+
+    Only what the spec manages is compared. Nothing is corrected: that is what a run of ``gpu_lifecycle`` does.
+
+    :returns: ``{"compared": number of objects and releases}``. The XCom ``drift`` lists the differences, each with
+        kind, object, field, wanted and found; ``unread`` what could not be compared. Both are there after a failure.
+    :raises DriftFound: ``Drifted``; or ``DriftUnknown`` if something may not be read.
+    :raises GateFailed: ``DriftUnknown`` for a cause that may pass; retried.
+    """
+
+    ui_color = "#fdf3e3"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, int]:
+        from gpu_fleet.core.drift import MAX_LISTED, sentence
+        from gpu_fleet.hooks.drift import DriftCheck
+
+        check = DriftCheck(self.kube, self.spec).run()
+        context["ti"].xcom_push(DRIFT, [item.to_json() for item in check.drifts[:MAX_LISTED]])
+        context["ti"].xcom_push(UNREAD, [item.to_json() for item in check.unread[:MAX_LISTED]])
+        for item in check.drifts:
+            self.log.warning("%s", item)
+        for unread in check.unread:
+            self.log.warning("%s could not be compared: %s: %s", unread.object, unread.reason, unread.message)
+        words = sentence(self.spec.name, check.drifts, check.unread)
+        if check.drifts:
+            raise DriftFound(words, reason=DRIFTED)
+        if check.unread:
+            kind = GateFailed if any(unread.transient for unread in check.unread) else DriftFound
+            raise kind(words, reason=UNKNOWN)
+        self.log.info("%s (%d objects and releases compared)", words, check.compared)
+        return {"compared": check.compared}
