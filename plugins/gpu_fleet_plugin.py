@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
+from gpu_fleet.core.links import PREFIX
 from gpu_fleet.hooks.preload import PreloadListener
+from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.ui.lazy import LazyApp
 
 
 class GpuFleetPlugin(AirflowPlugin):
@@ -16,3 +19,5 @@ class GpuFleetPlugin(AirflowPlugin):
 
     name = "gpu_fleet"
     listeners = (PreloadListener(),)
+    operator_extra_links = (ReportLink(),)
+    fastapi_apps = ({"app": LazyApp(), "url_prefix": PREFIX, "name": "gpu-fleet reports"},)

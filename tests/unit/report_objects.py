@@ -133,7 +133,7 @@ def run_of(*reports: PoolReport, **changes: Any) -> RunReport:
     for name in dict.fromkeys(one.pool for one in reports):
         mine = tuple(one for one in reports if one.pool == name)
         finding = finding_of([one.summary() for one in mine], None)
-        now = {Outcome.PASSED: PoolState.READY, Outcome.FAILED: PoolState.NOT_READY}.get(finding.outcome)
+        now = {"Passed": PoolState.READY, "Failed": PoolState.NOT_READY}.get(finding.outcome)
         pools.append(
             PoolSection(
                 name=name,
