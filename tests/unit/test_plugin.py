@@ -53,4 +53,6 @@ def test_the_loader_registers_the_plugin_and_shadows_no_module(tmp_path: Path) -
     assert "gpu_fleet" in found["plugins"]
     assert not Path(found["kubernetes"]).is_relative_to(PLUGINS)
     assert not Path(found["types"]).is_relative_to(PLUGINS)
+    assert "gpu_fleet.ui.lazy" in found["inside"]
+    assert "gpu_fleet.ui.app" not in found["inside"], "every component would pay for the web application"
     assert all(name == "gpu_fleet_plugin" or name.split(".")[0] == "gpu_fleet" for name in found["inside"])
