@@ -1,7 +1,8 @@
 """Named faults, set through the control API or ``python -m sandbox fault …`` and consulted by the parts.
 
 A fault is a name with JSON parameters and an optional number of times it applies. Parts ask ``board.active(name)`` (is
-it set?) or ``board.take(name)`` (is it set, and use up one count?).
+it set?), ``board.each(name)`` (all of that kind: ``name`` itself and ``name:anything``, for several at a time) or
+``board.take(name)`` (is it set, and use up one count?).
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class FaultBoard:
         """The fault's parameters if it is set, else ``None``; uses nothing up."""
         fault = self._faults.get(name)
         return None if fault is None else dict(fault["params"])
+
+    def each(self, kind: str) -> list[dict[str, Any]]:
+        """The parameters of all faults of a kind, in the order in which they were set."""
+        return [dict(fault["params"]) for name, fault in self._faults.items() if name.partition(":")[0] == kind]
 
     def take(self, name: str) -> dict[str, Any] | None:
         """Like :meth:`active`, but uses up one of the fault's counts."""

@@ -13,7 +13,8 @@
 ``probe-output``              what probes write, see :mod:`sandbox.nodes.tampering`
 ============================  ==========================================================================================
 
-Each may be limited by ``node`` (a name or a list of names), ``nodeNamePrefix`` and ``pool``.
+Each may be limited by ``node`` (a name or a list of names), ``nodeNamePrefix`` and ``pool``. Several of a kind may be
+set at a time: ``probe-output:one``, ``probe-output:two``.
 """
 
 from __future__ import annotations

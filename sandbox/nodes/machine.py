@@ -296,14 +296,15 @@ class Machine:
     # --- faults --------------------------------------------------------------------------------------------------
 
     def fault(self, name: str) -> dict[str, Any] | None:
-        """The fault's parameters when it is set and means this node."""
-        params = self.fleet.settings.faults.active(name)
-        if params is None or not self.name.startswith(str(params.get("nodeNamePrefix", ""))):
-            return None
+        """The parameters of the first fault of this kind that is set and means this node."""
+        return next((params for params in self.fleet.settings.faults.each(name) if self._meant(params)), None)
+
+    def _meant(self, params: dict[str, Any]) -> bool:
+        if not self.name.startswith(str(params.get("nodeNamePrefix", ""))):
+            return False
         wanted = params.get("node", self.name)
-        if self.name not in (wanted if isinstance(wanted, list) else [wanted]):
-            return None
-        return params if params.get("pool", self.pool) == self.pool else None
+        here = self.name in (wanted if isinstance(wanted, list) else [wanted])
+        return here and params.get("pool", self.pool) == self.pool
 
     def suffer(self) -> None:
         """Some fault was set or cleared: what it does to the GPUs begins or ends now."""

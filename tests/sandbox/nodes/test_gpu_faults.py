@@ -91,6 +91,15 @@ async def test_a_fault_of_one_node_leaves_the_others_alone(nodes: Cluster, made)
     await nodes.allocatable(other, "16")
 
 
+async def test_faults_of_one_kind_may_differ_from_node_to_node(nodes: Cluster, made):
+    one, other = await _node(nodes, made), await _node(nodes, made, "g5.12xlarge", "16")
+    with _fault(nodes, "gpu-lost:one", node=one), _fault(nodes, "gpu-lost:other", node=other, count=2):
+        await nodes.allocatable(one, "0")
+        await nodes.allocatable(other, "8")
+    await nodes.allocatable(one, "4")
+    await nodes.allocatable(other, "16")
+
+
 @pytest.mark.parametrize(("code", "left"), [(79, "3"), (48, "3"), (109, "4")])
 async def test_a_terminal_xid_is_a_condition_and_takes_one_device(nodes: Cluster, made, code, left):
     """109 is an application's error to the device plugin, and terminal to the monitoring agent."""
