@@ -16,10 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _PARSE = """
 import json, sys, warnings
+from collections import namedtuple
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=ResourceWarning)
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
+from airflow.models.dagrun import DagRun
+Instance = namedtuple("Instance", ["task_id", "state"], defaults=[None])
 bag = DagBag(dag_folder=sys.argv[1], collect_dags=False)
 for path in sys.argv[2:]:
     bag.process_file(path)
@@ -45,6 +48,14 @@ for dag_id, dag in bag.dags.items():
             "gate_args": dict(getattr(task, "args", None) or {}),
             "component": getattr(task, "component", None),
             "node_pool": getattr(task, "node_pool", None),
+            "is_teardown": task.is_teardown,
+            "is_setup": task.is_setup,
+            "fails_run": task.on_failure_fail_dagrun,
+            "only_in_turn": getattr(task, "only_in_turn", False),
+            "changes_cluster": getattr(task, "changes_cluster", False),
+            "if_taken": getattr(task, "if_taken", None),
+            "all_wanted": getattr(task, "all_wanted", None),
+            "turn": getattr(task, "turn", None),
         }
     out["dags"][dag_id] = {
         "tasks": tasks,
@@ -53,6 +64,14 @@ for dag_id, dag in bag.dags.items():
         "params": {k: dag.params.get_param(k).schema | {"description": dag.params.get_param(k).description}
                    for k in dag.params},
         "max_active_runs": dag.max_active_runs,
+        "schedule": dag.schedule,
+        "catchup": dag.catchup,
+        "deadlines": [alert.interval.total_seconds() for alert in dag.deadline or []],
+        # What Airflow itself takes the run's state from.
+        "counted": sorted(
+            found.task_id
+            for found in DagRun._tis_for_dagrun_state(None, dag=dag, tis=[Instance(t.task_id) for t in dag.tasks])
+        ),
         "timeout": dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else None,
         "serialized": DagSerialization.to_dict(dag),
     }

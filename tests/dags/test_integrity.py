@@ -10,7 +10,7 @@ import pytest
 
 from tests.dags.conftest import ROOT, Parse
 
-DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_teardown.demo"}
+DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_revalidate.demo", "gpu_teardown.demo"}
 POOLS = ("shared-a10g", "whole-a100")
 PROBE = {"shared-a10g": "sharing", "whole-a100": "exclusive"}
 
@@ -292,7 +292,7 @@ def mixed_fleet(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return parse(folder)
 
 
-@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_teardown"])
+@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_revalidate", "gpu_teardown"])
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any], name: str, family: str) -> None:
     broken = mixed_fleet["dags"][f"{family}.{name}"]
@@ -303,13 +303,13 @@ def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any
 
 def test_good_cluster_among_broken_ones_is_whole(mixed_fleet: dict[str, Any]) -> None:
     assert mixed_fleet["errors"] == {}
-    for family in ("gpu_lifecycle", "gpu_teardown"):
+    for family in ("gpu_lifecycle", "gpu_revalidate", "gpu_teardown"):
         assert len(mixed_fleet["dags"][f"{family}.good"]["tasks"]) > 10
 
 
 def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) -> None:
     found = parse(tmp_path / "nowhere")
-    assert len(found["errors"]) == 2
+    assert len(found["errors"]) == len(DEMO_DAGS)
     assert all("GPU_FLEET_CLUSTERS_DIR" in text for text in found["errors"].values())
 
 

@@ -104,7 +104,7 @@ def topics_for(outcome: str, state: PoolState, *, one_node: bool = False) -> tup
         case Outcome.BUSY | Outcome.SKIPPED:
             return ()
         case Outcome.IDLE:
-            return (Topic.NOT_READY,) if state is PoolState.READY else ()
+            return (Topic.NOT_READY,) if state is PoolState.READY and not one_node else ()
     if outcome == NOT_VALIDATED:
         return (Topic.NOT_READY,)
     if outcome == TORN_DOWN:

@@ -56,7 +56,7 @@ class FreezeSpecOperator(BaseOperator):
     are pinned too.
 
     :param cluster: name of the cluster, which is its file's stem.
-    :param provisions: the run will create capacity: refused for a cluster with ``state: absent``.
+    :param provisions: the run is about the cluster's capacity: refused for a cluster with ``state: absent``.
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
     :raises SpecError: if the file or a Param is wrong; names the field and the remedy.
     """
@@ -88,7 +88,7 @@ class FreezeSpecOperator(BaseOperator):
         spec = load_cluster(self.cluster)
         if self.provisions and spec.state == "absent":
             raise SpecError(
-                f"cluster {spec.name} is to be absent, so no capacity is created for it",
+                f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",
                 field="state",
                 remedy=f"run gpu_teardown.{spec.name}, or write state: present",
             )

@@ -72,6 +72,8 @@ class ProtectNodesOperator(PoolOperator):
         only = context["params"].get("node")
         if only:
             nodes = [node for node in nodes if node.name == only]
+            if not nodes:
+                self.log.warning("node %s takes no probes: it is cordoned, or has not been initialized yet", only)
         if self.all_wanted and pool.wanted_nodes:
             good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
             if len(nodes) > len(good) >= pool.wanted_nodes:

@@ -76,12 +76,15 @@ def fleet_dag(
     graph: Callable[[ClusterSpec], None],
     params: dict[str, Param] | None = None,
     schedule: Any = None,
+    deadline: Any = None,
     tags: tuple[str, ...] = (),
 ) -> DAG:
     """One cluster's DAG of a family.
 
     :param doc: Markdown; the DAG file's docstring.
     :param graph: adds the tasks.
+    :param schedule: cron expression (UTC), ``None``: only on request.
+    :param deadline: an Airflow ``DeadlineAlert``.
     """
     with DAG(
         dag_id=f"{family}.{spec.name}",
@@ -99,6 +102,7 @@ def fleet_dag(
         params=dict(params or {}),
         tags=["gpu-fleet", f"cluster:{spec.name}", *tags],
         dagrun_timeout=dagrun_timeout(spec),
+        deadline=deadline,
     ) as dag:
         graph(spec)
     return dag

@@ -28,13 +28,16 @@ def probe_of(spec: ClusterSpec, pool: NodePool) -> Probe:
     return Probe.EXCLUSIVE if wanted.exclusive else Probe.VECTORADD
 
 
-def validation(spec: ClusterSpec) -> dict[str, Phase]:
-    """One chain per pool, side by side; a pool that fails does not touch the others' verdicts."""
+def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
+    """One chain per pool, side by side; a pool that fails does not touch the others' verdicts.
+
+    :param measure: as a revalidation does: whatever nodes there are, and nothing is held for jobs to come.
+    """
     phases: dict[str, Phase] = {}
     with TaskGroup("validation", tooltip="Proof that GPUs work and are shared as promised"):
         for pool in spec.node_pools:
             with TaskGroup(f"pool_{pool.name}"):
-                protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name, all_wanted=True)
+                protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool.name, all_wanted=not measure)
                 free = ReleasePlaceholdersOperator(task_id="release_placeholders", node_pool=pool.name)
                 probe = str(probe_of(spec, pool))
                 probes = RunProbesOperator(task_id=probe, node_pool=pool.name, probe=probe)
@@ -44,7 +47,7 @@ def validation(spec: ClusterSpec) -> dict[str, Phase]:
                 publish = PublishPoolOperator(task_id="publish", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE)
                 protect >> free >> probes >> [clean, publish]
                 tasks = [protect, free, probes, clean, publish]
-                if pool.capacity.hold:
+                if pool.capacity.hold and not measure:
                     # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
                     hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)
                     probes >> hold >> clean

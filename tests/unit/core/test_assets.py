@@ -63,6 +63,7 @@ def test_events_of_every_outcome_in_every_state(
 def test_one_node_alone_makes_no_pool_ready(state: PoolState, topics: tuple[Topic, ...]) -> None:
     assert assets.topics_for(Outcome.PASSED, state, one_node=True) == topics
     assert assets.topics_for(Outcome.FAILED, state, one_node=True) == (NOT_READY,)
+    assert assets.topics_for(Outcome.IDLE, state, one_node=True) == ()
 
 
 def test_every_outcome_is_covered() -> None:

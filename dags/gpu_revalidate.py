@@ -1,0 +1,62 @@
+"""
+# GPU revalidation
+
+Proves again, on the cluster's `schedule` or by hand, that what is there is what the spec says and does what it
+promises.
+It never buys capacity and corrects nothing.
+
+1. **preflight**: cluster ACTIVE; then the cluster's turn. If another run has it, everything is skipped: the run's
+   verdict says `ClusterBusy`, and there is neither a pass nor an alarm.
+2. **drift check**: the manifests and Helm releases against the spec, each difference with its object and field:
+   changed, deleted or added. A difference fails the run; the validation takes place all the same.
+3. **validation** of every pool: the proofs of the lifecycle, and measurements. Only GPUs that nobody uses are taken: a
+   full node is `Busy`, a pool without nodes is `Idle`; neither is a pass or an alarm.
+4. **remediation**, as `validation.onFailure` says: alert only; quarantine nodes that fail (cordon, taint, annotation)
+   and release those that pass again; or replace them. Never more than the budget, never for a defect of a whole pool.
+5. **publish**: the pools' assets.
+
+With the Params `pools` or `node` it looks at these only. Probes, protection and turn are given back whatever happens,
+also when a person marks the run failed.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param
+
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.phases.alerts import overdue_alert
+from gpu_fleet.phases.family import fleet_dag, fleet_dags
+from gpu_fleet.phases.revalidation import revalidation_graph
+
+
+def build(spec: ClusterSpec) -> DAG:
+    scheduled = spec.state == "present" and spec.schedule is not None
+    return fleet_dag(
+        "gpu_revalidate",
+        spec,
+        doc=__doc__ or "",
+        graph=revalidation_graph,
+        schedule=spec.schedule if scheduled else None,
+        deadline=overdue_alert(spec) if scheduled else None,
+        params={
+            "pools": Param(
+                [],
+                type="array",
+                items={"type": "string", "enum": list(spec.pool_names)},
+                examples=list(spec.pool_names),
+                title="Pools",
+                description="Validate these pools only; none selected means all.",
+            ),
+            "node": Param(
+                None,
+                type=["null", "string"],
+                maxLength=253,
+                title="Node",
+                description="Validate this one node only, by its name; empty means all nodes.",
+            ),
+        },
+        tags=("revalidation",),
+    )
+
+
+globals().update(fleet_dags("gpu_revalidate", build))
