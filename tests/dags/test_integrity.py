@@ -315,7 +315,7 @@ def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
 DEPRECATED = re.compile(
-    r"airflow\.(decorators|models\.(baseoperator|dag|dagbag|param)|sensors\.base|hooks\.base|"
+    r"airflow\.(decorators|models\.(baseoperator|dag|dagbag|param)\b|sensors\.base|hooks\.base|"
     r"utils\.(task_group|trigger_rule|timezone|context)|operators\.)"
 )
 

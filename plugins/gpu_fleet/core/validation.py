@@ -28,6 +28,23 @@ NO_MEMORY_ISOLATION = (
     "the others fail."
 )
 
+#: Reasons of failures that lie in the node itself: another node of the pool would do better. Not among them is what
+#: hits any node alike (a missing RuntimeClass, an image, a quota), what is over already (a node that vanished), and
+#: what the probe itself did wrong.
+NODE_CAUSES: frozenset[str] = frozenset(
+    {
+        *("NodeNotReady", "LabelMissing", "TaintMissing"),
+        *("XidError", "GpuLost", "HardwareNotReady", "DcgmFailed"),
+        *("MpsDaemonAbsent", "MpsLimitMissing", "DevicePluginNotRegistered", "DevicePluginNotReady"),
+        *("SharingNotApplied", "AllocatableMismatch", "DriverTooOld", "ClockSkew"),
+        *("NoNvidiaSmi", "NvidiaSmiFailed", "NoGpuVisible", "NoDriverLibrary", "CudaFailed", "VectorAddFailed"),
+        *("AdmissionRefused", "ContainerNotStarted", "SeesWrongGpus", "WrongResult"),
+        *("RanOneAfterAnother", "GpuNotExclusive", "GpuOvercommitted", "WrongGpuCount", "DifferentGpus"),
+        *("Oversubscribed", "TwoSharesGranted"),
+        *("SharerStarved", "ThroughputTooLow", "GpuSlow", "NothingComputed"),
+    }
+)
+
 Rule = Callable[[NodeEvidence], Check]
 
 

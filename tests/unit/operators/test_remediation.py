@@ -100,7 +100,6 @@ def task_context(cluster: SandboxCluster, run_id: str = "r1", *, policy: str = "
 def remediate(in_context: Any, found: PoolReport | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     with monkeypatch.context() as patch:
         patch.setattr(RemediateNodesOperator, "_reports", lambda self, context: [found] if found else [])
-        patch.setattr("gpu_fleet.core.validation.NODE_CAUSES", frozenset({"XidError"}), raising=False)
         result: dict[str, Any] = RemediateNodesOperator(task_id="remediate", node_pool=POOL).execute(in_context)
     assert in_context["ti"].xcoms["remediation"] == result
     return result
