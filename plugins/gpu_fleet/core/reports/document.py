@@ -108,7 +108,7 @@ def _drift(run: RunReport) -> Iterator[Block]:
                 code(item.get("object", "")),
                 code(item.get("field") or "–"),
                 code(figure(item.get("wanted"))),
-                code(figure(item.get("found"))),
+                code(figure(item.get("found")) + (f" (by {clean(item['by'])})" if item.get("by") else "")),
             )
             for item in run.drift or ()
         ),

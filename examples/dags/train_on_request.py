@@ -1,0 +1,73 @@
+"""
+# Ask for GPUs, then train
+
+For jobs that cannot wait until somebody else makes a pool ready: it starts `gpu_lifecycle` for its pool alone, waits
+until that has brought the nodes up and proven them, and trains. If the nodes are there already, the lifecycle changes
+nothing and takes about as long as the proof.
+
+Letting go needs no task: the pod is deleted when it ends, whatever its end, and Karpenter removes nodes that have been
+idle for the pool's `disruption.consolidateAfter`. Give the pool `capacity.hold` minutes if the job starts later than
+that after the proof.
+
+Runs of `gpu_lifecycle` for one cluster take turns, so two of these at once are served one after the other.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.providers.amazon.aws.operators.eks import EksPodOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param
+from kubernetes.client import models as k8s
+
+CLUSTER, POOL = "demo", "whole-a100"
+
+with DAG(
+    "train_on_request",
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["example", "training"],
+    params={
+        "gpus": Param(1, type="integer", minimum=1, maximum=8, title="GPUs", description="Whole GPUs for the job."),
+    },
+):
+    ask = TriggerDagRunOperator(
+        task_id="ask_for_capacity",
+        trigger_dag_id=f"gpu_lifecycle.{CLUSTER}",
+        conf={"pools": [POOL]},
+        wait_for_completion=True,
+        # A lifecycle that failed has told why in its own report; waiting on would be in vain.
+        allowed_states=["success"],
+        failed_states=["failed"],
+        # Else the run would wait for ever for one that the scheduler never starts.
+        fail_when_dag_is_paused=True,
+        deferrable=True,
+        poke_interval=15,
+        # Another try would start another lifecycle. Its own tasks have their retries.
+        retries=0,
+        execution_timeout=timedelta(hours=2),
+    )
+    train = EksPodOperator(
+        task_id="train",
+        aws_conn_id="aws_demo",
+        region="us-west-2",
+        cluster_name="demo-gpu",
+        namespace="default",
+        image="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
+        node_selector={"karpenter.sh/nodepool": POOL},
+        tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
+        runtime_class_name="nvidia",
+        container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "{{ params.gpus }}"}),
+        # Karpenter must not move a long job to a cheaper node in the middle of it.
+        annotations={"karpenter.sh/do-not-disrupt": "true"},
+        startup_timeout_seconds=900,
+        on_finish_action="delete_pod",
+        deferrable=True,
+        retries=2,
+        retry_delay=timedelta(minutes=1),
+    )
+    ask >> train

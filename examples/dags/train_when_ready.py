@@ -1,0 +1,70 @@
+"""
+# Train when GPUs are ready
+
+Starts when pool `shared-a10g` of cluster `demo` *becomes* ready, that is, has just been proven after it was not ready
+or unknown. Revalidations of a ready pool emit `…/validated` and start nothing here; schedule on that one instead if
+every proof is to start a job.
+
+Copy this file into your own DAGs and put your image in the place of the sample.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.amazon.aws.operators.eks import EksPodOperator
+from airflow.sdk import DAG, Asset, task
+from airflow.sdk.exceptions import AirflowSkipException
+from kubernetes.client import models as k8s
+
+CLUSTER, POOL = "demo", "shared-a10g"
+READY = Asset(f"gpu-fleet://{CLUSTER}/{POOL}/ready")
+
+
+@task
+def check_still_valid(triggering_asset_events: Any) -> dict[str, Any]:
+    """The newest event's facts; skipped if the run waited so long that the nodes may be gone by now.
+
+    Several events may have started one run (while the DAG was paused, say), and events made by hand have no facts.
+    """
+    events = triggering_asset_events.get(READY) or []
+    if not events:
+        raise AirflowSkipException("started by hand: nothing says that the pool is ready")
+    extra = max(events, key=lambda event: event.timestamp).extra
+    until = extra.get("validUntil")
+    if until and datetime.fromisoformat(until) < datetime.now(UTC):
+        raise AirflowSkipException(f"the proof was good until {until}; see {extra.get('report')}")
+    return {"gpus": (extra.get("gpus") or {}).get("allocatable"), "report": extra.get("report")}
+
+
+with DAG(
+    "train_when_ready",
+    schedule=[READY],
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["example", "training"],
+):
+    train = EksPodOperator(
+        task_id="train",
+        aws_conn_id="aws_demo",
+        region="us-west-2",
+        cluster_name="demo-gpu",
+        namespace="default",
+        image="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
+        # The pool's nodes and no others: their label, their taint, their runtime.
+        node_selector={"karpenter.sh/nodepool": POOL},
+        tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
+        runtime_class_name="nvidia",
+        # One share of a GPU. It has no memory of its own: the sharers have to be good neighbours.
+        container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "1"}),
+        # The default of two minutes is too short for a new node (2 to 4 min) that pulls a CUDA image (up to 6 min).
+        startup_timeout_seconds=900,
+        on_finish_action="delete_pod",
+        deferrable=True,
+        retries=2,
+        retry_delay=timedelta(minutes=1),
+    )
+    check_still_valid() >> train

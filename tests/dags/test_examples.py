@@ -1,0 +1,84 @@
+"""The examples for users: they load, and rest on the fleet as it is shipped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.assets import Topic, uri
+from gpu_fleet.hooks.fleet import load_cluster
+from tests.dags.conftest import ROOT, Parse
+
+FILES = sorted((ROOT / "examples" / "dags").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def examples(parse: Parse) -> dict[str, Any]:
+    return parse(files=FILES)
+
+
+def test_the_examples_load(examples: dict[str, Any]) -> None:
+    assert examples["errors"] == {}
+    assert sorted(examples["dags"]) == [path.stem for path in FILES] == ["train_on_request", "train_when_ready"]
+    assert all(len(dag["doc"]) > 300 for dag in examples["dags"].values())
+
+
+def test_training_is_scheduled_on_the_change_to_ready_alone(examples: dict[str, Any]) -> None:
+    dag = examples["dags"]["train_when_ready"]
+    schedule = json.dumps(dag["serialized"]["dag"]["timetable"])
+    assert uri("demo", "shared-a10g", Topic.READY) in schedule
+    assert str(Topic.VALIDATED) not in schedule
+    assert dag["tasks"]["train"]["upstream"] == ["check_still_valid"]
+
+
+def test_capacity_is_asked_for_before_training(examples: dict[str, Any], fleet: dict[str, Any]) -> None:
+    dag = examples["dags"]["train_on_request"]
+    assert dag["tasks"]["train"]["upstream"] == ["ask_for_capacity"]
+    serialized = {task["__var"]["task_id"]: task["__var"] for task in dag["serialized"]["dag"]["tasks"]}
+    ask = serialized["ask_for_capacity"]
+    assert ask["conf"] == {"pools": ["whole-a100"]}
+    # Checked by the lifecycle itself when it starts: an unknown key or pool fails the run.
+    params = fleet["dags"][ask["trigger_dag_id"]]["params"]
+    assert set(ask["conf"]) <= set(params)
+    assert set(ask["conf"]["pools"]) <= set(params["pools"]["items"]["enum"])
+    assert dag["tasks"]["ask_for_capacity"]["retries"] == 0
+
+
+@pytest.mark.parametrize("dag_id", ["train_when_ready", "train_on_request"])
+def test_the_pods_go_to_nodes_of_the_shipped_cluster(examples: dict[str, Any], dag_id: str) -> None:
+    spec = load_cluster("demo")
+    tasks = {task["__var"]["task_id"]: task["__var"] for task in examples["dags"][dag_id]["serialized"]["dag"]["tasks"]}
+    train = tasks["train"]
+    assert train["cluster_name"] == spec.cluster.name
+    assert train["node_selector"]["karpenter.sh/nodepool"] in spec.pool_names
+
+
+@pytest.mark.parametrize(
+    ("extra", "skipped"),
+    [
+        ({"validUntil": "2999-01-01T00:00:00+00:00", "gpus": {"allocatable": 8}, "report": "/r"}, False),
+        ({"validUntil": "2020-01-01T00:00:00+00:00"}, True),
+        ({}, False),
+        (None, True),
+    ],
+    ids=["valid", "expired", "made by hand", "no event"],
+)
+def test_a_proof_that_has_expired_starts_no_training(extra: dict[str, Any] | None, skipped: bool) -> None:
+    code = f"""
+import runpy, types
+from airflow.sdk.exceptions import AirflowSkipException
+found = runpy.run_path({str(FILES[1])!r})
+events = [] if {extra!r} is None else [types.SimpleNamespace(timestamp=1, extra={extra!r})]
+try:
+    print("went on", found["check_still_valid"].function({{found["READY"]: events}}))
+except AirflowSkipException as error:
+    print("skipped", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines()[-1].startswith("skipped" if skipped else "went on"), done.stderr[-2000:]
