@@ -56,6 +56,8 @@ def load_run(
         started=_iso(run.start_date),
         ended=_iso(run.end_date),
         drift=remains.drift,
+        unread=remains.unread,
+        skipped=remains.skipped,
         unreadable=remains.unreadable,
         root=root,
     )

@@ -46,13 +46,15 @@ def document(run: RunReport) -> list[Block]:
     ]
     if run.pools:
         blocks.append(_overview(run))
-    else:
+    elif not run.skipped:
         blocks.append(Paragraph((text("This run has left no report of any pool (yet)."),)))
     if run.unreadable:
         listed = ", ".join(clean(name) for name in run.unreadable)
         blocks.append(Note(f"Left out, because Airflow's database does not hold it as a report: {listed}."))
     if run.drift:
         blocks += _drift(run)
+    if run.unread:
+        blocks += _unread(run)
     for pool in sorted(run.pools, key=lambda pool: (not pool.bad, pool.name)):
         blocks += _pool(run, pool)
     return blocks
@@ -66,7 +68,7 @@ def _about(run: RunReport) -> tuple[Inline, ...]:
     ]
     if run.started:
         parts.append(Text(f"; started {instant(run.started)}" + (f", ended {instant(run.ended)}" if run.ended else "")))
-    if run.drift is not None and not run.drift:
+    if run.drift is not None and not run.drift and not run.unread:
         parts.append(Text("; manifests and releases are as the spec has them"))
     return (*parts, Text("."))
 
@@ -114,6 +116,16 @@ def _drift(run: RunReport) -> Iterator[Block]:
         ),
     )
     yield Paragraph((text(f"What to do: {remedy('Drifted')}"),))
+
+
+def _unread(run: RunReport) -> Iterator[Block]:
+    yield Heading(2, "Not compared with the spec", "Inconclusive")
+    rows = (
+        (code(each.get("object", "")), code(each.get("reason", "")), text(each.get("message", "")))
+        for each in run.unread
+    )
+    yield Table("Objects that could not be read", ("object", "reason", "message"), tuple(rows))
+    yield Paragraph((text(f"What to do: {remedy('DriftUnknown')}"),))
 
 
 def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:

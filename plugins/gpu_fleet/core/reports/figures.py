@@ -24,16 +24,26 @@ HEADINGS = {
     "seen": "seen by nvidia-smi",
     "held": "held by others",
     "free": "free",
+    "shares": "share",
+    "aloneGflops": "one alone (GFLOP/s)",
+    "togetherGflops": "all together (GFLOP/s)",
+    "gflops": "GFLOP/s",
+    "ratio": "together / alone",
+    "asked": "asked for",
+    "totalMiB": "memory (MiB)",
+    "freeMiB": "free (MiB)",
+    "capacity": "capacity",
     "cuda": "CUDA",
     "gpu": "GPU",
 }
 #: Check -> title of its table.
 TITLES = {
     "distribution": "Distribution over GPUs, and memory each container saw free",
-    "throughput": "Throughput",
-    "fairness": "Shares of the sharers",
-    "memory": "Memory",
-    "mps": "MPS limits",
+    "throughput": "Throughput: all sharers together against one alone",
+    "fairness": "Share of its GPU that each container got",
+    "gpus": "Throughput of whole GPUs",
+    "memory": "Memory and multiprocessors that each container sees",
+    "plugin": "Device plugin",
     "dcgm": "DCGM diagnostics",
 }
 #: Checks whose figures read best side by side.
@@ -125,9 +135,21 @@ def _columns(found: list[tuple[str, dict[str, Any]]], *, of_parts: bool) -> list
 def _part_rows(found: list[tuple[str, dict[str, Any]]], columns: list[str]) -> Iterator[tuple[Inline, ...]]:
     for node, values in found:
         of_parts = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-        for part in dict.fromkeys(part for value in of_parts.values() for part in value):
-            cells = (_cell(of_parts.get(key, {}).get(part), part in of_parts.get(key, {})) for key in columns)
+        flat = {key: _flat(value) for key, value in of_parts.items()}
+        for part in dict.fromkeys(part for value in flat.values() for part in value):
+            cells = (_cell(flat.get(key, {}).get(part), part in flat.get(key, {})) for key in columns)
             yield (code(node), code(part), *cells)
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``{gpu: {pod: share}}`` as ``{"gpu pod": share}``: one row each."""
+    found: dict[str, Any] = {}
+    for part, inner in value.items():
+        if isinstance(inner, Mapping):
+            found.update({f"{part} {name}": each for name, each in inner.items()})
+        else:
+            found[str(part)] = inner
+    return found
 
 
 def _cell(value: Any, there: bool) -> Inline:

@@ -28,8 +28,12 @@ def render(run: RunReport) -> str:
             _probe(root, run, report)
         if not pool.reports:
             _without_reports(root, run, pool)
-    if run.drift is not None:
+    if run.drift is not None or run.unread:
         _drift(root, run)
+    if run.skipped and not run.pools:
+        suite = _suite(root, run, "run")
+        _case(suite, run.cluster, "validated", "skipped", *run.skipped.split(": ", 1))
+        _count(suite)
     for name in ("tests", *_COUNTED.values()):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     indent(root)
@@ -77,7 +81,10 @@ def _drift(root: Element, run: RunReport) -> None:
         what = f"{item.get('kind', '')}: wanted {figure(item.get('wanted'))}, found {figure(item.get('found'))}"
         name = f"{item.get('object', '')} {item.get('field') or ''}".strip()
         _case(suite, f"{run.cluster}.drift", name, "failure", "Drifted", what)
-    if not run.drift:
+    for item in run.unread:
+        words = f"{item.get('reason', '')}: {item.get('message', '')}"
+        _case(suite, f"{run.cluster}.drift", str(item.get("object", "")), "error", "DriftUnknown", words)
+    if not run.drift and not run.unread:
         _case(suite, f"{run.cluster}.drift", "as the spec has it", None, "", "")
     _count(suite)
 

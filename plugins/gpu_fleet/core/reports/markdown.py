@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from gpu_fleet.core.reports.blocks import Badge, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
 
-_SIGNIFICANT = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_SIGNIFICANT = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
 def escape(text: str) -> str:

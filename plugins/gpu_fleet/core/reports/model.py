@@ -11,8 +11,8 @@ from gpu_fleet.core.history import VerdictAt
 from gpu_fleet.core.validation_report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
-REPORT, VERDICT, DRIFT = "report", "verdict", "drift"
-XCOM_KEYS = (REPORT, VERDICT, DRIFT)
+REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
+XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED)
 
 #: Outcomes of a pool about which nobody has to do anything.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
@@ -52,6 +52,8 @@ class RunReport:
 
     :ivar state: Airflow's state of the run, :ivar started: and :ivar ended: ISO 8601, as far as known.
     :ivar drift: differences between cluster and spec; ``None``: nobody looked.
+    :ivar unread: what could not be compared with the spec.
+    :ivar skipped: why the run looked at nothing, as ``ClusterBusy: …``.
     :ivar unreadable: XComs that are not there as JSON, because a custom backend keeps them elsewhere, say.
     :ivar root: what precedes the paths of links: the address of the Airflow UI, or nothing.
     """
@@ -64,14 +66,20 @@ class RunReport:
     started: str | None = None
     ended: str | None = None
     drift: tuple[Mapping[str, Any], ...] | None = None
+    unread: tuple[Mapping[str, Any], ...] = ()
+    skipped: str = ""
     unreadable: tuple[str, ...] = ()
     root: str = ""
 
     @property
     def outcome(self) -> Outcome:
-        """The most telling outcome of the run's pools; drift is a failure."""
+        """The most telling outcome of the run's pools; drift is a failure, and what was not compared no pass."""
         if self.drift or any(pool.bad for pool in self.pools):
             return Outcome.FAILED
+        if self.unread:
+            return Outcome.INCONCLUSIVE
+        if self.skipped:
+            return Outcome.SKIPPED
         if any(pool.proven for pool in self.pools):
             return Outcome.PASSED
         return Outcome.BUSY if any(pool.finding.outcome == Outcome.BUSY for pool in self.pools) else Outcome.IDLE
@@ -80,6 +88,9 @@ class RunReport:
         """One sentence: what a person who was paged reads first."""
         bad = [pool for pool in self.pools if pool.bad]
         drifted = f"; {len(self.drift)} difference(s) from the spec" if self.drift else ""
+        drifted += f"; {len(self.unread)} object(s) could not be compared with the spec" if self.unread else ""
+        if self.skipped and not self.pools:
+            return f"Nothing was looked at: {self.skipped}{drifted}"
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             first = bad[0]
@@ -104,6 +115,8 @@ class RunReport:
             "outcome": str(self.outcome),
             "headline": self.headline(),
             "drift": None if self.drift is None else [dict(item) for item in self.drift],
+            "unread": [dict(item) for item in self.unread],
+            "skipped": self.skipped,
             "unreadable": list(self.unreadable),
             "pools": [_pool_json(pool) for pool in self.pools],
         }
@@ -144,6 +157,8 @@ class Remains:
     reports: Mapping[str, tuple[PoolReport, ...]]
     verdicts: Mapping[str, Mapping[str, Any]]
     drift: tuple[Mapping[str, Any], ...] | None
+    unread: tuple[Mapping[str, Any], ...]
+    skipped: str
     unreadable: tuple[str, ...]
 
     @property
@@ -157,6 +172,8 @@ def sort_out(left: Iterable[Left]) -> Remains:
     reports: dict[str, list[PoolReport]] = {}
     verdicts: dict[str, Mapping[str, Any]] = {}
     drift: list[Mapping[str, Any]] | None = None
+    unread: list[Mapping[str, Any]] = []
+    skipped = ""
     unreadable: list[str] = []
     for item in left:
         try:
@@ -170,12 +187,18 @@ def sort_out(left: Iterable[Left]) -> Remains:
             elif item.key == DRIFT:
                 found: list[Mapping[str, Any]] = [dict(entry) for entry in item.value]
                 drift = [*(drift or []), *found]
+            elif item.key == UNREAD:
+                unread += [dict(entry) for entry in item.value]
+            elif item.key == SKIPPED and isinstance(item.value, Mapping):
+                skipped = f"{item.value['reason']}: {item.value['message']}"
         except (KeyError, TypeError, ValueError, AttributeError):
             unreadable.append(f"{item.task_id}: {item.key}")
     return Remains(
         {pool: tuple(sorted(found, key=lambda report: report.started_at)) for pool, found in reports.items()},
         verdicts,
         None if drift is None else tuple(drift),
+        tuple(unread),
+        skipped,
         tuple(unreadable),
     )
 

@@ -12,6 +12,10 @@ REMEDIES: dict[str, str] = {
     "another run.",
     "NodeNotReady": "Look at the node's conditions and kubelet (kubectl describe node); replace it if it stays so.",
     "XidError": "Look the XID up in NVIDIA's list. A hardware error repeats: replace the node (delete its NodeClaim).",
+    "HardwareNotReady": "The node's own monitoring reports faulty hardware (AcceleratedHardwareReady): replace the node "
+    "(delete its NodeClaim).",
+    "DriverUnknown": "The probe could not read the driver's version, which validation.minimumDriver needs; start "
+    "another run.",
     "DriverTooOld": "Use a newer AMI in the spec's node class, or lower validation.minimumDriver.",
     "GpuLost": "A GPU was lost after the start and does not come back: replace the node (delete its NodeClaim).",
     "GpusGone": "The device plugin withdrew the GPUs; read its log on this node.",
@@ -22,6 +26,7 @@ REMEDIES: dict[str, str] = {
     # --- device plugin and sharing -----------------------------------------------------------------------------------
     "DevicePluginNotRegistered": "Read the log of the device plugin's pod on this node; without a pod, check the "
     "DaemonSet's nodeSelector and tolerations.",
+    "DevicePluginNotReady": "Read the log of the device plugin's pod on this node; it may be about to lose its GPUs.",
     "SharingNotApplied": "The plugin runs without the pool's sharing config: check the node's label "
     "nvidia.com/device-plugin.config and the release's ConfigMap; run gpu_lifecycle.",
     "AllocatableMismatch": "This node's plugin advertises another number than the spec promises: restart its pod, and "
@@ -41,6 +46,19 @@ REMEDIES: dict[str, str] = {
     "validation.overlap if images start slowly.",
     "SharerStarved": "One sharer got far less than the others: look for another process on this GPU (nvidia-smi), "
     "then replace the node.",
+    "ThroughputTooLow": "All sharers together reach too little of what one does alone: look at clocks, temperature and "
+    "other processes (nvidia-smi -q), then replace the node.",
+    "GpuSlow": "One GPU is slower than its neighbours: look at clocks, temperature and power (nvidia-smi -q), then "
+    "replace the node.",
+    "NothingComputed": "The GPU took the work and finished none: look for XID errors, then replace the node.",
+    "WrongResult": "The GPU computed wrongly: take the node out of service and replace it.",
+    "CudaFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
+    "NoDriverLibrary": "The container has no CUDA driver: is the NVIDIA runtime configured on this AMI?",
+    "NoNvidiaSmi": "The container has no nvidia-smi: is the NVIDIA runtime configured on this AMI?",
+    "NvidiaSmiFailed": "nvidia-smi fails in the container: look for XID errors in the kernel log, replace the node.",
+    "NoGpuVisible": "The container got a GPU and sees none: is the NVIDIA runtime configured on this AMI?",
+    "DcgmFailed": "The message names DCGM's failed tests; a hardware test that fails twice means a new node.",
+    "ProbeBroken": "The probe itself failed; its message says how. Run the image by hand on this node.",
     "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
     "ImageUnpullable": "Check the image's name and tag in validation.images, the pull secret, and the way to the "
     "registry; mirror the image for clusters without Internet access.",
@@ -65,6 +83,15 @@ REMEDIES: dict[str, str] = {
     "ReportsMissing": "Some probes left no report: start another run.",
     "NotRefused": "The scheduler's refusal was not seen: start another run.",
     "NoTimes": "Start and end of the probes are unknown: start another run.",
+    "NoTimeAlone": "The comparison needs one probe to compute alone: raise validation.throughput.duration.",
+    "TooLittleOverlap": "The sharers started too far apart: raise validation.overlap or throughput.duration.",
+    "TooFewWindows": "The measurement was too short: raise validation.throughput.duration.",
+    "NothingChecked": "No check took place on this node: start another run.",
+    "DriftUnknown": "Some objects could not be read: check the permissions of the role that Airflow uses.",
+    # --- the pool as a whole -----------------------------------------------------------------------------------------
+    "NodeClaimsBought": "A node was bought while validation ran: look for pods that the message names.",
+    "NodeClaimsLost": "A node was removed although validation protects it: look for deletions by hand and spot "
+    "interruptions.",
     # --- neither pass nor alarm --------------------------------------------------------------------------------------
     "Busy": "Nothing to do: nobody is disturbed, and the next run tries again.",
     "Idle": "Nothing to do: there is no node to look at. gpu_lifecycle creates capacity.",

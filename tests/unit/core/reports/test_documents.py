@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,6 +19,8 @@ from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.figures import figure, figures, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
+from gpu_fleet.core.reports.remedies import __file__ as REMEDIES_FILE
+from gpu_fleet.core.validation import NODE_CAUSES
 from gpu_fleet.core.validation_report import Outcome
 from tests.unit.report_objects import (
     EVIL,
@@ -49,6 +53,10 @@ RUNS: dict[str, RunReport] = {
     ),
     "nothing yet": run_of(pools=(), state="running", drift=None, started=None, ended=None),
     "unreadable": run_of(healthy(), unreadable=("validation.pool_x.sharing: report",)),
+    "not compared": run_of(
+        healthy(), unread=({"object": "NodePool/a10g", "reason": "Forbidden", "message": "may not read"},)
+    ),
+    "cluster busy": run_of(pools=(), drift=None, skipped="ClusterBusy: the turn of cluster demo is held by x/y"),
     "no permission": run_of(
         pools=(PoolSection("shared-a10g", Finding("Passed", "Validated", "m"), (healthy(),), history=None),)
     ),
@@ -78,6 +86,12 @@ def run(request: pytest.FixtureRequest) -> RunReport:
         ("busy", Outcome.BUSY, "Nothing was proven: shared-a10g busy"),
         ("doubtful", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: NotRefused"),
         ("drifted", Outcome.FAILED, "shared-a10g proven; 1 difference(s) from the spec"),
+        ("not compared", Outcome.INCONCLUSIVE, "shared-a10g proven; 1 object(s) could not be compared with the spec"),
+        (
+            "cluster busy",
+            Outcome.SKIPPED,
+            "Nothing was looked at: ClusterBusy: the turn of cluster demo is held by x/y",
+        ),
         ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
         ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was looked at"),
     ],
@@ -126,11 +140,35 @@ def test_figures_are_in_tables() -> None:
     assert distribution.numeric == {2, 3}
 
 
+def test_throughput_shares_and_memory_are_told_for_each_container() -> None:
+    """The figures as core/validation_throughput.py has them."""
+    uuid = "GPU-11111111-2222-3333-4444-000000000001"
+    checks = (
+        check("fairness", Outcome.PASSED, "SharedFairly", "m", shares={uuid: {"probe-a": 0.51, "probe-b": 0.49}}),
+        check(
+            "throughput",
+            Outcome.PASSED,
+            "LittleLost",
+            "m",
+            aloneGflops=15234.2,
+            togetherGflops={uuid: 14980.1},
+            ratio=0.983,
+            asked=0.7,
+        ),
+        check("memory", Outcome.PASSED, "NotIsolated", "m", totalMiB={"probe-a": 23028}, freeMiB={"probe-a": 21873}),
+    )
+    text = markdown.render(document(run_of(report(type(node(1))(host(1), {}, checks), probe="throughput"))))
+    assert f"| `{host(1)}` | `{uuid} probe-a` | 0.51 |" in text
+    assert f"| `{host(1)}` | 15 234.2 | 0.983 | 0.7 |" in text
+    assert f"| `{host(1)}` | `{uuid}` | 14 980.1 |" in text
+    assert "| node | of | memory (MiB) | free (MiB) |" in text
+
+
 def test_figures_of_a_later_probe_fit_in() -> None:
-    one = check("throughput", Outcome.PASSED, "Fair", "m", sharers={"0": 1.5, "1": 1.25}, aloneGflops=5.75, ok=True)
+    one = check("later", Outcome.PASSED, "Fair", "m", sharers={"0": 1.5, "1": 1.25}, aloneGflops=5.75, ok=True)
     later = report(type(node(1))(host(1), {}, (one,)), pool_checks=(check("spread", Outcome.PASSED, "R", "m", low=1),))
     captions = [table.caption for table in figures(later) if isinstance(table, Table)]
-    assert captions == ["Throughput", "Throughput, in detail", "spread (whole pool)"]
+    assert captions == ["later", "later, in detail", "spread (whole pool)"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +209,7 @@ def test_a_large_pool_lists_some_failures_and_folds_the_rest() -> None:
 # --- remedies --------------------------------------------------------------------------------------------------------
 def test_every_reason_has_a_remedy() -> None:
     assert all(sentence.endswith((".", "?")) for sentence in REMEDIES.values())
+    assert set(REMEDIES) >= NODE_CAUSES
     assert remedy("DevicePluginAbsent") == REMEDIES["DevicePluginNotRegistered"]
     assert remedy("NeverHeardOf") == UNKNOWN
 
@@ -294,6 +333,8 @@ def test_junit_counts_add_up(run: RunReport) -> None:
         ("drifted", 1, 0),
         ("not validated", 0, 1),
         ("hostile", 2, 0),
+        ("not compared", 0, 1),
+        ("cluster busy", 0, 0),
     ],
 )
 def test_ci_is_red_for_the_right_cause(name: str, failures: int, errors: int) -> None:
@@ -335,3 +376,24 @@ def test_remediation_is_told() -> None:
     for words in ("policy quarantine", f"`{host(2)}` | quarantined", f"`{host(7)}` | released", "`BudgetSpent`"):
         assert words in text
     assert "take no work until they pass again" in text
+
+
+def reasons_in_sources() -> set[str]:
+    """Every reason that a rule of core/ can fail or doubt with, as far as it stands there in words."""
+    found = set()
+    core = Path(REMEDIES_FILE or "").resolve().parents[1]
+    for path in [*core.glob("validation*.py"), *core.glob("probes*.py")]:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name = getattr(call.func, "id", getattr(call.func, "attr", "")).lstrip("_")
+            given = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
+            given += call.args[1:2] if name in ("failed", "doubt") else call.args[:1] if name == "Trouble" else []
+            found |= {each.value for value in given for each in ast.walk(value) if isinstance(each, ast.Constant)}
+    return {str(reason) for reason in found}
+
+
+def test_every_reason_of_the_rules_has_a_remedy() -> None:
+    reasons = reasons_in_sources()
+    assert len(reasons) > 25
+    assert reasons - set(REMEDIES) == set()

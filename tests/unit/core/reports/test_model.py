@@ -9,7 +9,7 @@ import pytest
 from gpu_fleet.core.assets import PoolState
 from gpu_fleet.core.reports import model
 from gpu_fleet.core.reports.model import Left, section, sort_out
-from gpu_fleet.operators import publish, validation
+from gpu_fleet.operators import drift, publish, turn, validation
 from tests.unit.report_objects import NOW, broken, healthy, report, run_of
 
 VERDICT = {
@@ -27,6 +27,7 @@ VERDICT = {
 
 def test_the_keys_are_those_of_the_tasks() -> None:
     assert (model.REPORT, model.VERDICT) == (validation.REPORT, publish.VERDICT)
+    assert (model.DRIFT, model.UNREAD, model.SKIPPED) == (drift.DRIFT, drift.UNREAD, turn.SKIPPED)
 
 
 def test_the_published_verdict_counts_and_reports_are_in_order_of_time() -> None:
@@ -86,6 +87,12 @@ def test_drift_of_several_tasks_is_one() -> None:
     assert sort_out([]).drift is None
     assert sort_out([Left("d1", "drift", [])]).drift == ()
     assert sort_out([Left("d1", "drift", [one]), Left("d2", "drift", [two])]).drift == (one, two)
+
+
+def test_what_was_not_compared_and_why_nothing_was_looked_at() -> None:
+    unread, busy = {"object": "a", "reason": "Forbidden"}, {"reason": "ClusterBusy", "message": "held by x"}
+    remains = sort_out([Left("d", "unread", [unread]), Left("turn", "skipped", busy)])
+    assert (remains.unread, remains.skipped) == ((unread,), "ClusterBusy: held by x")
 
 
 def test_as_json() -> None:
