@@ -1,9 +1,10 @@
-"""Probe pods: what runs on a node to prove that its GPUs work and are shared as promised.
+"""What probes do on a node to prove that its GPUs work and are shared as promised; their pods are in ``probe_pods``.
 
-All probes of a node are identical pods that each ask for one GPU; what they prove follows from how many there are.
-``sharing`` and ``exclusive`` fill the node (physical × replicas pods) and add one pod too many. Which of them ends up
-as the pod too many is the scheduler's choice, and does not matter: exactly one must have to wait. So one round, and one
-wait, proves CUDA, concurrency, the distribution over GPUs and the bound.
+All pods of a probe are alike, and each asks for one GPU (only DCGM's for all): what they prove follows from how many
+there are. ``sharing`` and ``exclusive`` fill the node (physical × replicas pods) and add one pod too many. Which of
+them ends up as the pod too many is the scheduler's choice, and does not matter: exactly one must have to wait. So one
+round, and one wait, proves CUDA, concurrency, the distribution over GPUs and the bound. ``throughput`` fills the node
+with processes that compute, one of which goes on alone when the others have ended: again one round for both figures.
 
 Every pod is pinned to its node by host name. Karpenter cannot serve a pinned pod, so no probe ever buys a node.
 """
@@ -15,21 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity import container_security, pod_security, tolerations
-from gpu_fleet.core.names import (
-    ANNOTATION_RUN,
-    DOMAIN,
-    GPU_RESOURCE,
-    LABEL_CLUSTER,
-    LABEL_COMPONENT,
-    LABEL_HOSTNAME,
-    LABEL_POOL,
-    LABEL_RUN,
-    RUNTIME_CLASS_NAME,
-    TAINT_QUARANTINED,
-    TAINT_UNSCHEDULABLE,
-    short_hash,
-)
+from gpu_fleet.core.names import DOMAIN, LABEL_COMPONENT, LABEL_HOSTNAME, LABEL_POOL, LABEL_RUN, short_hash
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec, NodePool
@@ -37,12 +24,6 @@ if TYPE_CHECKING:
 COMPONENT_PROBE = "probe"
 LABEL_PROBE = f"{DOMAIN}/probe"
 LABEL_ROLE = f"{DOMAIN}/role"
-#: The node that a pod is pinned to, as an annotation: node names may be longer than a label value.
-ANNOTATION_NODE = f"{DOMAIN}/node"
-
-SCRIPT = "gpu.sh"
-VECTOR_ADD_PATH = "/cuda-samples/vectorAdd"
-TERMINATION_LOG = "/dev/termination-log"
 
 
 class Probe(StrEnum):
@@ -51,12 +32,20 @@ class Probe(StrEnum):
     ``VECTORADD``: CUDA works, one pod per node. ``SHARING``: all replicas of all GPUs at once, and not one more.
     ``EXCLUSIVE``: the same on a pool without sharing: as many pods as GPUs, each with a GPU of its own.
     ``OVERFLOW``: a container that asks for two shared GPUs is refused (``failRequestsGreaterThanOne``).
+    ``THROUGHPUT``: how fast all GPUs compute, for sharers together and for one alone.
+    ``DCGM``: NVIDIA's diagnostics pass, on nodes whose GPUs are all free.
     """
 
     VECTORADD = "vectoradd"
     SHARING = "sharing"
     EXCLUSIVE = "exclusive"
     OVERFLOW = "overflow"
+    THROUGHPUT = "throughput"
+    DCGM = "dcgm"
+
+
+#: The program in ``include/probes`` that a probe's pods run.
+SCRIPTS = dict.fromkeys(Probe, "gpu.sh") | {Probe.THROUGHPUT: "throughput.py", Probe.DCGM: "dcgm.sh"}
 
 
 class Role(StrEnum):
@@ -74,6 +63,7 @@ class NodeRound:
     :ivar fill: how many of them have room at the same time; the others have to wait.
     :ivar greedy: whether a pod that asks for two GPUs is created as well.
     :ivar held: GPUs that pods of others hold there.
+    :ivar gpus: how many each of the users asks for.
     """
 
     node: str
@@ -81,6 +71,7 @@ class NodeRound:
     fill: int
     greedy: bool
     held: int
+    gpus: int = 1
 
     @property
     def busy(self) -> bool:
@@ -94,16 +85,24 @@ class NodeRound:
             "fill": self.fill,
             "greedy": self.greedy,
             "held": self.held,
+            "gpus": self.gpus,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NodeRound:
         return cls(
-            str(value["node"]), int(value["users"]), int(value["fill"]), bool(value["greedy"]), int(value["held"])
+            str(value["node"]),
+            int(value["users"]),
+            int(value["fill"]),
+            bool(value["greedy"]),
+            int(value["held"]),
+            int(value.get("gpus", 1)),
         )
 
 
-def plan_round(probe: Probe, spec: ClusterSpec, pool: NodePool, node: str, *, slots: int, held: int) -> NodeRound:
+def plan_round(
+    probe: Probe, spec: ClusterSpec, pool: NodePool, node: str, *, slots: int, held: int, physical: int = 1
+) -> NodeRound:
     """What a probe does on a node, taking only what is free there.
 
     :param slots: physical × replicas.
@@ -119,6 +118,25 @@ def plan_round(probe: Probe, spec: ClusterSpec, pool: NodePool, node: str, *, sl
         case Probe.SHARING | Probe.EXCLUSIVE:
             extra = 1 if free and spec.validation.probes.oversubscription else 0
             return NodeRound(node, users=free + extra, fill=free, greedy=refuses and free >= 2, held=held)
+        case Probe.THROUGHPUT:
+            return NodeRound(node, users=free, fill=free, greedy=False, held=held)
+        case Probe.DCGM:
+            gpus = diagnosable_gpus(pool, physical) or 0
+            idle = 1 if gpus and not held else 0
+            return NodeRound(node, users=idle, fill=idle, greedy=False, held=held, gpus=gpus)
+
+
+def diagnosable_gpus(pool: NodePool, physical: int) -> int | None:
+    """What one container has to ask for so that it sees every GPU of a node; ``None``: it cannot.
+
+    Where requests for several shares are refused one share shows one GPU, which is all of a node that has one. DCGM
+    does not diagnose a GPU that an MPS server holds.
+    """
+    if pool.mps:
+        return None
+    if not pool.refuses_two:
+        return physical * pool.replicas
+    return 1 if physical == 1 else None
 
 
 def pod_name(probe: Probe, role: Role, node: str, index: int, run_label: str) -> str:
@@ -135,104 +153,6 @@ def selector(pool: str, probe: Probe | None = None, run_label: str | None = None
     if run_label is not None:
         parts.append(f"{LABEL_RUN}={run_label}")
     return ",".join(parts)
-
-
-def pods_of_round(
-    probe: Probe,
-    spec: ClusterSpec,
-    pool: NodePool,
-    round_: NodeRound,
-    *,
-    script: str,
-    run: str,
-    run_label: str,
-) -> list[dict[str, Any]]:
-    """The pods of one node, the greedy one first: it is refused at once and leaves its room to the others.
-
-    :param script: text of ``include/probes/gpu.sh``.
-    """
-    pods = []
-    if round_.greedy:
-        pods.append(_pod(probe, Role.GREEDY, spec, pool, round_.node, 0, 2, script, 0, run, run_label))
-    hold = spec.validation.overlap.seconds if probe in (Probe.SHARING, Probe.EXCLUSIVE) else 0
-    pods += [
-        _pod(probe, Role.USER, spec, pool, round_.node, index, 1, script, hold, run, run_label)
-        for index in range(round_.users)
-    ]
-    return pods
-
-
-def _pod(
-    probe: Probe,
-    role: Role,
-    spec: ClusterSpec,
-    pool: NodePool,
-    node: str,
-    index: int,
-    gpus: int,
-    script: str,
-    hold: int,
-    run: str,
-    run_label: str,
-) -> dict[str, Any]:
-    images = spec.validation.images
-    with_vector_add = spec.validation.probes.vector_add
-    arguments = [str(hold), VECTOR_ADD_PATH if with_vector_add else "-"]
-    pod: dict[str, Any] = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": pod_name(probe, role, node, index, run_label),
-            "namespace": spec.validation.namespace,
-            "labels": {
-                LABEL_CLUSTER: spec.name,
-                LABEL_POOL: pool.name,
-                LABEL_COMPONENT: COMPONENT_PROBE,
-                LABEL_PROBE: str(probe),
-                LABEL_ROLE: str(role),
-                LABEL_RUN: run_label,
-            },
-            "annotations": {ANNOTATION_RUN: run, ANNOTATION_NODE: node},
-        },
-        "spec": {
-            "restartPolicy": "Never",
-            # A probe that nobody looks at any more must not hold a GPU: the kubelet ends it.
-            "activeDeadlineSeconds": spec.deadlines.validation.seconds,
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "runtimeClassName": RUNTIME_CLASS_NAME,
-            "nodeSelector": {LABEL_HOSTNAME: node},
-            "tolerations": probe_tolerations(pool),
-            "securityContext": pod_security(),
-            "containers": [
-                {
-                    "name": "probe",
-                    "image": images.vector_add if with_vector_add else images.cuda,
-                    "command": ["/bin/sh", "-c", script, "gpu", *arguments],
-                    "terminationMessagePath": TERMINATION_LOG,
-                    "terminationMessagePolicy": "File",
-                    "securityContext": container_security(),
-                    "resources": {
-                        "requests": {"cpu": "50m", "memory": "128Mi", GPU_RESOURCE: str(gpus)},
-                        "limits": {"memory": "1Gi", GPU_RESOURCE: str(gpus)},
-                    },
-                }
-            ],
-        },
-    }
-    if spec.validation.image_pull_secrets:
-        pod["spec"]["imagePullSecrets"] = [{"name": name} for name in spec.validation.image_pull_secrets]
-    return pod
-
-
-def probe_tolerations(pool: NodePool) -> list[dict[str, Any]]:
-    """The pool's taints, and those of a quarantined node: only a probe can show that it works again."""
-    return [
-        *tolerations(pool),
-        {"key": TAINT_QUARANTINED, "operator": "Exists", "effect": "NoSchedule"},
-        {"key": TAINT_UNSCHEDULABLE, "operator": "Exists", "effect": "NoSchedule"},
-    ]
 
 
 def is_greedy(pod: Mapping[str, Any]) -> bool:

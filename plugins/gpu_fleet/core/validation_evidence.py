@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_fleet.core.capacity_objects import Object, PoolNode, condition, epoch, name_of, node_of
+from gpu_fleet.core.capacity_objects import Object, condition, epoch, name_of, node_of
 from gpu_fleet.core.names import GPU_RESOURCE
-from gpu_fleet.core.probes import NodeRound, is_greedy, pinned_to
-from gpu_fleet.core.probes_output import ProbeOutput, ProbeOutputError, parse_output
+from gpu_fleet.core.probes import NodeRound, Probe, is_greedy, pinned_to
+from gpu_fleet.core.probes_dcgm import Diagnosis, parse_dcgm
+from gpu_fleet.core.probes_json import Output, ProbeOutputError
+from gpu_fleet.core.probes_output import ProbeOutput, parse_output
+from gpu_fleet.core.probes_throughput import Measurement, parse_throughput
 from gpu_fleet.core.readiness.validation import waiting_reason
+from gpu_fleet.core.validation_node import Looked, NodeFacts, Promise
 
 #: The scheduler's words for 'no GPU left' (kubernetes pkg/scheduler/framework/plugins/noderesources/fit.go).
 INSUFFICIENT = f"Insufficient {GPU_RESOURCE}"
+
+Parser = Callable[[str], Output]
+#: What reads the reports of a probe's pods.
+PARSERS: dict[Probe, Parser] = dict.fromkeys(Probe, parse_output) | {
+    Probe.THROUGHPUT: parse_throughput,
+    Probe.DCGM: parse_dcgm,
+}
 
 
 @dataclass(frozen=True)
@@ -47,31 +58,22 @@ class PodEvidence:
     started: float | None
     finished: float | None
     admission: str | None
-    output: ProbeOutput | None
+    output: Output | None
     trouble: Trouble | None
 
 
 @dataclass(frozen=True)
-class NodeEvidence:
+class NodeEvidence(Looked):
     """Everything that the verdict on one node rests on.
 
-    :ivar node: the node now; ``None`` if it is gone or leaving.
-    :ivar physical: its GPUs according to EC2, :ivar replicas: how often each is promised.
     :ivar users: pods that ask for one GPU, in the order in which they got their place.
     :ivar now: epoch seconds of the observation.
     """
 
     round: NodeRound
-    node: PoolNode | None
-    physical: int
-    replicas: int
     users: tuple[PodEvidence, ...]
     greedy: PodEvidence | None
     now: float
-
-    @property
-    def slots(self) -> int:
-        return self.physical * self.replicas
 
     @property
     def full(self) -> bool:
@@ -89,13 +91,29 @@ class NodeEvidence:
         return self.users[self.round.fill :]
 
     @property
-    def outputs(self) -> list[ProbeOutput]:
+    def reports(self) -> list[Output]:
+        """The reports of the pods that had room, whatever probe it is."""
         return [pod.output for pod in self.sharers if pod.output is not None]
+
+    @property
+    def outputs(self) -> list[ProbeOutput]:
+        return [report for report in self.reports if isinstance(report, ProbeOutput)]
+
+    @property
+    def measurements(self) -> dict[str, Measurement]:
+        """Pod -> what it measured."""
+        return {pod.name: pod.output for pod in self.sharers if isinstance(pod.output, Measurement)}
+
+    @property
+    def diagnoses(self) -> list[Diagnosis]:
+        return [report for report in self.reports if isinstance(report, Diagnosis)]
 
 
 def evidence_of(
+    probe: Probe,
     round_: NodeRound,
-    node: PoolNode | None,
+    facts: NodeFacts,
+    promise: Promise,
     pods: Iterable[Object],
     events: Iterable[Object],
     *,
@@ -113,13 +131,14 @@ def evidence_of(
         if event.get("reason") == "FailedScheduling" and INSUFFICIENT in str(event.get("message", ""))
     }
     mine = [pod for pod in pods if pinned_to(pod) == round_.node]
-    views = [_pod_evidence(pod, refused) for pod in mine]
+    views = [_pod_evidence(pod, refused, PARSERS[probe]) for pod in mine]
     users = sorted((v for v in views if not v.greedy), key=_by_place)
     return NodeEvidence(
-        round=round_,
-        node=None if node is None or node.leaving else node,
+        facts=facts,
+        promise=promise,
         physical=physical,
         replicas=replicas,
+        round=round_,
         users=tuple(users),
         greedy=next((v for v in views if v.greedy), None),
         now=now,
@@ -137,13 +156,13 @@ def _by_place(pod: PodEvidence) -> tuple[bool, float, bool, float, str]:
     )
 
 
-def _pod_evidence(pod: Object, refused: set[str]) -> PodEvidence:
+def _pod_evidence(pod: Object, refused: set[str], parse: Parser) -> PodEvidence:
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     scheduled = condition(pod, "PodScheduled") or {}
     placed = scheduled.get("status") == "True" or bool(node_of(pod))
     terminated = _terminated(status)
     words = None if placed else str(scheduled.get("message", ""))
-    output, trouble = _result(pod, terminated, words)
+    output, trouble = _result(pod, terminated, words, parse)
     return PodEvidence(
         name=name_of(pod),
         greedy=is_greedy(pod),
@@ -173,8 +192,8 @@ def _running(status: Any) -> dict[str, Any]:
 
 
 def _result(
-    pod: Object, terminated: dict[str, Any], unscheduled: str | None
-) -> tuple[ProbeOutput | None, Trouble | None]:
+    pod: Object, terminated: dict[str, Any], unscheduled: str | None, parse: Parser
+) -> tuple[Output | None, Trouble | None]:
     """The report of an ended probe, or why there is none. Total over every state a pod can be in."""
     status = pod.get("status") or {}
     name, reason = name_of(pod), str(status.get("reason", ""))
@@ -183,7 +202,7 @@ def _result(
     if reason:
         return None, Trouble(_admission_reason(reason), f"pod {name}: {reason} {status.get('message', '')}".rstrip())
     if terminated:
-        return _report(name, terminated)
+        return _report(name, terminated, parse)
     if unscheduled is not None:
         if INSUFFICIENT in unscheduled:
             return None, Trouble("NoFreeGpu", f"pod {name} found no free GPU: {unscheduled}")
@@ -206,7 +225,7 @@ def _admission_reason(reason: str) -> str:
     return f"Pod{reason}"
 
 
-def _report(name: str, terminated: dict[str, Any]) -> tuple[ProbeOutput | None, Trouble | None]:
+def _report(name: str, terminated: dict[str, Any], parse: Parser) -> tuple[Output | None, Trouble | None]:
     code, why = terminated.get("exitCode"), str(terminated.get("reason", ""))
     message = str(terminated.get("message") or "")
     if why == "OOMKilled":
@@ -215,7 +234,7 @@ def _report(name: str, terminated: dict[str, Any]) -> tuple[ProbeOutput | None, 
         # The runtime writes its own error here, for example 'no runtime for "nvidia" is configured'.
         return None, Trouble("ContainerNotStarted", f"pod {name}: {message or why}")
     try:
-        output = parse_output(message)
+        output = parse(message)
     except ProbeOutputError as error:
         if code:
             return None, Trouble("ProbeCrashed", f"pod {name} ended with status {code}: {error.message}")

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA = "gpu-fleet.io/validation/v1"
+#: Reason of a check that rests on one that did not pass.
+NOT_REACHED = "NotReached"
 
 
 class Outcome(StrEnum):
@@ -50,6 +52,11 @@ class Check:
     message: str
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def holds(self) -> bool:
+        """Whether other checks may rest on this one: it passed, or was left out because it does not apply."""
+        return self.outcome is Outcome.PASSED or (self.outcome is Outcome.SKIPPED and self.reason != NOT_REACHED)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -68,6 +75,22 @@ class Check:
             str(value["message"]),
             dict(value.get("figures") or {}),
         )
+
+
+def passed(name: str, reason: str, message: str, **figures: object) -> Check:
+    return Check(name, Outcome.PASSED, reason, message, figures)
+
+
+def failed(name: str, reason: str, message: str, **figures: object) -> Check:
+    return Check(name, Outcome.FAILED, reason, message, figures)
+
+
+def doubt(name: str, reason: str, message: str, **figures: object) -> Check:
+    return Check(name, Outcome.INCONCLUSIVE, reason, message, figures)
+
+
+def skipped(name: str, reason: str, message: str) -> Check:
+    return Check(name, Outcome.SKIPPED, reason, message)
 
 
 @dataclass(frozen=True)

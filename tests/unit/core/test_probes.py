@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.probes import NodeRound, Probe, Role, plan_round, pod_name, pods_of_round, reusable, selector
+from gpu_fleet.core.probe_pods import PodMaker
+from gpu_fleet.core.probes import NodeRound, Probe, Role, plan_round, pod_name, reusable, selector
 from tests.unit.core import probe_objects
 from tests.unit.core.probe_objects import NODE
 from tests.unit.core.specs import demo_spec
@@ -53,7 +54,7 @@ def pods(probe: Probe = Probe.SHARING, pool: str = SHARED, **changes: Any) -> li
     spec = demo_spec(**changes)
     slots = 4 if pool == SHARED else 8
     round_ = plan_round(probe, spec, spec.pool(pool), NODE, slots=slots, held=0)
-    return pods_of_round(probe, spec, spec.pool(pool), round_, script="echo", run="d/r", run_label="abc")
+    return PodMaker(probe, spec, spec.pool(pool), script="echo", run="d/r", run_label="abc").pods(round_)
 
 
 def test_the_greedy_pod_comes_first_and_asks_for_two() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.capacity_objects import PoolNode
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.validation import (
     asking_for_new_nodes,
@@ -16,12 +15,18 @@ from gpu_fleet.core.validation import (
     refused_node,
 )
 from gpu_fleet.core.validation_evidence import NodeEvidence, evidence_of, overlap
+from gpu_fleet.core.validation_node import Promise, node_facts
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from tests.unit.core import probe_objects as probes
-from tests.unit.core.cluster_objects import NOW, node, user_pod
+from tests.unit.core.cluster_objects import NOW, node, plugin_pod, user_pod
 from tests.unit.core.probe_objects import NODE, OTHER_UUID, UUID
 
 Pods = list[dict[str, Any]]
+#: What the nodes of ``cluster_objects`` have.
+PROMISE = Promise(
+    labels={"karpenter.sh/nodepool": "shared-a10g"}, taints=[("nvidia.com/gpu", "NoSchedule")], mps=False, plugin=True
+)
+BEFORE = ("node", "runtimeClass", "labels", "taints", "hardware", "mpsDaemon", "plugin", "allocatable")
 
 
 def sharers(count: int = 4, **kwargs: Any) -> Pods:
@@ -40,14 +45,18 @@ def evidence(
     greedy: bool = False,
     held: int = 0,
     events: Pods | None = None,
+    probe: Probe = Probe.SHARING,
+    promise: Promise = PROMISE,
 ) -> NodeEvidence:
     slots = physical * replicas
     filled = slots - held if fill is None else fill
     planned = (filled + 1 if filled else 0) if users is None else users
-    view = None if gone else PoolNode.of(node_now or node(NODE, gpus=slots))
+    there = None if gone else node_now or node(NODE, gpus=slots)
     return evidence_of(
+        probe,
         NodeRound(NODE, users=planned, fill=filled, greedy=greedy, held=held),
-        view,
+        node_facts(NODE, there, pods=[plugin_pod(NODE)], runtime_class=True),
+        promise,
         pods,
         events or [],
         physical=physical,
@@ -70,12 +79,18 @@ def check(report: NodeReport, name: str) -> Check:
 def test_a_shared_gpu_that_does_all_it_should() -> None:
     report = judge_node(Probe.SHARING, evidence([*sharers(), probes.unplaced(4), probes.refused()], greedy=True))
     assert report.outcome is Outcome.PASSED
-    assert {found.name: found.outcome for found in report.checks} == dict.fromkeys(
+    applied = {found.name: found.outcome for found in report.checks if found.outcome is not Outcome.SKIPPED}
+    assert applied == dict.fromkeys(
         (
             "node",
+            "runtimeClass",
+            "labels",
+            "taints",
+            "plugin",
             "allocatable",
             "room",
             "probes",
+            "clock",
             "vectorAdd",
             "visible",
             "concurrency",
@@ -125,7 +140,9 @@ def test_the_pod_too_many_was_placed_when_another_had_ended() -> None:
 def test_vectoradd_alone() -> None:
     report = judge_node(Probe.VECTORADD, evidence([probes.ended(0)], fill=1, users=1))
     assert report.outcome is Outcome.PASSED
-    assert [found.name for found in report.checks] == ["node", "allocatable", "room", "probes", "vectorAdd", "visible"]
+    assert [found.name for found in report.checks] == [
+        *BEFORE, "room", "driver", "probes", "clock", "vectorAdd", "visible",
+    ]  # fmt: skip
 
 
 def test_without_vectoradd_and_without_the_pod_too_many() -> None:
@@ -159,10 +176,11 @@ def broken_pods(bad: dict[str, Any]) -> Pods:
         (healthy(node_now=node(NODE, deleting=True)), "node", "NodeVanished"),
         (healthy(node_now=node(NODE, taints=("karpenter.sh/disrupted",))), "node", "NodeVanished"),
         (healthy(node_now=node(NODE, ready=False)), "node", "NodeNotReady"),
-        (healthy(node_now=node(NODE, gpus=1)), "allocatable", "AllocatableMismatch"),
+        (healthy(node_now=node(NODE, gpus=1)), "allocatable", "SharingNotApplied"),
+        (healthy(node_now=node(NODE, gpus=2)), "allocatable", "AllocatableMismatch"),
         (healthy(node_now=node(NODE, gpus=8)), "allocatable", "AllocatableMismatch"),
-        (healthy(node_now=node(NODE, gpus=0)), "allocatable", "GpusGone"),
-        (healthy(node_now=node(NODE, gpus=None)), "allocatable", "GpusGone"),
+        (healthy(node_now=node(NODE, gpus=0)), "plugin", "DevicePluginNotRegistered"),
+        (healthy(node_now=node(NODE, gpus=None)), "plugin", "DevicePluginNotRegistered"),
         (evidence([]), "probes", "PodVanished"),
         (evidence(sharers(3)), "probes", "PodVanished"),
         (evidence(broken_pods(probes.waiting(0, "ImagePullBackOff", "not found"))), "probes", "ImageUnpullable"),
@@ -214,7 +232,7 @@ def broken_pods(bad: dict[str, Any]) -> Pods:
         (
             evidence(
                 [
-                    *(probes.ended(i, started=100.0 - 20 * i, finished=80.0 - 20 * i) for i in range(4)),
+                    *(probes.ended(i, started=40.0 - 10 * i, finished=30.0 - 10 * i) for i in range(4)),
                     probes.unplaced(4),
                 ]
             ),
@@ -230,7 +248,7 @@ def broken_pods(bad: dict[str, Any]) -> Pods:
                 ]
             ),
             "distribution",
-            "WrongGpuCount",
+            "DifferentGpus",
         ),
         (
             evidence(

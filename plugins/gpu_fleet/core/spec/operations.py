@@ -115,7 +115,8 @@ class Throughput(SpecModel):
     """What the sharers of a GPU have to reach. The figures compare GPUs with themselves and with each other only."""
 
     duration: Seconds = Field(
-        default=Seconds.parse("10s"), description="How long each probe computes; GPU 0's goes on alone as long again."
+        default=Seconds.parse("10s"),
+        description="How long all sharers compute at least together, and one of them alone afterwards.",
     )
     minimum_total: float = Field(
         default=0.7,

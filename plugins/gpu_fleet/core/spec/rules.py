@@ -197,19 +197,17 @@ def teardown_can_remove_pools(spec: ClusterSpec) -> Iterator[Problem]:
 
 #: Seconds beside the measurement itself in which pods are placed, pull their image, start and are observed.
 _SETTLING_S = 60
-#: How long a throughput probe lasts at most, in units of ``duration``: the one that goes on alone.
-LONGEST_MEASUREMENT = 2.5
 
 
 def measurement_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
     duration, deadline = spec.validation.throughput.duration, spec.deadlines.validation
     if duration < 1:
         yield Problem("validation.throughput.duration", "nothing can be measured in 0 seconds", "write for example 10s")
-    elif spec.validation.probes.throughput and LONGEST_MEASUREMENT * duration + _SETTLING_S > deadline:
+    elif spec.validation.probes.throughput and 2 * duration + _SETTLING_S > deadline:
         yield Problem(
             "validation.throughput.duration",
-            f"{duration.text} does not fit into deadlines.validation {deadline.text}: a probe measures for 2.5 times "
-            "as long, and has to start first",
+            f"{duration.text} does not fit into deadlines.validation {deadline.text}: sharers measure once together "
+            "and once alone, and have to start first",
             "shorten it or raise deadlines.validation",
         )
 

@@ -1,0 +1,117 @@
+"""What every probe's pods must do, whatever they prove: find room, run, report, with the driver and clock they should.
+
+One signature for all rules; ``gpu_fleet.core.validation`` says which rests on which.
+"""
+
+from __future__ import annotations
+
+from gpu_fleet.core.spec.base import version_tuple
+from gpu_fleet.core.validation_evidence import NodeEvidence, vanished
+from gpu_fleet.core.validation_report import Check, Outcome, doubt, failed, passed, skipped
+
+#: Seconds by which a node's clock may differ from the cluster's: far more than any that is set, and than time stamps of
+#: whole seconds and a busy kubelet explain.
+MAX_SKEW_S = 10.0
+
+
+def room(e: NodeEvidence) -> Check:
+    """Somebody else may hold the GPUs; that is no fault of the node."""
+    if e.round.busy:
+        return Check(
+            "room", Outcome.BUSY, "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)"
+        )
+    return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
+
+
+def reported(e: NodeEvidence) -> Check:
+    """Every probe that had room ran and left a report without an error."""
+    name = "probes"
+    if missing := vanished(e):
+        return failed(name, "PodVanished", f"{missing} of {e.round.users} probe pod(s) of node {e.round.node} vanished")
+    troubled = [pod.trouble for pod in e.sharers if pod.trouble is not None]
+    if troubled:
+        # A pod that found no room follows from one that kept its place too long, so other reasons come first.
+        first = next((trouble for trouble in troubled if trouble.reason != "NoFreeGpu"), troubled[0])
+        more = f" ({len(troubled)} of {e.round.fill} probes)" if len(troubled) > 1 else ""
+        return failed(name, first.reason, first.message + more, failed=len(troubled), planned=e.round.fill)
+    reports = e.reports
+    if not reports or len(reports) < e.round.fill:
+        return doubt(name, "ReportsMissing", f"{len(reports)} of {e.round.fill} probes reported")
+    return passed(name, "AllReported", f"{len(reports)} probe(s) reported", **reports[0].figures())
+
+
+def driver(e: NodeEvidence) -> Check:
+    """The driver is new enough; looked at first, because an old one explains whatever CUDA says."""
+    name, least = "driver", e.promise.minimum_driver
+    seen = sorted({report.driver for report in e.reports if report.driver})
+    if least is None:
+        return skipped(name, "NotAsked", "the spec's validation.minimumDriver is null")
+    if not seen and (not e.outputs or any(pod.trouble for pod in e.sharers)):
+        return skipped(name, "NoReport", "no probe told a driver version; why is another check's business")
+    unclear = [text for text in seen if not version_tuple(text)]
+    if unclear or not seen:
+        return doubt(name, "DriverUnknown", f"the probes told no driver version that can be read: {unclear or 'none'}")
+    oldest = min(seen, key=version_tuple)
+    if version_tuple(oldest) < version_tuple(least):
+        message = f"node {e.round.node} has driver {oldest}, the spec asks for {least} or newer"
+        return failed(name, "DriverTooOld", message, found=oldest, wanted=least)
+    return passed(name, "DriverNewEnough", f"driver {oldest} is {least} or newer", found=oldest, wanted=least)
+
+
+def clock(e: NodeEvidence) -> Check:
+    """The node's clock is the cluster's: certificates, tokens and the figures of a probe rest on it.
+
+    The kubelet's time stamps are by the node's clock, a pod's creation is by the API server's, a report by the
+    container's.
+    """
+    name = "clock"
+    for pod in e.sharers:
+        report, begin, end = pod.output, pod.started, pod.finished
+        pairs = [
+            (pod.created, begin, "its container started before the pod was created"),
+            (end, e.now, "its container ended in the future"),
+        ]
+        if report is not None and begin is not None and end is not None:
+            pairs += [
+                (begin, report.started_at, "its report began before its container"),
+                (report.finished_at, end, "its report ended after its container"),
+            ]
+        for earlier, later, words in pairs:
+            if earlier is not None and later is not None and earlier - later > MAX_SKEW_S:
+                message = (
+                    f"the clock of node {e.round.node} is off by about {earlier - later:.0f} s: pod {pod.name}, {words}"
+                )
+                return failed(name, "ClockSkew", message, seconds=round(earlier - later))
+    return passed(name, "ClocksAgree", f"no time stamp is off by more than {MAX_SKEW_S:.0f} s")
+
+
+def vector_add(e: NodeEvidence) -> Check:
+    """CUDA works: NVIDIA's vectorAdd sample passed in every probe."""
+    results = [output.vector_add for output in e.outputs if output.vector_add is not None]
+    if not results:
+        return skipped("vectorAdd", "NotAsked", "the spec's validation.probes.vectorAdd is false")
+    bad = [result for result in results if not result.passed]
+    if bad:
+        return failed("vectorAdd", "VectorAddFailed", f"{len(bad)} of {len(results)} runs failed: {bad[0].output}")
+    slowest = max(result.milliseconds for result in results)
+    return passed("vectorAdd", "VectorAddPassed", f"passed in {len(results)} container(s)", slowestMs=slowest)
+
+
+def diagnostics(e: NodeEvidence) -> Check:
+    """All tests of NVIDIA's diagnostics passed; a warning does not fail a node."""
+    found = e.diagnoses
+    if not found:
+        return doubt("dcgm", "ReportsMissing", "there is no report of the diagnostics")
+    figures = {
+        "level": found[0].level,
+        "passed": list(found[0].passed),
+        "failed": list(found[0].failed),
+        "warned": list(found[0].warned),
+        "skipped": list(found[0].skipped),
+    }
+    if found[0].failed:
+        message = f"DCGM level {found[0].level}: {', '.join(found[0].failed)} failed on node {e.round.node}"
+        return failed("dcgm", "DcgmFailed", f"{message}: {found[0].detail}".rstrip(": "), **figures)
+    return passed(
+        "dcgm", "DcgmPassed", f"DCGM level {found[0].level}: {len(found[0].passed)} test(s) passed", **figures
+    )
