@@ -125,16 +125,24 @@ def refusal_reason(message: str) -> str:
     return "ProbesForbidden"
 
 
-def claims_unchanged(before: Sequence[str], after: Iterable[str], pods: Iterable[Object], pool_pods: set[str]) -> Check:
+def claims_unchanged(
+    before: Sequence[str],
+    after: Iterable[str],
+    pods: Iterable[Object],
+    pool_pods: set[str],
+    *,
+    accounted: Iterable[str] = (),
+) -> Check:
     """Validation neither bought nor lost a node.
 
     :param before: NodeClaims when the nodes were protected, :param after: now.
     :param pods: all pods; users' pods may have asked for more nodes meanwhile, which is not our doing.
     :param pool_pods: uids of pods that wait for, or run on, nodes that are new.
+    :param accounted: NodeClaims whose nodes vanished, which those nodes' own verdicts say already.
     """
-    now = set(after)
-    added, removed = sorted(now - set(before)), sorted(set(before) - now)
-    figures = {"before": len(set(before)), "after": len(now), "added": added, "removed": removed}
+    now, known = set(after), set(accounted)
+    added, removed = sorted(now - set(before)), sorted(set(before) - now - known)
+    figures = {"before": len(set(before)), "after": len(now), "added": added, "removed": sorted(set(before) - now)}
     if removed:
         message = f"NodeClaim(s) {', '.join(removed)} went away during validation, although their nodes were protected"
         return failed("nodeClaims", "NodeClaimsLost", message, **figures)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import Forbidden, GateFailed, NotFound, SpecError, TransientError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
-from gpu_fleet.core.probes import NodeRound, Probe
+from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import run_name
@@ -23,6 +25,7 @@ from gpu_fleet.operators.capacity import (
     placeholders,
     protect_nodes,
 )
+from gpu_fleet.operators.probing import Plan, Progress, look_at_nodes, unfit_nodes
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
@@ -32,8 +35,13 @@ if TYPE_CHECKING:
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
-#: XCom key for what was planned per node, which the verdict needs after the wait.
+#: XCom key for what was planned per node of the current wave, which the verdict needs after the wait.
 PLAN = "plan"
+
+#: Probes that come after a first one has shown that a node works at all, and the outcomes of that one which leave a
+#: node out of them: what is broken need not be measured, and its other nodes must be.
+MEASURING = frozenset({Probe.THROUGHPUT, Probe.DCGM})
+NOT_MEASURED = frozenset({"Failed", "Inconclusive"})
 
 #: Pods created or deleted at the same time. Enough for a pool of fifty nodes, far below API priority and fairness.
 AT_ONCE = 8
@@ -50,8 +58,10 @@ class ProtectNodesOperator(PoolOperator):
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
         surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
-    :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "protected", "instances"}``; the NodeClaims are what
-        the end of validation is compared with.
+    Of more nodes than ``validation.nodes.sample`` so many are chosen, others in each run.
+
+    :returns: ``{"nodes", "untested", "nodeClaims", "claims": {NodeClaim: node}, "physical", "replicas", "protected",
+        "instances"}``; the NodeClaims are what the end of validation is compared with.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -68,7 +78,7 @@ class ProtectNodesOperator(PoolOperator):
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
-        nodes = [node for node in present if node.initialized and self._takes_probes(node)]
+        nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
         only = context["params"].get("node")
         if only:
             nodes = [node for node in nodes if node.name == only]
@@ -87,17 +97,37 @@ class ProtectNodesOperator(PoolOperator):
                 "taken away or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
+        nodes, untested = self._sample(context, nodes)
         protected = protect_nodes(self.kube, nodes, run_name(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
-        self.log.info("pool %s: %d node(s) to validate, %d protected", pool.name, len(nodes), len(protected))
+        self.log.info(
+            "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
+            *(pool.name, len(nodes), len(protected), len(untested)),
+        )
         return {
             "nodes": [node.name for node in nodes],
+            "untested": untested,
             "nodeClaims": [claim.name for claim in claims],
+            "claims": {claim.name: claim.node for claim in claims if claim.node},
             "physical": gpus.count,
             "replicas": pool.replicas,
             "protected": protected,
             "instances": {node.name: node.instance() for node in nodes},
         }
+
+    def _is_finished(self, node: PoolNode) -> bool:
+        """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
+        if node.initialized or self.all_wanted:
+            return node.initialized
+        return node.ready_since is not None and time.time() - node.ready_since > self.spec.deadlines.prove.seconds
+
+    def _sample(self, context: Mapping[str, Any], nodes: list[PoolNode]) -> tuple[list[PoolNode], list[str]]:
+        from gpu_fleet.core.waves import sample
+
+        always = [node.name for node in nodes if node.quarantined]
+        count = self.spec.validation.nodes.sample
+        chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
+        return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
     def _takes_probes(self, node: PoolNode) -> bool:
         if node.quarantined:
@@ -106,15 +136,21 @@ class ProtectNodesOperator(PoolOperator):
 
 
 class RunProbesOperator(PoolOperator):
-    """Runs one probe on all protected nodes of a pool at once, waits, and gives the verdict.
+    """Runs one probe on the protected nodes of a pool, ``validation.nodes.atOnce`` at a time, and gives the verdict.
 
     ``sharing`` and ``exclusive`` fill every node and include vectorAdd, the pod too many, the distribution over GPUs
     and the refusal of a request for two: one round, one wait. ``vectoradd`` is one pod per node; ``overflow`` the
-    refusal alone. Only GPUs that nobody uses are taken; a node without one is 'Busy'.
+    refusal alone; ``throughput`` fills every node with processes that compute; ``dcgm`` runs NVIDIA's diagnostics. Only
+    GPUs that nobody uses are taken; a node without one is 'Busy'. Nodes that fail before anything was run on them get
+    no pods, and those that failed an earlier probe of this run are not measured.
+
+    Nodes are probed in waves; the pods of a wave are gone before the next one begins. A task that was killed goes on
+    with the wave that it had come to.
 
     :param probe: see :class:`gpu_fleet.core.probes.Probe`.
     :returns: ``{"probe", "outcome", "nodes": {node: outcome}, "failures": [...]}``; the whole report is the XCom
-        ``report``, and both are there after a failure, too.
+        ``report``, and both are there after a failure, too. A probe for which no node is left pushes only ``summary``,
+        with the outcome ``Skipped``, and is skipped.
     :raises ValidationFailed: naming nodes, reasons and causes.
     :raises GateFailed: the evidence is missing or contradicts itself; retried.
 
@@ -138,148 +174,206 @@ class RunProbesOperator(PoolOperator):
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        before, started = protected_nodes(self, context), time.time()
-        rounds = self._plan(before)
-        try:
-            self._create(context, rounds)
-        except Forbidden as error:
-            return self._refused(context, before, rounds, started, error)
-        if any(not round_.busy for round_ in rounds):
-            plan = {"rounds": [round_.to_json() for round_ in rounds], "since": started}
-            context["ti"].xcom_push(PLAN, plan)
-            await_gate(
-                self,
-                context,
-                "probes_finished",
-                {
-                    "namespace": self.spec.validation.namespace,
-                    "selector": self._selector(context),
-                    "pool": self.node_pool,
-                    "rounds": plan["rounds"],
-                },
-                self.spec.deadlines.validation.seconds,
-                "probed",
-            )
-        return self._judge(context, before, rounds, started)
+        before = self._before(context)
+        nodes = self._nodes_left(context, before)
+        return self._advance(context, before, Progress.begin(context, nodes, self.spec.validation.nodes.at_once))
 
     def probed(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """The probes are over, or their deadline has passed: then whatever has not finished has failed."""
+        """A wave's probes are over, or their deadline has passed: then whatever has not finished has failed."""
         verdict = Verdict.from_json(event["verdict"])
         self.log.info("%s: %s: %s", event["type"], verdict.reason, verdict.message)
         if verdict.failed:
             raise verdict.error()
         self.prepare(context)
-        plan = context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN)
-        rounds = [NodeRound.from_json(value) for value in plan["rounds"]]
-        return self._judge(context, protected_nodes(self, context), rounds, float(plan["since"]))
+        before, progress = protected_nodes(self, context), Progress.load(context)
+        plan = Plan.from_json(context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN))
+        self._end_wave(context, before, progress, plan)
+        return self._advance(context, before, progress)
 
-    # --- before the wait -----------------------------------------------------------------------------------------
+    # --- waves ---------------------------------------------------------------------------------------------------
 
-    def _plan(self, before: Mapping[str, Any]) -> list[NodeRound]:
+    def _advance(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
+        while (wave := progress.wave()) is not None:
+            plan = self._plan(before, wave)
+            refused = self._create(context, plan, first=not progress.ended)
+            if refused is None and any(not round_.busy for round_ in plan.rounds):
+                context["ti"].xcom_push(PLAN, plan.to_json())
+                self._await(context, plan)
+            self._end_wave(context, before, progress, plan, refused)
+        return self._publish(context, self._report(context, before, progress))
+
+    def _await(self, context: Mapping[str, Any], plan: Plan) -> None:
+        args = {
+            "namespace": self.spec.validation.namespace,
+            "selector": self._selector(context),
+            "pool": self.node_pool,
+            "rounds": [round_.to_json() for round_ in plan.rounds],
+        }
+        await_gate(self, context, "probes_finished", args, self.spec.deadlines.validation.seconds, "probed")
+
+    def _end_wave(
+        self,
+        context: Mapping[str, Any],
+        before: Mapping[str, Any],
+        progress: Progress,
+        plan: Plan,
+        refused: Forbidden | None = None,
+    ) -> None:
+        from gpu_fleet.core.validation import refusal_reason, refused_node
+
+        if refused is None:
+            reports = [*plan.unfit, *self._judge(context, before, plan)]
+        else:
+            reason = refusal_reason(refused.message)
+            reports = [*plan.unfit, *(refused_node(each.node, reason, refused.message) for each in plan.rounds)]
+        progress.end_wave(context, sorted(reports, key=lambda report: report.node))
+        # Its GPUs are free again at once, and a cleared task begins afresh instead of finding its old pods.
+        delete_pods(self.kube, self._pods(context))
+
+    # --- before a wait -------------------------------------------------------------------------------------------
+
+    def _before(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return protected_nodes(self, context)
+        except SpecError as error:
+            if Probe(self.probe) in MEASURING:
+                # Runs whatever happened before; that the nodes were never protected is another task's failure.
+                raise AirflowSkipException(error.message) from error
+            raise
+
+    def _nodes_left(self, context: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+        from gpu_fleet.core.probes import diagnosable_gpus
+
+        probe, nodes = Probe(self.probe), list(before["nodes"])
+        if probe not in MEASURING:
+            return nodes
+        failed: set[str] = set()
+        for task_id in upstream_tasks(self, RunProbesOperator):
+            summary = context["ti"].xcom_pull(task_ids=task_id, key=SUMMARY) or {}
+            failed |= {node for node, outcome in (summary.get("nodes") or {}).items() if outcome in NOT_MEASURED}
+        left = [node for node in nodes if node not in failed]
+        cause = ""
+        if nodes and not left:
+            cause = "every node has failed an earlier probe"
+        elif probe is Probe.DCGM and diagnosable_gpus(self.this_pool, int(before["physical"])) is None:
+            cause = "no container of this pool can ask for all GPUs of a node; see docs/guides/validation.md"
+        if cause:
+            skipped = {"probe": self.probe, "outcome": "Skipped", "nodes": {}, "failures": []}
+            context["ti"].xcom_push(SUMMARY, skipped)
+            raise AirflowSkipException(f"probe {self.probe} of pool {self.node_pool}: {cause}")
+        return left
+
+    def _plan(self, before: Mapping[str, Any], nodes: Sequence[str]) -> Plan:
         from gpu_fleet.core.capacity_objects import gpus_held
         from gpu_fleet.core.probes import plan_round
         from gpu_fleet.core.validation import is_ours
 
-        pool, slots = self.this_pool, int(before["physical"]) * int(before["replicas"])
+        probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
+        unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)
         held = gpus_held(pod for pod in self.kube.list(POD) if not is_ours(pod))
-        here = {node.name for node in self._nodes()}
-        return [
-            plan_round(Probe(self.probe), self.spec, pool, node, slots=slots, held=held.get(node, 0))
-            if node in here
-            else NodeRound(node, users=0, fill=0, greedy=False, held=0)
-            for node in before["nodes"]
-        ]
-
-    def _create(self, context: Mapping[str, Any], rounds: Sequence[NodeRound]) -> None:
-        from gpu_fleet.core.probes import SCRIPT, is_greedy, pods_of_round, reusable
-        from gpu_fleet.hooks.templates import include_dir
-
-        if not rounds:
-            return
-        script = (include_dir() / "probes" / SCRIPT).read_text()
-        by_node = [
-            pods_of_round(
-                Probe(self.probe),
+        rounds = [
+            plan_round(
+                probe,
                 self.spec,
                 self.this_pool,
-                round_,
-                script=script,
-                run=run_name(context),
-                run_label=self.run_label(context),
+                node,
+                slots=physical * replicas,
+                held=held.get(node, 0),
+                physical=physical,
             )
-            for round_ in rounds
+            for node in nodes
+            if node not in unfit
         ]
+        for report in unfit.values():
+            if cause := report.cause:
+                self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
+        return Plan(rounds, list(unfit.values()), time.time())
+
+    def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> Forbidden | None:
+        """The wave's pods; returns what the API server refused them for, if it did."""
+        from gpu_fleet.core.probe_pods import PodMaker
+        from gpu_fleet.core.probes import SCRIPTS, is_greedy, pinned_to, reusable, selector
+        from gpu_fleet.hooks.templates import include_dir
+
+        if not plan.rounds:
+            return None
+        maker = PodMaker(
+            Probe(self.probe),
+            self.spec,
+            self.this_pool,
+            script=(include_dir() / "probes" / SCRIPTS[Probe(self.probe)]).read_text(),
+            run=run_name(context),
+            run_label=self.run_label(context),
+        )
+        by_node = [maker.pods(round_) for round_ in plan.rounds]
         pods = [pod for of_node in by_node for pod in of_node]
-        self.manifests = as_yaml(next(iter(by_node), []))
-        ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
-        existing = self._pods(context)
-        if existing and not reusable(existing, [pod["metadata"]["name"] for pod in pods]):
-            self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
-            remove_pods(self.kube, self.spec.validation.namespace, self._selector(context), self._cleanup_s())
-        # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
-        for wave in ([p for p in pods if is_greedy(p)], [p for p in pods if not is_greedy(p)]):
-            with ThreadPoolExecutor(AT_ONCE) as workers:
-                list(workers.map(lambda pod: create_pod(self.kube, pod), wave))
-        busy = [round_.node for round_ in rounds if round_.busy]
+        if first:
+            self.manifests = as_yaml(next(iter(by_node), []))
+        namespace, mine = self.spec.validation.namespace, {round_.node for round_ in plan.rounds}
+        try:
+            ensure_objects(self.kube, self.spec, "system_namespaces", {namespace})
+            existing = [pod for pod in self._pods(context) if pinned_to(pod) in mine]
+            if existing and not reusable(existing, [pod["metadata"]["name"] for pod in pods]):
+                self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
+                existing = []
+            if not existing:
+                # Also what an earlier probe of the pool has not given back yet: its GPUs count as free in the plan.
+                remove_pods(self.kube, namespace, selector(self.node_pool), float(self.spec.deadlines.cleanup.seconds))
+            # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
+            for group in ([p for p in pods if is_greedy(p)], [p for p in pods if not is_greedy(p)]):
+                with ThreadPoolExecutor(AT_ONCE) as workers:
+                    list(workers.map(lambda pod: create_pod(self.kube, pod), group))
+        except Forbidden as error:
+            return error
+        busy = [round_.node for round_ in plan.rounds if round_.busy]
         if busy:
             self.log.info("no free GPU on %s", ", ".join(busy))
-        self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(rounds), self.node_pool)
+        self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(plan.rounds), self.node_pool)
+        return None
 
     # --- after it ------------------------------------------------------------------------------------------------
 
-    def _judge(
-        self, context: Mapping[str, Any], before: Mapping[str, Any], rounds: Sequence[NodeRound], since: float
-    ) -> dict[str, Any]:
+    def _judge(self, context: Mapping[str, Any], before: Mapping[str, Any], plan: Plan) -> list[NodeReport]:
         from gpu_fleet.core.validation import judge_node
         from gpu_fleet.core.validation_evidence import evidence_of
+        from gpu_fleet.core.validation_node import Promise
 
-        namespace, now = self.spec.validation.namespace, time.time()
-        pods, events = self._pods(context), self.kube.list(EVENT, namespace)
-        nodes = {node.name: node for node in self._nodes()}
-        reports = [
+        if not plan.rounds:
+            return []
+        probe, promise = Probe(self.probe), Promise.of(self.spec, self.this_pool)
+        facts = {each.name: each for each in look_at_nodes(self, [round_.node for round_ in plan.rounds])}
+        pods, events = self._pods(context), self.kube.list(EVENT, self.spec.validation.namespace)
+        return [
             judge_node(
-                Probe(self.probe),
+                probe,
                 evidence_of(
+                    probe,
                     round_,
-                    nodes.get(round_.node),
+                    facts[round_.node],
+                    promise,
                     pods,
                     events,
                     physical=int(before["physical"]),
                     replicas=int(before["replicas"]),
-                    now=now,
+                    now=time.time(),
                 ),
             )
-            for round_ in rounds
+            for round_ in plan.rounds
         ]
-        return self._publish(context, self._report(context, before, reports, since, now))
 
-    def _refused(
-        self,
-        context: Mapping[str, Any],
-        before: Mapping[str, Any],
-        rounds: Sequence[NodeRound],
-        since: float,
-        error: Forbidden,
-    ) -> dict[str, Any]:
-        from gpu_fleet.core.validation import refusal_reason, refused_node
-
-        reports = [refused_node(round_.node, refusal_reason(error.message), error.message) for round_ in rounds]
-        return self._publish(context, self._report(context, before, reports, since, time.time()))
-
-    def _report(
-        self,
-        context: Mapping[str, Any],
-        before: Mapping[str, Any],
-        nodes: Iterable[NodeReport],
-        since: float,
-        now: float,
-    ) -> PoolReport:
+    def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
         from gpu_fleet.core.validation import NO_MEMORY_ISOLATION, asking_for_new_nodes, claims_unchanged
         from gpu_fleet.core.validation_report import PoolReport
 
-        reports, pods = tuple(nodes), self.kube.list(POD)
+        reports, pods = tuple(progress.reports(context)), self.kube.list(POD)
         claims = [item["metadata"]["name"] for item in self.kube.list(NODE_CLAIM, label_selector=self.of_pool())]
-        check = claims_unchanged(before["nodeClaims"], claims, pods, asking_for_new_nodes(pods, before["nodes"]))
+        gone = {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
+        accounted = {claim for claim, node in (before.get("claims") or {}).items() if node in gone}
+        check = claims_unchanged(
+            before["nodeClaims"], claims, pods, asking_for_new_nodes(pods, before["nodes"]), accounted=accounted
+        )
+        time_sliced = self.this_pool.shared and not self.this_pool.mps
         return PoolReport(
             cluster=self.spec.name,
             pool=self.node_pool,
@@ -287,11 +381,11 @@ class RunProbesOperator(PoolOperator):
             run=run_name(context),
             physical=int(before["physical"]),
             replicas=int(before["replicas"]),
-            started_at=since,
-            finished_at=now,
+            started_at=progress.since,
+            finished_at=time.time(),
             nodes=reports,
             pool_checks=(check,) if reports else (),
-            notes=(NO_MEMORY_ISOLATION,) if self.this_pool.shared and not self.this_pool.mps else (),
+            notes=(NO_MEMORY_ISOLATION,) if time_sliced else (),
         )
 
     def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:
@@ -299,7 +393,6 @@ class RunProbesOperator(PoolOperator):
 
         context["ti"].xcom_push(REPORT, report.to_json())
         context["ti"].xcom_push(SUMMARY, report.summary())
-        # Its GPUs are free again at once, and a cleared task begins afresh instead of finding its old pods.
         delete_pods(self.kube, self._pods(context))
         self.log.info("%s", report.sentence())
         for node in report.nodes:
@@ -311,6 +404,7 @@ class RunProbesOperator(PoolOperator):
         if report.outcome is Outcome.FAILED:
             raise ValidationFailed(report.sentence(), reason=report.failures()[0]["reason"])
         if report.outcome is Outcome.INCONCLUSIVE:
+            Progress.forget(context)  # a retry measures again
             raise GateFailed(report.sentence(), reason=report.failures()[0]["reason"])
         return report.summary()
 
@@ -323,14 +417,6 @@ class RunProbesOperator(PoolOperator):
 
     def _pods(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self.kube.list(POD, self.spec.validation.namespace, label_selector=self._selector(context))
-
-    def _nodes(self) -> list[PoolNode]:
-        from gpu_fleet.core.capacity_objects import pool_nodes
-
-        return pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), self.node_pool)
-
-    def _cleanup_s(self) -> float:
-        return float(self.spec.deadlines.cleanup.seconds)
 
 
 class CleanUpValidationOperator(PoolOperator):

@@ -1,7 +1,8 @@
 """Validation: protect the nodes, free them of placeholders, probe every GPU, tidy up whatever happened, publish.
 
 One probe task per pool: it fills every node at once and covers vectorAdd, the containers side by side with their GPU
-UUIDs, the pod too many and the physical count. A task for each would wait, and pay for a deferral, several times.
+UUIDs, the pod too many and the physical count. A task for each would wait, and pay for a deferral, several times. A
+revalidation, which nobody waits for, then measures throughput and, if the spec asks for it, runs DCGM's diagnostics.
 """
 
 from __future__ import annotations
@@ -28,10 +29,20 @@ def probe_of(spec: ClusterSpec, pool: NodePool) -> Probe:
     return Probe.EXCLUSIVE if wanted.exclusive else Probe.VECTORADD
 
 
+def measuring_probes(spec: ClusterSpec) -> list[Probe]:
+    """What a revalidation measures beyond the pool's probe."""
+    wanted = spec.validation.probes
+    return [
+        *([Probe.THROUGHPUT] if wanted.throughput else []),
+        *([Probe.DCGM] if wanted.dcgm is not None else []),
+    ]
+
+
 def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
     """One chain per pool, side by side; a pool that fails does not touch the others' verdicts.
 
-    :param measure: as a revalidation does: whatever nodes there are, and nothing is held for jobs to come.
+    :param measure: as a revalidation does: whatever nodes there are, throughput and diagnostics too, and nothing is
+        held for jobs to come. Nodes that failed do not keep the others from being measured.
     """
     phases: dict[str, Phase] = {}
     with TaskGroup("validation", tooltip="Proof that GPUs work and are shared as promised"):
@@ -45,8 +56,20 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                     task_id="clean_up", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
                 )
                 publish = PublishPoolOperator(task_id="publish", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE)
-                protect >> free >> probes >> [clean, publish]
-                tasks = [protect, free, probes, clean, publish]
+                chain = [probes]
+                for kind in measuring_probes(spec) if measure else []:
+                    chain.append(
+                        RunProbesOperator(
+                            task_id=str(kind),
+                            node_pool=pool.name,
+                            probe=str(kind),
+                            trigger_rule=TriggerRule.ALL_DONE,
+                        )
+                    )
+                    chain[-2] >> chain[-1]
+                protect >> free >> probes
+                chain[-1] >> [clean, publish]
+                tasks = [protect, free, *chain, clean, publish]
                 if pool.capacity.hold and not measure:
                     # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
                     hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)

@@ -1,0 +1,153 @@
+"""What a probe task remembers and looks at: the plan of a wave, how far it has come, the nodes before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.names import RUNTIME_CLASS_NAME
+from gpu_fleet.core.probes import NodeRound, Probe
+from gpu_fleet.core.validation_report import NodeReport
+from gpu_fleet.core.waves import waves
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.validation_node import NodeFacts
+    from gpu_fleet.operators.capacity import PoolOperator
+
+#: Keys in Airflow's task state store, which a retry of the task still finds: how far it has come, and the reports of
+#: each wave that is over.
+PROGRESS, WAVE = "progress", "wave-{index}"
+
+#: Seconds for which a node that looks unfit is looked at again, and the pause between two looks: a device plugin that
+#: is being replaced is back within them.
+SECOND_LOOK_S, SECOND_LOOK_PAUSE_S = 10.0, 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done in one wave.
+
+    :ivar rounds: what runs on each node that is fit for it, :ivar unfit: the verdicts on the others.
+    :ivar since: epoch seconds.
+    """
+
+    rounds: list[NodeRound]
+    unfit: list[NodeReport]
+    since: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rounds": [round_.to_json() for round_ in self.rounds],
+            "unfit": [report.to_json() for report in self.unfit],
+            "since": self.since,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        return cls(
+            [NodeRound.from_json(each) for each in value["rounds"]],
+            [NodeReport.from_json(each) for each in value["unfit"]],
+            float(value["since"]),
+        )
+
+
+@dataclass
+class Progress:
+    """How far a probe task has come, kept over its retries.
+
+    A task that a person clears begins anew: each clear raises ``max_tries``, and nothing else does.
+
+    :ivar ended: how many waves are over.
+    """
+
+    waves: list[list[str]]
+    ended: int
+    since: float
+    max_tries: int
+
+    @classmethod
+    def begin(cls, context: Mapping[str, Any], nodes: Sequence[str], at_once: int) -> Progress:
+        """What an earlier try of this task has left, if it is about the same nodes; else a fresh start."""
+        kept = context["task_state_store"].get(PROGRESS)
+        max_tries = int(context["ti"].max_tries)
+        if isinstance(kept, Mapping) and kept.get("max_tries") == max_tries:
+            found = cls.load(context)
+            if [node for wave in found.waves for node in wave] == list(nodes):
+                return found
+        fresh = cls(waves(nodes, at_once), 0, time.time(), max_tries)
+        fresh._save(context)
+        return fresh
+
+    @classmethod
+    def load(cls, context: Mapping[str, Any]) -> Progress:
+        kept = context["task_state_store"].get(PROGRESS)
+        return cls([list(wave) for wave in kept["waves"]], int(kept["ended"]), float(kept["since"]), kept["max_tries"])
+
+    @staticmethod
+    def forget(context: Mapping[str, Any]) -> None:
+        """Let the next try begin with the first wave."""
+        context["task_state_store"].set(PROGRESS, {"max_tries": -1})
+
+    def _save(self, context: Mapping[str, Any]) -> None:
+        value = {"waves": self.waves, "ended": self.ended, "since": self.since, "max_tries": self.max_tries}
+        context["task_state_store"].set(PROGRESS, value)
+
+    def wave(self) -> list[str] | None:
+        """The nodes that are next, or ``None``."""
+        return self.waves[self.ended] if self.ended < len(self.waves) else None
+
+    def end_wave(self, context: Mapping[str, Any], reports: Iterable[NodeReport]) -> None:
+        # The reports first: a kill in between repeats the wave, the other way round would lose it.
+        store = context["task_state_store"]
+        store.set(WAVE.format(index=self.ended), [report.to_json() for report in reports])
+        self.ended += 1
+        self._save(context)
+
+    def reports(self, context: Mapping[str, Any]) -> list[NodeReport]:
+        """The verdicts of all waves that are over."""
+        store = context["task_state_store"]
+        kept = [store.get(WAVE.format(index=index)) or [] for index in range(self.ended)]
+        return [NodeReport.from_json(value) for wave in kept for value in wave]
+
+
+def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
+    """The facts about some nodes of the operator's pool, in the same order."""
+    from gpu_fleet.core.validation_node import node_facts
+
+    kube, spec = operator.kube, operator.spec
+    found = {item["metadata"]["name"]: item for item in kube.list(NODE, label_selector=operator.of_pool())}
+    for name in names:
+        # A node that lost the very label by which the pool's nodes are found is there all the same.
+        if name not in found and (item := kube.get(ObjectRef(NODE, name))) is not None:
+            found[name] = item
+    pods = kube.list(POD, spec.device_plugin.namespace)
+    claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    exists = kube.get(ObjectRef(RUNTIME_CLASS, RUNTIME_CLASS_NAME)) is not None
+    return [node_facts(name, found.get(name), pods=pods, runtime_class=exists, claims=claims) for name in names]
+
+
+def unfit_nodes(
+    operator: PoolOperator, probe: Probe, names: Sequence[str], *, physical: int, replicas: int
+) -> dict[str, NodeReport]:
+    """The verdicts on nodes that fail before anything is run on them; those that may recover are looked at again."""
+    from gpu_fleet.core.validation import unfit_node
+    from gpu_fleet.core.validation_node import Looked, Promise
+
+    promise = Promise.of(operator.spec, operator.this_pool)
+    deadline = time.monotonic() + SECOND_LOOK_S
+    found: dict[str, NodeReport] = {}
+    left = list(names)
+    while left:
+        found = {
+            facts.name: report
+            for facts in look_at_nodes(operator, left)
+            if (report := unfit_node(probe, Looked(facts, promise, physical, replicas))) is not None
+        }
+        left = list(found)
+        if not left or time.monotonic() >= deadline:
+            break
+        time.sleep(SECOND_LOOK_PAUSE_S)
+    return found
