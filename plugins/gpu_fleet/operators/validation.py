@@ -171,6 +171,8 @@ class RunProbesOperator(PoolOperator):
         except ValueError as error:
             known = ", ".join(Probe)
             raise SpecError(f"there is no probe {probe!r}", field="probe", remedy=f"one of: {known}") from error
+        # These run whatever came of the probe before them.
+        self.only_in_turn = Probe(probe) in MEASURING
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:

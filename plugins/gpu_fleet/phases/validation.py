@@ -68,7 +68,8 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                     )
                     chain[-2] >> chain[-1]
                 protect >> free >> probes
-                chain[-1] >> [clean, publish]
+                for task in chain:
+                    task >> [clean, publish]
                 tasks = [protect, free, *chain, clean, publish]
                 if pool.capacity.hold and not measure:
                     # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
