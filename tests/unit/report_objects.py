@@ -99,6 +99,45 @@ def busy_node(number: int) -> NodeReport:
     return node(number, check("room", Outcome.BUSY, "Busy", f"all GPUs of node {host(number)} are in use (4 held)"))
 
 
+def measured(number: int, shares: tuple[float, ...] = (0.252, 0.249, 0.251, 0.248)) -> NodeReport:
+    """A node's throughput, as core/validation_throughput.py tells it; a small share is a starved sharer's."""
+    uuid, pods = UUID.format(number), [f"probe-throughput-{number}-{letter}" for letter in "abcd"]
+    pod, share = min(zip(pods, shares, strict=True), key=lambda item: item[1])
+    spread = {uuid: dict(zip(pods, shares, strict=True))}
+    if share < 0.25 * 0.75:
+        words = f"pod {pod} got {100 * share:.0f} % of GPU {uuid}, its fair share among 4 is 25 % and at least 19 % is"
+        fair = check("fairness", Outcome.FAILED, "SharerStarved", f"{words} asked for", shares=spread, pod=pod)
+    else:
+        words = f"each of 4 sharers got at least {400 * share:.0f} % of its fair share"
+        fair = check("fairness", Outcome.PASSED, "SharedFairly", words, shares=spread)
+    return NodeReport(
+        host(number),
+        node(number).instance,
+        (
+            fair,
+            check(
+                "throughput",
+                Outcome.PASSED,
+                "LittleLost",
+                f"4 sharers of GPU {uuid} did 14980.1 GFLOP/s together, 98 % of what one does alone (15234.2 GFLOP/s)",
+                aloneGflops=15_234.2,
+                togetherGflops={uuid: 14_980.1},
+                ratio=0.983,
+                asked=0.7,
+            ),
+            check(
+                "memory",
+                Outcome.PASSED,
+                "NotIsolated",
+                "every sharer sees 23028 MiB, the GPU's whole memory: time-slicing isolates none",
+                totalMiB=dict.fromkeys(pods, 23_028),
+                freeMiB=dict(zip(pods, (21_873, 21_873, 21_611, 21_611), strict=True)),
+                multiprocessors=dict.fromkeys(pods, 80),
+            ),
+        ),
+    )
+
+
 CLAIMS = check("nodeClaims", Outcome.PASSED, "NoneBought", "validation neither bought nor lost a node")
 
 

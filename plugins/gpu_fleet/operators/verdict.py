@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.turn import SKIPPED
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
@@ -43,6 +44,8 @@ class RunVerdictOperator(BaseOperator):
     :param turn: id of the task that takes the cluster's turn, where it may be skipped.
     :returns: a sentence; of a run that was skipped because the turn was taken, who holds it.
     """
+
+    operator_extra_links = (ReportLink(),)
 
     def __init__(self, *, watched: list[str], turn: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -64,7 +64,7 @@ def _about(run: RunReport) -> tuple[Inline, ...]:
     parts: list[Inline] = [
         Text("Run "),
         Link(f"{clean(run.dag_id)} / {clean(run.run_id)}", run.root + run_path(run.dag_id, run.run_id)),
-        Text(f" is {clean(run.state)}"),
+        Text(f": {clean(run.state)}"),
     ]
     if run.started:
         parts.append(Text(f"; started {instant(run.started)}" + (f", ended {instant(run.ended)}" if run.ended else "")))

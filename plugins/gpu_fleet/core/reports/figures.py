@@ -24,7 +24,7 @@ HEADINGS = {
     "seen": "seen by nvidia-smi",
     "held": "held by others",
     "free": "free",
-    "shares": "share",
+    "shares": "share of the GPU",
     "aloneGflops": "one alone (GFLOP/s)",
     "togetherGflops": "all together (GFLOP/s)",
     "gflops": "GFLOP/s",
@@ -51,6 +51,10 @@ GROUPS = {
     "GPUs of the nodes": ("allocatable", "room", "physical"),
     "What the probes saw": ("probes", "vectorAdd", "concurrency"),
 }
+#: Figures that are parts of a whole: shown in percent.
+PARTS_OF_ONE = frozenset({"shares", "ratio", "asked"})
+#: Names for programs, which the check's message has said.
+SAID = frozenset({"pod"})
 _UNITS = {"Ms": "ms", "MiB": "MiB", "Percent": "%"}
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -106,12 +110,14 @@ def _tables(report: PoolReport, names: tuple[str, ...], title: str) -> Iterator[
         values: dict[str, Any] = {}
         for check in node.checks:
             if check.name in names:
-                values.update(check.figures)
+                values.update({key: value for key, value in check.figures.items() if key not in SAID})
         if values:
             found.append((node.node, values))
     single = _columns(found, of_parts=False)
     if single:
-        rows = tuple((code(node), *(_cell(values.get(key), key in values) for key in single)) for node, values in found)
+        rows = tuple(
+            (code(node), *(_cell(key, values.get(key), key in values) for key in single)) for node, values in found
+        )
         yield Table(title, ("node", *map(heading, single)), rows, _numeric(found, single))
     parts = _columns(found, of_parts=True)
     if parts:
@@ -137,7 +143,7 @@ def _part_rows(found: list[tuple[str, dict[str, Any]]], columns: list[str]) -> I
         of_parts = {key: value for key, value in values.items() if isinstance(value, Mapping)}
         flat = {key: _flat(value) for key, value in of_parts.items()}
         for part in dict.fromkeys(part for value in flat.values() for part in value):
-            cells = (_cell(flat.get(key, {}).get(part), part in flat.get(key, {})) for key in columns)
+            cells = (_cell(key, flat.get(key, {}).get(part), part in flat.get(key, {})) for key in columns)
             yield (code(node), code(part), *cells)
 
 
@@ -152,7 +158,9 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _cell(value: Any, there: bool) -> Inline:
+def _cell(name: str, value: Any, there: bool) -> Inline:
+    if name in PARTS_OF_ONE and isinstance(value, (int, float)):
+        return text(f"{100 * value:.1f} %")
     return text(figure(value) if there else "–")
 
 

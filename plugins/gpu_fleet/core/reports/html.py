@@ -37,6 +37,7 @@ th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; 
 thead th { background: var(--head); font-weight: 600; white-space: nowrap; }
 tbody th { font-weight: 400; white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.long { min-width: 20rem; }
 .note { border-left: 4px solid var(--mid); background: var(--mid-bg); padding: .5rem .8rem; margin: .8rem 0;
   max-width: 70rem; }
 details { margin: .6rem 0 1rem; } summary { cursor: pointer; color: var(--link); padding: .2rem 0; }
@@ -88,8 +89,16 @@ def _table(table: Table) -> str:
 
 def _cells(row: Sequence[Inline], table: Table) -> str:
     first = f'<th scope="row">{inline(row[0])}</th>' if row else ""
-    rest = "".join(f"<td{_number(column, table)}>{inline(cell)}</td>" for column, cell in enumerate(row[1:], start=1))
+    rest = "".join(
+        f"<td{_number(column, table) or _long(cell)}>{inline(cell)}</td>"
+        for column, cell in enumerate(row[1:], start=1)
+    )
     return first + rest
+
+
+def _long(cell: Inline) -> str:
+    """A sentence keeps some width on a narrow screen; the table can be scrolled."""
+    return ' class="long"' if len(cell.text) > 60 else ""
 
 
 def _number(column: int, table: Table) -> str:

@@ -12,8 +12,8 @@ REMEDIES: dict[str, str] = {
     "another run.",
     "NodeNotReady": "Look at the node's conditions and kubelet (kubectl describe node); replace it if it stays so.",
     "XidError": "Look the XID up in NVIDIA's list. A hardware error repeats: replace the node (delete its NodeClaim).",
-    "HardwareNotReady": "The node's own monitoring reports faulty hardware (AcceleratedHardwareReady): replace the node "
-    "(delete its NodeClaim).",
+    "HardwareNotReady": "The node's own monitoring reports faulty hardware (AcceleratedHardwareReady): replace the "
+    "node (delete its NodeClaim).",
     "DriverUnknown": "The probe could not read the driver's version, which validation.minimumDriver needs; start "
     "another run.",
     "DriverTooOld": "Use a newer AMI in the spec's node class, or lower validation.minimumDriver.",

@@ -158,8 +158,8 @@ def test_throughput_shares_and_memory_are_told_for_each_container() -> None:
         check("memory", Outcome.PASSED, "NotIsolated", "m", totalMiB={"probe-a": 23028}, freeMiB={"probe-a": 21873}),
     )
     text = markdown.render(document(run_of(report(type(node(1))(host(1), {}, checks), probe="throughput"))))
-    assert f"| `{host(1)}` | `{uuid} probe-a` | 0.51 |" in text
-    assert f"| `{host(1)}` | 15 234.2 | 0.983 | 0.7 |" in text
+    assert f"| `{host(1)}` | `{uuid} probe-a` | 51.0 % |" in text
+    assert f"| `{host(1)}` | 15 234.2 | 98.3 % | 70.0 % |" in text
     assert f"| `{host(1)}` | `{uuid}` | 14 980.1 |" in text
     assert "| node | of | memory (MiB) | free (MiB) |" in text
 
