@@ -43,6 +43,8 @@ _KINDS: dict[str, tuple[str, Kind]] = {
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
 NOT_OURS = "NodeNotOurs"
+#: A plugin pod on a node that failed a validation and is out of service.
+QUARANTINED = "NodeQuarantined"
 #: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
 _COMPANIONS = ("mps-control-daemon", "feature-discovery")
 
@@ -178,7 +180,7 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     ]
     verdicts += refused
     if args.get("every_node"):
-        verdicts = [verdict for verdict in verdicts if verdict.reason != NOT_OURS]
+        verdicts = [verdict for verdict in verdicts if verdict.reason not in (NOT_OURS, QUARANTINED)]
         verdicts += [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
         return combine(verdicts, nothing=progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod runs yet"))
     for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
@@ -197,6 +199,9 @@ def _is_companion(workload: Object) -> bool:
 
 def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene: Scene) -> Verdict:
     name = label_of(pod)
+    if node is not None and node.quarantined:
+        # It is known to be broken: what the plugin shows there says nothing about the plugin.
+        return progressing(QUARANTINED, f"{name} runs on node {node.name}, which is quarantined")
     trouble = pod_trouble(pod, scene)
     if trouble is not None:
         return trouble

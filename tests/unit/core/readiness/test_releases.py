@@ -110,16 +110,21 @@ def refused(message: str, age: float = 600, owner: str = "plugin", last: float =
     }  # fmt: skip
 
 
-def node(gpus: int | None = 4, *, pool: str = "shared", ready: bool = True) -> Object:
+def node(gpus: int | None = 4, *, pool: str = "shared", ready: bool = True, name: str = "node-1") -> Object:
     return {
         "kind": "Node",
-        "metadata": {"name": "node-1", "labels": {"karpenter.sh/nodepool": pool}},
+        "metadata": {"name": name, "labels": {"karpenter.sh/nodepool": pool}},
         "spec": {},
         "status": {
             "allocatable": {} if gpus is None else {"nvidia.com/gpu": str(gpus)},
             "conditions": [{"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": at(600)}],
         },
     }
+
+
+def quarantined(item: Object) -> Object:
+    item["metadata"]["annotations"] = {"gpu-fleet.io/quarantined": "{}"}
+    return item
 
 
 KEYS = {
@@ -301,6 +306,14 @@ PROOFS: dict[str, tuple[list[Object], Phase, str]] = {
         Phase.FAILED, "ImagePullBackOff",
     ),
     "RuntimeClass missing": ([daemon_set(), refused(RUNTIME_CLASS), node()], Phase.FAILED, "RuntimeClassMissing"),
+    "broken on a quarantined node only": (
+        [
+            daemon_set(2, 2, 2), pod(), node(), pod(node="node-2"), quarantined(node(1, name="node-2")),
+            pod(node="node-2", waiting="CrashLoopBackOff", restarts=9, ready=False),
+        ],
+        Phase.READY, "PluginProven",
+    ),
+    "all nodes quarantined": ([daemon_set(), pod(), quarantined(node(1))], Phase.PROGRESSING, "NodeQuarantined"),
 }  # fmt: skip
 
 
@@ -309,6 +322,13 @@ def test_the_plugins_proof_in_a_situation(situation: str) -> None:
     objects, phase, reason = PROOFS[situation]
     verdict = judge("device_plugin_proven", *objects, pools=POOLS)
     assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
+
+
+def test_after_a_rollback_a_quarantined_node_may_still_be_broken() -> None:
+    broken = [pod(node="node-2"), quarantined(node(1, name="node-2"))]
+    assert judge(
+        "device_plugin_proven", daemon_set(2, 2, 2), pod(), node(), *broken, pools=POOLS, every_node=True
+    ).ready
 
 
 def test_after_a_rollback_every_node_must_be_well() -> None:
