@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 
 SCHEME = "gpu-fleet"
@@ -40,6 +41,8 @@ class PoolState(StrEnum):
     NOT_READY = "NotReady"
 
 
+#: Probes that measure what another probe has proven: where they find no free GPU, that proof stands.
+MEASURING = frozenset({Probe.THROUGHPUT, Probe.DCGM})
 #: Reason of a pool that passed on all nodes but those that this run took out of service.
 VALIDATED_WITHOUT = "ValidatedWithout"
 #: Outcome of a pool that has no report at all, because something before validation failed.
@@ -128,13 +131,15 @@ def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[s
         if failure:
             return Finding(NOT_VALIDATED, str(failure.get("reason")), str(failure.get("message")))
         return Finding(NOT_VALIDATED, NOT_VALIDATED, "validation did not take place: a task before it failed")
-    outcomes = {str(summary.get("outcome")) for summary in given}
-    for outcome in (Outcome.IDLE, Outcome.BUSY):
-        if outcome in outcomes:
-            words = "the pool has no nodes" if outcome is Outcome.IDLE else "all GPUs of the pool are in use"
-            return Finding(outcome, str(outcome), words)
-    probes = ", ".join(str(summary.get("probe")) for summary in given)
-    return Finding(Outcome.PASSED, "Validated", f"passed: {probes}")
+    proofs = [summary for summary in given if summary.get("probe") not in MEASURING] or given
+    if any(summary.get("outcome") == Outcome.IDLE for summary in given):
+        return Finding(Outcome.IDLE, str(Outcome.IDLE), "the pool has no nodes")
+    if any(summary.get("outcome") == Outcome.BUSY for summary in proofs):
+        return Finding(Outcome.BUSY, str(Outcome.BUSY), "all GPUs of the pool are in use")
+    busy = [str(summary.get("probe")) for summary in given if summary.get("outcome") == Outcome.BUSY]
+    probes = ", ".join(str(summary.get("probe")) for summary in given if summary.get("probe") not in busy)
+    more = f"; no free GPU for: {', '.join(busy)}" if busy else ""
+    return Finding(Outcome.PASSED, "Validated", f"passed: {probes}{more}")
 
 
 def finding_without(finding: Finding, reports: Sequence[PoolReport], remediation: Mapping[str, Any] | None) -> Finding:
@@ -170,14 +175,17 @@ def finding_without(finding: Finding, reports: Sequence[PoolReport], remediation
 
 def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome, str]]:
     """Node -> its most decisive outcome over all probes, with the reason if it did not pass; sorted by name."""
-    found: dict[str, tuple[Outcome, str]] = {}
+    found: dict[str, tuple[int, tuple[Outcome, str]]] = {}
     for report in reports:
         for node in report.nodes:
             cause = node.cause
             mine = (node.outcome, cause.reason if cause is not None else "")
-            if node.node not in found or _WEIGHT[mine[0]] < _WEIGHT[found[node.node][0]]:
-                found[node.node] = mine
-    return dict(sorted(found.items()))
+            weight = _WEIGHT[node.outcome]
+            if node.outcome is Outcome.BUSY and report.probe in MEASURING:
+                weight = _WEIGHT[Outcome.SKIPPED]
+            if node.node not in found or weight < found[node.node][0]:
+                found[node.node] = (weight, mine)
+    return {name: mine for name, (_, mine) in sorted(found.items())}
 
 
 #: What a node's probes disagree on is decided by the lowest.

@@ -92,6 +92,11 @@ def summary(outcome: str, probe: str = "sharing", **failure: str) -> dict[str, A
         ([summary("Inconclusive"), summary("Failed", reason="X")], None, "Failed", "X"),
         ([summary("Busy")], None, Outcome.BUSY, "Busy"),
         ([summary("Passed", "vectoradd"), summary("Busy")], None, Outcome.BUSY, "Busy"),
+        ([summary("Passed"), summary("Busy", "throughput")], None, Outcome.PASSED, "Validated"),
+        ([summary("Passed"), summary("Passed", "throughput"), summary("Busy", "dcgm")], None, "Passed", "Validated"),
+        ([summary("Busy"), summary("Passed", "throughput")], None, Outcome.BUSY, "Busy"),
+        ([summary("Busy", "throughput")], None, Outcome.BUSY, "Busy"),
+        ([summary("Passed"), summary("Failed", "dcgm", reason="DcgmFailed")], None, "Failed", "DcgmFailed"),
         ([summary("Idle")], None, Outcome.IDLE, "Idle"),
         ([None], None, NOT_VALIDATED, NOT_VALIDATED),
         ([], None, NOT_VALIDATED, NOT_VALIDATED),
@@ -204,7 +209,7 @@ def test_a_pool_that_passed_needs_no_remediation() -> None:
 
 def test_the_worst_probe_is_the_nodes_verdict() -> None:
     verdicts = assets.node_verdicts(
-        [host(9)], [healthy(), report(node(1), broken_node(2, "SharerStarved"), busy_node(3), probe="throughput")]
+        [host(9)], [healthy(), report(node(1), broken_node(2, "SharerStarved"), busy_node(3), probe="vectoradd")]
     )
     assert verdicts == {
         host(2): "Failed: SharerStarved",
@@ -213,6 +218,13 @@ def test_the_worst_probe_is_the_nodes_verdict() -> None:
         host(1): "Passed",
     }
     assert list(verdicts)[-1] == host(1)
+
+
+def test_a_measurement_that_found_no_room_takes_no_proof_away() -> None:
+    reports = [healthy(), report(busy_node(1), node(2), probe="dcgm")]
+    assert set(assets.node_verdicts([], reports).values()) == {"Passed"}
+    found = assets.finding_of([one.summary() for one in [healthy(), report(busy_node(1), probe="dcgm")]], None)
+    assert found.message == "passed: sharing; no free GPU for: dcgm"
 
 
 @pytest.mark.parametrize("was", list(PoolState))
