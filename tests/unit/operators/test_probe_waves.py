@@ -1,0 +1,289 @@
+"""Probe tasks against the sandbox's API server: waves, kills, unfit nodes, and what is left to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from gpu_fleet.core.errors import GateFailed, SpecError, ValidationFailed
+from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
+from gpu_fleet.core.probes import pinned_to
+from gpu_fleet.operators import probing, validation
+from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
+from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.core import probe_objects, throughput_objects
+from tests.unit.core.cluster_objects import stamp
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+POOL = "shared-a10g"
+NODES = [f"n{index}" for index in range(5)]
+LABELS = {
+    LABEL_NODE_POOL: POOL,
+    "nvidia.com/gpu.present": "true",
+    "nvidia.com/device-plugin.config": "time-slicing-4",
+}
+TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
+    with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
+        for name in (DEVICE_PLUGIN_NAMESPACE, VALIDATION_NAMESPACE):
+            cluster.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            assert cluster.kube.get(ObjectRef(NAMESPACE, name))
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
+    monkeypatch.setattr(probing, "SECOND_LOOK_S", 0.0)
+    handler = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
+    shared.kube.apply(handler | {"handler": "nvidia"})
+    for name in NODES:
+        healthy_node(shared, name)
+    yield shared
+    for pod in shared.kube.list(POD):
+        shared.kube.delete(ObjectRef(POD, pod["metadata"]["name"], pod["metadata"]["namespace"]), grace_seconds=0)
+    for item in shared.kube.list(NODE):
+        shared.kube.delete(ObjectRef(NODE, item["metadata"]["name"]))
+    shared.kube.delete(ObjectRef(RUNTIME_CLASS, "nvidia"))
+
+
+def healthy_node(cluster: SandboxCluster, name: str) -> None:
+    kube = cluster.kube
+    metadata = {"name": name, "labels": {**LABELS, "kubernetes.io/hostname": name}}
+    kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": [TAINT]}})
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastTransitionTime": stamp(1_790_000_000)}
+    gpus = {"nvidia.com/gpu": "4"}
+    status = {"capacity": gpus, "allocatable": gpus, "conditions": [ready]}
+    kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nvidia-device-plugin", "uid": "u"}
+    plugin = {"name": f"plugin-{name}", "namespace": DEVICE_PLUGIN_NAMESPACE, "ownerReferences": [owner]}
+    spec = {"nodeName": name, "containers": [{"name": "ctr", "image": "plugin"}]}
+    kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": plugin, "spec": spec})
+    served = {"phase": "Running", "conditions": [{**ready, "reason": "", "type": "Ready"}]}
+    kube.patch(ObjectRef(POD, plugin["name"], DEVICE_PLUGIN_NAMESPACE), {"status": served}, subresource="status")
+
+
+class World:
+    """Stands for the wait: it looks who is probed, and lets the probes end.
+
+    :ivar waves: the nodes of each wait, :ivar kill_in: the wait in which the task is killed.
+    """
+
+    def __init__(self, cluster: SandboxCluster, spec: Any) -> None:
+        self.kube, self.spec = cluster.kube, spec
+        self.waves: list[list[str]] = []
+        self.kill_in: int | None = None
+        self.texts: dict[str, str] = {}
+        self.text = ""
+
+    def pods(self) -> list[dict[str, Any]]:
+        return self.kube.list(POD, VALIDATION_NAMESPACE)
+
+    def wait(self, operator: Any, context: Any, gate: str, args: Any, *more: Any) -> None:
+        self.waves.append(sorted({pinned_to(pod) for pod in self.pods()}))
+        assert self.waves[-1] == sorted(round_["node"] for round_ in args["rounds"] if round_["users"])
+        if len(self.waves) == self.kill_in:
+            raise KeyboardInterrupt
+        for pod in self.pods():
+            self.end(pod)
+
+    def end(self, pod: dict[str, Any]) -> None:
+        at = pod["metadata"]["creationTimestamp"]
+        text = self.texts.get(pinned_to(pod), self.text) or report_at(at)
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": at}
+        state = {"exitCode": 0, "reason": "Completed", "message": text, "startedAt": at, "finishedAt": at}
+        container = {"name": "probe", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+        container |= {"state": {"terminated": state}}
+        status = {"phase": "Succeeded", "conditions": [scheduled], "containerStatuses": [container]}
+        ref = ObjectRef(POD, pod["metadata"]["name"], VALIDATION_NAMESPACE)
+        self.kube.patch(ref, {"status": status}, subresource="status")
+
+
+def report_at(stamped: str) -> str:
+    from gpu_fleet.core.capacity_objects import epoch
+
+    seconds = epoch(stamped) or 0.0
+    return probe_objects.message(started=seconds, finished=seconds + 0.5)
+
+
+@pytest.fixture
+def world(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> World:
+    nodes = {"atOnce": 2, "sample": None}
+    spec = spec_at(str(cluster.access.path))
+    value = spec.to_json()
+    value["validation"]["nodes"] = nodes
+    found = World(cluster, type(spec).model_validate(value))
+    monkeypatch.setattr(validation, "await_gate", found.wait)
+    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 1, "replicas": 4}
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    monkeypatch.setattr(validation, "upstream_tasks", lambda operator, kind: [])
+    return found
+
+
+def run(
+    world: World, task_context: dict[str, Any] | None = None, probe: str = "vectoradd"
+) -> tuple[Any, dict[str, Any]]:
+    task_context = task_context or context(TaskInstance(spec=world.spec))
+    return RunProbesOperator(task_id=probe, node_pool=POOL, probe=probe).execute(task_context), task_context
+
+
+def outcomes(task_context: dict[str, Any]) -> dict[str, str]:
+    return dict(task_context["ti"].xcoms[SUMMARY]["nodes"])
+
+
+def test_nodes_are_probed_in_waves_and_each_waves_pods_are_gone_before_the_next(world: World) -> None:
+    summary, task_context = run(world)
+    assert world.waves == [["n0", "n1"], ["n2", "n3"], ["n4"]]
+    assert summary["outcome"] == "Passed"
+    assert [node["node"] for node in task_context["ti"].xcoms[REPORT]["nodes"]] == NODES
+    assert world.pods() == []
+
+
+def test_a_killed_task_goes_on_with_the_wave_it_had_come_to(world: World) -> None:
+    task_context = context(TaskInstance(spec=world.spec))
+    world.kill_in = 2
+    with pytest.raises(KeyboardInterrupt):
+        run(world, task_context)
+    world.kill_in = None
+    summary, _ = run(world, task_context)
+    assert world.waves == [["n0", "n1"], ["n2", "n3"], ["n2", "n3"], ["n4"]]
+    assert set(summary["nodes"]) == set(NODES)
+
+
+def test_a_cleared_task_begins_anew(world: World) -> None:
+    _, task_context = run(world)
+    task_context["ti"].max_tries += 1
+    run(world, task_context)
+    assert world.waves[:3] == world.waves[3:] == [["n0", "n1"], ["n2", "n3"], ["n4"]]
+
+
+def test_doubt_is_tried_again_from_the_beginning(world: World) -> None:
+    value = world.spec.to_json()
+    value["validation"]["minimumDriver"] = "570"
+    world.spec = type(world.spec).model_validate(value)
+    task_context = context(TaskInstance(spec=world.spec))
+    create = world.end
+
+    def end(pod: dict[str, Any]) -> None:
+        world.texts[pinned_to(pod)] = report_at(pod["metadata"]["creationTimestamp"]).replace("570.133.20", "newest")
+        create(pod)
+
+    world.end = end  # type: ignore[method-assign]
+    with pytest.raises(GateFailed, match="DriverUnknown"):
+        run(world, task_context)
+    world.end, world.texts = create, {}  # type: ignore[method-assign]
+    summary, _ = run(world, task_context)
+    assert summary["outcome"] == "Passed"
+    assert len(world.waves) == 6
+
+
+def test_a_node_that_is_unfit_gets_no_pods_and_takes_no_other_down(cluster: SandboxCluster, world: World) -> None:
+    cluster.kube.patch(ObjectRef(NODE, "n1"), {"metadata": {"labels": {"nvidia.com/gpu.present": None}}})
+    cluster.kube.patch(
+        ObjectRef(NODE, "n3"), {"status": {"allocatable": {"nvidia.com/gpu": "1"}}}, subresource="status"
+    )
+    task_context = context(TaskInstance(spec=world.spec))
+    with pytest.raises(ValidationFailed, match="n1: LabelMissing"):
+        run(world, task_context)
+    assert world.waves == [["n0"], ["n2"], ["n4"]]
+    assert outcomes(task_context) == {"n0": "Passed", "n1": "Failed", "n2": "Passed", "n3": "Failed", "n4": "Passed"}
+    reasons = {failure["node"]: failure["reason"] for failure in task_context["ti"].xcoms[SUMMARY]["failures"]}
+    assert reasons == {"n1": "LabelMissing", "n3": "GpuLost"}
+
+
+def test_a_node_without_the_pools_own_label_is_still_looked_at(cluster: SandboxCluster, world: World) -> None:
+    cluster.kube.patch(ObjectRef(NODE, "n0"), {"metadata": {"labels": {LABEL_NODE_POOL: None}}})
+    task_context = context(TaskInstance(spec=world.spec))
+    run(world, task_context)
+    assert outcomes(task_context)["n0"] == "Passed"
+
+
+def test_a_deleted_runtime_class_is_named_before_anything_is_created(cluster: SandboxCluster, world: World) -> None:
+    cluster.kube.delete(ObjectRef(RUNTIME_CLASS, "nvidia"))
+    task_context = context(TaskInstance(spec=world.spec))
+    with pytest.raises(ValidationFailed, match="RuntimeClassMissing"):
+        run(world, task_context)
+    assert world.waves == []
+    assert set(outcomes(task_context).values()) == {"Failed"}
+
+
+def test_a_node_that_vanished_is_named_once_and_not_also_as_a_lost_claim(
+    cluster: SandboxCluster, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"nodes": NODES, "nodeClaims": ["c0"], "claims": {"c0": "n0"}, "physical": 1, "replicas": 4}
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    cluster.kube.delete(ObjectRef(NODE, "n0"))
+    task_context = context(TaskInstance(spec=world.spec))
+    with pytest.raises(ValidationFailed):
+        run(world, task_context)
+    assert [each["reason"] for each in task_context["ti"].xcoms[SUMMARY]["failures"]] == ["NodeVanished"]
+
+
+# --- what is left to measure ---
+def earlier(world: World, monkeypatch: pytest.MonkeyPatch, nodes: dict[str, str]) -> dict[str, Any]:
+    """A context in which an earlier probe of the run had these outcomes."""
+    monkeypatch.setattr(validation, "upstream_tasks", lambda operator, kind: ["sharing"])
+    task_context = context(TaskInstance(spec=world.spec))
+    task_context["ti"].xcoms[SUMMARY] = {"nodes": nodes}
+    return task_context
+
+
+def measured(world: World) -> None:
+    """Let every pod report a throughput that was measured while it ran."""
+    from gpu_fleet.core.capacity_objects import epoch
+
+    create = world.end
+
+    def end(pod: dict[str, Any]) -> None:
+        at = epoch(pod["metadata"]["creationTimestamp"]) or 0.0
+        alone = 100.0 if "-user-0-" in pod["metadata"]["name"] else 50.0
+        world.texts[pinned_to(pod)] = throughput_objects.report(
+            begin=at + 1, seconds=alone, clock=0.01, per_window=10, alone_from=50, alone_per_window=40
+        )
+        create(pod)
+
+    world.end = end  # type: ignore[method-assign]
+
+
+def test_what_failed_before_is_not_measured_and_the_rest_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(world)
+    task_context = earlier(world, monkeypatch, {"n1": "Failed", "n3": "Inconclusive", "n4": "Busy"})
+    summary, _ = run(world, task_context, "throughput")
+    assert world.waves == [["n0", "n2"], ["n4"]]
+    assert (summary["outcome"], set(summary["nodes"])) == ("Passed", {"n0", "n2", "n4"})
+
+
+def test_with_every_node_failed_measuring_is_skipped_with_a_summary(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_context = earlier(world, monkeypatch, dict.fromkeys(NODES, "Failed"))
+    with pytest.raises(AirflowSkipException, match="every node has failed"):
+        run(world, task_context, "throughput")
+    assert task_context["ti"].xcoms[SUMMARY]["outcome"] == "Skipped"
+    assert REPORT not in task_context["ti"].xcoms
+
+
+def test_without_protected_nodes_measuring_is_skipped_and_probing_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(operator: Any, context: Any) -> None:
+        raise SpecError("no task before it has protected the nodes")
+
+    monkeypatch.setattr(validation, "protected_nodes", none)
+    with pytest.raises(AirflowSkipException):
+        run(world, probe="dcgm")
+    with pytest.raises(SpecError):
+        run(world)
+
+
+def test_diagnostics_that_no_container_can_ask_for_are_skipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 8, "replicas": 4}
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    with pytest.raises(AirflowSkipException, match="can ask for all GPUs"):
+        run(world, probe="dcgm")
