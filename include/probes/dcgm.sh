@@ -13,7 +13,6 @@ set -u
 
 output=/dev/termination-log
 level=${1:-1}
-engine=
 diagnostic=
 
 # Milliseconds since the epoch; whole seconds where date knows no nanoseconds.
@@ -48,7 +47,6 @@ report() {
     printf '{"schema":"gpu-fleet.io/dcgm/v1","startedAt":%s,"finishedAt":%s,"driver":"%s","level":%s,"passed":[%s],"failed":[%s],"warned":[%s],"skipped":[%s],"detail":"%s","error":%s}\n' \
         "$started" "$(now)" "$driver" "$level" "$(tests Pass)" "$(tests Fail)" "$(tests Warn)" "$(tests Skip)" \
         "$(plain "$detail" 600)" "$error" >"$output"
-    [ -n "$engine" ] && kill "$engine" 2>/dev/null
     exit "$1"
 }
 
@@ -75,8 +73,9 @@ driver=$(plain "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>
 command -v dcgmi >/dev/null 2>&1 || report 2 NoDcgm "dcgmi is not in the image"
 
 cd "${TMPDIR:-/tmp}" || report 2 ProbeBroken "there is no folder to write to"
-nv-hostengine -n -b 127.0.0.1 --pid "${TMPDIR:-/tmp}/nv-hostengine.pid" --log-level NONE >hostengine.log 2>&1 &
-engine=$!
+# A daemon that listens on 127.0.0.1:5555 and ends with the container.
+nv-hostengine --pid "${TMPDIR:-/tmp}/nv-hostengine.pid" --log-level NONE >hostengine.log 2>&1 ||
+    report 2 NoHostEngine "nv-hostengine does not start: $(cat hostengine.log)"
 tries=0
 until dcgmi discovery -l >discovery.log 2>&1; do
     tries=$((tries + 1))

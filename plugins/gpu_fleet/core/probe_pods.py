@@ -30,7 +30,7 @@ ANNOTATION_NODE = f"{DOMAIN}/node"
 VECTOR_ADD_PATH = "/cuda-samples/vectorAdd"
 TERMINATION_LOG = "/dev/termination-log"
 #: Where the DCGM image may write; its file system is read-only otherwise.
-SCRATCH = "/tmp"  # noqa: S108  (a path in the container)
+SCRATCH = "/scratch"
 
 
 @dataclass(frozen=True)

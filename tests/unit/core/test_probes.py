@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.probe_pods import PodMaker
-from gpu_fleet.core.probes import NodeRound, Probe, Role, plan_round, pod_name, reusable, selector
+from gpu_fleet.core.probes import (
+    SCRIPTS,
+    NodeRound,
+    Probe,
+    Role,
+    diagnosable_gpus,
+    plan_round,
+    pod_name,
+    reusable,
+    selector,
+)
 from tests.unit.core import probe_objects
 from tests.unit.core.probe_objects import NODE
-from tests.unit.core.specs import demo_spec
+from tests.unit.core.specs import REPOSITORY, demo_spec
 
 SHARED, WHOLE = "shared-a10g", "whole-a100"
 
@@ -34,6 +44,11 @@ def plan(probe: Probe, *, pool: str = SHARED, slots: int = 4, held: int = 0, **c
         (Probe.OVERFLOW, SHARED, 4, 0, NodeRound(NODE, users=0, fill=0, greedy=True, held=0)),
         (Probe.OVERFLOW, SHARED, 4, 3, NodeRound(NODE, users=0, fill=0, greedy=False, held=3)),
         (Probe.OVERFLOW, WHOLE, 8, 0, NodeRound(NODE, users=0, fill=0, greedy=False, held=0)),
+        (Probe.THROUGHPUT, SHARED, 4, 0, NodeRound(NODE, users=4, fill=4, greedy=False, held=0)),
+        (Probe.THROUGHPUT, SHARED, 4, 3, NodeRound(NODE, users=1, fill=1, greedy=False, held=3)),
+        (Probe.THROUGHPUT, WHOLE, 8, 8, NodeRound(NODE, users=0, fill=0, greedy=False, held=8)),
+        (Probe.DCGM, SHARED, 4, 0, NodeRound(NODE, users=1, fill=1, greedy=False, held=0)),
+        (Probe.DCGM, SHARED, 4, 1, NodeRound(NODE, users=0, fill=0, greedy=False, held=1)),
     ],
 )
 def test_only_what_is_free_is_used(probe: Probe, pool: str, slots: int, held: int, expected: NodeRound) -> None:
@@ -50,6 +65,22 @@ def test_a_spec_without_the_pod_too_many() -> None:
     assert plan(Probe.SHARING, validation__probes__oversubscription=False).users == 4
 
 
+@pytest.mark.parametrize(
+    ("sharing", "physical", "gpus"),
+    [
+        ({"mode": "exclusive"}, 8, 8),
+        ({"mode": "exclusive"}, 1, 1),
+        ({"mode": "timeSlicing", "replicas": 4}, 1, 1),
+        ({"mode": "timeSlicing", "replicas": 4}, 8, None),
+        ({"mode": "timeSlicing", "replicas": 4, "failRequestsGreaterThanOne": False}, 8, 32),
+        ({"mode": "mps", "replicas": 4}, 1, None),
+    ],
+)
+def test_what_a_container_asks_for_to_see_every_gpu(sharing: dict[str, Any], physical: int, gpus: int | None) -> None:
+    pool = demo_spec(nodePools__0__sharing=sharing).node_pools[0]
+    assert diagnosable_gpus(pool, physical) == gpus
+
+
 def pods(probe: Probe = Probe.SHARING, pool: str = SHARED, **changes: Any) -> list[dict[str, Any]]:
     spec = demo_spec(**changes)
     slots = 4 if pool == SHARED else 8
@@ -64,7 +95,7 @@ def test_the_greedy_pod_comes_first_and_asks_for_two() -> None:
     assert len({pod["metadata"]["name"] for pod in made}) == 6
 
 
-@pytest.mark.parametrize("probe", [Probe.SHARING, Probe.VECTORADD])
+@pytest.mark.parametrize("probe", [Probe.SHARING, Probe.VECTORADD, Probe.THROUGHPUT])
 def test_every_pod_is_pinned_bounded_unprivileged_and_owned(probe: Probe) -> None:
     for pod in pods(probe):
         body, (container,) = pod["spec"], pod["spec"]["containers"]
@@ -96,6 +127,40 @@ def test_without_vectoradd_the_plain_cuda_image_is_used() -> None:
     (container,) = pods(validation__probes__vectorAdd=False)[1]["spec"]["containers"]
     assert container["image"].startswith("nvidia/cuda:")
     assert container["command"][-1] == "-"
+
+
+def test_one_sharer_computes_on_alone_when_the_others_have_surely_ended() -> None:
+    made = [pod["spec"]["containers"][0] for pod in pods(Probe.THROUGHPUT)]
+    assert [container["command"] for container in made] == [
+        ["python3", "-c", "echo", seconds] for seconds in ("60", "30", "30", "30")
+    ]
+    assert {container["image"] for container in made} == {"public.ecr.aws/docker/library/python:3.12-slim-bookworm"}
+    assert made[0]["env"] == [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}]
+
+
+def test_whole_gpus_wait_for_nobody() -> None:
+    made = [pod["spec"]["containers"][0]["command"][-1] for pod in pods(Probe.THROUGHPUT, WHOLE)]
+    assert made == ["10"] * 8
+
+
+def test_diagnostics_run_as_root_without_any_capability_and_ask_for_all_gpus() -> None:
+    spec = demo_spec(validation__probes__dcgm=2)
+    whole = spec.pool(WHOLE)
+    round_ = plan_round(Probe.DCGM, spec, whole, NODE, slots=8, held=0, physical=8)
+    (pod,) = PodMaker(Probe.DCGM, spec, whole, script="echo", run="d/r", run_label="abc").pods(round_)
+    (container,) = pod["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert container["command"] == ["/bin/sh", "-c", "echo", "dcgm", "2"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["volumeMounts"][0]["mountPath"] == "/scratch"
+    assert "runAsNonRoot" not in pod["spec"]["securityContext"]
+    assert pod["spec"]["nodeSelector"] == {"kubernetes.io/hostname": NODE}
+
+
+def test_every_probes_program_is_there() -> None:
+    assert {(REPOSITORY / "include" / "probes" / name).is_file() for name in SCRIPTS.values()} == {True}
+    assert set(SCRIPTS) == set(Probe)
 
 
 def test_pull_secrets_of_the_spec() -> None:

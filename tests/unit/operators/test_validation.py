@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from gpu_fleet.core.names import (
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import SandboxCluster, sandbox_cloud, sandbox_cluster
 
@@ -196,6 +198,32 @@ def test_fewer_nodes_than_were_waited_for_are_not_a_pass(kube: KubeClient, secon
     with pytest.raises(GateFailed, match=f"pool {POOL}: 1 of 2 wanted") as refused:
         protect(all_wanted=True)
     assert refused.value.reason == "NodesMissing"
+
+
+def test_a_node_that_never_got_its_gpus_is_for_a_revalidation_to_say(kube: KubeClient) -> None:
+    joined(kube, "n1")
+    joined(kube, "stuck", initialized=False)
+    for name, since in (("n1", 10_000.0), ("stuck", 10_000.0)):
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time() - since)}
+        kube.patch(ObjectRef(NODE, name), {"status": {"conditions": [ready]}}, subresource="status")
+    joined(kube, "young", initialized=False)
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time() - 5)}
+    kube.patch(ObjectRef(NODE, "young"), {"status": {"conditions": [ready]}}, subresource="status")
+    assert protect(all_wanted=False)["nodes"] == ["n1", "stuck"]
+
+
+def test_of_many_nodes_a_sample_is_protected_and_the_rest_named(kube: KubeClient) -> None:
+    for index in range(6):
+        joined(kube, f"n{index}")
+    spec = demo_spec(validation__nodes={"sample": 2, "atOnce": 50})
+    operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
+    found = operator.execute(context(TaskInstance(spec=spec)))
+    again = operator.execute(context(TaskInstance(spec=spec)))
+    assert len(found["nodes"]) == 2
+    assert found["nodes"] == again["nodes"] == found["protected"]
+    assert sorted([*found["nodes"], *found["untested"]]) == [f"n{index}" for index in range(6)]
+    others = {tuple(operator.execute(context(TaskInstance(spec=spec, run_id=f"r{i}")))["nodes"]) for i in range(8)}
+    assert len(others) > 1
 
 
 def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:

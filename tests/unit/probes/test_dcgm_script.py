@@ -47,7 +47,7 @@ class Container:
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool) or pytest.skip(f"{tool} is missing"))
         self.program("nvidia-smi", "echo 570.133.20")
-        self.program("nv-hostengine", ': >"$TMPDIR/up"; exec sleep 30')
+        self.program("nv-hostengine", ': >"$TMPDIR/up"')
         self.dcgmi(PASSED)
 
     def program(self, name: str, body: str) -> None:
@@ -105,6 +105,7 @@ def test_a_failed_test_is_named_with_what_dcgm_says_of_it(container: Container) 
     ("change", "status", "reason"),
     [
         ({"name": "nvidia-smi", "body": "exit 9"}, 1, "NvidiaSmiFailed"),
+        ({"name": "nv-hostengine", "body": "echo port in use; exit 1"}, 2, "NoHostEngine"),
         ({"name": "dcgmi", "body": '[ "$1" = discovery ] || echo "no GPUs" >&2'}, 2, "DiagnosticFailed"),
     ],
 )  # fmt: skip
