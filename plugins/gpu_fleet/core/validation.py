@@ -34,7 +34,7 @@ NODE_CAUSES: frozenset[str] = frozenset(
         *("MpsDaemonAbsent", "MpsLimitMissing", "DevicePluginNotRegistered", "DevicePluginNotReady"),
         *("SharingNotApplied", "AllocatableMismatch", "DriverTooOld", "ClockSkew"),
         *("NoNvidiaSmi", "NvidiaSmiFailed", "NoGpuVisible", "NoDriverLibrary", "CudaFailed", "VectorAddFailed"),
-        *("AdmissionRefused", "ContainerNotStarted", "SeesWrongGpus", "WrongResult"),
+        *("ContainerNotStarted", "SeesWrongGpus", "WrongResult"),
         *("RanOneAfterAnother", "GpuNotExclusive", "GpuOvercommitted", "WrongGpuCount", "DifferentGpus"),
         *("Oversubscribed", "TwoSharesGranted"),
         *("SharerStarved", "ThroughputTooLow", "GpuSlow", "NothingComputed"),
