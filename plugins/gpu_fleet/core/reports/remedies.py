@@ -58,6 +58,14 @@ REMEDIES: dict[str, str] = {
     "NvidiaSmiFailed": "nvidia-smi fails in the container: look for XID errors in the kernel log, replace the node.",
     "NoGpuVisible": "The container got a GPU and sees none: is the NVIDIA runtime configured on this AMI?",
     "DcgmFailed": "The message names DCGM's failed tests; a hardware test that fails twice means a new node.",
+    "NoDcgm": "validation.images.dcgm has no dcgmi: name an image of DCGM.",
+    "NoHostEngine": "DCGM's host engine does not start or answer in the container: compare the versions of "
+    "validation.images.dcgm and the node's driver.",
+    "DiagnosticFailed": "DCGM's diagnostic itself did not run; the message shows what it said. Run the image by hand "
+    "on this node.",
+    "NoVectorAdd": "validation.images.vectorAdd has no vectorAdd sample where it is looked for; name NVIDIA's image, "
+    "or set validation.probes.vectorAdd: false.",
+    "Interrupted": "The probe was told to stop: somebody deleted it, or its node is being drained; start another run.",
     "ProbeBroken": "The probe itself failed; its message says how. Run the image by hand on this node.",
     "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
     "ImageUnpullable": "Check the image's name and tag in validation.images, the pull secret, and the way to the "

@@ -207,6 +207,15 @@ def test_a_large_pool_lists_some_failures_and_folds_the_rest() -> None:
 
 
 # --- remedies --------------------------------------------------------------------------------------------------------
+def test_every_reason_of_the_probe_programs_has_a_remedy() -> None:
+    programs = Path(REMEDIES_FILE).parents[4] / "include" / "probes"
+    text = "".join(path.read_text() for path in programs.glob("*.*"))
+    reasons = set(re.findall(r"report [0-9] ([A-Z]\w+)|Trouble\(\"([A-Z]\w+)", text))
+    found = {shell or python for shell, python in reasons}
+    assert found >= {"NoDcgm", "WrongResult", "NoNvidiaSmi"}
+    assert not found - REMEDIES.keys()
+
+
 def test_every_reason_has_a_remedy() -> None:
     assert all(sentence.endswith((".", "?")) for sentence in REMEDIES.values())
     assert set(REMEDIES) >= NODE_CAUSES
