@@ -134,12 +134,15 @@ def standing(fleet: Fleet) -> Fleet:
 
 
 def order(item: pytest.Item) -> int:
-    """What wants the capacity standing comes first and shares one lifecycle run, then the upgrade that breaks it; the
-    scan for secrets is after all runs. That saves minutes; no test depends on it."""
+    """What wants the capacity standing comes first and shares one lifecycle run, then the defects that are mended
+    again, then the upgrade that breaks it; the scan for secrets is after all runs. That saves minutes; no test depends
+    on it."""
     fixtures = getattr(item, "fixturenames", ())
     if item.path.stem == "test_secrets":
-        return 3
-    return 0 if "standing" in fixtures else 1 if "upgrade" in fixtures else 2
+        return 4
+    if "rounds" in fixtures:
+        return 1
+    return 0 if "standing" in fixtures else 2 if "upgrade" in fixtures else 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

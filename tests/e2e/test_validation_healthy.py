@@ -1,0 +1,57 @@
+"""A healthy pool raises no alarm, however often it is validated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.fleet import SHARED, WHOLE, Fleet, cluster_spec
+from tests.e2e.revalidation import left_behind
+
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1200)]
+
+#: Validations of each pool. They run without the scheduler, whose part is tested elsewhere, and hold the GPUs for less
+#: time than the other tests' do; the operators, the pods, the probe programs and the verdicts are the same.
+ROUNDS = int(os.environ.get("E2E_HEALTHY_ROUNDS", "50"))
+#: Simulated; 3 s and 2 s at speed 15.
+SHORT = {"validation": {"overlap": "45s", "throughput": {"duration": "30s"}, "minimumDriver": "570"}}
+
+
+@pytest.fixture
+def rounds(fleet: Fleet) -> Fleet:
+    """Capacity that stands."""
+    fleet.stand()
+    return fleet
+
+
+def test_healthy_pools_raise_no_alarm(rounds: Fleet) -> None:
+    """Both pools at the same time, as in a run of the DAG."""
+    fleet = rounds
+    claims = set(fleet.node_claims())
+    spec = cluster_spec(changes=SHORT)
+    workers = {pool: start(fleet, {"spec": spec, "pool": pool, "rounds": ROUNDS}) for pool in (SHARED, WHOLE)}
+    for pool, worker in workers.items():
+        out, _ = worker.communicate(timeout=1100)
+        results = [json.loads(line) for line in out.splitlines() if line.startswith('{"round"')]
+        assert worker.returncode == 0, out[-3000:]
+        assert [alarm for result in results for alarm in result["alarms"]] == []
+        assert len(results) == ROUNDS
+        for result in results:
+            assert set(result["outcomes"].values()) == {"Passed"}, (pool, result)
+    assert left_behind(fleet, claims) == []
+
+
+def start(fleet: Fleet, asked: dict[str, object]) -> subprocess.Popen[str]:
+    """A worker in the environment of Airflow's tasks."""
+    script = str(Path(__file__).with_name("validation_worker.py"))
+    # The stack keeps what it gave to Airflow, and the sandbox's own environment with its connection.
+    env = {**os.environ, **fleet.stack.environment}
+    for name in ("KUBECONFIG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        env.pop(name, None)
+    command = [sys.executable, script, json.dumps(asked)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
