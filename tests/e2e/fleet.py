@@ -58,7 +58,7 @@ DEADLINES = {
     "nodePoolReady": "45s",
     "capacity": "2m",
     "prove": "90s",
-    "validation": "2m",
+    "validation": "5m",  # the probes, which it also bounds, run in simulated time
     "drain": "2m",
     "teardown": "3m",
     "cleanup": "1m",
