@@ -6,6 +6,7 @@ found where it is, with its own reason, and nowhere else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,7 +187,7 @@ def healthy(fleet: Fleet) -> bool:
 def play(fleet: Fleet, defects: Sequence[Defect]) -> Findings:
     """Break, revalidate the pools concerned, read what was found, and mend.
 
-    The cluster is as it was afterwards, but for nodes that a defect took away.
+    The cluster is as it was afterwards; a lifecycle run replaces nodes that a defect took away.
     """
     places = {defect.name: defect.where(fleet) for defect in defects}
     claims = set(fleet.node_claims())
@@ -214,8 +215,9 @@ def play(fleet: Fleet, defects: Sequence[Defect]) -> Findings:
         for defect in begun:
             defect.end(fleet, places[defect.name])
     found = {pool: blamed(run, pool) for pool in pools}
-    if not took_away:
-        until("healthy nodes again", lambda: healthy(fleet), 90)
+    if took_away:
+        fleet.lifecycle().succeeded()
+    until("healthy nodes again", lambda: healthy(fleet), 90)
     return Findings(run, found, left, places)
 
 
@@ -251,14 +253,17 @@ def without_runtime_class(fleet: Fleet, _node: str) -> None:
 
 
 def with_runtime_class(fleet: Fleet, _node: str) -> None:
-    fleet.kubectl.apply(
-        {
-            "apiVersion": "node.k8s.io/v1",
-            "kind": "RuntimeClass",
-            "metadata": {"name": "nvidia"},
-            "handler": "nvidia",
-        }
-    )
+    """As the package had applied it; anything else would be drift."""
+    if fleet.kubectl.get("runtimeclass", "nvidia"):
+        return
+    labels = {"gpu-fleet.io/cluster": CLUSTER, "gpu-fleet.io/component": "manifest"}
+    wanted = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "nvidia", "labels": labels},
+        "handler": "nvidia",
+    }
+    fleet.kubectl.run("create", "-f", "-", stdin=json.dumps(wanted))
 
 
 def occupy(fleet: Fleet, node: str) -> None:

@@ -88,8 +88,14 @@ ROUNDS: dict[str, tuple[Defect, ...]] = {
     ),
 }
 IN_MAKE_TEST = ("starved and lost", "replicas and XID", "split and garbage")
-#: An image that no node has pulled yet: what is on a node's disk needs no registry.
-FRESH_IMAGE = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubi8"
+#: Round to what its spec has in addition. An image that no node has pulled yet: what is on a node's disk needs no
+#: registry. And time for its pods, in simulated seconds, so that a pull is given up (45 real ones) before they are.
+SPECS: dict[str, Json] = {
+    "skew and an image": {
+        "validation": {"images": {"vectorAdd": "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubi8"}},
+        "deadlines": {"validation": "20m"},
+    }
+}
 
 Rounds = Callable[[str], Findings]
 
@@ -103,8 +109,7 @@ def rounds(the_fleet: Fleet) -> Rounds:
 
     def findings(name: str) -> Findings:
         if name not in played:
-            image = {"validation": {"images": {"vectorAdd": FRESH_IMAGE}}} if name == "skew and an image" else {}
-            the_fleet.write_spec(merged(cluster_spec(), image))
+            the_fleet.write_spec(merged(cluster_spec(), SPECS.get(name, {})))
             try:
                 played[name] = play(the_fleet, ROUNDS[name])
             finally:

@@ -164,6 +164,11 @@ def claims_unchanged(
     return failed("nodeClaims", "NodeClaimsBought", message, **figures)
 
 
+def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
+    """The nodes that were gone when they were looked at, in this probe or an earlier one of the run."""
+    return {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
+
+
 def is_ours(pod: Object) -> bool:
     """Whether a pod is a probe or a placeholder of this package."""
     return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, "placeholder", "hold")

@@ -365,12 +365,19 @@ class RunProbesOperator(PoolOperator):
         ]
 
     def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
-        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION, asking_for_new_nodes, claims_unchanged
+        from gpu_fleet.core.validation import (
+            NO_MEMORY_ISOLATION,
+            asking_for_new_nodes,
+            claims_unchanged,
+            vanished_nodes,
+        )
         from gpu_fleet.core.validation_report import PoolReport
 
         reports, pods = tuple(progress.reports(context)), self.kube.list(POD)
         claims = [item["metadata"]["name"] for item in self.kube.list(NODE_CLAIM, label_selector=self.of_pool())]
-        gone = {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
+        earlier = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
+        told = [node for value in earlier if value for node in PoolReport.from_json(value).nodes]
+        gone = vanished_nodes([*told, *reports])
         accounted = {claim for claim, node in (before.get("claims") or {}).items() if node in gone}
         check = claims_unchanged(
             before["nodeClaims"], claims, pods, asking_for_new_nodes(pods, before["nodes"]), accounted=accounted

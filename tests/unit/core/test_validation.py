@@ -13,10 +13,11 @@ from gpu_fleet.core.validation import (
     judge_node,
     refusal_reason,
     refused_node,
+    vanished_nodes,
 )
 from gpu_fleet.core.validation_evidence import NodeEvidence, evidence_of, overlap
 from gpu_fleet.core.validation_node import Promise, node_facts
-from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
+from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport, failed, passed
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, node, plugin_pod, user_pod
 from tests.unit.core.probe_objects import NODE, OTHER_UUID, UUID
@@ -439,6 +440,14 @@ def test_validation_neither_buys_nor_loses_nodes(
 ) -> None:
     found = claims_unchanged(before, after, pods, asking_for_new_nodes(pods, ["n1"]))
     assert (found.reason, found.outcome) == (reason, outcome)
+
+
+def test_a_node_that_an_earlier_probe_missed_explains_its_claim_to_all_later_ones() -> None:
+    gone = NodeReport("n1", {}, (failed("node", "NodeVanished", "gone"),))
+    sick = NodeReport("n2", {}, (failed("hardware", "XidError", "79"),))
+    well = NodeReport("n3", {}, (passed("node", "NodeReady", "there"),))
+    assert vanished_nodes([gone, sick, well]) == {"n1"}
+    assert claims_unchanged(["a", "b"], ["b"], [], set(), accounted={"a"}).outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize(
