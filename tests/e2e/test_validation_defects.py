@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e import revalidation
-from tests.e2e.fleet import CLUSTER, SHARED, WHOLE, Fleet, Json, cluster_spec, merged, until
+from tests.e2e.fleet import SHARED, WHOLE, Fleet, Json, cluster_spec, merged, until
 from tests.e2e.revalidation import Defect, Findings, left_behind, play, revalidate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
@@ -193,51 +193,3 @@ def test_a_node_or_pool_that_is_not_there_is_named(rounds: Rounds, fleet: Fleet)
     assert any("ip-10-9-9-9" in run.log(task_id) for task_id in run.failed), run.failed
     with pytest.raises(Exception, match="no-such-pool"):
         revalidate(fleet, "no-such-pool")
-
-
-# --- sharing by MPS ---------------------------------------------------------------------------------------------------
-@pytest.mark.full
-class TestMps:
-    """The shared pool, shared by MPS instead."""
-
-    @pytest.fixture(scope="class")
-    def mps(self, the_fleet: Fleet) -> Fleet:
-        the_fleet.reset()
-        the_fleet.write_spec(mps_spec())
-        the_fleet.lifecycle(pools=[SHARED]).succeeded()
-        assert the_fleet.allocatable() == {SHARED: [4]}
-        return the_fleet
-
-    def test_clients_with_their_limits_are_healthy(self, mps: Fleet, fleet: Fleet) -> None:
-        run = revalidate(fleet, SHARED)
-        assert revalidation.blamed(run, SHARED) == {}
-        run.succeeded()
-
-    def test_a_daemon_that_is_absent_is_named(self, mps: Fleet, fleet: Fleet) -> None:
-        (node,) = revalidation.names_of(fleet, SHARED)
-        with fleet.fault("mps-daemon-absent", {"node": node}):
-            until("the daemon's end", lambda: not daemon_ready(fleet), 60)
-            run = revalidate(fleet, SHARED)
-        assert run.state == "failed"
-        assert revalidation.blamed(run, SHARED) == {node: {"MpsDaemonAbsent"}}
-        assert left_behind(fleet) == []
-        until("the daemon", lambda: daemon_ready(fleet), 120)
-
-
-def mps_spec() -> Json:
-    spec = cluster_spec(CLUSTER)
-    sharing = {"mode": "mps", "replicas": 4, "failRequestsGreaterThanOne": True}
-    pools = [
-        {**pool, "sharing": sharing, "wantedNodes": 1} if pool["name"] == SHARED else pool for pool in spec["nodePools"]
-    ]
-    return {**spec, "nodePools": pools}
-
-
-def daemon_ready(fleet: Fleet) -> bool:
-    """Whether the MPS control daemon's pods are ready."""
-    pods = [
-        pod
-        for pod in fleet.kubectl.get("pods", "-n", "nvidia-device-plugin")
-        if "mps-control-daemon" in pod["metadata"]["name"]
-    ]
-    return bool(pods) and all(c["ready"] for pod in pods for c in pod["status"].get("containerStatuses") or [])

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.spec import parse_cluster
@@ -61,7 +61,9 @@ def execute(task: Any, ti: TaskInstance) -> None:
 
 def validate(spec: Any, pool: str, number: int) -> dict[str, Any]:
     """One validation; ``alarms`` are the conspicuous checks and the failures of tasks, in words."""
-    ti, alarms, outcomes, began = TaskInstance(f"healthy__{number}", spec), [], {}, time.monotonic()
+    ti, began = TaskInstance(f"healthy__{number}", spec), time.monotonic()
+    alarms: list[str] = []
+    outcomes: dict[str, str] = {}
     first = "sharing" if spec.pool(pool).shared else "exclusive"
     with DAG("gpu_revalidate.demo"):
         protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=pool)
@@ -71,8 +73,8 @@ def validate(spec: Any, pool: str, number: int) -> dict[str, Any]:
     for task in (protect, *probes, clean_up):
         try:
             execute(task, ti)
-        except GpuFleetError as error:
-            alarms.append(f"{task.task_id}: {error.reason}: {error.message}")
+        except (GpuFleetError, AirflowSkipException) as error:
+            alarms.append(f"{task.task_id}: {error}")
     for task in probes:
         report = ti.xcom_pull(task.task_id, "report") or {"outcome": "no report", "nodes": [], "poolChecks": []}
         outcomes[task.task_id] = report["outcome"]
