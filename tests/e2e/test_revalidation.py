@@ -57,6 +57,7 @@ def test_a_healthy_cluster_is_proven_again_and_left_as_it_was(standing: Fleet) -
     assert_all_given_back(standing)
 
 
+@pytest.mark.full
 def test_drift_is_reported_and_holds_up_no_proof(standing: Fleet) -> None:
     validated = events(standing, "validated")
     limits = "/spec/limits/nodes"
@@ -106,6 +107,7 @@ def test_a_taken_turn_is_neither_a_pass_nor_an_alarm(standing: Fleet) -> None:
     assert {topic: events(standing, topic) for topic in before} == before
 
 
+@pytest.mark.full
 def test_one_node_alone_is_looked_at(standing: Fleet) -> None:
     name = next(
         node["metadata"]["name"]
@@ -126,6 +128,7 @@ def test_an_unknown_node_is_named_with_the_known_ones(standing: Fleet) -> None:
     assert_all_given_back(standing)
 
 
+@pytest.mark.full
 def test_a_run_that_a_person_marks_failed_gives_everything_back_and_stays_failed(standing: Fleet) -> None:
     run_id = standing.start(REVALIDATE)
     probe = f"validation.pool_{SHARED}.sharing"
@@ -181,6 +184,7 @@ def remediation(run: Run) -> Json:
     return found
 
 
+@pytest.mark.full
 def test_a_broken_node_is_quarantined_and_released_when_it_is_well_again(standing: Fleet, lost_gpu: str) -> None:
     validated, bad = events(standing, "validated"), events(standing, "not-ready")
     run = standing.run(REVALIDATE)

@@ -160,6 +160,7 @@ def report_failures(report: Json) -> list[Json]:
     ]
 
 
+@pytest.mark.full
 def test_healthy_capacity_raises_no_alarm_afterwards(rounds: Rounds, fleet: Fleet) -> None:
     """Also of one node alone."""
     fleet.stand()
