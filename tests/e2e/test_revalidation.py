@@ -57,6 +57,12 @@ def test_a_healthy_cluster_is_proven_again_and_left_as_it_was(standing: Fleet) -
     assert_all_given_back(standing)
 
 
+def patcher(fleet: Fleet) -> int:
+    """Where the shared NodePool's managedFields name ``kubectl patch``."""
+    (pool,) = fleet.kubectl.get("nodepool", SHARED, "--show-managed-fields")
+    return [entry["manager"] for entry in pool["metadata"]["managedFields"]].index("kubectl-patch")
+
+
 @pytest.mark.full
 def test_drift_is_reported_and_holds_up_no_proof(standing: Fleet) -> None:
     validated = events(standing, "validated")
@@ -72,6 +78,9 @@ def test_drift_is_reported_and_holds_up_no_proof(standing: Fleet) -> None:
         run = standing.run(REVALIDATE)
     finally:
         set_limit(wanted)
+        # kubectl would go on owning the field, and a later run that wants another limit would meet a conflict.
+        path = "--patch=" + json.dumps([{"op": "remove", "path": f"/metadata/managedFields/{patcher(standing)}"}])
+        standing.kubectl.run("patch", "nodepool", SHARED, "--type=json", path)
     assert (run.state, run.failed) == ("failed", ["check_drift"])
     (drift,) = run.xcom("check_drift", "drift")
     assert (drift["kind"], drift["object"], drift["field"]) == ("changed", f"NodePool {SHARED}", "spec.limits.nodes")

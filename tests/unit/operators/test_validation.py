@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import GateFailed
 from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
@@ -22,7 +24,8 @@ from gpu_fleet.core.names import (
     VALIDATION_NAMESPACE,
 )
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator
+from gpu_fleet.operators import validation
+from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.specs import demo_spec
@@ -105,6 +108,37 @@ def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
 def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
     assert CleanUpValidationOperator.only_in_turn
     assert not ProtectNodesOperator.only_in_turn
+
+
+class EndedFromOutside(TaskInstance):
+    """Of a run that was marked failed while the probes were being created."""
+
+    def xcom_pull(self, task_ids: str | None = None, key: str = "return_value") -> Any:
+        return None if task_ids == "sharing" else super().xcom_pull(task_ids, key)
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_what_an_ended_task_still_creates_is_removed_as_well(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, reported: bool
+) -> None:
+    pod(cluster, "early", "probe")
+    pause = time.sleep
+
+    def sleep(seconds: float) -> None:
+        if seconds == validation.ENDS_WITHIN_S:
+            pod(cluster, "late", "probe")
+        else:
+            pause(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ti = (TaskInstance if reported else EndedFromOutside)(spec=spec_at(str(cluster.access.path)))
+    ti.task_states = {"protect": "success", "sharing": "failed"}
+    ti.xcoms = {"summary": {"outcome": "Failed"}}
+    with DAG("gpu_revalidate.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
+        protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
+        protect >> RunProbesOperator(task_id="sharing", node_pool=POOL, probe="sharing") >> clean
+    assert clean.execute(context(ti))["pods"] == (["early"] if reported else ["early", "late"])
 
 
 # --- protection ---
