@@ -42,6 +42,7 @@ class Scheduler(Controller):
         super().__init__(context)
         self._pending: dict[str, Object] = {}
         self._assumed: dict[str, tuple[Object, str]] = {}
+        self._left = False
 
     def wire(self) -> None:
         self.pods = self.watch("Pod", self._pod_changed)
@@ -57,6 +58,7 @@ class Scheduler(Controller):
             if not was_pending or new["spec"].get("nodeName"):
                 gone = change == "DELETED" or is_finished(new)
                 arrived = old is None or not old["spec"].get("nodeName")
+                self._left = self._left or gone
                 if (gone or arrived or _labels_changed(old, new)) and self._pending:
                     self.queue.add("round")
             return
@@ -78,10 +80,12 @@ class Scheduler(Controller):
 
     async def reconcile(self, key: Any) -> None:
         await asyncio.sleep(GATHER)
-        snapshot = Snapshot(self.nodes.items(), self.pods.items(), self._assumed)
+        snapshot = self._snapshot()
         for pod in sorted(self._pending.values(), key=lambda each: -priority(each)):  # stable: first come, first served
             if uid(pod) not in self._pending or uid(pod) in self._assumed:
                 continue
+            if self._left:  # there is room that this round's first look did not see
+                snapshot = self._snapshot()
             try:
                 await self._schedule(pod, snapshot)
             except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -90,6 +94,10 @@ class Scheduler(Controller):
                     log.debug("scheduling %s failed: %r", meta(pod)["name"], error)
                 self.queue.add_after(key, AGAIN)
 
+    def _snapshot(self) -> Snapshot:
+        self._left = False
+        return Snapshot(self.nodes.items(), self.pods.items(), self._assumed)
+
     async def _schedule(self, pod: Object, snapshot: Snapshot) -> None:
         if pod["spec"].get("schedulingGates"):
             text = "Scheduling is blocked due to non-empty scheduling gates"
@@ -97,9 +105,10 @@ class Scheduler(Controller):
             return
         refusals: dict[str, Refusal] = {}
         fitting: list[NodeInfo] = []
+        promised = self._nominated(pod)
         for info in snapshot.nodes.values():
             # Room made by preemption belongs to the pod it was made for.
-            seen = info.plus(self._nominated(pod, info.name))
+            seen = info.plus(promised[info.name]) if info.name in promised else info
             objection = refusal(pod, seen, snapshot.replaced(seen) if len(seen.pods) != len(info.pods) else snapshot)
             if objection is None:
                 fitting.append(info)
@@ -110,14 +119,14 @@ class Scheduler(Controller):
         else:
             await self._refuse(pod, snapshot, refusals)
 
-    def _nominated(self, pod: Object, node: str) -> list[Object]:
-        return [
-            other
-            for other in self._pending.values()
-            if uid(other) != uid(pod)
-            and (other.get("status") or {}).get("nominatedNodeName") == node
-            and priority(other) >= priority(pod)
-        ]
+    def _nominated(self, pod: Object) -> dict[str, list[Object]]:
+        """Node to the other pending pods that are promised room there and are as important as this one."""
+        found: dict[str, list[Object]] = {}
+        for key, other in self._pending.items():
+            node = (other.get("status") or {}).get("nominatedNodeName")
+            if node and key != uid(pod) and priority(other) >= priority(pod):
+                found.setdefault(node, []).append(other)
+        return found
 
     async def _bind(self, pod: Object, info: NodeInfo, snapshot: Snapshot) -> None:
         namespace, name = meta(pod)["namespace"], meta(pod)["name"]
@@ -137,9 +146,9 @@ class Scheduler(Controller):
             message += f" preemption: {obstacle}"
         else:
             promised = snapshot
-            for info in snapshot.nodes.values():
-                if nominated := self._nominated(pod, info.name):
-                    promised = promised.replaced(info.plus(nominated))
+            for node, nominated in self._nominated(pod).items():
+                if node in snapshot.nodes:
+                    promised = promised.replaced(snapshot.nodes[node].plus(nominated))
             candidate, reasons = preemption.find(pod, promised, refusals, self.budgets.items())
             if candidate is None:
                 message += f" preemption: {_counted(len(snapshot.nodes), reasons)}"
