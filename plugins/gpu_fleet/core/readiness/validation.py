@@ -65,18 +65,27 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
             )
         return progressing("ProbesAbsent", f"there is no probe pod in {args['namespace']} yet")
     nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
-    waiting = [why for round_ in active if (why := _waits_for(round_, pods, nodes.get(round_.node), now))]
+    by_node: dict[str, list[Object]] = {}
+    for pod in pods:
+        by_node.setdefault(pinned_to(pod), []).append(pod)
+    waiting = [
+        why
+        for round_ in active
+        if (why := _waits_for(round_, by_node.get(round_.node, []), nodes.get(round_.node), now))
+    ]
     if not waiting:
         return ready("ProbesSettled", f"the probes of {len(active)} node(s) are over", nodes=len(active))
     more = f" (and {len(waiting) - 1} more node(s))" if len(waiting) > 1 else ""
     return progressing(waiting[0][0], waiting[0][1] + more)
 
 
-def _waits_for(round_: NodeRound, pods: Sequence[Object], node: PoolNode | None, now: float) -> tuple[str, str] | None:
-    """What the round still waits for on its node, as (reason, message); ``None`` if it is settled."""
+def _waits_for(round_: NodeRound, mine: Sequence[Object], node: PoolNode | None, now: float) -> tuple[str, str] | None:
+    """What the round still waits for on its node, as (reason, message); ``None`` if it is settled.
+
+    :param mine: the pods that are pinned to the node.
+    """
     if node is None or node.leaving:
         return None
-    mine = [pod for pod in pods if pinned_to(pod) == round_.node]
     users = [pod for pod in mine if not is_greedy(pod)]
     greedy = [pod for pod in mine if is_greedy(pod)]
     # A pod that is not there any more will not report either.
