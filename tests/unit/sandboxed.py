@@ -39,11 +39,18 @@ def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> An
 
 
 async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
-    """Ends TLS connections that still wait for the other side's goodbye: a stopped loop would leave them open."""
-    for transport in list(loop._transports.values()):  # type: ignore[attr-defined]
-        if transport._sock is not None:
-            transport.abort()
+    """Ends TLS connections that still wait for the other side's goodbye: a stopped loop would leave them open.
+
+    Again and again for a while, since what is just ending may open one more.
+    """
+    patience = loop.time() + 5
     await asyncio.sleep(0.05)
+    while open_ones := [each for each in list(loop._transports.values()) if each._sock is not None]:  # type: ignore[attr-defined]
+        for transport in open_ones:
+            transport.abort()
+        if loop.time() > patience:
+            break
+        await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
