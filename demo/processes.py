@@ -84,13 +84,19 @@ def pss_mb(pids: list[int]) -> float:
 
 
 def stop_descendants(pid: int, *, first: subprocess.Popen[bytes], grace: float = 10) -> None:
-    """End everything below ``pid``, ``first`` before the rest, so that it can end its own children in order."""
+    """End everything below ``pid``, ``first`` before the rest, so that it can end its own children in order.
+
+    What it has left behind is asked to end as well; what then still lives after ``grace`` seconds is killed.
+    """
     members = [member for member in session_pids(pid) if member != pid]
     if first.poll() is None:
         first.terminate()
+    asked = False
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline and alive(members):
-        first.poll()
+        if first.poll() is not None and not asked:
+            _signal(alive(members), signal.SIGTERM)
+            asked = True
         time.sleep(0.1)
     left = {member for member in session_pids(pid) if member != pid} | set(alive(members))
     _signal(sorted(left), signal.SIGKILL)

@@ -123,4 +123,4 @@ def parse(tmp_path_factory: pytest.TempPathFactory) -> Parse:
 @pytest.fixture(scope="session")
 def fleet(parse: Parse) -> dict[str, Any]:
     """The shipped DAGs over the shipped cluster files."""
-    return parse()
+    return parse(PYTHONHASHSEED="1")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.dags.conftest import Parse
+from tests.dags.conftest import ROOT, Parse
 from tests.dags.test_integrity import POOLS, PROBE, ancestors, write_cluster
 
 DAG_ID = "gpu_revalidate.demo"
@@ -39,34 +38,43 @@ SCHEDULE = ("schedule: null", 'schedule: "0 6 * * 1"')
 OVERDUE = ("teardown:\n", "validation: {overdueAfter: 2h}\n\nteardown:\n")
 
 
-def revalidation_of(parse: Parse, folder: Path, *replaced: tuple[str, str]) -> dict[str, Any]:
-    write_cluster(folder, "other")
-    path = folder / "other.yaml"
-    text = path.read_text()
-    for old, new in replaced:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_text(text)
-    found = parse(folder, _AIRFLOW_PARSING_CONTEXT_DAG_ID="gpu_revalidate.other", _AIRFLOW_PARSING_CONTEXT_TASK_ID="x")
+#: Name of a cluster -> what its file says otherwise than the demo's.
+CLUSTERS = {
+    "scheduled": (SCHEDULE,),
+    "absent": (SCHEDULE, OVERDUE, ("state: present", "state: absent")),
+    "watched": (SCHEDULE, OVERDUE),
+}
+
+
+@pytest.fixture(scope="module")
+def others(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The revalidations of these clusters, by the cluster's name."""
+    folder = tmp_path_factory.mktemp("clusters")
+    for name, replaced in CLUSTERS.items():
+        write_cluster(folder, name)
+        path = folder / f"{name}.yaml"
+        text = path.read_text()
+        for old, new in replaced:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+    found = parse(folder, [ROOT / "dags" / "gpu_revalidate.py"])
     assert found["errors"] == {}
-    assert list(found["dags"]) == ["gpu_revalidate.other"]
-    one: dict[str, Any] = found["dags"]["gpu_revalidate.other"]
-    return one
+    return {name: found["dags"][f"gpu_revalidate.{name}"] for name in CLUSTERS}
 
 
-def test_it_runs_on_the_specs_schedule_without_making_up_for_missed_times(parse: Parse, tmp_path: Path) -> None:
-    found = revalidation_of(parse, tmp_path, SCHEDULE)
+def test_it_runs_on_the_specs_schedule_without_making_up_for_missed_times(others: dict[str, Any]) -> None:
+    found = others["scheduled"]
     assert (found["schedule"], found["catchup"], found["max_active_runs"]) == ("0 6 * * 1", False, 1)
 
 
-def test_a_cluster_that_is_to_be_absent_has_no_schedule_and_no_deadline(parse: Parse, tmp_path: Path) -> None:
-    found = revalidation_of(parse, tmp_path, SCHEDULE, OVERDUE, ("state: present", "state: absent"))
-    assert (found["schedule"], found["deadlines"]) == (None, [])
+def test_a_cluster_that_is_to_be_absent_has_no_schedule_and_no_deadline(others: dict[str, Any]) -> None:
+    assert (others["absent"]["schedule"], others["absent"]["deadlines"]) == (None, [])
 
 
-def test_a_late_revalidation_raises_an_alarm_where_the_spec_asks_for_one(parse: Parse, tmp_path: Path) -> None:
-    found = revalidation_of(parse, tmp_path, SCHEDULE, OVERDUE)
-    assert found["deadlines"] == [7200.0]
+def test_a_late_revalidation_raises_an_alarm_where_the_spec_asks_for_one(others: dict[str, Any]) -> None:
+    assert others["scheduled"]["deadlines"] == []
+    assert others["watched"]["deadlines"] == [7200.0]
 
 
 def test_its_params_are_a_described_form(dag: dict[str, Any]) -> None:

@@ -14,15 +14,17 @@ import pytest
 from demo.processes import alive
 
 ROOT = Path(__file__).resolve().parents[3]
-#: A command that starts a child in a session of its own, which ignores SIGTERM, and tells both pids.
-STUBBORN = """
+#: A command that starts a child in a session of its own and tells both pids.
+COMMAND = """
 import os, subprocess, sys, time
-code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", {child!r}], start_new_session=True)
 print(os.getpid(), child.pid, flush=True)
 time.sleep(600)
 """
-#: Starts a warden for STUBBORN and waits, as the demo does.
+WILLING = COMMAND.format(child="import time; time.sleep(600)")
+#: With a child that ignores SIGTERM: that costs the warden's whole patience.
+STUBBORN = COMMAND.format(child="import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+#: Starts a warden for a command and waits, as the demo does.
 STARTER = """
 import os, subprocess, sys, time
 args = [sys.executable, "-m", "demo.warden", str(os.getpid()), sys.executable, "-c", sys.argv[1]]
@@ -46,9 +48,9 @@ def read_pids(process: subprocess.Popen[str], count: int) -> list[int]:
     return pids
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_everything_ends_with_a_killed_starter(number: signal.Signals) -> None:
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, STUBBORN], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+@pytest.mark.parametrize(("number", "command"), [(signal.SIGKILL, STUBBORN), (signal.SIGTERM, WILLING)])
+def test_everything_ends_with_a_killed_starter(number: signal.Signals, command: str) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     pids = read_pids(starter, 3)
     starter.send_signal(number)
     starter.wait()
@@ -59,7 +61,7 @@ def test_everything_ends_with_a_killed_starter(number: signal.Signals) -> None:
 
 def test_everything_ends_with_a_terminated_warden() -> None:
     warden = subprocess.Popen(
-        [sys.executable, "-m", "demo.warden", str(os.getpid()), sys.executable, "-c", STUBBORN],
+        [sys.executable, "-m", "demo.warden", str(os.getpid()), sys.executable, "-c", WILLING],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,

@@ -27,6 +27,7 @@ from gpu_fleet.core.releases.components import COMPONENTS, release_request
 from gpu_fleet.core.releases.drift import FIELD_MANAGER as HELM
 from gpu_fleet.core.releases.drift import completed
 from gpu_fleet.core.releases.ledger import Entry, Ledger
+from gpu_fleet.hooks import kubernetes_transport
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators.drift import DRIFT, UNREAD, CheckDriftOperator
@@ -228,7 +229,10 @@ def test_parts_that_are_managed_elsewhere_are_left_out(cluster: SandboxCluster) 
     assert drift == []
 
 
-def test_what_cannot_be_read_for_a_while_is_named_and_looked_at_again(cluster: SandboxCluster) -> None:
+def test_what_cannot_be_read_for_a_while_is_named_and_looked_at_again(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_transport, "RETRY_BUDGET_S", 0.5)
     cluster.fail_requests(verb="patch", kind="RuntimeClass", status=503)
     drift, (error, unread) = check(cluster)
     assert drift == []
