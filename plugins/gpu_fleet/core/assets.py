@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.probes import Probe
+from gpu_fleet.core.probes import MEASURING
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 
 SCHEME = "gpu-fleet"
@@ -41,8 +41,6 @@ class PoolState(StrEnum):
     NOT_READY = "NotReady"
 
 
-#: Probes that measure what another probe has proven: where they find no free GPU, that proof stands.
-MEASURING = frozenset({Probe.THROUGHPUT, Probe.DCGM})
 #: Reason of a pool that passed on all nodes but those that this run took out of service.
 VALIDATED_WITHOUT = "ValidatedWithout"
 #: Outcome of a pool that has no report at all, because something before validation failed.
@@ -181,7 +179,7 @@ def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome,
             cause = node.cause
             mine = (node.outcome, cause.reason if cause is not None else "")
             weight = _WEIGHT[node.outcome]
-            if node.outcome is Outcome.BUSY and report.probe in MEASURING:
+            if node.outcome is Outcome.BUSY and report.probe in MEASURING:  # the proof before it stands
                 weight = _WEIGHT[Outcome.SKIPPED]
             if node.node not in found or weight < found[node.node][0]:
                 found[node.node] = (weight, mine)

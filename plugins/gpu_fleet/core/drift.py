@@ -180,22 +180,28 @@ def object_drifts(
             continue
         if _is_metadata_of_namespace(kind, item.path):
             continue
-        has, value = _at(live, item.path)
-        should, wanted = _at(applied, item.path)
-        if item.change is Change.ADDED:
-            should = False  # another manager's field is in the dry run's answer, too
-        what = Kind.CHANGED if has and should else (Kind.DELETED if should else Kind.ADDED)
-        found.append(
-            Drift(
-                what,
-                item.target,
-                item.field,
-                shown(kind, item.path, wanted) if should else None,
-                shown(kind, item.path, value) if has else None,
-                item.manager,
-            )
-        )
+        # Another manager's field is in the dry run's answer, too.
+        want = {} if item.change is Change.ADDED else applied
+        found.append(_of_field(item.target, item.path, live, want, kind=kind, by=item.manager))
     return found
+
+
+def _of_field(name: str, path: Path, have: Any, want: Any, *, kind: str = "", by: str = "") -> Drift:
+    """The drift of one field.
+
+    :param have: the whole object as it is, :param want: as it should be.
+    :param kind: the object's, which decides what may be shown.
+    """
+    has, found = _at(have, path)
+    should, wanted = _at(want, path)
+    return Drift(
+        Kind.CHANGED if has and should else (Kind.DELETED if should else Kind.ADDED),
+        name,
+        dotted(path),
+        shown(kind, path, wanted) if should else None,
+        shown(kind, path, found) if has else None,
+        by,
+    )
 
 
 def _is_metadata_of_namespace(kind: str, path: Path) -> bool:
@@ -286,18 +292,4 @@ def _content_drifts(name: str, request: ReleaseRequest, stored: Mapping[str, Any
         "chart": {"version": request.chart.version.removeprefix("v")},
         "values": json.loads(json.dumps(dict(request.values), default=str)),
     }
-    found = []
-    for path in differing(have, want):
-        has, value = _at(have, path)
-        should, wanted = _at(want, path)
-        kind = Kind.CHANGED if has and should else (Kind.DELETED if should else Kind.ADDED)
-        found.append(
-            Drift(
-                kind,
-                name,
-                dotted(path),
-                shown("", path, wanted) if should else None,
-                shown("", path, value) if has else None,
-            )
-        )
-    return found
+    return [_of_field(name, path, have, want) for path in differing(have, want)]

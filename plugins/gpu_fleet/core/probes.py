@@ -44,6 +44,8 @@ class Probe(StrEnum):
     DCGM = "dcgm"
 
 
+#: Probes that come after a first one has shown that GPUs work at all, and measure what it has proven.
+MEASURING = frozenset({Probe.THROUGHPUT, Probe.DCGM})
 #: The program in ``include/probes`` that a probe's pods run.
 SCRIPTS = dict.fromkeys(Probe, "gpu.sh") | {Probe.THROUGHPUT: "throughput.py", Probe.DCGM: "dcgm.sh"}
 

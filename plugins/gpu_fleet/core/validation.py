@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
 from gpu_fleet.core.capacity_objects import Object, gpus_requested, labels_of, node_of
 from gpu_fleet.core.names import LABEL_COMPONENT
 from gpu_fleet.core.probes import COMPONENT_PROBE, Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
 from gpu_fleet.core.validation_pods import clock, diagnostics, driver, reported, room, vector_add
-from gpu_fleet.core.validation_report import NOT_REACHED, Check, NodeReport, failed, passed, skipped
+from gpu_fleet.core.validation_report import Check, NodeReport, failed, not_reached, passed
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
 from gpu_fleet.core.validation_throughput import fairness, memory, total, whole_gpus
 
@@ -87,14 +88,10 @@ def judge_node(probe: Probe, evidence: NodeEvidence) -> NodeReport:
     done = {check.name: check for check in checks}
     for name, rule, needed in RULES[probe]:
         broken = next((each for each in (last, *needed) if not done[each].holds), None)
-        check = rule(evidence) if broken is None else skipped(name, NOT_REACHED, _rests_on(broken))
+        check = rule(evidence) if broken is None else not_reached(name, broken)
         done[name] = check
         checks.append(check)
     return NodeReport(evidence.round.node, instance_of(evidence), tuple(checks))
-
-
-def _rests_on(name: str) -> str:
-    return f"rests on check '{name}', which did not pass"
 
 
 def instance_of(looked: Looked) -> Mapping[str, str]:
@@ -107,7 +104,7 @@ def unfit_node(probe: Probe, looked: Looked) -> NodeReport | None:
     checks = look_at_node(looked)
     if all(check.holds for check in checks):
         return None
-    left_out = [skipped(name, NOT_REACHED, _rests_on(NODE_RULES[-1][0])) for name, _, _ in RULES[probe]]
+    left_out = [not_reached(name, NODE_RULES[-1][0]) for name, _, _ in RULES[probe]]
     return NodeReport(looked.facts.name, instance_of(looked), (*checks, *left_out))
 
 
@@ -171,7 +168,7 @@ def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
 
 def is_ours(pod: Object) -> bool:
     """Whether a pod is a probe or a placeholder of this package."""
-    return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, "placeholder", "hold")
+    return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD)
 
 
 def asking_for_new_nodes(pods: Iterable[Object], known_nodes: Iterable[str]) -> set[str]:

@@ -24,7 +24,7 @@ from gpu_fleet.core.capacity_objects import (
 )
 from gpu_fleet.core.capacity_plugin import plugin_pods
 from gpu_fleet.core.names import GPU_RESOURCE, RUNTIME_CLASS_NAME
-from gpu_fleet.core.validation_report import Check, failed, passed, skipped
+from gpu_fleet.core.validation_report import Check, failed, not_reached, passed, skipped
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec, NodePool
@@ -356,9 +356,7 @@ def look_at_node(looked: Looked) -> list[Check]:
     checks: list[Check] = []
     broken = ""
     for name, rule in NODE_RULES:
-        check = (
-            skipped(name, "NotReached", f"rests on check '{broken}', which did not pass") if broken else rule(looked)
-        )
+        check = not_reached(name, broken) if broken else rule(looked)
         if not broken and not check.holds:
             broken = name
         checks.append(check)

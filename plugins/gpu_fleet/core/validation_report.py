@@ -93,6 +93,11 @@ def skipped(name: str, reason: str, message: str) -> Check:
     return Check(name, Outcome.SKIPPED, reason, message)
 
 
+def not_reached(name: str, broken: str) -> Check:
+    """A check that says nothing, because the one that it rests on did not pass."""
+    return skipped(name, NOT_REACHED, f"rests on check '{broken}', which did not pass")
+
+
 @dataclass(frozen=True)
 class NodeReport:
     """All checks of one node; an empty list is Inconclusive, never a pass."""

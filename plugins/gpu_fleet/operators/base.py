@@ -75,18 +75,24 @@ def run_name(context: Mapping[str, Any]) -> str:
     return f"{ti.dag_id}/{ti.run_id}"
 
 
-def wait_started(context: Mapping[str, Any]) -> float:
-    """Epoch seconds at which this task began to wait: kept over its retries, so that they share one deadline.
+def attempt(context: Mapping[str, Any]) -> int:
+    """A number that all retries of a task share, and another one once a person has cleared it.
 
-    A task that a person clears gets a new deadline. Airflow does not say that it was cleared, but each clear raises
-    ``max_tries`` (``airflow.models.taskinstance.clear_task_instances``), and nothing else does.
+    It is kept with what a task remembers, so that a cleared task begins anew. Airflow does not say that a task was
+    cleared, but each clear raises ``max_tries`` (``airflow.models.taskinstance.clear_task_instances``), and nothing
+    else does.
     """
-    store, max_tries = context["task_state_store"], context["ti"].max_tries
+    return int(context["ti"].max_tries)
+
+
+def wait_started(context: Mapping[str, Any]) -> float:
+    """Epoch seconds at which this task began to wait: kept over its retries, so that they share one deadline."""
+    store = context["task_state_store"]
     kept = store.get(WAIT)
-    if isinstance(kept, Mapping) and kept.get("max_tries") == max_tries:
+    if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
         return float(kept["started"])
     started = time.time()
-    store.set(WAIT, {"started": started, "max_tries": max_tries})
+    store.set(WAIT, {"started": started, "attempt": attempt(context)})
     return started
 
 

@@ -12,6 +12,7 @@ from gpu_fleet.core.names import RUNTIME_CLASS_NAME
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.validation_report import NodeReport
 from gpu_fleet.core.waves import waves
+from gpu_fleet.operators.base import attempt
 
 if TYPE_CHECKING:
     from gpu_fleet.core.validation_node import NodeFacts
@@ -58,41 +59,40 @@ class Plan:
 class Progress:
     """How far a probe task has come, kept over its retries.
 
-    A task that a person clears begins anew: each clear raises ``max_tries``, and nothing else does.
+    A task that a person clears begins anew.
 
-    :ivar ended: how many waves are over.
+    :ivar ended: how many waves are over, :ivar attempt: see :func:`gpu_fleet.operators.base.attempt`.
     """
 
     waves: list[list[str]]
     ended: int
     since: float
-    max_tries: int
+    attempt: int
 
     @classmethod
     def begin(cls, context: Mapping[str, Any], nodes: Sequence[str], at_once: int) -> Progress:
         """What an earlier try of this task has left, if it is about the same nodes; else a fresh start."""
         kept = context["task_state_store"].get(PROGRESS)
-        max_tries = int(context["ti"].max_tries)
-        if isinstance(kept, Mapping) and kept.get("max_tries") == max_tries:
+        if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
             found = cls.load(context)
             if [node for wave in found.waves for node in wave] == list(nodes):
                 return found
-        fresh = cls(waves(nodes, at_once), 0, time.time(), max_tries)
+        fresh = cls(waves(nodes, at_once), 0, time.time(), attempt(context))
         fresh._save(context)
         return fresh
 
     @classmethod
     def load(cls, context: Mapping[str, Any]) -> Progress:
         kept = context["task_state_store"].get(PROGRESS)
-        return cls([list(wave) for wave in kept["waves"]], int(kept["ended"]), float(kept["since"]), kept["max_tries"])
+        return cls([list(wave) for wave in kept["waves"]], int(kept["ended"]), float(kept["since"]), kept["attempt"])
 
     @staticmethod
     def forget(context: Mapping[str, Any]) -> None:
         """Let the next try begin with the first wave."""
-        context["task_state_store"].set(PROGRESS, {"max_tries": -1})
+        context["task_state_store"].set(PROGRESS, {"attempt": None})
 
     def _save(self, context: Mapping[str, Any]) -> None:
-        value = {"waves": self.waves, "ended": self.ended, "since": self.since, "max_tries": self.max_tries}
+        value = {"waves": self.waves, "ended": self.ended, "since": self.since, "attempt": self.attempt}
         context["task_state_store"].set(PROGRESS, value)
 
     def wave(self) -> list[str] | None:

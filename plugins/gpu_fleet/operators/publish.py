@@ -13,10 +13,11 @@ from gpu_fleet.core.assets import Finding, PoolState, Topic
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
-from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.base import attempt, run_name
 from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, PoolOperator
 from gpu_fleet.operators.links import ReportLink
-from gpu_fleet.operators.validation import REPORT, SUMMARY, ProtectNodesOperator, RunProbesOperator, upstream_tasks
+from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
+from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_tasks
 
 #: XCom key of a remediation task: what came of the nodes that failed.
 REMEDIATION = "remediation"
@@ -197,9 +198,8 @@ class PublishPoolOperator(PoolOperator):
             "reason": finding.reason,
             "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
         }
-        # Noted after each one: a task that dies in between may tell one notifier twice, but never none. A person who
-        # clears the task wants it done again; each clear raises max_tries, and nothing else does.
-        change = {"was": str(was), "now": str(now), "max_tries": ti.max_tries}
+        # Noted after each one: a task that dies in between may tell one notifier twice, but never none.
+        change = {"was": str(was), "now": str(now), "attempt": attempt(context)}
         kept = store.get(TOLD) or {}
         told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
         for index, entry in enumerate(entries):

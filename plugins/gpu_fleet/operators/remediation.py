@@ -12,7 +12,8 @@ from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import PoolOperator
 from gpu_fleet.operators.publish import REMEDIATION
-from gpu_fleet.operators.validation import REPORT, RunProbesOperator, upstream_tasks
+from gpu_fleet.operators.validation import REPORT, RunProbesOperator
+from gpu_fleet.operators.validation_nodes import upstream_tasks
 
 if TYPE_CHECKING:
     from gpu_fleet.core.quarantine import Left, Plan

@@ -12,7 +12,8 @@ from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.remediation import RemediateNodesOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
-from gpu_fleet.operators.validation import CleanUpValidationOperator, RunProbesOperator
+from gpu_fleet.operators.validation import RunProbesOperator
+from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator
 from gpu_fleet.phases.common import Phase, settle
 from gpu_fleet.phases.preflight import revalidation_preflight

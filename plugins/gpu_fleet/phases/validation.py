@@ -14,7 +14,9 @@ from airflow.sdk import TaskGroup, TriggerRule
 from gpu_fleet.core.probes import Probe
 from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
-from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
+from gpu_fleet.operators.validation import RunProbesOperator
+from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:

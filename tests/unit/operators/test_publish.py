@@ -16,7 +16,9 @@ from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation_report import PoolReport
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
-from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
+from gpu_fleet.operators.validation import RunProbesOperator
+from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit import notifying
 from tests.unit.airflow_context import StateStore, TaskInstance
 from tests.unit.core.specs import demo_spec

@@ -1,147 +1,33 @@
-"""Begin and end of a validation, against the sandbox: nothing is true of no node, and nothing stays behind."""
+"""Which nodes are validated, and that they are protected meanwhile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import GateFailed
-from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
+from gpu_fleet.core.kinds import NODE, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     ANNOTATION_QUARANTINED,
-    LABEL_COMPONENT,
     LABEL_INITIALIZED,
     LABEL_NODE_POOL,
-    LABEL_POOL,
-    SYSTEM_NAMESPACE,
-    VALIDATION_NAMESPACE,
 )
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators import validation
-from gpu_fleet.operators.validation import CleanUpValidationOperator, ProtectNodesOperator, RunProbesOperator
-from tests.unit.airflow_context import TaskInstance, context, spec_at
+from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
+from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.specs import demo_spec
-from tests.unit.sandboxed import SandboxCluster, sandbox_cloud, sandbox_cluster
+from tests.unit.sandboxed import sandbox_cloud
 
 POOL, OTHER = "shared-a10g", "whole-a100"
 PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/an-earlier-run"}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
-    with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        for name in (SYSTEM_NAMESPACE, VALIDATION_NAMESPACE):
-            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            cluster.kube.apply(namespace)
-            assert cluster.kube.get(ObjectRef(NAMESPACE, name))
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: SandboxCluster) -> Iterator[SandboxCluster]:
-    yield shared
-    for pod in shared.kube.list(POD):
-        shared.kube.delete(ObjectRef(POD, pod["metadata"]["name"], pod["metadata"]["namespace"]), grace_seconds=0)
-    for item in shared.kube.list(NODE):
-        shared.kube.delete(ObjectRef(NODE, item["metadata"]["name"]))
-
-
-def pod(cluster: SandboxCluster, name: str, component: str, pool: str = POOL) -> None:
-    namespace = VALIDATION_NAMESPACE if component == "probe" else SYSTEM_NAMESPACE
-    metadata = {"name": name, "namespace": namespace, "labels": {LABEL_COMPONENT: component, LABEL_POOL: pool}}
-    spec = {"containers": [{"name": "one", "image": "pause"}]}
-    cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-
-
-def node(cluster: SandboxCluster, name: str, annotations: dict[str, str], pool: str = POOL) -> None:
-    metadata = {"name": name, "labels": {LABEL_NODE_POOL: pool}, "annotations": annotations}
-    cluster.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
-
-
-def annotations(cluster: SandboxCluster, name: str) -> dict[str, str]:
-    found = cluster.kube.get(ObjectRef(NODE, name))
-    assert found is not None
-    return dict(found["metadata"].get("annotations") or {})
-
-
-def clean_up(cluster: SandboxCluster) -> Any:
-    task_context = context(TaskInstance(spec=spec_at(str(cluster.access.path))))
-    return CleanUpValidationOperator(task_id="clean_up", node_pool=POOL).execute(task_context)
-
-
-def test_probes_and_placeholders_of_the_pool_go_whichever_run_left_them(cluster: SandboxCluster) -> None:
-    pod(cluster, "probe", "probe")
-    pod(cluster, "placeholder", "placeholder")
-    pod(cluster, "held", "hold")
-    pod(cluster, "probe-of-the-other", "probe", OTHER)
-    pod(cluster, "placeholder-of-the-other", "placeholder", OTHER)
-    assert clean_up(cluster) == {"pods": ["probe"], "placeholders": ["placeholder"], "unprotected": []}
-    left = {item["metadata"]["name"] for item in cluster.kube.list(POD)}
-    assert left == {"held", "probe-of-the-other", "placeholder-of-the-other"}
-
-
-def test_protection_of_an_earlier_run_is_taken_back_and_a_users_own_stays(cluster: SandboxCluster) -> None:
-    node(cluster, "ours", PROTECTED)
-    node(cluster, "users", {ANNOTATION_DO_NOT_DISRUPT: "true"})
-    node(cluster, "other", PROTECTED, OTHER)
-    assert clean_up(cluster)["unprotected"] == ["ours"]
-    assert annotations(cluster, "ours") == {}
-    assert annotations(cluster, "users") == {ANNOTATION_DO_NOT_DISRUPT: "true"}
-    assert annotations(cluster, "other") == PROTECTED
-
-
-def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
-    node(cluster, "ours", PROTECTED)
-    pod(cluster, "placeholder", "placeholder")
-    clean_up(cluster)
-    assert clean_up(cluster) == {"pods": [], "placeholders": [], "unprotected": []}
-
-
-def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
-    assert CleanUpValidationOperator.only_in_turn
-    assert not ProtectNodesOperator.only_in_turn
-
-
-class EndedFromOutside(TaskInstance):
-    """Of a run that was marked failed while the probes were being created."""
-
-    def xcom_pull(self, task_ids: str | None = None, key: str = "return_value") -> Any:
-        return None if task_ids == "sharing" else super().xcom_pull(task_ids, key)
-
-
-@pytest.mark.parametrize("reported", [False, True])
-def test_what_an_ended_task_still_creates_is_removed_as_well(
-    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, reported: bool
-) -> None:
-    pod(cluster, "early", "probe")
-    pause = time.sleep
-
-    def sleep(seconds: float) -> None:
-        if seconds == validation.ENDS_WITHIN_S:
-            pod(cluster, "late", "probe")
-        else:
-            pause(seconds)
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    ti = (TaskInstance if reported else EndedFromOutside)(spec=spec_at(str(cluster.access.path)))
-    ti.task_states = {"protect": "success", "sharing": "failed"}
-    ti.xcoms = {"summary": {"outcome": "Failed"}}
-    with DAG("gpu_revalidate.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-        clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
-        protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
-        protect >> RunProbesOperator(task_id="sharing", node_pool=POOL, probe="sharing") >> clean
-    assert clean.execute(context(ti))["pods"] == (["early"] if reported else ["early", "late"])
-
-
-# --- protection ---
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
     """A cluster and its AWS account, which knows how many GPUs an instance type has."""

@@ -1,0 +1,78 @@
+"""Tidying up after validation, whatever became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.operators.capacity import PoolOperator, delete_pods, placeholders
+from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator, remove_pods
+from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks
+
+#: Seconds after which a task that was ended from outside has no process any more: its supervisor hears of it with the
+#: next heartbeat, at most every 5 s, and kills it 5 s after its signal (airflow sdk execution_time/supervisor.py).
+ENDS_WITHIN_S = 15.0
+
+
+class CleanUpValidationOperator(PoolOperator):
+    """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
+
+    Placeholders go as well: after a failure before validation they would go on buying and holding nodes.
+    Meant to run whatever happened before (trigger rule ``all_done``); harmless to repeat.
+
+    A task that a person ends, or whose run is marked failed, goes on for some seconds, until its supervisor hears of
+    it: it may protect nodes and create pods that the first look did not see. So after a task that ended without a
+    result everything is looked at twice.
+
+    :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names]}``.
+    """
+
+    changes_cluster = True
+    only_in_turn = True
+    ui_color = "#f6eefb"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        found = self._remove()
+        if cut_short := self._cut_short(context):
+            self.log.info(
+                "looking again in %.0f s, when the process of %s is over", ENDS_WITHIN_S, ", ".join(cut_short)
+            )
+            time.sleep(ENDS_WITHIN_S)
+            again = self._remove()
+            found = {key: [*names, *again[key]] for key, names in found.items()}
+        self.log.info(
+            "%d probe pod(s) and %d placeholder(s) removed, %d node(s) unprotected",
+            *(len(names) for names in found.values()),
+        )
+        return found
+
+    def _remove(self) -> dict[str, list[str]]:
+        from gpu_fleet.core.probes import selector
+
+        released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
+        unprotected = unprotect_nodes(self.kube, self.of_pool())
+        deleted = remove_pods(
+            self.kube,
+            self.spec.validation.namespace,
+            selector(self.node_pool),
+            float(self.spec.deadlines.cleanup.seconds),
+        )
+        return {"pods": deleted, "placeholders": released, "unprotected": unprotected}
+
+    def _cut_short(self, context: Mapping[str, Any]) -> list[str]:
+        """The pool's tasks that failed and left nothing behind: no error of their own ended them, it seems."""
+        ti = context["ti"]
+        leaves = {
+            **dict.fromkeys(upstream_tasks(self, ProtectNodesOperator), "return_value"),
+            **dict.fromkeys(upstream_tasks(self, RunProbesOperator), SUMMARY),
+        }
+        if not leaves:
+            return []
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(leaves), run_ids=[ti.run_id]).get(ti.run_id, {})
+        return [
+            task_id
+            for task_id, key in leaves.items()
+            if str(getattr(states.get(task_id), "value", states.get(task_id))) == "failed"
+            and ti.xcom_pull(task_ids=task_id, key=key) is None
+        ]

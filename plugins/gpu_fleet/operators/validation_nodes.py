@@ -1,0 +1,147 @@
+"""Which nodes of a pool are validated, and keeping Karpenter from removing them meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
+from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.capacity_objects import PoolNode
+    from gpu_fleet.hooks.kubernetes import KubeClient
+
+
+class ProtectNodesOperator(PoolOperator):
+    """Keeps Karpenter from removing the pool's nodes while they are validated.
+
+    Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
+    probe, and nodes that have only just joined are not finished: both are left out. Quarantined nodes are looked at by
+    a revalidation, which is what releases them; they are none of the nodes that capacity was waited for. The run's
+    Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
+    others in each run.
+
+    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
+        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
+        surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
+
+    :returns: ``{"nodes", "untested", "nodeClaims", "claims": {NodeClaim: node}, "physical", "replicas", "protected",
+        "instances"}``; the NodeClaims are what the end of validation is compared with.
+    :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
+    """
+
+    changes_cluster = True
+    ui_color = "#f6eefb"
+
+    def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.all_wanted = all_wanted
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
+
+        pool = self.this_pool
+        gpus = hardware(self.spec, pool)
+        present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
+        nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
+        only = context["params"].get("node")
+        if only:
+            nodes = [node for node in nodes if node.name == only]
+            if not nodes:
+                self.log.warning("node %s takes no probes: it is cordoned, or has not been initialized yet", only)
+        if self.all_wanted and pool.wanted_nodes:
+            good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
+            if len(nodes) > len(good) >= pool.wanted_nodes:
+                # Capacity was found sufficient without these; to probe them would fail the pool after all.
+                broken = ", ".join(node.name for node in nodes if node not in good)
+                self.log.warning("pool %s: left out, wrong number of GPUs: %s; delete them", pool.name, broken)
+                nodes = good
+        if self.all_wanted and len(nodes) < pool.wanted_nodes:
+            raise GateFailed(
+                f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
+                "taken away or cordoned after they had been waited for: start another run",
+                reason="NodesMissing",
+            )
+        nodes, untested = self._sample(context, nodes)
+        protected = protect_nodes(self.kube, nodes, run_name(context))
+        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
+        self.log.info(
+            "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
+            *(pool.name, len(nodes), len(protected), len(untested)),
+        )
+        return {
+            "nodes": [node.name for node in nodes],
+            "untested": untested,
+            "nodeClaims": [claim.name for claim in claims],
+            "claims": {claim.name: claim.node for claim in claims if claim.node},
+            "physical": gpus.count,
+            "replicas": pool.replicas,
+            "protected": protected,
+            "instances": {node.name: node.instance() for node in nodes},
+        }
+
+    def _is_finished(self, node: PoolNode) -> bool:
+        """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
+        if node.initialized or self.all_wanted:
+            return node.initialized
+        return node.ready_since is not None and time.time() - node.ready_since > self.spec.deadlines.prove.seconds
+
+    def _sample(self, context: Mapping[str, Any], nodes: list[PoolNode]) -> tuple[list[PoolNode], list[str]]:
+        from gpu_fleet.core.waves import sample
+
+        always = [node.name for node in nodes if node.quarantined]
+        count = self.spec.validation.nodes.sample
+        chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
+        return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
+
+    def _takes_probes(self, node: PoolNode) -> bool:
+        if node.quarantined:
+            return not self.all_wanted
+        return not node.cordoned
+
+
+def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
+    """Take back the protection that this package gave; protection by others stays."""
+    names = []
+    for node in kube.list(NODE, label_selector=selector):
+        metadata = node["metadata"]
+        if ANNOTATION_PROTECTED_BY in (metadata.get("annotations") or {}):
+            body = {"metadata": {"annotations": {ANNOTATION_DO_NOT_DISRUPT: None, ANNOTATION_PROTECTED_BY: None}}}
+            try:
+                kube.patch(ObjectRef(NODE, metadata["name"]), body)
+            except NotFound:
+                continue
+            names.append(metadata["name"])
+    return names
+
+
+def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str]:
+    """Ids of the tasks of a kind, for the same pool, that come before a task; in the DAG's order."""
+    before = operator.get_flat_relative_ids(upstream=True)
+    tasks = operator.get_dag().tasks if operator.get_dag() is not None else []
+    return [
+        task.task_id
+        for task in tasks
+        if task.task_id in before and isinstance(task, kind) and task.node_pool == operator.node_pool
+    ]
+
+
+def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pool's :class:`ProtectNodesOperator` of this run found.
+
+    :raises SpecError: if there is no such task before this one, or it has not succeeded.
+    """
+    for task_id in upstream_tasks(operator, ProtectNodesOperator):
+        value = context["ti"].xcom_pull(task_ids=task_id)
+        if isinstance(value, Mapping) and "nodes" in value:
+            return dict(value)
+    raise SpecError(
+        f"task {operator.task_id}: no task before it has protected the nodes of pool {operator.node_pool}",
+        field="node_pool",
+        remedy="put a ProtectNodesOperator for the same pool before it, and clear that",
+    )
