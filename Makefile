@@ -44,7 +44,7 @@ unit: setup ## unit, DAG and deployment tests
 	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile tests/dags tests/unit tests/deployment
 
 sandbox: setup ## contract tests of the sandbox
-	@$(TOOLS) && $(PYTEST) -m "not full" tests/sandbox
+	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile -m "not full" tests/sandbox
 
 e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
 	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
@@ -54,7 +54,7 @@ test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit ## also every fault and every kill (under 75 minutes)
-	@$(TOOLS) && $(PYTEST) tests/sandbox tests/e2e
+	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile tests/sandbox && $(PYTEST) --durations=30 tests/e2e
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

@@ -1,9 +1,8 @@
-"""The revalidation on a standing cluster: proven again, compared with its spec, busy, ended by hand, remedied."""
+"""The revalidation on a standing cluster: proven again, compared with its spec, busy, ended by hand."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,10 +12,8 @@ from tests.e2e.fleet import (
     SHARED,
     SYSTEM_NAMESPACE,
     VALIDATION_NAMESPACE,
-    WHOLE,
     Fleet,
     Json,
-    Run,
     changes,
     until,
 )
@@ -24,7 +21,6 @@ from tests.e2e.fleet import (
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 REVALIDATE = f"gpu_revalidate.{CLUSTER}"
-QUARANTINED = "gpu-fleet.io/quarantined"
 
 
 def events(fleet: Fleet, topic: str) -> dict[str, int]:
@@ -116,18 +112,6 @@ def test_a_taken_turn_is_neither_a_pass_nor_an_alarm(standing: Fleet) -> None:
     assert {topic: events(standing, topic) for topic in before} == before
 
 
-@pytest.mark.full
-def test_one_node_alone_is_looked_at(standing: Fleet) -> None:
-    name = next(
-        node["metadata"]["name"]
-        for node in standing.nodes()
-        if node["metadata"]["labels"]["karpenter.sh/nodepool"] == SHARED
-    )
-    run = standing.run(REVALIDATE, {"node": name}).succeeded()
-    assert run.xcom(f"validation.pool_{SHARED}.protect_nodes")["nodes"] == [name]
-    assert run.states()[f"validation.pool_{WHOLE}.publish"] == "skipped"
-
-
 def test_an_unknown_node_is_named_with_the_known_ones(standing: Fleet) -> None:
     run = standing.run(REVALIDATE, {"node": "ip-1-2-3-4"})
     assert (run.state, run.failed) == ("failed", ["preflight.select_node"])
@@ -152,61 +136,3 @@ def test_a_run_that_a_person_marks_failed_gives_everything_back_and_stays_failed
     assert states["release_turn"] == "success"
     assert {states[f"validation.pool_{pool}.clean_up"] for pool in POOLS} == {"success"}
     assert_all_given_back(standing)
-
-
-# --- remediation ---
-@pytest.fixture
-def lost_gpu(standing: Fleet) -> Iterator[str]:
-    """A node of the shared pool whose GPU is gone, under the policy ``quarantine``."""
-    standing.write_cluster(changes={"validation": {"onFailure": {"policy": "quarantine"}}})
-    name = sorted(
-        node["metadata"]["name"]
-        for node in standing.nodes()
-        if node["metadata"]["labels"]["karpenter.sh/nodepool"] == SHARED
-    )[0]
-    standing.sandbox.set_fault("gpu-lost", {"node": name})
-    until("the GPU to go", lambda: 0 in standing.allocatable()[SHARED])
-    try:
-        yield name
-    finally:
-        standing.sandbox.clear_fault("gpu-lost")
-        standing.write_cluster()
-        node = standing.kubectl.get("node", name)[0]
-        if QUARANTINED in node["metadata"].get("annotations", {}):
-            standing.kubectl.run("annotate", "node", name, f"{QUARANTINED}-")
-            standing.kubectl.run("taint", "node", name, f"{QUARANTINED}-")
-            standing.kubectl.run("uncordon", name)
-        until("the GPU to be back", lambda: standing.allocatable()[SHARED] == [4, 4])
-
-
-def parts_of_quarantine(fleet: Fleet, name: str) -> set[bool]:
-    node = fleet.kubectl.get("node", name)[0]
-    return {
-        bool(node["spec"].get("unschedulable")),
-        any(taint["key"] == QUARANTINED for taint in node["spec"].get("taints") or []),
-        QUARANTINED in node["metadata"].get("annotations", {}),
-    }
-
-
-def remediation(run: Run) -> Json:
-    found: Json = run.xcom(f"validation.pool_{SHARED}.remediate", "remediation")
-    return found
-
-
-@pytest.mark.full
-def test_a_broken_node_is_quarantined_and_released_when_it_is_well_again(standing: Fleet, lost_gpu: str) -> None:
-    validated, bad = events(standing, "validated"), events(standing, "not-ready")
-    run = standing.run(REVALIDATE)
-    assert run.state == "failed"
-    assert remediation(run)["quarantined"] == [lost_gpu]
-    assert parts_of_quarantine(standing, lost_gpu) == {True}
-    # The pool goes on without it; the other pool has its own verdict.
-    assert events(standing, "validated") == more(validated)
-    assert events(standing, "not-ready") == bad
-    assert_all_given_back(standing)
-
-    standing.sandbox.clear_fault("gpu-lost")
-    until("the GPU to be back", lambda: standing.allocatable()[SHARED] == [4, 4])
-    again = standing.run(REVALIDATE).succeeded()
-    assert (remediation(again)["released"], remediation(again)["quarantined"]) == ([lost_gpu], [])
-    assert parts_of_quarantine(standing, lost_gpu) == {False}

@@ -60,6 +60,7 @@ def test_a_failing_node_is_quarantined_and_released_when_it_passes_again(rounds:
     with_policy(fleet, "quarantine")
     bad, good = names_of(fleet, SHARED)
     claims = set(fleet.node_claims())
+    not_ready = fleet.events(f"gpu-fleet://{CLUSTER}/{SHARED}/not-ready")
     run = with_xid(fleet, bad)
     assert remediation(run) == {
         "policy": "quarantine",
@@ -74,6 +75,8 @@ def test_a_failing_node_is_quarantined_and_released_when_it_passes_again(rounds:
     assert quarantine_of(fleet, good) is None
     assert left_behind(fleet, claims) == []
     assert fleet.events(f"gpu-fleet://{CLUSTER}/{SHARED}/validated")[-1]["extra"]["reason"] == "ValidatedWithout"
+    assert fleet.events(f"gpu-fleet://{CLUSTER}/{SHARED}/not-ready") == not_ready
+    assert fleet.turn_holder() == {}
 
     # A quarantined node that still fails stays so, and is not reported as anything else.
     run = with_xid(fleet, bad)

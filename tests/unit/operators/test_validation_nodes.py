@@ -24,8 +24,7 @@ from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import sandbox_cloud
 
-POOL, OTHER = "shared-a10g", "whole-a100"
-PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/an-earlier-run"}
+POOL = "shared-a10g"
 
 
 @pytest.fixture(scope="module")
