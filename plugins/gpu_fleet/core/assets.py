@@ -211,6 +211,14 @@ def node_verdicts(nodes: Sequence[str], reports: Sequence[PoolReport]) -> dict[s
     return dict(sorted(every.items(), key=lambda item: (item[1] == Outcome.PASSED, item[0])))
 
 
+def blamed_nodes(verdicts: object) -> set[str]:
+    """The nodes that failed or were in doubt, from the ``nodes`` of an event (see :func:`node_verdicts`)."""
+    if not isinstance(verdicts, Mapping):
+        return set()
+    bad = (str(Outcome.FAILED), str(Outcome.INCONCLUSIVE))
+    return {str(node) for node, verdict in verdicts.items() if str(verdict).partition(":")[0] in bad}
+
+
 def state_now(was: PoolState, topics: Sequence[Topic]) -> PoolState:
     """The pool's state after these events."""
     if Topic.NOT_READY in topics:

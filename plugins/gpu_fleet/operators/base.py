@@ -75,6 +75,12 @@ def run_name(context: Mapping[str, Any]) -> str:
     return f"{ti.dag_id}/{ti.run_id}"
 
 
+def cluster_of_dag(operator: BaseOperator) -> str:
+    """The cluster that a DAG is named after: what follows the first dot of its id; empty outside a DAG."""
+    dag = operator.get_dag()
+    return dag.dag_id.partition(".")[2] if dag is not None else ""
+
+
 def attempt(context: Mapping[str, Any]) -> int:
     """A number that all retries of a task share, and another one once a person has cleared it.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,15 +105,25 @@ class Progress:
     def end_wave(self, context: Mapping[str, Any], reports: Iterable[NodeReport]) -> None:
         # The reports first: a kill in between repeats the wave, the other way round would lose it.
         store = context["task_state_store"]
-        store.set(WAVE.format(index=self.ended), [report.to_json() for report in reports])
+        store.set(WAVE.format(index=self.ended), pack([report.to_json() for report in reports]))
         self.ended += 1
         self._save(context)
 
     def reports(self, context: Mapping[str, Any]) -> list[NodeReport]:
         """The verdicts of all waves that are over."""
         store = context["task_state_store"]
-        kept = [store.get(WAVE.format(index=index)) or [] for index in range(self.ended)]
-        return [NodeReport.from_json(value) for wave in kept for value in wave]
+        kept = [store.get(WAVE.format(index=index)) for index in range(self.ended)]
+        return [NodeReport.from_json(value) for wave in kept if wave for value in unpack(wave)]
+
+
+def pack(value: Any) -> str:
+    """A value as text that the task state store takes: it warns of more than 64 kB, which forty nodes' reports are."""
+    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+
+
+def unpack(text: str) -> Any:
+    """What :func:`pack` was given."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:

@@ -13,7 +13,7 @@ from gpu_fleet.core.assets import Finding, PoolState, Topic
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
-from gpu_fleet.operators.base import attempt, run_name
+from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, PoolOperator
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
@@ -58,21 +58,16 @@ class PublishPoolOperator(PoolOperator):
 
     def __init__(self, *, cluster: str | None = None, torn_down: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cluster = cluster or self._cluster_of_dag()
+        self.cluster = cluster or cluster_of_dag(self)
+        if not self.cluster:
+            raise SpecError(
+                f"task {self.task_id}: the DAG id does not name a cluster", field="cluster", remedy="give cluster="
+            )
         self.torn_down = torn_down
         # A teardown takes down all pools, whichever the run has asked for capacity of.
         self.skips_unselected_pools = not torn_down
         self.inlets.extend(pool_assets(self.cluster, self.node_pool).values())
         self.outlets.append(AssetAlias(rules.alias(self.cluster, self.node_pool)))
-
-    def _cluster_of_dag(self) -> str:
-        dag = self.get_dag()
-        name = dag.dag_id.partition(".")[2] if dag is not None else ""
-        if not name:
-            raise SpecError(
-                f"task {self.task_id}: the DAG id does not name a cluster", field="cluster", remedy="give cluster="
-            )
-        return name
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)

@@ -6,10 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Asset
+
+from gpu_fleet.core.assets import Topic, blamed_nodes, uri
 from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
-from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ class ProtectNodesOperator(PoolOperator):
     probe, and nodes that have only just joined are not finished: both are left out. Quarantined nodes are looked at by
     a revalidation, which is what releases them; they are none of the nodes that capacity was waited for. The run's
     Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
-    others in each run.
+    others in each run; those for which the pool was last reported not ready are always among them, or it could become
+    ready again without them.
 
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
@@ -41,6 +45,10 @@ class ProtectNodesOperator(PoolOperator):
     def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
+        cluster = cluster_of_dag(self)
+        self.not_ready = Asset(uri(cluster, self.node_pool, Topic.NOT_READY)) if cluster else None
+        if self.not_ready is not None:
+            self.inlets.append(self.not_ready)
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
@@ -94,10 +102,20 @@ class ProtectNodesOperator(PoolOperator):
     def _sample(self, context: Mapping[str, Any], nodes: list[PoolNode]) -> tuple[list[PoolNode], list[str]]:
         from gpu_fleet.core.waves import sample
 
-        always = [node.name for node in nodes if node.quarantined]
         count = self.spec.validation.nodes.sample
+        if count is None or len(nodes) <= count:
+            return nodes, []
+        always = {node.name for node in nodes if node.quarantined} | self._failed_before(context)
         chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
+
+    def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
+        """The nodes that the newest ``not-ready`` event of the pool blames."""
+        if self.not_ready is None:
+            return set()
+        for event in context["inlet_events"][self.not_ready].ascending(False).limit(1):
+            return blamed_nodes((event.extra or {}).get("nodes"))
+        return set()
 
     def _takes_probes(self, node: PoolNode) -> bool:
         if node.quarantined:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG, Asset
 
 from gpu_fleet.core.errors import GateFailed
 from gpu_fleet.core.kinds import NODE, ObjectRef
@@ -143,6 +145,50 @@ def test_of_many_nodes_a_sample_is_protected_and_the_rest_named(kube: KubeClient
     assert sorted([*found["nodes"], *found["untested"]]) == [f"n{index}" for index in range(6)]
     others = {tuple(operator.execute(context(TaskInstance(spec=spec, run_id=f"r{i}")))["nodes"]) for i in range(8)}
     assert len(others) > 1
+
+
+class Past:
+    """``context["inlet_events"][asset]``."""
+
+    def __init__(self, *extras: dict[str, Any] | None) -> None:
+        self.found = [SimpleNamespace(extra=extra) for extra in extras]
+
+    def ascending(self, value: bool) -> Past:
+        assert value is False
+        return self
+
+    def limit(self, count: int) -> list[Any]:
+        return self.found[:count]
+
+
+@pytest.mark.parametrize(
+    ("events", "chosen"),
+    [
+        ([{"nodes": {"n5": "Failed: XidError", "n4": "Inconclusive: ClockSkew", "gone": "Failed: X"}}], {"n4", "n5"}),
+        ([{"nodes": {"n5": "Passed"}}, {"nodes": {"n4": "Failed: XidError"}}], set()),
+        ([None], set()),
+        ([{"nodes": "garbage"}], set()),
+        ([], set()),
+    ],
+)
+def test_a_node_that_made_the_pool_not_ready_is_in_every_sample_until_it_passes(
+    kube: KubeClient, events: list[dict[str, Any] | None], chosen: set[str]
+) -> None:
+    for index in range(6):
+        joined(kube, f"n{index}")
+    spec = demo_spec(validation__nodes={"sample": 1, "atOnce": 50})
+    with DAG("gpu_revalidate.demo", schedule=None):
+        operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
+    asset = Asset(f"gpu-fleet://demo/{POOL}/not-ready")
+    assert operator.inlets == [asset]
+    runs = [
+        context(TaskInstance(spec=spec, run_id=f"r{number}")) | {"inlet_events": {asset: Past(*events)}}
+        for number in range(6)
+    ]
+    samples = [set(operator.execute(run)["nodes"]) for run in runs]
+    assert all(chosen <= sample for sample in samples)
+    assert {len(sample) for sample in samples} <= {len(chosen), len(chosen) + 1}
+    assert len({frozenset(sample) for sample in samples}) > 1
 
 
 def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:
