@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
+# Most tests wait, for processes or for simulated time: side by side they fit two cores.
+SIDE_BY_SIDE := -n 2 --dist
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
 .PHONY: help setup demo up down test test-fast test-full lint unit sandbox e2e soak requirements docs schema clean
@@ -39,22 +41,22 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python tools/dag_docs.py --check
 
-# The DAG tests wait for fresh interpreters, the unit tests compute: side by side they fit two cores.
 unit: setup ## unit, DAG and deployment tests
-	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile tests/dags tests/unit tests/deployment
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/dags tests/unit tests/deployment
 
 sandbox: setup ## contract tests of the sandbox
-	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile -m "not full" tests/sandbox
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox
 
 e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
-	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadgroup -m "not full" tests/e2e
 
 test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
 test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit ## also every fault and every kill (under 75 minutes)
-	@$(TOOLS) && $(PYTEST) -n 2 --dist loadfile tests/sandbox && $(PYTEST) --durations=30 tests/e2e
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadgroup --durations=30 tests/e2e
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

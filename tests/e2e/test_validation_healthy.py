@@ -37,10 +37,17 @@ def test_healthy_pools_raise_no_alarm(rounds: Fleet) -> None:
     claims = set(fleet.node_claims())
     spec = cluster_spec(changes=SHORT)
     workers = {pool: start(fleet, {"spec": spec, "pool": pool, "rounds": ROUNDS}) for pool in (SHARED, WHOLE)}
-    for pool, worker in workers.items():
-        out, _ = worker.communicate(timeout=1100)
+    try:
+        told = {pool: worker.communicate(timeout=1100)[0] for pool, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
+    for pool, out in told.items():
         results = [json.loads(line) for line in out.splitlines() if line.startswith('{"round"')]
-        assert worker.returncode == 0, out[-3000:]
+        assert workers[pool].returncode == 0, out[-3000:]
         assert [alarm for result in results for alarm in result["alarms"]] == []
         assert len(results) == ROUNDS
         print(f"{pool}: {sum(result['seconds'] for result in results) / ROUNDS:.1f} s a round")

@@ -42,6 +42,10 @@ class TaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self._xcoms[self.task_id, key] = value
 
+    def get_task_states(self, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
+        """No task here is ended from outside."""
+        return {}
+
 
 async def _event(trigger: Any) -> dict[str, Any]:
     async for event in trigger.run():
