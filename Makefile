@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
-# Most tests wait, for processes or for simulated time: side by side they fit two cores.
+# These tests wait for processes or compute little: side by side they fit two cores. A stack needs both for itself.
 SIDE_BY_SIDE := -n 2 --dist
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
@@ -48,7 +48,7 @@ sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox
 
 e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadgroup -m "not full" tests/e2e
+	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
 
 test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
@@ -56,7 +56,7 @@ test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadgroup --durations=30 tests/e2e
+	@$(TOOLS) && $(PYTEST) --durations=30 tests/e2e
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

@@ -1,4 +1,4 @@
-"""One stack (sandbox and real Airflow) for all end-to-end tests of a process; each test finds an empty cluster or says
+"""One stack (sandbox and real Airflow) for all end-to-end tests of a session; each test finds an empty cluster or says
 what it builds on."""
 
 from __future__ import annotations
@@ -145,13 +145,7 @@ def order(item: pytest.Item) -> int:
     return 0 if "standing" in fixtures else 2 if "upgrade" in fixtures else 3
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        # The engine's tests have small worlds of their own, and the kills take long enough to be worth a stack of their
-        # own; one group waits while the other computes.
-        group = "helm" if item.path.stem.startswith("test_helm") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group if group in ("helm", "test_kills") else "stack"))
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     ordered = iter(sorted(here, key=order))
     items[:] = [next(ordered) if item.path.parent == Path(__file__).parent else item for item in items]
