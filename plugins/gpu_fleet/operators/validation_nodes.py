@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gpu_fleet.core.capacity_objects import PoolNode
     from gpu_fleet.hooks.kubernetes import KubeClient
 
+#: Most events of a pool that are read: more failures in a row than that repeat each other.
+EVENTS = 20
+
 
 class ProtectNodesOperator(PoolOperator):
     """Keeps Karpenter from removing the pool's nodes while they are validated.
@@ -46,9 +49,10 @@ class ProtectNodesOperator(PoolOperator):
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
         cluster = cluster_of_dag(self)
-        self.not_ready = Asset(uri(cluster, self.node_pool, Topic.NOT_READY)) if cluster else None
-        if self.not_ready is not None:
-            self.inlets.append(self.not_ready)
+        # What is known of the pool, newest first; a node that failed counts until the pool has been proven again.
+        topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
+        self.history = [Asset(uri(cluster, self.node_pool, topic)) for topic in topics]
+        self.inlets.extend(self.history)
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
@@ -110,12 +114,20 @@ class ProtectNodesOperator(PoolOperator):
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
     def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
-        """The nodes that the newest ``not-ready`` event of the pool blames."""
-        if self.not_ready is None:
+        """The nodes that the pool's ``not-ready`` events blame since it was last proven.
+
+        One event is not enough: a run may have looked at other nodes only, or met a node while it was busy.
+        """
+        if not self.history:
             return set()
-        for event in context["inlet_events"][self.not_ready].ascending(False).limit(1):
-            return blamed_nodes((event.extra or {}).get("nodes"))
-        return set()
+        bad, good = (context["inlet_events"][asset].ascending(False) for asset in self.history)
+        proven = max((event.timestamp for event in good.limit(1)), default=None)
+        return {
+            node
+            for event in bad.limit(EVENTS)
+            if proven is None or event.timestamp > proven
+            for node in blamed_nodes((event.extra or {}).get("nodes"))
+        }
 
     def _takes_probes(self, node: PoolNode) -> bool:
         if node.quarantined:

@@ -148,10 +148,10 @@ def test_of_many_nodes_a_sample_is_protected_and_the_rest_named(kube: KubeClient
 
 
 class Past:
-    """``context["inlet_events"][asset]``."""
+    """``context["inlet_events"][asset]``: newest first."""
 
-    def __init__(self, *extras: dict[str, Any] | None) -> None:
-        self.found = [SimpleNamespace(extra=extra) for extra in extras]
+    def __init__(self, *events: tuple[int, dict[str, Any] | None]) -> None:
+        self.found = [SimpleNamespace(timestamp=at, extra=extra) for at, extra in events]
 
     def ascending(self, value: bool) -> Past:
         assert value is False
@@ -162,29 +162,31 @@ class Past:
 
 
 @pytest.mark.parametrize(
-    ("events", "chosen"),
+    ("events", "proven", "chosen"),
     [
-        ([{"nodes": {"n5": "Failed: XidError", "n4": "Inconclusive: ClockSkew", "gone": "Failed: X"}}], {"n4", "n5"}),
-        ([{"nodes": {"n5": "Passed"}}, {"nodes": {"n4": "Failed: XidError"}}], set()),
-        ([None], set()),
-        ([{"nodes": "garbage"}], set()),
-        ([], set()),
+        ([(5, {"nodes": {"n5": "Failed: XidError", "n4": "Inconclusive: X", "gone": "Failed: X"}})], 1, {"n4", "n5"}),
+        # The newer run looked at another node alone, or met the first one busy.
+        ([(6, {"nodes": {"n5": "Failed: XidError"}}), (5, {"nodes": {"n4": "Failed: GpuLost"}})], 1, {"n4", "n5"}),
+        ([(6, {"nodes": {"n4": "Busy"}}), (5, {"nodes": {"n4": "Failed: GpuLost"}})], None, {"n4"}),
+        ([(6, {"nodes": {"n5": "Failed: XidError"}}), (2, {"nodes": {"n4": "Failed: GpuLost"}})], 3, {"n5"}),
+        ([(5, {"nodes": {"n5": "Failed: XidError"}})], 9, set()),
+        ([(5, None)], None, set()),
+        ([(5, {"nodes": "garbage"})], None, set()),
+        ([], None, set()),
     ],
 )
 def test_a_node_that_made_the_pool_not_ready_is_in_every_sample_until_it_passes(
-    kube: KubeClient, events: list[dict[str, Any] | None], chosen: set[str]
+    kube: KubeClient, events: list[tuple[int, dict[str, Any] | None]], proven: int | None, chosen: set[str]
 ) -> None:
     for index in range(6):
         joined(kube, f"n{index}")
     spec = demo_spec(validation__nodes={"sample": 1, "atOnce": 50})
     with DAG("gpu_revalidate.demo", schedule=None):
         operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
-    asset = Asset(f"gpu-fleet://demo/{POOL}/not-ready")
-    assert operator.inlets == [asset]
-    runs = [
-        context(TaskInstance(spec=spec, run_id=f"r{number}")) | {"inlet_events": {asset: Past(*events)}}
-        for number in range(6)
-    ]
+    bad, good = (Asset(f"gpu-fleet://demo/{POOL}/{topic}") for topic in ("not-ready", "validated"))
+    assert operator.inlets == [bad, good]
+    past = {bad: Past(*events), good: Past(*([] if proven is None else [(proven, None)]))}
+    runs = [context(TaskInstance(spec=spec, run_id=f"r{number}")) | {"inlet_events": past} for number in range(6)]
     samples = [set(operator.execute(run)["nodes"]) for run in runs]
     assert all(chosen <= sample for sample in samples)
     assert {len(sample) for sample in samples} <= {len(chosen), len(chosen) + 1}
