@@ -135,9 +135,11 @@ class PodWorker:
                 if await self._initialize():
                     await asyncio.gather(*(run.run() for run in self.main))
         except TimeoutError:
-            self.event("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+            # The verdict first: containers that end before it is known would make a failed pod without a reason.
+            message = "Pod was active on the node longer than the specified deadline"
+            self._verdict = ("Failed", "DeadlineExceeded", message)
+            self.event("DeadlineExceeded", message)
             await self._stop_all(self.machine.clock.real(self._grace()))
-            await self._reject("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
         self.over = True
         await self._stop_all(self.machine.clock.real(self._grace()), sidecars_only=True)
         self.sync_soon()
@@ -230,6 +232,7 @@ class PodWorker:
             start_time=self._start_time,
             sandboxed=self._sandboxed,
             verdict=self._verdict,
+            stopping=not self.over,
         )
 
     async def _write_status(self) -> None:

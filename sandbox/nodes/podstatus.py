@@ -56,6 +56,7 @@ class PodFacts:
     """
     :ivar verdict: ``(phase, reason, message)`` when the kubelet has given up on the pod, whatever its containers do.
     :ivar sandboxed: the pod has its network.
+    :ivar stopping: the verdict is known and its containers are being stopped: the phase is not terminal before that.
     """
 
     init: list[ContainerState]
@@ -66,12 +67,13 @@ class PodFacts:
     start_time: str
     sandboxed: bool
     verdict: tuple[str, str, str] | None = None
+    stopping: bool = False
 
 
 def phase_of(facts: PodFacts) -> str:
     """Running as soon as one container of the pod itself has ever run; over when none will run again."""
     if facts.verdict is not None:
-        return facts.verdict[0]
+        return "Running" if facts.stopping else facts.verdict[0]
     if any(state.done and state.exit_code != 0 for state in facts.init):
         return "Failed"
     if facts.main and all(state.done for state in facts.main):

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from sandbox.kube import now
+from sandbox.nodes.pod import PodWorker
+from sandbox.nodes.podstatus import ContainerState, PodFacts, status_of
 from tests.sandbox.nodes.cluster import PROBE_IMAGE, VECTORADD_IMAGE, Cluster, gpu_pod, plugin_objects, slicing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -166,6 +168,32 @@ async def test_a_pod_past_its_deadline_fails(nodes: Cluster, made):
     await nodes.apply(_pod("late", await _cpu_node(nodes, made), activeDeadlineSeconds=20))
     pod = await nodes.pod_phase("late", "Failed")
     assert pod["status"]["reason"] == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_pod_past_its_deadline_has_its_reason_before_it_is_failed(over):
+    """Else a client that looks in between sees a failed pod without a cause."""
+    ended = ContainerState("main", "busybox", state={"terminated": {"exitCode": 137}}, done=True, ever_started=True)
+    verdict = ("Failed", "DeadlineExceeded", "too long")
+    facts = PodFacts([], [], [ended], "10.0.0.1", "10.0.0.2", "now", True, verdict, stopping=not over)
+    status = status_of({"metadata": {}, "spec": {}}, facts, "now")
+    assert (status["phase"], status["reason"]) == ("Failed" if over else "Running", "DeadlineExceeded")
+
+
+async def test_the_verdict_of_a_deadline_is_known_before_the_containers_end(nodes: Cluster, made, monkeypatch):
+    """Writing the status as the container ends must already show the reason."""
+    seen = []
+    stop_all = PodWorker._stop_all
+
+    async def stop(self, grace, **options):
+        await stop_all(self, grace, **options)
+        if self.name == "late-too" and not options:
+            seen.append(status_of(self.pod, self._facts(), now()))
+
+    monkeypatch.setattr(PodWorker, "_stop_all", stop)
+    await nodes.apply(_pod("late-too", await _cpu_node(nodes, made), activeDeadlineSeconds=20))
+    await nodes.pod_phase("late-too", "Failed")
+    assert [(status["phase"], status["reason"]) for status in seen] == [("Running", "DeadlineExceeded")]
 
 
 async def test_a_node_without_gpus_has_no_runtime_handler_for_them(nodes: Cluster, made):
