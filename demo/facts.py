@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -54,6 +56,7 @@ def releases(kubectl: Kubectl) -> list[Json]:
             newest[key] = {
                 "namespace": namespace,
                 "name": labels["name"],
+                "chart": chart_of(secret),
                 "revision": revision,
                 "status": labels["status"],
             }
@@ -68,6 +71,13 @@ def releases(kubectl: Kubectl) -> list[Json]:
                 "proven_by": proven["run"],
             }
     return [newest[key] for key in sorted(newest)]
+
+
+def chart_of(secret: Json) -> str:
+    """Name and version of a revision's chart. Helm stores base64(gzip(JSON)); the API server encodes that once more."""
+    stored = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+    metadata = json.loads(gzip.decompress(stored))["chart"]["metadata"]
+    return f"{metadata['name']}-{metadata['version']}"
 
 
 def plugin_health(kubectl: Kubectl, before: list[Json]) -> Json:

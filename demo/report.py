@@ -89,7 +89,7 @@ def _releases(releases: list[dict[str, Any]]) -> list[str]:
         rows.append(
             [
                 f"{release['namespace']}/{release['name']}",
-                release.get("chart", ""),
+                release["chart"],
                 str(release.get("revision", "")),
                 release.get("status", ""),
                 str(release.get("proven_revision") or "none"),
