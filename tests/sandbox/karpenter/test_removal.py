@@ -142,11 +142,11 @@ async def test_drift_replaces_before_it_deletes(cluster: Cluster):
     assert "karpenter.sh/disrupted" in [taint["key"] for taint in node["spec"].get("taints") or []]
 
     async def replaced():
-        if await cluster.kube.find("NodeClaim", name) is None:
-            return is_true(await cluster.kube.get("NodeClaim", new), "Initialized")
-        going = (await cluster.kube.get("NodeClaim", name))["metadata"].get("deletionTimestamp")
-        assert not going or is_true(await cluster.kube.get("NodeClaim", new), "Initialized")
-        return False
+        found = await cluster.kube.find("NodeClaim", name)
+        initialized = is_true(await cluster.kube.get("NodeClaim", new), "Initialized")
+        going = found is None or found["metadata"].get("deletionTimestamp")
+        assert initialized or not going
+        return found is None
 
     await cluster.until(replaced, cluster.claims)
     await cluster.kube.delete("Deployment", "drift", "default")
