@@ -268,6 +268,10 @@ BROKEN = {
         lambda folder: write_cluster(folder, "unknown-key", ("wantedNodes: 2", "wantedNode: 2")),
         "wantedNode",
     ),
+    "bad-cron": (
+        lambda folder: write_cluster(folder, "bad-cron", ("schedule: null", 'schedule: "0 24 * * *"')),
+        "schedule",
+    ),
     "empty": (lambda folder: (folder / "empty.yaml").write_text(""), "empty"),
     "no-yaml": (lambda folder: (folder / "no-yaml.yaml").write_text("a: [1\nb: }"), "YAML"),
     "no-utf8": (lambda folder: (folder / "no-utf8.yaml").write_bytes(b"\xff\xfe\x00"), "UTF-8"),
@@ -305,6 +309,42 @@ def test_good_cluster_among_broken_ones_is_whole(mixed_fleet: dict[str, Any]) ->
     assert mixed_fleet["errors"] == {}
     for family in ("gpu_lifecycle", "gpu_revalidate", "gpu_teardown"):
         assert len(mixed_fleet["dags"][f"{family}.good"]["tasks"]) > 10
+
+
+FAMILY_OF_TROUBLE = """
+from airflow.sdk import DAG
+from gpu_fleet.operators.spec import FreezeSpecOperator
+from gpu_fleet.phases.family import fleet_dag, fleet_dags
+
+def graph(spec):
+    FreezeSpecOperator(task_id="freeze_spec", cluster=spec.name)
+    if spec.name == "half-way":
+        raise RuntimeError("the graph ends here")
+
+def build(spec):
+    schedule = "0 24 * * *" if spec.name == "bad-cron" else None
+    return fleet_dag("trouble", spec, doc="# Trouble", graph=graph, schedule=schedule)
+
+globals().update(fleet_dags("trouble", build))
+"""
+
+
+def test_a_dag_that_cannot_be_built_breaks_only_itself(parse: Parse, tmp_path: Path) -> None:
+    """Also one that fails half-way, and one that only Airflow's own validation refuses: both are the file's errors."""
+    folder, file = tmp_path / "clusters", tmp_path / "trouble.py"
+    folder.mkdir()
+    file.write_text(FAMILY_OF_TROUBLE)
+    for name in ("good", "half-way", "bad-cron"):
+        write_cluster(folder, name)
+    found = parse(folder, [file])
+    assert found["errors"] == {}
+    assert {dag_id: list(dag["tasks"]) for dag_id, dag in found["dags"].items()} == {
+        "trouble.good": ["freeze_spec"],
+        "trouble.half-way": ["invalid_spec"],
+        "trouble.bad-cron": ["invalid_spec"],
+    }
+    assert "RuntimeError: the graph ends here" in found["dags"]["trouble.half-way"]["doc"]
+    assert "0 24 * * *" in found["dags"]["trouble.bad-cron"]["doc"]
 
 
 def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A family of DAGs: the same graph, once per cluster of the fleet.
 
 Only what the parsing context asks for is built: Airflow parses the file again at each start of a task, and a fleet of
-fifty clusters must not be paid for by each of them. A broken cluster file costs its own DAGs alone: in their place
-stands a DAG of the same id that says what is wrong and fails when it is run.
+fifty clusters must not be paid for by each of them. Whatever is wrong with one cluster costs its own DAGs alone: in
+their place stands a DAG of the same id that says what is wrong and fails when it is run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,8 @@ from gpu_fleet.hooks.fleet import load_cluster, load_fleet
 from gpu_fleet.hooks.settings import retry_delay_s
 from gpu_fleet.operators.base import DEFAULT_ARGS
 from gpu_fleet.operators.spec import InvalidSpecOperator
+
+log = logging.getLogger(__name__)
 
 #: A DAG needs some start date; in the past, because runs are triggered or cron-driven without catch-up.
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -34,8 +37,22 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG]) -> dict[str, DA
     dags: dict[str, DAG] = {}
     for name, spec in _wanted(family):
         dag_id = f"{family}.{name}"
-        dags[dag_id] = build(spec) if isinstance(spec, ClusterSpec) else broken(dag_id, spec)
+        dags[dag_id] = _built(dag_id, spec, build) if isinstance(spec, ClusterSpec) else broken(dag_id, spec)
     return dags
+
+
+def _built(dag_id: str, spec: ClusterSpec, build: Callable[[ClusterSpec], DAG]) -> DAG:
+    """The cluster's DAG, or the one that stands in for it.
+
+    Validated as Airflow will do it, because an error there is the whole file's: all its DAGs would become stale.
+    """
+    try:
+        dag = build(spec)
+        dag.validate()
+    except Exception as error:  # whatever it is, other clusters have no part in it
+        log.exception("DAG %s cannot be built", dag_id)
+        return broken(dag_id, error)
+    return dag
 
 
 def _wanted(family: str) -> Iterator[tuple[str, ClusterSpec | SpecError]]:
@@ -52,19 +69,22 @@ def _wanted(family: str) -> Iterator[tuple[str, ClusterSpec | SpecError]]:
         yield name, error
 
 
-def broken(dag_id: str, error: SpecError) -> DAG:
-    """The DAG that stands in for one whose cluster file cannot be used."""
+def broken(dag_id: str, error: Exception) -> DAG:
+    """The DAG that stands in for one whose cluster file cannot be used, or that cannot be built from it."""
+    known = isinstance(error, SpecError)
+    problem = str(error) if known else f"the DAG cannot be built: {type(error).__name__}: {error}"
     with DAG(
         dag_id=dag_id,
         schedule=None,
         start_date=START_DATE,
+        auto_register=False,
         catchup=False,
-        doc_md=f"# The cluster file cannot be used\n\n```\n{error}\n```\n\nOther clusters are not affected.",
+        doc_md=f"# The cluster file cannot be used\n\n```\n{problem}\n```\n\nOther clusters are not affected.",
         dag_display_name=f"{dag_id} (cluster file invalid)",
         tags=["gpu-fleet", "invalid"],
         default_args={**DEFAULT_ARGS, "retries": 0},
     ) as dag:
-        InvalidSpecOperator(task_id="invalid_spec", problem=str(error))
+        InvalidSpecOperator(task_id="invalid_spec", problem=problem)
     return dag
 
 
@@ -90,6 +110,8 @@ def fleet_dag(
         dag_id=f"{family}.{spec.name}",
         schedule=schedule,
         start_date=START_DATE,
+        # The file's globals are what counts; else one that fails half-way would be registered all the same.
+        auto_register=False,
         catchup=False,
         # A cluster has one turn; a second run would only wait for it.
         max_active_runs=1,

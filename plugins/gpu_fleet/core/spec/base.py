@@ -13,6 +13,8 @@ from pydantic_core import CoreSchema, core_schema
 #: Go's time.ParseDuration restricted to what Karpenter's CRD admits; there is no unit for days.
 _DURATION = re.compile(r"^([0-9]+(s|m|h))+$")
 _DURATION_PART = re.compile(r"([0-9]+)(s|m|h)")
+#: What Karpenter's CRD admits as a disruption budget's duration.
+_HOURS_AND_MINUTES = re.compile(r"^(([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DNS_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 _EXACT_VERSION = re.compile(r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$")
@@ -80,6 +82,25 @@ class DurationOrNever(Duration):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "pattern": "^(([0-9]+(s|m|h))+|Never)$", "examples": ["30s", "720h", "Never"]}
+
+
+class HoursAndMinutes(Duration):
+    """A :class:`Duration` of whole minutes (Karpenter's disruption budgets: kubernetes-sigs/karpenter v1.14
+    pkg/apis/v1/nodepool.go).
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> HoursAndMinutes:
+        duration = Duration.parse(text)
+        if not _HOURS_AND_MINUTES.match(text):
+            raise ValueError(f"{text!r} is no duration that Karpenter takes here; write hours, then minutes: 8h, 1h30m")
+        return cls(duration)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": _HOURS_AND_MINUTES.pattern, "examples": ["10m", "8h", "1h30m"]}
 
 
 class Seconds(int):

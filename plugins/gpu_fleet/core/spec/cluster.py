@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,14 +13,12 @@ from pydantic_core import PydanticCustomError
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, SpecModel
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
+from gpu_fleet.core.spec.cron import check_schedule
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster
 from gpu_fleet.core.spec.pools import NodeClass, NodePool
 from gpu_fleet.core.spec.problems import SpecErrors, problems_of
 from gpu_fleet.core.spec.rules import RULES
-
-_CRON_FIELD = r"[0-9A-Za-z*/,#?LW-]+"
-_CRON = re.compile(rf"^({_CRON_FIELD}( {_CRON_FIELD}){{4}}|@(hourly|daily|weekly|monthly))$")
 
 
 class ClusterSpec(SpecModel):
@@ -52,9 +49,7 @@ class ClusterSpec(SpecModel):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
-        if value is not None and not _CRON.match(value):
-            raise ValueError(f"{value!r} is not a cron expression; write five fields such as '0 6 * * 1', or @daily")
-        return value
+        return None if value is None else check_schedule(value)
 
     @model_validator(mode="after")
     def _rules(self) -> ClusterSpec:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.names import GPU_TAINT_KEY
-from gpu_fleet.core.spec.base import DnsLabel, Duration, DurationOrNever, NotEmpty, SpecModel
+from gpu_fleet.core.spec.base import DnsLabel, Duration, DurationOrNever, HoursAndMinutes, NotEmpty, SpecModel
+from gpu_fleet.core.spec.cron import check_budget_schedule
 from gpu_fleet.core.spec.instances import physical_gpus
 
 InstanceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$")]
@@ -175,8 +176,15 @@ class Budget(SpecModel):
         pattern=r"^((100|[0-9]{1,2})%|[0-9]+)$", description="How many nodes may be disrupted at once: '10%' or '1'."
     )
     schedule: str | None = Field(default=None, description="Cron in UTC at which the budget becomes active.")
-    duration: Duration | None = Field(default=None, description="How long it stays active after `schedule`.")
+    duration: HoursAndMinutes | None = Field(
+        default=None, description="How long it stays active after `schedule`, in hours and minutes."
+    )
     reasons: tuple[Literal["Underutilized", "Empty", "Drifted"], ...] = Field(default=())
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        return None if value is None else check_budget_schedule(value)
 
 
 class Disruption(SpecModel):

@@ -147,15 +147,40 @@ def test_kubeconfig_access_needs_a_path() -> None:
         demo_spec(cluster__access={"mode": "ssh"})
 
 
-@pytest.mark.parametrize("cron", ["0 6 * * 1", "*/15 * * * *", "@daily", None])
+@pytest.mark.parametrize(
+    "cron", ["0 6 * * 1", "*/15 * * * *", "@daily", "@monthly", "0 6 L * *", "0 6 * * MON#1", "30 5 29 2 *", None]
+)
 def test_a_schedule_is_a_cron_or_nothing(cron: str | None) -> None:
     assert demo_spec(schedule=cron).schedule == cron
 
 
-@pytest.mark.parametrize("cron", ["hourly", "* * * *", "", "@sometimes"])
+@pytest.mark.parametrize("cron", ["hourly", "* * * *", "", "@sometimes", "0 6 * * 1 2026"])
 def test_a_schedule_that_is_no_cron_is_refused(cron: str) -> None:
     with pytest.raises(SpecErrors, match=r"schedule: .* is not a cron expression"):
         demo_spec(schedule=cron)
+
+
+@pytest.mark.parametrize(
+    ("cron", "part", "remedy"),
+    [
+        ("0 24 * * *", "'24' is not a cron hour", "0 to 23"),
+        ("60 6 * * *", "'60' is not a cron minute", "0 to 59"),
+        ("*/0 6 * * *", "'*/0' is not a cron minute", "0 to 59"),
+        ("0 6 0 * *", "'0' is not a cron day of month", "1 to 31"),
+        ("0 6 * 13 *", "'13' is not a cron month", "1 to 12"),
+        ("0 6 * * MON#9", "'MON#9' is not a cron day of week", "0 to 7"),
+        ("H 6 * * *", "'H' is not a cron minute", "0 to 59"),
+        ("0 6 30 2 *", "no date that ever comes", "days and months"),
+    ],
+)
+def test_a_schedule_that_airflow_would_refuse_names_the_part(cron: str, part: str, remedy: str) -> None:
+    with pytest.raises(SpecErrors) as caught:
+        demo_spec(schedule=cron)
+    (problem,) = caught.value.problems
+    assert problem.field == "schedule"
+    assert cron in problem.message
+    assert part in problem.message
+    assert remedy in problem.remedy
 
 
 @pytest.mark.parametrize("mapping", [{}, {"name": []}, {"nodePools": "x"}, {"nodePools": [1]}])

@@ -158,6 +158,42 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "'schedule' must be set with 'duration'",
         "both",
     ),
+    "budget with seconds": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "@daily", "duration": "90s"}]},
+        "nodePools[0].disruption.budgets[0].duration",
+        "'90s'",
+        "1h30m",
+    ),
+    "budget that is no cron": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "foo", "duration": "8h"}]},
+        "nodePools[0].disruption.budgets[0].schedule",
+        "'foo' is not a cron expression",
+        "five fields",
+    ),
+    "budget at an hour that does not exist": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "0 24 * * *", "duration": "8h"}]},
+        "nodePools[0].disruption.budgets[0].schedule",
+        "'24' as no hour",
+        "0 to 23",
+    ),
+    "budget on the last day of the month": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "0 0 L * *", "duration": "8h"}]},
+        "nodePools[0].disruption.budgets[0].schedule",
+        "'L' as no day of month",
+        "1 to 31",
+    ),
+    "budget on Sunday as the seventh day": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "0 0 * * 1-7", "duration": "8h"}]},
+        "nodePools[0].disruption.budgets[0].schedule",
+        "'1-7' as no day of week",
+        "0 to 6",
+    ),
+    "budget with a step of nothing": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": "*/0 * * * *", "duration": "8h"}]},
+        "nodePools[0].disruption.budgets[0].schedule",
+        "'*/0' as no minute",
+        "0 to 59",
+    ),
     "setting that contradicts": (
         {"karpenter__settings": {"clusterName": "other"}},
         "karpenter.settings.clusterName",
@@ -303,6 +339,14 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
         {"nodePools__0__instanceTypes": ["g9.xlarge"]},
         {"nodePools__0__expireAfter": "Never"},
         {"nodePools__0__wantedNodes": 0, "nodePools__0__limits": {"nodes": 0}},
+        *(
+            {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": schedule, "duration": duration}]}
+            for schedule, duration in (
+                ("0 22 * * mon-fri", "10h"),
+                ("*/15 0,12 1-7/2 Jan ?", "1h30m"),
+                ("@midnight", "90m0s"),
+            )
+        ),
         {"karpenter__settings": {"clusterName": "demo-gpu", "featureGates": {"spotToSpotConsolidation": True}}},
         {"nodePools__0__taints": []},
         {"nodePools__0__sharing": {"mode": "mps", "replicas": 48, "failRequestsGreaterThanOne": True}},
