@@ -53,13 +53,24 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     )
 
 
+def karpenter_dead(spec: ClusterSpec, plan: TeardownPlan) -> PermanentError:
+    """Why nothing is removed while no controller serves the finalizers."""
+    return PermanentError(
+        f"no pod of Karpenter's controller is ready in namespace {spec.karpenter.namespace}, so nothing would "
+        f"terminate the instances behind NodePools {', '.join(plan.pools) or '(none)'}; bring it back and run the task "
+        "again, or set teardown.whenKarpenterIsDead: emergency",
+        reason="KarpenterDead",
+    )
+
+
 class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove and what that costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
     :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
     :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools of others live on: nobody
-        would terminate their nodes any more. ``PlanGrew`` if something would be removed that was not approved.
+        would terminate their nodes any more. ``KarpenterDead`` under the policy ``fail``: nobody's pods are evicted for
+        a teardown that cannot go on. ``PlanGrew`` if something would be removed that was not approved.
     """
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
@@ -67,7 +78,7 @@ class PlanTeardownOperator(FleetOperator):
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import make_plan
+        from gpu_fleet.core.teardown import Way, make_plan
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
@@ -81,6 +92,8 @@ class PlanTeardownOperator(FleetOperator):
             )
         markdown = to_markdown(plan)
         self.log.info("%s", markdown)
+        if plan.way is Way.REFUSED:
+            raise karpenter_dead(self.spec, plan)
         if self.approved_task_id is not None:
             self._refuse_growth(context, self.approved_task_id, plan)
         return {"plan": plan.to_json(), "markdown": markdown}
@@ -174,12 +187,7 @@ class DeleteNodePoolsOperator(FleetOperator):
                 return self._strip(_result(plan))
             return _result(plan)
         if plan.way is Way.REFUSED:
-            raise PermanentError(
-                f"no pod of Karpenter's controller is ready in namespace {self.spec.karpenter.namespace}, so nothing "
-                f"would terminate the instances behind NodePools {', '.join(plan.pools) or '(none)'}; bring it back "
-                "and run the task again, or set teardown.whenKarpenterIsDead: emergency",
-                reason="KarpenterDead",
-            )
+            raise karpenter_dead(self.spec, plan)
         if plan.way is Way.BY_KARPENTER:
             self._delete_pools(plan.pools, propagation="Foreground")
             self._delete_claims(plan.node_claims)

@@ -33,6 +33,7 @@ from tests.unit.core.specs import REPOSITORY, demo_spec
 from tests.unit.sandboxed import sandbox_cloud
 
 POOL = "shared-a10g"
+EMERGENCY = {"teardown__whenKarpenterIsDead": "emergency"}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,19 @@ def test_karpenter_must_not_go_while_pools_of_others_live_on(kube: KubeClient) -
     assert refused.value.reason == "KarpenterStillNeeded"
 
 
+@pytest.mark.parametrize("approved", [None, "plan"])
+def test_no_plan_is_made_that_a_dead_karpenter_would_stop_after_the_drain(
+    kube: KubeClient, approved: str | None
+) -> None:
+    pool(kube)
+    karpenter(kube, ready=False)
+    operator = PlanTeardownOperator(task_id="plan", approved_task_id=approved)
+    with pytest.raises(PermanentError, match=rf"NodePools {POOL}; .*whenKarpenterIsDead: emergency") as refused:
+        operator.execute(context(TaskInstance(spec=demo_spec())))
+    assert refused.value.reason == "KarpenterDead"
+    assert run(PlanTeardownOperator, demo_spec(**EMERGENCY))["plan"]["way"] == "Emergency"
+
+
 def test_the_plan_after_the_approval_may_shrink_and_not_grow(kube: KubeClient, aws: AwsSession) -> None:
     pool(kube)
     karpenter(kube)
@@ -323,9 +337,6 @@ def test_with_karpenter_dead_nothing_is_touched_unless_the_spec_says_so(kube: Ku
         run(DeleteNodePoolsOperator)
     assert caught.value.reason == "KarpenterDead"
     assert not deleting(kube, NODE_POOL, POOL)
-
-
-EMERGENCY = {"teardown__whenKarpenterIsDead": "emergency"}
 
 
 def test_in_an_emergency_instances_go_before_finalizers(kube: KubeClient, aws: AwsSession) -> None:
