@@ -132,7 +132,7 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: flo
                 facts["validation"].setdefault(pool, []).append(_verdict(name, summary))
         if task_id.startswith("teardown.drain_"):
             value = xcom(task_id)
-            if value is not None:
+            if value is not None and "skipped" not in value:
                 outcomes: dict[str, int] = {}
                 for row in value["pods"]:
                     if row["outcome"] != "Left":

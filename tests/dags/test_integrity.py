@@ -50,7 +50,7 @@ def test_every_dag_file_is_accounted_for() -> None:
 
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
     per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
-    shared_teardown = 16
+    shared_teardown = 17
     assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 1
     assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
 
@@ -146,7 +146,8 @@ TEARDOWN_GATED = [
     ("teardown.plan_again", {"teardown.acquire_turn"}),
     ("teardown.freeze_pools", {"teardown.plan_again"}),
     *[(f"teardown.drain_{pool}", {"teardown.freeze_pools"}) for pool in POOLS],
-    ("teardown.delete_node_pools", {f"teardown.drain_{pool}" for pool in POOLS}),
+    ("teardown.drain_removed_pools", {"teardown.freeze_pools"}),
+    ("teardown.delete_node_pools", {"teardown.drain_removed_pools", *(f"teardown.drain_{pool}" for pool in POOLS)}),
     ("teardown.node_claims_gone", {"teardown.delete_node_pools"}),
     ("teardown.instances_gone", {"teardown.node_claims_gone"}),
     *[(f"teardown.publish_{pool}", {"teardown.instances_gone"}) for pool in POOLS],
@@ -159,6 +160,7 @@ TEARDOWN_GATED = [
     (
         "teardown.leak_check",
         {
+            "teardown.drain_removed_pools",
             *(f"teardown.drain_{pool}" for pool in POOLS),
             *(f"teardown.publish_{pool}" for pool in POOLS),
             "teardown.delete_runtime_class",

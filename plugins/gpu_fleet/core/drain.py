@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT
-from gpu_fleet.core.teardown import controller_of, is_finished
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown import controller_of, doomed_pools, is_finished, pool_of
 
 Pod = Mapping[str, Any]
 
@@ -130,6 +131,30 @@ def judge_pod(pod: Pod, rules: DrainRules) -> PodVerdict:
             return verdict
         warning = warning or verdict
     return warning or PodVerdict(Fate.EVICT, "Evictable", "can be evicted")
+
+
+def remaining_nodes(
+    spec: ClusterSpec,
+    nodes: Iterable[Mapping[str, Any]],
+    node_pools: Sequence[Mapping[str, Any]],
+    drained: Iterable[str],
+) -> list[str]:
+    """Names of the nodes that a teardown removes and that no pool's own drain takes care of.
+
+    They belong to NodePools that the spec no longer has, or to none that exists: Karpenter would evict their pods
+    without asking what ``drain`` says of them.
+
+    :param nodes: those with a NodePool's label. :param drained: pools with a drain of their own.
+    """
+    existing = {pool["metadata"]["name"] for pool in node_pools}
+    doomed = set(doomed_pools(spec, node_pools))
+    orphans_go = spec.karpenter.manage and spec.teardown.uninstall_karpenter
+    elsewhere = set(drained)
+    return sorted(
+        node["metadata"]["name"]
+        for node in nodes
+        if (pool := pool_of(node)) not in elsewhere and (pool in doomed or (orphans_go and pool not in existing))
+    )
 
 
 @dataclass(frozen=True)

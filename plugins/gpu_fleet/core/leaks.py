@@ -16,13 +16,19 @@ from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_FROZEN_LIMITS,
     ANNOTATION_PROTECTED_BY,
-    LABEL_CLUSTER,
     LABEL_COMPONENT,
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
     owned_tag,
 )
-from gpu_fleet.core.readiness.teardown import COSTLY_STATES, left_in_pools, left_instances, living_pools, tags_of
+from gpu_fleet.core.readiness.teardown import (
+    COSTLY_STATES,
+    left_classes,
+    left_in_pools,
+    left_instances,
+    living_pools,
+    tags_of,
+)
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown import capacity_type, doomed_pools
 
@@ -229,10 +235,10 @@ def _node_pools(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak
 
 
 def _node_classes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
+    kept = [pool.name for pool in spec.node_pools if not pool.manage]
     return [
         Leak("EC2NodeClass", str(item["metadata"]["name"]), "delete it while Karpenter runs", _FREE)
-        for item in found.get("node_classes", ())
-        if (item["metadata"].get("labels") or {}).get(LABEL_CLUSTER) == spec.name
+        for item in left_classes(found.get("node_classes", ()), spec.name, kept)
     ]
 
 

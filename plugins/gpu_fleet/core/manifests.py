@@ -113,12 +113,6 @@ def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
     return [manifest]
 
 
-@builder("node_classes")
-def node_classes(spec: ClusterSpec) -> list[Manifest]:
-    """The EC2NodeClasses of all managed pools, for their deletion in one task."""
-    return [manifest for pool in spec.node_pools if pool.manage for manifest in node_class(spec, pool=pool.name)]
-
-
 def pool_labels(pool: NodePool) -> dict[str, str]:
     """Labels of a pool's nodes: the first makes the device plugin want pods there, the second picks its config, and
     the third, of MPS pools, makes the chart's MPS control daemon want one (GPU Feature Discovery, which would set it

@@ -114,6 +114,22 @@ class DeleteObjectsOperator(FleetOperator):
         return "deleted", uid
 
 
+class DeleteNodeClassesOperator(DeleteObjectsOperator):
+    """Deletes the cluster's EC2NodeClasses: by label, since the file may have lost a pool whose class is still there.
+
+    Those of pools with ``manage: false`` stay. :returns: as the base class.
+    """
+
+    def _targets(self) -> list[ObjectRef]:
+        from gpu_fleet.core.kinds import EC2_NODE_CLASS
+        from gpu_fleet.core.readiness.teardown import left_classes
+
+        found = self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}")
+        kept = [pool.name for pool in self.spec.node_pools if not pool.manage]
+        names = [item["metadata"]["name"] for item in left_classes(found, self.spec.name, kept)]
+        return [ObjectRef(EC2_NODE_CLASS, name) for name in sorted(names)]
+
+
 class DeleteRuntimeClassOperator(DeleteObjectsOperator):
     """Deletes the RuntimeClass ``nvidia``, unless nodes with GPUs are left: pods of others name it.
 

@@ -1,10 +1,10 @@
-"""Drains the nodes of a pool: cordon, evict, confirm by UID, report on every pod."""
+"""Drains the nodes that go: cordon, evict, confirm by UID, report on every pod."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
@@ -19,12 +19,11 @@ from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate
 
 
-class DrainPoolOperator(FleetOperator):
-    """Cordon the pool's nodes and evict their pods by kubectl's rules, within the spec's ``drain`` policy.
+class DrainOperator(FleetOperator):
+    """Cordon nodes and evict their pods by kubectl's rules, within the spec's ``drain`` policy.
 
     Safe to repeat: what is gone is gone, what terminates is only awaited, a cordon is not repeated.
 
-    :param node_pool: name of the pool.
     :returns: ``{"pool", "nodes", "pods": [{"pod", "node", "outcome", "reason"}], "seconds"}``; outcomes are Evicted,
         Deleted (``disableEviction``), Forced (time was up), Terminated (by itself or somebody else) and Left.
     :raises PermanentError: ``DrainRefused`` if a pod must not be evicted; nothing was evicted then.
@@ -32,17 +31,22 @@ class DrainPoolOperator(FleetOperator):
     """
 
     changes_cluster = True
-    template_fields = ("node_pool",)
 
-    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.node_pool = node_pool
+    @property
+    def subject(self) -> str:
+        """Whose nodes are drained, for the report and for messages."""
+        raise NotImplementedError
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are to be drained, as they are now."""
+        raise NotImplementedError
+
+    def _skip(self, why: str) -> dict[str, Any]:
+        """The report of a drain that has nothing to do."""
+        self.log.info("nothing to drain for %s: %s", self.subject, why)
+        return {"pool": self.subject, "nodes": [], "pods": [], "seconds": 0, "skipped": why}
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        pool = self.spec.pool(self.node_pool)
-        if not pool.manage:
-            self.log.info("pool %s is not managed by the package (manage: false): left alone", pool.name)
-            return {"pool": pool.name, "nodes": [], "pods": [], "seconds": 0, "skipped": "manage: false"}
         return self._drain(context, started=wait_started(context), records={})
 
     def resume(
@@ -151,14 +155,14 @@ class DrainPoolOperator(FleetOperator):
     # --- observing ---------------------------------------------------------------------------------------------
 
     def _cordoned_nodes(self, run: str) -> list[str]:
-        """Names of the pool's nodes, each cordoned; our cordons carry the run, so that they can be told from others."""
+        """Names of the nodes, each cordoned; our cordons carry the run, so that they can be told from others."""
         from gpu_fleet.core.kinds import NODE, ObjectRef
-        from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, LABEL_NODE_POOL
+        from gpu_fleet.core.names import ANNOTATION_CORDONED_BY
 
         # One patch: a cordon of ours without its mark would never be taken back.
         cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: run}}, "spec": {"unschedulable": True}}
         names = []
-        for node in self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={self.node_pool}"):
+        for node in self._nodes():
             name = node["metadata"]["name"]
             if not (node.get("spec") or {}).get("unschedulable"):
                 try:
@@ -198,8 +202,8 @@ class DrainPoolOperator(FleetOperator):
 
     def _report(self, nodes: list[str], records: dict[str, dict[str, str]], elapsed: float) -> dict[str, Any]:
         rows = sorted(records.values(), key=lambda row: (row["node"], row["pod"]))
-        self.log.info("pool %s is drained: %d nodes, %d pods", self.node_pool, len(nodes), len(rows))
-        return {"pool": self.node_pool, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
+        self.log.info("pool %s is drained: %d nodes, %d pods", self.subject, len(nodes), len(rows))
+        return {"pool": self.subject, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
 
     def _deadline_passed(self, plan: Any, pods: list[dict[str, Any]], elapsed: float) -> DeadlinePassed:
         from gpu_fleet.core.drain import protection
@@ -210,10 +214,69 @@ class DrainPoolOperator(FleetOperator):
         left = [*plan.evict, *plan.wait]
         lines = "".join(f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets)}" for one in left)
         return DeadlinePassed(
-            f"pool {self.node_pool}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned until "
+            f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned until "
             "capacity is asked for again); end them or their budgets and run the task again, or set "
             f"drain.whenTimeExpires: delete:{lines}"
         )
+
+
+class DrainPoolOperator(DrainOperator):
+    """Drains the nodes of a pool; leaves those of a pool with ``manage: false`` alone.
+
+    :param node_pool: name of the pool.
+    """
+
+    template_fields = ("node_pool",)
+
+    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.node_pool = node_pool
+
+    @property
+    def subject(self) -> str:
+        return self.node_pool
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.spec.pool(self.node_pool).manage:
+            return self._skip("manage: false")
+        return super().act(context)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        from gpu_fleet.core.kinds import NODE
+        from gpu_fleet.core.names import LABEL_NODE_POOL
+
+        return self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={self.node_pool}")
+
+
+class DrainRemovedPoolsOperator(DrainOperator):
+    """Drains what the teardown removes beyond the pools of the file: those that it no longer has.
+
+    Which tasks there are is decided when the DAG is parsed, but which pools are left only the cluster knows.
+
+    :param drained: names of the pools with a drain of their own.
+    """
+
+    template_fields = ("drained",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"drained": "json"}
+    subject = "removed-pools"
+
+    def __init__(self, *, drained: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drained = drained
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._nodes():
+            return self._skip("no node of a pool that the file no longer has")
+        return super().act(context)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        from gpu_fleet.core.drain import remaining_nodes
+        from gpu_fleet.core.kinds import NODE, NODE_POOL
+        from gpu_fleet.core.names import LABEL_NODE_POOL
+
+        nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
+        names = remaining_nodes(self.spec, nodes, self.kube.list(NODE_POOL), self.drained)
+        return [node for node in nodes if node["metadata"]["name"] in names]
 
 
 def _record(target: Any, outcome: str, reason: str) -> dict[str, str]:

@@ -252,7 +252,7 @@ class DeleteNodePoolsOperator(FleetOperator):
         """Remove what only a controller would finish: the instances behind it are gone."""
         from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM
         from gpu_fleet.core.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
-        from gpu_fleet.core.readiness.teardown import left_in_pools, living_pools
+        from gpu_fleet.core.readiness.teardown import left_classes, left_in_pools, living_pools
 
         living = living_pools(self._pools())
         names = set(plan["nodeClaims"])
@@ -260,10 +260,10 @@ class DeleteNodePoolsOperator(FleetOperator):
         nodes = left_in_pools(self.kube.list(NODE, label_selector=LABEL_NODE_POOL), living)
         for item in (*claims, *nodes):
             self._finish(item, FINALIZER_TERMINATION)
-        ours = {pool.name for pool in self.spec.node_pools if pool.manage}
-        for item in self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}"):
-            if item["metadata"]["name"] in ours:
-                self._finish(item, FINALIZER_NODE_CLASS)
+        kept = [pool.name for pool in self.spec.node_pools if not pool.manage]
+        classes = self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}")
+        for item in left_classes(classes, self.spec.name, kept):
+            self._finish(item, FINALIZER_NODE_CLASS)
         self.log.warning("emergency: launch templates and instance profiles may be left; the leak check names them")
         return plan
 

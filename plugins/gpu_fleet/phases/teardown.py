@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.operators.delete import DeleteObjectsOperator, DeleteRuntimeClassOperator
-from gpu_fleet.operators.drain import DrainPoolOperator
+from gpu_fleet.operators.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
+from gpu_fleet.operators.drain import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.release import UninstallReleaseOperator
@@ -33,6 +33,7 @@ def teardown(spec: ClusterSpec) -> Phase:
     The new plan may be smaller than the approved one, never larger.
     """
     cluster = {"cluster": spec.cluster.name}
+    classes_that_go = {"spec": spec.name, "kept": [pool.name for pool in spec.node_pools if not pool.manage]}
     with TaskGroup("teardown", tooltip="Remove the GPU capacity and show that nothing is left"):
         plan = PlanTeardownOperator(task_id="plan")
         approve = ApprovalOperator(
@@ -45,12 +46,15 @@ def teardown(spec: ClusterSpec) -> Phase:
         turn = AcquireTurnOperator(task_id="acquire_turn")
         replan = PlanTeardownOperator(task_id="plan_again", approved_task_id=plan.task_id)
         freeze = FreezePoolsOperator(task_id="freeze_pools")
-        drains = [DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools]
+        drains: list[Any] = [
+            DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools
+        ]
+        drains.append(DrainRemovedPoolsOperator(task_id="drain_removed_pools", drained=list(spec.pool_names)))
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools")
         claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
-        classes = DeleteObjectsOperator(task_id="delete_node_classes", builder="node_classes")
-        classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=cluster)
+        classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
+        classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)
         # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
         leaks = LeakCheckOperator(task_id="leak_check", trigger_rule=TriggerRule.NONE_SKIPPED)
         release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)

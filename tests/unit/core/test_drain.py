@@ -14,8 +14,10 @@ from gpu_fleet.core.drain import (
     next_step,
     plan_drain,
     protection,
+    remaining_nodes,
 )
 from gpu_fleet.core.names import LABEL_COMPONENT
+from tests.unit.core.specs import demo_spec
 
 DEFAULT = DrainRules(daemon_sets=frozenset({("kube-system", "cni")}))
 
@@ -196,3 +198,17 @@ def test_what_protects_a_pod_is_named() -> None:
     stuck = pod(deletionTimestamp="t", finalizers=["a/b"])
     assert protection(stuck, [budget]) == "terminating, finalizers a/b"
     assert protection(pod(), [budget]) == "no PodDisruptionBudget found"
+
+
+@pytest.mark.parametrize(("uninstall", "expected"), [(True, ["gone", "old"]), (False, ["old"])])
+def test_nodes_of_pools_that_the_file_no_longer_has_are_left_to_drain(uninstall: bool, expected: list[str]) -> None:
+    """Nodes of no pool at all go where Karpenter goes: nobody would be left to remove them."""
+    spec = demo_spec(teardown__uninstallKarpenter=uninstall)
+    pools = [
+        {"metadata": {"name": "old", "labels": {"gpu-fleet.io/cluster": "demo"}}},
+        {"metadata": {"name": "shared-a10g"}},
+        {"metadata": {"name": "cpu"}},
+    ]
+    names = ("old", "shared-a10g", "cpu", "gone", "whole-a100")
+    nodes = [{"metadata": {"name": name, "labels": {"karpenter.sh/nodepool": name}}} for name in names]
+    assert remaining_nodes(spec, nodes, pools, spec.pool_names) == expected

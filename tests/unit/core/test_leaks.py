@@ -129,6 +129,13 @@ def test_a_protected_node_of_a_pool_that_is_kept_costs_for_ever() -> None:
     assert find_leaks(spec, {**found, "nodes": [users]}, PRICES) == []
 
 
+def test_the_node_class_of_a_pool_that_is_kept_is_no_leak_and_that_of_a_removed_pool_is() -> None:
+    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False)
+    labels = {"gpu-fleet.io__cluster": "demo"}
+    found = {"node_classes": [named("whole-a100", **labels), named("removed", **labels)]}
+    assert [(leak.kind, leak.name) for leak in find_leaks(spec, found, PRICES)] == [("EC2NodeClass", "removed")]
+
+
 def test_the_message_names_each_leak_its_price_and_the_sum() -> None:
     found = {"instances.owned": [instance("i-1"), instance("i-2")], "own_pods": [PLACEHOLDER]}
     leaks = find_leaks(demo_spec(), found, PRICES)

@@ -108,11 +108,6 @@ def test_a_pool_may_have_its_own_ami_and_bottlerocket_its_data_volume() -> None:
     )
 
 
-def test_node_classes_are_those_of_managed_pools() -> None:
-    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False)
-    assert [m["metadata"]["name"] for m in build("node_classes", spec)] == ["shared-a10g"]
-
-
 def test_the_namespaces_are_ours_and_the_managed_plugins() -> None:
     names = [m["metadata"]["name"] for m in build("system_namespaces", demo_spec())]
     assert names == ["gpu-fleet-system", "gpu-fleet-validation", "nvidia-device-plugin"]

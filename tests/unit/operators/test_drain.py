@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
-from gpu_fleet.core.kinds import NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.kinds import CRD, NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
 from gpu_fleet.operators.capacity import take_back_cordons
-from gpu_fleet.operators.drain import DrainPoolOperator
+from gpu_fleet.operators.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.core.specs import REPOSITORY, demo_spec
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
 POOL = "shared-a10g"
@@ -93,7 +96,7 @@ class Drain:
     """One task: run it, and wake it up after its deferrals."""
 
     def __init__(self, cluster: SandboxCluster, **spec: Any) -> None:
-        self.operator = DrainPoolOperator(task_id="drain", node_pool=POOL)
+        self.operator: DrainOperator = DrainPoolOperator(task_id="drain", node_pool=POOL)
         self.context = context(TaskInstance(spec=spec_at(str(cluster.access.path), **spec)))
         self.deferred: TaskDeferred | None = None
 
@@ -278,8 +281,61 @@ def test_a_pool_that_is_not_managed_is_left_alone(cluster: SandboxCluster, node:
     assert "unschedulable" not in (cluster.kube.get(ObjectRef(NODE, node)) or {}).get("spec", {})
 
 
+REMOVED = "removed"
+
+
+@pytest.fixture
+def removed_pool(cluster: SandboxCluster, node: str) -> Iterator[str]:
+    """A node of a NodePool that was ours and that the file no longer has."""
+    kube = cluster.kube
+    crds = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodepools.yaml"
+    for crd in yaml.safe_load_all(crds.read_text(encoding="utf-8")):
+        if kube.get(ObjectRef(CRD, crd["metadata"]["name"])) is None:
+            kube.create(crd)
+    for name in (REMOVED, "cpu"):
+        manifest = build("node_pool", demo_spec(), pool=POOL)[0]
+        labels = manifest["metadata"]["labels"] if name == REMOVED else {}
+        kube.apply({**manifest, "metadata": {"name": name, "labels": labels}})
+    labels = {"karpenter.sh/nodepool": REMOVED}
+    kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n9", "labels": labels}})
+    yield "n9"
+    for name in (REMOVED, "cpu"):
+        kube.delete(ObjectRef(NODE_POOL, name))
+    kube.delete(ObjectRef(NODE, "n9"))
+
+
+def removed_pools_drain(cluster: SandboxCluster, **spec: Any) -> Drain:
+    drain = Drain(cluster, **spec)
+    drain.operator = DrainRemovedPoolsOperator(task_id="drain", drained=[POOL])
+    return drain
+
+
+def test_a_pool_that_the_file_no_longer_has_is_drained_by_the_same_rules(
+    cluster: SandboxCluster, removed_pool: str
+) -> None:
+    pod(cluster, "bare", removed_pool, owner=None)
+    with pytest.raises(PermanentError, match="default/bare on n9 has no controller") as caught:
+        removed_pools_drain(cluster).run()
+    assert caught.value.reason == "DrainRefused"
+    drain = removed_pools_drain(cluster, drain={"force": True})
+    assert drain.run() is None
+    assert drain.waits_for["nodes"] == [removed_pool]
+    end(cluster, "bare")
+    report = drain.run()
+    assert outcomes(report) == {"default/bare": "Evicted"}
+    for other in ("n1", "other"):
+        assert "unschedulable" not in (cluster.kube.get(ObjectRef(NODE, other)) or {}).get("spec", {})
+
+
+def test_without_such_a_pool_there_is_nothing_to_drain(cluster: SandboxCluster, removed_pool: str) -> None:
+    cluster.kube.delete(ObjectRef(NODE, removed_pool))
+    report = removed_pools_drain(cluster).run()
+    assert report is not None
+    assert "no longer has" in report["skipped"]
+
+
 def test_an_unknown_pool_is_named(cluster: SandboxCluster) -> None:
     drain = Drain(cluster)
-    drain.operator.node_pool = "nope"
+    drain.operator = DrainPoolOperator(task_id="drain", node_pool="nope")
     with pytest.raises(SpecError, match="no pool 'nope'"):
         drain.run()

@@ -21,6 +21,7 @@ from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FINALIZER_TERMINATION
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.aws import AwsSession, aws_session
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.operators.delete import DeleteNodeClassesOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
 from gpu_fleet.operators.teardown import (
     FINALIZER_NODE_CLASS,
@@ -399,6 +400,31 @@ def test_finalizers_stay_while_an_instance_lives(
 
 def test_where_nothing_is_left_a_dead_karpenter_does_not_matter(kube: KubeClient) -> None:
     assert run(DeleteNodePoolsOperator)["way"] == "NothingLeft"
+
+
+# --- node classes -----------------------------------------------------------------------------------------------------
+
+
+def node_class(kube: KubeClient, name: str, cluster: str | None = "demo") -> None:
+    manifest = build("node_class", demo_spec(), pool=POOL)[0]
+    labels = {"gpu-fleet.io/cluster": cluster} if cluster else {}
+    kube.apply({**manifest, "metadata": {"name": name, "labels": labels}})
+
+
+@pytest.mark.parametrize("emergency", [False, True])
+def test_node_classes_go_by_label_except_those_of_kept_pools(kube: KubeClient, emergency: bool) -> None:
+    """Also one whose pool the file no longer has: nothing would ever remove it, and Karpenter's end waits for it."""
+    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False, **EMERGENCY)
+    for name in (POOL, "removed", "whole-a100"):
+        node_class(kube, name)
+    node_class(kube, "of-another", "other")
+    node_class(kube, "of-nobody", None)
+    if emergency:
+        assert run(DeleteNodePoolsOperator, spec)["way"] == "NothingLeft"
+    else:
+        report = run(DeleteNodeClassesOperator, spec)
+        assert report["deleted"] == ["EC2NodeClass removed", f"EC2NodeClass {POOL}"]
+    assert {item["metadata"]["name"] for item in kube.list(EC2_NODE_CLASS)} == {"whole-a100", "of-another", "of-nobody"}
 
 
 # --- leaks ------------------------------------------------------------------------------------------------------------

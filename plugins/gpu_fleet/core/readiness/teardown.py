@@ -6,7 +6,7 @@ Everything else counts, NodeClaims without any pool included: they cost money li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.gates import Args, AwsQuery, Gate, KubeQuery, Query, Snapshot, register
@@ -66,6 +66,22 @@ def left_instances(instances: Iterable[Mapping[str, Any]], living: frozenset[str
         for instance in instances
         if (instance.get("State") or {}).get("Name") in COSTLY_STATES
         and tags_of(instance).get(TAG_NODE_POOL) not in living
+    ]
+
+
+def left_classes(
+    classes: Iterable[Mapping[str, Any]], spec_name: str, kept: Collection[str]
+) -> list[Mapping[str, Any]]:
+    """The EC2NodeClasses that a teardown removes, among those that exist: they carry our label of this cluster spec,
+    and are of no pool that is kept. The file need not have them any more.
+
+    :param spec_name: name of the cluster spec. :param kept: pools with ``manage: false``.
+    """
+    return [
+        item
+        for item in classes
+        if (item["metadata"].get("labels") or {}).get(LABEL_CLUSTER) == spec_name
+        and item["metadata"]["name"] not in kept
     ]
 
 
@@ -156,14 +172,16 @@ def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
     return ready("InstancesGone", f"EC2 has no Karpenter instance of cluster {args['cluster']} left")
 
 
-def _classes_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
-    return (KubeQuery("classes", EC2_NODE_CLASS, label_selector=LABEL_CLUSTER),)
+def _classes_queries(args: Args) -> tuple[Query, ...]:
+    return (KubeQuery("classes", EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={args['spec']}"),)
 
 
 def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when none of our EC2NodeClasses is left (``names`` among the arguments narrows it down)."""
-    names = args.get("names")
-    left = [item for item in snapshot["classes"] if names is None or item["metadata"]["name"] in names]
+    """Ready when none of the EC2NodeClasses that go is left.
+
+    :param args: ``spec``: name of the cluster spec; ``kept``: names of the pools with ``manage: false``.
+    """
+    left = left_classes(snapshot["classes"], str(args["spec"]), args.get("kept") or ())
     if left:
         texts = []
         for item in left:

@@ -7,7 +7,7 @@ import pytest
 from gpu_fleet.core.gates import AwsQuery, gate_named
 from gpu_fleet.core.verdict import Verdict
 
-ARGS = {"cluster": "demo-gpu", "now": 1.0, "started": 0.0}
+ARGS = {"cluster": "demo-gpu", "spec": "demo", "now": 1.0, "started": 0.0}
 
 
 def named(
@@ -111,10 +111,19 @@ def test_ec2_is_asked_for_this_clusters_karpenter_instances() -> None:
     }  # fmt: skip
 
 
-def test_node_classes_can_be_narrowed_down_by_name() -> None:
-    found = {"classes": [named("a", None, True)]}
-    assert not gate_named("node_class_gone").judge(found, ARGS).ready
-    assert gate_named("node_class_gone").judge(found, {**ARGS, "names": ["b"]}).ready
+def node_class(name: str, spec: str | None = "demo") -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"gpu-fleet.io/cluster": spec} if spec else {}}}
+
+
+def test_node_classes_with_our_label_count_unless_their_pool_is_kept() -> None:
+    classes = [node_class("removed-from-the-file"), node_class("not-managed"), node_class("other", "prod")]
+    verdict = gate_named("node_class_gone").judge({"classes": classes}, {**ARGS, "kept": ["not-managed"]})
+    assert verdict.message == "EC2NodeClasses remain: removed-from-the-file (not being deleted)"
+    gone = {"classes": classes[1:]}
+    assert gate_named("node_class_gone").judge(gone, {**ARGS, "kept": ["not-managed"]}).ready
+    assert not gate_named("node_class_gone").judge(gone, ARGS).ready
+    (query,) = gate_named("node_class_gone").queries(ARGS)
+    assert getattr(query, "label_selector", None) == "gpu-fleet.io/cluster=demo"
 
 
 def test_a_long_list_is_cut_with_its_count() -> None:
