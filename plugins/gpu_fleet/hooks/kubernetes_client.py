@@ -210,19 +210,24 @@ class KubeClient:
             return False
         return True
 
-    def evict(self, namespace: str, name: str, *, grace_seconds: int | None = None) -> None:
+    def evict(self, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
         """Ask for a pod's eviction through the Eviction API.
 
+        :param uid: evict only this incarnation: a StatefulSet's next pod has the same name, on another node.
+        :raises Conflict: the pod of that name is another one.
+        :raises Invalid: with reason ``SeveralDisruptionBudgets``, which the Eviction API does not support.
         :raises Throttled: a disruption budget forbids it now (``retry_after`` is ``None``) or is not observed yet.
         :raises NotFound: the pod is gone.
         """
+        options: Json = {"preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         body: Json = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": options,
         }
-        if grace_seconds is not None:
-            body["deleteOptions"] = {"gracePeriodSeconds": grace_seconds}
         path = object_path(POD, namespace, name, "eviction")
         self.raw("POST", path, body=body, what=f"evict Pod {namespace}/{name}", retry=False)
 

@@ -25,13 +25,14 @@ from gpu_fleet.core.errors import (
 #: Reason of the error for HTTP 410: a resourceVersion or continue token is too old, list again.
 EXPIRED = "Expired"
 
+#: Reason of the error for an eviction of a pod with two disruption budgets, a plain 500 (kubernetes
+#: pkg/registry/core/pod/storage/eviction.go): it stays so until a person removes one of them.
+SEVERAL_BUDGETS = "SeveralDisruptionBudgets"
+_SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
+
 #: 500 answers that no repetition changes: server-side apply of a field that the schema lacks (kubernetes-sigs/
-#: structured-merge-diff), and a pod with two disruption budgets (kubernetes pkg/registry/core/pod/storage/eviction.go).
-_PERMANENT_500 = (
-    "field not declared in schema",
-    "failed to create typed patch object",
-    "more than one PodDisruptionBudget",
-)
+#: structured-merge-diff).
+_PERMANENT_500 = ("field not declared in schema", "failed to create typed patch object")
 
 
 class ApiNotFound(NotFound):
@@ -98,6 +99,8 @@ def error_for(
             return ApiUnavailable(text, reason=EXPIRED)
         case 429:
             return Throttled(text, reason=reason, retry_after=retry_after(headers or {}))
+        case 500 if _SEVERAL_BUDGETS in message:
+            return Invalid(text, reason=SEVERAL_BUDGETS)
         case 500 if any(part in message for part in _PERMANENT_500):
             return Invalid(text, reason=reason or "Invalid")
         case _ if code >= 500 or code == 408:

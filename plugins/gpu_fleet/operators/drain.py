@@ -11,6 +11,7 @@ from gpu_fleet.core.errors import (
     Conflict,
     DeadlinePassed,
     Forbidden,
+    Invalid,
     NotFound,
     PermanentError,
     Throttled,
@@ -122,6 +123,7 @@ class DrainOperator(FleetOperator):
         :returns: ``None`` if the API accepted it, else what blocks it, in words.
         """
         from gpu_fleet.core.kinds import POD, ObjectRef
+        from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
 
         policy = self.spec.drain
         grace = None if policy.grace_period < 0 else policy.grace_period
@@ -130,7 +132,7 @@ class DrainOperator(FleetOperator):
                 ref = ObjectRef(POD, target.name, target.namespace)
                 self.kube.delete(ref, uid=target.uid, grace_seconds=grace)
             else:
-                self.kube.evict(target.namespace, target.name, grace_seconds=grace)
+                self.kube.evict(target.namespace, target.name, uid=target.uid, grace_seconds=grace)
         except NotFound:
             pass
         except Throttled as error:
@@ -143,8 +145,12 @@ class DrainOperator(FleetOperator):
             if "being terminated" not in error.message:
                 raise
             return f"{target}: its namespace is being terminated"
+        except Invalid as error:
+            # Two PDBs on one pod block it as one does that allows nothing: until somebody removes one, or time is up.
+            if error.reason != SEVERAL_BUDGETS:
+                raise
+            return f"{target}: {error.message}"
         except ApiUnavailable as error:
-            # Two PDBs on one pod are a plain 500; so is a hiccup. Both are tried again until the time is up.
             return f"{target}: {error.message}"
         outcome = "Forced" if force else "Deleted" if policy.disable_eviction else "Evicted"
         reason = "the time for evictions was up" if force else target.verdict.reason

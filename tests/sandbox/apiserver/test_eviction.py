@@ -99,6 +99,16 @@ async def test_dry_run_counts_nothing(api: Api) -> None:
     assert "deletionTimestamp" not in (await api.get(f"{PODS}/p")).body["metadata"]
 
 
+async def test_the_pod_of_another_uid_stays(api: Api) -> None:
+    """A client that planned with the last pod of that name."""
+    await running_pod(api, "p")
+    uid = (await api.get(f"{PODS}/p")).body["metadata"]["uid"]
+    reply = await evict(api, "p", preconditions={"uid": "that-of-the-last"})
+    assert (reply.code, reply.reason) == (409, "Conflict")
+    assert "deletionTimestamp" not in (await api.get(f"{PODS}/p")).body["metadata"]
+    assert (await evict(api, "p", preconditions={"uid": uid})).code == 201
+
+
 async def test_an_absent_pod(api: Api) -> None:
     reply = await evict(api, "nobody")
     assert (reply.code, reply.message) == (404, 'pods "nobody" not found')

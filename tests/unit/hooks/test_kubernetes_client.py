@@ -65,12 +65,12 @@ def test_an_eviction_is_never_repeated_by_the_client(tmp_path: Path) -> None:
     refused = status(429, "Cannot evict pod", "TooManyRequests", "DisruptionBudget")
     with client_of(tmp_path, refused) as (kube, api, pauses):
         with pytest.raises(errors.Throttled) as caught:
-            kube.evict("d", "p", grace_seconds=5)
+            kube.evict("d", "p", uid="u1", grace_seconds=5)
         assert caught.value.retry_after is None
         assert pauses == []
         (request,) = api.requests
         assert request.path == "/api/v1/namespaces/d/pods/p/eviction"
-        assert request.body["deleteOptions"] == {"gracePeriodSeconds": 5}
+        assert request.body["deleteOptions"] == {"gracePeriodSeconds": 5, "preconditions": {"uid": "u1"}}
 
 
 def test_a_token_that_cannot_be_renewed_is_refused_once(tmp_path: Path) -> None:

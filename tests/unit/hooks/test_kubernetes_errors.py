@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core import errors
-from gpu_fleet.hooks.kubernetes_errors import ApiNotFound, error_for, is_expired, parse_status, retry_after
+from gpu_fleet.hooks.kubernetes_errors import (
+    SEVERAL_BUDGETS,
+    ApiNotFound,
+    error_for,
+    is_expired,
+    parse_status,
+    retry_after,
+)
 
 
 def status(message: str, reason: str = "", *causes: str) -> dict[str, Any]:
@@ -89,6 +96,11 @@ def test_every_answer_has_one_type_and_keeps_the_servers_words(
     assert isinstance(error, errors.TransientError) is transient
     assert body["message"] in error.message
     assert error.message.startswith("apply Pod x: ")
+
+
+def test_a_pod_with_two_budgets_is_told_apart_from_other_refusals() -> None:
+    text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+    assert error_for("evict Pod x", 500, status(text)).reason == SEVERAL_BUDGETS
 
 
 def test_expiry_is_recognised() -> None:

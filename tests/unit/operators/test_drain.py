@@ -9,6 +9,7 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
+from gpu_fleet.core import drain as drain_module
 from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
 from gpu_fleet.core.kinds import CRD, NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.manifests import build
@@ -72,13 +73,13 @@ def end(cluster: SandboxCluster, name: str, kind: Any = POD) -> None:
     cluster.kube.delete(ObjectRef(kind, name, "default"), grace_seconds=0)
 
 
-def budget(cluster: SandboxCluster, allowed: int) -> None:
+def budget(cluster: SandboxCluster, allowed: int, name: str = "web-pdb") -> None:
     """A budget whose controller has seen it."""
     created = cluster.kube.create(
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": {"name": "web-pdb", "namespace": "default"},
+            "metadata": {"name": name, "namespace": "default"},
             "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}},
         }
     )
@@ -89,7 +90,7 @@ def budget(cluster: SandboxCluster, allowed: int) -> None:
         "desiredHealthy": 1,
         "expectedPods": 1,
     }
-    cluster.kube.patch(ObjectRef(POD_DISRUPTION_BUDGET, "web-pdb", "default"), {"status": status}, subresource="status")
+    cluster.kube.patch(ObjectRef(POD_DISRUPTION_BUDGET, name, "default"), {"status": status}, subresource="status")
 
 
 class Drain:
@@ -164,6 +165,61 @@ def test_a_budget_blocks_until_it_allows(cluster: SandboxCluster, node: str) -> 
     assert drain.waits_for["blocked"] == []
     end(cluster, "a")
     assert outcomes(drain.run()) == {"default/a": "Evicted"}
+
+
+def test_two_budgets_block_until_one_is_gone(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "a")
+    for name in ("web-pdb", "second"):
+        budget(cluster, allowed=1, name=name)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert "more than one PodDisruptionBudget" in drain.waits_for["blocked"][0]
+    end(cluster, "second", POD_DISRUPTION_BUDGET)
+    assert drain.run() is None
+    assert drain.waits_for["blocked"] == []
+    end(cluster, "a")
+    assert outcomes(drain.run()) == {"default/a": "Evicted"}
+
+
+@pytest.mark.parametrize("policy", ["fail", "delete"])
+def test_two_budgets_leave_the_last_word_to_the_policy(cluster: SandboxCluster, node: str, policy: str) -> None:
+    pod(cluster, "a")
+    for name in ("web-pdb", "second"):
+        budget(cluster, allowed=1, name=name)
+    drain = Drain(cluster, drain={"timeout": "5m", "whenTimeExpires": policy})
+    assert drain.run() is None
+    assert drain.deferred is not None
+    assert drain.deferred.kwargs is not None
+    drain.deferred.kwargs["started"] -= 301
+    if policy == "fail":
+        with pytest.raises(DeadlinePassed, match=r"default/a on n1: .*second .*web-pdb"):
+            drain.run()
+        return
+    assert drain.run() is None
+    end(cluster, "a")
+    assert outcomes(drain.run()) == {"default/a": "Forced"}
+
+
+def test_a_pod_that_came_back_elsewhere_under_its_name_is_not_evicted(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "web-0", owner="StatefulSet")
+    plan, moves = drain_module.plan_drain, iter([True])
+
+    def planned_before_it_moved(*args: Any) -> Any:
+        found = plan(*args)
+        if next(moves, False):
+            end(cluster, "web-0")
+            pod(cluster, "web-0", "other", owner="StatefulSet")
+        return found
+
+    monkeypatch.setattr(drain_module, "plan_drain", planned_before_it_moved)
+    report = Drain(cluster).run()
+    assert report is not None
+    assert (report["nodes"], report["pods"]) == ([node], [])
+    there = cluster.kube.get(ObjectRef(POD, "web-0", "default")) or {}
+    assert there["spec"]["nodeName"] == "other"
+    assert "deletionTimestamp" not in there["metadata"]
 
 
 def test_when_time_is_up_the_pods_and_their_budget_are_named(cluster: SandboxCluster, node: str) -> None:
