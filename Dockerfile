@@ -1,11 +1,12 @@
 # syntax=docker/dockerfile:1
 # The package on the official Airflow image. Every component (scheduler, worker, triggerer, API server, DAG processor)
 # must run this image: triggers and plugins are imported in each of them.
+# amd64 wherever it is built: the base image is for several platforms, the helm that is copied into it for one.
 ARG AIRFLOW_VERSION=3.3.2
 ARG PYTHON_VERSION=3.11
 
 # --- helm: from the Helm project's own archive -----------------------------------------------------------------------
-FROM debian:12-slim AS helm
+FROM --platform=linux/amd64 debian:12-slim AS helm
 ARG HELM_VERSION=4.2.3
 # sha256 of the extracted binary, not of the archive: the same figure is checked wherever else the binary comes from
 # (tools/toolchain.py).
@@ -16,7 +17,7 @@ RUN tar -xzf /tmp/helm.tar.gz -C /tmp linux-amd64/helm \
     && install -m 0755 /tmp/linux-amd64/helm /usr/local/bin/helm
 
 # --- Airflow with the package ----------------------------------------------------------------------------------------
-FROM apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION} AS airflow
+FROM --platform=linux/amd64 apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION} AS airflow
 COPY --from=helm /usr/local/bin/helm /usr/local/bin/helm
 COPY --chown=airflow:0 requirements.txt /opt/gpu-fleet/requirements.txt
 RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements.txt
@@ -27,14 +28,17 @@ ENV HELM_BIN=/usr/local/bin/helm \
     PYTHONPATH=/opt/airflow/plugins \
     GPU_FLEET_CLUSTERS_DIR=/opt/airflow/include/clusters
 
-# --- the same, with the embedded cloud, for the compose profile `sandbox` --------------------------------------------
+# --- the same, with the embedded cloud, for docker-compose.sandbox.yaml ----------------------------------------------
 FROM airflow AS sandbox
 COPY --chown=airflow:0 requirements-dev.txt /opt/gpu-fleet/requirements-dev.txt
 RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements-dev.txt
 COPY --chown=airflow:0 sandbox /opt/airflow/sandbox
 COPY --chown=airflow:0 demo /opt/airflow/demo
 COPY --chown=airflow:0 tools /opt/airflow/tools
+# The base image's user may not make folders in the root.
+USER root
 RUN mkdir /sandbox && chown airflow:0 /sandbox && chmod 0770 /sandbox
+USER airflow
 ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins
 
 # What is built when no target is named.

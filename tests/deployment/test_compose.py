@@ -26,10 +26,29 @@ def compose() -> dict[str, Any]:
     return value
 
 
+@pytest.fixture(scope="module")
+def sandbox() -> dict[str, Any]:
+    value: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.sandbox.yaml").read_text())
+    return value
+
+
 def test_services_of_a_deployment_are_there(compose: dict[str, Any]) -> None:
     always = {name for name, service in compose["services"].items() if not service.get("profiles")}
     assert always == {*AIRFLOW_COMPONENTS, "airflow-init", "postgres", "redis"}
-    assert compose["services"]["sandbox"]["profiles"] == ["sandbox"]
+    assert compose["services"]["sandbox"] == {
+        "extends": {"file": "docker-compose.sandbox.yaml", "service": "sandbox"},
+        "profiles": ["sandbox"],
+    }
+
+
+def test_sandbox_runs_without_any_variable(compose: dict[str, Any], sandbox: dict[str, Any]) -> None:
+    """Compose interpolates a whole file before it chooses services, so it must not share one with required secrets."""
+    text = (ROOT / "docker-compose.sandbox.yaml").read_text()
+    assert re.findall(r"\$\{?\w+(?!\w*:-)", text) == []
+    assert set(sandbox["volumes"]) <= set(compose["volumes"]), "extends brings no volumes"
+    (service,) = sandbox["services"].values()
+    assert "profiles" not in service
+    assert service["build"]["target"] == "sandbox"
 
 
 @pytest.mark.parametrize("name", AIRFLOW_COMPONENTS)
@@ -70,12 +89,57 @@ def test_every_required_variable_is_in_the_example() -> None:
     offered = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
     assert required <= offered
     assert required >= {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_JWT_SECRET"}
+    assert "GPU_FLEET_DEPLOYMENT" in required, "two deployments of one name take each other's turn over"
+
+
+def test_example_fills_in_nothing_that_must_be_chosen() -> None:
+    required = re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yaml").read_text())
+    given = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
+    assert {name: given[name] for name in required} == dict.fromkeys(required, "")
+
+
+@pytest.mark.parametrize("name", [*AIRFLOW_COMPONENTS, "airflow-init"])
+def test_databases_name_their_driver_and_tasks_end_in_time(compose: dict[str, Any], name: str) -> None:
+    environment = compose["services"][name]["environment"]
+    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql+psycopg2://")
+    assert environment["AIRFLOW__CELERY__RESULT_BACKEND"].startswith("db+postgresql+psycopg2://")
+    assert environment["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1"
 
 
 def test_worker_leaves_signal_handling_to_celery(compose: dict[str, Any]) -> None:
     environment = compose["services"]["airflow-worker"]["environment"]
     assert environment["DUMB_INIT_SETSID"] == "0"
     assert environment["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+
+
+def stages() -> dict[str, list[str]]:
+    """The Dockerfile's instructions by stage; the last one, which has no name, under ``""``."""
+    found: dict[str, list[str]] = {}
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+    for line in filter(lambda line: line and not line.startswith("#"), map(str.strip, text.splitlines())):
+        if line.startswith("FROM "):
+            found[line.partition(" AS ")[2]] = current = [line]
+        elif found:
+            current.append(line)
+    return found
+
+
+def test_image_is_for_the_platform_of_its_helm() -> None:
+    for name, (base, *_) in stages().items():
+        if base.split()[-1] in stages() or base.split()[1] in stages():
+            continue
+        assert base.startswith("FROM --platform=linux/amd64 "), name
+
+
+def test_only_root_makes_folders_in_the_root_and_no_stage_ends_as_root() -> None:
+    for name, lines in stages().items():
+        users = ["airflow"] if name != "helm" else ["root"]
+        for line in lines:
+            if line.startswith("USER "):
+                users.append(line.split()[1])
+            if re.search(r"\bmkdir /\w+( |$)", line):
+                assert users[-1] == "root", line
+        assert name == "helm" or users[-1] == "airflow", name
 
 
 def test_image_has_the_pinned_airflow_and_checks_helm() -> None:
