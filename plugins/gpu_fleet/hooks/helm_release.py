@@ -31,6 +31,9 @@ from gpu_fleet.hooks.helm_steps import ReleaseSteps
 
 log = logging.getLogger(__name__)
 
+#: Number of a revision and UID of its Secret: what was judged.
+Judged = tuple[int, str]
+
 
 class ReleaseEngine(ReleaseSteps):
     """Install, remediate, prove or uninstall one release.
@@ -74,9 +77,10 @@ class ReleaseEngine(ReleaseSteps):
             with self._leased():
                 return self._outcome(self._pursue(Goal.INSTALL, helm, chart, values))
 
-    def remediate(self) -> Outcome:
+    def remediate(self, *, judged: Judged | None = None) -> Outcome:
         """Roll back to the ledger's proven revision; nothing to do if that is what is deployed.
 
+        :param judged: the revision that was found not to work; any other one is left alone.
         :raises ReleaseError: no revision was ever proven, it was pruned, or the rollback failed.
         """
         seen = self.storage.observe()
@@ -87,6 +91,8 @@ class ReleaseEngine(ReleaseSteps):
         self._refuse(decision)
         with self._helm() as helm, self._leased():
             _ = helm.version
+            if judged is not None and not self._stands(seen := self.storage.observe(), judged):
+                return self._outcome(seen)
             return self._outcome(self._pursue(Goal.REMEDIATE, helm, None, None))
 
     def roll_back(self, revision: int) -> Outcome:
@@ -112,20 +118,36 @@ class ReleaseEngine(ReleaseSteps):
         :returns: what was done.
         :raises ReleaseError: the rollback failed, or its target is gone.
         """
+        judged = revision, secret_uid
         seen = self.storage.observe()
-        stored = self._candidate_of(seen)
-        if (stored.revision, stored.uid) != (revision, secret_uid) or seen.ledger.candidate_is_proven:
-            return ()
         remediation = self.request.policy.remediation
-        first = revision == 1 and seen.ledger.proven is None
-        if remediation is Remediation.NONE:
+        if remediation is Remediation.NONE or not self._stands(seen, judged):
             return ()
+        first = revision == 1 and seen.ledger.proven is None
         if remediation is Remediation.UNINSTALL or first:
-            return self.uninstall(keep_kinds=ReleaseCleanup.PRECIOUS).actions
+            return self.uninstall(keep_kinds=ReleaseCleanup.PRECIOUS, judged=judged).actions
         if seen.ledger.proven is None:
             log.warning("%s: no revision was ever proven, so revision %s is left as it is", self.request, revision)
             return ()
-        return self.remediate().actions
+        return self.remediate(judged=judged).actions
+
+    def _stands(self, seen: Observation, judged: Judged) -> bool:
+        """Whether what was judged is still what is deployed, and nobody has proven it meanwhile.
+
+        Asked again while the Lease is held: whoever held it before may have installed something newer.
+        """
+        newest = seen.newest
+        stands = (
+            newest is not None
+            and newest == seen.candidate
+            and seen.deployed == (newest,)
+            and (newest.revision, newest.uid) == judged
+            and not seen.ledger.candidate_is_proven
+        )
+        if not stands:
+            found = f"revision {newest.revision} is {newest.status}" if newest is not None else "there is no release"
+            log.warning("%s: revision %s was judged, and now %s; that is left alone", self.request, judged[0], found)
+        return stands
 
     def _rollback_target(self, seen: Observation, revision: int) -> Observation:
         """The same observation, if the rollback may be done."""
@@ -186,10 +208,11 @@ class ReleaseEngine(ReleaseSteps):
             self._actions.append(f"test {stored.revision}")
             return self._outcome(self.storage.observe())
 
-    def uninstall(self, *, keep_kinds: frozenset[str] = frozenset()) -> Outcome:
+    def uninstall(self, *, keep_kinds: frozenset[str] = frozenset(), judged: Judged | None = None) -> Outcome:
         """Uninstall, resume an interrupted uninstall, remove what the release's revisions left, ledger and Lease.
 
         :param keep_kinds: kinds that stay, such as CustomResourceDefinition.
+        :param judged: the revision that was found not to work; any other one is left alone.
         :returns: with ``leftovers``: objects of the release that still exist (a finalizer, say) or are kept on purpose.
         """
         seen = self.storage.observe()
@@ -202,6 +225,8 @@ class ReleaseEngine(ReleaseSteps):
         with self._helm() as helm, self._leased() as lease:
             _ = helm.version
             seen = self.storage.observe(self.request)
+            if judged is not None and not self._stands(seen, judged):
+                return self._outcome(seen)
             decision = decide(Goal.UNINSTALL, seen, None, self.request.policy)
             self._refuse(decision)
             if decision.action is Action.UNINSTALL:

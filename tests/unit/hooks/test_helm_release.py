@@ -1,0 +1,82 @@
+"""The release engine's decisions against a real helm and the sandbox's API server: who may undo what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.kinds import CONFIG_MAP, ObjectRef
+from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
+from gpu_fleet.hooks.helm_lease import ReleaseLease
+from gpu_fleet.hooks.helm_release import ReleaseEngine
+from tests.e2e.helm_world import CHARTS, helm_binary
+from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
+    monkeypatch.setenv("HELM_BIN", helm_binary())
+    with sandbox_cluster(tmp_path) as found:
+        yield found
+
+
+class Waiting(ReleaseEngine):
+    """An engine that finds the Lease held, and whose holder acts meanwhile."""
+
+    meanwhile: Callable[[], Any] = staticmethod(lambda: None)
+
+    def _leased(self) -> ReleaseLease:
+        self.meanwhile()
+        return super()._leased()
+
+
+def engine(
+    cluster: SandboxCluster,
+    message: str = "one",
+    *,
+    run: str = "dag/run",
+    chart: Path = CHARTS / "tiny",
+    values: dict[str, Any] | None = None,
+    **policy: Any,
+) -> Waiting:
+    wanted = {"message": message, **(values or {})}
+    policy.setdefault("create_namespace", True)
+    request = ReleaseRequest("tiny", "ns", ChartRef(str(chart)), wanted, ReleasePolicy(**policy))
+    return Waiting(cluster.kube, request, me=f"{run}@{message}", run=run)
+
+
+def statuses(cluster: SandboxCluster) -> dict[int, str]:
+    return {item.revision: str(item.status) for item in engine(cluster).storage.revisions()}
+
+
+def config(cluster: SandboxCluster, name: str = "tiny-config") -> Any:
+    return cluster.kube.get(ObjectRef(CONFIG_MAP, name, "ns"))
+
+
+# --- what was judged -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proven", [True, False], ids=["would roll back", "would uninstall"])
+def test_a_revision_that_another_run_made_while_the_lease_was_waited_for_is_left_alone(
+    cluster: SandboxCluster, proven: bool
+) -> None:
+    if proven:
+        good = engine(cluster, "good").install()
+        engine(cluster).mark_proven(good.revision or 0, good.secret_uid)
+    bad = engine(cluster, "bad").install()
+    late = engine(cluster, "bad")
+    late.meanwhile = lambda: engine(cluster, "newer", run="dag/other").install()
+    assert late.remedy_unhealthy(bad.revision or 0, bad.secret_uid) == ()
+    assert config(cluster)["data"]["message"] == "newer"
+    assert statuses(cluster)[(bad.revision or 0) + 1] == "deployed"
+
+
+def test_a_revision_that_was_proven_while_the_lease_was_waited_for_stays(cluster: SandboxCluster) -> None:
+    found = engine(cluster).install()
+    late = engine(cluster)
+    late.meanwhile = lambda: engine(cluster).mark_proven(found.revision or 0, found.secret_uid)
+    assert late.remedy_unhealthy(found.revision or 0, found.secret_uid) == ()
+    assert statuses(cluster) == {1: "deployed"}
