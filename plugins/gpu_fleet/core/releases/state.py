@@ -183,7 +183,7 @@ def _foreign(seen: Observation, _wanted: str | None, adopt: bool) -> Finding | N
             f"{seen}: revision {newest.revision} is {newest.status} since {age} s and was not begun by this package; "
             "somebody may be running helm",
         )
-    if adopt or (seen.same_content and newest.status not in UNFINISHED):
+    if adopt:
         return None
     if seen.ledger.empty:
         if newest.digest:  # the ledger was lost; only we write that label
@@ -193,6 +193,8 @@ def _foreign(seen: Observation, _wanted: str | None, adopt: bool) -> Finding | N
             f"{seen} exists (revision {newest.revision}, {newest.status}) and was not installed by this package; "
             "choose another release name, uninstall it, or allow it to be adopted",
         )
+    if seen.same_content and newest.status is ReleaseStatus.DEPLOYED:
+        return None  # a person brought our release to the wanted content
     return Finding(
         Reason.FOREIGN_REVISION,
         f"{seen}: revision {newest.revision} ({newest.status}) was made by somebody else; "

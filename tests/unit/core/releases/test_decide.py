@@ -56,7 +56,26 @@ SITUATIONS: dict[str, tuple[Observation, Reason, Action]] = {
         Action.STOP,
     ),
     "a person installed the very content": (
-        seen(revision(1, S.DEPLOYED), ledger=Ledger(), same_content=True),
+        seen(revision(1, S.DEPLOYED, ""), ledger=Ledger(), same_content=True), Reason.NOT_OURS, Action.STOP,
+    ),
+    "a person's first install of the very content timed out": (
+        seen(revision(1, S.FAILED, ""), ledger=Ledger(), same_content=True), Reason.NOT_OURS, Action.STOP,
+    ),
+    "a person upgraded our release to the very content": (
+        seen(OLD, revision(2, S.DEPLOYED, "d-old"), ledger=PROVEN, same_content=True),
+        Reason.DIGEST_DIFFERS,
+        Action.UPGRADE,
+    ),
+    "a person installed the very content anew, in vain": (
+        seen(revision(1, S.FAILED, "", uid="uid-person"), ledger=PROVEN, same_content=True),
+        Reason.FOREIGN_REVISION,
+        Action.STOP,
+    ),
+    "the ledger was lost, and the wanted content is deployed": (
+        seen(revision(1, S.DEPLOYED), ledger=Ledger(), same_content=True), Reason.NOT_PROVEN, Action.NOTHING,
+    ),
+    "the worker died after helm's success, before the ledger entry": (
+        seen(revision(1, S.DEPLOYED), ledger=Ledger(intent=Intent("install", 1, WANTED, "", ""))),
         Reason.NOT_PROVEN,
         Action.NOTHING,
     ),
