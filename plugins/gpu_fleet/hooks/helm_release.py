@@ -114,6 +114,8 @@ class ReleaseEngine(ReleaseSteps):
     def remedy_unhealthy(self, revision: int, secret_uid: str) -> tuple[str, ...]:
         """The deployed revision does not work: roll back to the proven one, uninstall, or leave it, by policy.
 
+        Only what this very run has installed is uninstalled: what was there before may serve in spite of one bad pod.
+
         :param revision: and ``secret_uid``: what was judged; a newer revision is left alone.
         :returns: what was done.
         :raises ReleaseError: the rollback failed, or its target is gone.
@@ -125,6 +127,15 @@ class ReleaseEngine(ReleaseSteps):
             return ()
         first = revision == 1 and seen.ledger.proven is None
         if remediation is Remediation.UNINSTALL or first:
+            candidate = seen.ledger.candidate
+            if candidate is None or not self.run or candidate.run != self.run:
+                log.warning(
+                    "%s: revision %s was not made by this run and may have served since: it is left as it is; "
+                    "uninstall it by hand if it is of no use",
+                    self.request,
+                    revision,
+                )
+                return ()
             return self.uninstall(keep_kinds=ReleaseCleanup.PRECIOUS, judged=judged).actions
         if seen.ledger.proven is None:
             log.warning("%s: no revision was ever proven, so revision %s is left as it is", self.request, revision)

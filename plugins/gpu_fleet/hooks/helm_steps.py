@@ -258,9 +258,11 @@ class ReleaseSteps:
         if newest is None or newest.status is not ReleaseStatus.DEPLOYED or self._recorded(seen):
             return seen
         intent = seen.ledger.intent
-        if copy_of is None and intent is not None and intent.made(newest):
+        made = intent is not None and intent.made(newest)
+        if copy_of is None and intent is not None and made:
             copy_of = intent.copy_of
-        entry = Entry(newest.revision, newest.digest, newest.uid, self._now(), self.run, copy_of)
+        run = intent.run if intent is not None and made else ""
+        entry = Entry(newest.revision, newest.digest, newest.uid, self._now(), run, copy_of)
         known = seen.ledger.candidate
         if known is not None and known.is_revision(newest):
             entry = known

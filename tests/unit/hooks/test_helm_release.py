@@ -80,3 +80,26 @@ def test_a_revision_that_was_proven_while_the_lease_was_waited_for_stays(cluster
     late.meanwhile = lambda: engine(cluster).mark_proven(found.revision or 0, found.secret_uid)
     assert late.remedy_unhealthy(found.revision or 0, found.secret_uid) == ()
     assert statuses(cluster) == {1: "deployed"}
+
+
+@pytest.mark.parametrize("remediation", ["rollback", "uninstall"])
+def test_only_what_this_run_installed_is_uninstalled(cluster: SandboxCluster, remediation: str) -> None:
+    """A rerun, weeks later, meets one bad pod of a release that nobody has ever proven."""
+    found = engine(cluster, run="dag/first").install()
+    judged = found.revision or 0, found.secret_uid
+    rerun = engine(cluster, run="dag/rerun", remediation=remediation)
+    assert rerun.install().actions == ()
+    assert rerun.remedy_unhealthy(*judged) == ()
+    assert statuses(cluster) == {1: "deployed"}
+    assert engine(cluster, run="dag/first", remediation=remediation).remedy_unhealthy(*judged) == ("uninstall 1",)
+    assert statuses(cluster) == {}
+
+
+def test_what_was_only_taken_over_is_not_uninstalled(cluster: SandboxCluster) -> None:
+    """The ledger was lost: the run that writes it anew is not the one that installed."""
+    found = engine(cluster, run="dag/first").install()
+    engine(cluster).storage.delete_ledger()
+    rerun = engine(cluster, run="dag/rerun")
+    assert rerun.install().actions == ()
+    assert rerun.remedy_unhealthy(found.revision or 0, found.secret_uid) == ()
+    assert statuses(cluster) == {1: "deployed"}

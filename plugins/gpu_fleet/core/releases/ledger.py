@@ -23,7 +23,8 @@ class Entry:
     """One revision in the ledger.
 
     :ivar uid: UID of the revision's Secret; with the revision number it identifies one revision for good.
-    :ivar when: RFC 3339 time; :ivar run: ``<dag_id>/<run_id>``.
+    :ivar when: RFC 3339 time.
+    :ivar run: ``<dag_id>/<run_id>`` that made the revision (of the proven entry: that proved it); empty if unknown.
     :ivar copy_of: for a revision made by a rollback: the revision it is a copy of.
     """
 
