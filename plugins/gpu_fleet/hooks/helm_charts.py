@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_fleet.core.errors import DeadlinePassed, SpecError, TransientError
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 #: Folder of the cache; charts of an exact version never change, and a re-tagged one is what a digest is for.
 CACHE_VARIABLE = "GPU_FLEET_CHART_CACHE"
 _PULL_SECONDS = 120.0
+#: Folders of version control: a commit is no new content.
+_NO_CONTENT = frozenset({".git", ".hg", ".svn"})
 
 
 def cache_folder() -> Path:
@@ -60,10 +63,51 @@ def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "", cached
     return _pull(chart, source, kept, stop)
 
 
-def _local(chart: ChartRef) -> Path:
+def identified(chart: ChartRef) -> ChartRef:
+    """The same reference; of a local chart with the hash of what lies at its path now.
+
+    :raises SpecError: there is no chart at that path, or it cannot be read.
+    """
+    if chart.repository:
+        return chart
+    path = _path(chart)
+    try:
+        return replace(chart, content=sha256_of(path) if path.is_file() else _tree_hash(path))
+    except OSError as error:
+        raise SpecError(
+            f"chart {path} cannot be read: {error}", field="chart", remedy="let the worker's user read every file of it"
+        ) from error
+
+
+def _tree_hash(root: Path) -> str:
+    """sha256 over path and content of every file, independent of order, times and modes. Links are followed, as helm
+    does."""
+    found: list[tuple[str, str]] = []
+    for name, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        here = Path(name)
+        folders[:] = [item for item in folders if item not in _NO_CONTENT and not _leads_back(here, item)]
+        found += [((here / item).relative_to(root).as_posix(), sha256_of(here / item)) for item in files]
+    lines = "".join(f"{digest} {path}\n" for path, digest in sorted(found))
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _leads_back(folder: Path, name: str) -> bool:
+    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
+
+
+def _path(chart: ChartRef) -> Path:
     path = Path(chart.name).expanduser().absolute()  # helm runs in a folder of its own
     if not path.exists():
         raise SpecError(f"there is no chart {path}", field="chart", remedy="name an archive or set repository")
+    return path
+
+
+def _local(chart: ChartRef) -> Path:
+    path = _path(chart)
     if path.is_file():
         check_digest(chart, sha256_of(path))
     elif chart.digest:

@@ -23,7 +23,7 @@ from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
 from gpu_fleet.core.releases.storage import ReleaseStatus, chart_tests
-from gpu_fleet.hooks.helm_charts import fetch_chart
+from gpu_fleet.hooks.helm_charts import fetch_chart, identified
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import test_arguments, write_values
 from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
@@ -55,6 +55,7 @@ class ReleaseEngine(ReleaseSteps):
         :raises ReleaseError: the release needs a person.
         :raises ClusterBusy: somebody else is changing it.
         """
+        self.request = replace(self.request, chart=identified(self.request.chart))
         seen, decision = self._look(Goal.INSTALL, drift=True)
         log.log(
             logging.WARNING if seen.drift else logging.INFO,

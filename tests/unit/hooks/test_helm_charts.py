@@ -16,7 +16,7 @@ import pytest
 
 from gpu_fleet.core.errors import ApiUnavailable, Invalid, SpecError
 from gpu_fleet.core.releases.request import ChartRef
-from gpu_fleet.hooks.helm_charts import fetch_chart
+from gpu_fleet.hooks.helm_charts import fetch_chart, identified
 from tests.e2e.helm_world import helm_binary
 
 
@@ -112,6 +112,48 @@ def test_a_directory_has_no_digest(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         fetch_chart(ChartRef(str(tmp_path), digest="a" * 64))
     assert caught.value.field == "digest"
+
+
+def local_chart(folder: Path) -> ChartRef:
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text("apiVersion: v2\nname: tiny\nversion: 1.0.0\n")
+    (folder / "templates" / "one.yaml").write_text("kind: ConfigMap\n")
+    return ChartRef(str(folder))
+
+
+def test_a_local_chart_is_what_its_files_are(tmp_path: Path) -> None:
+    chart = local_chart(tmp_path / "tiny")
+    before = identified(chart)
+    copy = identified(local_chart(tmp_path / "elsewhere" / "tiny"))
+    assert len(before.content) == 64
+    assert copy.content == before.content
+    (tmp_path / "tiny" / ".git").mkdir()
+    (tmp_path / "tiny" / ".git" / "HEAD").write_text("ref")
+    (tmp_path / "tiny" / "templates" / "back").symlink_to(tmp_path / "tiny")
+    os.utime(tmp_path / "tiny" / "Chart.yaml", (1, 1))
+    assert identified(chart) == before
+    (tmp_path / "tiny" / "templates" / "one.yaml").rename(tmp_path / "tiny" / "templates" / "two.yaml")
+    renamed = identified(chart).content
+    (tmp_path / "tiny" / "templates" / "two.yaml").write_text("kind: Secret\n")
+    assert len({before.content, renamed, identified(chart).content}) == 3
+
+
+def test_a_local_archive_is_its_sha256_and_a_remote_one_is_not_looked_at(
+    repository: Repository, tmp_path: Path
+) -> None:
+    archive = tmp_path / "repository" / "tiny-1.0.0.tgz"
+    assert identified(ChartRef(str(archive))).content == repository.sha256
+    remote = ChartRef("tiny", "1.0.0", "https://charts.invalid")
+    assert identified(remote) == remote
+
+
+def test_a_local_chart_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    chart = local_chart(tmp_path / "tiny")
+    (tmp_path / "tiny" / "broken").symlink_to(tmp_path / "nothing")
+    with pytest.raises(SpecError, match="broken"):
+        identified(chart)
+    with pytest.raises(SpecError, match="there is no chart"):
+        identified(ChartRef(str(tmp_path / "nothing")))
 
 
 def test_the_lock_command_notes_what_the_repository_serves(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,20 @@ def test_what_was_only_taken_over_is_not_uninstalled(cluster: SandboxCluster) ->
     assert rerun.install().actions == ()
     assert rerun.remedy_unhealthy(found.revision or 0, found.secret_uid) == ()
     assert statuses(cluster) == {1: "deployed"}
+
+
+# --- local charts ----------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_local_chart_is_deployed_and_an_unchanged_one_writes_nothing(
+    cluster: SandboxCluster, tmp_path: Path
+) -> None:
+    chart = tmp_path / "charts" / "tiny"
+    shutil.copytree(CHARTS / "tiny", chart)
+    engine(cluster, chart=chart).install()
+    template = chart / "templates" / "all.yaml"
+    template.write_text(template.read_text().replace("{{ .Values.message | quote }}", "from the template"))
+    again = engine(cluster, chart=chart).install()
+    assert again.actions == ("upgrade 2",)
+    assert config(cluster)["data"]["message"] == "from the template"
+    assert engine(cluster, chart=chart).install().actions == ()

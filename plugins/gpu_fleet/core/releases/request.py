@@ -51,12 +51,14 @@ class ChartRef:
     :ivar repository: ``https://…`` (a repository with index.yaml) or ``oci://…`` (a registry prefix); empty for a path.
     :ivar version: exact version; may be empty only for a local path.
     :ivar digest: sha256 of the chart archive, with or without the ``sha256:`` prefix; empty: not checked.
+    :ivar content: of a local chart: the hash of what lies at its path now; empty until somebody has looked.
     """
 
     name: str
     version: str = ""
     repository: str = ""
     digest: str = ""
+    content: str = ""
 
     @property
     def sha256(self) -> str:
@@ -153,7 +155,7 @@ class ReleaseRequest:
 
     @property
     def digest(self) -> str:
-        """Content digest: chart, version, archive digest and values; 40 hex digits, so that it fits into a label."""
+        """Content digest: chart, version, archive digest (or hash of a local chart) and values; 40 hex digits, so that it fits into a label."""
         return content_digest(self.chart, self.values)
 
     def __str__(self) -> str:
@@ -163,10 +165,12 @@ class ReleaseRequest:
 def content_digest(chart: ChartRef, values: Mapping[str, Any]) -> str:
     """sha256 (first 40 hex digits) of a chart reference and its values, independent of key order.
 
-    The repository is not part of it: the same chart out of a mirror is the same content.
+    The repository is not part of it: the same chart out of a mirror is the same content. A local chart may change under
+    its name and version: its hash stands in for an archive digest that nobody gave.
     """
     name = chart.name.rsplit("/", 1)[-1]
-    text = json.dumps([name, chart.version, chart.sha256, values], sort_keys=True, separators=(",", ":"), default=str)
+    archive = chart.sha256 or chart.content
+    text = json.dumps([name, chart.version, archive, values], sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 

@@ -64,8 +64,9 @@ def test_the_digest_does_not_depend_on_key_order_or_repository() -> None:
         {"chart": ChartRef("tiny", "1.0.1", "https://charts.example.com")},
         {"chart": ChartRef("other", "1.0.0", "https://charts.example.com")},
         {"chart": ChartRef("tiny", "1.0.0", "https://charts.example.com", "a" * 64)},
+        {"chart": ChartRef("tiny", "1.0.0", content="a" * 64)},
     ],
-    ids=["values", "version", "chart", "archive digest"],
+    ids=["values", "version", "chart", "archive digest", "what a local chart holds"],
 )
 def test_the_digest_depends_on(changes: dict[str, Any]) -> None:
     assert request(**changes).digest != request().digest
