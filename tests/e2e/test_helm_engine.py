@@ -23,7 +23,7 @@ from gpu_fleet.core.errors import (
 from gpu_fleet.core.kinds import SECRET, ObjectRef
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, slow_deployment
-from tests.e2e.helm_world import NAMESPACE, World, helm_binary, helm_children, wait_for, world
+from tests.e2e.helm_world import NAMESPACE, World, helm_binary, helm_children, private_world, wait_for, world
 
 # The server's side of a connection whose client was killed is closed by the garbage collector: asyncio says so.
 pytestmark = [
@@ -108,6 +108,29 @@ def test_the_proven_revision_survives_any_number_of_upgrades(place: World) -> No
         place.engine({"message": f"m{number}"}, history_max=2).install()
     assert place.engine(history_max=2).remediate().actions == ("rollback 1",)
     assert place.config() == {"message": "good"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", ["upgrade", "rollback"])
+def test_conflicts_are_forced_on_a_release_that_helm_3_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Helm 4 goes on as the last revision was applied, which for one of Helm 3 is on the client."""
+    older, newer = helm_binary(3), helm_binary(4)
+    with private_world(tmp_path, older, monkeypatch) as place:
+        place.install_proven({"message": "good"})
+        if way == "rollback":
+            place.engine({"message": "bad"}).install()
+        monkeypatch.setenv("HELM_BIN", newer)
+        place.kubectl("scale", "deployment/tiny", "--replicas=3", "--namespace", NAMESPACE)
+        wanted = "good" if way == "rollback" else "two"
+        engine = place.engine({"message": wanted}, conflicts="force")
+        outcome = engine.remediate() if way == "rollback" else engine.install()
+        assert outcome.actions == (("rollback 1",) if way == "rollback" else ("upgrade 2",))
+        assert place.client.get(place.deployment())["spec"]["replicas"] == 1
+        place.right(wanted)
+        place.converge(conflicts="force")
+    assert helm_children() == []
 
 
 # --- refusals: nothing is written ------------------------------------------------------------------------------------

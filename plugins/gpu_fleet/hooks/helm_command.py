@@ -152,7 +152,9 @@ def _common(request: ReleaseRequest) -> list[str]:
 def _change_flags(policy: ReleasePolicy, version: HelmVersion, history: int) -> list[str]:
     flags = ["--history-max", str(history)]
     if policy.conflicts is Conflicts.FORCE and version.server_side_apply:
-        flags.append("--force-conflicts")
+        # Helm's default is how the last revision was applied; for one of Helm 3 that is the client, which knows no
+        # conflicts and refuses to force any.
+        flags += ["--server-side=true", "--force-conflicts"]
     if policy.wait:
         flags += ["--wait", "--wait-for-jobs"]
     return flags
