@@ -27,6 +27,7 @@ from gpu_fleet.core.names import (
     TAG_NODE_POOL,
 )
 from gpu_fleet.core.readiness.teardown import left_instances, living_pools, tags_of
+from gpu_fleet.core.releases.objects import workload_of
 from gpu_fleet.core.spec import ClusterSpec
 
 Json = dict[str, Any]
@@ -244,17 +245,8 @@ def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> dict[s
             and not (owner is not None and owner.get("kind") == "DaemonSet")
         ):
             name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-            found[name] = name if owner is None else f"{pod['metadata']['namespace']}/{_workload(pod, owner)}"
+            found[name] = name if owner is None else f"{pod['metadata']['namespace']}/{workload_of(pod)}"
     return dict(sorted(found.items()))
-
-
-def _workload(pod: Mapping[str, Any], owner: Mapping[str, Any]) -> str:
-    """The controller; for a ReplicaSet of a Deployment the Deployment, whose template hash ends the name."""
-    kind, name = str(owner.get("kind")), str(owner.get("name"))
-    template = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
-    if kind == "ReplicaSet" and template and name.endswith(f"-{template}"):
-        return f"Deployment/{name.removesuffix(f'-{template}')}"
-    return f"{kind}/{name}"
 
 
 def releases(secrets: Iterable[Mapping[str, Any]]) -> list[Json]:

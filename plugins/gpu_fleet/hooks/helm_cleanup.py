@@ -6,10 +6,10 @@ import logging
 import re
 from collections.abc import Iterable
 
-from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, NotFound, ReleaseError, TransientError
+from gpu_fleet.core.errors import Conflict, DeadlinePassed, GpuFleetError, NotFound, ReleaseError, TransientError
 from gpu_fleet.core.kinds import CRD, LEASE, POD, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
-from gpu_fleet.core.releases.lease import lease_name
+from gpu_fleet.core.releases.lease import lease_name, parse_lease
 from gpu_fleet.core.releases.objects import (
     PRECIOUS_KINDS,
     WORKLOAD_KINDS,
@@ -19,6 +19,7 @@ from gpu_fleet.core.releases.objects import (
     leaked,
     may_be_pruned,
     object_ids,
+    workload_of,
 )
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Observation
@@ -140,30 +141,50 @@ class ReleaseCleanup:
         return tuple(left)
 
     def remaining_pods(self, objects: Iterable[str]) -> tuple[str, ...]:
-        """Pods of the release's workloads that the garbage collector has yet to take."""
-        items = [ObjectId.parse(text) for text in objects]
-        owners = {(item.kind, item.name) for item in items if item.kind in WORKLOAD_KINDS}
-        deployments = tuple(f"{item.name}-" for item in items if item.kind == "Deployment")
-        if not owners:
-            return ()
-        left = []
-        for pod in self.client.list(POD, self.storage.namespace):
-            for owner in pod["metadata"].get("ownerReferences") or []:
-                kind, name = str(owner.get("kind")), str(owner.get("name"))
-                replicated = kind == "ReplicaSet" and deployments and name.startswith(deployments)
-                if (kind, name) in owners or replicated:
-                    left.append(
-                        f"Pod {self.storage.namespace}/{pod['metadata']['name']}{TERMINATING}: its grace period"
-                    )
-        return tuple(left)
+        """Pods of the release's workloads that the garbage collector has yet to take.
+
+        A workload that still stands, being kept or somebody else's of the same name, keeps its pods: none of them is
+        on its way out.
+        """
+        gone: dict[str, set[str]] = {}
+        for item in map(ObjectId.parse, objects):
+            if item.kind in WORKLOAD_KINDS and not self._stands(item):
+                gone.setdefault(item.namespace, set()).add(f"{item.kind}/{item.name}")
+        return tuple(
+            f"Pod {namespace}/{pod['metadata']['name']}{TERMINATING}: its grace period"
+            for namespace, workloads in sorted(gone.items())
+            for pod in self.client.list(POD, namespace)
+            if workload_of(pod) in workloads
+        )
+
+    def _stands(self, item: ObjectId) -> bool:
+        """Whether an object exists and is not being deleted."""
+        try:
+            live = self.client.get(self.client.ref(item.api_version, item.kind, item.name, item.namespace))
+        except NotFound:
+            return False
+        return live is not None and not live["metadata"].get("deletionTimestamp")
 
     def waiting(self, leftovers: Iterable[str]) -> bool:
         """Whether some leftovers are on their way out and must be waited for."""
         return any(TERMINATING in item for item in leftovers)
 
-    def forget_lease(self) -> None:
-        """Delete the Lease of a release that is gone, if one is left."""
-        self.client.delete(ObjectRef(LEASE, lease_name(self.storage.release), self.storage.namespace))
+    def forget_lease(self, me: str) -> bool:
+        """Delete the Lease of a release that is gone, if one is left and nobody else holds it.
+
+        :returns: whether none is left; otherwise somebody is at work, or died, and the Lease must be taken first.
+        """
+        ref = ObjectRef(LEASE, lease_name(self.storage.release), self.storage.namespace)
+        record = parse_lease(self.client.get(ref))
+        if record is None:
+            return True
+        if record.holder not in {"", me}:
+            return False
+        try:
+            self.client.delete(ref, uid=record.uid, version=record.version)
+        except Conflict:  # taken at this very moment
+            return False
+        return True
 
     def log_of_pod(self, name: str) -> None:
         """Put the end of a pod's log into the task's log, if it can still be read."""

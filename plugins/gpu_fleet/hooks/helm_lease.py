@@ -91,11 +91,19 @@ class ReleaseLease:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        if self._record is not None and not self.lost:
-            self._client.delete(
-                ObjectRef(LEASE, lease_name(self._release), self._namespace), uid=self._record.uid or None
-            )
-            self._record = None
+        if self._record is None or self.lost:
+            return
+        try:
+            self._delete(self._record)
+        except Conflict:  # a renewal whose answer got lost, or somebody else's
+            if not self._still_ours():
+                return
+            self._delete(self._record)
+        self._record = None
+
+    def _delete(self, record: LeaseRecord) -> None:
+        ref = ObjectRef(LEASE, lease_name(self._release), self._namespace)
+        self._client.delete(ref, uid=record.uid or None, version=record.version or None)
 
     # --- taking --------------------------------------------------------------------------------------------------
 

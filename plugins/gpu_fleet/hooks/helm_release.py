@@ -231,8 +231,7 @@ class ReleaseEngine(ReleaseSteps):
         decision = decide(Goal.UNINSTALL, seen, None, self.request.policy)
         log.info("%s is %s: %s", self.request, decision.state, decision.message)
         self._refuse(decision)
-        if decision.action is Action.NOTHING and seen.ledger.empty:
-            self.cleanup.forget_lease()
+        if decision.action is Action.NOTHING and seen.ledger.empty and self.cleanup.forget_lease(self.me):
             return Outcome(self.request.name, self.request.namespace)
         with self._helm() as helm, self._leased() as lease:
             _ = helm.version

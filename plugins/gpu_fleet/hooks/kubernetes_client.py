@@ -189,18 +189,21 @@ class KubeClient:
         propagation: str = "Background",
         grace_seconds: int | None = None,
         uid: str | None = None,
+        version: str | None = None,
         dry_run: bool = False,
     ) -> bool:
         """Ask for deletion; finalizers may keep the object for a while. ``False`` if it was absent.
 
         :param uid: delete only this incarnation.
-        :raises Conflict: if ``uid`` is not the object's.
+        :param version: delete only this ``resourceVersion``.
+        :raises Conflict: if ``uid`` or ``version`` is not the object's.
         """
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        wanted = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value is not None}
+        if wanted:
+            options["preconditions"] = wanted
         if dry_run:
             options["dryRun"] = ["All"]
         path = object_path(ref.kind, ref.namespace, ref.name)

@@ -83,6 +83,23 @@ def workloads(manifest: str, namespace: str) -> tuple[str, ...]:
     )
 
 
+def workload_of(pod: Mapping[str, Any]) -> str:
+    """``Kind/name`` of what controls a pod, empty if nothing does; for a ReplicaSet of a Deployment the Deployment.
+
+    The ReplicaSet itself need not exist any more: its name is the Deployment's with the hash of the template, which its
+    pods carry as a label.
+    """
+    metadata = pod["metadata"]
+    owner = next((item for item in metadata.get("ownerReferences") or [] if item.get("controller")), None)
+    if owner is None:
+        return ""
+    kind, name = str(owner.get("kind")), str(owner.get("name"))
+    template = (metadata.get("labels") or {}).get("pod-template-hash")
+    if kind == "ReplicaSet" and template and name.endswith(f"-{template}"):
+        return f"Deployment/{name.removesuffix(f'-{template}')}"
+    return f"{kind}/{name}"
+
+
 def crds(manifest: str) -> tuple[str, ...]:
     """Names of the CustomResourceDefinitions among a manifest's objects."""
     return tuple(item.name for item in object_ids(manifest, "") if item.kind == "CustomResourceDefinition")
