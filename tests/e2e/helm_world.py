@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -295,8 +296,10 @@ class Stored:
 
 
 def worker_environment(helm: str) -> dict[str, str]:
-    """Of a child that imports the package."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "HELM_BIN": helm}
+    """Of a child that imports the package; its private folders are where those of the test's process are."""
+    return {
+        **os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "HELM_BIN": helm, "TMPDIR": tempfile.gettempdir(),
+    }  # fmt: skip
 
 
 def task_context() -> dict[str, Any]:

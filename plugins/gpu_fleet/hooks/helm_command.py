@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from gpu_fleet.core.errors import ToolError, TransientError
 from gpu_fleet.core.releases.helm_output import HelmVersion, parse_version
 from gpu_fleet.core.releases.request import Conflicts, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import LABEL_DIGEST
+from gpu_fleet.hooks.helm_folder import PrivateFolder
 from gpu_fleet.hooks.helm_kubeconfig import write_kubeconfig
 from gpu_fleet.hooks.helm_process import Finished, run_child
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 BINARY_VARIABLE = "HELM_BIN"
 #: What a child inherits. Everything else (Airflow's settings, AWS credentials, Helm's own variables) stays out.
 _INHERITED = (
-    "PATH", "TMPDIR", "LANG", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "PATH", "LANG", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
 _VERSION_SECONDS = 20.0
@@ -51,7 +51,7 @@ def helm_binary() -> str:
 
 
 class Helm:
-    """A private home for helm commands, removed on exit: a context manager.
+    """A private home for helm commands, removed on exit (or by the next one, after a SIGKILL): a context manager.
 
     Helm and its Kubernetes client cache discovery by host and port and read settings from several places; nothing of
     another user, cluster or earlier command may leak in.
@@ -63,28 +63,26 @@ class Helm:
     def __init__(self, access: ClusterAccess | None = None, *, stop: Callable[[], str] = lambda: "") -> None:
         self.access = access
         self._stop = stop
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = PrivateFolder()
         self._version: HelmVersion | None = None
         self._binary = ""
 
     def __enter__(self) -> Helm:
         self._binary = helm_binary()
-        self._folder = tempfile.TemporaryDirectory(prefix="gpu-fleet-helm-", ignore_cleanup_errors=True)
+        self._folder.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._folder.__exit__(kind, error, trace)
 
     @property
     def folder(self) -> Path:
         """The private directory, mode 0700."""
-        if self._folder is None:
+        if self._folder.path is None:
             raise RuntimeError("Helm is a context manager: use it in a with statement")
-        return Path(self._folder.name)
+        return self._folder.path
 
     @property
     def version(self) -> HelmVersion:
@@ -134,6 +132,7 @@ class Helm:
         env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         env.update(
             HOME=str(home),
+            TMPDIR=str(home),
             HELM_CONFIG_HOME=str(home / "config"),
             HELM_CACHE_HOME=str(home / "cache"),
             HELM_DATA_HOME=str(home / "data"),
