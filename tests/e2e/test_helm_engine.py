@@ -154,6 +154,27 @@ def test_a_bad_request_is_refused_before_anything_is_written(
     assert place.writes() == before
 
 
+@pytest.mark.full
+def test_a_chart_that_asks_the_cluster_is_refused_only_by_the_clusters_answer(place: World) -> None:
+    """``helm template`` knows built-in APIs alone, and finds nothing."""
+    from tests.e2e.helm_world import CHARTS
+
+    engine = place.engine(chart="asking")
+    before = place.writes()
+    error = failing(engine.install)
+    assert (type(error), error.reason) == (Invalid, "InvalidManifest"), error
+    assert "example.com/v1" in error.message
+    assert place.writes() == before
+    place.kubectl("apply", "--filename", str(CHARTS / "kinds" / "templates" / "crd.yaml"))
+    error = failing(engine.install)
+    assert (type(error), error.reason) == (Invalid, "InvalidManifest"), error
+    assert "asked-for" in error.message
+    place.kubectl("create", "configmap", "asked-for", "--namespace", "kube-system")
+    assert engine.install().actions == ("install 1",)
+    assert place.engine({"message": "two"}, chart="asking").install().actions == ("upgrade 2",)
+    place.right("two")
+
+
 def test_somebody_elses_release_is_refused_and_not_touched(place: World) -> None:
     from tests.e2e.helm_world import CHARTS
 

@@ -113,15 +113,18 @@ class Helm:
             extra["HELM_REGISTRY_CONFIG"] = os.environ["HELM_REGISTRY_CONFIG"]
         return self._run(arguments, deadline_s, extra, None if quiet else log.info)
 
-    def run_in_cluster(self, arguments: Sequence[str], *, deadline_s: float) -> Finished:
-        """Run helm against the cluster, with a kubeconfig that exists only while it runs."""
+    def run_in_cluster(self, arguments: Sequence[str], *, deadline_s: float, quiet: bool = False) -> Finished:
+        """Run helm against the cluster, with a kubeconfig that exists only while it runs.
+
+        :param quiet: keep its output out of the log.
+        """
         if self.access is None:
             raise RuntimeError("this Helm was made without a cluster")
         kubeconfig = self.folder / "kubeconfig"
         log.info("helm %s", " ".join(arguments))
         try:
             write_kubeconfig(self.access, kubeconfig)
-            return self._run(arguments, deadline_s, {"KUBECONFIG": str(kubeconfig)}, log.info)
+            return self._run(arguments, deadline_s, {"KUBECONFIG": str(kubeconfig)}, None if quiet else log.info)
         finally:
             kubeconfig.unlink(missing_ok=True)
 
@@ -193,6 +196,12 @@ def template_arguments(request: ReleaseRequest, chart: Path, values: Path, kube_
     """``helm template``: renders and checks the values against the chart's schema without touching the cluster."""
     arguments = ["template", request.name, str(chart), "--namespace", request.namespace, "--values", str(values)]
     return [*arguments, "--kube-version", kube_version] if kube_version else arguments
+
+
+def dry_run_arguments(request: ReleaseRequest, chart: Path, values: Path) -> list[str]:
+    """``helm upgrade --install --dry-run=server``: renders with the cluster's APIs and objects, and writes nothing."""
+    arguments = ["upgrade", request.name, str(chart), "--install", "--reset-values", "--values", str(values)]
+    return [*arguments, *_common(request), "--dry-run=server", "--hide-secret", "--hide-notes"]
 
 
 def write_values(values: Mapping[str, Any], path: Path) -> None:

@@ -5,33 +5,45 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound, PermanentError
+from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.objects import object_ids
 from gpu_fleet.core.releases.request import ReleaseRequest
-from gpu_fleet.hooks.helm_command import Helm, template_arguments
+from gpu_fleet.hooks.helm_command import Helm, dry_run_arguments, template_arguments
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 log = logging.getLogger(__name__)
 
 _TEMPLATE_SECONDS = 60.0
-#: Errors of rendering that are certain; anything else is left to the real upgrade.
-_CERTAIN = frozenset({"ValuesSchema", "InvalidManifest"})
+#: Errors that are certain without a cluster, and those that are once the cluster was asked: a template may fail because
+#: of ``.Capabilities`` or ``lookup``. Anything else is left to the real upgrade.
+_CERTAIN = frozenset({"ValuesSchema"})
+_CERTAIN_IN_CLUSTER = frozenset({"ValuesSchema", "InvalidManifest"})
 
 
 def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> str:
-    """Refuse bad values before anything is written; what rendering without a cluster cannot know is let pass.
+    """Refuse bad values before anything is written; what rendering without a cluster cannot know is asked of it.
 
-    :returns: the rendered manifest, empty if it could not be rendered.
+    :returns: the rendered manifest, empty if it could not be rendered without the cluster.
     """
     kube_version = str(client.raw("GET", "/version").get("gitVersion", "")).split("-")[0]
     done = helm.run(template_arguments(request, chart, values, kube_version), deadline_s=_TEMPLATE_SECONDS, quiet=True)
     if done.ok:
         return done.stdout
-    error = error_of(f"rendering of {request}", done.stderr)
-    if isinstance(error, PermanentError) and error.reason in _CERTAIN:
+    what = f"rendering of {request}"
+    error = error_of(what, done.stderr)
+    if error.reason in _CERTAIN:
         raise error
+    if error.reason in _CERTAIN_IN_CLUSTER:
+        log.info("%s; asking the cluster", error)
+        arguments = dry_run_arguments(request, chart, values)
+        done = helm.run_in_cluster(arguments, deadline_s=_TEMPLATE_SECONDS, quiet=True)
+        if done.ok:
+            return ""
+        error = error_of(what, done.stderr)
+        if error.reason in _CERTAIN_IN_CLUSTER:
+            raise error
     log.warning("%s; going on, helm will say more with the cluster at hand", error)
     return ""
 
