@@ -24,6 +24,7 @@ from sandbox.karpenter.objects import (
 )
 from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, from_entries, from_labels, requirement
 from sandbox.karpenter.simulation import HOSTNAME, NODES, Plan, Planned, Simulation, Template
+from sandbox.karpenter.validation import refusal
 from sandbox.nodes.quantities import Resources, parse_all, render_all
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ class Provisioner:
                 pass
         templates = await self.templates()
         # From here to the plan nothing may be awaited: pods and rooms have to be of the same moment.
-        pods = self._pending()
+        pending = self._pending()
+        pods = [pod for pod in pending if self._valid(pod)]
         moving = [pod for pod in karpenter.state.deleting_pods() if reschedulable(pod) and not protected(pod)]
-        if not templates or not (pods or moving):
+        if not templates or not (pending or moving):
             return
         plan = Simulation(karpenter.state.rooms(), templates, karpenter.cloud.available).run([*pods, *moving])
         by_uid = {uid(pod): pod for pod in [*pods, *moving]}
@@ -122,7 +124,14 @@ class Provisioner:
             karpenter.nominate(name(claim))
             for pod in planned.pods:
                 karpenter.events.nominated(pod, claim=name(claim))
-        await self._extra_node(plan, pods, templates)
+        await self._extra_node(plan, pending, templates)
+
+    def _valid(self, pod: Object) -> bool:
+        """Whether Karpenter looks at a pending pod at all; says so if not."""
+        why = refusal(pod)
+        if why is not None:
+            self._karpenter.events.failed_scheduling(pod, why)
+        return why is None
 
     async def create(self, planned: Planned) -> Object:
         """One claim; waits until the cache has it, so that the next simulation counts it."""

@@ -22,7 +22,7 @@ WELL_KNOWN = frozenset(
         "karpenter.k8s.aws/instance-gpu-memory",
     }
 )  # fmt: skip
-_NORMALIZED = {
+NORMALIZED = {
     "failure-domain.beta.kubernetes.io/zone": "topology.kubernetes.io/zone",
     "failure-domain.beta.kubernetes.io/region": "topology.kubernetes.io/region",
     "beta.kubernetes.io/arch": "kubernetes.io/arch",
@@ -96,7 +96,7 @@ class Requirement:
 
 def requirement(key: str, operator: str, values: Iterable[str] = ()) -> Requirement:
     """From one entry of ``requirements`` or ``matchExpressions``."""
-    key, given = _NORMALIZED.get(key, key), list(values)
+    key, given = NORMALIZED.get(key, key), list(values)
     match operator:
         case "In":
             return Requirement(key, False, frozenset(given))

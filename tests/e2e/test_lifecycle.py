@@ -21,6 +21,8 @@ from tests.e2e.fleet import (
     Json,
     Run,
     changes,
+    cluster_spec,
+    pool_changes,
     until,
 )
 
@@ -226,6 +228,26 @@ def test_one_pool_alone_and_a_teardown_that_waits_for_its_turn_and_then_finds_mo
     assert empty.turn_holder() == {}
     empty.teardown().succeeded()
     assert empty.leftovers() == []
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------
+@pytest.mark.full
+def test_a_pool_grows_by_the_node_that_is_missing_and_keeps_the_one_that_stands(empty: Fleet) -> None:
+    empty.write_spec(pool_changes(cluster_spec(), SHARED, {"wantedNodes": 1}))
+    empty.lifecycle(pools=[SHARED]).succeeded()
+    first = set(empty.instances())
+    assert len(first) == 1
+
+    empty.write_spec(pool_changes(cluster_spec(), SHARED, {"wantedNodes": 2}))
+    run = empty.lifecycle(pools=[SHARED]).succeeded()
+    asked = run.xcom(f"capacity.pool_{SHARED}.request_capacity")
+    assert (asked["standing"], len(asked["created"])) == (1, 1)
+    assert empty.allocatable() == {SHARED: STANDING[SHARED]}
+    assert len(empty.instances()) == len(empty.node_claims()) == 2
+    assert first < set(empty.instances())
+    # What kept the placeholder away from the first node went with it.
+    assert all("gpu-fleet.io/standing" not in node["metadata"]["labels"] for node in empty.nodes())
+    assert empty.kubectl.get("pods", "-n", "gpu-fleet-system") == []
 
 
 # --- Params -----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,16 @@ A dynamic NodePool launches nothing without a pending pod. A placeholder asks fo
 refuses to share a node with another placeholder, so that N missing nodes are N placeholders and never fewer, as they
 would be if Karpenter packed them onto a larger instance.
 
-Nodes that are there already need no placeholder, and every placeholder keeps away from them by name: one that landed on
-an idle node would leave a node missing, and one that found only busy nodes would buy a node beyond ``wantedNodes``.
-Karpenter gives a node that is still to be launched a host name of its own while it schedules (kubernetes-sigs/karpenter
-``pkg/controllers/provisioning/scheduling/nodeclaim.go``), so ``NotIn`` over host names leaves all new nodes eligible.
+Nodes that are there already need no placeholder, and every placeholder keeps away from them: one that landed on an idle
+node would leave a node missing, and one that found only busy nodes would buy a node beyond ``wantedNodes``. So they are
+labelled as *standing* first, and a placeholder requires that its node has no such label. Host names cannot be used:
+Karpenter ignores every pod whose node affinity or selector names ``kubernetes.io/hostname``, whatever the operator
+(kubernetes-sigs/karpenter v1.14 ``pkg/controllers/provisioning/provisioner.go``, ``Validate``). Of a label that a pool
+does not define it accepts ``DoesNotExist`` (``pkg/scheduling/requirements.go``, ``Compatible``); ``NotIn`` as well, but
+then it would invent a value for the new node.
+
+The labels come before the first placeholder and go after the last. So while a placeholder waits, every node without a
+label has come since: it is what some placeholder waits for, and stays open to it when a later try asks for more.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from gpu_fleet.core.capacity_objects import (
     PoolNode,
     deleting,
     finished,
+    labels_of,
     name_of,
     node_of,
     pool_claims,
@@ -36,6 +43,7 @@ from gpu_fleet.core.names import (
     LABEL_NODE_POOL,
     LABEL_POOL,
     LABEL_RUN,
+    LABEL_STANDING,
     PLACEHOLDER_PRIORITY_CLASS,
     SYSTEM_NAMESPACE,
 )
@@ -57,14 +65,14 @@ class PlaceholderPlan:
 
     :ivar create: indices of the placeholders to create.
     :ivar remove: names of finished or orphaned placeholders to delete first.
-    :ivar avoid: host names of the nodes that are there already.
+    :ivar mark: names of the nodes to label as standing before anything is created.
     :ivar standing: how many nodes are there already.
     :ivar asked: how many are already asked for and not there yet.
     """
 
     create: tuple[int, ...]
     remove: tuple[str, ...]
-    avoid: tuple[str, ...]
+    mark: tuple[str, ...]
     standing: int
     asked: int
 
@@ -81,6 +89,7 @@ def plan_placeholders(
 
     :param claims: NodeClaims, :param nodes: Nodes, :param placeholders: placeholder pods; of any pool.
     """
+    nodes = [node for node in nodes if labels_of(node).get(LABEL_NODE_POOL) == pool]
     present = pool_nodes(nodes, pool)
     standing = [node for node in present if counts_as_capacity(node)]
     arriving = _arriving(pool_claims(claims, pool), present)
@@ -99,11 +108,13 @@ def plan_placeholders(
     # A claim on its way serves a pending placeholder, so the two are not added up.
     asked = max(len(arriving), pending)
     missing = max(0, wanted - len(standing) - asked)
+    # With a placeholder waiting, a node without the label is the one that it waits for.
+    unmarked = [name_of(node) for node in nodes if LABEL_STANDING not in labels_of(node)]
     free = (index for index in range(wanted + len(taken) + 1) if placeholder_name(pool, index) not in taken)
     return PlaceholderPlan(
         create=tuple(next(free) for _ in range(missing)),
         remove=tuple(sorted(remove)),
-        avoid=tuple(node.name for node in present),
+        mark=tuple(sorted(unmarked)) if missing and not pending else (),
         standing=len(standing),
         asked=asked,
     )
@@ -144,7 +155,6 @@ def placeholder_pod(
     *,
     gpus: int,
     lifetime_s: int,
-    avoid: Sequence[str],
     image: str,
     run: str,
     run_label: str,
@@ -155,13 +165,17 @@ def placeholder_pod(
     expensive node must not be held for ever for a run that is over.
 
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
-    :param avoid: host names of nodes that it must keep away from.
     :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
     """
     pod = _pod(placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label)
     pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name}
     pod["spec"]["activeDeadlineSeconds"] = lifetime_s
     pod["spec"]["affinity"] = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": LABEL_STANDING, "operator": "DoesNotExist"}]}]
+            }
+        },
         "podAntiAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": [
                 {
@@ -171,16 +185,8 @@ def placeholder_pod(
                     },
                 }
             ]
-        }
+        },
     }
-    if avoid:
-        pod["spec"]["affinity"]["nodeAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": LABEL_HOSTNAME, "operator": "NotIn", "values": sorted(avoid)}]}
-                ]
-            }
-        }
     return pod
 
 

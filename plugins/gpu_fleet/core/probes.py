@@ -6,7 +6,7 @@ them ends up as the pod too many is the scheduler's choice, and does not matter:
 round, and one wait, proves CUDA, concurrency, the distribution over GPUs and the bound. ``throughput`` fills the node
 with processes that compute, one of which goes on alone when the others have ended: again one round for both figures.
 
-Every pod is pinned to its node by host name. Karpenter cannot serve a pinned pod, so no probe ever buys a node.
+Every pod is pinned to its node by host name. Karpenter ignores a pinned pod, so no probe ever buys a node.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from gpu_fleet.core.names import (
 )
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
+from gpu_fleet.operators.standing import mark_standing, unmark_standing
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
@@ -217,7 +218,6 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
             index,
             gpus=each,
             lifetime_s=rules.placeholder_lifetime_s(spec.deadlines),
-            avoid=plan.avoid,
             image=spec.validation.images.placeholder,
             run=run_name(context),
             run_label=operator.run_label(context),
@@ -229,6 +229,7 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
 
         ensure_objects(kube, spec, "system_namespaces", {SYSTEM_NAMESPACE})
         ensure_objects(kube, spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
+    mark_standing(kube, plan.mark)
     for manifest in manifests:
         create_pod(kube, manifest)
     operator.log.info(
@@ -335,6 +336,7 @@ class ReleasePlaceholdersOperator(PoolOperator):
         pods = placeholders(self.kube, self.node_pool)
         pods += placeholders(self.kube, self.node_pool, rules.COMPONENT_HOLD)
         deleted = delete_pods(self.kube, pods)
+        unmark_standing(self.kube, self.of_pool())
         self.log.info("released %d placeholder(s) of pool %s", len(deleted), self.node_pool)
         return deleted
 

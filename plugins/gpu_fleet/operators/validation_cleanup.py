@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.operators.capacity import PoolOperator, delete_pods, placeholders
+from gpu_fleet.operators.standing import unmark_standing
 from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator, remove_pods
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks
 
@@ -18,7 +19,8 @@ ENDS_WITHIN_S = 15.0
 class CleanUpValidationOperator(PoolOperator):
     """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
 
-    Placeholders go as well: after a failure before validation they would go on buying and holding nodes.
+    Placeholders go as well, and the label that they look at: after a failure before validation they would go on buying
+    and holding nodes.
     Meant to run whatever happened before (trigger rule ``all_done``); harmless to repeat.
 
     A task that a person ends, or whose run is marked failed, goes on for some seconds, until its supervisor hears of
@@ -51,6 +53,7 @@ class CleanUpValidationOperator(PoolOperator):
         from gpu_fleet.core.probes import selector
 
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
+        unmark_standing(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         deleted = remove_pods(
             self.kube,

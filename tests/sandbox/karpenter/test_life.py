@@ -245,9 +245,43 @@ async def test_pods_the_scheduler_has_not_given_up_on_are_left_alone(cluster: Cl
 async def test_a_pinned_pod_buys_nothing(cluster: Cluster):
     await ready_pool(cluster, node_pool("pinned"))
     await cluster.apply(gpu_pod("pinned", image=PAUSE, nodeSelector={"kubernetes.io/hostname": "ip-10-9-9-9"}))
-    assert "key kubernetes.io/hostname" in await cluster.event("pinned", "FailedScheduling", "Failed to schedule pod")
+    text = "using label kubernetes.io/hostname is not allowed"
+    assert text in await cluster.event("pinned", "FailedScheduling", "Failed to schedule pod")
     assert not await claims(cluster, "pinned")
     await remove(cluster, "pinned", "pinned")
+
+
+async def test_a_pod_that_keeps_away_from_a_node_by_host_name_is_ignored_and_by_a_label_is_served(cluster: Cluster):
+    """Karpenter refuses the host name's key whatever the operator; of a label that no pool defines it takes
+    DoesNotExist."""
+    await ready_pool(cluster, node_pool("away"))
+    await cluster.apply(pool_pod("first", "away"))
+    await cluster.pod_phase("first", "Running")
+    standing = (await cluster.pod("first"))["spec"]["nodeName"]
+
+    def away(name: str, key: str, operator: str, *values: str):
+        expression = {"key": key, "operator": operator} | ({"values": list(values)} if values else {})
+        term = {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+        return pool_pod(
+            name, "away", affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}
+        )
+
+    await cluster.apply(away("by-name", "kubernetes.io/hostname", "NotIn", standing))
+    text = await cluster.event("by-name", "FailedScheduling", "Failed to schedule pod")
+    assert text.startswith("Failed to schedule pod, using label kubernetes.io/hostname is not allowed as it might ")
+    await cluster.clock.sleep(15)
+    assert len(await claims(cluster, "away")) == 1
+    await cluster.kube.delete("Pod", "by-name", "default", grace_seconds=0)
+
+    # The node stands idle; the label alone makes the next pod need another.
+    await cluster.kube.patch("Node", standing, {"metadata": {"labels": {"gpu-fleet.io/standing": "true"}}})
+    await cluster.kube.delete("Pod", "first", "default", grace_seconds=0)
+    await cluster.apply(away("by-label", "gpu-fleet.io/standing", "DoesNotExist"))
+    await cluster.pod_phase("by-label", "Running")
+    node = (await cluster.pod("by-label"))["spec"]["nodeName"]
+    assert node != standing
+    assert "gpu-fleet.io/standing" not in (await cluster.kube.get("Node", node))["metadata"]["labels"]
+    await remove(cluster, "away", "by-label")
 
 
 async def test_eight_sharers_get_eight_nodes_and_the_empty_ones_go(cluster: Cluster):

@@ -27,6 +27,7 @@ def node(
     deleting: bool = False,
     pool: str = POOL,
     annotations: dict[str, str] | None = None,
+    standing: bool = False,
 ) -> dict[str, Any]:
     labels = {
         "karpenter.sh/nodepool": pool,
@@ -35,6 +36,8 @@ def node(
         "karpenter.sh/capacity-type": "spot",
         "kubernetes.io/hostname": name,
     }
+    if standing:
+        labels["gpu-fleet.io/standing"] = "true"
     if initialized:
         labels["karpenter.sh/initialized"] = "true"
     metadata: dict[str, Any] = {"name": name, "labels": labels, "annotations": annotations or {}}

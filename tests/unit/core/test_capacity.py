@@ -11,6 +11,7 @@ from gpu_fleet.core.capacity import (
     placeholder_pod,
     plan_placeholders,
 )
+from sandbox.karpenter.validation import refusal
 from tests.unit.core.cluster_objects import POOL, claim, node, placeholder
 from tests.unit.core.specs import demo_spec
 
@@ -20,7 +21,7 @@ N1, N2, N3 = (f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in (1, 2, 3))
 def test_an_empty_cluster_needs_one_placeholder_per_wanted_node() -> None:
     plan = plan_placeholders(POOL, 2, [], [], [])
     assert plan.create == (0, 1)
-    assert plan.avoid == ()
+    assert plan.mark == ()
     assert plan.remove == ()
 
 
@@ -30,10 +31,35 @@ def test_all_wanted_nodes_stand_so_a_second_run_changes_nothing() -> None:
     assert plan.standing == 2
 
 
-def test_only_the_missing_node_is_asked_for_and_it_keeps_away_from_the_one_that_stands() -> None:
-    plan = plan_placeholders(POOL, 2, [claim("a", node_name=N1)], [node(N1)], [])
+def test_only_the_missing_node_is_asked_for_and_the_one_that_stands_is_marked() -> None:
+    plan = plan_placeholders(POOL, 2, [claim("a", node_name=N1)], [node(N1), node(N2, pool="whole-a100")], [])
     assert plan.create == (0,)
-    assert plan.avoid == (N1,)
+    assert plan.mark == (N1,)
+
+
+def test_marks_of_a_dead_run_stay_and_the_others_are_added() -> None:
+    nodes = [node(N1, standing=True), node(N2, cordoned=True)]
+    plan = plan_placeholders(POOL, 3, [], nodes, [])
+    assert plan.create == (0, 1)
+    assert plan.mark == (N2,)
+
+
+def test_marks_of_a_dead_run_neither_count_nor_hide_a_node() -> None:
+    plan = plan_placeholders(POOL, 1, [claim("a", node_name=N1)], [node(N1, standing=True)], [])
+    assert (plan.standing, plan.create, plan.mark) == (1, (), ())
+
+
+def test_the_node_that_a_placeholder_waits_for_is_not_marked_when_more_are_asked_for() -> None:
+    # Marked, it would be lost to the placeholder, which would then buy another.
+    nodes = [node(N1, standing=True), node(N2, initialized=False, gpus=None)]
+    plan = plan_placeholders(POOL, 4, [], nodes, [placeholder(0)])
+    assert plan.create == (1,)
+    assert plan.mark == ()
+
+
+def test_a_node_on_which_a_placeholder_has_settled_is_marked_when_another_is_asked_for() -> None:
+    plan = plan_placeholders(POOL, 2, [], [node(N2)], [placeholder(0, node_name=N2, phase="Running")])
+    assert (plan.create, plan.mark) == ((1,), (N2,))
 
 
 def test_a_node_full_of_users_pods_counts_and_buys_no_other() -> None:
@@ -134,7 +160,6 @@ def test_the_placeholder_pod() -> None:
         1,
         gpus=1,
         lifetime_s=placeholder_lifetime_s(spec.deadlines),
-        avoid=(N2, N1),
         image="registry.k8s.io/pause:3.10",
         run="d/r",
         run_label="x",
@@ -153,19 +178,20 @@ def test_the_placeholder_pod() -> None:
     assert apart["topologyKey"] == "kubernetes.io/hostname"
     assert apart["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     terms = body["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert terms == [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [N1, N2]}]}]
+    assert terms == [{"matchExpressions": [{"key": "gpu-fleet.io/standing", "operator": "DoesNotExist"}]}]
     (container,) = body["containers"]
     assert container["resources"]["requests"]["nvidia.com/gpu"] == container["resources"]["limits"]["nvidia.com/gpu"]
     assert body["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_with_nothing_to_avoid_there_is_no_empty_term_which_would_match_nothing() -> None:
+def test_karpenter_does_not_ignore_a_placeholder_and_ignores_what_is_pinned() -> None:
+    """By the sandbox's account of Karpenter's validation of pods."""
     spec = demo_spec()
-    pod = placeholder_pod(
-        spec.name, spec.pool(POOL), 0, gpus=1, lifetime_s=60, avoid=(), image="p", run="d/r", run_label="x"
-    )
-    assert "nodeAffinity" not in pod["spec"]["affinity"]
+    asks = placeholder_pod(spec.name, spec.pool(POOL), 0, gpus=1, lifetime_s=60, image="p", run="d/r", run_label="x")
+    pinned = hold_pod(spec.name, spec.pool(POOL), N1, gpus=1, minutes=30, image="p", run="d/r", run_label="x")
+    assert refusal(asks) is None
+    assert "kubernetes.io/hostname is not allowed" in str(refusal(pinned))
 
 
 def test_a_hold_is_pinned_and_ends_by_itself() -> None:
