@@ -7,16 +7,16 @@ anything runs), ``validation_pods``, ``validation_sharing``, ``validation_throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
-from gpu_fleet.core.capacity_objects import Object, gpus_requested, labels_of, node_of
+from gpu_fleet.core.capacity_objects import Object, labels_of
 from gpu_fleet.core.names import LABEL_COMPONENT
 from gpu_fleet.core.probes import COMPONENT_PROBE, Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
 from gpu_fleet.core.validation_pods import clock, diagnostics, driver, reported, room, vector_add
-from gpu_fleet.core.validation_report import Check, NodeReport, failed, not_reached, passed
+from gpu_fleet.core.validation_report import Check, NodeReport, failed, not_reached
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
 from gpu_fleet.core.validation_throughput import fairness, memory, total, whole_gpus
 
@@ -122,58 +122,6 @@ def refusal_reason(message: str) -> str:
     return "ProbesForbidden"
 
 
-def claims_unchanged(
-    before: Sequence[str],
-    after: Iterable[str],
-    pods: Iterable[Object],
-    pool_pods: set[str],
-    *,
-    accounted: Iterable[str] = (),
-) -> Check:
-    """Validation neither bought nor lost a node.
-
-    :param before: NodeClaims when the nodes were protected, :param after: now.
-    :param pods: all pods; users' pods may have asked for more nodes meanwhile, which is not our doing.
-    :param pool_pods: uids of pods that wait for, or run on, nodes that are new.
-    :param accounted: NodeClaims whose nodes vanished, which those nodes' own verdicts say already.
-    """
-    now, known = set(after), set(accounted)
-    added, removed = sorted(now - set(before)), sorted(set(before) - now - known)
-    figures = {"before": len(set(before)), "after": len(now), "added": added, "removed": sorted(set(before) - now)}
-    if removed:
-        message = f"NodeClaim(s) {', '.join(removed)} went away during validation, although their nodes were protected"
-        return failed("nodeClaims", "NodeClaimsLost", message, **figures)
-    if not added:
-        return passed("nodeClaims", "Unchanged", f"{len(now)} NodeClaim(s) before and after", **figures)
-    others = [
-        pod
-        for pod in pods
-        if gpus_requested(pod) and not is_ours(pod) and str((pod.get("metadata") or {}).get("uid", "")) in pool_pods
-    ]
-    if others:
-        return passed(
-            "nodeClaims",
-            "OthersAskedForMore",
-            f"{len(added)} NodeClaim(s) came for {len(others)} pod(s) of users",
-            **figures,
-        )
-    message = f"NodeClaim(s) {', '.join(added)} appeared during validation, and no pod of a user asked for them"
-    return failed("nodeClaims", "NodeClaimsBought", message, **figures)
-
-
-def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
-    """The nodes that were gone when they were looked at, in this probe or an earlier one of the run."""
-    return {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
-
-
 def is_ours(pod: Object) -> bool:
     """Whether a pod is a probe or a placeholder of this package."""
     return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD)
-
-
-def asking_for_new_nodes(pods: Iterable[Object], known_nodes: Iterable[str]) -> set[str]:
-    """uids of pods that have no node, or one that was not there before."""
-    known = set(known_nodes)
-    return {
-        str((pod.get("metadata") or {}).get("uid", "")) for pod in pods if not node_of(pod) or node_of(pod) not in known
-    }

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, TransientError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE_CLAIM, POD
+from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.probes import MEASURING, Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.apply import as_yaml
@@ -272,22 +273,21 @@ class RunProbesOperator(PoolOperator):
         ]
 
     def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
-        from gpu_fleet.core.validation import (
-            NO_MEMORY_ISOLATION,
-            asking_for_new_nodes,
-            claims_unchanged,
-            vanished_nodes,
-        )
+        from gpu_fleet.core.capacity_objects import pool_claims
+        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
+        from gpu_fleet.core.validation_claims import claims_unchanged, told_before
         from gpu_fleet.core.validation_report import PoolReport
 
         reports, pods = tuple(progress.reports(context)), self.kube.list(POD)
-        claims = [item["metadata"]["name"] for item in self.kube.list(NODE_CLAIM, label_selector=self.of_pool())]
-        earlier = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
-        told = [node for value in earlier if value for node in PoolReport.from_json(value).nodes]
-        gone = vanished_nodes([*told, *reports])
-        accounted = {claim for claim, node in (before.get("claims") or {}).items() if node in gone}
+        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), self.node_pool)
+        values = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
         check = claims_unchanged(
-            before["nodeClaims"], claims, pods, asking_for_new_nodes(pods, before["nodes"]), accounted=accounted
+            before,
+            claims,
+            pods,
+            self._claim_events() if {claim.name for claim in claims} != set(before["nodeClaims"]) else (),
+            our_namespaces={self.spec.validation.namespace, SYSTEM_NAMESPACE},
+            known=told_before(before, [PoolReport.from_json(value) for value in values if value], reports),
         )
         time_sliced = self.this_pool.shared and not self.this_pool.mps
         return PoolReport(
@@ -325,6 +325,13 @@ class RunProbesOperator(PoolOperator):
         return report.summary()
 
     # --- reading -------------------------------------------------------------------------------------------------
+
+    def _claim_events(self) -> list[dict[str, Any]]:
+        """What Karpenter says of pods that wait for a node, and of NodeClaims; the latter have no namespace."""
+        from gpu_fleet.core.validation_claims import NOMINATED
+
+        nominated = self.kube.list(EVENT, field_selector=f"reason={NOMINATED}")
+        return nominated + self.kube.list(EVENT, "default", field_selector=f"involvedObject.kind={NODE_CLAIM.kind}")
 
     def _selector(self, context: Mapping[str, Any]) -> str:
         from gpu_fleet.core.probes import selector

@@ -8,18 +8,15 @@ import pytest
 
 from gpu_fleet.core.probes import NodeRound, Probe
 from gpu_fleet.core.validation import (
-    asking_for_new_nodes,
-    claims_unchanged,
     judge_node,
     refusal_reason,
     refused_node,
-    vanished_nodes,
 )
 from gpu_fleet.core.validation_evidence import NodeEvidence, evidence_of, overlap
 from gpu_fleet.core.validation_node import Promise, node_facts
-from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport, failed, passed
+from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from tests.unit.core import probe_objects as probes
-from tests.unit.core.cluster_objects import NOW, node, plugin_pod, user_pod
+from tests.unit.core.cluster_objects import NOW, node, plugin_pod
 from tests.unit.core.probe_objects import NODE, OTHER_UUID, UUID
 
 Pods = list[dict[str, Any]]
@@ -417,37 +414,6 @@ def test_the_sentence_names_nodes_and_causes() -> None:
     sentence = pool(Outcome.PASSED, Outcome.FAILED).sentence()
     assert "1 Failed, 1 Passed" in sentence
     assert "n1: Because: of this" in sentence
-
-
-# --- NodeClaims ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "pods", "reason", "outcome"),
-    [
-        (["a"], ["a"], [], "Unchanged", Outcome.PASSED),
-        (["a"], ["a", "b"], [], "NodeClaimsBought", Outcome.FAILED),
-        (["a"], ["a", "b"], [probes.unplaced(4)], "NodeClaimsBought", Outcome.FAILED),
-        (["a"], ["a", "b"], [user_pod(node_name="n1")], "NodeClaimsBought", Outcome.FAILED),
-        (["a"], ["a", "b"], [user_pod()], "OthersAskedForMore", Outcome.PASSED),
-        (["a"], ["a", "b"], [user_pod(node_name="n2")], "OthersAskedForMore", Outcome.PASSED),
-        (["a", "b"], ["a"], [], "NodeClaimsLost", Outcome.FAILED),
-        (["a"], ["b"], [user_pod()], "NodeClaimsLost", Outcome.FAILED),
-    ],
-)
-def test_validation_neither_buys_nor_loses_nodes(
-    before: list[str], after: list[str], pods: Pods, reason: str, outcome: Outcome
-) -> None:
-    found = claims_unchanged(before, after, pods, asking_for_new_nodes(pods, ["n1"]))
-    assert (found.reason, found.outcome) == (reason, outcome)
-
-
-def test_a_node_that_an_earlier_probe_missed_explains_its_claim_to_all_later_ones() -> None:
-    gone = NodeReport("n1", {}, (failed("node", "NodeVanished", "gone"),))
-    sick = NodeReport("n2", {}, (failed("hardware", "XidError", "79"),))
-    well = NodeReport("n3", {}, (passed("node", "NodeReady", "there"),))
-    assert vanished_nodes([gone, sick, well]) == {"n1"}
-    assert claims_unchanged(["a", "b"], ["b"], [], set(), accounted={"a"}).outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize(

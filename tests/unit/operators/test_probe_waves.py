@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import GateFailed, SpecError, ValidationFailed
-from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
 from gpu_fleet.core.probes import pinned_to
 from gpu_fleet.operators import probing, validation
@@ -19,6 +21,7 @@ from tests.unit.core import probe_objects, throughput_objects
 from tests.unit.core.cluster_objects import stamp
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 POOL = "shared-a10g"
 NODES = [f"n{index}" for index in range(5)]
 LABELS = {
@@ -223,6 +226,63 @@ def test_a_node_that_vanished_is_named_once_and_not_also_as_a_lost_claim(
     with pytest.raises(ValidationFailed):
         run(world, task_context)
     assert [each["reason"] for each in task_context["ti"].xcoms[SUMMARY]["failures"]] == ["NodeVanished"]
+
+
+def claimed(cluster: SandboxCluster, name: str) -> None:
+    spec: dict[str, Any] = {"nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": POOL}}
+    metadata = {"name": name, "labels": {LABEL_NODE_POOL: POOL}, "finalizers": ["karpenter.sh/termination"]}
+    claim = {"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "metadata": metadata}
+    cluster.kube.create(claim | {"spec": spec | {"requirements": []}})
+
+
+def karpenter_says(cluster: SandboxCluster, reason: str, message: str, **involved: str) -> None:
+    namespace = involved.get("namespace", "default")
+    metadata = {"name": f"e-{reason.lower()}", "namespace": namespace}
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "reason": reason, "message": message}
+    cluster.kube.create(event | {"involvedObject": involved})
+
+
+@pytest.fixture
+def claims(cluster: SandboxCluster) -> Iterator[SandboxCluster]:
+    crd = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodeclaims.yaml"
+    cluster.kube.apply(yaml.safe_load(crd.read_text()))
+    yield cluster
+    for item in cluster.kube.list(NODE_CLAIM):
+        ref = ObjectRef(NODE_CLAIM, item["metadata"]["name"])
+        cluster.kube.delete(ref)
+        cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
+    for item in cluster.kube.list(EVENT):
+        cluster.kube.delete(ObjectRef(EVENT, item["metadata"]["name"], item["metadata"]["namespace"]))
+
+
+def test_a_claim_nobody_asked_for_fails_the_pool_and_one_that_is_leaving_does_not(
+    claims: SandboxCluster, world: World
+) -> None:
+    claimed(claims, "leaving")
+    claims.kube.delete(ObjectRef(NODE_CLAIM, "leaving"))
+    assert claims.kube.get(ObjectRef(NODE_CLAIM, "leaving"))
+    summary, _ = run(world)
+    assert summary["outcome"] == "Passed"
+    claimed(claims, "new")
+    with pytest.raises(ValidationFailed, match="NodeClaimsBought: NodeClaim\\(s\\) new appeared"):
+        run(world)
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "involved"),
+    [
+        ("Nominated", "Pod should schedule on: nodeclaim/new", {"kind": "Pod", "namespace": "default", "name": "x"}),
+        ("DisruptionLaunching", "Launching NodeClaim: Drifted", {"kind": "NodeClaim", "name": "new"}),
+    ],
+)
+def test_what_karpenter_says_of_a_new_claim_is_read(
+    claims: SandboxCluster, world: World, reason: str, message: str, involved: dict[str, str]
+) -> None:
+    claimed(claims, "new")
+    karpenter_says(claims, reason, message, **involved)
+    _, task_context = run(world)
+    (check,) = task_context["ti"].xcoms[REPORT]["poolChecks"]
+    assert (check["reason"], check["figures"]["added"]) == ("OthersAskedForMore", ["new"])
 
 
 # --- what is left to measure ---

@@ -97,9 +97,9 @@ REMEDIES: dict[str, str] = {
     "NothingChecked": "No check took place on this node: start another run.",
     "DriftUnknown": "Some objects could not be read: check the permissions of the role that Airflow uses.",
     # --- the pool as a whole -----------------------------------------------------------------------------------------
-    "NodeClaimsBought": "A node was bought while validation ran: look for pods that the message names.",
-    "NodeClaimsLost": "A node was removed although validation protects it: look for deletions by hand and spot "
-    "interruptions.",
+    "NodeClaimsBought": "A node was bought while validation ran: look at its NodeClaim's events and users' pods.",
+    "NodeClaimsLost": "A node was removed although validation protects it: look for deletions by hand, "
+    "expireAfter, and what the message quotes of Karpenter.",
     # --- neither pass nor alarm --------------------------------------------------------------------------------------
     "Busy": "Nothing to do: nobody is disturbed, and the next run tries again.",
     "Idle": "Nothing to do: there is no node to look at. gpu_lifecycle creates capacity.",
