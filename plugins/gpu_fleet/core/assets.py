@@ -2,7 +2,8 @@
 
 ``…/ready`` gets one only when the pool *becomes* ready: users' jobs are scheduled on it, and a revalidation must not
 start them again. ``…/validated`` gets one at each proof. ``…/not-ready`` gets one at each failure, and when a pool that
-was ready has no nodes any more.
+was ready has no nodes any more. A pool that is not ready is proven only with the nodes that made it so: each of them
+has passed, is gone, or is out of service.
 
 The events themselves are the memory: a pool is ready if the newest of its events says so. Airflow stores an event in
 the transaction that ends its task, so a killed task has neither lost nor doubled one, which a state kept elsewhere
@@ -12,8 +13,8 @@ would.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +44,8 @@ class PoolState(StrEnum):
 
 #: Reason of a pool that passed on all nodes but those that this run took out of service.
 VALIDATED_WITHOUT = "ValidatedWithout"
+#: Reason of a pool that passed, but stays not ready because of nodes that failed before and were not proven this time.
+NODES_UNPROVEN = "NodesUnproven"
 #: Outcome of a pool that has no report at all, because something before validation failed.
 NOT_VALIDATED = "NotValidated"
 #: Outcome of a pool that was taken down on purpose.
@@ -86,11 +89,15 @@ def state_after(newest: Mapping[Topic, float | None]) -> PoolState:
     return PoolState.READY if good > bad else PoolState.NOT_READY
 
 
-def topics_for(outcome: str, state: PoolState, *, one_node: bool = False) -> tuple[Topic, ...]:
+def topics_for(
+    outcome: str, state: PoolState, *, one_node: bool = False, unproven: Collection[str] = ()
+) -> tuple[Topic, ...]:
     """Which assets get an event. Total over every outcome and state; an unknown outcome raises.
 
     :param one_node: a person had only one node of the pool looked at. That it passed is no news of the others, so it
         cannot make the pool ready.
+    :param unproven: nodes in service for which the pool is not ready, and which have not passed since; see
+        :func:`still_blamed`. That others passed is no news of them.
 
     Busy says nothing about the GPUs: no event. Idle is no alarm, but a pool that was ready and has no nodes is not
     ready for the next job, and must be able to become ready again.
@@ -99,7 +106,7 @@ def topics_for(outcome: str, state: PoolState, *, one_node: bool = False) -> tup
         case Outcome.PASSED:
             if state is PoolState.READY:
                 return (Topic.VALIDATED,)
-            return () if one_node else (Topic.VALIDATED, Topic.READY)
+            return () if one_node or unproven else (Topic.VALIDATED, Topic.READY)
         case Outcome.FAILED | Outcome.INCONCLUSIVE:
             return (Topic.NOT_READY,)
         case Outcome.BUSY | Outcome.SKIPPED:
@@ -171,6 +178,30 @@ def finding_without(finding: Finding, reports: Sequence[PoolReport], remediation
     )
 
 
+def still_blamed(
+    blamed: Iterable[str], reports: Sequence[PoolReport], remediation: Mapping[str, Any] | None
+) -> list[str]:
+    """Those of the nodes that made the pool not ready which this run has neither proven nor taken out of service.
+
+    :param blamed: nodes in service that failed since the pool was last proven.
+    """
+    passed = {name for name, (outcome, _) in outcomes_of_nodes(reports).items() if outcome is Outcome.PASSED}
+    gone = {str(name) for key in ("quarantined", "replaced") for name in (remediation or {}).get(key) or []}
+    return sorted(set(blamed) - passed - gone)
+
+
+def finding_until(finding: Finding, unproven: Sequence[str]) -> Finding:
+    """The finding of a pool that passed, and does not become ready until these nodes have passed, too."""
+    if finding.outcome != Outcome.PASSED or not unproven:
+        return finding
+    return replace(
+        finding,
+        reason=NODES_UNPROVEN,
+        message=f"{finding.message}; but not ready: failed before, and not passed since: {_listed(unproven)}; "
+        "they are looked at in every run; free, cordon or delete them",
+    )
+
+
 def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome, str]]:
     """Node -> its most decisive outcome over all probes, with the reason if it did not pass; sorted by name."""
     found: dict[str, tuple[int, tuple[Outcome, str]]] = {}
@@ -211,12 +242,23 @@ def node_verdicts(nodes: Sequence[str], reports: Sequence[PoolReport]) -> dict[s
     return dict(sorted(every.items(), key=lambda item: (item[1] == Outcome.PASSED, item[0])))
 
 
-def blamed_nodes(verdicts: object) -> set[str]:
-    """The nodes that failed or were in doubt, from the ``nodes`` of an event (see :func:`node_verdicts`)."""
-    if not isinstance(verdicts, Mapping):
-        return set()
-    bad = (str(Outcome.FAILED), str(Outcome.INCONCLUSIVE))
-    return {str(node) for node, verdict in verdicts.items() if str(verdict).partition(":")[0] in bad}
+def blamed_nodes(verdicts: Iterable[object]) -> set[str]:
+    """The nodes whose last proof is that they failed or were in doubt.
+
+    :param verdicts: the ``nodes`` of a pool's events (see :func:`node_verdicts`), newest first. What a node's newest
+        verdict says counts; busy, or not looked at, it is still what it was before.
+    """
+    decided: dict[str, bool] = {}
+    for of_nodes in verdicts:
+        for node, verdict in of_nodes.items() if isinstance(of_nodes, Mapping) else ():
+            outcome = str(verdict).partition(":")[0]
+            if outcome in _PROOFS:
+                decided.setdefault(str(node), outcome != Outcome.PASSED)
+    return {node for node, bad in decided.items() if bad}
+
+
+#: Verdicts that say how a node is.
+_PROOFS = frozenset({Outcome.PASSED, Outcome.FAILED, Outcome.INCONCLUSIVE})
 
 
 def state_now(was: PoolState, topics: Sequence[Topic]) -> PoolState:

@@ -72,10 +72,14 @@ class PublishPoolOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)
         reports, remediation = self._reports(context), self._remediation(context)
+        found, was = self._protected(context), self._state(context, assets)
+        unproven = rules.still_blamed(found.get("blamed") or (), reports, remediation)
         finding = rules.finding_without(self._finding(context), reports, remediation)
-        was = self._state(context, assets)
-        topics = rules.topics_for(finding.outcome, was, one_node=bool(context["params"].get("node")))
-        extra = self._extra(context, finding, was, reports)
+        if was is not PoolState.READY:
+            finding = rules.finding_until(finding, unproven)
+        one_node = bool(context["params"].get("node"))
+        topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven)
+        extra = self._extra(context, finding, was, reports, found)
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
             emit.add(assets[topic], extra=extra)
@@ -135,13 +139,22 @@ class PublishPoolOperator(PoolOperator):
             newest[topic] = last[0].timestamp.timestamp() if last else None
         return rules.state_after(newest)
 
-    def _extra(
-        self, context: Mapping[str, Any], finding: Finding, was: PoolState, reports: list[PoolReport]
-    ) -> dict[str, Any]:
-        pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
+    def _protected(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the task that chose the pool's nodes has returned; nothing if it has not succeeded."""
         found: Mapping[str, Any] = {}
         for task in upstream_tasks(self, ProtectNodesOperator):
-            found = ti.xcom_pull(task_ids=task) or found
+            found = context["ti"].xcom_pull(task_ids=task) or found
+        return found
+
+    def _extra(
+        self,
+        context: Mapping[str, Any],
+        finding: Finding,
+        was: PoolState,
+        reports: list[PoolReport],
+        found: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
         names = list(found.get("nodes") or [])
         physical, replicas = int(found.get("physical") or 0), int(found.get("replicas") or pool.replicas)
         good = len(names) - len(finding.without)

@@ -37,8 +37,9 @@ class ProtectNodesOperator(PoolOperator):
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
         surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
 
-    :returns: ``{"nodes", "untested", "nodeClaims", "claims": {NodeClaim: node}, "physical", "replicas", "protected",
-        "instances"}``; the NodeClaims are what the end of validation is compared with.
+    :returns: ``{"nodes", "untested", "blamed", "nodeClaims", "claims": {NodeClaim: node}, "physical", "replicas",
+        "protected", "instances"}``; ``blamed`` are the nodes in service that failed and have not passed since, whether
+        they are looked at or not; the NodeClaims are what the end of validation is compared with.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -79,7 +80,8 @@ class ProtectNodesOperator(PoolOperator):
                 "taken away or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
-        nodes, untested = self._sample(context, nodes)
+        failed = self._failed_before(context)
+        nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
         self.log.info(
@@ -89,6 +91,7 @@ class ProtectNodesOperator(PoolOperator):
         return {
             "nodes": [node.name for node in nodes],
             "untested": untested,
+            "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
             "nodeClaims": [claim.name for claim in claims],
             "claims": {claim.name: claim.node for claim in claims if claim.node},
             "physical": gpus.count,
@@ -103,18 +106,20 @@ class ProtectNodesOperator(PoolOperator):
             return node.initialized
         return node.ready_since is not None and time.time() - node.ready_since > self.spec.deadlines.prove.seconds
 
-    def _sample(self, context: Mapping[str, Any], nodes: list[PoolNode]) -> tuple[list[PoolNode], list[str]]:
+    def _sample(
+        self, context: Mapping[str, Any], nodes: list[PoolNode], failed: set[str]
+    ) -> tuple[list[PoolNode], list[str]]:
         from gpu_fleet.core.waves import sample
 
         count = self.spec.validation.nodes.sample
         if count is None or len(nodes) <= count:
             return nodes, []
-        always = {node.name for node in nodes if node.quarantined} | self._failed_before(context)
+        always = {node.name for node in nodes if node.quarantined} | failed
         chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
     def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
-        """The nodes that the pool's ``not-ready`` events blame since it was last proven.
+        """The nodes that the pool's ``not-ready`` events blame since its last proof, and not cleared later.
 
         One event is not enough: a run may have looked at other nodes only, or met a node while it was busy.
         """
@@ -122,12 +127,8 @@ class ProtectNodesOperator(PoolOperator):
             return set()
         bad, good = (context["inlet_events"][asset].ascending(False) for asset in self.history)
         proven = max((event.timestamp for event in good.limit(1)), default=None)
-        return {
-            node
-            for event in bad.limit(EVENTS)
-            if proven is None or event.timestamp > proven
-            for node in blamed_nodes((event.extra or {}).get("nodes"))
-        }
+        since = [event for event in bad.limit(EVENTS) if proven is None or event.timestamp > proven]
+        return blamed_nodes((event.extra or {}).get("nodes") for event in since)
 
     def _takes_probes(self, node: PoolNode) -> bool:
         if node.quarantined:

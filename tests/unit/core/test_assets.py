@@ -66,6 +66,41 @@ def test_one_node_alone_makes_no_pool_ready(state: PoolState, topics: tuple[Topi
     assert assets.topics_for(Outcome.IDLE, state, one_node=True) == ()
 
 
+@pytest.mark.parametrize(("state", "topics"), [(IS_NOT, ()), (IS_READY, (VALIDATED,))])
+def test_a_node_that_failed_and_was_not_proven_since_keeps_the_pool_not_ready(
+    state: PoolState, topics: tuple[Topic, ...]
+) -> None:
+    assert assets.topics_for(Outcome.PASSED, state, unproven=["n1"]) == topics
+    assert assets.topics_for(Outcome.FAILED, state, unproven=["n1"]) == (NOT_READY,)
+
+
+@pytest.mark.parametrize(
+    ("reports", "remediation", "left"),
+    [
+        ([report(node(1), node(2))], None, []),
+        ([report(busy_node(1), node(2))], None, [host(1)]),
+        ([report(broken_node(1), node(2))], None, [host(1)]),
+        ([report(broken_node(1), node(2))], {"quarantined": [host(1)]}, []),
+        ([report(broken_node(1), node(2))], {"replaced": [host(1)]}, []),
+        ([report(node(2))], None, [host(1)]),
+        ([report(node(1)), report(broken_node(1), probe="throughput")], None, [host(1)]),
+        ([report(node(1)), report(busy_node(1), probe="throughput")], None, []),
+    ],
+)
+def test_who_is_still_blamed(reports: list[PoolReport], remediation: dict[str, Any] | None, left: list[str]) -> None:
+    assert assets.still_blamed([host(1)], reports, remediation) == left
+
+
+def test_the_finding_names_the_nodes_that_the_pool_waits_for() -> None:
+    good = assets.Finding(Outcome.PASSED, "Validated", "passed: sharing")
+    found = assets.finding_until(good, ["n1"])
+    assert (found.outcome, found.reason) == (Outcome.PASSED, "NodesUnproven")
+    assert "n1" in found.message
+    assert assets.finding_until(good, []) is good
+    bad = assets.Finding(Outcome.FAILED, "XidError", "m")
+    assert assets.finding_until(bad, ["n1"]) is bad
+
+
 def test_every_outcome_is_covered() -> None:
     for outcome in Outcome:
         for state in PoolState:

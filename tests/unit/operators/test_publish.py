@@ -22,7 +22,7 @@ from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit import notifying
 from tests.unit.airflow_context import StateStore, TaskInstance
 from tests.unit.core.specs import demo_spec
-from tests.unit.report_objects import broken, broken_node, busy_node, healthy, host, report
+from tests.unit.report_objects import broken, broken_node, busy_node, healthy, host, node, report
 
 POOL = "shared-a10g"
 READY, VALIDATED, NOT_READY = (uri("demo", POOL, topic) for topic in (Topic.READY, Topic.VALIDATED, Topic.NOT_READY))
@@ -78,6 +78,7 @@ def run(
     notify: list[dict[str, Any]] | None = None,
     store: StateStore | None = None,
     max_tries: int = 2,
+    blamed: list[str] | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
@@ -90,7 +91,7 @@ def run(
         protect >> probes >> remediate >> publish
     nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
     left: dict[tuple[str, str], Any] = {
-        ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4},
+        ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4, "blamed": blamed or []},
         ("remediate", REMEDIATION): remediation,
     }
     for name, one in zip(names, reports, strict=True):
@@ -154,6 +155,15 @@ def test_a_quarantined_node_does_not_take_the_pool_down() -> None:
 def test_a_failed_pool_becomes_ready_when_its_bad_node_is_out() -> None:
     done = run([broken()], before=Topic.NOT_READY, remediation={"quarantined": [host(2)]})
     assert set(done.events) == {VALIDATED, READY}
+
+
+def test_a_pool_does_not_become_ready_while_the_node_that_failed_is_busy() -> None:
+    reports: list[PoolReport | None] = [report(busy_node(1), node(2))]
+    done = run(reports, before=Topic.NOT_READY, blamed=[host(1)], notify=TELL)
+    assert (done.events, notifying.CALLS) == ({}, [])
+    assert (done.verdict["now"], done.verdict["reason"]) == ("NotReady", "NodesUnproven")
+    assert host(1) in done.verdict["message"]
+    assert set(run([healthy()], before=Topic.NOT_READY, blamed=[host(1)]).events) == {VALIDATED, READY}
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,15 @@ class Past:
         ([(6, {"nodes": {"n4": "Busy"}}), (5, {"nodes": {"n4": "Failed: GpuLost"}})], None, {"n4"}),
         ([(6, {"nodes": {"n5": "Failed: XidError"}}), (2, {"nodes": {"n4": "Failed: GpuLost"}})], 3, {"n5"}),
         ([(5, {"nodes": {"n5": "Failed: XidError"}})], 9, set()),
+        # It has passed since, in a run that failed for another node.
+        (
+            [
+                (6, {"nodes": {"n5": "Failed: XidError", "n4": "Passed"}}),
+                (5, {"nodes": {"n5": "Passed", "n4": "Failed: GpuLost"}}),
+            ],
+            1,
+            {"n5"},
+        ),
         ([(5, None)], None, set()),
         ([(5, {"nodes": "garbage"})], None, set()),
         ([], None, set()),
@@ -191,6 +200,20 @@ def test_a_node_that_made_the_pool_not_ready_is_in_every_sample_until_it_passes(
     assert all(chosen <= sample for sample in samples)
     assert {len(sample) for sample in samples} <= {len(chosen), len(chosen) + 1}
     assert len({frozenset(sample) for sample in samples}) > 1
+
+
+def test_a_failed_node_is_blamed_until_it_is_gone_or_out_of_service(kube: KubeClient) -> None:
+    for name in ("n1", "n2", "n3", "n4"):
+        joined(kube, name, cordoned=name in ("n3", "n4"))
+    kube.patch(ObjectRef(NODE, "n4"), {"metadata": {"annotations": {ANNOTATION_QUARANTINED: "{}"}}})
+    with DAG("gpu_revalidate.demo", schedule=None):
+        operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
+    bad, good = operator.inlets
+    past = {bad: Past((5, {"nodes": dict.fromkeys(("n2", "n3", "n4", "gone"), "Failed: XidError")})), good: Past()}
+    run = context(TaskInstance(spec=demo_spec())) | {"inlet_events": past}
+    assert operator.execute(run)["blamed"] == ["n2"]
+    # Also if it is not looked at.
+    assert operator.execute(run | {"params": {"node": "n1"}})["blamed"] == ["n2"]
 
 
 def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:

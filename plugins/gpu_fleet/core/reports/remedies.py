@@ -100,6 +100,8 @@ REMEDIES: dict[str, str] = {
     "NodeClaimsBought": "A node was bought while validation ran: look at its NodeClaim's events and users' pods.",
     "NodeClaimsLost": "A node was removed although validation protects it: look for deletions by hand, "
     "expireAfter, and what the message quotes of Karpenter.",
+    "NodesUnproven": "The nodes that the message names failed before: free them, so that they can be probed, "
+    "or cordon or delete them.",
     # --- neither pass nor alarm --------------------------------------------------------------------------------------
     "Busy": "Nothing to do: nobody is disturbed, and the next run tries again.",
     "Idle": "Nothing to do: there is no node to look at. gpu_lifecycle creates capacity.",
