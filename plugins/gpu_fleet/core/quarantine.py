@@ -58,7 +58,7 @@ class Why(StrEnum):
 
     ALERT_ONLY = "AlertOnly"  # the policy
     NOT_THE_NODE = "NotTheNode"  # the cause does not lie in the node: another one would fail, too
-    POOL_WIDE = "PoolWide"  # every node of the pool failed for the same reason
+    POOL_WIDE = "PoolWide"  # every node that was judged failed for the same reason
     BUDGET_SPENT = "BudgetSpent"  # this run has taken as many nodes out of service as it may
     INCONCLUSIVE = "Inconclusive"  # nothing is proven, neither way
     CORDONED_BY_OTHERS = "CordonedByOthers"  # a person is at work on it
@@ -216,13 +216,17 @@ def plan(
 
 
 def pool_wide(judged: Mapping[str, Judgement], nodes: Mapping[str, PoolNode]) -> str | None:
-    """The reason for which every node of the pool failed, if there is one: then it is not the nodes' fault.
+    """The reason for which every node that was judged failed, if there is one: then it is not the nodes' fault.
 
-    A pool's only node cannot be told from its pool.
+    Of nodes that were not looked at (not in the sample, cordoned) nothing is known, so they neither speak for the
+    pool's defect nor against it. One judged node among others is no pattern; but a pool's only node cannot be told from
+    its pool.
     """
-    reasons = {judged[name].reason if name in judged else "" for name in nodes}
-    outcomes = {judged[name].outcome if name in judged else None for name in nodes}
-    return reasons.pop() if len(reasons) == 1 and outcomes == {Outcome.FAILED} else None
+    found = [judged[name] for name in nodes if name in judged]
+    if not found or (len(found) == 1 and len(nodes) > 1):
+        return None
+    reasons = {judgement.reason for judgement in found}
+    return reasons.pop() if len(reasons) == 1 and {each.outcome for each in found} == {Outcome.FAILED} else None
 
 
 def _why_left(

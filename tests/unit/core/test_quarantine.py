@@ -114,8 +114,23 @@ def test_what_hits_all_but_one_is_not_the_pools(other: Judgement) -> None:
     assert [name for name, _ in found.quarantine] == ["a", "b"]
 
 
-def test_what_hits_the_whole_sample_is_not_known_to_hit_the_pool() -> None:
-    found = make(Policy.QUARANTINE, {"a": XID}, nodes=views("a", "b"))
+@pytest.mark.parametrize("policy", [Policy.QUARANTINE, Policy.REPLACE])
+def test_what_hits_a_whole_sample_alike_is_the_pools_defect(policy: Policy) -> None:
+    """Else each run would take good nodes out of service for a defect of the pool, as many as the budget allows."""
+    there = views("a", "b", "c", "d", cordoned=("c",))
+    found = make(policy, {"a": XID, "b": XID}, budget=99, nodes=there)
+    assert (found.quarantine, found.replace) == ((), ())
+    assert why(found) == {"a": "PoolWide", "b": "PoolWide"}
+
+
+@pytest.mark.parametrize("judged", [{"a": XID}, {"a": XID, "b": STARVED}], ids=["one node", "two causes"])
+def test_a_sample_that_shows_no_pattern_says_nothing_of_the_pool(judged: dict[str, Judgement]) -> None:
+    found = make(Policy.QUARANTINE, judged, budget=2, nodes=views("a", "b", "c"))
+    assert [name for name, _ in found.quarantine] == sorted(judged)
+
+
+def test_a_node_that_is_gone_is_no_pattern() -> None:
+    found = make(Policy.QUARANTINE, {"a": XID, "gone": XID}, nodes=views("a", "b"))
     assert [name for name, _ in found.quarantine] == ["a"]
 
 
