@@ -25,6 +25,9 @@ NO_MEMORY_ISOLATION = (
     "the others fail."
 )
 
+#: The reason of a node that the pods of an earlier probe do not leave.
+PROBES_STAY = "ProbesStay"
+
 #: Reasons of failures that lie in the node itself: another node of the pool would do better. Not among them is what
 #: hits any node alike (a missing RuntimeClass, an image, a quota), what is over already (a node that vanished), and
 #: what the probe itself did wrong.
@@ -35,7 +38,7 @@ NODE_CAUSES: frozenset[str] = frozenset(
         *("MpsDaemonAbsent", "MpsLimitMissing", "DevicePluginNotRegistered", "DevicePluginNotReady"),
         *("SharingNotApplied", "AllocatableMismatch", "DriverTooOld", "ClockSkew"),
         *("NoNvidiaSmi", "NvidiaSmiFailed", "NoGpuVisible", "NoDriverLibrary", "CudaFailed", "VectorAddFailed"),
-        *("ContainerNotStarted", "SeesWrongGpus", "WrongResult"),
+        *("ContainerNotStarted", "SeesWrongGpus", "WrongResult", PROBES_STAY),
         *("RanOneAfterAnother", "GpuNotExclusive", "GpuOvercommitted", "WrongGpuCount", "DifferentGpus"),
         *("Oversubscribed", "TwoSharesGranted"),
         *("SharerStarved", "ThroughputTooLow", "GpuSlow", "NothingComputed"),
@@ -109,7 +112,7 @@ def unfit_node(probe: Probe, looked: Looked) -> NodeReport | None:
 
 
 def refused_node(node: str, reason: str, message: str) -> NodeReport:
-    """The report on a node whose probes the API server would not even create."""
+    """The report on a node whose probes could not even be created."""
     return NodeReport(node, {}, (failed("probes", reason, message),))
 
 

@@ -6,19 +6,21 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import RUNTIME_CLASS_NAME
-from gpu_fleet.core.probes import NodeRound, Probe
+from gpu_fleet.core.probes import NodeRound, Probe, pinned_to
 from gpu_fleet.core.validation_report import NodeReport
 from gpu_fleet.core.waves import waves
 from gpu_fleet.operators.base import attempt
+from gpu_fleet.operators.capacity import delete_pods
 
 if TYPE_CHECKING:
     from gpu_fleet.core.validation_node import NodeFacts
+    from gpu_fleet.hooks.kubernetes import KubeClient
     from gpu_fleet.operators.capacity import PoolOperator
 
 #: Keys in Airflow's task state store, which a retry of the task still finds: how far it has come, and the reports of
@@ -41,6 +43,11 @@ class Plan:
     rounds: list[NodeRound]
     unfit: list[NodeReport]
     since: float
+
+    def without(self, reports: Mapping[str, NodeReport]) -> Plan:
+        """The plan with the verdicts on some nodes given already."""
+        left = [round_ for round_ in self.rounds if round_.node not in reports]
+        return Plan(left, [*self.unfit, *reports.values()], self.since)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -164,3 +171,31 @@ def unfit_nodes(
             break
         time.sleep(SECOND_LOOK_PAUSE_S)
     return found
+
+
+def remove_pods(
+    kube: KubeClient,
+    namespace: str,
+    selector: str,
+    patience_s: float,
+    *,
+    which: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    pause_s: float = 0.25,
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Delete probe pods and wait until they are gone: what is still terminating still holds its GPU.
+
+    :param which: tells which of the pods have to go.
+    :returns: the names of those that were deleted, and node -> the names of those that are still there after
+        ``patience_s``.
+    """
+    deleted: list[str] = []
+    deadline = time.monotonic() + patience_s
+    while True:
+        left = [pod for pod in kube.list(POD, namespace, label_selector=selector) if which(pod)]
+        deleted += delete_pods(kube, [pod for pod in left if not pod["metadata"].get("deletionTimestamp")])
+        if not left or time.monotonic() >= deadline:
+            stay: dict[str, list[str]] = {}
+            for pod in left:
+                stay.setdefault(pinned_to(pod), []).append(pod["metadata"]["name"])
+            return deleted, stay
+        time.sleep(pause_s)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, TransientError, ValidationFailed
+from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE_CLAIM, POD
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.probes import MEASURING, Probe
@@ -22,13 +22,13 @@ from gpu_fleet.operators.capacity import (
     delete_pods,
     ensure_objects,
 )
-from gpu_fleet.operators.probing import Plan, Progress, look_at_nodes, unfit_nodes
+from gpu_fleet.operators.probing import Plan, Progress, look_at_nodes, remove_pods, unfit_nodes
 from gpu_fleet.operators.validation_nodes import protected_nodes, upstream_tasks
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.probe_pods import PodMaker
     from gpu_fleet.core.validation_report import NodeReport, PoolReport
-    from gpu_fleet.hooks.kubernetes import KubeClient
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
@@ -105,8 +105,7 @@ class RunProbesOperator(PoolOperator):
     def _advance(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
         while (wave := progress.wave()) is not None:
-            plan = self._plan(before, wave)
-            refused = self._create(context, plan, first=not progress.ended)
+            plan, refused = self._create(context, self._plan(before, wave), first=not progress.ended)
             if refused is None and any(not round_.busy for round_ in plan.rounds):
                 context["ti"].xcom_push(PLAN, plan.to_json())
                 self._await(context, plan)
@@ -200,14 +199,18 @@ class RunProbesOperator(PoolOperator):
                 self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
         return Plan(rounds, list(unfit.values()), time.time())
 
-    def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> Forbidden | None:
-        """The wave's pods; returns what the API server refused them for, if it did."""
+    def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> tuple[Plan, Forbidden | None]:
+        """The wave's pods.
+
+        :returns: the plan without the nodes that could not be freed of earlier probes, and what the API server refused
+            the pods for, if it did.
+        """
         from gpu_fleet.core.probe_pods import PodMaker
-        from gpu_fleet.core.probes import SCRIPTS, is_greedy, pinned_to, reusable, selector
+        from gpu_fleet.core.probes import SCRIPTS, is_greedy
         from gpu_fleet.hooks.templates import include_dir
 
         if not plan.rounds:
-            return None
+            return plan, None
         maker = PodMaker(
             Probe(self.probe),
             self.spec,
@@ -216,31 +219,58 @@ class RunProbesOperator(PoolOperator):
             run=run_name(context),
             run_label=self.run_label(context),
         )
-        by_node = [maker.pods(round_) for round_ in plan.rounds]
-        pods = [pod for of_node in by_node for pod in of_node]
-        if first:
-            self.manifests = as_yaml(next(iter(by_node), []))
-        namespace, mine = self.spec.validation.namespace, {round_.node for round_ in plan.rounds}
         try:
-            ensure_objects(self.kube, self.spec, "system_namespaces", {namespace})
-            existing = [pod for pod in self._pods(context) if pinned_to(pod) in mine]
-            if existing and not reusable(existing, [pod["metadata"]["name"] for pod in pods]):
-                self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
-                existing = []
-            if not existing:
-                # Also what an earlier probe of the pool has not given back yet: its GPUs count as free in the plan.
-                remove_pods(self.kube, namespace, selector(self.node_pool), float(self.spec.deadlines.cleanup.seconds))
+            ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
+            plan = self._freed(context, plan, maker)
+            by_node = [maker.pods(round_) for round_ in plan.rounds]
+            pods = [pod for of_node in by_node for pod in of_node]
+            if first:
+                self.manifests = as_yaml(next(iter(by_node), []))
             # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
             for group in ([p for p in pods if is_greedy(p)], [p for p in pods if not is_greedy(p)]):
                 with ThreadPoolExecutor(AT_ONCE) as workers:
                     list(workers.map(lambda pod: create_pod(self.kube, pod), group))
         except Forbidden as error:
-            return error
+            return plan, error
         busy = [round_.node for round_ in plan.rounds if round_.busy]
         if busy:
             self.log.info("no free GPU on %s", ", ".join(busy))
         self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(plan.rounds), self.node_pool)
-        return None
+        return plan, None
+
+    def _freed(self, context: Mapping[str, Any], plan: Plan, maker: PodMaker) -> Plan:
+        """Removes what earlier probes of the pool have not given back yet: their GPUs count as free in the plan.
+
+        :returns: the plan without the nodes that some of those pods do not leave. One dead kubelet must not take the
+            other nodes' verdicts down.
+        """
+        from gpu_fleet.core.probes import pinned_to, reusable, selector
+        from gpu_fleet.core.validation import PROBES_STAY, refused_node
+
+        nodes = {round_.node for round_ in plan.rounds}
+        expected = [pod["metadata"]["name"] for round_ in plan.rounds for pod in maker.pods(round_)]
+        existing = [pod for pod in self._pods(context) if pinned_to(pod) in nodes]
+        kept = {pod["metadata"]["name"] for pod in existing}
+        if existing and not reusable(existing, expected):
+            self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
+            kept = set()
+        patience = float(self.spec.deadlines.cleanup.seconds)
+        _, stay = remove_pods(
+            self.kube,
+            self.spec.validation.namespace,
+            selector(self.node_pool),
+            patience,
+            which=lambda pod: pinned_to(pod) in nodes and pod["metadata"]["name"] not in kept,
+        )
+        stuck = {}
+        for node, names in stay.items():
+            message = (
+                f"{len(names)} earlier probe pod(s) on node {node} do not end within {patience:.0f} s and may hold its "
+                f"GPUs: {', '.join(names[:5])}; a process that hangs in the driver, or a sick kubelet"
+            )
+            self.log.warning("%s", message)
+            stuck[node] = refused_node(node, PROBES_STAY, message)
+        return plan.without(stuck)
 
     # --- after it ------------------------------------------------------------------------------------------------
 
@@ -340,24 +370,3 @@ class RunProbesOperator(PoolOperator):
 
     def _pods(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self.kube.list(POD, self.spec.validation.namespace, label_selector=self._selector(context))
-
-
-def remove_pods(kube: KubeClient, namespace: str, selector: str, patience_s: float, pause_s: float = 0.25) -> list[str]:
-    """Delete pods and wait until they are gone: what is still terminating still holds its GPU.
-
-    :raises TransientError: if some are still there after ``patience_s``.
-    """
-    deleted: list[str] = []
-    deadline = time.monotonic() + patience_s
-    while True:
-        left = kube.list(POD, namespace, label_selector=selector)
-        if not left:
-            return deleted
-        deleted += delete_pods(kube, [pod for pod in left if not pod["metadata"].get("deletionTimestamp")])
-        if time.monotonic() >= deadline:
-            names = ", ".join(pod["metadata"]["name"] for pod in left[:5])
-            raise TransientError(
-                f"{len(left)} probe pod(s) in {namespace} do not go away: {names}; is their node's kubelet alive?",
-                reason="ProbesStay",
-            )
-        time.sleep(pause_s)

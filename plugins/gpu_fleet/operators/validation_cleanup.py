@@ -6,9 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.errors import TransientError
+from gpu_fleet.core.kinds import NODE, POD, ObjectRef
 from gpu_fleet.operators.capacity import PoolOperator, delete_pods, placeholders
+from gpu_fleet.operators.probing import remove_pods
 from gpu_fleet.operators.standing import unmark_standing
-from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator, remove_pods
+from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks
 
 #: Seconds after which a task that was ended from outside has no process any more: its supervisor hears of it with the
@@ -27,7 +30,10 @@ class CleanUpValidationOperator(PoolOperator):
     it: it may protect nodes and create pods that the first look did not see. So after a task that ended without a
     result everything is looked at twice.
 
+    A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
+
     :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names]}``.
+    :raises TransientError: ``ProbesStay``, after all else is done: pods do not end on a node that is Ready.
     """
 
     changes_cluster = True
@@ -35,33 +41,54 @@ class CleanUpValidationOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        found = self._remove()
+        from gpu_fleet.core.validation import PROBES_STAY
+
+        found, stay = self._remove()
         if cut_short := self._cut_short(context):
             self.log.info(
                 "looking again in %.0f s, when the process of %s is over", ENDS_WITHIN_S, ", ".join(cut_short)
             )
             time.sleep(ENDS_WITHIN_S)
-            again = self._remove()
+            again, stay = self._remove()
             found = {key: [*names, *again[key]] for key, names in found.items()}
         self.log.info(
             "%d probe pod(s) and %d placeholder(s) removed, %d node(s) unprotected",
             *(len(names) for names in found.values()),
         )
+        if stay:
+            where = "; ".join(f"{node}: {', '.join(names[:5])}" for node, names in sorted(stay.items()))
+            raise TransientError(
+                f"probe pods of pool {self.node_pool} do not end and may hold GPUs, on node {where}: look for a "
+                "process that hangs in the driver, then replace the node",
+                reason=PROBES_STAY,
+            )
         return found
 
-    def _remove(self) -> dict[str, list[str]]:
+    def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """What was removed, and node -> the probe pods that do not end there."""
         from gpu_fleet.core.probes import selector
 
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         unmark_standing(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
-        deleted = remove_pods(
+        namespace = self.spec.validation.namespace
+        deleted, stay = remove_pods(
             self.kube,
-            self.spec.validation.namespace,
+            namespace,
             selector(self.node_pool),
             float(self.spec.deadlines.cleanup.seconds),
         )
-        return {"pods": deleted, "placeholders": released, "unprotected": unprotected}
+        for node in [name for name in stay if not self._serves(name)]:
+            for name in stay.pop(node):
+                self.log.warning("deleting pod %s by force: its node %s is not Ready, or gone", name, node)
+                self.kube.delete(ObjectRef(POD, name, namespace), grace_seconds=0)
+        return {"pods": deleted, "placeholders": released, "unprotected": unprotected}, stay
+
+    def _serves(self, node: str) -> bool:
+        from gpu_fleet.core.capacity_objects import PoolNode
+
+        found = self.kube.get(ObjectRef(NODE, node)) if node else None
+        return found is not None and PoolNode.of(found).ready
 
     def _cut_short(self, context: Mapping[str, Any]) -> list[str]:
         """The pool's tasks that failed and left nothing behind: no error of their own ended them, it seems."""

@@ -75,12 +75,14 @@ def healthy_node(cluster: SandboxCluster, name: str) -> None:
 class World:
     """Stands for the wait: it looks who is probed, and lets the probes end.
 
-    :ivar waves: the nodes of each wait, :ivar kill_in: the wait in which the task is killed.
+    :ivar waves: the nodes of each wait, by their pods, :ivar planned: by the plan.
+    :ivar kill_in: the wait in which the task is killed.
     """
 
     def __init__(self, cluster: SandboxCluster, spec: Any) -> None:
         self.kube, self.spec = cluster.kube, spec
         self.waves: list[list[str]] = []
+        self.planned: list[list[str]] = []
         self.kill_in: int | None = None
         self.texts: dict[str, str] = {}
         self.text = ""
@@ -89,8 +91,10 @@ class World:
         return self.kube.list(POD, VALIDATION_NAMESPACE)
 
     def wait(self, operator: Any, context: Any, gate: str, args: Any, *more: Any) -> None:
-        self.waves.append(sorted({pinned_to(pod) for pod in self.pods()}))
-        assert self.waves[-1] == sorted(round_["node"] for round_ in args["rounds"] if round_["users"])
+        found = [pod for pod in self.pods() if pod["metadata"]["labels"].get("gpu-fleet.io/probe")]
+        self.waves.append(sorted({pinned_to(pod) for pod in found}))
+        self.planned.append(sorted(round_["node"] for round_ in args["rounds"] if round_["users"]))
+        assert self.waves[-1] == self.planned[-1]
         if len(self.waves) == self.kill_in:
             raise KeyboardInterrupt
         for pod in self.pods():
@@ -347,3 +351,38 @@ def test_diagnostics_that_no_container_can_ask_for_are_skipped(world: World, mon
     monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
     with pytest.raises(AirflowSkipException, match="can ask for all GPUs"):
         run(world, probe="dcgm")
+
+
+# --- a probe that does not end ---
+def stuck(cluster: SandboxCluster, node: str, name: str = "an-earlier-probe") -> ObjectRef:
+    """A probe pod of another run, kept in the cluster as a process that hangs would keep it."""
+    labels = {"gpu-fleet.io/component": "probe", "gpu-fleet.io/pool": POOL}
+    metadata = {"name": name, "namespace": VALIDATION_NAMESPACE, "labels": labels, "finalizers": ["test/hangs"]}
+    body = {"nodeSelector": {"kubernetes.io/hostname": node}, "containers": [{"name": "probe", "image": "x"}]}
+    cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body})
+    return ObjectRef(POD, name, VALIDATION_NAMESPACE)
+
+
+def test_a_probe_that_does_not_end_costs_only_its_own_node_the_verdict(cluster: SandboxCluster, world: World) -> None:
+    value = world.spec.to_json()
+    value["deadlines"]["cleanup"] = "1s"
+    world.spec = type(world.spec).model_validate(value)
+    ref = stuck(cluster, "n1")
+    task_context = context(TaskInstance(spec=world.spec))
+    try:
+        with pytest.raises(ValidationFailed, match=r"n1: ProbesStay.*an-earlier-probe"):
+            run(world, task_context)
+    finally:
+        cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
+    assert world.planned == [["n0"], ["n2", "n3"], ["n4"]]
+    assert outcomes(task_context) == {name: "Failed" if name == "n1" else "Passed" for name in NODES}
+
+
+def test_an_earlier_probe_is_waited_for_only_where_the_wave_is(cluster: SandboxCluster, world: World) -> None:
+    ref = stuck(cluster, "elsewhere")
+    try:
+        summary, _ = run(world)
+        assert summary["outcome"] == "Passed"
+        assert cluster.kube.get(ref) is not None
+    finally:
+        cluster.kube.patch(ref, {"metadata": {"finalizers": None}})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
@@ -135,3 +136,48 @@ def test_what_an_ended_task_still_creates_is_removed_as_well(
         protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
         protect >> RunProbesOperator(task_id="sharing", node_pool=POOL, probe="sharing") >> clean
     assert clean.execute(context(ti))["pods"] == (["early"] if reported else ["early", "late"])
+
+
+def stuck(cluster: SandboxCluster, name: str, on: str, *, ready: bool) -> ObjectRef:
+    """A probe pod that its node's kubelet does not end: a finalizer stands for a process that hangs."""
+    labels = {LABEL_COMPONENT: "probe", LABEL_POOL: POOL}
+    metadata: dict[str, Any] = {"name": name, "namespace": VALIDATION_NAMESPACE, "labels": labels}
+    body = {
+        "nodeName": on,
+        "nodeSelector": {"kubernetes.io/hostname": on},
+        "terminationGracePeriodSeconds": 600,
+        "containers": [{"name": "one", "image": "pause"}],
+    }
+    if ready:
+        metadata["finalizers"] = ["test/hangs"]
+    cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body})
+    node(cluster, on, PROTECTED)
+    condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "Because"}
+    cluster.kube.patch(ObjectRef(NODE, on), {"status": {"conditions": [condition]}}, subresource="status")
+    return ObjectRef(POD, name, VALIDATION_NAMESPACE)
+
+
+def impatient(cluster: SandboxCluster) -> Any:
+    value = spec_at(str(cluster.access.path)).to_json()
+    value["deadlines"]["cleanup"] = "1s"
+    spec = type(spec_at(str(cluster.access.path))).model_validate(value)
+    return CleanUpValidationOperator(task_id="clean_up", node_pool=POOL).execute(context(TaskInstance(spec=spec)))
+
+
+def test_a_pod_on_a_node_that_is_not_ready_is_deleted_by_force(cluster: SandboxCluster) -> None:
+    ref = stuck(cluster, "silent", "dead", ready=False)
+    assert impatient(cluster)["unprotected"] == ["dead"]
+    assert cluster.kube.get(ref) is None
+
+
+def test_a_pod_that_stays_on_a_ready_node_is_named_when_all_else_is_done(cluster: SandboxCluster) -> None:
+    ref = stuck(cluster, "hangs", "alive", ready=True)
+    pod(cluster, "placeholder", "placeholder")
+    try:
+        with pytest.raises(TransientError, match="alive: hangs") as raised:
+            impatient(cluster)
+    finally:
+        cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
+    assert raised.value.reason == "ProbesStay"
+    assert annotations(cluster, "alive") == {}
+    assert "placeholder" not in {item["metadata"]["name"] for item in cluster.kube.list(POD)}

@@ -74,6 +74,8 @@ REMEDIES: dict[str, str] = {
     "ProbeTimedOut": "Look at the probe pod's events; raise deadlines.validation if images are large.",
     "ProbeOOMKilled": "The probe was killed for memory; look at what else runs on the node.",
     "ProbeCrashed": "Run the same image by hand on this node and read its output.",
+    "ProbesStay": "An earlier probe's pod does not end: look for a process that hangs in the driver and for XID "
+    "errors, then replace the node; kubectl delete pod --force lets go of the pod alone.",
     "PodVanished": "Somebody deleted the probe pod, or its node went; start another run.",
     "NoFreeGpu": "The GPUs were taken in between, or the node advertises fewer than it should; start another run.",
     "Unschedulable": "Read the scheduler's words in the message; taints and affinities are usual causes.",
