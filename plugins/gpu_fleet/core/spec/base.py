@@ -17,6 +17,8 @@ _DURATION_PART = re.compile(r"([0-9]+)(s|m|h)")
 _HOURS_AND_MINUTES = re.compile(r"^(([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DNS_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+_DNS_SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+_LABEL_NAME = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
 _EXACT_VERSION = re.compile(r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$")
 
 
@@ -151,6 +153,39 @@ def _dns_label(value: str) -> str:
         raise ValueError(
             f"{value!r} is not a DNS-1123 label: use lower-case letters, digits and '-', beginning and ending with a "
             "letter or digit"
+        )
+    return value
+
+
+def label_key(value: str) -> str:
+    """The key of a label or taint, as Kubernetes takes it: ``name`` or ``dns.subdomain/name``
+    (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set).
+
+    :raises ValueError: saying how to write it.
+    """
+    prefix, slash, name = value.rpartition("/")
+    if slash and (len(prefix) > 253 or not _DNS_SUBDOMAIN.fullmatch(prefix)):
+        raise ValueError(
+            f"{prefix!r} before the '/' of {value!r} is not a DNS subdomain; "
+            f"write for example example.com/{name or 'x'}"
+        )
+    if len(name) > 63 or not _LABEL_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not the name of a label or taint; use at most 63 letters, digits, '-', '_' and '.', "
+            "beginning and ending with a letter or digit"
+        )
+    return value
+
+
+def label_value(value: str) -> str:
+    """The value of a label or taint, as Kubernetes takes it.
+
+    :raises ValueError: saying how to write it.
+    """
+    if value and (len(value) > 63 or not _LABEL_NAME.fullmatch(value)):
+        raise ValueError(
+            f"{value!r} is not the value of a label or taint; use at most 63 letters, digits, '-', '_' and '.', "
+            "beginning and ending with a letter or digit"
         )
     return value
 

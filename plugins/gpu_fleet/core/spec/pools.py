@@ -5,15 +5,30 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from gpu_fleet.core.names import GPU_TAINT_KEY
-from gpu_fleet.core.spec.base import DnsLabel, Duration, DurationOrNever, HoursAndMinutes, NotEmpty, SpecModel
+from gpu_fleet.core.spec.base import (
+    DnsLabel,
+    Duration,
+    DurationOrNever,
+    HoursAndMinutes,
+    NotEmpty,
+    SpecModel,
+    label_key,
+    label_value,
+)
 from gpu_fleet.core.spec.cron import check_budget_schedule
 from gpu_fleet.core.spec.instances import physical_gpus
 
 InstanceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$")]
 CapacityType = Literal["spot", "on-demand", "reserved"]
+
+
+#: Longest AMI alias (CRD of EC2NodeClass, aws/karpenter-provider-aws v1.14 pkg/apis/v1/ec2nodeclass.go).
+_LONGEST_ALIAS = 30
+#: Longest key and value of an EC2 tag (Amazon EC2 User Guide, 'Tag restrictions').
+_LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
 
 
 def _check_ami_alias(alias: str) -> str:
@@ -26,10 +41,15 @@ def _check_ami_alias(alias: str) -> str:
         )
     if match["family"] not in ("al2023", "bottlerocket"):
         raise ValueError(f"{alias!r}: only al2023 and bottlerocket have NVIDIA variants for Kubernetes 1.33 and later")
+    if len(alias) > _LONGEST_ALIAS:
+        raise ValueError(
+            f"{alias!r} has {len(alias)} characters, and an EC2NodeClass takes {_LONGEST_ALIAS}; write family@version, "
+            f"for example {match['family']}@v20260714"
+        )
     return alias
 
 
-AmiAlias = Annotated[str, Field(max_length=60)]
+AmiAlias = Annotated[str, Field(json_schema_extra={"maxLength": _LONGEST_ALIAS})]
 
 
 class NodeClass(SpecModel):
@@ -59,7 +79,13 @@ class NodeClass(SpecModel):
     @field_validator("tags")
     @classmethod
     def _tags(cls, value: dict[str, str]) -> dict[str, str]:
-        for key in value:
+        for key, text in value.items():
+            if not 0 < len(key) <= _LONGEST_TAG_KEY:
+                raise ValueError(f"tag key {key!r} has {len(key)} characters; EC2 takes 1 to {_LONGEST_TAG_KEY}")
+            if len(text) > _LONGEST_TAG_VALUE:
+                raise ValueError(
+                    f"the value of tag {key!r} has {len(text)} characters; EC2 takes at most {_LONGEST_TAG_VALUE}"
+                )
             if key.startswith(("karpenter.sh/", "karpenter.k8s.aws/", "kubernetes.io/cluster/", "aws:", "eks:")):
                 raise ValueError(f"tag {key!r} is reserved by Karpenter, EKS or AWS; choose another key")
         return value
@@ -147,8 +173,8 @@ Sharing = Annotated[Exclusive | TimeSlicing | Mps, Field(discriminator="mode")]
 class Taint(SpecModel):
     """A taint of a pool's nodes."""
 
-    key: str = Field(min_length=1, max_length=316)
-    value: str = Field(default="", max_length=63)
+    key: Annotated[str, AfterValidator(label_key)] = Field(max_length=317)
+    value: Annotated[str, AfterValidator(label_value)] = Field(default="", max_length=63)
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 
 
@@ -238,6 +264,21 @@ class NodePool(SpecModel):
     @classmethod
     def _alias(cls, value: str | None) -> str | None:
         return None if value is None else _check_ami_alias(value)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            label_key(key)
+            label_value(text)
+        return value
+
+    @field_validator("expire_after")
+    @classmethod
+    def _lives_for_some_time(cls, value: DurationOrNever) -> DurationOrNever:
+        if not value.never and value.seconds == 0:
+            raise ValueError(f"{value!r} makes Karpenter replace each node at once; write for example 720h, or Never")
+        return value
 
     @property
     def replicas(self) -> int:

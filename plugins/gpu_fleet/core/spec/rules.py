@@ -13,8 +13,7 @@ from gpu_fleet.core.spec.problems import Problem
 if TYPE_CHECKING:
     from gpu_fleet.core.spec.cluster import ClusterSpec
 
-#: Oldest Karpenter per Kubernetes version (Karpenter documentation, Upgrading > Compatibility matrix); 1.0 is the
-#: oldest with the v1 API that the package writes.
+#: Oldest Karpenter per Kubernetes version (Karpenter documentation, Upgrading > Compatibility matrix).
 OLDEST_KARPENTER: dict[str, str] = {
     "1.30": "1.0",
     "1.31": "1.0.5",
@@ -25,8 +24,15 @@ OLDEST_KARPENTER: dict[str, str] = {
     "1.36": "1.13",
 }
 
-#: Label domains that Karpenter's CRD refuses in a NodePool's template.
-RESTRICTED_LABEL_DOMAINS = ("karpenter.sh", "karpenter.k8s.aws", "kubernetes.io/cluster")
+#: First Karpenter whose scheduler counts nodes against ``limits.nodes``. The others launch a whole batch of nodes past
+#: it (kubernetes-sigs/karpenter#2526 is the cure), and past the 0 by which a teardown freezes a pool.
+FIRST_WITH_NODE_LIMITS = "1.11"
+#: First Karpenter that knows the consolidation policy ``Balanced``.
+FIRST_WITH_BALANCED = "1.14"
+
+#: Label domains, and a label, that Karpenter's CRD refuses in a NodePool's template.
+RESTRICTED_LABEL_DOMAINS = ("karpenter.sh", "karpenter.k8s.aws")
+RESTRICTED_LABELS = ("kubernetes.io/hostname",)
 
 
 def known_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
@@ -39,14 +45,39 @@ def known_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
 
 
 def karpenter_supports_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
-    oldest = OLDEST_KARPENTER.get(spec.cluster.version)
+    supports = OLDEST_KARPENTER.get(spec.cluster.version, FIRST_WITH_NODE_LIMITS)
+    oldest = max(supports, FIRST_WITH_NODE_LIMITS, key=version_tuple)
     version = spec.karpenter.chart.version
-    if oldest is not None and version_tuple(version) < version_tuple(oldest):
-        yield Problem(
-            "karpenter.chart.version",
-            f"Karpenter {version} does not support Kubernetes {spec.cluster.version}",
-            f"use {oldest} or later",
-        )
+    if version_tuple(version) < version_tuple(supports):
+        why = f"Karpenter {version} does not support Kubernetes {spec.cluster.version}"
+    elif version_tuple(version) < version_tuple(oldest):
+        why = f"Karpenter {version} launches nodes past limits.nodes, and so past the freeze of a teardown"
+    else:
+        return
+    yield Problem("karpenter.chart.version", why, f"use {oldest} or later")
+
+
+def karpenter_knows_the_policy(spec: ClusterSpec) -> Iterator[Problem]:
+    version = spec.karpenter.chart.version
+    for index, pool in enumerate(spec.node_pools):
+        balanced = pool.manage and pool.disruption.consolidation_policy == "Balanced"
+        if balanced and version_tuple(version) < version_tuple(FIRST_WITH_BALANCED):
+            yield Problem(
+                f"nodePools[{index}].disruption.consolidationPolicy",
+                f"Karpenter {version} does not know 'Balanced'",
+                f"use WhenEmpty, or Karpenter {FIRST_WITH_BALANCED} or later",
+            )
+
+
+def no_reserved_capacity(spec: ClusterSpec) -> Iterator[Problem]:
+    """An EC2NodeClass finds reservations by ``capacityReservationSelectorTerms``, which the package does not write."""
+    for index, pool in enumerate(spec.node_pools):
+        if pool.manage and "reserved" in pool.capacity_types:
+            yield Problem(
+                f"nodePools[{index}].capacityTypes",
+                f"the EC2NodeClass of pool {pool.name} would select no capacity reservation, so 'reserved' has none",
+                "use spot and on-demand, or manage the pool yourself (manage: false)",
+            )
 
 
 def unique_pools(spec: ClusterSpec) -> Iterator[Problem]:
@@ -123,6 +154,12 @@ def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
             if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG, LABEL_MPS_CAPABLE):
                 yield Problem(
                     f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"
+                )
+            elif key in RESTRICTED_LABELS:
+                yield Problem(
+                    f"nodePools[{index}].labels",
+                    f"{key} is each node's own, restricted by Karpenter",
+                    f"remove {key}",
                 )
             elif any(domain == part or domain.endswith(f".{part}") for part in RESTRICTED_LABEL_DOMAINS):
                 yield Problem(
@@ -248,11 +285,13 @@ Rule = Callable[["ClusterSpec"], Iterator[Problem]]
 RULES: tuple[Rule, ...] = (
     known_kubernetes,
     karpenter_supports_kubernetes,
+    karpenter_knows_the_policy,
     unique_pools,
     unique_entries,
     nvidia_instances,
     same_gpu_count,
     limits_cover_wanted,
+    no_reserved_capacity,
     distinct_taints,
     labels_are_free,
     budgets_are_whole,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.core.spec.rules import OLDEST_KARPENTER, RULES
+from gpu_fleet.core.spec import SpecErrors, version_tuple
+from gpu_fleet.core.spec.rules import FIRST_WITH_NODE_LIMITS, OLDEST_KARPENTER, RULES
 from tests.unit.core.specs import demo_spec
 
 TWO_OF_A_NAME = [
@@ -84,7 +84,73 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "unsupported Kubernetes": ({"cluster__version": "1.29"}, "cluster.version", "1.29", "1.36"),
     "future Kubernetes": ({"cluster__version": "1.99"}, "cluster.version", "1.99", "one of"),
     "unquoted version": ({"cluster__version": 1.35}, "cluster.version", "number in YAML", "quotes"),
-    "Karpenter too old": ({"karpenter__chart__version": "1.8.9"}, "karpenter.chart.version", "1.35", "1.9"),
+    "Karpenter too old": ({"karpenter__chart__version": "1.8.9"}, "karpenter.chart.version", "1.35", "1.11"),
+    "Karpenter that overshoots limits": (
+        {"karpenter__chart__version": "1.10.2"},
+        "karpenter.chart.version",
+        "limits.nodes",
+        "1.11",
+    ),
+    "Karpenter that overshoots limits, on an old Kubernetes": (
+        {"cluster__version": "1.30", "karpenter__chart__version": "1.0.0"},
+        "karpenter.chart.version",
+        "limits.nodes",
+        "1.11",
+    ),
+    "a policy that Karpenter does not know yet": (
+        {
+            "karpenter__chart__version": "1.13.4",
+            "nodePools__1__disruption": {"consolidationPolicy": "Balanced", "consolidateAfter": "5m"},
+        },
+        "nodePools[1].disruption.consolidationPolicy",
+        "1.13.4 does not know 'Balanced'",
+        "1.14",
+    ),
+    "reserved capacity without reservations": (
+        {"nodePools__0__capacityTypes": ["on-demand", "reserved"]},
+        "nodePools[0].capacityTypes",
+        "no capacity reservation",
+        "spot and on-demand",
+    ),
+    "expireAfter of nothing": ({"nodePools__0__expireAfter": "0h0s"}, "nodePools[0].expireAfter", "at once", "720h"),
+    "AMI alias too long": (
+        {"nodeClass__amiAlias": f"al2023@v{'2' * 23}"},
+        "nodeClass.amiAlias",
+        "31 characters",
+        "family@version",
+    ),
+    "tag key too long": ({"nodeClass__tags": {"k" * 129: "x"}}, "nodeClass.tags", "129 characters", "1 to 128"),
+    "tag without a key": ({"nodeClass__tags": {"": "x"}}, "nodeClass.tags", "0 characters", "1 to 128"),
+    "tag value too long": ({"nodeClass__tags": {"k": "x" * 257}}, "nodeClass.tags", "257 characters", "at most 256"),
+    "label of each node": (
+        {"nodePools__0__labels": {"kubernetes.io/hostname": "x"}},
+        "nodePools[0].labels",
+        "restricted",
+        "remove kubernetes.io/hostname",
+    ),
+    "label key with a space": ({"nodePools__0__labels": {"a team": "x"}}, "nodePools[0].labels", "'a team'", "letters"),
+    "label key without a name": ({"nodePools__0__labels": {"a.io/": "x"}}, "nodePools[0].labels", "''", "letters"),
+    "label key too long": ({"nodePools__0__labels": {"k" * 64: "x"}}, "nodePools[0].labels", "kkk", "63"),
+    "label domain that is none": (
+        {"nodePools__0__labels": {"Team_A/x": "x"}},
+        "nodePools[0].labels",
+        "'Team_A' before the '/'",
+        "example.com/x",
+    ),
+    "label value that is none": ({"nodePools__0__labels": {"team": "a b"}}, "nodePools[0].labels", "'a b'", "letters"),
+    "label value too long": ({"nodePools__0__labels": {"team": "x" * 64}}, "nodePools[0].labels", "xxx", "63"),
+    "taint key that is none": (
+        {"nodePools__0__taints": [{**TAINT, "key": "not a key"}]},
+        "nodePools[0].taints[0].key",
+        "'not a key'",
+        "letters",
+    ),
+    "taint value that is none": (
+        {"nodePools__0__taints": [{**TAINT, "value": "-"}]},
+        "nodePools[0].taints[0].value",
+        "'-'",
+        "letters",
+    ),
     "chart version range": (
         {"devicePlugin__chart__version": "0.20.x"},
         "devicePlugin.chart.version",
@@ -349,6 +415,16 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
         ),
         {"karpenter__settings": {"clusterName": "demo-gpu", "featureGates": {"spotToSpotConsolidation": True}}},
         {"nodePools__0__taints": []},
+        {"nodePools__0__taints": [{"key": f"{'d' * 63}.io/{'k' * 63}", "effect": "NoExecute"}]},
+        {"nodePools__0__labels": {"team": "", "example.com/Team_1.x": "A-1", "k" * 63: "v" * 63}},
+        {"nodeClass__tags": {"k" * 128: "v" * 256}},
+        {"nodeClass__amiAlias": f"al2023@v{'2' * 22}"},
+        {"nodePools__0__disruption": {"consolidationPolicy": "Balanced", "consolidateAfter": "0s"}},
+        {
+            "nodePools__0__manage": False,
+            "teardown__uninstallKarpenter": False,
+            "nodePools__0__capacityTypes": ["reserved"],
+        },
         {"nodePools__0__sharing": {"mode": "mps", "replicas": 48, "failRequestsGreaterThanOne": True}},
         {"validation__nodes": {"sample": 2, "atOnce": 1}},
         {"validation__probes__dcgm": 3, "deadlines__validation": "30m"},
@@ -365,6 +441,7 @@ def test_what_is_allowed_passes(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("kubernetes", "oldest"), OLDEST_KARPENTER.items())
 def test_the_oldest_karpenter_of_each_kubernetes_passes(kubernetes: str, oldest: str) -> None:
+    oldest = max(oldest, FIRST_WITH_NODE_LIMITS, key=version_tuple)
     version = oldest if oldest.count(".") == 2 else f"{oldest}.0"
     demo_spec(cluster__version=kubernetes, karpenter__chart__version=version)
     with pytest.raises(SpecErrors, match="does not support Kubernetes"):
