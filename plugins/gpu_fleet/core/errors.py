@@ -23,6 +23,7 @@
         ├── LeakFound               something that costs money is left
         ├── DriftFound              the cluster is not what the spec says
         ├── GateRefused             a gate failed for a permanent cause
+        │   └── GateBlind           nobody could look: it says nothing about the objects
         └── DeadlinePassed          the absolute deadline of a wait has passed
 
 Transient or permanent is a *type*: operators map it once onto Airflow's retry policy
@@ -137,6 +138,13 @@ class DriftFound(PermanentError):
 
 class GateRefused(PermanentError):
     """A gate's verdict is Failed for a permanent cause."""
+
+
+class GateBlind(GateRefused):
+    """A gate could not look, and waiting does not cure that (a missing permission, another version of the code).
+
+    Nothing is known about the objects then, so nothing may be undone because of it.
+    """
 
 
 class DeadlinePassed(PermanentError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.errors import GateFailed, GateRefused, GpuFleetError
+from gpu_fleet.core.errors import GateBlind, GateFailed, GateRefused, GpuFleetError
 
 
 class Phase(StrEnum):
@@ -29,6 +29,7 @@ class Verdict:
     :ivar message: a sentence that names the object and says what is missing or what failed.
     :ivar permanent: for FAILED: a retry cannot help.
     :ivar data: JSON-able findings for the next task (node names, counts); small.
+    :ivar blind: nobody could look, so this says nothing about the objects.
     """
 
     phase: Phase
@@ -36,6 +37,7 @@ class Verdict:
     message: str
     permanent: bool = False
     data: dict[str, Any] | None = None
+    blind: bool = False
 
     @property
     def ready(self) -> bool:
@@ -47,6 +49,8 @@ class Verdict:
 
     def error(self) -> GpuFleetError:
         """The typed error of a FAILED verdict."""
+        if self.blind:
+            return GateBlind(self.message, reason=self.reason)
         kind = GateRefused if self.permanent else GateFailed
         return kind(self.message, reason=self.reason)
 
@@ -57,6 +61,7 @@ class Verdict:
             "message": self.message,
             "permanent": self.permanent,
             "data": self.data,
+            "blind": self.blind,
         }
 
     @classmethod
@@ -67,6 +72,7 @@ class Verdict:
             message=value["message"],
             permanent=bool(value.get("permanent", False)),
             data=value.get("data"),
+            blind=bool(value.get("blind", False)),
         )
 
 
@@ -83,6 +89,11 @@ def progressing(reason: str, message: str, **data: Any) -> Verdict:
 def failed(reason: str, message: str, *, permanent: bool = True, **data: Any) -> Verdict:
     """A FAILED verdict: waiting longer does not help."""
     return Verdict(Phase.FAILED, reason, message, permanent=permanent, data=data or None)
+
+
+def unseen(reason: str, message: str, *, permanent: bool) -> Verdict:
+    """Nobody could look: FAILED if waiting does not cure that, else PROGRESSING."""
+    return Verdict(Phase.FAILED if permanent else Phase.PROGRESSING, reason, message, permanent, blind=True)
 
 
 def combine(verdicts: list[Verdict], *, nothing: Verdict) -> Verdict:

@@ -11,12 +11,21 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpu_fleet.core.errors import DeadlinePassed, GateFailed, GateRefused, GpuFleetError, ReleaseError, SpecError
+from gpu_fleet.core.errors import (
+    DeadlinePassed,
+    GateBlind,
+    GateFailed,
+    GateRefused,
+    GpuFleetError,
+    ReleaseError,
+    SpecError,
+)
 from gpu_fleet.operators.helm_base import EngineMixin, HelmOperator, lease_identity
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
+    from gpu_fleet.core.verdict import Verdict
     from gpu_fleet.hooks.helm_release import ReleaseEngine
     from gpu_fleet.hooks.kubernetes import KubeClient
 
@@ -24,7 +33,7 @@ WaitFor = Literal["none", "installed", "workloads"]
 
 #: What ``wait_for`` means, as names of gates.
 GATE_OF_WAIT: dict[str, str] = {"installed": "release_installed", "workloads": "release_workloads"}
-#: Errors of the wait, or of the caller's check, after which the remediation follows.
+#: Errors of the wait, or of the caller's check, after which the remediation follows; GateBlind is none of them.
 _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 Check = Callable[["KubeClient", Mapping[str, Any]], Any]
@@ -48,14 +57,16 @@ class HelmReleaseOperator(HelmOperator):
     :param skip_crds: do not install the chart's ``crds/``.
     :param prune: delete objects that failed revisions created and the deployed one does not have.
     :param wait_in_worker: wait inside helm (``--wait``), for charts whose hooks need ready pods. Holds a worker slot.
-    :param wait_for: ``workloads``: defer until every workload is ready and every CRD established; ``installed``: only
-        until their controllers have seen them and nothing is refused; ``none``.
+    :param wait_for: ``workloads``: defer until every workload is ready and every CRD established (a workload that wants
+        no pod is not waited for, and leaves the revision unproven); ``installed``: only until their controllers have
+        seen them and nothing is refused; ``none``.
     :param wait_deadline: upper bound of that wait, absolute from its beginning.
     :param patience: how long a cause such as a failing image pull must have lasted before it fails the wait.
     :param check: called as ``check(kube_client, result)`` once the workloads are ready; an exception, or ``False``,
-        means that the revision does not do what it should.
+        means that the revision does not do what it should, and ``remediation`` follows.
     :param mark_proven: write the revision into the ledger as good once ``wait_for="workloads"`` and ``check`` are
-        satisfied, so that a later failure rolls back to it.
+        satisfied, so that a later failure rolls back to it. A release without workloads and CRDs is proven only by a
+        ``check``.
     :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, crds, history, drift.
     """
 
@@ -129,13 +140,7 @@ class HelmReleaseOperator(HelmOperator):
                 "now; another run has changed the release: clear this task to install again",
                 reason="CandidateChanged",
             )
-        try:
-            verdict = conclude(event)
-            self.log.info("%s: %s", verdict.reason, verdict.message)
-            return self._finish(engine, outcome)
-        except _UNHEALTHY as error:
-            self._remedy(engine, outcome, error)
-            raise
+        return self._settle(engine, outcome, str(event["gate"]), lambda: conclude(event))
 
     def _request(self) -> ReleaseRequest:
         from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
@@ -164,45 +169,87 @@ class HelmReleaseOperator(HelmOperator):
             raise SpecError(f"{self.wait_for!r} is not known", field="wait_for", remedy=f"one of {known}")
         if self.wait_for == "none":
             return self._done(outcome)
+        gate = GATE_OF_WAIT[self.wait_for]
         if not outcome.workloads and not outcome.crds:
             self.log.info("%s has neither workloads nor CRDs: there is nothing to wait for", engine.request)
-            return self._finish(engine, outcome)
-        args = {
+            return self._settle(engine, outcome, gate, lambda: None)
+        return self._settle(
+            engine,
+            outcome,
+            gate,
+            lambda: await_gate(
+                self,
+                context,
+                gate,
+                self._gate_args(outcome),
+                self.wait_deadline.total_seconds(),
+                access=self._access(),
+                kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
+            ),
+        )
+
+    def _gate_args(self, outcome: Outcome) -> dict[str, Any]:
+        return {
             "release": self.release_name,
             "namespace": self.namespace,
             "workloads": list(outcome.workloads),
             "crds": list(outcome.crds),
             "patience_s": self.patience.total_seconds(),
+            "allow_unproven": True,
         }
+
+    def _settle(
+        self, engine: ReleaseEngine, outcome: Outcome, gate: str, wait: Callable[[], Verdict | None]
+    ) -> dict[str, Any]:
+        """Wait, check, prove; a revision that is seen not to work is remedied.
+
+        :param wait: gives the READY verdict, or ``None`` where there is nothing to wait for, or raises.
+        """
+        from gpu_fleet.triggers.looking import reconsider
+
         try:
-            verdict = await_gate(
-                self,
-                context,
-                GATE_OF_WAIT[self.wait_for],
-                args,
-                self.wait_deadline.total_seconds(),
-                access=self._access(),
-                kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
-            )
-            self.log.info("%s: %s", verdict.reason, verdict.message)
-            return self._finish(engine, outcome)
+            try:
+                verdict = wait()
+            except _UNHEALTHY as error:
+                verdict = reconsider(error, gate, self._gate_args(outcome), self._access())
+            return self._finish(engine, outcome, verdict)
+        except GateBlind:
+            raise
         except _UNHEALTHY as error:
             self._remedy(engine, outcome, error)
             raise
 
-    def _finish(self, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
-        """The wait is over; a revision is proven only by workloads that exist and are ready."""
+    def _finish(self, engine: ReleaseEngine, outcome: Outcome, verdict: Verdict | None) -> dict[str, Any]:
+        """The wait is over; a revision is proven only by workloads that exist and are ready.
+
+        Where there is none, only the caller's check can prove it.
+        """
         self._raise_if_killed()
+        if verdict is not None:
+            self.log.info("%s: %s", verdict.reason, verdict.message)
         if self.check is not None:
-            answer = self.check(engine.client, outcome.to_json())
-            if answer is False:
-                raise GateFailed(
-                    f"{engine.request}: the check says that revision {outcome.revision} does not work",
-                    reason="CheckFailed",
-                )
-        if self.mark_proven and self.wait_for == "workloads" and outcome.revision is not None:
+            self._check(self.check, engine, outcome)
+        idle = verdict is not None and (verdict.data or {}).get("unproven")
+        if idle or (verdict is None and self.check is None):
+            self.log.warning("%s: revision %s stays unproven: nothing of it has run", engine.request, outcome.revision)
+        elif self.mark_proven and self.wait_for == "workloads" and outcome.revision is not None:
             outcome = engine.mark_proven(outcome.revision, outcome.secret_uid)
         return self._done(outcome)
+
+    def _check(self, check: Check, engine: ReleaseEngine, outcome: Outcome) -> None:
+        """
+        :raises GateFailed: the check says no, or raised whatever it liked.
+        """
+        says = f"{engine.request}: the check says that revision {outcome.revision} does not work"
+        try:
+            answer = check(engine.client, outcome.to_json())
+        except _UNHEALTHY:
+            raise
+        except Exception as error:
+            self._raise_if_killed()
+            raise GateFailed(f"{says}: {error!r}", reason="CheckFailed") from error
+        if answer is False:
+            raise GateFailed(says, reason="CheckFailed")
 
     def _remedy(self, engine: ReleaseEngine, outcome: Outcome, error: GpuFleetError) -> None:
         """The revision is deployed and does not work: what follows, by policy. The error itself is raised anyway."""

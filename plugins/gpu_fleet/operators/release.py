@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpu_fleet.core.errors import GateFailed, ReleaseError
+from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.helm import EngineMixin
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gpu_fleet.core.verdict import Verdict
     from gpu_fleet.hooks.helm_release import ReleaseEngine
     from gpu_fleet.hooks.kubernetes import KubeClient
+
+#: How a wait ends when the workloads are not as they should be; GateBlind is none of them.
+_UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 #: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
 _GONE_SECONDS = 60.0
@@ -163,7 +166,8 @@ class RemediateReleaseOperator(ReleaseOperator):
     """Rolls the release back to the ledger's proven revision if it is the release that failed.
 
     Nothing is done when the deployed revision is proven, when its workloads turn out to be healthy, or when there is no
-    node that could tell (capacity failed for another cause). After a rollback it waits until the old revision works
+    node that could tell (capacity failed for another cause). Nor when nobody can look: that fails the task. After a
+    rollback it waits until the old revision works
     again and reads storage once more.
 
     :raises ReleaseError: no revision was ever proven, or the rollback failed: a person is needed.
@@ -172,53 +176,75 @@ class RemediateReleaseOperator(ReleaseOperator):
     only_in_turn = True
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        engine = self._open(context)
+        return self._remedied(context, engine) or self._consider(context, engine, engine.candidate())
+
+    def _remedied(self, context: Mapping[str, Any], engine: ReleaseEngine) -> dict[str, Any] | None:
+        """What storage alone decides; ``None`` if the question is whether the deployed, unproven revision works."""
         from gpu_fleet.core.releases.state import Reason
 
-        engine = self._open(context)
         reason = engine.assess().reason
         if reason in {Reason.NO_RELEASE, Reason.UNINSTALLED, Reason.PROVEN}:
             self.log.info("nothing to remedy: %s", reason)
             return {"remediation": "nothing", "why": str(reason)}
-        if reason is not Reason.NOT_PROVEN:
-            return self._roll_back(context, engine)
-        # Deployed, not proven: is it the release that does not work?
-        outcome = engine.candidate()
-        return self._consider(context, engine, outcome)
+        return None if reason is Reason.NOT_PROVEN else self._roll_back(context, engine)
 
     def _consider(self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
-        from gpu_fleet.core.errors import GpuFleetError
         from gpu_fleet.triggers.looking import await_gate, look
 
         gate, args = self._gate(outcome, allow_idle=True)
         verdict = look(gate, args, self.access(), started=self._run_started(context))
         self.log.info("gate %s: %s: %s", gate, verdict.reason, verdict.message)
-        if verdict.failed or (not verdict.ready and self._proof_failed(context)):
-            return self._roll_back(context, engine)
+        if not verdict.ready and not verdict.blind and (verdict.failed or self._proof_failed(context)):
+            return self._roll_back(context, engine, outcome)
         try:
             verdict = await_gate(self, context, gate, args, self._deadline_s(), "considered")
-        except GpuFleetError:  # it failed between the two looks
-            return self._roll_back(context, engine)
+        except _UNHEALTHY as error:  # it failed between the two looks, or nobody can look
+            return self._reconsider(context, engine, outcome, error)
         return self._innocent(verdict)
 
     def considered(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """The trigger's word on whether the unproven revision works."""
-        from gpu_fleet.core.verdict import Verdict
+        """The trigger's word on whether the unproven revision works; before a rollback the worker looks itself."""
+        from gpu_fleet.triggers.looking import conclude
 
-        verdict = Verdict.from_json(event["verdict"])
         self.prepare(context)
-        if event["type"] == "verdict" and verdict.ready:
-            return self._innocent(verdict)
-        self.log.warning("%s: %s", verdict.reason, verdict.message)
-        return self._roll_back(context, self._open(context))
+        try:
+            return self._innocent(conclude(event))
+        except _UNHEALTHY as error:
+            engine = self._open(context)
+            return self._remedied(context, engine) or self._reconsider(context, engine, engine.candidate(), error)
+
+    def _reconsider(
+        self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome, error: GpuFleetError
+    ) -> dict[str, Any]:
+        """
+        :raises GateBlind: nobody can see whether the revision works: nothing is rolled back then.
+        """
+        from gpu_fleet.triggers.looking import reconsider
+
+        gate, args = self._gate(outcome, allow_idle=True)
+        try:
+            verdict = reconsider(error, gate, args, self.access(), started=self._run_started(context))
+        except GateBlind:
+            raise
+        except _UNHEALTHY as stands:
+            self.log.warning("%s", stands)
+            return self._roll_back(context, engine, outcome)
+        return self._innocent(verdict)
 
     def _innocent(self, verdict: Verdict) -> dict[str, Any]:
         self.log.info("the release is not what failed: %s", verdict.message)
         return {"remediation": "nothing", "why": verdict.reason, "message": verdict.message}
 
-    def _roll_back(self, context: Mapping[str, Any], engine: ReleaseEngine) -> dict[str, Any]:
+    def _roll_back(
+        self, context: Mapping[str, Any], engine: ReleaseEngine, judged: Outcome | None = None
+    ) -> dict[str, Any]:
+        """
+        :param judged: the revision that does not work; ``None`` if it is storage that shows so.
+        """
         from gpu_fleet.triggers.looking import await_gate
 
-        outcome = engine.remediate()
+        outcome = engine.remediate(judged=(judged.revision or 0, judged.secret_uid) if judged is not None else None)
         self._show(engine.request, outcome)
         self._raise_if_killed()
         if outcome.revision is None:

@@ -14,7 +14,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from gpu_fleet.core.gates import AwsQuery, gate_named
-from gpu_fleet.core.verdict import Verdict, failed, progressing
+from gpu_fleet.core.verdict import Verdict, unseen
 from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error
 from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
 
@@ -75,7 +75,8 @@ class GateTrigger(BaseTrigger):
             except Exception as error:
                 # The worker looked through this gate before it deferred: this triggerer has other code, or lacks some.
                 self.log.exception("gate %s cannot be observed", self.gate)
-                broken = failed("GateBroken", f"this triggerer cannot observe gate {self.gate}: {error!r}")
+                message = f"this triggerer cannot observe gate {self.gate}: {error!r}"
+                broken = unseen("GateBroken", message, permanent=True)
                 yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": broken.to_json()})
                 return
             while True:
@@ -88,7 +89,8 @@ class GateTrigger(BaseTrigger):
                         return
                 left = self.deadline - time.time()
                 if left <= 0:
-                    last = verdict or progressing("NotObserved", "the deadline passed before the first complete look")
+                    missed = "the deadline passed before the first complete look"
+                    last = verdict or unseen("NotObserved", missed, permanent=False)
                     yield TriggerEvent({"type": "deadline", "gate": self.gate, "verdict": last.to_json()})
                     return
                 changed.clear()
@@ -145,7 +147,8 @@ class GateTrigger(BaseTrigger):
             return judge(self.gate, snapshot, self.args, self.started)
         except Exception as error:
             self.log.exception("gate %s broke", self.gate)
-            return failed("GateBroken", f"gate {self.gate} cannot judge what it sees: {error!r}; this is a bug")
+            message = f"gate {self.gate} cannot judge what it sees: {error!r}; this is a bug"
+            return unseen("GateBroken", message, permanent=True)
 
     def _report(self, before: Verdict | None, now: Verdict) -> None:
         if before is None or (before.phase, before.reason, before.message) != (now.phase, now.reason, now.message):

@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, TransientError
-from gpu_fleet.core.gates import AwsQuery, Query, gate_named
-from gpu_fleet.core.verdict import Verdict, failed, progressing
+from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GpuFleetError, TransientError
+from gpu_fleet.core.gates import AwsQuery, KubeQuery, Query, gate_named
+from gpu_fleet.core.verdict import Verdict, unseen
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes import ClusterAccess
@@ -41,6 +41,17 @@ def observe_aws(access: ClusterAccess, query: AwsQuery) -> list[dict[str, Any]]:
 def _observe(access: ClusterAccess, query: Query) -> list[dict[str, Any]]:
     if isinstance(query, AwsQuery):
         return observe_aws(access, query)
+    try:
+        return _list(access, query)
+    except GpuFleetError as error:
+        if query.watch:
+            raise
+        # The watched queries decide; without explanations there is only a poorer message. So it is in the triggerer.
+        log.info("cannot list %s: %s", query.kind.plural, error)
+        return []
+
+
+def _list(access: ClusterAccess, query: KubeQuery) -> list[dict[str, Any]]:
     from gpu_fleet.hooks.kubernetes import KubernetesHook
 
     return (
@@ -57,13 +68,13 @@ def _observe(access: ClusterAccess, query: Query) -> list[dict[str, Any]]:
 
 
 def verdict_of_error(error: GpuFleetError) -> Verdict:
-    """What a gate says when it cannot look: transient trouble is Progressing, the rest fails it.
+    """What a gate says when it cannot look: transient trouble is Progressing, the rest fails it; both are blind.
 
     The error's message names verb, resource and the server's words.
     """
     if isinstance(error, TransientError):
-        return progressing(API_UNAVAILABLE, error.message)
-    return failed(error.reason, error.message)
+        return unseen(API_UNAVAILABLE, error.message, permanent=False)
+    return unseen(error.reason, error.message, permanent=True)
 
 
 def judge(gate: str, snapshot: Mapping[str, list[dict[str, Any]]], args: Mapping[str, Any], started: float) -> Verdict:
@@ -107,7 +118,7 @@ def await_gate(
     :param access: how to reach the cluster; ``operator.access()`` by default.
     :param method_name: called as ``method(context, event=..., **kwargs)``; it starts with :func:`conclude`.
     :raises GateFailed: the gate failed for a cause that may pass.
-    :raises GateRefused: the gate failed for good.
+    :raises GateRefused: the gate failed for good; GateBlind: because it cannot look.
     :raises DeadlinePassed: if ``deadline`` has passed already.
     """
     now = time.time()
@@ -143,6 +154,43 @@ def await_gate(
     )
 
 
+def reconsider(
+    error: GpuFleetError,
+    gate: str,
+    args: Mapping[str, Any],
+    access: ClusterAccess,
+    *,
+    started: float | None = None,
+) -> Verdict:
+    """One fresh look from the worker before anything is undone because of a gate.
+
+    The word that a task resumes with may be old (the triggerer was away until after the deadline) or that of somebody
+    who could not see.
+
+    :param error: how the wait ended.
+    :returns: the verdict, if it is Ready after all.
+    :raises ApiUnavailable: nobody can see at the moment.
+    :raises GateBlind: nobody could see, or the triggerer could not and nothing that is seen here fails the gate.
+    :raises GpuFleetError: what stands: ``error``, or, where that was blind, what fails the gate here.
+    """
+    verdict = look(gate, args, access, started=started)
+    log.info("gate %s, looked at again: %s %s: %s", gate, verdict.phase.value, verdict.reason, verdict.message)
+    if verdict.ready:
+        return verdict
+    seen = f"{verdict.reason}: {verdict.message}"
+    if verdict.blind:
+        kind = GateBlind if verdict.failed else ApiUnavailable
+        message = f"{error.message}; nothing is undone, because nobody can see whether anything is wrong: {seen}"
+        raise kind(message, reason=verdict.reason) from error
+    if isinstance(error, GateBlind):
+        if verdict.failed:
+            raise verdict.error() from error
+        raise GateBlind(f"{error.message}; nothing is undone: from here it is {seen}", reason=error.reason) from error
+    if isinstance(error, DeadlinePassed) and verdict.message not in error.message:
+        raise DeadlinePassed(f"{error.message}; now {seen}") from error
+    raise error
+
+
 def deadline_error(gate: str, verdict: Verdict) -> DeadlinePassed:
     return DeadlinePassed(f"still waiting for {gate} at its deadline: {verdict.reason}: {verdict.message}")
 
@@ -171,5 +219,6 @@ __all__ = [
     "judge",
     "look",
     "observe_aws",
+    "reconsider",
     "verdict_of_error",
 ]

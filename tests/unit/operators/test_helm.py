@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import DeadlinePassed, GateFailed, Invalid, ReleaseError, SpecError, TransientError
-from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, NODE, ObjectRef
-from gpu_fleet.core.verdict import progressing, ready
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    DeadlinePassed,
+    Forbidden,
+    GateBlind,
+    GateFailed,
+    Invalid,
+    ReleaseError,
+    SpecError,
+    TransientError,
+)
+from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, NODE, ObjectRef
+from gpu_fleet.core.verdict import progressing, ready, unseen
 from gpu_fleet.hooks.helm import HelmHook, access_of
 from gpu_fleet.operators.base import RETRY_POLICY
 from gpu_fleet.operators.helm import (
@@ -132,22 +142,151 @@ def test_a_release_that_another_run_changed_meanwhile_is_left_alone(cluster: San
     assert len(HelmHook(cluster.access).history("tiny", "ns")) == 2
 
 
-@pytest.mark.parametrize("answer", [False, "raise"])
-def test_a_callers_check_decides_whether_a_revision_is_proven(cluster: SandboxCluster, answer: Any) -> None:
+def refuse(answer: Any) -> Any:
+    """A caller's check of the upgraded revision."""
+
     def check(client: Any, result: Any) -> Any:
-        assert client.get(ObjectRef(CONFIG_MAP, "tiny-config", "ns")) is not None
-        assert result["revision"] == 1
-        if answer == "raise":
-            raise GateFailed("no")
+        assert client.get(ObjectRef(CONFIG_MAP, "tiny-config", "ns"))["data"]["message"] == "two"
+        assert result["revision"] == 2
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
+    return check
+
+
+@pytest.mark.parametrize("answer", [False, GateFailed("no"), ValueError("no"), KeyError("no")])
+def test_a_callers_check_decides_and_what_it_refuses_is_rolled_back(cluster: SandboxCluster, answer: Any) -> None:
     operator(cluster).execute(task_context(cluster))
     fine = operator(cluster, wait_for="workloads", check=lambda client, result: True)
     assert fine.execute_complete(task_context(cluster), FINE)["proven"]
     operator(cluster, values={"message": "two"}).execute(task_context(cluster))
-    waiting = operator(cluster, wait_for="workloads", check=check)
-    with pytest.raises((GateFailed, AssertionError)):
+    waiting = operator(cluster, wait_for="workloads", check=refuse(answer))
+    with pytest.raises(GateFailed, match="no"):
         waiting.execute_complete(task_context(cluster), FINE)
+    hook = HelmHook(cluster.access)
+    assert [str(item.status) for item in hook.history("tiny", "ns")] == ["superseded", "superseded", "deployed"]
+    assert hook.status("tiny", "ns").reason == "Proven"
+
+
+# --- nothing to run --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> str:
+    """A chart with neither workloads nor CRDs."""
+    chart = tmp_path / "charts" / "bare"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: bare\nversion: 1.0.0\n")
+    manifest = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bare}\ndata: {message: {{ .Values.message | quote }}}\n"
+    )
+    (chart / "templates" / "all.yaml").write_text(manifest)
+    return str(chart)
+
+
+def test_a_release_without_workloads_is_proven_by_a_check_alone(cluster: SandboxCluster, bare: str) -> None:
+    fields: dict[str, Any] = {"chart": bare, "values": {"message": "one"}, "wait_for": "workloads"}
+    assert not operator(cluster, **fields).execute(task_context(cluster))["proven"]
+    checked = operator(cluster, check=lambda client, result: None, **fields)
+    assert checked.execute(task_context(cluster))["proven"]
+    fields["values"] = {"message": "two"}
+    with pytest.raises(GateFailed) as caught:
+        operator(cluster, check=lambda client, result: False, **fields).execute(task_context(cluster))
+    assert caught.value.reason == "CheckFailed"
+    assert HelmHook(cluster.access).get_values("tiny", "ns") == {"message": "one"}
+
+
+def set_status(cluster: SandboxCluster, wanted: int, name: str = "tiny", namespace: str = "ns") -> None:
+    """The Deployment as its controller leaves it."""
+    ref = ObjectRef(DEPLOYMENT, name, namespace)
+    cluster.kube.patch(ref, {"spec": {"replicas": wanted}})
+    generation = (cluster.kube.get(ref) or {})["metadata"]["generation"]
+    status = {
+        "observedGeneration": generation, "replicas": wanted, "updatedReplicas": wanted, "availableReplicas": wanted,
+    }  # fmt: skip
+    cluster.kube.patch(ref, {"status": status}, subresource="status")
+
+
+def test_workloads_that_want_no_pod_end_unproven(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    set_status(cluster, 0)
+    found = operator(cluster, wait_for="workloads", drift="ignore").execute(task_context(cluster))
+    assert (found["actions"], found["proven"]) == ([], False)
+    set_status(cluster, 1)
+    assert operator(cluster, wait_for="workloads", drift="ignore").execute(task_context(cluster))["proven"]
+
+
+# --- looking again before anything is undone -------------------------------------------------------------------------
+
+NO_EYES = unseen("Forbidden", "cannot list pods", permanent=True)
+BLIND = {"type": "verdict", "gate": "release_workloads", "verdict": NO_EYES.to_json()}
+BLIND_LATE = {**BLIND, "type": "deadline", "verdict": unseen("ApiUnavailable", "503", permanent=False).to_json()}
+
+
+@pytest.mark.parametrize("event", [LATE, BLIND, BLIND_LATE], ids=["late", "blind", "blind until the deadline"])
+def test_what_is_ready_after_all_is_proven_not_undone(cluster: SandboxCluster, event: Any) -> None:
+    operator(cluster).execute(task_context(cluster))
+    set_status(cluster, 1)
+    assert operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), event)["proven"]
+
+
+@pytest.mark.parametrize(
+    ("event", "trouble", "error"),
+    [(LATE, Forbidden, GateBlind), (BLIND, Forbidden, GateBlind), (LATE, ApiUnavailable, ApiUnavailable)],
+    ids=["late, no permission", "nobody has the permission", "late, no answer"],
+)
+def test_nothing_is_undone_by_a_task_that_cannot_look(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, event: Any, trouble: Any, error: type[Exception]
+) -> None:
+    def refuse(access: Any, query: Any) -> Any:
+        raise trouble("not now")
+
+    operator(cluster).execute(task_context(cluster))
+    monkeypatch.setattr("gpu_fleet.triggers.looking._list", refuse)
+    with pytest.raises(error, match="not now"):
+        operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), event)
+    assert [str(item.status) for item in HelmHook(cluster.access).history("tiny", "ns")] == ["deployed"]
+
+
+def test_nothing_is_undone_by_a_first_look_that_is_refused(cluster: SandboxCluster) -> None:
+    cluster.fail_requests(verb="list", kind="Deployment", status=403, message="not now")
+    with pytest.raises(GateBlind, match="not now"):
+        operator(cluster, wait_for="workloads").execute(task_context(cluster))
+    assert [str(item.status) for item in HelmHook(cluster.access).history("tiny", "ns")] == ["deployed"]
+
+
+def test_a_triggerer_that_cannot_look_undoes_nothing_while_the_worker_sees_no_fault(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    with pytest.raises(GateBlind, match="cannot list pods"):
+        operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), BLIND)
+    assert len(HelmHook(cluster.access).history("tiny", "ns")) == 1
+
+
+def test_events_that_may_not_be_read_only_make_the_message_poorer(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    set_status(cluster, 1)
+    cluster.fail_requests(verb="list", kind="Event", status=403, message="no")
+    assert operator(cluster, wait_for="workloads").execute(task_context(cluster))["proven"]
+
+
+@pytest.mark.parametrize("event", [LATE, BLIND, BLIND_LATE], ids=["late", "blind", "blind until the deadline"])
+@pytest.mark.parametrize("blind", [True, False], ids=["worker blind", "worker sees it ready"])
+def test_the_fleets_remediation_undoes_nothing_unseen(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, event: Any, blind: bool
+) -> None:
+    component(monkeypatch, TINY)
+    InstallReleaseOperator(task_id="task", component="karpenter").execute(task_context(cluster))
+    set_status(cluster, 1, "karpenter", "kube-system")
+    remedy = RemediateReleaseOperator(task_id="task", component="karpenter")
+    if blind:
+        cluster.fail_requests(verb="list", kind="Deployment", status=403, message="not for you")
+        with pytest.raises(GateBlind, match="not for you"):
+            remedy.considered(task_context(cluster), event)
+        with pytest.raises(GateBlind, match="not for you"):
+            remedy.execute(task_context(cluster))
+    else:
+        assert remedy.considered(task_context(cluster), event)["why"] == "RolledOut"
 
 
 def common(cluster: SandboxCluster, **changes: Any) -> dict[str, Any]:

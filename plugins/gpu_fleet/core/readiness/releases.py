@@ -2,8 +2,8 @@
 
 Arguments of all: ``release``, ``namespace``; ``workloads``: ``Kind/namespace/name`` of every workload of the manifest
 (without it: what carries Helm's annotations of the release); ``crds``: names of its CustomResourceDefinitions;
-``patience_s``: seconds that a cause of failure must have lasted; ``allow_unproven``: be content with a DaemonSet that
-no node wants.
+``patience_s``: seconds that a cause of failure must have lasted; ``allow_unproven``: be content with a workload that
+wants no pod (no node matches a DaemonSet, or it is scaled to 0); the verdict's data then say ``unproven``.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _KINDS: dict[str, tuple[str, Kind]] = {
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
 NOT_OURS = "NodeNotOurs"
+NO_GPU_NODES = "NoGPUNodes"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
 #: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
@@ -116,7 +117,9 @@ def judge_workloads(snapshot: Snapshot, args: Args) -> Verdict:
     verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
     if args.get("crds"):
         verdicts.append(CRDS_ESTABLISHED.judge(snapshot, args))
-    return combine(verdicts, nothing=_nothing(args))
+    verdict = combine(verdicts, nothing=_nothing(args))
+    idle = [item for item in verdicts if item.reason in IDLE]
+    return ready(idle[0].reason, verdict.message, unproven=True) if verdict.ready and idle else verdict
 
 
 def judge_installed(snapshot: Snapshot, args: Args) -> Verdict:
@@ -169,7 +172,7 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     wanting = [item for item in sets if int((item.get("status") or {}).get("desiredNumberScheduled") or 0)]
     if not wanting:
         message = f"{label_of(sets[0])} wants no pod: no node with GPUs is there, so nothing can be proven"
-        return ready(IDLE, message) if scene.allow_unproven else progressing(IDLE, message)
+        return (ready if scene.allow_unproven else progressing)(NO_GPU_NODES, message)
     nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
     pools = {name_of(node): labels_of(node).get(LABEL_NODE_POOL, "") for node in snapshot.get("nodes", [])}
     verdicts = [

@@ -21,7 +21,10 @@ Object = Mapping[str, Any]
 PATIENCE_S = 30.0
 #: A container that crashed this often is broken, however young its pod is.
 RESTARTS = 3
-IDLE = "NoGPUNodes"
+#: Reasons of a workload that wants no pod: nothing is wrong with it, and nothing is shown to work.
+NO_NODE_MATCHES = "NoNodeMatches"
+SCALED_TO_ZERO = "ScaledToZero"
+IDLE = frozenset({NO_NODE_MATCHES, SCALED_TO_ZERO})
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Scene:
     """What surrounds the workloads of one namespace.
 
     :ivar now: epoch seconds; :ivar started: of the gate's first look; :ivar patience_s: see :data:`PATIENCE_S`.
-    :ivar allow_unproven: a DaemonSet that no node wants counts as ready.
+    :ivar allow_unproven: a workload that wants no pod counts as ready; its verdict's reason is one of :data:`IDLE`.
     """
 
     pods: Sequence[Object]
@@ -252,7 +255,7 @@ def _daemon_set(workload: Object, scene: Scene) -> Verdict:
     desired = _number(status, "desiredNumberScheduled")
     if desired == 0:
         message = f"{name} wants no pod: no node matches it"
-        return ready(IDLE, message) if scene.allow_unproven else progressing(IDLE, message)
+        return (ready if scene.allow_unproven else progressing)(NO_NODE_MATCHES, message)
     updated, available = _number(status, "updatedNumberScheduled"), _number(status, "numberAvailable")
     message = f"{name}: {available} of {desired} pods available, {updated} updated"
     if updated >= desired and available >= desired:
@@ -266,7 +269,7 @@ def _replicated(workload: Object, scene: Scene) -> Verdict:
     wanted = (workload.get("spec") or {}).get("replicas", 1)
     if not wanted:
         message = f"{name} is scaled to 0 replicas"
-        return ready("ScaledToZero", message) if scene.allow_unproven else progressing("ScaledToZero", message)
+        return (ready if scene.allow_unproven else progressing)(SCALED_TO_ZERO, message)
     updated = _number(status, "updatedReplicas")
     available = _number(status, "availableReplicas" if "availableReplicas" in status else "readyReplicas")
     total = _number(status, "replicas")

@@ -155,7 +155,10 @@ class ReleaseRequest:
 
     @property
     def digest(self) -> str:
-        """Content digest: chart, version, archive digest (or hash of a local chart) and values; 40 hex digits, so that it fits into a label."""
+        """Content digest: chart, version, archive digest (or hash of a local chart) and values.
+
+        40 hex digits, so that it fits into a label.
+        """
         return content_digest(self.chart, self.values)
 
     def __str__(self) -> str:

@@ -154,7 +154,7 @@ SITUATIONS: dict[str, tuple[list[Object], Phase, str]] = {
     "rolled out": ([daemon_set(), deployment(), stateful_set(1), job("Complete")], Phase.READY, "RolledOut"),
     "no status at all": ([daemon_set(observed=None)], Phase.PROGRESSING, "NotObserved"),
     "an older generation's status": ([daemon_set(observed=1)], Phase.PROGRESSING, "StatusOutdated"),
-    "no node wants it": ([daemon_set(0, 0, 0)], Phase.PROGRESSING, "NoGPUNodes"),
+    "no node wants it": ([daemon_set(0, 0, 0)], Phase.PROGRESSING, "NoNodeMatches"),
     "old pods still count as available": ([daemon_set(2, 1, 2)], Phase.PROGRESSING, "RollingOut"),
     "one kind is late": ([daemon_set(), stateful_set(0)], Phase.PROGRESSING, "RollingOut"),
     "old replicas not gone": ([deployment(total=3)], Phase.PROGRESSING, "RollingOut"),
@@ -244,8 +244,16 @@ def test_a_named_workload_that_does_not_exist_is_waited_for() -> None:
     assert "gpu/two" in verdict.message
 
 
-def test_idle_is_ready_only_when_asked_for() -> None:
-    assert judge("release_workloads", daemon_set(0, 0, 0), allow_unproven=True).ready
+@pytest.mark.parametrize("idle", [daemon_set(0, 0, 0), deployment(0, 0, 0, 0)], ids=["no node", "no replicas"])
+def test_what_wants_no_pod_is_ready_only_when_asked_for_and_then_unproven(idle: Object) -> None:
+    verdict = judge("release_workloads", idle, stateful_set(1), allow_unproven=True)
+    assert (verdict.ready, verdict.data) == (True, {"unproven": True})
+    assert "GPU" not in verdict.message
+    assert "db" in verdict.message
+    late = judge("release_workloads", idle, stateful_set(0), allow_unproven=True)
+    assert (late.phase, late.reason) == (Phase.PROGRESSING, "RollingOut")
+    proven = judge("release_workloads", daemon_set(), stateful_set(1), allow_unproven=True)
+    assert (proven.ready, proven.data) == (True, None)
 
 
 def test_a_deployments_old_pods_do_not_count_against_its_new_ones() -> None:
