@@ -133,6 +133,8 @@ class ReleaseSteps:
         expected = seen.newest.revision + 1 if seen.newest is not None else 1
         action = "install" if decision.action is Action.INSTALL else "upgrade"
         what = f"{action} of {self.request} to revision {expected}"
+        if decision.action is Action.INSTALL:
+            self._finish_uninstall(seen)
         ledger = self._intend(seen, Intent(action, expected, self.request.digest, self._now(), self.run))
         done = helm.run_in_cluster(
             upgrade_arguments(self.request, chart, values, helm.version, history=self._history(seen)),
@@ -198,6 +200,15 @@ class ReleaseSteps:
         self.cleanup.uninstall(helm, self.request, newest, keep)
         if why == "recovery":
             self.cleanup.remove_leftovers(objects, keep)
+
+    def _finish_uninstall(self, seen: Observation) -> None:
+        """Remove what an uninstall that died after helm's part has left: the ledger still lists it, storage does not.
+
+        Before the install's own intent takes that list's place.
+        """
+        objects = seen.ledger.intent.objects if seen.ledger.intent is not None else ()
+        for left in self.cleanup.remove_leftovers(objects, ReleaseCleanup.PRECIOUS):
+            log.warning("left by an earlier uninstall: %s", left)
 
     # --- what storage says ---------------------------------------------------------------------------------------
 

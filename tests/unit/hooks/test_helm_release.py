@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox
     monkeypatch.setenv("HELM_BIN", helm_binary())
     with sandbox_cluster(tmp_path) as found:
         yield found
+
+
+KEEP = {"helm.sh/resource-policy": "keep"}
 
 
 class Waiting(ReleaseEngine):
@@ -121,3 +125,32 @@ def test_a_changed_local_chart_is_deployed_and_an_unchanged_one_writes_nothing(
     assert again.actions == ("upgrade 2",)
     assert config(cluster)["data"]["message"] == "from the template"
     assert engine(cluster, chart=chart).install().actions == ()
+
+
+# --- uninstalls that died --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "recovery"])
+def test_what_a_dead_uninstall_left_is_removed_before_the_next_install(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    """An object that only an earlier revision listed; the worker dies between helm's uninstall and its removal."""
+    engine(cluster, values={"extra": "leak"}).install()
+    cluster.kube.patch(ObjectRef(CONFIG_MAP, "tiny-leak", "ns"), {"metadata": {"annotations": KEEP}})
+    found = engine(cluster, "two").install()
+    cluster.kube.patch(ObjectRef(CONFIG_MAP, "tiny-leak", "ns"), {"metadata": {"annotations": dict.fromkeys(KEEP)}})
+
+    def die(*_arguments: Any) -> Any:
+        raise SystemExit("killed")
+
+    dying = engine(cluster, "two", remediation="uninstall")
+    call = dying.uninstall if wanted else partial(dying.remedy_unhealthy, found.revision or 0, found.secret_uid)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_fleet.hooks.helm_cleanup.ReleaseCleanup.remove_leftovers", die)
+        with pytest.raises(SystemExit):
+            call()
+    assert statuses(cluster) == {}
+    assert config(cluster, "tiny-leak") is not None
+    assert engine(cluster, "three").install().actions == ("install 1",)
+    assert config(cluster, "tiny-leak") is None
+    assert config(cluster)["data"]["message"] == "three"
