@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_fleet.core.errors import GpuFleetError
+from gpu_fleet.core.errors import GpuFleetError, TransientError
 from tests.e2e.helm_world import CHARTS, NAMESPACE, ROOT, World, helm_binary, helm_children, worker_environment, world
 
 OPERATIONS = ("install", "install", "install", "remediate", "uninstall")
@@ -55,6 +55,8 @@ class Soak:
         self.place = place
         self.random = random.Random(seed)  # noqa: S311  (no secret)
         self.figures = Figures()
+        #: Digest that the ledger must call proven; empty: none, ``None``: an uninstall may or may not have come so far.
+        self.proven: str | None = ""
 
     def values(self) -> dict[str, Any]:
         """Random values: half of them bring one more object, which a failed revision may leak."""
@@ -82,6 +84,8 @@ class Soak:
     def kill_operation(self, operation: str, victim: str, values: dict[str, Any], moment: float) -> bool:
         """Whether the victim was alive when it was struck."""
         place = self.place
+        if operation == "uninstall":
+            self.proven = None
         slow = {"userAgent": "Helm", "latency": LATENCY}
         with place.faults(slow):
             worker = place.worker(values, operation, lease_s=LEASE_S)
@@ -156,13 +160,15 @@ class Soak:
                 break
             except GpuFleetError as error:
                 self.figures.retries += 1
-                if attempt == 3:
+                if attempt == 3 or not isinstance(error, TransientError):
                     self.figures.broken.append(f"not converging: {error}")
                     return
         stored = self.place.stored()
-        self.figures.broken += [*stored.half_done(), *stored.problems(wanted["message"])]
+        self.figures.broken += [*stored.half_done(), *stored.problems(wanted["message"], self.proven)]
+        self.proven = (stored.ledger.get("proven") or {}).get("digest", "")
         if self.random.random() < 0.5 and outcome.revision is not None:
             self.place.engine(wanted, lease_s=LEASE_S).mark_proven(outcome.revision, outcome.secret_uid)
+            self.proven = outcome.digest
 
     def run(self, kills: int) -> Figures:
         self.converge()

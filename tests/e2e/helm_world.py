@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, SECRET, ObjectRef
+from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import decode_payload, payload_status
 from gpu_fleet.hooks.helm_release import ReleaseEngine
@@ -36,6 +38,9 @@ CHARTS = Path(__file__).parent / "charts"
 NAMESPACE = "tiny-ns"
 #: Seconds; a test that kills a holder waits for it.
 LEASE_S = 4
+#: Every namespaced kind that the test charts make, and the engine's own. CRDs are left out: they stay by policy.
+LOOKED_AT = ("secrets", "configmaps", "leases", "deployments", "daemonsets", "jobs", "pods")
+_KINDS = frozenset({"Secret", "ConfigMap", "Deployment", "DaemonSet", "Job", "Pod"})
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,6 +57,7 @@ class World:
     """One cluster for one test.
 
     :ivar patience: seconds; how long something that must come about is waited for.
+    :ivar proven: content digest that the ledger must call proven from now on; empty: none.
     """
 
     cluster: Running
@@ -60,6 +66,7 @@ class World:
     tmp: Path
     loop: asyncio.AbstractEventLoop
     patience: float = 20.0
+    proven: str = ""
 
     @property
     def client(self) -> Any:
@@ -93,10 +100,14 @@ class World:
         )
 
     def install_proven(self, values: dict[str, Any] | None = None, **policy: Any) -> int:
-        engine = self.engine(values, **policy)
-        outcome = engine.install()
+        outcome = self.engine(values, **policy).install()
+        self.prove(outcome)
+        return outcome.revision or 0
+
+    def prove(self, outcome: Outcome) -> None:
         assert outcome.revision is not None
-        return engine.mark_proven(outcome.revision, outcome.secret_uid).revision or 0
+        self.engine().mark_proven(outcome.revision, outcome.secret_uid)
+        self.proven = outcome.digest
 
     # --- what is there -------------------------------------------------------------------------------------------
 
@@ -146,8 +157,8 @@ class World:
         return done.stdout
 
     def stored(self) -> Stored:
-        """Helm's storage, ledger, Lease and ConfigMaps, read with kubectl."""
-        text = self.kubectl("get", "secrets,configmaps,leases", "--namespace", NAMESPACE, "--output", "json")
+        """Helm's storage, ledger, Lease and the release's objects, read with kubectl."""
+        text = self.kubectl("get", ",".join(LOOKED_AT), "--namespace", NAMESPACE, "--output", "json")
         return Stored.parse(json.loads(text)["items"])
 
     def nothing_half_done(self) -> Stored:
@@ -160,7 +171,7 @@ class World:
     def right(self, message: str) -> Stored:
         """Everything is as it must be after a rerun: storage, ledger, Lease, objects."""
         stored = self.stored()
-        problems = [*stored.half_done(), *stored.problems(message)]
+        problems = [*stored.half_done(), *stored.problems(message, self.proven)]
         assert not problems, problems
         return stored
 
@@ -219,6 +230,7 @@ class Stored:
     """What kubectl shows of one release.
 
     :ivar revisions: revision -> (uid, digest label, status label, payload).
+    :ivar owned: ``Kind/name`` of the objects that Helm says are this release's, other than hooks.
     """
 
     revisions: dict[int, tuple[str, str, str, dict[str, Any]]]
@@ -241,7 +253,11 @@ class Stored:
                 ledger = {key: json.loads(text) for key, text in (item.get("data") or {}).items()}
             elif item["kind"] == "Lease" and metadata["name"] == "gpu-fleet-release-tiny":
                 holder = item["spec"].get("holderIdentity") or ""
-            elif annotations.get("meta.helm.sh/release-name") == "tiny":
+            elif (
+                annotations.get("meta.helm.sh/release-name") == "tiny"
+                and annotations.get("meta.helm.sh/release-namespace") == NAMESPACE
+                and labels.get("app.kubernetes.io/managed-by") == "Helm"
+            ):
                 owned.add(f"{item['kind']}/{metadata['name']}")
             if item["kind"] == "ConfigMap" and metadata["name"] == "tiny-config":
                 config = item["data"]
@@ -262,8 +278,11 @@ class Stored:
         found += [f"label and payload of {n} differ" for n, entry in self.revisions.items() if entry[2] != statuses[n]]
         return found
 
-    def problems(self, message: str) -> list[str]:
-        """What is wrong with a release that should be deployed with that message; empty if nothing is."""
+    def problems(self, message: str, wanted_proven: str | None) -> list[str]:
+        """What is wrong with a release that should be deployed with that message; empty if nothing is.
+
+        :param wanted_proven: the content digest that the ledger should call proven; empty: none, ``None``: unknown.
+        """
         if not self.revisions:
             return ["there is no release"]
         newest = max(self.revisions)
@@ -281,6 +300,8 @@ class Stored:
             found.append("the revision carries no digest")
         if "intent" in self.ledger:
             found.append(f"an intent was left: {self.ledger['intent']}")
+        if wanted_proven is not None and (proven or {}).get("digest", "") != wanted_proven:
+            found.append(f"the ledger says that {proven} is proven, wanted is {wanted_proven or 'none'}")
         if proven and proven["revision"] in self.revisions and self.revisions[proven["revision"]][0] != proven["uid"]:
             found.append("the proven revision's uid is not the stored one's")
         if proven and self.statuses.get(proven["revision"]) not in {None, "deployed", "superseded"}:
@@ -289,9 +310,10 @@ class Stored:
             found.append(f"the Lease is held by {self.holder}")
         if (self.config or {}).get("message") != message:
             found.append(f"the live ConfigMap says {self.config}")
-        leaked = [item for item in self.owned if f"name: {item.split('/')[1]}" not in manifest]
-        if leaked:
-            found.append(f"leaked: {sorted(leaked)}")
+        documents = [item for item in yaml.safe_load_all(manifest) if item]
+        listed = {f"{item['kind']}/{item['metadata']['name']}" for item in documents if item["kind"] in _KINDS}
+        if self.owned != listed:
+            found.append(f"leaked: {sorted(self.owned - listed)}, missing: {sorted(listed - self.owned)}")
         return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.helm_faults import TABLE, Fault
-from tests.e2e.helm_world import helm_binary, helm_children, private_world
+from tests.e2e.helm_world import World, helm_binary, helm_children, private_world
 
 # The server's side of a connection whose client was killed is closed by the garbage collector: asyncio says so.
 pytestmark = [
@@ -19,6 +19,8 @@ FALSE_HELMS = {
     "exit 0": "exit 0",
     "right version": 'case "$1" in version) echo v4.2.3;; esac\nexit 0',
 }
+#: Faults that are refused before helm is asked for anything: with a false one only the rerun can fail.
+REFUSED_BEFORE_HELM = {17, 31}
 
 
 def cases() -> Iterator[object]:
@@ -50,11 +52,13 @@ def test_a_fault_leaves_nothing_stuck(
 def test_no_fault_passes_with_a_helm_that_does_nothing(
     fault: Fault, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a scenario passed here, it would not have looked at what helm did."""
+    """If a scenario passed here, it would not have looked at what helm did; the rerun at its end does not count."""
     fake = tmp_path / "helm"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     passed = False
+    if fault.number not in REFUSED_BEFORE_HELM:
+        monkeypatch.setattr(World, "converge", lambda *_arguments, **_policy: None)
     with private_world(tmp_path, str(fake), monkeypatch) as place:
         place.patience = 1.0
         try:

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import ApiUnavailable, GateRefused, Invalid, PermanentError, SpecError, TransientError
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    DeadlinePassed,
+    Forbidden,
+    GateRefused,
+    Invalid,
+    PermanentError,
+    SpecError,
+    TransientError,
+)
 from gpu_fleet.core.kinds import SECRET, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.hooks.helm_release import ReleaseEngine
 from tests.e2e.helm_faults.table import failing, failing_deployment, fault
-from tests.e2e.helm_world import CHARTS, NAMESPACE, World, operator, retried, task_context
+from tests.e2e.helm_faults.waiting import waited
+from tests.e2e.helm_world import CHARTS, NAMESPACE, World, retried
 
 
 def engine_of(place: World, chart: ChartRef) -> ReleaseEngine:
@@ -113,23 +123,39 @@ def unauthorized(place: World) -> None:
     place.converge()
 
 
-@fault(23, "watch refused while waiting: no false success, 403 names the verb")
+def refused_to(agent: str, verb: str, status: int) -> dict[str, Any]:
+    """A rule that refuses this verb on Deployments, in the API server's own words."""
+    message = f'deployments.apps is forbidden: User "u" cannot {verb} resource "deployments" in API group "apps"'
+    words = {"message": message} if status == 403 else {}
+    return {"resource": "deployments", "userAgent": agent, "verb": verb, "status": status, **words}
+
+
+@fault(23, "watch refused while helm waits or our trigger does: no false success, 403 names the verb")
 def watch_refused(place: World) -> None:
+    from datetime import timedelta
+
     place.engine({"message": "one"}).install()
     for status in (500, 403):
-        rule = {"resource": "deployments", "userAgent": "Helm", "status": status}
-        with place.faults({**rule, "verb": "watch"}, {**rule, "verb": "list"}):
-            # No controller makes the Deployment ready here: success would be false.
+        # No controller makes the Deployment ready here: success would be false.
+        with place.faults(*(refused_to("Helm", verb, status) for verb in ("watch", "list"))):
             patient: dict[str, Any] = {"wait": True, "operation_timeout": 4, "deadline": 30}
-            failing(place.engine({"message": f"m{status}"}, **patient).install)
+            error = failing(place.engine({"message": f"m{status}"}, **patient).install)
+        # Helm 4 lists and watches what it waits for; Helm 3 asks again and again for the one object, unhindered.
+        refused = status == 403 and place.server_side_apply
+        assert type(error) is (Forbidden if refused else DeadlinePassed), error
+        assert not refused or "cannot list" in error.message
         place.nothing_half_done()
-    refused = {"resource": "deployments", "userAgent": "gpu-fleet", "verb": "list", "status": 403}
-    waiting = operator(place, values={"message": "two"}, wait_for="workloads", remediation="none")
-    message = 'deployments.apps is forbidden: User "u" cannot list resource "deployments" in API group "apps"'
-    with place.faults({**refused, "message": message}):
-        error = failing(lambda: waiting.execute(task_context()))
-    assert isinstance(error, GateRefused), error
-    assert "cannot list" in error.message
+    for verb, kind in (("list", "in its worker"), ("watch", "deferred")):
+        waits: dict[str, Any] = {"values": {"message": verb}, "remediation": "none"}
+        with place.faults(refused_to("gpu-fleet", verb, 403)):
+            error = failing(lambda waits=waits: waited(place, **waits))  # type: ignore[misc]
+        assert isinstance(error, GateRefused), (kind, error)
+        assert f"cannot {verb}" in error.message
+        place.right(verb)
+    with place.faults(refused_to("gpu-fleet", "watch", 500)):
+        two: dict[str, Any] = {"values": {"message": "two"}, "remediation": "none"}
+        error = failing(lambda: waited(place, wait_deadline=timedelta(seconds=4), **two))
+    assert isinstance(error, DeadlinePassed), error
     place.right("two")
     place.converge()
 

@@ -104,6 +104,7 @@ def crd_missing(place: World) -> None:
     assert "Stranger (nobody.example.com/v1)" in error.message, error
     assert place.right("good").statuses == {1: "deployed"}
     place.engine().uninstall()
+    place.proven = ""
     assert failing(place.engine({"unknownKind": True}).install).reason == "CrdMissing"
     assert place.statuses() == {}
     place.converge()
@@ -199,7 +200,7 @@ def rollback_fails_then_upgrade(place: World) -> None:
 @fault(27, "rerun with no change", quick=True)
 def no_change(place: World) -> None:
     outcome = place.engine({"message": "one"}).install()
-    place.engine().mark_proven(1, outcome.secret_uid)
+    place.prove(outcome)
     before = place.writes()
     for _ in range(2):
         again = place.engine({"message": "one"}).install()
