@@ -112,7 +112,14 @@ def _lock(folder: Path, check: bool) -> int:
         print("error: not every cluster file is valid: run python -m gpu_fleet validate", file=sys.stderr)
         return 2
     path = lock_path(folder)
-    before, now = set(read_locks(path) or ()), set(resolve_locks(specs))
+    try:
+        before = set(read_locks(path) or ())
+    except SpecError as error:
+        if check:
+            raise
+        print(f"{error}; it is written anew", file=sys.stderr)
+        before = set()
+    now = set(resolve_locks(specs))
     for sign, entries in (("-", before - now), ("+", now - before)):
         for item in sorted(entries):
             print(f"{sign} {item.repository}/{item.name} {item.version} {item.digest}")

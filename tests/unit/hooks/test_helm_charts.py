@@ -177,6 +177,11 @@ def test_the_lock_command_notes_what_the_repository_serves(
     assert main(["lock", str(folder)]) == 0
     assert f"+ https://charts.example.com/tiny 1.0.0 sha256:{repository.sha256}" in capsys.readouterr().out
     assert main(["lock", str(folder), "--check"]) == 0
+    good = (tmp_path / "charts.lock.yaml").read_text()
+    (tmp_path / "charts.lock.yaml").write_text(f"<<<<<<< ours\n{good}=======\n{good}>>>>>>> theirs\n")
+    assert main(["lock", str(folder), "--check"]) == 2, "a file with merge markers is not up to date"
+    assert main(["lock", str(folder)]) == 0, "what is broken is written anew"
+    assert (tmp_path / "charts.lock.yaml").read_text() == good
     spec = apply_locks(load_cluster("demo", folder), folder)
     assert spec.device_plugin.chart.digest == f"sha256:{repository.sha256}"
     repository.stop()

@@ -126,6 +126,7 @@ class ReleaseRequest:
     policy: ReleasePolicy = ReleasePolicy()
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not _RELEASE_NAME.match(self.name) or len(self.name) > MAX_RELEASE_NAME:
             raise SpecError(
                 f"{self.name!r} is not a release name",
@@ -142,16 +143,29 @@ class ReleaseRequest:
             )
         if self.chart.digest and not _DIGEST.match(self.chart.digest):
             raise SpecError(f"{self.chart.digest!r} is not a sha256", field="digest", remedy="sha256:<64 hex digits>")
-        if not isinstance(self.values, Mapping):
-            raise SpecError(
-                f"is a {type(self.values).__name__}, not a mapping", field="values", remedy="give a mapping of values"
-            )
         if self.policy.history_max < 2:
             raise SpecError(
                 f"{self.policy.history_max} leaves no revision to roll back to",
                 field="history_max",
                 remedy="at least 2",
             )
+
+    def _check_types(self) -> None:
+        chart = self.chart
+        texts = {"release_name": self.name, "namespace": self.namespace, "chart": chart.name, "version": chart.version}
+        for name, value in {**texts, "repository": chart.repository, "digest": chart.digest}.items():
+            if not isinstance(value, str):
+                raise SpecError(f"{value!r} is not a string", field=name, remedy="give it in quotes")
+        if not isinstance(self.values, Mapping):
+            raise SpecError(
+                f"is a {type(self.values).__name__}, not a mapping", field="values", remedy="give a mapping of values"
+            )
+        try:
+            json.dumps(dict(self.values), sort_keys=True, default=str)
+        except TypeError as error:  # keys that have no order
+            raise SpecError(
+                f"holds a mapping whose keys are not all strings ({error})", field="values", remedy="quote the keys"
+            ) from error
 
     @property
     def digest(self) -> str:

@@ -31,6 +31,11 @@ def request(**changes: Any) -> ReleaseRequest:
         ({"chart": ChartRef("c", "^1.0", "https://h")}, "version"),
         ({"chart": ChartRef("c", "1.0.0", "https://h", "abc")}, "digest"),
         ({"values": ["a"]}, "values"),
+        ({"name": None}, "release_name"),
+        ({"namespace": None}, "namespace"),
+        ({"chart": ChartRef("c", 1.2, "https://h")}, "version"),  # type: ignore[arg-type]
+        ({"chart": ChartRef("/c", 1.2)}, "version"),  # type: ignore[arg-type]
+        ({"values": {"ports": {"a": 1, 443: 2}}}, "values"),
     ],
     ids=lambda value: str(value)[:40],
 )
