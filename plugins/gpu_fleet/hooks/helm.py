@@ -11,9 +11,13 @@ from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.state import Finding
 from gpu_fleet.core.releases.storage import StoredRevision
+from gpu_fleet.hooks.eks_token import TOKEN_LIFETIME_S
 from gpu_fleet.hooks.helm_release import ReleaseEngine
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+
+#: Seconds of the token's life that a command's deadline leaves over.
+_TOKEN_MARGIN_S = 60
 
 
 def access_of(value: ClusterAccess | Mapping[str, Any]) -> ClusterAccess:
@@ -34,6 +38,20 @@ def access_of(value: ClusterAccess | Mapping[str, Any]) -> ClusterAccess:
     if value["mode"] == "eks" and not value.get("cluster_name"):
         raise SpecError("is missing", field="access.cluster_name", remedy="name the EKS cluster")
     return ClusterAccess.from_json({name: value.get(name) for name in known})
+
+
+def check_deadline(access: ClusterAccess, policy: ReleasePolicy) -> None:
+    """Refuse a helm command that may outlive its token: helm's is fixed when it starts, and EKS ends it.
+
+    :raises SpecError: naming the field.
+    """
+    longest = TOKEN_LIFETIME_S - _TOKEN_MARGIN_S
+    if access.mode == "eks" and policy.deadline > longest:
+        raise SpecError(
+            f"a helm command may run for {policy.deadline} s, but EKS accepts its token for {TOKEN_LIFETIME_S} s",
+            field="command_deadline",
+            remedy=f"at most {longest // 60} minutes; wait for workloads with wait_for, which has no such limit",
+        )
 
 
 class HelmHook:
@@ -58,6 +76,7 @@ class HelmHook:
 
     def engine(self, request: ReleaseRequest, *, lease_wait_s: float = 120.0) -> ReleaseEngine:
         """The engine for one request; see :class:`gpu_fleet.hooks.helm_release.ReleaseEngine`."""
+        check_deadline(self.access, request.policy)
         return ReleaseEngine(
             self.client, request, me=self.identity or _identity(), run=self.run, lease_wait_s=lease_wait_s
         )

@@ -82,7 +82,8 @@ class HelmOperator(EngineMixin, BaseOperator):
     :param conflicts: ``fail`` or ``force`` when another field manager owns a field.
     :param hooks: ``run`` or ``skip`` the chart's hooks in a rollback.
     :param operation_timeout: for each hook or single wait of helm.
-    :param command_deadline: after it a helm command is ended, whatever it says.
+    :param command_deadline: after it a helm command is ended, whatever it says; on EKS at most 14 minutes, because
+        helm's token is fixed when it starts.
     :param lease_wait: how long to wait for another run that is changing the release.
     :param history_max: revisions that Helm keeps; raised where fewer would prune the proven one.
     :param adopt: take over a release or revision that somebody else made.
@@ -122,10 +123,13 @@ class HelmOperator(EngineMixin, BaseOperator):
         self.adopt = adopt
 
     def _open(self, context: Mapping[str, Any]) -> ReleaseEngine:
+        from gpu_fleet.hooks.helm import check_deadline
         from gpu_fleet.hooks.kubernetes import KubernetesHook
 
-        client = KubernetesHook(self._access()).client()
-        return self._make_engine(context, client, self._request(), lease_wait_s=self.lease_wait.total_seconds())
+        access, request = self._access(), self._request()
+        check_deadline(access, request.policy)
+        client = KubernetesHook(access).client()
+        return self._make_engine(context, client, request, lease_wait_s=self.lease_wait.total_seconds())
 
     def _access(self) -> ClusterAccess:
         from gpu_fleet.hooks.helm import access_of

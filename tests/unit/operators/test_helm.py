@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from gpu_fleet.core.errors import (
     TransientError,
 )
 from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, NODE, ObjectRef
+from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.verdict import progressing, ready, unseen
-from gpu_fleet.hooks.helm import HelmHook, access_of
+from gpu_fleet.hooks.helm import HelmHook, access_of, check_deadline
 from gpu_fleet.operators.base import RETRY_POLICY
 from gpu_fleet.operators.helm import (
     HelmReleaseOperator,
@@ -352,6 +354,20 @@ def test_a_way_to_no_cluster_names_its_field(access: Any, field: str) -> None:
     with pytest.raises(SpecError) as caught:
         access_of(access)
     assert caught.value.field == field
+
+
+def test_on_eks_no_helm_command_may_outlive_its_token() -> None:
+    eks = {"mode": "eks", "cluster_name": "prod", "region": "eu-central-1"}
+    fields: dict[str, Any] = {"task_id": "a", "release_name": "r", "namespace": "n", "chart": "/c", "access": eks}
+    task = HelmReleaseOperator(**fields, command_deadline=timedelta(minutes=15))
+    with pytest.raises(SpecError) as caught:
+        task.execute({})
+    assert caught.value.field == "command_deadline"
+    request = ReleaseRequest("r", "n", ChartRef("/c"), policy=ReleasePolicy(deadline=900))
+    with pytest.raises(SpecError, match="14 minutes"):
+        HelmHook(eks).install_or_upgrade(request)
+    check_deadline(access_of(eks), ReleasePolicy(deadline=840))
+    check_deadline(access_of({"mode": "kubeconfig"}), ReleasePolicy(deadline=3600))
 
 
 def test_what_is_permanent_is_not_retried_unless_the_caller_says_so() -> None:
