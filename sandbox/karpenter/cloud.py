@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.karpenter.catalog import CAPACITY_TYPE, ZONE, InstanceType, Offering
+from sandbox.karpenter.launchtemplates import LaunchTemplates, template_tags
 from sandbox.karpenter.requirements import Requirements, from_entries
 from sandbox.settings import Clock, Settings
 
@@ -59,6 +60,7 @@ class Cloud:
         self._settings = settings
         self._clock = clock
         self._aws = aws
+        self.templates = LaunchTemplates(aws, settings.cluster_name)
         self._unavailable: dict[tuple[str, str, str], float] = {}
 
     # --- offerings -----------------------------------------------------------------------------------------------
@@ -126,6 +128,7 @@ class Cloud:
         if offering.capacity_type == "spot":
             params["InstanceMarketOptions"] = {"MarketType": "spot"}
         try:
+            await self.templates.ensure(node_class, tags["karpenter.sh/nodepool"], image)
             answer = await self._aws.call("ec2", "run_instances", **params)
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
@@ -224,11 +227,7 @@ def _image_for(amis: list[Object], chosen: InstanceType) -> str | None:
 def launch_tags(claim: Object, node_class: Object, cluster: str) -> dict[str, str]:
     meta = claim["metadata"]
     return {
-        **(node_class["spec"].get("tags") or {}),
-        f"kubernetes.io/cluster/{cluster}": "owned",
-        "eks:eks-cluster-name": cluster,
-        "karpenter.k8s.aws/ec2nodeclass": node_class["metadata"]["name"],
-        "karpenter.sh/nodepool": (meta.get("labels") or {}).get("karpenter.sh/nodepool", ""),
+        **template_tags(node_class, (meta.get("labels") or {}).get("karpenter.sh/nodepool", ""), cluster),
         "karpenter.sh/nodeclaim": meta["name"],
         "karpenter.sh/nodeclaim-uid": meta["uid"],
         "Name": meta["name"],

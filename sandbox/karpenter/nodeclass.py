@@ -288,6 +288,7 @@ class NodeClassController:
         if using:
             self._karpenter.events.nodeclass_waits(node_class, sorted(using))
             return
+        await self._karpenter.cloud.templates.delete_all(node_class)
         await self._delete_profile(node_class)
         finalizers = [each for each in meta["finalizers"] if each != FINALIZER]
         await self._karpenter.patch_metadata(node_class, {"finalizers": finalizers})

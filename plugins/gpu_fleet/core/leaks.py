@@ -1,7 +1,8 @@
 """What a teardown may leave behind, as findings with a price.
 
-Sources of the tags: aws/karpenter-provider-aws v1.14 (pkg/apis/v1/labels.go, pkg/providers/launchtemplate,
-pkg/providers/instanceprofile) and the Amazon VPC CNI (``cluster.k8s.amazonaws.com/name`` on its network interfaces).
+Sources of the tags: aws/karpenter-provider-aws v1.14 (pkg/apis/v1/labels.go, pkg/utils/utils.go ``GetTags``,
+pkg/apis/v1/ec2nodeclass.go ``InstanceProfileTags``); until 1.0 launch templates had a tag of their own instead of
+``eks:eks-cluster-name`` (pkg/providers/launchtemplate). Of network interfaces: the Amazon VPC CNI.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gpu_fleet.core.names import (
     ANNOTATION_FROZEN_LIMITS,
     ANNOTATION_PROTECTED_BY,
     LABEL_COMPONENT,
+    LABEL_REGION,
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
     owned_tag,
@@ -35,7 +37,7 @@ from gpu_fleet.core.teardown import capacity_type, doomed_pools
 Json = Mapping[str, Any]
 Found = Mapping[str, Sequence[Json]]
 
-TAG_LAUNCH_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
+TAG_OLD_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
 TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
 TAG_EKS_CLUSTER = "eks:eks-cluster-name"
 TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
@@ -71,11 +73,14 @@ class Leak:
 def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
     """What to ask AWS; several queries may answer for one subject (the part of the key before the dot).
 
-    Instances are looked for by two sets of tags, so that one with an incomplete set is found as well.
+    Instances are looked for by two sets of tags, so that one with an incomplete set is found as well. Other parts of
+    EKS use ``eks:eks-cluster-name`` too, so what is Karpenter's must have a second tag.
     """
     states = {"Name": "instance-state-name", "Values": list(COSTLY_STATES)}
     owned = {"Name": f"tag:{owned_tag(cluster)}", "Values": ["owned"]}
     karpenters = {"Name": "tag-key", "Values": [TAG_NODE_POOL]}
+    of_cluster = {"Name": f"tag:{TAG_EKS_CLUSTER}", "Values": [cluster]}
+    of_a_class = {"Name": "tag-key", "Values": [TAG_NODE_CLASS]}
     available = {"Name": "status", "Values": ["available"]}
 
     def ec2(key: str, operation: str, path: str, *filters: Mapping[str, Any]) -> AwsQuery:
@@ -87,15 +92,16 @@ def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
             "instances.claimed",
             "describe_instances",
             "Reservations.Instances",
-            {"Name": f"tag:{TAG_EKS_CLUSTER}", "Values": [cluster]},
+            of_cluster,
             {"Name": "tag-key", "Values": [TAG_NODE_CLAIM]},
             states,
         ),
+        ec2("launch_templates", "describe_launch_templates", "LaunchTemplates", of_cluster, of_a_class),
         ec2(
-            "launch_templates",
+            "launch_templates.old",
             "describe_launch_templates",
             "LaunchTemplates",
-            {"Name": f"tag:{TAG_LAUNCH_TEMPLATE_CLUSTER}", "Values": [cluster]},
+            {"Name": f"tag:{TAG_OLD_TEMPLATE_CLUSTER}", "Values": [cluster]},
         ),
         ec2(
             "network_interfaces.owned", "describe_network_interfaces", "NetworkInterfaces", owned, karpenters, available
@@ -126,9 +132,13 @@ def profile_candidates(profiles: Iterable[Json], region: str, cluster: str) -> l
     )
 
 
-def is_karpenters_profile(tags: Json, cluster: str) -> bool:
-    """Whether an instance profile's tags say that Karpenter made it for this cluster."""
-    return tags.get(owned_tag(cluster)) == "owned" and TAG_NODE_CLASS in tags
+def is_karpenters_profile(tags: Json, region: str, cluster: str) -> bool:
+    """Whether an instance profile's tags say that Karpenter made it for this cluster.
+
+    IAM is the same in all regions, and a cluster of another region may have the same name: Karpenter tags the region.
+    """
+    ours = tags.get(owned_tag(cluster)) == "owned" and tags.get(LABEL_REGION) == region
+    return ours and TAG_NODE_CLASS in tags
 
 
 # --- one function per subject: (spec, found, prices) -> leaks --------------------------------------------------------
@@ -157,9 +167,10 @@ def _instances(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]
 def _launch_templates(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
     # Templates carry no NodePool tag but the node class's; a class that lives on keeps its own.
     classes = {item["metadata"]["name"] for item in found.get("node_classes", ())}
+    templates = [*found.get("launch_templates", ()), *found.get("launch_templates.old", ())]
     return [
         Leak("launch template", str(item["LaunchTemplateName"]), "delete it", _FREE)
-        for item in found.get("launch_templates", ())
+        for item in templates
         if tags_of(item).get(TAG_NODE_CLASS) not in classes
     ]
 

@@ -54,6 +54,7 @@ KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"  # of the controller's D
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 LABEL_HOSTNAME = "kubernetes.io/hostname"
 LABEL_INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+LABEL_REGION = "topology.kubernetes.io/region"
 LABEL_ZONE = "topology.kubernetes.io/zone"
 TAINT_UNSCHEDULABLE = "node.kubernetes.io/unschedulable"  # of every cordoned node, by the node lifecycle controller
 

@@ -66,15 +66,15 @@ class LeakCheckOperator(FleetOperator):
         from gpu_fleet.core.leaks import is_karpenters_profile, profile_candidates
         from gpu_fleet.core.readiness.teardown import tags_of
 
-        cluster = self.spec.cluster.name
+        cluster, region = self.spec.cluster.name, self.spec.aws.region
         result = []
-        for name in profile_candidates(profiles, self.spec.aws.region, cluster):
+        for name in profile_candidates(profiles, region, cluster):
             try:
                 tags = session.paginate("iam", "get_instance_profile", "InstanceProfile.Tags", InstanceProfileName=name)
             except NotFound:
                 continue
             item = {"InstanceProfileName": name, "Tags": tags}
-            if is_karpenters_profile(tags_of(item), cluster):
+            if is_karpenters_profile(tags_of(item), region, cluster):
                 result.append(item)
         return result
 

@@ -285,9 +285,19 @@ async def _empty(look) -> bool:
     return not await look()
 
 
-async def test_the_class_goes_last_and_takes_its_profile_along(cluster: Cluster):
+async def test_the_class_goes_last_and_takes_its_profile_and_launch_templates_along(cluster: Cluster):
     found = await cluster.kube.get("EC2NodeClass", "gpu")
+    # The tags that Karpenter itself looks for when it deletes them.
+    of_cluster = {"Name": "tag:eks:eks-cluster-name", "Values": [cluster.settings.cluster_name]}
+    of_class = {"Name": "tag:karpenter.k8s.aws/ec2nodeclass", "Values": ["gpu"]}
+
+    async def templates():
+        filters = [of_cluster, of_class]
+        return await cluster.aws.paginate("ec2", "describe_launch_templates", "LaunchTemplates[]", Filters=filters)
+
+    assert await templates()
     await cluster.kube.delete("EC2NodeClass", "gpu")
     await cluster.gone("EC2NodeClass", "gpu")
     profiles = (await cluster.aws.call("iam", "list_instance_profiles"))["InstanceProfiles"]
     assert found["status"]["instanceProfile"] not in {each["InstanceProfileName"] for each in profiles}
+    assert not await templates()

@@ -13,6 +13,7 @@ from gpu_fleet.core.leaks import (
     leak_message,
     profile_candidates,
 )
+from sandbox.karpenter.launchtemplates import template_tags
 from tests.unit.core.specs import demo_spec
 
 PRICES = PriceList("us-west-2", "2025-06-05", "a page", {"g5.xlarge": 1.0}, {"gp3": 0.08})
@@ -166,7 +167,52 @@ def test_instance_profiles_are_picked_by_name_or_path_and_then_by_tags() -> None
         {"InstanceProfileName": "y", "Path": "/karpenter/eu-west-1/demo-gpu/uid/"},
     ]
     assert profile_candidates(profiles, "us-west-2", "demo-gpu") == ["demo-gpu_123", "x"]
-    owned = {"kubernetes.io/cluster/demo-gpu": "owned"}
-    assert is_karpenters_profile({**owned, "karpenter.k8s.aws/ec2nodeclass": "c"}, "demo-gpu")
-    assert not is_karpenters_profile(owned, "demo-gpu")
-    assert not is_karpenters_profile({"karpenter.k8s.aws/ec2nodeclass": "c"}, "demo-gpu")
+    here = {"topology.kubernetes.io/region": "us-west-2"}
+    owned, of_class = {"kubernetes.io/cluster/demo-gpu": "owned"}, {"karpenter.k8s.aws/ec2nodeclass": "c"}
+
+    def ours(*tags: dict[str, str]) -> bool:
+        return is_karpenters_profile({k: v for each in tags for k, v in each.items()}, "us-west-2", "demo-gpu")
+
+    assert ours(here, owned, of_class)
+    assert not ours(here, owned)
+    assert not ours(here, of_class)
+    assert not ours(owned, of_class)
+
+
+def test_the_profile_of_a_cluster_of_the_same_name_in_another_region_is_no_leak() -> None:
+    tags = {
+        "kubernetes.io/cluster/demo-gpu": "owned",
+        "eks:eks-cluster-name": "demo-gpu",
+        "karpenter.k8s.aws/ec2nodeclass": "shared-a10g",
+        "topology.kubernetes.io/region": "eu-west-1",
+    }
+    assert not is_karpenters_profile(tags, "us-west-2", "demo-gpu")
+    assert is_karpenters_profile(tags, "eu-west-1", "demo-gpu")
+
+
+#: Launch template's name -> tags, as Karpenter sets them.
+TEMPLATES = {
+    "of 1.1 and later": template_tags({"spec": {}, "metadata": {"name": "gone"}}, "shared-a10g", "demo-gpu"),
+    "of 1.0": {"karpenter.k8s.aws/cluster": "demo-gpu", "karpenter.k8s.aws/ec2nodeclass": "gone"},
+    "of another cluster": template_tags({"spec": {}, "metadata": {"name": "gone"}}, "shared-a10g", "demo-gpu2"),
+    "of another part of EKS": {"eks:eks-cluster-name": "demo-gpu"},
+}
+
+
+def test_launch_templates_are_found_by_the_tags_that_karpenter_sets() -> None:
+    def matches(template: dict[str, str], wanted: Any) -> bool:
+        if wanted["Name"] == "tag-key":
+            return any(key in template for key in wanted["Values"])
+        return template.get(wanted["Name"].removeprefix("tag:")) in wanted["Values"]
+
+    queries = [query for query in aws_queries("demo-gpu") if query.operation == "describe_launch_templates"]
+    found = {
+        query.key: [
+            {"LaunchTemplateName": name, "Tags": tags(**template)}
+            for name, template in TEMPLATES.items()
+            if all(matches(template, wanted) for wanted in query.params["Filters"])
+        ]
+        for query in queries
+    }
+    leaks = find_leaks(demo_spec(), found, PRICES)
+    assert [leak.name for leak in leaks] == ["of 1.1 and later", "of 1.0"]

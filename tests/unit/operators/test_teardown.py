@@ -455,7 +455,8 @@ def test_leaks_are_named_with_price_and_kept_in_the_report(kube: KubeClient, aws
 
 def test_launch_templates_and_profiles_of_a_vanished_class_are_leaks(kube: KubeClient, aws: AwsSession) -> None:
     tags = [
-        {"Key": "karpenter.k8s.aws/cluster", "Value": "demo-gpu"},
+        {"Key": "eks:eks-cluster-name", "Value": "demo-gpu"},
+        {"Key": "topology.kubernetes.io/region", "Value": "us-west-2"},
         {"Key": "karpenter.k8s.aws/ec2nodeclass", "Value": POOL},
         {"Key": "kubernetes.io/cluster/demo-gpu", "Value": "owned"},
     ]
