@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_fleet.core.errors import Forbidden, LeakFound
+from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, TransientError
 from gpu_fleet.operators.base import FleetOperator
 
 
@@ -17,13 +17,21 @@ class LeakCheckOperator(FleetOperator):
     :returns: ``{"leaks": [{"kind", "name", "detail", "usdPerHour"}], "checked", "unchecked": [{"subject", "why"}]}``;
         what the AWS identity may not list is *unchecked*, never taken as clean.
     :raises LeakFound: naming each leak, its price and what to do.
+    :raises GpuFleetError: why the cluster could not be read, and, if that may pass, what AWS has; the task never
+        succeeds without the cluster. A cluster that was deleted before its nodes leaves instances that only AWS knows.
     """
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.leaks import find_leaks, leak_message
         from gpu_fleet.hooks.prices import load_prices
 
-        found, unchecked = self._observe()
+        found, unchecked = self._observe_aws()
+        unread: GpuFleetError | None = None
+        try:
+            found.update(self._observe_cluster())
+        except GpuFleetError as error:
+            unread = error
+            unchecked.append({"subject": "cluster", "why": error.message})
         prices = load_prices(self.spec.aws.region)
         leaks = find_leaks(self.spec, found, prices)
         report = {
@@ -34,13 +42,19 @@ class LeakCheckOperator(FleetOperator):
         context["ti"].xcom_push("report", report)
         for item in unchecked:
             self.log.warning("not checked: %s: %s", item["subject"], item["why"])
+        message = leak_message(self.spec.cluster.name, leaks, prices, unread=unread.message if unread else "")
+        if leaks and isinstance(unread, TransientError):
+            # Tried again: with the cluster read, what belongs to pools that live on is no leak.
+            raise type(unread)(message, reason=unread.reason) from unread
         if leaks:
-            raise LeakFound(leak_message(self.spec.cluster.name, leaks, prices))
+            raise LeakFound(message) from unread
+        if unread is not None:
+            raise unread
         self.log.info("nothing is left of cluster %s's GPU capacity", self.spec.cluster.name)
         return report
 
-    def _observe(self) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str]]]:
-        """What is there, by subject; and the subjects that the identity is not allowed to see."""
+    def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str]]]:
+        """What AWS has, by subject; and the subjects that the identity is not allowed to see."""
         from gpu_fleet.core.leaks import aws_queries
         from gpu_fleet.hooks.aws import aws_session
 
@@ -57,7 +71,6 @@ class LeakCheckOperator(FleetOperator):
                 if error.reason in ("NoCredentials", "AuthFailure"):
                     raise
                 unchecked.append({"subject": query.key, "why": error.message})
-        found.update(self._observe_cluster())
         return found, unchecked
 
     def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:

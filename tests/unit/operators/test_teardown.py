@@ -14,7 +14,15 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import GateRefused, LeakFound, PermanentError
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    Forbidden,
+    GateRefused,
+    GpuFleetError,
+    LeakFound,
+    NotFound,
+    PermanentError,
+)
 from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD, Kind, ObjectRef
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FINALIZER_TERMINATION
@@ -451,6 +459,50 @@ def test_leaks_are_named_with_price_and_kept_in_the_report(kube: KubeClient, aws
     report = ti.xcoms["report"]
     assert {leak["kind"] for leak in report["leaks"]} == {"EC2 instance", "NodeClaim", "NodePool", "EC2NodeClass"}
     json.dumps(report)
+
+
+GONE = NotFound("there is no EKS cluster 'demo-gpu'", reason="ClusterNotFound")
+DOWN = ApiUnavailable("the API server does not answer")
+
+
+@pytest.mark.parametrize(
+    ("unread", "raised"),
+    [(GONE, LeakFound), (DOWN, ApiUnavailable), (Forbidden("no", reason="AuthFailure"), LeakFound)],
+    ids=["deleted", "down: tried again", "no permission"],
+)
+def test_instances_are_named_also_when_the_cluster_cannot_be_read(
+    kube: KubeClient, aws: AwsSession, monkeypatch: pytest.MonkeyPatch, unread: GpuFleetError, raised: type[Exception]
+) -> None:
+    mine = instance(aws)
+    ti = TaskInstance(spec=demo_spec())
+    with monkeypatch.context() as patch:
+        patch.setattr(KubeClient, "list", _refused(unread))
+        with pytest.raises(raised) as caught:
+            LeakCheckOperator(task_id="task").execute(context(ti))
+    assert f"EC2 instance {mine}" in str(caught.value)
+    assert unread.message in str(caught.value)
+    report = ti.xcoms["report"]
+    assert [leak["name"] for leak in report["leaks"]] == [mine]
+    assert report["unchecked"] == [{"subject": "cluster", "why": unread.message}]
+    assert "node_claims" not in report["checked"]
+
+
+@pytest.mark.parametrize("unread", [GONE, DOWN], ids=["deleted", "down"])
+def test_a_cluster_that_cannot_be_read_is_never_clean(
+    kube: KubeClient, monkeypatch: pytest.MonkeyPatch, unread: GpuFleetError
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(KubeClient, "list", _refused(unread))
+        with pytest.raises(type(unread)) as caught:
+            run(LeakCheckOperator)
+    assert caught.value is unread
+
+
+def _refused(error: GpuFleetError) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return refuse
 
 
 def test_launch_templates_and_profiles_of_a_vanished_class_are_leaks(kube: KubeClient, aws: AwsSession) -> None:
