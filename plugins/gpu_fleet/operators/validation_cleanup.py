@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.core.errors import TransientError
-from gpu_fleet.core.kinds import NODE, POD, ObjectRef
-from gpu_fleet.operators.capacity import PoolOperator, delete_pods, placeholders
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.operators.capacity import AwaitCapacityOperator, PoolOperator, delete_pods, placeholders
 from gpu_fleet.operators.probing import remove_pods
 from gpu_fleet.operators.standing import unmark_standing
 from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator
@@ -17,6 +17,9 @@ from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, unprotect
 #: Seconds after which a task that was ended from outside has no process any more: its supervisor hears of it with the
 #: next heartbeat, at most every 5 s, and kills it 5 s after its signal (airflow sdk execution_time/supervisor.py).
 ENDS_WITHIN_S = 15.0
+
+#: XCom key of a sentence about nodes that are left, cost money and will not go by themselves.
+STILL_PAID = "still_paid"
 
 
 class CleanUpValidationOperator(PoolOperator):
@@ -32,7 +35,11 @@ class CleanUpValidationOperator(PoolOperator):
 
     A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
 
-    :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names]}``.
+    After a failed wait for capacity it names the nodes that are there and will never be removed, with their price: they
+    are left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
+
+    :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names], "unfinished":
+        [{"nodeClaim", "node", "instanceType", "why", "usdPerHour", "usdPerHourIsAtMost"}]}``.
     :raises TransientError: ``ProbesStay``, after all else is done: pods do not end on a node that is Ready.
     """
 
@@ -55,6 +62,7 @@ class CleanUpValidationOperator(PoolOperator):
             "%d probe pod(s) and %d placeholder(s) removed, %d node(s) unprotected",
             *(len(names) for names in found.values()),
         )
+        unfinished = self._unfinished(context)
         if stay:
             where = "; ".join(f"{node}: {', '.join(names[:5])}" for node, names in sorted(stay.items()))
             raise TransientError(
@@ -62,7 +70,23 @@ class CleanUpValidationOperator(PoolOperator):
                 "process that hangs in the driver, then replace the node",
                 reason=PROBES_STAY,
             )
-        return found
+        return {**found, "unfinished": unfinished}
+
+    def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The nodes that an unsuccessful wait for capacity leaves."""
+        from gpu_fleet.core.unfinished import unfinished_message, unfinished_nodes
+        from gpu_fleet.hooks.prices import load_prices
+
+        states = self._states(context, upstream_tasks(self, AwaitCapacityOperator))
+        if states.isdisjoint({"failed", "upstream_failed"}):
+            return []
+        claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        nodes = unfinished_nodes(claims, self.node_pool, load_prices(self.spec.aws.region))
+        if nodes:
+            message = unfinished_message(self.spec.name, nodes)
+            self.log.warning("pool %s: %s", self.node_pool, message)
+            context["ti"].xcom_push(STILL_PAID, message)
+        return [node.to_json() for node in nodes]
 
     def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """What was removed, and node -> the probe pods that do not end there."""
@@ -97,12 +121,17 @@ class CleanUpValidationOperator(PoolOperator):
             **dict.fromkeys(upstream_tasks(self, ProtectNodesOperator), "return_value"),
             **dict.fromkeys(upstream_tasks(self, RunProbesOperator), SUMMARY),
         }
-        if not leaves:
-            return []
-        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(leaves), run_ids=[ti.run_id]).get(ti.run_id, {})
         return [
             task_id
             for task_id, key in leaves.items()
-            if str(getattr(states.get(task_id), "value", states.get(task_id))) == "failed"
-            and ti.xcom_pull(task_ids=task_id, key=key) is None
+            if self._states(context, [task_id]) == {"failed"} and ti.xcom_pull(task_ids=task_id, key=key) is None
         ]
+
+    def _states(self, context: Mapping[str, Any], task_ids: list[str]) -> set[str]:
+        """The states of these tasks in this run."""
+        if not task_ids:
+            return set()
+        ti = context["ti"]
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=task_ids, run_ids=[ti.run_id]).get(ti.run_id, {})
+        # Airflow's states are strings or enumerations of them, depending on the way they came.
+        return {str(getattr(state, "value", state)) for state in states.values()}

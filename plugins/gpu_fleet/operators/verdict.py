@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.turn import SKIPPED
+from gpu_fleet.operators.validation_cleanup import STILL_PAID
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
 FAILED_STATES = frozenset({"failed"})
@@ -41,15 +42,27 @@ class RunVerdictOperator(BaseOperator):
     end as a success. This task is the only leaf and carries the earlier failure to the run's state.
 
     :param watched: the task ids whose failure fails the run.
+    :param clean_ups: ids of the tasks that may have found nodes that are left and cost money.
+    :param nothing_left: id of the task whose success shows that they are gone.
     :param turn: id of the task that takes the cluster's turn, where it may be skipped.
     :returns: a sentence; of a run that was skipped because the turn was taken, who holds it.
     """
 
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, watched: list[str], turn: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        watched: list[str],
+        clean_ups: Iterable[str] = (),
+        nothing_left: str = "",
+        turn: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.watched = watched
+        self.clean_ups = list(clean_ups)
+        self.nothing_left = nothing_left
         self.turn = turn
 
     def execute(self, context: Any) -> str:
@@ -58,8 +71,11 @@ class RunVerdictOperator(BaseOperator):
         states = answer.get(ti.run_id, {})
         failed = failed_tasks(states, self.watched)
         if failed:
+            gone = states.get(self.nothing_left) == "success"
+            told = [] if gone else [ti.xcom_pull(task_ids=task_id, key=STILL_PAID) for task_id in self.clean_ups]
             raise RunFailed(
                 f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; the first one's log names the cause"
+                + "".join(f"; {text}" for text in told if text)
             )
         skipped = ti.xcom_pull(task_ids=self.turn, key=SKIPPED) if self.turn else None
         if isinstance(skipped, Mapping):

@@ -9,6 +9,7 @@ from airflow.sdk import TriggerRule, cross_downstream
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
+from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator, TeardownRequestedOperator
 from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import settle
@@ -56,7 +57,11 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
     release >> requested >> removed.heads
     tasks += [release, requested, *removed.tasks]
     verdict = RunVerdictOperator(
-        task_id="run_verdict", watched=[task.task_id for task in tasks], trigger_rule=TriggerRule.ALL_DONE
+        task_id="run_verdict",
+        watched=[task.task_id for task in tasks],
+        clean_ups=[task.task_id for task in tasks if isinstance(task, CleanUpValidationOperator)],
+        nothing_left="teardown.leak_check",
+        trigger_rule=TriggerRule.ALL_DONE,
     )
     cross_downstream(removed.tails, [verdict])
     requested >> verdict

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import TransientError
-from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
+from gpu_fleet.core.kinds import NAMESPACE, NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
@@ -22,12 +23,16 @@ from gpu_fleet.core.names import (
     VALIDATION_NAMESPACE,
 )
 from gpu_fleet.operators import validation_cleanup
+from gpu_fleet.operators.capacity import AwaitCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.core.cluster_objects import claim as claim_object
+from tests.unit.core.specs import REPOSITORY
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
+NOTHING_LEFT: dict[str, Any] = {"unfinished": []}
 POOL, OTHER = "shared-a10g", "whole-a100"
 PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_lifecycle.demo/an-earlier-run"}
 
@@ -35,6 +40,8 @@ PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_li
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
+        crd = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodeclaims.yaml"
+        cluster.kube.create(yaml.safe_load(crd.read_text(encoding="utf-8")))
         for name in (SYSTEM_NAMESPACE, VALIDATION_NAMESPACE):
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             cluster.kube.apply(namespace)
@@ -47,8 +54,9 @@ def cluster(shared: SandboxCluster) -> Iterator[SandboxCluster]:
     yield shared
     for pod in shared.kube.list(POD):
         shared.kube.delete(ObjectRef(POD, pod["metadata"]["name"], pod["metadata"]["namespace"]), grace_seconds=0)
-    for item in shared.kube.list(NODE):
-        shared.kube.delete(ObjectRef(NODE, item["metadata"]["name"]))
+    for kind in (NODE, NODE_CLAIM):
+        for item in shared.kube.list(kind):
+            shared.kube.delete(ObjectRef(kind, item["metadata"]["name"]))
 
 
 def pod(cluster: SandboxCluster, name: str, component: str, pool: str = POOL) -> None:
@@ -80,7 +88,7 @@ def test_probes_and_placeholders_of_the_pool_go_whichever_run_left_them(cluster:
     pod(cluster, "held", "hold")
     pod(cluster, "probe-of-the-other", "probe", OTHER)
     pod(cluster, "placeholder-of-the-other", "placeholder", OTHER)
-    assert clean_up(cluster) == {"pods": ["probe"], "placeholders": ["placeholder"], "unprotected": []}
+    assert clean_up(cluster) == {"pods": ["probe"], "placeholders": ["placeholder"], "unprotected": []} | NOTHING_LEFT
     left = {item["metadata"]["name"] for item in cluster.kube.list(POD)}
     assert left == {"held", "probe-of-the-other", "placeholder-of-the-other"}
 
@@ -99,7 +107,7 @@ def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
     node(cluster, "ours", PROTECTED)
     pod(cluster, "placeholder", "placeholder")
     clean_up(cluster)
-    assert clean_up(cluster) == {"pods": [], "placeholders": [], "unprotected": []}
+    assert clean_up(cluster) == {"pods": [], "placeholders": [], "unprotected": []} | NOTHING_LEFT
 
 
 def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
@@ -181,3 +189,41 @@ def test_a_pod_that_stays_on_a_ready_node_is_named_when_all_else_is_done(cluster
     assert raised.value.reason == "ProbesStay"
     assert annotations(cluster, "alive") == {}
     assert "placeholder" not in {item["metadata"]["name"] for item in cluster.kube.list(POD)}
+
+
+def claim(cluster: SandboxCluster, name: str, waiting: tuple[str, str, str] | None, pool: str = POOL) -> None:
+    made = claim_object(name, waiting=waiting, pool=pool)
+    made["metadata"]["labels"]["node.kubernetes.io/instance-type"] = "g5.xlarge"
+    made["metadata"]["labels"]["karpenter.sh/capacity-type"] = "on-demand"
+    made["spec"] = {
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": pool},
+        "requirements": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}],
+    }
+    cluster.kube.create(made)
+    cluster.kube.patch(ObjectRef(NODE_CLAIM, name), {"status": made["status"]}, subresource="status")
+
+
+@pytest.mark.parametrize(
+    ("capacity", "named"), [("failed", True), ("upstream_failed", True), ("success", False), ("skipped", False)]
+)
+def test_nodes_that_nobody_will_remove_are_named_with_their_price(
+    cluster: SandboxCluster, capacity: str, named: bool
+) -> None:
+    waits = ("Initialized", "ResourceNotRegistered", 'Resource "nvidia.com/gpu" was requested but not registered')
+    claim(cluster, "stuck", waits)
+    claim(cluster, "done", None)
+    claim(cluster, "of-the-other", waits, OTHER)
+    ti = TaskInstance(spec=spec_at(str(cluster.access.path)))
+    ti.task_states = {"await": capacity}
+    with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
+        AwaitCapacityOperator(task_id="await", node_pool=POOL) >> clean
+    found = clean.execute(context(ti))["unfinished"]
+    assert [each["nodeClaim"] for each in found] == (["stuck"] if named else [])
+    if named:
+        assert found[0]["usdPerHour"] == pytest.approx(1.006)
+        told = ti.xcoms[validation_cleanup.STILL_PAID]
+        for part in ("NodeClaim stuck (g5.xlarge, 1.01 USD/h", "ResourceNotRegistered", "gpu_teardown.demo"):
+            assert part in told
+    else:
+        assert ti.xcoms == {}

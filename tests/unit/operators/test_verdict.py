@@ -8,6 +8,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.operators.turn import SKIPPED
+from gpu_fleet.operators.validation_cleanup import STILL_PAID
 from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator, TeardownRequestedOperator, failed_tasks
 
 
@@ -49,6 +50,20 @@ def test_earlier_failure_fails_the_run() -> None:
     operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "b"])
     with pytest.raises(RunFailed, match=r"1 task\(s\) of this run failed: b;"):
         operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "failed"})})
+
+
+@pytest.mark.parametrize(
+    ("leak_check", "told"), [("success", False), ("skipped", True), ("failed", True)], ids=["torn down", "kept", "left"]
+)
+def test_verdict_names_nodes_that_are_still_paid_for(leak_check: str, told: bool) -> None:
+    operator = RunVerdictOperator(
+        task_id="run_verdict", watched=["wait"], clean_ups=["clean", "other"], nothing_left="leak_check"
+    )
+    ti = FakeTaskInstance({"wait": "failed", "clean": "success", "leak_check": leak_check})
+    ti.xcoms["clean", STILL_PAID] = "still paid for: NodeClaim a"
+    with pytest.raises(RunFailed) as caught:
+        operator.execute({"ti": ti})
+    assert ("still paid for: NodeClaim a" in caught.value.message) is told
 
 
 def test_run_without_failures_passes() -> None:
