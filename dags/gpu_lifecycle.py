@@ -13,6 +13,7 @@ The whole life of a cluster's GPU capacity in one graph. Start it by hand, over 
    earlier phase failed, because that is when things leak; the run stays failed then.
 
 Every task can be retried or cleared; a second run that finds everything in place changes nothing.
+Probes, placeholders, protection and turn are given back whatever happens, also when a person marks the run failed.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ for dag_id, dag in bag.dags.items():
             "if_taken": getattr(task, "if_taken", None),
             "all_wanted": getattr(task, "all_wanted", None),
             "turn": getattr(task, "turn", None),
+            "end": getattr(task, "end", None),
         }
     out["dags"][dag_id] = {
         "tasks": tasks,

@@ -51,8 +51,8 @@ def test_every_dag_file_is_accounted_for() -> None:
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
     per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 17
-    assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 1
-    assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 1 + len(POOLS) * per_pool
+    assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 2
+    assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
 
 
 @pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
@@ -198,11 +198,42 @@ def test_every_gate_of_the_graphs_is_covered_above(fleet: dict[str, Any]) -> Non
 
 def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str, Any]) -> None:
     for pool in POOLS:
-        assert lifecycle[f"validation.pool_{pool}.clean_up"]["trigger_rule"] == "all_done"
         assert lifecycle[f"validation.pool_{pool}.publish"]["trigger_rule"] == "all_done"
-    for task_id in ("release_turn", "teardown_requested", "teardown.release_turn", "run_verdict"):
+    for task_id in ("teardown_requested", "reached_end"):
         assert lifecycle[task_id]["trigger_rule"] == "all_done"
     assert lifecycle["teardown.leak_check"]["trigger_rule"] == "none_skipped"
+
+
+#: What a person who marks a run failed must not keep from running.
+GIVES_BACK = {
+    "gpu_lifecycle.demo": {"release_turn", "teardown.release_turn"},
+    "gpu_revalidate.demo": {"release_turn"},
+    "gpu_teardown.demo": {"teardown.release_turn"},
+}
+
+
+@pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
+def test_what_gives_back_is_a_teardown_without_a_setup(fleet: dict[str, Any], dag_id: str) -> None:
+    """Marking a run failed skips everything else; and a failed setup would keep its teardown from running."""
+    tasks = fleet["dags"][dag_id]["tasks"]
+    cleaning = {task_id for task_id, task in tasks.items() if task["operator"] == "CleanUpValidationOperator"}
+    assert len(cleaning) == (0 if dag_id == "gpu_teardown.demo" else len(POOLS))
+    teardowns = {task_id for task_id, task in tasks.items() if task["is_teardown"]}
+    assert teardowns == {*cleaning, *GIVES_BACK[dag_id], "run_verdict"}
+    assert not any(task["is_setup"] for task in tasks.values())
+
+
+@pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
+def test_the_verdict_counts_although_it_is_a_teardown(fleet: dict[str, Any], dag_id: str) -> None:
+    dag = fleet["dags"][dag_id]
+    verdict = dag["tasks"]["run_verdict"]
+    assert verdict["fails_run"]
+    assert "run_verdict" in dag["counted"]
+    # What else Airflow counts, the verdict watches: they cannot contradict each other.
+    assert set(dag["counted"]) - {"run_verdict"} <= set(verdict["watched"])
+    # It waits for what still runs in a run that is ended by hand, when everything else has been skipped.
+    assert GIVES_BACK[dag_id] <= set(verdict["upstream"])
+    assert verdict["end"] == "reached_end"
 
 
 def test_teardown_and_its_leak_check_do_not_depend_on_the_selected_pools(lifecycle: dict[str, Any]) -> None:

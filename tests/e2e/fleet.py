@@ -443,11 +443,16 @@ class Fleet:
         return found
 
     def end_open_runs(self) -> None:
-        """Fail every run that is still open, so that the next test does not queue behind it."""
-        for row in self.query("SELECT dag_id, run_id FROM dag_run WHERE state IN ('queued', 'running')"):
+        """Fail every run that is still open, so that the next test does not queue behind it.
+
+        Such a run still gives back what it holds; until then it is open.
+        """
+        still_open = "SELECT dag_id, run_id FROM dag_run WHERE state IN ('queued', 'running')"
+        for row in self.query(still_open):
             with suppress(ApiError):
                 path = f"/dags/{row['dag_id']}/dagRuns/{row['run_id']}"
                 self.api.call("PATCH", path, json={"state": "failed"})
+        until("the end of the runs that were marked failed", lambda: not self.query(still_open), 180)
 
     def repair(self) -> None:
         """Clear all faults and put back what a test took away; the cluster's content stays."""

@@ -87,7 +87,7 @@ def failed_early(run: Run, failed: frozenset[str] | set[str]) -> None:
     assert run.state == "failed"
     assert set(run.failed) == failed
     assert {task_id: run.tasks[task_id]["try_number"] for task_id in failed} == dict.fromkeys(failed, 1)
-    after = set(run.in_state("success")) - PREFLIGHT - {"freeze_spec", *RELEASES}
+    after = set(run.in_state("success")) - PREFLIGHT - {"freeze_spec", "reached_end", *RELEASES}
     assert after == set(), f"went on with {sorted(after)}"
     for task_id in RELEASES & set(run.tasks):
         assert run.xcom(task_id) == "NeverAsked"
@@ -214,7 +214,7 @@ def test_unreachable_api_server_fails_the_first_task_that_needs_it(empty: Fleet)
         log = run.log(task_id)
         assert f"cannot connect to {empty.sandbox.state['kubernetes']['url']} (EKS cluster 'demo-gpu'" in log
         assert "check the network" in log
-    assert set(run.in_state("success")) <= {*PREFLIGHT, "freeze_spec", "teardown.release_turn"}
+    assert set(run.in_state("success")) <= {*PREFLIGHT, "freeze_spec", "teardown.release_turn", "reached_end"}
     assert empty.leftovers() == []
 
 

@@ -15,7 +15,9 @@ from tests.e2e.fleet import (
     POOLS,
     SHARED,
     STANDING,
+    SYSTEM_NAMESPACE,
     TEARDOWN,
+    VALIDATION_NAMESPACE,
     WHOLE,
     Fleet,
     Json,
@@ -25,6 +27,7 @@ from tests.e2e.fleet import (
     pool_changes,
     until,
 )
+from tests.e2e.revalidation import PROTECTION, left_behind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
@@ -287,6 +290,27 @@ def test_rejected_approval_keeps_everything(standing: Fleet) -> None:
     assert states["teardown.leak_check"] == "skipped"
     assert changes(before, standing.snapshot()) == {}
     assert standing.turn_holder() == {}
+
+
+# --- ended by hand ----------------------------------------------------------------------------------------------------
+@pytest.mark.full
+def test_a_run_marked_failed_during_validation_leaves_no_protection_probe_placeholder_or_turn(standing: Fleet) -> None:
+    claims = set(standing.node_claims())
+    run_id = standing.start(LIFECYCLE, {"until": "validated"})
+    probe = f"validation.pool_{SHARED}.sharing"
+    standing.wait_for_task(LIFECYCLE, run_id, probe, "deferred")
+    until("probe pods", lambda: standing.kubectl.get("pods", "-n", VALIDATION_NAMESPACE))
+    assert standing.turn_holder()["run_id"] == run_id
+    assert any(PROTECTION in (node["metadata"].get("annotations") or {}) for node in standing.nodes())
+    standing.api.call("PATCH", f"/dags/{LIFECYCLE}/dagRuns/{run_id}", json={"state": "failed"})
+    run = standing.follow(LIFECYCLE, run_id)
+    assert run.state == "failed"
+    states = run.states()
+    assert (states[probe], states["run_verdict"], states["release_turn"]) == ("failed", "failed", "success")
+    assert {states[f"validation.pool_{pool}.clean_up"] for pool in POOLS} == {"success"}
+    assert {states["reached_end"], states["teardown_requested"]} == {"skipped"}
+    assert left_behind(standing, claims) == []
+    assert standing.kubectl.get("pods", "-n", SYSTEM_NAMESPACE) == []
 
 
 # --- a failure does not keep the teardown away -----------------------------------------------------------------------

@@ -8,7 +8,14 @@ from typing import Any
 
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.operators.capacity import AwaitCapacityOperator, PoolOperator, delete_pods, placeholders
+from gpu_fleet.operators.capacity import (
+    FAILURE,
+    AwaitCapacityOperator,
+    PoolOperator,
+    RequestCapacityOperator,
+    delete_pods,
+    placeholders,
+)
 from gpu_fleet.operators.probing import remove_pods
 from gpu_fleet.operators.standing import unmark_standing
 from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator
@@ -27,11 +34,11 @@ class CleanUpValidationOperator(PoolOperator):
 
     Placeholders go as well, and the label that they look at: after a failure before validation they would go on buying
     and holding nodes.
-    Meant to run whatever happened before (trigger rule ``all_done``); harmless to repeat.
+    Meant to run whatever happened before, as a teardown task (``phases/common.py``); harmless to repeat.
 
     A task that a person ends, or whose run is marked failed, goes on for some seconds, until its supervisor hears of
-    it: it may protect nodes and create pods that the first look did not see. So after a task that ended without a
-    result everything is looked at twice.
+    it: it may protect nodes and create pods or placeholders that the first look did not see. So after a task that
+    ended without a result everything is looked at twice.
 
     A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
 
@@ -118,6 +125,9 @@ class CleanUpValidationOperator(PoolOperator):
         """The pool's tasks that failed and left nothing behind: no error of their own ended them, it seems."""
         ti = context["ti"]
         leaves = {
+            **dict.fromkeys(upstream_tasks(self, RequestCapacityOperator), "return_value"),
+            # It asks for capacity, too, when it is tried again.
+            **dict.fromkeys(upstream_tasks(self, AwaitCapacityOperator), FAILURE),
             **dict.fromkeys(upstream_tasks(self, ProtectNodesOperator), "return_value"),
             **dict.fromkeys(upstream_tasks(self, RunProbesOperator), SUMMARY),
         }

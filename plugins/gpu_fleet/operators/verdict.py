@@ -18,7 +18,7 @@ FAILED_STATES = frozenset({"failed"})
 
 
 class RunFailed(PermanentError):
-    """At least one task of the run failed; the message lists them."""
+    """At least one task of the run failed, or a person ended it; the message says which."""
 
 
 def failed_tasks(states: Mapping[str, Any], watched: Iterable[str]) -> list[str]:
@@ -39,12 +39,14 @@ class RunVerdictOperator(BaseOperator):
     """Fails if any task of the run failed.
 
     Airflow takes a run's state from its leaf tasks alone, so a lifecycle that fails and is then torn down cleanly would
-    end as a success. This task is the only leaf and carries the earlier failure to the run's state.
+    end as a success. This task is the only leaf and carries the earlier failure to the run's state. So does a run that
+    was ended by hand before it came to its end.
 
     :param watched: the task ids whose failure fails the run.
     :param clean_ups: ids of the tasks that may have found nodes that are left and cost money.
     :param nothing_left: id of the task whose success shows that they are gone.
     :param turn: id of the task that takes the cluster's turn, where it may be skipped.
+    :param end: id of the task that is skipped only in a run that a person ends, whatever state they give it.
     :returns: a sentence; of a run that was skipped because the turn was taken, who holds it.
     """
 
@@ -57,6 +59,7 @@ class RunVerdictOperator(BaseOperator):
         clean_ups: Iterable[str] = (),
         nothing_left: str = "",
         turn: str = "",
+        end: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +67,7 @@ class RunVerdictOperator(BaseOperator):
         self.clean_ups = list(clean_ups)
         self.nothing_left = nothing_left
         self.turn = turn
+        self.end = end
 
     def execute(self, context: Any) -> str:
         ti = context["ti"]
@@ -77,6 +81,8 @@ class RunVerdictOperator(BaseOperator):
                 f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; the first one's log names the cause"
                 + "".join(f"; {text}" for text in told if text)
             )
+        if states.get(self.end) == "skipped":
+            raise RunFailed("a person ended this run before it came to its end: it has shown nothing")
         skipped = ti.xcom_pull(task_ids=self.turn, key=SKIPPED) if self.turn else None
         if isinstance(skipped, Mapping):
             return f"{skipped.get('reason')}: {skipped.get('message')}"

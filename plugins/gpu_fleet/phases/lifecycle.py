@@ -9,10 +9,9 @@ from airflow.sdk import TriggerRule, cross_downstream
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
-from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
-from gpu_fleet.operators.verdict import RunVerdictOperator, TeardownRequestedOperator
+from gpu_fleet.operators.verdict import TeardownRequestedOperator
 from gpu_fleet.phases.capacity import capacity
-from gpu_fleet.phases.common import settle
+from gpu_fleet.phases.common import end_run, settle
 from gpu_fleet.phases.preflight import preflight, teardown_preflight
 from gpu_fleet.phases.prove import prove
 from gpu_fleet.phases.provision import provision
@@ -49,22 +48,14 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
         cross_downstream([*pools[name].tails, *(proofs if name in wanting else [])], phase.heads)
         tasks += phase.tasks
 
-    release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)
-    for task in settle(tasks):
-        task >> release
+    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+    cross_downstream(settle(tasks), [release])
     requested = TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE)
     removed = teardown(spec)
     release >> requested >> removed.heads
     tasks += [release, requested, *removed.tasks]
-    verdict = RunVerdictOperator(
-        task_id="run_verdict",
-        watched=[task.task_id for task in tasks],
-        clean_ups=[task.task_id for task in tasks if isinstance(task, CleanUpValidationOperator)],
-        nothing_left="teardown.leak_check",
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
-    cross_downstream(removed.tails, [verdict])
-    requested >> verdict
+    # The first release, too: when a person ends the run, it is still waiting for the clean-up when the second is done.
+    end_run(tasks, [release, requested, *removed.tails], nothing_left="teardown.leak_check")
 
 
 def teardown_graph(spec: ClusterSpec) -> None:
@@ -74,9 +65,4 @@ def teardown_graph(spec: ClusterSpec) -> None:
     removed = teardown(spec)
     freeze >> before.heads
     cross_downstream(before.tails, removed.heads)
-    verdict = RunVerdictOperator(
-        task_id="run_verdict",
-        watched=[task.task_id for task in [freeze, *before.tasks, *removed.tasks]],
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
-    cross_downstream(removed.tails, [verdict])
+    end_run([freeze, *before.tasks, *removed.tasks], removed.tails)

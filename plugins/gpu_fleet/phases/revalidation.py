@@ -13,9 +13,7 @@ from gpu_fleet.operators.remediation import RemediateNodesOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.validation import RunProbesOperator
-from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
-from gpu_fleet.operators.verdict import RunVerdictOperator
-from gpu_fleet.phases.common import Phase, settle
+from gpu_fleet.phases.common import Phase, end_run, settle
 from gpu_fleet.phases.preflight import revalidation_preflight
 from gpu_fleet.phases.validation import validation
 
@@ -24,22 +22,7 @@ if TYPE_CHECKING:
 
 
 def revalidation_graph(spec: ClusterSpec) -> None:
-    """preflight and turn -> drift check beside validation -> remediation -> publish, each pool on its own.
-
-    Clean-up, the turn's release and the verdict are *teardown* tasks of Airflow: when a person marks a run failed (or
-    success), Airflow ends what runs and skips what waits, except teardowns (``airflow.api.common.mark_tasks``). So
-    probes, protection and turn are given back also then. What that changes, and what it does not:
-
-    - They have no setup task. With one, a teardown is not run if that failed, and a half-done protection would stay.
-      Without one the rule ``all_done_setup_success``, which every teardown has, is ``all_done``.
-    - Airflow leaves teardowns out when it takes a run's state from the leaves. ``run_verdict`` must count, so it is one
-      with ``on_failure_fail_dagrun``; a failed clean-up counts through it. Without being a teardown it would be skipped
-      in a run that was marked failed, and a run whose one counted leaf is skipped ends as a *success*.
-    - :func:`settle` sees a teardown as what it is here: a task that is the end of its chain.
-
-    Beyond their reach are a run that ``dagrun_timeout`` ends and a machine that dies: then probes end by themselves
-    (``activeDeadlineSeconds``), the turn is stale as its run is over, and the next run's clean-up removes the rest.
-    """
+    """preflight and turn -> drift check beside validation -> remediation -> publish, each pool on its own."""
     freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name, provisions=True)
     before = revalidation_preflight(spec)
     (turn,) = before.tails
@@ -51,15 +34,11 @@ def revalidation_graph(spec: ClusterSpec) -> None:
     for name, phase in validation(spec, measure=True).items():
         turn >> phase.heads
         tasks += [*phase.tasks, _remediation(name, phase)]
-        for task in phase.tasks:
-            if isinstance(task, CleanUpValidationOperator):
-                task.as_teardown()
 
     release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
     cross_downstream(settle(tasks), [release])
     tasks.append(release)
-    verdict = RunVerdictOperator(task_id="run_verdict", watched=[task.task_id for task in tasks], turn=turn.task_id)
-    release >> verdict.as_teardown(on_failure_fail_dagrun=True)
+    end_run(tasks, [release], turn=turn.task_id)
 
 
 def _remediation(pool: str, phase: Phase) -> RemediateNodesOperator:

@@ -57,7 +57,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)
         # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
         leaks = LeakCheckOperator(task_id="leak_check", trigger_rule=TriggerRule.NONE_SKIPPED)
-        release = ReleaseTurnOperator(task_id="release_turn", trigger_rule=TriggerRule.ALL_DONE)
+        release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
 
         plan >> approve >> turn >> replan >> freeze >> drains
         for drain in drains:

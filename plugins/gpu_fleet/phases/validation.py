@@ -54,9 +54,7 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                 free = ReleasePlaceholdersOperator(task_id="release_placeholders", node_pool=pool.name)
                 probe = str(probe_of(spec, pool))
                 probes = RunProbesOperator(task_id=probe, node_pool=pool.name, probe=probe)
-                clean = CleanUpValidationOperator(
-                    task_id="clean_up", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
-                )
+                clean = CleanUpValidationOperator(task_id="clean_up", node_pool=pool.name).as_teardown()
                 publish = PublishPoolOperator(task_id="publish", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE)
                 chain = [probes]
                 for kind in measuring_probes(spec) if measure else []:

@@ -23,7 +23,7 @@ from gpu_fleet.core.names import (
     VALIDATION_NAMESPACE,
 )
 from gpu_fleet.operators import validation_cleanup
-from gpu_fleet.operators.capacity import AwaitCapacityOperator
+from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
@@ -227,3 +227,40 @@ def test_nodes_that_nobody_will_remove_are_named_with_their_price(
             assert part in told
     else:
         assert ti.xcoms == {}
+
+
+class EndedWhileAsking(TaskInstance):
+    """Of a run that was marked failed before any of these tasks left something."""
+
+    def xcom_pull(self, task_ids: str | None = None, key: str = "return_value") -> Any:
+        return self._frozen if task_ids == "freeze_spec" else self.xcoms.get(f"{task_ids}/{key}")
+
+
+@pytest.mark.parametrize(
+    ("failed", "left", "looked"),
+    [
+        ("request", {}, 2),
+        ("wait", {}, 2),
+        ("wait", {f"wait/{FAILURE}": {"reason": "DeadlinePassed"}}, 1),
+    ],
+    ids=["asking was cut short", "waiting was cut short", "waiting ended by itself"],
+)
+def test_capacity_that_an_ended_task_still_asks_for_is_given_back_as_well(
+    monkeypatch: pytest.MonkeyPatch, failed: str, left: dict[str, Any], looked: int
+) -> None:
+    looks: list[str] = []
+
+    def remove(operator: CleanUpValidationOperator) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        looks.append(operator.node_pool)
+        return {"pods": [], "placeholders": [], "unprotected": []}, {}
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(CleanUpValidationOperator, "_remove", remove)
+    ti = EndedWhileAsking()
+    ti.task_states, ti.xcoms = {"request": "success", "wait": "skipped", failed: "failed"}, left
+    with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
+        wait = AwaitCapacityOperator(task_id="wait", node_pool=POOL)
+        RequestCapacityOperator(task_id="request", node_pool=POOL) >> wait >> clean
+    clean.act(context(ti))
+    assert len(looks) == looked

@@ -71,6 +71,14 @@ def test_run_without_failures_passes() -> None:
     assert operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "skipped"})}) == "none of 2 tasks failed"
 
 
+@pytest.mark.parametrize("states", [{"a": "skipped"}, {"a": "success"}], ids=["marked failed", "marked a success"])
+def test_a_run_that_a_person_ended_while_nothing_failed_is_no_success(states: dict[str, str]) -> None:
+    operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "end"], end="end")
+    assert operator.execute({"ti": FakeTaskInstance({**states, "end": "success"})}) == "none of 2 tasks failed"
+    with pytest.raises(RunFailed, match="a person ended this run"):
+        operator.execute({"ti": FakeTaskInstance({**states, "end": "skipped"})})
+
+
 def test_a_run_that_found_the_cluster_busy_says_so() -> None:
     ti = FakeTaskInstance({"acquire": "skipped", "a": "skipped"})
     ti.xcoms["acquire", SKIPPED] = {"reason": "ClusterBusy", "message": "held by x/run_1"}
