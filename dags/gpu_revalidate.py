@@ -6,7 +6,8 @@ promises.
 It never buys capacity and corrects nothing.
 
 1. **preflight**: cluster ACTIVE; then the cluster's turn. If another run has it, everything is skipped: the run's
-   verdict says `ClusterBusy`, and there is neither a pass nor an alarm.
+   verdict says `ClusterBusy`, and there is neither a pass nor an alarm, unless the turn has been held for longer than
+   `validation.overdueAfter`.
 2. **drift check**: the manifests and Helm releases against the spec, each difference with its object and field:
    changed, deleted or added. A difference fails the run; the validation takes place all the same.
 3. **validation** of every pool: the proofs of the lifecycle, and measurements. Only GPUs that nobody uses are taken: a

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -131,6 +132,23 @@ def record(holder: Holder | None, previous: Mapping[str, Any] | None = None) -> 
         "metadata": metadata,
         "data": holder.to_data() if holder else {},
     }
+
+
+def kept_longer_than(seconds: float, config_map: Mapping[str, Any] | None, now: datetime) -> bool:
+    """Whether somebody has had the turn for longer, or a record in the way does not tell since when.
+
+    A run that only now works takes its time; a turn that was left behind keeps every other run away for ever.
+
+    :param now: with a time zone.
+    """
+    holder = read_holder(config_map)
+    if holder is None:
+        return False
+    try:
+        since = datetime.fromisoformat(holder.since)
+    except ValueError:
+        return True
+    return (now - since.astimezone(UTC)).total_seconds() > seconds
 
 
 def held_by(config_map: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from gpu_fleet.core.errors import SpecError
@@ -144,28 +145,51 @@ async def validation_overdue(
     The notifiers' synchronous side is used, in a thread: the asynchronous one of Amazon's needs aiobotocore, which
     their provider does not install.
 
-    :param context: ``dag_run`` and ``deadline``, as the scheduler sends them.
+    Nobody is told of a run that ended in time: Airflow itself drops a deadline only when its run *succeeds*
+    (``DagRun.update_state``), and calls back also for runs that failed long before it.
+
+    :param context: ``dag_run`` and ``deadline``, as the scheduler sends them
+        (``airflow.models.deadline.Deadline.handle_miss``).
     :raises RuntimeError: if a notifier failed, so that the callback's state says so.
     """
-    run = dict((context or {}).get("dag_run") or {})
+    run, deadline = (dict((context or {}).get(key) or {}) for key in ("dag_run", "deadline"))
     dag_id, run_id = str(run.get("dag_id", "")), str(run.get("dag_run_id", ""))
+    ended, due = _moment(run.get("end_date")), _moment(deadline.get("deadline_time"))
+    if ended is not None and (due is None or ended <= due):
+        return f"run {run_id} ended in time, at {ended.isoformat()}: nobody told"
+    message = (
+        f"Revalidation of cluster {cluster} is overdue: run {run_id} has not ended "
+        f"{overdue_after_s / 60:g} min after it was due."
+    )
+    failed = await asyncio.to_thread(tell_overdue, cluster, message, (dag_id, run_id), notifiers)
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return f"{len(notifiers)} notifier(s) told"
+
+
+def _moment(value: Any) -> datetime | None:
+    """A time as Airflow hands it over: itself, or as text."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def tell_overdue(cluster: str, message: str, run: tuple[str, str], notifiers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tell every notifier that a cluster's validation is overdue; never raises.
+
+    :param run: DAG id and run id, for the link.
+    :returns: what went wrong, by notifier.
+    """
     variables = {
-        "message": f"Revalidation of cluster {cluster} is overdue: run {run_id} has not ended "
-        f"{overdue_after_s / 60:g} min after it was due.",
+        "message": message,
         "cluster": cluster,
         "pool": "",
         "was": "",
         "now": "Overdue",
         "reason": "ValidationOverdue",
-        "report_url": ui_url(run_path(dag_id, run_id)),
+        "report_url": ui_url(run_path(*run)),
     }
-    log.warning("%s", variables["message"])
-    failed = []
-    for index, entry in enumerate(notifiers):
-        problem = await asyncio.to_thread(send, entry, f"validation.notify[{index}]", variables, {})
-        if problem is not None:
-            log.error("notifier failed: %s", problem)
-            failed.append(problem)
-    if failed:
-        raise RuntimeError("; ".join(failed))
-    return f"{len(notifiers)} notifier(s) told"
+    log.warning("%s", message)
+    found = [send(entry, f"validation.notify[{index}]", variables, {}) for index, entry in enumerate(notifiers)]
+    failed = [problem for problem in found if problem is not None]
+    for problem in failed:
+        log.error("notifier failed: %s", problem)
+    return failed

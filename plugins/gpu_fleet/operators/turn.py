@@ -124,7 +124,8 @@ class AcquireTurnOperator(FleetOperator):
     the same run it is simply kept. Waiting ends after the spec's ``deadlines.turn``.
 
     :param if_taken: ``wait``, or ``skip``: this task and all that rests on it are skipped, with the reason
-        ``ClusterBusy`` in the XCom ``skipped``. For runs that come again by themselves.
+        ``ClusterBusy`` in the XCom ``skipped``. For runs that come again by themselves. If the holder has had the turn
+        for longer than the spec's ``validation.overdueAfter``, the spec's notifiers are told.
     :returns: the record: deployment, dag_id, run_id, since.
     :raises DeadlinePassed: naming the holder.
     """
@@ -149,11 +150,28 @@ class AcquireTurnOperator(FleetOperator):
         if holder is not None:
             return holder.to_data()
         if self.if_taken == "skip":
-            by = rules.held_by(self.kube.get(TURN_REF) or {})
-            busy = ClusterBusy(f"the turn of cluster {self.spec.name} is held by {by}")
+            found = self.kube.get(TURN_REF)
+            busy = ClusterBusy(f"the turn of cluster {self.spec.name} is held by {rules.held_by(found or {})}")
+            self._tell_if_overdue(context, found, busy)
             context["ti"].xcom_push(SKIPPED, {"reason": busy.reason, "message": busy.message})
             raise AirflowSkipException(f"{busy.reason}: {busy.message}; the next run looks again")
         return self._wait(context, started)
+
+    def _tell_if_overdue(self, context: Mapping[str, Any], found: dict[str, Any] | None, busy: ClusterBusy) -> None:
+        """A run that skips is in time, and so has no deadline to miss: but nothing is validated while it has to skip.
+
+        Only of runs that come by themselves: whoever starts one by hand looks at it.
+        """
+        validation, run = self.spec.validation, context.get("dag_run")
+        if validation.overdue_after is None or getattr(run, "run_type", "") != "scheduled":
+            return
+        if rules.kept_longer_than(validation.overdue_after.seconds, found, datetime.now(UTC)):
+            from gpu_fleet.hooks.notifiers import tell_overdue
+
+            message = f"Revalidation of cluster {self.spec.name} is overdue: {busy.message}, and has been for longer "
+            message += f"than {validation.overdue_after.seconds / 60:g} min; nothing is validated meanwhile."
+            ti, entries = context["ti"], [entry.model_dump(mode="json") for entry in validation.notify]
+            tell_overdue(self.spec.name, message, (ti.dag_id, ti.run_id), entries)
 
     def _wait(self, context: Mapping[str, Any], started: float) -> dict[str, str]:
         from gpu_fleet.hooks.settings import Settings

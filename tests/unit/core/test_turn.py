@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from gpu_fleet.core.turn import NAMELESS_DEPLOYMENT, Action, Holder, Turn, decide, held_by, observe, read_holder, record
+from gpu_fleet.core.turn import (
+    NAMELESS_DEPLOYMENT,
+    Action,
+    Holder,
+    Turn,
+    decide,
+    held_by,
+    kept_longer_than,
+    observe,
+    read_holder,
+    record,
+)
 
 ME = Holder("https://af", "gpu_lifecycle.demo", "manual__1", "2026-09-01T10:00:00Z")
 OTHER_RUN = Holder("https://af", "gpu_teardown.demo", "manual__2", "2026-09-01T09:00:00Z")
@@ -79,3 +91,19 @@ def test_a_swap_carries_version_and_identity_of_what_it_replaces() -> None:
 def test_an_unreadable_record_comes_with_a_remedy() -> None:
     assert "delete ConfigMap gpu-fleet-system/turn" in held_by({"data": {"owner": "somebody"}})
     assert held_by({}) == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("config_map", "expected"),
+    [
+        (None, False),
+        (record(None), False),
+        (record(ME), True),
+        (record(Holder("a", "d", "r", "2026-09-01T11:30:00Z")), False),
+        (record(Holder("a", "d", "r", "2026-09-01T13:30:00+02:00")), False),
+        (record(Holder("a", "d", "r", "some day")), True),
+        ({"data": {"owner": "somebody"}}, True),
+    ],
+)
+def test_whether_somebody_has_had_the_turn_for_longer(config_map: dict[str, Any] | None, expected: bool) -> None:
+    assert kept_longer_than(3600, config_map, datetime(2026, 9, 1, 12, 0, tzinfo=UTC)) is expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -127,3 +128,23 @@ async def test_overdue_tells_every_notifier_and_fails_if_one_did() -> None:
         },
     )
     assert await validation_overdue("demo", 3600, [good]) == "1 notifier(s) told"
+
+
+DUE = "2026-11-01T05:30:00Z"
+
+
+@pytest.mark.parametrize("as_text", [True, False], ids=["due as text", "due as a time"])
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [(None, True), ("2026-11-01T05:29:59.5Z", False), (DUE, False), ("2026-11-01T05:30:01Z", True)],
+    ids=["still runs", "failed in time", "at the last moment", "too late"],
+)
+async def test_a_run_that_ended_in_time_is_not_overdue(ended: str | None, told: bool, as_text: bool) -> None:
+    """Airflow calls back for every run that did not succeed, whenever it ended."""
+    context = {
+        "dag_run": {"dag_id": "gpu_revalidate.demo", "dag_run_id": "scheduled__1", "end_date": ended},
+        "deadline": {"id": "1", "deadline_time": DUE if as_text else datetime.fromisoformat(DUE)},
+    }
+    answer = await validation_overdue("demo", 3600, [entry("RecordingNotifier", message="m")], context)
+    assert answer.endswith("1 notifier(s) told" if told else "nobody told")
+    assert len(notifying.CALLS) == int(told)

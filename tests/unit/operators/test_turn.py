@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.turn import NEVER_ASKED, SKIPPED, AcquireTurnOperator, ReleaseTurnOperator
+from tests.unit import notifying
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -130,6 +132,43 @@ def test_a_run_that_comes_again_skips_a_busy_cluster_and_names_the_holder(cluste
         AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
     assert busy["ti"].xcoms[SKIPPED]["reason"] == "ClusterBusy"
     assert held(cluster).run_id == "run_1"
+
+
+RECORD = {"notifier": "tests.unit.notifying.RecordingNotifier", "arguments": {"message": "{{ reason }}: {{ message }}"}}
+
+
+@pytest.mark.parametrize(
+    ("since", "run_type", "told"),
+    [
+        ("2026-01-01T00:00:00Z", "scheduled", True),
+        ("", "scheduled", True),
+        ("now", "scheduled", False),
+        ("2026-01-01T00:00:00Z", "manual", False),
+    ],
+    ids=["left behind", "unreadable", "at work", "left behind, by hand"],
+)
+def test_a_turn_that_keeps_validation_away_for_long_is_told(
+    cluster: SandboxCluster, since: str, run_type: str, told: bool
+) -> None:
+    notifying.CALLS.clear()
+    acquire(run(cluster, "run_1"))
+    found = cluster.kube.get(TURN_REF) or {}
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if since == "now" else since
+    cluster.kube.replace(record(Holder("elsewhere", "gpu_lifecycle.demo", "theirs", since), found))
+    busy = run(cluster, "run_2")
+    spec = busy["ti"]._frozen["spec"]
+    spec["schedule"], spec["validation"] = "0 4 * * *", {"overdueAfter": "90m", "notify": [RECORD]}
+    busy["dag_run"] = SimpleNamespace(run_type=run_type)
+    with pytest.raises(AirflowSkipException, match="ClusterBusy"):
+        AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
+    said = [fields["message"] for _, fields in notifying.CALLS]
+    assert len(said) == int(told)
+    for message in said:
+        assert message.startswith(
+            "ValidationOverdue: Revalidation of cluster demo is overdue: the turn of cluster demo"
+        )
+        assert "theirs of elsewhere" in message
+        assert "longer than 90 min" in message
 
 
 @pytest.mark.parametrize("state", ["success", "failed", None])
