@@ -326,19 +326,34 @@ class reported_failure:
 class ReleasePlaceholdersOperator(PoolOperator):
     """Deletes the pool's placeholders, so that their GPUs can be used; harmless to repeat.
 
+    So are pods that hold capacity: all of them where this DAG holds the pool's nodes anew afterwards, else only those
+    of the nodes that are about to be probed.
+
     :returns: names of the pods that were deleted.
     """
 
     changes_cluster = True
     ui_color = "#e9f0fb"
 
-    def act(self, context: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
+    def act(self, context: Mapping[str, Any]) -> list[str]:
+        from gpu_fleet.core.probes import pinned_to
+
         pods = placeholders(self.kube, self.node_pool)
-        pods += placeholders(self.kube, self.node_pool, rules.COMPONENT_HOLD)
+        holds = placeholders(self.kube, self.node_pool, rules.COMPONENT_HOLD)
+        if holds and not self._held_anew():
+            from gpu_fleet.operators.validation_nodes import protected_nodes
+
+            probed = set(protected_nodes(self, context)["nodes"])
+            holds = [pod for pod in holds if pinned_to(pod) in probed]
+        pods += holds
         deleted = delete_pods(self.kube, pods)
         unmark_standing(self.kube, self.of_pool())
         self.log.info("released %d placeholder(s) of pool %s", len(deleted), self.node_pool)
         return deleted
+
+    def _held_anew(self) -> bool:
+        after = self.get_flat_relatives(upstream=False)
+        return any(isinstance(task, HoldCapacityOperator) and task.node_pool == self.node_pool for task in after)
 
 
 class HoldCapacityOperator(PoolOperator):

@@ -14,7 +14,7 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
-from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, PoolOperator
+from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, HoldCapacityOperator, PoolOperator
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_tasks
@@ -178,13 +178,16 @@ class PublishPoolOperator(PoolOperator):
         if finding.without:
             extra["without"] = list(finding.without)
         if finding.outcome == Outcome.PASSED:
-            extra["validUntil"] = (now + timedelta(seconds=self._valid_s())).isoformat(timespec="seconds")
+            extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
         return rules.bounded(extra)
 
-    def _valid_s(self) -> int:
+    def _valid_s(self, context: Mapping[str, Any]) -> int:
         disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after
+        # A revalidation holds nothing, and ends what was held on the nodes that it probes.
+        holds = upstream_tasks(self, HoldCapacityOperator)
+        held = any(context["ti"].xcom_pull(task_ids=task) for task in holds)
         return rules.valid_seconds(
-            self.this_pool.capacity.hold,
+            self.this_pool.capacity.hold if held else 0,
             None if disruption.never else disruption.seconds,
             None if expire.never else expire.seconds,
         )

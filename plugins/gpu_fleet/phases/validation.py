@@ -74,7 +74,7 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                 if pool.capacity.hold and not measure:
                     # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
                     hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)
-                    probes >> hold >> clean
+                    probes >> hold >> [clean, publish]
                     tasks.append(hold)
             phases[pool.name] = Phase(heads=[protect], tails=[clean, publish], tasks=tasks)
     return phases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from airflow.sdk import DAG, Asset, AssetAlias
 from gpu_fleet.core.assets import MAX_EXTRA, Topic, uri
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation_report import PoolReport
+from gpu_fleet.operators.capacity import HoldCapacityOperator
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
 from gpu_fleet.operators.validation import RunProbesOperator
@@ -25,6 +26,8 @@ from tests.unit.core.specs import demo_spec
 from tests.unit.report_objects import broken, broken_node, busy_node, healthy, host, node, report
 
 POOL = "shared-a10g"
+#: Minutes; far more than the pool's consolidateAfter.
+HOLD = 600
 READY, VALIDATED, NOT_READY = (uri("demo", POOL, topic) for topic in (Topic.READY, Topic.VALIDATED, Topic.NOT_READY))
 
 
@@ -79,9 +82,14 @@ def run(
     store: StateStore | None = None,
     max_tries: int = 2,
     blamed: list[str] | None = None,
+    held: list[str] | None = None,
+    hold: bool = False,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
+    pool = spec.pool(POOL)
+    minutes = pool.capacity.model_copy(update={"hold": HOLD})
+    spec = spec.model_copy(update={"node_pools": (pool.model_copy(update={"capacity": minutes}),)})
     names = ["sharing", "vectoradd"][: len(reports)]
     with DAG("gpu_revalidate.demo", schedule=None):
         protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
@@ -89,10 +97,13 @@ def run(
         remediate = CleanUpValidationOperator(task_id="remediate", node_pool=POOL)
         publish = PublishPoolOperator(task_id="publish", node_pool=POOL)
         protect >> probes >> remediate >> publish
+        if hold:
+            probes >> HoldCapacityOperator(task_id="hold", node_pool=POOL) >> publish
     nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
     left: dict[tuple[str, str], Any] = {
         ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4, "blamed": blamed or []},
         ("remediate", REMEDIATION): remediation,
+        ("hold", "return_value"): held,
     }
     for name, one in zip(names, reports, strict=True):
         if one is not None:
@@ -182,6 +193,17 @@ def test_fifty_failed_nodes_fit_into_the_event() -> None:
     extra = done.events[NOT_READY]
     assert len(json.dumps(extra)) <= MAX_EXTRA
     assert len(extra["nodes"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("hold", "held", "counts"),
+    [(False, None, False), (True, ["hold-1"], True), (True, [], False), (True, None, False)],
+    ids=["a revalidation", "held", "nothing to hold", "the hold failed"],
+)
+def test_a_hold_counts_only_where_the_run_holds_nodes(hold: bool, held: list[str] | None, counts: bool) -> None:
+    extra = run([healthy()], hold=hold, held=held).events[VALIDATED]
+    valid = datetime.fromisoformat(extra["validUntil"]) - datetime.fromisoformat(extra["at"])
+    assert (valid >= timedelta(minutes=HOLD)) is counts
 
 
 # --- notifications ---------------------------------------------------------------------------------------------------

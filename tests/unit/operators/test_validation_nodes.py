@@ -11,15 +11,17 @@ import pytest
 from airflow.sdk import DAG, Asset
 
 from gpu_fleet.core.errors import GateFailed
-from gpu_fleet.core.kinds import NODE, ObjectRef
+from gpu_fleet.core.kinds import NODE, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     ANNOTATION_QUARANTINED,
     LABEL_INITIALIZED,
     LABEL_NODE_POOL,
+    SYSTEM_NAMESPACE,
 )
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator, create_pod
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.cluster_objects import stamp
@@ -214,6 +216,36 @@ def test_a_failed_node_is_blamed_until_it_is_gone_or_out_of_service(kube: KubeCl
     assert operator.execute(run)["blamed"] == ["n2"]
     # Also if it is not looked at.
     assert operator.execute(run | {"params": {"node": "n1"}})["blamed"] == ["n2"]
+
+
+@pytest.mark.parametrize(
+    ("anew", "released"), [(False, ["hold-n1", "placeholder"]), (True, ["hold-n1", "hold-n2", "placeholder"])]
+)
+def test_holds_of_nodes_that_are_not_probed_stay_unless_they_are_renewed(
+    kube: KubeClient, anew: bool, released: list[str]
+) -> None:
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
+    for name, component, node in (
+        ("hold-n1", "hold", "n1"),
+        ("hold-n2", "hold", "n2"),
+        ("placeholder", "placeholder", ""),
+    ):
+        labels = {"gpu-fleet.io/component": component, "gpu-fleet.io/pool": POOL}
+        spec = {"containers": [{"name": "c", "image": "pause"}], "serviceAccountName": "default"}
+        spec |= {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+        metadata = {"name": name, "namespace": SYSTEM_NAMESPACE, "labels": labels}
+        create_pod(kube, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    with DAG("gpu_revalidate.demo", schedule=None):
+        protect = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
+        free = ReleasePlaceholdersOperator(task_id="free", node_pool=POOL)
+        protect >> free
+        if anew:
+            free >> HoldCapacityOperator(task_id="hold", node_pool=POOL)
+    ti = TaskInstance(spec=demo_spec())
+    ti.xcoms["return_value"] = {"nodes": ["n1"]}
+    assert sorted(free.execute(context(ti))) == released
+    for pod in kube.list(POD, SYSTEM_NAMESPACE):
+        kube.delete(ObjectRef(POD, pod["metadata"]["name"], SYSTEM_NAMESPACE), grace_seconds=0)
 
 
 def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:
