@@ -147,7 +147,12 @@ def test_defect_is_found_where_it_is_and_called_by_its_name(
         assert {(failure["node"], failure["reason"]) for failure in told} >= {
             (node, defect.reason) for node in findings.defects[defect.name]
         }
-        assert defect.reason in findings.run.log("run_verdict") or findings.run.failed
+        # The run's last words name the task that failed, and its log the cause.
+        group = revalidation.group(defect.pool)
+        failed = [task for task in findings.run.failed if task.startswith(f"{group}.")]
+        naming = [task for task in failed if defect.reason in findings.run.log(task)]
+        assert naming, f"none of {failed} names {defect.reason}"
+        assert all(task in findings.run.log("run_verdict") for task in naming)
 
 
 def report_failures(report: Json) -> list[Json]:
