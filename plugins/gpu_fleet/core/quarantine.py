@@ -2,7 +2,7 @@
 
 A quarantined node is cordoned, tainted with the reason, and annotated with what happened; the annotation alone says
 that the quarantine is ours. Pods that run there go on running: a cordon moves nobody. Probes tolerate both, so that the
-node is looked at again, and released when it passes the probe that it had failed.
+node is looked at again, and released when it passes the probe that it had failed, or all others if that one is no more.
 
 A node is replaced by deleting its NodeClaim. The rest is Karpenter's: it drains the node through the Eviction API,
 which honours PodDisruptionBudgets, up to the NodePool's ``terminationGracePeriod``, after which pods are deleted
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -180,6 +180,7 @@ def plan(
     *,
     spent: Iterable[str],
     node_causes: frozenset[str],
+    probes: Collection[str],
 ) -> Plan:
     """What is to be done. Total; the same state gives the same plan, and a plan half carried out is gone on with.
 
@@ -187,6 +188,7 @@ def plan(
     :param nodes: all nodes of the pool, by name; :param quarantines: of those that are quarantined.
     :param spent: nodes that this run has taken out of service before it was interrupted.
     :param node_causes: reasons that lie in a node.
+    :param probes: those that this run has for the pool, without any that it could not run at all.
     """
     used, left = set(spent), []
     quarantine: list[tuple[str, Judgement]] = []
@@ -212,7 +214,7 @@ def plan(
         quarantine.append((name, found))
         if policy is Policy.REPLACE:
             replace.append(name)
-    return Plan(tuple(quarantine), tuple(replace), _passed_again(judged, nodes, quarantines), tuple(left))
+    return Plan(tuple(quarantine), tuple(replace), _passed_again(judged, nodes, quarantines, probes), tuple(left))
 
 
 def pool_wide(judged: Mapping[str, Judgement], nodes: Mapping[str, PoolNode]) -> str | None:
@@ -252,11 +254,15 @@ def _why_left(
 
 
 def _passed_again(
-    judged: Mapping[str, Judgement], nodes: Mapping[str, PoolNode], quarantines: Mapping[str, Quarantine]
+    judged: Mapping[str, Judgement],
+    nodes: Mapping[str, PoolNode],
+    quarantines: Mapping[str, Quarantine],
+    probes: Collection[str],
 ) -> tuple[str, ...]:
     """Quarantined nodes that passed, the probe that they had failed included.
 
-    A probe may not have run this time, so that passing the others alone proves nothing.
+    That one may not have reached a node this time, so that passing the others alone proves nothing. A probe that there
+    is no more (the spec has switched it off) would keep a node for ever: then all that there are must have been passed.
     """
     return tuple(
         name
@@ -264,8 +270,13 @@ def _passed_again(
         if name in nodes
         and (found := judged.get(name)) is not None
         and found.outcome is Outcome.PASSED
-        and (not quarantines[name].probe or quarantines[name].probe in found.passed)
+        and (quarantines[name].probe in {"", *found.passed} or _without(quarantines[name].probe, probes, found))
     )
+
+
+def _without(probe: str, probes: Collection[str], found: Judgement) -> bool:
+    """A node has passed everything that there is, and the probe that it had failed is no more."""
+    return bool(probes) and probe not in probes and set(probes) <= found.passed
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------

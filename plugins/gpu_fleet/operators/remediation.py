@@ -12,7 +12,7 @@ from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import PoolOperator
 from gpu_fleet.operators.publish import REMEDIATION
-from gpu_fleet.operators.validation import REPORT, RunProbesOperator
+from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import upstream_tasks
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class RemediateNodesOperator(PoolOperator):
             quarantines,
             spent={*acted, *(name for name, quarantine in quarantines.items() if quarantine.run == run)},
             node_causes=NODE_CAUSES,
+            probes=self._probes(context),
         )
         self._quarantine(context, plan, acted, set(quarantines))
         for name in plan.release:
@@ -85,6 +86,13 @@ class RemediateNodesOperator(PoolOperator):
         }
         context["ti"].xcom_push(REMEDIATION, outcome)
         return outcome
+
+    def _probes(self, context: Mapping[str, Any]) -> set[str]:
+        """The pool's probes in this run, without those that no node could be given."""
+        ti, dag = context["ti"], self.get_dag()
+        tasks = {id_: dag.get_task(id_) for id_ in upstream_tasks(self, RunProbesOperator)} if dag else {}
+        skipped = [id_ for id_ in tasks if (ti.xcom_pull(task_ids=id_, key=SUMMARY) or {}).get("outcome") == "Skipped"]
+        return {task.probe for id_, task in tasks.items() if id_ not in skipped and isinstance(task, RunProbesOperator)}
 
     def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
         from gpu_fleet.core.validation_report import PoolReport

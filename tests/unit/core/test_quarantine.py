@@ -48,9 +48,10 @@ def make(
     quarantines: dict[str, Quarantine] | None = None,
     spent: tuple[str, ...] = (),
     nodes: dict[str, PoolNode] | None = None,
+    probes: tuple[str, ...] = ("sharing", "throughput"),
 ) -> Plan:
     there = nodes if nodes is not None else views(*judged, cordoned=tuple(quarantines or ()))
-    return plan(policy, budget, judged, there, quarantines or {}, spent=spent, node_causes=CAUSES)
+    return plan(policy, budget, judged, there, quarantines or {}, spent=spent, node_causes=CAUSES, probes=probes)
 
 
 def why(found: Plan) -> dict[str, str]:
@@ -182,6 +183,25 @@ def test_only_the_probe_that_was_failed_ends_a_quarantine(found: Judgement | Non
     judged = {"b": GOOD} | ({"a": found} if found is not None else {})
     there = views("a", "b", cordoned=("a",))
     assert make(Policy.QUARANTINE, judged, quarantines={"a": OURS}, nodes=there).release == release
+
+
+@pytest.mark.parametrize(
+    ("passed", "probes", "release"),
+    [
+        (["sharing"], ["sharing"], ("a",)),
+        (["sharing", "throughput"], ["sharing", "throughput"], ("a",)),
+        (["sharing"], ["sharing", "throughput"], ()),  # too busy to be measured
+        (["sharing"], ["sharing", "dcgm"], ()),
+        (["sharing"], [], ()),
+    ],
+)
+def test_a_probe_that_was_switched_off_keeps_no_node_for_ever(
+    passed: list[str], probes: list[str], release: tuple[str, ...]
+) -> None:
+    before = {"a": Quarantine("DcgmFailed", "m", "dcgm", "d/r", "")}
+    found = Judgement(Outcome.PASSED, passed=frozenset(passed))
+    made = make(Policy.QUARANTINE, {"a": found, "b": GOOD}, quarantines=before, probes=tuple(probes))
+    assert made.release == release
 
 
 def test_a_damaged_annotation_does_not_keep_a_good_node_for_ever() -> None:

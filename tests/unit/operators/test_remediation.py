@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.sdk import DAG
 
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_QUARANTINED, LABEL_NODE_POOL, TAINT_QUARANTINED
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.operators import remediation
 from gpu_fleet.operators.remediation import ACTED, RemediateNodesOperator
+from gpu_fleet.operators.validation import RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -298,3 +300,15 @@ def test_what_is_about_to_be_done_is_noted_before(cluster: SandboxCluster, monke
 def test_only_a_run_that_has_the_turn_remedies() -> None:
     assert RemediateNodesOperator.only_in_turn
     assert RemediateNodesOperator.changes_cluster
+
+
+def test_a_probe_that_no_node_could_be_given_is_none_of_the_runs(cluster: SandboxCluster) -> None:
+    with DAG("gpu_revalidate.demo", schedule=None):
+        probes = [RunProbesOperator(task_id=name, node_pool=POOL, probe=name) for name in ("sharing", "dcgm")]
+        operator = RemediateNodesOperator(task_id="remediate", node_pool=POOL)
+        probes >> operator
+    ran = task_context(cluster)
+    assert operator._probes(ran) == {"sharing", "dcgm"}
+    outcomes = {"sharing": "Passed", "dcgm": "Skipped"}
+    ran["ti"].xcom_pull = lambda task_ids, key: {"outcome": outcomes[task_ids]}
+    assert operator._probes(ran) == {"sharing"}
