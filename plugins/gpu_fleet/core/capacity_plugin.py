@@ -7,6 +7,7 @@ roll it back' from 'EC2 has no capacity'.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from gpu_fleet.core.capacity_objects import (
     STUCK_WAITING,
@@ -18,14 +19,19 @@ from gpu_fleet.core.capacity_objects import (
     name_of,
     node_of,
 )
-from gpu_fleet.core.names import GPU_RESOURCE
+from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE
 from gpu_fleet.core.verdict import Verdict, failed, progressing
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import DevicePlugin
 
 #: Prefix of every reason that blames the device plugin.
 PLUGIN_CAUSE = "DevicePlugin"
 
 #: Seconds that a stuck reason must be old: one failed pull or one crash of a fresh node is no reason to roll back.
 STUCK_PATIENCE_S = 30.0
+
+DEVICE_PLUGIN_CHART = "nvidia-device-plugin"
 
 #: Other DaemonSets of the same chart, whose pods share labels with the plugin's.
 _OTHERS = ("mps-control-daemon", "feature-discovery")
@@ -36,8 +42,28 @@ def plugin_blamed(reason: str) -> bool:
     return reason.startswith(PLUGIN_CAUSE)
 
 
-def plugin_pods(pods: Iterable[Object]) -> list[Object]:
-    """The device plugin's own pods, found by their owner: all DaemonSets of the chart have the same selector."""
+def plugin_daemon_set(plugin: DevicePlugin) -> str:
+    """The name of the DaemonSet that our release installs; empty if the plugin is somebody else's.
+
+    Source: the chart's ``nvidia-device-plugin.fullname`` (k8s-device-plugin ``templates/_helpers.tpl``).
+    """
+    if not plugin.manage:
+        return ""
+    full, name = plugin.values.get("fullnameOverride"), plugin.values.get("nameOverride") or DEVICE_PLUGIN_CHART
+    if not full:
+        known = str(name) in DEVICE_PLUGIN_RELEASE
+        full = DEVICE_PLUGIN_RELEASE if known else f"{DEVICE_PLUGIN_RELEASE}-{name}"
+    return str(full)[:63].removesuffix("-")
+
+
+def plugin_pods(pods: Iterable[Object], daemon_set: str = "") -> list[Object]:
+    """The device plugin's own pods, found by their owner: all DaemonSets of the chart have the same selector.
+
+    :param daemon_set: see :func:`plugin_daemon_set`. Strangers may live in the same namespace (kube-system, say), and
+        their troubles are none of the plugin's. Without a name: any DaemonSet's, but for those known to be others.
+    """
+    if daemon_set:
+        return [pod for pod in pods if _owner(pod) == daemon_set]
     return [pod for pod in pods if _owner(pod) and not any(other in _owner(pod) for other in _OTHERS)]
 
 
@@ -49,7 +75,14 @@ def _owner(pod: Object) -> str:
 
 
 def no_gpus(
-    node: PoolNode, pods: Iterable[Object], events: Iterable[Object], *, now: float, started: float, patience_s: float
+    node: PoolNode,
+    pods: Iterable[Object],
+    events: Iterable[Object],
+    *,
+    now: float,
+    started: float,
+    patience_s: float,
+    daemon_set: str = "",
 ) -> Verdict:
     """The verdict on a Ready node without allocatable GPUs.
 
@@ -57,11 +90,12 @@ def no_gpus(
     :param events: events of that namespace.
     :param started: epoch seconds of the first look, used where the node does not tell since when it is Ready.
     :param patience_s: seconds from Ready (or the plugin's start) after which the plugin is taken for broken.
+    :param daemon_set: see :func:`plugin_pods`.
     """
     since = node.ready_since if node.ready_since is not None else started
-    mine = [pod for pod in plugin_pods(pods) if node_of(pod) == node.name]
+    mine = [pod for pod in plugin_pods(pods, daemon_set) if node_of(pod) == node.name]
     if not mine:
-        return _absent(node, events, waited=now - since, patience_s=patience_s)
+        return _absent(node, _about(events, daemon_set), waited=now - since, patience_s=patience_s)
     pod = max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")))
     name = name_of(pod)
     created = epoch((pod.get("metadata") or {}).get("creationTimestamp"))
@@ -91,6 +125,10 @@ def no_gpus(
             node=node.name,
         )
     return progressing("ResourceNotRegistered", f"{message}; it takes up to a minute to register")
+
+
+def _about(events: Iterable[Object], daemon_set: str) -> list[Object]:
+    return [e for e in events if not daemon_set or (e.get("involvedObject") or {}).get("name") in (None, daemon_set)]
 
 
 def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience_s: float) -> Verdict:

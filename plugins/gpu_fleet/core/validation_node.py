@@ -108,12 +108,19 @@ class NodeFacts:
 
 
 def node_facts(
-    name: str, node: Object | None, *, pods: Iterable[Object], runtime_class: bool, claims: Iterable[Object] = ()
+    name: str,
+    node: Object | None,
+    *,
+    pods: Iterable[Object],
+    runtime_class: bool,
+    claims: Iterable[Object] = (),
+    daemon_set: str = "",
 ) -> NodeFacts:
     """The facts about a node.
 
     :param node: the Node object, ``None`` if there is none.
     :param pods: all pods of the device plugin's namespace; :param claims: NodeClaims, of any node.
+    :param daemon_set: the plugin's, see :func:`gpu_fleet.core.capacity_plugin.plugin_pods`.
     """
     item: Object = node or {}
     view = PoolNode.of(item) if node is not None else None
@@ -130,7 +137,7 @@ def node_facts(
         if hardware is None
         else (str(hardware.get("status")), str(hardware.get("reason", "")), str(hardware.get("message", ""))),
         runtime_class=runtime_class,
-        plugin=_newest(plugin_pods(here)),
+        plugin=_newest(plugin_pods(here, daemon_set)),
         mps_daemon=_newest(pod for pod in here if _MPS_DAEMON in _owner(pod)),
         initialized_at=_initialized_at(name, claims),
     )

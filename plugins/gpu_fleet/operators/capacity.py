@@ -275,6 +275,8 @@ class AwaitCapacityOperator(PoolOperator):
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.capacity_plugin import plugin_daemon_set
+
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         if not pool.wanted_nodes:
@@ -291,6 +293,7 @@ class AwaitCapacityOperator(PoolOperator):
             "physical": gpus.count,
             "replicas": pool.replicas,
             "plugin_namespace": self.spec.device_plugin.namespace,
+            "plugin_daemon_set": plugin_daemon_set(self.spec.device_plugin),
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
         }
         seconds = float(self.spec.deadlines.capacity)

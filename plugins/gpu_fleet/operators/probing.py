@@ -135,6 +135,7 @@ def unpack(text: str) -> Any:
 
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
     """The facts about some nodes of the operator's pool, in the same order."""
+    from gpu_fleet.core.capacity_plugin import plugin_daemon_set
     from gpu_fleet.core.validation_node import node_facts
 
     kube, spec = operator.kube, operator.spec
@@ -146,7 +147,11 @@ def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFact
     pods = kube.list(POD, spec.device_plugin.namespace)
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
     exists = kube.get(ObjectRef(RUNTIME_CLASS, RUNTIME_CLASS_NAME)) is not None
-    return [node_facts(name, found.get(name), pods=pods, runtime_class=exists, claims=claims) for name in names]
+    plugin = plugin_daemon_set(spec.device_plugin)
+    return [
+        node_facts(name, found.get(name), pods=pods, runtime_class=exists, claims=claims, daemon_set=plugin)
+        for name in names
+    ]
 
 
 def unfit_nodes(

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.capacity_plugin import plugin_daemon_set
 from gpu_fleet.core.probes import Probe
+from gpu_fleet.core.spec.components import DevicePlugin
 from gpu_fleet.core.validation import NODE_CAUSES, unfit_node
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, Promise, look_at_node, node_facts
 from gpu_fleet.core.validation_report import Outcome
@@ -216,3 +218,28 @@ def test_what_hits_every_node_alike_is_no_nodes_fault() -> None:
     lie_in_the_node = {reason for _, _, reason in DEFECTS.values()} - {"NodeVanished", "RuntimeClassMissing"}
     assert lie_in_the_node <= NODE_CAUSES
     assert NODE_CAUSES.isdisjoint({"RuntimeClassMissing", "ImageUnpullable", "NodeVanished", "Busy", "NodeClaimsLost"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "nvidia-device-plugin"),
+        ({"values": {"nameOverride": "gpu"}}, "nvidia-device-plugin-gpu"),
+        ({"values": {"nameOverride": "plugin"}}, "nvidia-device-plugin"),
+        ({"values": {"fullnameOverride": "mine"}}, "mine"),
+        ({"manage": False}, ""),
+    ],
+)
+def test_the_plugins_daemon_set_is_called_as_the_chart_calls_it(changes: dict[str, Any], name: str) -> None:
+    assert plugin_daemon_set(DevicePlugin(**changes)) == name
+
+
+def test_a_stranger_in_the_plugins_namespace_is_not_the_plugin() -> None:
+    """Not even if it is newer, and crashes."""
+    stranger = plugin_pod(NODE, ready=False, waiting=("CrashLoopBackOff", ""), age=1.0, owner="dcgm-exporter")
+    pods = [plugin_pod(NODE), stranger]
+    pods[0]["metadata"]["name"] = "plugin"
+    facts = node_facts(NODE, node(NODE), pods=pods, runtime_class=True, daemon_set="nvidia-device-plugin")
+    assert facts.plugin is not None
+    assert (facts.plugin.name, facts.plugin.trouble) == ("plugin", "")
+    assert node_facts(NODE, node(NODE), pods=[stranger], runtime_class=True, daemon_set="mine").plugin is None

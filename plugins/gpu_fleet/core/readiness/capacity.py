@@ -1,8 +1,8 @@
 """Gate ``pool_capacity``: as many nodes of a pool as wanted are there, each with physical × replicas GPUs.
 
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
-``plugin_namespace``, ``plugin_patience_s`` (from Ready, or the plugin's start, to GPUs) and ``mismatch_patience_s``
-(how long a wrong number may stand).
+``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the plugin's
+start, to GPUs) and ``mismatch_patience_s`` (how long a wrong number may stand).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
@@ -133,7 +133,15 @@ def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int)
     patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)
     if not node.gpus:
         events = snapshot.get("plugin_events", [])
-        return no_gpus(node, pods, events, now=now, started=started, patience_s=patience)
+        return no_gpus(
+            node,
+            pods,
+            events,
+            now=now,
+            started=started,
+            patience_s=patience,
+            daemon_set=str(args.get("plugin_daemon_set") or ""),
+        )
     if node.gpus != expected:
         return _mismatch(node, pods, args, expected)
     if not node.initialized:
@@ -144,7 +152,7 @@ def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int)
 def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int) -> Verdict:
     now, started = _clock(args)
     known = [node.ready_since if node.ready_since is not None else started]
-    for pod in plugin_pods(pods):
+    for pod in plugin_pods(pods, str(args.get("plugin_daemon_set") or "")):
         if node_of(pod) == node.name:
             serving = epoch((condition(pod, "Ready") or {}).get("lastTransitionTime"))
             known.append(serving if serving is not None else started)
