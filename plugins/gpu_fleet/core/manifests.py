@@ -89,7 +89,7 @@ def system_namespaces(spec: ClusterSpec) -> list[Manifest]:
 
 @builder("placeholder_priority")
 def placeholder_priority(spec: ClusterSpec) -> list[Manifest]:
-    """The PriorityClass of placeholder pods: below everything, and preempting nobody."""
+    """The PriorityClass of placeholders and probes: below everything, and preempting nobody."""
     return [_complete(spec, "placeholder-priority")]
 
 

@@ -16,6 +16,7 @@ from gpu_fleet.core.names import (
     LABEL_HOSTNAME,
     LABEL_POOL,
     LABEL_RUN,
+    PLACEHOLDER_PRIORITY_CLASS,
     RUNTIME_CLASS_NAME,
     TAINT_QUARANTINED,
     TAINT_UNSCHEDULABLE,
@@ -67,6 +68,8 @@ class PodMaker:
             **self._program(role, index),
         }
         body: dict[str, Any] = {
+            # Whoever wants its place gets it at once, and it takes nobody's.
+            "priorityClassName": PLACEHOLDER_PRIORITY_CLASS,
             "restartPolicy": "Never",
             # A probe that nobody looks at any more must not hold a GPU: the kubelet ends it.
             "activeDeadlineSeconds": spec.deadlines.validation.seconds,

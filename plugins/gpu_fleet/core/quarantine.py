@@ -36,7 +36,7 @@ from gpu_fleet.core.names import (
     TAINT_QUARANTINED,
 )
 from gpu_fleet.core.teardown import controller_of
-from gpu_fleet.core.validation import is_ours
+from gpu_fleet.core.validation_others import is_ours
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 
 #: A taint's value is a label value: at most 63 characters of this alphabet (Kubernetes 'Labels and Selectors').

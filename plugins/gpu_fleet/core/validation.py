@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
-from gpu_fleet.core.capacity_objects import Object, labels_of
-from gpu_fleet.core.names import LABEL_COMPONENT
-from gpu_fleet.core.probes import COMPONENT_PROBE, Probe
+from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
+from gpu_fleet.core.validation_others import is_ours
 from gpu_fleet.core.validation_pods import clock, diagnostics, driver, reported, room, vector_add
 from gpu_fleet.core.validation_report import Check, NodeReport, failed, not_reached
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
@@ -125,6 +123,3 @@ def refusal_reason(message: str) -> str:
     return "ProbesForbidden"
 
 
-def is_ours(pod: Object) -> bool:
-    """Whether a pod is a probe or a placeholder of this package."""
-    return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD)

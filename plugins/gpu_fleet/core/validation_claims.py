@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.capacity_objects import Object, PoolClaim, finished, gpus_requested, name_of, node_of
-from gpu_fleet.core.validation import is_ours
+from gpu_fleet.core.validation_others import is_ours
 from gpu_fleet.core.validation_report import Check, NodeReport, PoolReport, failed, passed
 
 NAME = "nodeClaims"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,16 @@ from gpu_fleet.core.probes_output import ProbeOutput, parse_output
 from gpu_fleet.core.probes_throughput import Measurement, parse_throughput
 from gpu_fleet.core.readiness.validation import waiting_reason
 from gpu_fleet.core.validation_node import Looked, NodeFacts, Promise
+from gpu_fleet.core.validation_others import NOBODY, Others
 
 #: The scheduler's words for 'no GPU left' (kubernetes pkg/scheduler/framework/plugins/noderesources/fit.go).
 INSUFFICIENT = f"Insufficient {GPU_RESOURCE}"
+
+#: The scheduler's words for what else a node may lack, and the kubelet's reason for a pod that it has no room for.
+_SHORTAGE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage)\b|(Too many pods)")
+_OUT_OF = "OutOf"
+#: Reason of a probe that had to give its place to a pod of others.
+PREEMPTED = "Preempted"
 
 Parser = Callable[[str], Output]
 #: What reads the reports of a probe's pods.
@@ -42,6 +50,7 @@ class PodEvidence:
     :ivar scheduled: when it got its place on the node, ``None`` while it has none.
     :ivar unschedulable: the scheduler's last words while it has none.
     :ivar refused: whether the scheduler ever said that no GPU was left for it.
+    :ivar short_of: what else it was refused for that a node can run out of: CPU, memory, disk, places for pods.
     :ivar started: when its container started, :ivar finished: when it ended.
     :ivar admission: why the kubelet refused the pod, if it did.
     :ivar output: the probe's report, if it left one that can be believed.
@@ -55,6 +64,7 @@ class PodEvidence:
     scheduled: float | None
     unschedulable: str | None
     refused: bool
+    short_of: frozenset[str]
     started: float | None
     finished: float | None
     admission: str | None
@@ -68,12 +78,24 @@ class NodeEvidence(Looked):
 
     :ivar users: pods that ask for one GPU, in the order in which they got their place.
     :ivar now: epoch seconds of the observation.
+    :ivar others: what pods of others do on the node now.
     """
 
     round: NodeRound
     users: tuple[PodEvidence, ...]
     greedy: PodEvidence | None
     now: float
+    others: Others = NOBODY
+
+    @property
+    def others_hold(self) -> bool:
+        """Whether others have held GPUs of the node at some time since the probes were planned."""
+        return self.round.held > 0 or self.others.gpus > 0 or self.others.preempted
+
+    @property
+    def taken(self) -> bool:
+        """Whether others have taken GPUs that were free when the probes were planned."""
+        return self.others.preempted or self.others.gpus > self.round.held
 
     @property
     def full(self) -> bool:
@@ -120,18 +142,19 @@ def evidence_of(
     physical: int,
     replicas: int,
     now: float,
+    others: Others = NOBODY,
 ) -> NodeEvidence:
     """The evidence about one node.
 
     :param pods: probe pods of the round (of any node), :param events: events of their namespace.
     """
-    refused = {
-        str((event.get("involvedObject") or {}).get("uid", ""))
-        for event in events
-        if event.get("reason") == "FailedScheduling" and INSUFFICIENT in str(event.get("message", ""))
-    }
+    refusals: dict[str, str] = {}
+    for event in events:
+        if event.get("reason") == "FailedScheduling":
+            uid = str((event.get("involvedObject") or {}).get("uid", ""))
+            refusals[uid] = f"{refusals.get(uid, '')} {event.get('message', '')}"
     mine = [pod for pod in pods if pinned_to(pod) == round_.node]
-    views = [_pod_evidence(pod, refused, PARSERS[probe]) for pod in mine]
+    views = [_pod_evidence(pod, refusals, PARSERS[probe]) for pod in mine]
     users = sorted((v for v in views if not v.greedy), key=_by_place)
     return NodeEvidence(
         facts=facts,
@@ -142,6 +165,7 @@ def evidence_of(
         users=tuple(users),
         greedy=next((v for v in views if v.greedy), None),
         now=now,
+        others=others,
     )
 
 
@@ -156,13 +180,18 @@ def _by_place(pod: PodEvidence) -> tuple[bool, float, bool, float, str]:
     )
 
 
-def _pod_evidence(pod: Object, refused: set[str], parse: Parser) -> PodEvidence:
+def _pod_evidence(pod: Object, refusals: Mapping[str, str], parse: Parser) -> PodEvidence:
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     scheduled = condition(pod, "PodScheduled") or {}
     placed = scheduled.get("status") == "True" or bool(node_of(pod))
     terminated = _terminated(status)
     words = None if placed else str(scheduled.get("message", ""))
     output, trouble = _result(pod, terminated, words, parse)
+    reason = str(status.get("reason", ""))
+    told = f"{refusals.get(str(metadata.get('uid', '')), '')} {words or ''}"
+    short_of = {resource or other for resource, other in _SHORTAGE.findall(told)}
+    if reason.startswith(_OUT_OF) and GPU_RESOURCE not in reason:
+        short_of.add(reason.removeprefix(_OUT_OF))
     return PodEvidence(
         name=name_of(pod),
         greedy=is_greedy(pod),
@@ -170,10 +199,11 @@ def _pod_evidence(pod: Object, refused: set[str], parse: Parser) -> PodEvidence:
         created=epoch(metadata.get("creationTimestamp")),
         scheduled=epoch(scheduled.get("lastTransitionTime")) or epoch(status.get("startTime")) if placed else None,
         unschedulable=words,
-        refused=str(metadata.get("uid", "")) in refused or INSUFFICIENT in (words or ""),
+        refused=INSUFFICIENT in told,
+        short_of=frozenset(short_of),
         started=epoch(terminated.get("startedAt") or _running(status).get("startedAt")),
         finished=epoch(terminated.get("finishedAt")),
-        admission=str(status.get("message", "")) if status.get("reason") == "UnexpectedAdmissionError" else None,
+        admission=str(status.get("message", "")) if reason == "UnexpectedAdmissionError" else None,
         output=output,
         trouble=trouble,
     )
@@ -197,6 +227,9 @@ def _result(
     """The report of an ended probe, or why there is none. Total over every state a pod can be in."""
     status = pod.get("status") or {}
     name, reason = name_of(pod), str(status.get("reason", ""))
+    disrupted = condition(pod, "DisruptionTarget") or {}
+    if disrupted.get("status") == "True" and disrupted.get("reason") == "PreemptionByScheduler":
+        return None, Trouble(PREEMPTED, f"pod {name} gave its place to a pod of others")
     if reason == "DeadlineExceeded":
         return None, Trouble("ProbeTimedOut", f"pod {name} ran longer than its deadline")
     if reason:
@@ -220,8 +253,8 @@ def _result(
 def _admission_reason(reason: str) -> str:
     if reason == "UnexpectedAdmissionError":
         return "AdmissionRefused"
-    if reason.startswith("OutOf"):
-        return "NoFreeGpu"
+    if reason.startswith(_OUT_OF):
+        return "NoFreeGpu" if GPU_RESOURCE in reason else "Unschedulable"
     return f"Pod{reason}"
 
 

@@ -6,38 +6,67 @@ One signature for all rules; ``gpu_fleet.core.validation`` says which rests on w
 from __future__ import annotations
 
 from gpu_fleet.core.spec.base import version_tuple
-from gpu_fleet.core.validation_evidence import NodeEvidence, vanished
-from gpu_fleet.core.validation_report import Check, Outcome, doubt, failed, passed, skipped
+from gpu_fleet.core.validation_evidence import PREEMPTED, NodeEvidence, PodEvidence, vanished
+from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
 
 #: Seconds by which a node's clock may differ from the cluster's: far more than any that is set, and than time stamps of
 #: whole seconds and a busy kubelet explain.
 MAX_SKEW_S = 10.0
 
+#: Reasons of a node that is Busy although it was not when its probes were planned: others took GPUs meanwhile; CPU,
+#: memory or places for pods are used up.
+TAKEN, NO_ROOM = "TakenMeanwhile", "NoRoomLeft"
+
+#: The reasons of probes whose CUDA calls failed, and CUDA's words for a GPU without free memory
+#: (``cudaErrorMemoryAllocation``, ``CUDA_ERROR_OUT_OF_MEMORY``).
+_OF_CUDA, _OUT_OF_MEMORY = frozenset({"VectorAddFailed", "CudaFailed"}), "out of memory"
+
 
 def room(e: NodeEvidence) -> Check:
     """Somebody else may hold the GPUs; that is no fault of the node."""
     if e.round.busy:
-        return Check(
-            "room", Outcome.BUSY, "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)"
-        )
+        return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
 
 
 def reported(e: NodeEvidence) -> Check:
     """Every probe that had room ran and left a report without an error."""
     name = "probes"
-    if missing := vanished(e):
+    missing = vanished(e)
+    if missing and not e.taken:
         return failed(name, "PodVanished", f"{missing} of {e.round.users} probe pod(s) of node {e.round.node} vanished")
-    troubled = [pod.trouble for pod in e.sharers if pod.trouble is not None]
-    if troubled:
+    troubled = [(pod.trouble, _because_of_others(e, pod)) for pod in e.sharers if pod.trouble is not None]
+    if blamed := [trouble for trouble, excuse in troubled if excuse is None]:
         # A pod that found no room follows from one that kept its place too long, so other reasons come first.
-        first = next((trouble for trouble in troubled if trouble.reason != "NoFreeGpu"), troubled[0])
-        more = f" ({len(troubled)} of {e.round.fill} probes)" if len(troubled) > 1 else ""
-        return failed(name, first.reason, first.message + more, failed=len(troubled), planned=e.round.fill)
+        first = next((trouble for trouble in blamed if trouble.reason != "NoFreeGpu"), blamed[0])
+        more = f" ({len(blamed)} of {e.round.fill} probes)" if len(blamed) > 1 else ""
+        return failed(name, first.reason, first.message + more, failed=len(blamed), planned=e.round.fill)
+    if missing:
+        message = f"{missing} of {e.round.users} probe pod(s) of node {e.round.node} gave their place to pods of others"
+        return busy(name, TAKEN, message)
+    if excused := [(trouble, excuse) for trouble, excuse in troubled if excuse is not None]:
+        trouble, excuse = excused[0]
+        return busy(name, excuse, f"pods of others use node {e.round.node}: {trouble.message}")
     reports = e.reports
     if not reports or len(reports) < e.round.fill:
         return doubt(name, "ReportsMissing", f"{len(reports)} of {e.round.fill} probes reported")
     return passed(name, "AllReported", f"{len(reports)} probe(s) reported", **reports[0].figures())
+
+
+def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
+    """The reason by which pods of others explain a probe's trouble; ``None``: they do not."""
+    trouble = pod.trouble
+    if trouble is None:
+        return None
+    if trouble.reason == PREEMPTED or (trouble.reason == "NoFreeGpu" and e.taken):
+        return TAKEN
+    if trouble.reason == "Unschedulable" and pod.short_of and e.others.pods:
+        return NO_ROOM
+    # Sharing isolates no memory: whoever comes last finds none.
+    shared = e.replicas > 1 and e.others_hold
+    if shared and trouble.reason in _OF_CUDA and _OUT_OF_MEMORY in trouble.message.lower():
+        return "MemoryInUse"
+    return None
 
 
 def driver(e: NodeEvidence) -> Check:

@@ -89,6 +89,10 @@ def doubt(name: str, reason: str, message: str, **figures: object) -> Check:
     return Check(name, Outcome.INCONCLUSIVE, reason, message, figures)
 
 
+def busy(name: str, reason: str, message: str, **figures: object) -> Check:
+    return Check(name, Outcome.BUSY, reason, message, figures)
+
+
 def skipped(name: str, reason: str, message: str) -> Check:
     return Check(name, Outcome.SKIPPED, reason, message)
 

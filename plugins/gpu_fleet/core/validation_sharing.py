@@ -12,7 +12,8 @@ from collections import Counter
 
 from gpu_fleet.core.names import GPU_RESOURCE
 from gpu_fleet.core.validation_evidence import INSUFFICIENT, NodeEvidence, overlap
-from gpu_fleet.core.validation_report import Check, doubt, failed, passed, skipped
+from gpu_fleet.core.validation_pods import NO_ROOM, TAKEN
+from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
 
 #: NVIDIA's words for a refused request (k8s-device-plugin internal/rm/rm.go, ValidateRequest).
 _TOO_LARGE = "maximum request size for shared resources"
@@ -38,14 +39,29 @@ def concurrent(e: NodeEvidence) -> Check:
     if window > 0:
         message = f"{e.round.fill} containers ran at the same time for {window:.1f} s"
         return passed("concurrency", "RanTogether", message, containers=e.round.fill, seconds=round(window, 1))
-    return failed(
-        "concurrency",
-        "RanOneAfterAnother",
-        f"{e.round.fill} containers never ran all at once (the last began {-window:.1f} s after the first had ended): "
-        "the GPU is not shared",
-        containers=e.round.fill,
-        seconds=round(window, 1),
+    return _not_together(e, window)
+
+
+def _not_together(e: NodeEvidence, window: float) -> Check:
+    """Why the sharers never ran all at once: allocatable is as promised, so the GPU is not the first suspect."""
+    name, figures = "concurrency", {"containers": e.round.fill, "seconds": round(window, 1)}
+    words = (
+        f"{e.round.fill} containers never ran all at once (the last began {-window:.1f} s after the first had ended)"
     )
+    first_end = min(pod.finished for pod in e.sharers if pod.finished is not None)
+    late = [pod for pod in e.sharers if pod.scheduled is not None and pod.scheduled >= first_end]
+    if any(pod.refused for pod in late):
+        if e.others_hold:
+            return busy(name, TAKEN, f"{words}: pods of others held {GPU_RESOURCE} that they waited for", **figures)
+        return failed(
+            name, "RanOneAfterAnother", f"{words} and had to wait for {GPU_RESOURCE}: the GPU is not shared", **figures
+        )
+    if e.others.pods and (short_of := sorted(set().union(*(pod.short_of for pod in late)))):
+        return busy(
+            name, NO_ROOM, f"{words}: beside the pods of others the node lacks {', '.join(short_of)}", **figures
+        )
+    why = "they were placed too late" if late else "all had their place in time, so their containers started too slowly"
+    return doubt(name, "TooLittleOverlap", f"{words}; {why} for validation.overlap", **figures)
 
 
 def distribution(e: NodeEvidence) -> Check:

@@ -13,7 +13,7 @@ from statistics import median
 
 from gpu_fleet.core.probes_throughput import Measurement
 from gpu_fleet.core.validation_evidence import NodeEvidence
-from gpu_fleet.core.validation_report import Check, doubt, failed, passed, skipped
+from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
 
 #: How much more memory than its share a client of MPS may see: the daemon rounds, and keeps some for itself.
 _MPS_SLACK = 1.15
@@ -74,6 +74,10 @@ def fairness(e: NodeEvidence) -> Check:
     name = "fairness"
     if e.replicas == 1:
         return skipped(name, "NotShared", "every container has a GPU of its own")
+    if e.others_hold:
+        rates = [gflops(rate) for m in e.measurements.values() if (rate := m.rate()) is not None]
+        words = f"; the fastest probe did {max(rates)} GFLOP/s beside them" if rates else ""
+        return busy(name, "PartlyBusy", f"others use shares of node {e.round.node}, and how much is not known{words}")
     gpus = _shared(e)
     if not gpus:
         return skipped(name, "OneAtATime", "no GPU had room for two containers")

@@ -371,17 +371,19 @@ class HoldCapacityOperator(PoolOperator):
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> list[str]:
-        from gpu_fleet.core.capacity_objects import gpus_held, pool_nodes
+        from gpu_fleet.core.capacity_objects import pool_nodes
         from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
+        from gpu_fleet.core.validation_others import NOBODY, others_by_node
 
         pool, minutes = self.this_pool, self.this_pool.capacity.hold
         if not minutes:
             return []
         ensure_objects(self.kube, self.spec, "system_namespaces", {SYSTEM_NAMESPACE})
         ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
-        held, names = gpus_held(self.kube.list(POD)), []
+        # Without our own: probes that are just ending keep no node.
+        others, names = others_by_node(self.kube.list(POD)), []
         for node in pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name):
-            if held.get(node.name) or not rules.counts_as_capacity(node) or not node.gpus:
+            if others.get(node.name, NOBODY).gpus or not rules.counts_as_capacity(node) or not node.gpus:
                 continue  # in use: nobody will consolidate it
             manifest = rules.hold_pod(
                 self.spec.name,

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE_CLAIM, POD
-from gpu_fleet.core.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.core.probes import MEASURING, Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.apply import as_yaml
@@ -174,13 +174,12 @@ class RunProbesOperator(PoolOperator):
         return left
 
     def _plan(self, before: Mapping[str, Any], nodes: Sequence[str]) -> Plan:
-        from gpu_fleet.core.capacity_objects import gpus_held
         from gpu_fleet.core.probes import plan_round
-        from gpu_fleet.core.validation import is_ours
+        from gpu_fleet.core.validation_others import NOBODY, others_by_node
 
         probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
         unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)
-        held = gpus_held(pod for pod in self.kube.list(POD) if not is_ours(pod))
+        others = others_by_node(self.kube.list(POD))
         rounds = [
             plan_round(
                 probe,
@@ -188,7 +187,7 @@ class RunProbesOperator(PoolOperator):
                 self.this_pool,
                 node,
                 slots=physical * replicas,
-                held=held.get(node, 0),
+                held=others.get(node, NOBODY).gpus,
                 physical=physical,
             )
             for node in nodes
@@ -221,6 +220,7 @@ class RunProbesOperator(PoolOperator):
         )
         try:
             ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
+            ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
             plan = self._freed(context, plan, maker)
             by_node = [maker.pods(round_) for round_ in plan.rounds]
             pods = [pod for of_node in by_node for pod in of_node]
@@ -278,12 +278,14 @@ class RunProbesOperator(PoolOperator):
         from gpu_fleet.core.validation import judge_node
         from gpu_fleet.core.validation_evidence import evidence_of
         from gpu_fleet.core.validation_node import Promise
+        from gpu_fleet.core.validation_others import NOBODY, others_by_node
 
         if not plan.rounds:
             return []
         probe, promise = Probe(self.probe), Promise.of(self.spec, self.this_pool)
         facts = {each.name: each for each in look_at_nodes(self, [round_.node for round_ in plan.rounds])}
         pods, events = self._pods(context), self.kube.list(EVENT, self.spec.validation.namespace)
+        others = others_by_node(self.kube.list(POD), events, plan.since)
         return [
             judge_node(
                 probe,
@@ -297,6 +299,7 @@ class RunProbesOperator(PoolOperator):
                     physical=int(before["physical"]),
                     replicas=int(before["replicas"]),
                     now=time.time(),
+                    others=others.get(round_.node, NOBODY),
                 ),
             )
             for round_ in plan.rounds

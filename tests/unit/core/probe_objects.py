@@ -133,6 +133,27 @@ def refused(
     return probe
 
 
+def preempted(index: int) -> dict[str, Any]:
+    """A pod that the scheduler is taking away for a more important one."""
+    probe = ended(index, code=2, text=message(error=("Interrupted", "the probe was told to stop")))
+    probe["status"]["conditions"].append(
+        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    )
+    return probe
+
+
+def preempted_event(node: str, at: float) -> dict[str, Any]:
+    return {"reason": "Preempted", "message": f"Preempted by pod 0a1b on node {node}", "lastTimestamp": stamp(at)}
+
+
+def refusal_event(index: int, words: str) -> dict[str, Any]:
+    return {
+        "reason": "FailedScheduling",
+        "message": f"0/5 nodes are available: {words}",
+        "involvedObject": {"kind": "Pod", "uid": f"uid-user-{index}"},
+    }
+
+
 def no_gpu_event(index: int) -> dict[str, Any]:
     return {
         "reason": "FailedScheduling",

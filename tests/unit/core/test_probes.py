@@ -102,6 +102,7 @@ def test_every_pod_is_pinned_bounded_unprivileged_and_owned(probe: Probe) -> Non
         assert body["nodeSelector"] == {"kubernetes.io/hostname": NODE}
         assert body["activeDeadlineSeconds"] == 900
         assert body["restartPolicy"] == "Never"
+        assert body["priorityClassName"] == "gpu-fleet-placeholder"
         assert body["runtimeClassName"] == "nvidia"
         assert body["automountServiceAccountToken"] is False
         assert body["securityContext"]["runAsNonRoot"] is True

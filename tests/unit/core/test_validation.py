@@ -14,6 +14,7 @@ from gpu_fleet.core.validation import (
 )
 from gpu_fleet.core.validation_evidence import NodeEvidence, evidence_of, overlap
 from gpu_fleet.core.validation_node import Promise, node_facts
+from gpu_fleet.core.validation_others import NOBODY, Others, others_by_node
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, node, plugin_pod
@@ -43,6 +44,7 @@ def evidence(
     greedy: bool = False,
     held: int = 0,
     events: Pods | None = None,
+    others: Others = NOBODY,
     probe: Probe = Probe.SHARING,
     promise: Promise = PROMISE,
 ) -> NodeEvidence:
@@ -60,7 +62,16 @@ def evidence(
         physical=physical,
         replicas=replicas,
         now=NOW,
+        others=others,
     )
+
+
+def one_after_another(*, placed_late: bool) -> Pods:
+    """Four sharers of 10 s each, the next one beginning when the one before has ended."""
+    return [
+        probes.ended(i, started=40.0 - 10 * i, finished=30.0 - 10 * i, scheduled=40.0 - 10 * i if placed_late else 40.0)
+        for i in range(4)
+    ]
 
 
 def healthy(**kwargs: Any) -> NodeEvidence:
@@ -229,10 +240,8 @@ def broken_pods(bad: dict[str, Any]) -> Pods:
         ),
         (
             evidence(
-                [
-                    *(probes.ended(i, started=40.0 - 10 * i, finished=30.0 - 10 * i) for i in range(4)),
-                    probes.unplaced(4),
-                ]
+                [*one_after_another(placed_late=True), probes.unplaced(4)],
+                events=[probes.no_gpu_event(index) for index in range(4)],
             ),
             "concurrency",
             "RanOneAfterAnother",
@@ -300,6 +309,17 @@ def test_a_defect_has_its_own_reason_and_no_other(found: NodeEvidence, name: str
         (evidence([*sharers(), probes.unplaced(4, "node(s) had untolerated taint")]), "bound", "NotRefused"),
         (evidence([*sharers(), probes.pod(4, scheduled=None)]), "bound", "NotRefused"),
         (evidence([*sharers(), probes.running(4, scheduled=9.0)]), "bound", "NotRefused"),
+        # Placed in time and started late, or placed late and not for want of a GPU: slow starts, not an unshared one.
+        (evidence([*one_after_another(placed_late=False), probes.unplaced(4)]), "concurrency", "TooLittleOverlap"),
+        (evidence([*one_after_another(placed_late=True), probes.unplaced(4)]), "concurrency", "TooLittleOverlap"),
+        (
+            evidence(
+                [*one_after_another(placed_late=True), probes.unplaced(4)],
+                events=[probes.refusal_event(3, "1 Insufficient cpu.")],
+            ),
+            "concurrency",
+            "TooLittleOverlap",
+        ),
     ],
 )
 def test_doubt_is_never_a_pass(found: NodeEvidence, name: str, reason: str) -> None:
@@ -328,6 +348,148 @@ def test_a_user_who_ends_meanwhile_makes_room_which_is_no_oversubscription() -> 
     report = judge_node(Probe.SHARING, evidence([*sharers(2), probes.running(2, scheduled=20.0)], held=2))
     assert report.outcome is Outcome.PASSED
     assert check(report, "bound").reason == "OthersFreedGpus"
+
+
+BUSY_PODS = Others(gpus=1, pods=1)
+IDLE_PODS = Others(gpus=0, pods=1)
+OUT_OF_MEMORY = "Failed to allocate device vector A (error code out of memory)"
+
+
+def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -> Pods:
+    bad = probes.ended(0, code=1, text=probes.message(vector_add=False, error=(reason, words)))
+    return [bad, *(probes.ended(index) for index in range(1, 3)), probes.unplaced(3)]
+
+
+@pytest.mark.parametrize(
+    ("situation", "found", "name", "reason"),
+    [
+        (
+            "a user's pod preempted a probe and runs",
+            evidence([*sharers(3), probes.unplaced(4)], others=BUSY_PODS),
+            "probes",
+            "TakenMeanwhile",
+        ),
+        (
+            "a user's pod preempted a probe and has ended",
+            evidence([*sharers(3), probes.unplaced(4)], others=Others(preempted=True)),
+            "probes",
+            "TakenMeanwhile",
+        ),
+        (
+            "a probe is just giving its place",
+            evidence([probes.preempted(0), *(probes.ended(i) for i in range(1, 4)), probes.unplaced(4)]),
+            "probes",
+            "TakenMeanwhile",
+        ),
+        (
+            "a user's pod took a GPU before the probes were placed",
+            evidence([*sharers(3), probes.unplaced(3), probes.unplaced(4)], others=BUSY_PODS),
+            "probes",
+            "TakenMeanwhile",
+        ),
+        (
+            "a user's pod took a GPU for a while",
+            evidence(
+                [*one_after_another(placed_late=True), probes.unplaced(4)],
+                events=[probes.no_gpu_event(3)],
+                others=BUSY_PODS,
+            ),
+            "concurrency",
+            "TakenMeanwhile",
+        ),
+        (
+            "users' pods use up the CPU",
+            evidence(
+                [*sharers(3), probes.unplaced(3, "1 Insufficient cpu"), probes.unplaced(4, "1 Insufficient cpu")],
+                others=IDLE_PODS,
+            ),
+            "probes",
+            "NoRoomLeft",
+        ),
+        (
+            "users' pods used up the places for pods for a while",
+            evidence(
+                [*one_after_another(placed_late=True), probes.unplaced(4)],
+                events=[probes.refusal_event(3, "1 Too many pods.")],
+                others=IDLE_PODS,
+            ),
+            "concurrency",
+            "NoRoomLeft",
+        ),
+        ("a sharer of a user fills the memory", evidence(out_of_memory(), held=1), "probes", "MemoryInUse"),
+        (
+            "a sharer of a user fills the memory, by the driver's words",
+            evidence(out_of_memory("CudaFailed", "cuCtxCreate_v2: out of memory (2)"), held=1),
+            "probes",
+            "MemoryInUse",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+)
+def test_what_others_do_meanwhile_is_not_the_nodes_fault(
+    situation: str, found: NodeEvidence, name: str, reason: str
+) -> None:
+    report = judge_node(Probe.SHARING, found)
+    assert report.outcome is Outcome.BUSY, situation
+    assert report.cause is not None
+    assert (report.cause.name, report.cause.reason) == (name, reason)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        # Nobody else is there.
+        (evidence([*out_of_memory(), probes.unplaced(4)], users=5, fill=3), "VectorAddFailed"),
+        # Others are there, and it is not the memory.
+        (evidence(out_of_memory(words="no kernel image is available"), held=1), "VectorAddFailed"),
+        # A GPU was taken, and another one is broken.
+        (
+            evidence(
+                [
+                    probes.ended(0, code=1, text=probes.message(error=("NoGpuVisible", "none"))),
+                    *(probes.ended(i) for i in range(1, 3)),
+                    probes.unplaced(4),
+                ],
+                others=BUSY_PODS,
+            ),
+            "NoGpuVisible",
+        ),
+        # Those that were there when the probes were planned took nothing.
+        (evidence([*sharers(2), probes.unplaced(2), probes.unplaced(3)], held=1, others=BUSY_PODS), "NoFreeGpu"),
+        (evidence(sharers(2), held=1, others=BUSY_PODS), "PodVanished"),
+        # Others are there, and it is not room that lacks.
+        (
+            evidence([*sharers(3), probes.unplaced(3, "untolerated taint"), probes.unplaced(4)], others=IDLE_PODS),
+            "Unschedulable",
+        ),
+    ],
+)
+def test_what_others_do_does_not_excuse_everything(found: NodeEvidence, reason: str) -> None:
+    report = judge_node(Probe.SHARING, found)
+    assert report.outcome is Outcome.FAILED
+    assert report.cause is not None
+    assert report.cause.reason == reason
+
+
+def test_what_others_do_on_each_node() -> None:
+    nominated = user_pod("arriving")
+    nominated["status"] = {"phase": "Pending", "nominatedNodeName": "n2"}
+    of_daemon_set = user_pod("agent", node_name="n2", gpus=0)
+    of_daemon_set["metadata"]["ownerReferences"] = [{"kind": "DaemonSet", "name": "agent"}]
+    pods = [
+        user_pod("training", node_name="n1", gpus=2),
+        user_pod("over", node_name="n1", phase="Succeeded"),
+        user_pod("unplaced"),
+        probes.running(0, node="n1"),
+        nominated,
+        of_daemon_set,
+    ]
+    events = [probes.preempted_event("n3", NOW), probes.preempted_event("n4", NOW - 600)]
+    assert others_by_node(pods, events, since=NOW - 60) == {
+        "n1": Others(gpus=2, pods=1),
+        "n2": Others(gpus=1, pods=1),
+        "n3": Others(preempted=True),
+    }
 
 
 @pytest.mark.parametrize(

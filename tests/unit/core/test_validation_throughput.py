@@ -116,11 +116,23 @@ def test_one_whole_gpu_has_nothing_to_be_compared_with() -> None:
     assert "nothing to compare with" in check(found, "gpus").message
 
 
-def test_the_last_free_share_is_measured_and_not_compared() -> None:
-    found = judged([report(seconds=25)], held=3)
-    assert found.outcome is Outcome.PASSED
-    assert check(found, "throughput").reason == "OneAtATime"
-    assert "GFLOP/s" in check(found, "throughput").message
+@pytest.mark.parametrize(
+    ("texts", "held"),
+    [
+        ([report(seconds=25)], 3),
+        # Whoever shares the GPU may be what starves a probe, or slows all of them down.
+        (sharers(13, 13, 1), 1),
+        (sharers(2, 2, 2), 1),
+        (sharers(0, 0, 0), 1),
+    ],
+)
+def test_beside_others_speed_is_measured_and_not_judged(texts: Texts, held: int) -> None:
+    found = judged(texts, held=held)
+    assert found.outcome is Outcome.BUSY
+    assert check(found, "fairness").reason == "PartlyBusy"
+    assert "GFLOP/s" in check(found, "fairness").message
+    assert check(found, "throughput").outcome is Outcome.SKIPPED
+    assert check(found, "memory").outcome is Outcome.PASSED
 
 
 def shifted(text: str) -> str:

@@ -42,8 +42,7 @@ REMEDIES: dict[str, str] = {
     "Oversubscribed": "More pods were placed than there are shares: check the node's allocatable against its config.",
     "TwoSharesGranted": "failRequestsGreaterThanOne is not in force: check the plugin's config.",
     # --- the probes --------------------------------------------------------------------------------------------------
-    "RanOneAfterAnother": "The containers never ran together, so the GPU is not shared: check the sharing config, and "
-    "validation.overlap if images start slowly.",
+    "RanOneAfterAnother": "Containers had to wait for each other's GPU, so it is not shared: check the sharing config.",
     "SharerStarved": "One sharer got far less than the others: look for another process on this GPU (nvidia-smi), "
     "then replace the node.",
     "ThroughputTooLow": "All sharers together reach too little of what one does alone: look at clocks, temperature and "
@@ -94,7 +93,8 @@ REMEDIES: dict[str, str] = {
     "NotRefused": "The scheduler's refusal was not seen: start another run.",
     "NoTimes": "Start and end of the probes are unknown: start another run.",
     "NoTimeAlone": "The comparison needs one probe to compute alone: raise validation.throughput.duration.",
-    "TooLittleOverlap": "The sharers started too far apart: raise validation.overlap or throughput.duration.",
+    "TooLittleOverlap": "The sharers started too far apart: raise validation.overlap or throughput.duration; slow "
+    "starts are the usual cause.",
     "TooFewWindows": "The measurement was too short: raise validation.throughput.duration.",
     "NothingChecked": "No check took place on this node: start another run.",
     "DriftUnknown": "Some objects could not be read: check the permissions of the role that Airflow uses.",
@@ -106,6 +106,10 @@ REMEDIES: dict[str, str] = {
     "or cordon or delete them.",
     # --- neither pass nor alarm --------------------------------------------------------------------------------------
     "Busy": "Nothing to do: nobody is disturbed, and the next run tries again.",
+    "TakenMeanwhile": "Nothing to do: a user's pod took the place of a probe, and the next run tries again.",
+    "MemoryInUse": "Nothing to do: others fill the shared GPU's memory, and the next run tries again.",
+    "NoRoomLeft": "Nothing to do: others use the node's CPU, memory or places for pods, and the next run tries again.",
+    "PartlyBusy": "Nothing to do: others use shares of the GPU, and the next run tries again.",
     "Idle": "Nothing to do: there is no node to look at. gpu_lifecycle creates capacity.",
 }
 

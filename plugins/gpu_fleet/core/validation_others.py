@@ -1,0 +1,69 @@
+"""What pods of others do on a node while it is probed: it explains what would else be blamed on the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
+from gpu_fleet.core.capacity_objects import Object, event_time, finished, gpus_requested, labels_of, node_of
+from gpu_fleet.core.names import LABEL_COMPONENT
+from gpu_fleet.core.probes import COMPONENT_PROBE
+
+#: Seconds by which the time stamps of events may lie before the moment that they are compared with: whole seconds.
+_ROUNDING_S = 1.0
+
+
+@dataclass(frozen=True)
+class Others:
+    """Pods of others on one node at one moment.
+
+    :ivar gpus: GPUs that they hold, or that the scheduler has just made room for.
+    :ivar pods: how many there are, those of DaemonSets aside.
+    :ivar preempted: whether the scheduler took a probe's place for one of them.
+    """
+
+    gpus: int = 0
+    pods: int = 0
+    preempted: bool = False
+
+
+NOBODY = Others()
+
+
+def is_ours(pod: Object) -> bool:
+    """Whether a pod is a probe or a placeholder of this package."""
+    return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD)
+
+
+def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, Others]:
+    """Node -> what others do there.
+
+    :param pods: all pods, :param events: of the probes' namespace.
+    :param since: epoch seconds; earlier events are about other probes.
+    """
+    gpus: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for pod in pods:
+        # A pod that preempts others has its place before they are gone, and is bound to it after.
+        node = node_of(pod) or str((pod.get("status") or {}).get("nominatedNodeName") or "")
+        if not node or finished(pod) or is_ours(pod):
+            continue
+        gpus[node] = gpus.get(node, 0) + gpus_requested(pod)
+        count[node] = count.get(node, 0) + (not _of_daemon_set(pod))
+    # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which
+    # is gone when its probe is judged.
+    displaced = {
+        str(event.get("message", "")).rpartition(" on node ")[2].strip()
+        for event in events
+        if event.get("reason") == "Preempted" and event_time(event) >= since - _ROUNDING_S
+    }
+    return {
+        node: Others(gpus.get(node, 0), count.get(node, 0), node in displaced)
+        for node in gpus.keys() | (displaced - {""})
+    }
+
+
+def _of_daemon_set(pod: Object) -> bool:
+    owners = (pod.get("metadata") or {}).get("ownerReferences") or []
+    return any(owner.get("kind") == "DaemonSet" for owner in owners)
