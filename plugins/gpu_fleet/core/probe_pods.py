@@ -50,9 +50,14 @@ class PodMaker:
     run_label: str
 
     def pods(self, round_: NodeRound) -> list[dict[str, Any]]:
-        """The pods of one node, the greedy one first: it is refused at once and leaves its room to the others."""
-        greedy = [self._pod(round_.node, Role.GREEDY, 0, 2)] if round_.greedy else []
-        return greedy + [self._pod(round_.node, Role.USER, index, round_.gpus) for index in range(round_.users)]
+        """The pods of one node, in the order in which they are to be made.
+
+        The greedy one first: it is refused at once and leaves its room to the others. Holders before those that they
+        keep the others away from.
+        """
+        first = [self._pod(round_.node, Role.GREEDY, 0, 2)] if round_.greedy else []
+        first += [self._pod(round_.node, Role.HOLDER, index, 1) for index in range(round_.holders)]
+        return first + [self._pod(round_.node, Role.USER, index, round_.gpus) for index in range(round_.users)]
 
     def _pod(self, node: str, role: Role, index: int, gpus: int) -> dict[str, Any]:
         spec = self.spec
@@ -84,7 +89,7 @@ class PodMaker:
         }
         if spec.validation.image_pull_secrets:
             body["imagePullSecrets"] = [{"name": name} for name in spec.validation.image_pull_secrets]
-        if self.probe is Probe.DCGM:
+        if self.probe is Probe.DCGM and role is not Role.HOLDER:
             _as_dcgm_needs(body, container)
         return {
             "apiVersion": "v1",
@@ -109,6 +114,8 @@ class PodMaker:
         """Image, command and environment of the probe's container."""
         validation = self.spec.validation
         images, probes = validation.images, validation.probes
+        if role is Role.HOLDER:
+            return {"image": images.placeholder}
         match self.probe:
             case Probe.THROUGHPUT:
                 seconds = measuring_seconds(self.spec, self.pool, alone=index == 0)

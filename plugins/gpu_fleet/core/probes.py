@@ -51,10 +51,13 @@ SCRIPTS = dict.fromkeys(Probe, "gpu.sh") | {Probe.THROUGHPUT: "throughput.py", P
 
 
 class Role(StrEnum):
-    """What a pod is for: ``USER`` asks for one GPU, ``GREEDY`` for two and must be refused."""
+    """What a pod is for: ``USER`` asks for one GPU, ``GREEDY`` for two and must be refused; ``HOLDER`` does nothing but
+    keep a share of the GPU that another one of the round must have to itself.
+    """
 
     USER = "user"
     GREEDY = "greedy"
+    HOLDER = "holder"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class NodeRound:
     :ivar greedy: whether a pod that asks for two GPUs is created as well.
     :ivar held: GPUs that pods of others hold there.
     :ivar gpus: how many each of the users asks for.
+    :ivar holders: how many pods keep one share each, so that the users have the node to themselves.
     """
 
     node: str
@@ -74,6 +78,7 @@ class NodeRound:
     greedy: bool
     held: int
     gpus: int = 1
+    holders: int = 0
 
     @property
     def busy(self) -> bool:
@@ -88,6 +93,7 @@ class NodeRound:
             "greedy": self.greedy,
             "held": self.held,
             "gpus": self.gpus,
+            "holders": self.holders,
         }
 
     @classmethod
@@ -99,6 +105,7 @@ class NodeRound:
             bool(value["greedy"]),
             int(value["held"]),
             int(value.get("gpus", 1)),
+            int(value.get("holders", 0)),
         )
 
 
@@ -125,7 +132,9 @@ def plan_round(
         case Probe.DCGM:
             gpus = diagnosable_gpus(pool, physical) or 0
             idle = 1 if gpus and not held else 0
-            return NodeRound(node, users=idle, fill=idle, greedy=False, held=held, gpus=gpus)
+            # Diagnostics fill memory and stress the GPU: nobody must come to a share that one container cannot ask for.
+            rest = slots - gpus if idle else 0
+            return NodeRound(node, users=idle, fill=idle, greedy=False, held=held, gpus=gpus, holders=rest)
 
 
 def diagnosable_gpus(pool: NodePool, physical: int) -> int | None:
@@ -158,7 +167,22 @@ def selector(pool: str, probe: Probe | None = None, run_label: str | None = None
 
 
 def is_greedy(pod: Mapping[str, Any]) -> bool:
-    return ((pod.get("metadata") or {}).get("labels") or {}).get(LABEL_ROLE) == Role.GREEDY
+    return _role(pod) == Role.GREEDY
+
+
+def is_holder(pod: Mapping[str, Any]) -> bool:
+    return _role(pod) == Role.HOLDER
+
+
+def _role(pod: Mapping[str, Any]) -> object:
+    return ((pod.get("metadata") or {}).get("labels") or {}).get(LABEL_ROLE)
+
+
+def holds(pod: Mapping[str, Any]) -> bool:
+    """Whether a holder has its share, and its node's kubelet has taken it on."""
+    status = pod.get("status") or {}
+    placed = bool((pod.get("spec") or {}).get("nodeName")) and bool(status.get("startTime"))
+    return placed and status.get("phase") not in ("Succeeded", "Failed")
 
 
 def pinned_to(pod: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
 from gpu_fleet.core.validation_others import is_ours
-from gpu_fleet.core.validation_pods import clock, diagnostics, driver, reported, room, vector_add
-from gpu_fleet.core.validation_report import Check, NodeReport, failed, not_reached
+from gpu_fleet.core.validation_pods import TAKEN, clock, diagnostics, driver, reported, room, vector_add
+from gpu_fleet.core.validation_report import Check, NodeReport, busy, failed, not_reached
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
 from gpu_fleet.core.validation_throughput import fairness, memory, total, whole_gpus
 
@@ -112,6 +112,11 @@ def unfit_node(probe: Probe, looked: Looked) -> NodeReport | None:
 def refused_node(node: str, reason: str, message: str) -> NodeReport:
     """The report on a node whose probes could not even be created."""
     return NodeReport(node, {}, (failed("probes", reason, message),))
+
+
+def busy_node(node: str, message: str) -> NodeReport:
+    """The report on a node whose GPUs were taken before its probes could begin."""
+    return NodeReport(node, {}, (busy("room", TAKEN, message),))
 
 
 def refusal_reason(message: str) -> str:

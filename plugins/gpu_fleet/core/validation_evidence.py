@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_fleet.core.capacity_objects import Object, condition, epoch, name_of, node_of
 from gpu_fleet.core.names import GPU_RESOURCE
-from gpu_fleet.core.probes import NodeRound, Probe, is_greedy, pinned_to
+from gpu_fleet.core.probes import NodeRound, Probe, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.probes_dcgm import Diagnosis, parse_dcgm
 from gpu_fleet.core.probes_json import Output, ProbeOutputError
 from gpu_fleet.core.probes_output import ProbeOutput, parse_output
@@ -153,7 +153,7 @@ def evidence_of(
         if event.get("reason") == "FailedScheduling":
             uid = str((event.get("involvedObject") or {}).get("uid", ""))
             refusals[uid] = f"{refusals.get(uid, '')} {event.get('message', '')}"
-    mine = [pod for pod in pods if pinned_to(pod) == round_.node]
+    mine = [pod for pod in pods if pinned_to(pod) == round_.node and not is_holder(pod)]
     views = [_pod_evidence(pod, refusals, PARSERS[probe]) for pod in mine]
     users = sorted((v for v in views if not v.greedy), key=_by_place)
     return NodeEvidence(

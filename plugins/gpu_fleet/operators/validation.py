@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,11 @@ PLAN = "plan"
 #: Outcomes of the probe before a measuring one which leave a node out of it: what is broken need not be measured, and
 #: its other nodes must be.
 NOT_MEASURED = frozenset({"Failed", "Inconclusive"})
+
+#: Seconds within which holders get their shares, free as they were when planned, and the pause between two looks.
+HOLD_PATIENCE_S, HOLD_PAUSE_S = 30.0, 0.5
+#: Seconds by which a pod is created after its holders have started, so that their start times, whole seconds, differ.
+STARTS_APART_S = 1.0
 
 #: Pods created or deleted at the same time. Enough for a pool of fifty nodes, far below API priority and fairness.
 AT_ONCE = 8
@@ -205,7 +210,7 @@ class RunProbesOperator(PoolOperator):
             the pods for, if it did.
         """
         from gpu_fleet.core.probe_pods import PodMaker
-        from gpu_fleet.core.probes import SCRIPTS, is_greedy
+        from gpu_fleet.core.probes import SCRIPTS, is_greedy, is_holder, pinned_to
         from gpu_fleet.hooks.templates import include_dir
 
         if not plan.rounds:
@@ -227,9 +232,12 @@ class RunProbesOperator(PoolOperator):
             if first:
                 self.manifests = as_yaml(next(iter(by_node), []))
             # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
-            for group in ([p for p in pods if is_greedy(p)], [p for p in pods if not is_greedy(p)]):
-                with ThreadPoolExecutor(AT_ONCE) as workers:
-                    list(workers.map(lambda pod: create_pod(self.kube, pod), group))
+            self._create_all(pod for pod in pods if is_greedy(pod))
+            if holders := [pod for pod in pods if is_holder(pod)]:
+                self._create_all(holders)
+                plan = self._held(context, plan, holders)
+            nodes = {round_.node for round_ in plan.rounds}
+            self._create_all(p for p in pods if not is_greedy(p) and not is_holder(p) and pinned_to(p) in nodes)
         except Forbidden as error:
             return plan, error
         busy = [round_.node for round_ in plan.rounds if round_.busy]
@@ -237,6 +245,34 @@ class RunProbesOperator(PoolOperator):
             self.log.info("no free GPU on %s", ", ".join(busy))
         self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(plan.rounds), self.node_pool)
         return plan, None
+
+    def _create_all(self, pods: Iterable[dict[str, Any]]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as workers:
+            list(workers.map(lambda pod: create_pod(self.kube, pod), pods))
+
+    def _held(self, context: Mapping[str, Any], plan: Plan, holders: Sequence[Mapping[str, Any]]) -> Plan:
+        """Waits until the shares that nobody else must use are held.
+
+        A user's pod that comes later preempts the pod that started last (kubernetes pkg/scheduler/util,
+        MoreImportantPod, by whole seconds): so what needs the node to itself starts after its holders, and is gone
+        before the user's pod is let in.
+
+        :returns: the plan without the nodes where a user's pod was quicker, which are Busy.
+        """
+        from gpu_fleet.core.probes import holds, pinned_to
+        from gpu_fleet.core.validation import busy_node
+
+        wanted = {pod["metadata"]["name"]: pinned_to(pod) for pod in holders}
+        deadline = time.monotonic() + HOLD_PATIENCE_S
+        while True:
+            held = {pod["metadata"]["name"] for pod in self._pods(context) if holds(pod)}
+            lacking = {node for name, node in wanted.items() if name not in held}
+            if not lacking or time.monotonic() >= deadline:
+                break
+            time.sleep(HOLD_PAUSE_S)
+        time.sleep(STARTS_APART_S)
+        message = "the other shares of node {} could not be kept free for {}: a user's pod was quicker"
+        return plan.without({node: busy_node(node, message.format(node, self.probe)) for node in lacking})
 
     def _freed(self, context: Mapping[str, Any], plan: Plan, maker: PodMaker) -> Plan:
         """Removes what earlier probes of the pool have not given back yet: their GPUs count as free in the plan.

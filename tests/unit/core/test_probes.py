@@ -13,6 +13,7 @@ from gpu_fleet.core.probes import (
     Probe,
     Role,
     diagnosable_gpus,
+    holds,
     plan_round,
     pod_name,
     reusable,
@@ -47,7 +48,7 @@ def plan(probe: Probe, *, pool: str = SHARED, slots: int = 4, held: int = 0, **c
         (Probe.THROUGHPUT, SHARED, 4, 0, NodeRound(NODE, users=4, fill=4, greedy=False, held=0)),
         (Probe.THROUGHPUT, SHARED, 4, 3, NodeRound(NODE, users=1, fill=1, greedy=False, held=3)),
         (Probe.THROUGHPUT, WHOLE, 8, 8, NodeRound(NODE, users=0, fill=0, greedy=False, held=8)),
-        (Probe.DCGM, SHARED, 4, 0, NodeRound(NODE, users=1, fill=1, greedy=False, held=0)),
+        (Probe.DCGM, SHARED, 4, 0, NodeRound(NODE, users=1, fill=1, greedy=False, held=0, holders=3)),
         (Probe.DCGM, SHARED, 4, 1, NodeRound(NODE, users=0, fill=0, greedy=False, held=1)),
     ],
 )
@@ -159,6 +160,20 @@ def test_diagnostics_run_as_root_without_any_capability_and_ask_for_all_gpus() -
     assert pod["spec"]["nodeSelector"] == {"kubernetes.io/hostname": NODE}
 
 
+def test_diagnostics_of_a_shared_gpu_have_its_other_shares_held_by_pods_that_do_nothing() -> None:
+    *holders, diagnostics = pods(Probe.DCGM)
+    assert [pod["metadata"]["labels"]["gpu-fleet.io/role"] for pod in holders] == ["holder"] * 3
+    assert len({pod["metadata"]["name"] for pod in [*holders, diagnostics]}) == 4
+    for pod in holders:
+        (container,) = pod["spec"]["containers"]
+        assert container["image"].startswith("registry.k8s.io/pause")
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert "command" not in container
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert pod["spec"]["priorityClassName"] == diagnostics["spec"]["priorityClassName"]
+    assert diagnostics["spec"]["containers"][0]["command"][-2] == "dcgm"
+
+
 def test_every_probes_program_is_there() -> None:
     assert {(REPOSITORY / "include" / "probes" / name).is_file() for name in SCRIPTS.values()} == {True}
     assert set(SCRIPTS) == set(Probe)
@@ -180,6 +195,22 @@ def test_names_are_the_same_in_every_try_and_differ_between_nodes_and_runs() -> 
 def test_selectors_narrow_down() -> None:
     assert selector("p") == "gpu-fleet.io/component=probe,gpu-fleet.io/pool=p"
     assert selector("p", Probe.SHARING, "r").endswith("gpu-fleet.io/probe=sharing,gpu-fleet.io/run=r")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"phase": "Pending"}, True),
+        ({"phase": "Failed"}, False),
+        ({"startTime": None}, False),
+    ],
+)
+def test_a_share_is_held_once_the_kubelet_has_taken_the_holder_on(changes: dict[str, Any], expected: bool) -> None:
+    pod = probe_objects.running(0, role="holder")
+    pod["status"] |= {"startTime": "2026-01-01T00:00:00Z"} | changes
+    assert holds(pod) is expected
+    assert not holds(probe_objects.unplaced(0, role="holder"))
 
 
 NAMES = [f"sharing-user-{index}" for index in range(3)]

@@ -38,12 +38,14 @@ def report(**changes: Any) -> str:
 
 def judged(text: str, held: int = 0) -> NodeReport:
     pods = [] if held else [probes.ended(0, text=text)]
+    # Those that only hold a share have nothing to report.
+    holders = [probes.running(index, role="holder", scheduled=50.0) for index in range(3)] if pods else []
     evidence = evidence_of(
         Probe.DCGM,
-        NodeRound(NODE, users=len(pods), fill=len(pods), greedy=False, held=held, gpus=4),
+        NodeRound(NODE, users=len(pods), fill=len(pods), greedy=False, held=held, holders=len(holders)),
         node_facts(NODE, node(NODE), pods=[plugin_pod(NODE)], runtime_class=True),
         Promise(labels={}, taints=[], mps=False, plugin=True),
-        pods,
+        [*holders, *pods],
         [],
         physical=1,
         replicas=4,

@@ -10,15 +10,17 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowSkipException
 
+from gpu_fleet.core.capacity_objects import epoch
 from gpu_fleet.core.errors import GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
-from gpu_fleet.core.probes import pinned_to
+from gpu_fleet.core.probes import is_holder, pinned_to
 from gpu_fleet.operators import probing, validation
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core import probe_objects, throughput_objects
 from tests.unit.core.cluster_objects import stamp
+from tests.unit.core.test_probes_dcgm import report as dcgm_report
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -94,11 +96,13 @@ class World:
         found = [pod for pod in self.pods() if pod["metadata"]["labels"].get("gpu-fleet.io/probe")]
         self.waves.append(sorted({pinned_to(pod) for pod in found}))
         self.planned.append(sorted(round_["node"] for round_ in args["rounds"] if round_["users"]))
-        assert self.waves[-1] == self.planned[-1]
+        holders = {pinned_to(pod) for pod in found if is_holder(pod)}
+        assert set(self.planned[-1]) <= set(self.waves[-1]) <= {*self.planned[-1], *holders}
         if len(self.waves) == self.kill_in:
             raise KeyboardInterrupt
         for pod in self.pods():
-            self.end(pod)
+            if not is_holder(pod):
+                self.end(pod)
 
     def end(self, pod: dict[str, Any]) -> None:
         at = pod["metadata"]["creationTimestamp"]
@@ -386,3 +390,41 @@ def test_an_earlier_probe_is_waited_for_only_where_the_wave_is(cluster: SandboxC
         assert cluster.kube.get(ref) is not None
     finally:
         cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
+
+
+# --- diagnostics have a GPU to themselves ---
+@pytest.fixture
+def kubelet(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the pods in the order of their creation; holders get their share at once, on n1 never."""
+    taken: list[str] = []
+    monkeypatch.setattr(validation, "HOLD_PATIENCE_S", 0.5)
+    monkeypatch.setattr(validation, "STARTS_APART_S", 0.0)
+    create = validation.create_pod
+
+    def noted(kube: Any, manifest: dict[str, Any]) -> bool:
+        made = create(kube, manifest)
+        taken.append(manifest["metadata"]["name"])
+        return made
+
+    monkeypatch.setattr(validation, "create_pod", noted)
+    monkeypatch.setattr("gpu_fleet.core.probes.holds", lambda pod: pinned_to(pod) != "n1")
+    return taken
+
+
+def test_diagnostics_begin_when_all_other_shares_are_held_and_a_quicker_user_makes_the_node_busy(
+    world: World, kubelet: list[str]
+) -> None:
+    def diagnosed(pod: dict[str, Any]) -> None:
+        seconds = epoch(pod["metadata"]["creationTimestamp"]) or 0.0
+        times = {"startedAt": int(seconds * 1000), "finishedAt": int(seconds * 1000) + 500}
+        world.texts[pinned_to(pod)] = dcgm_report(**times)
+        end(pod)
+
+    end, world.end = world.end, diagnosed  # type: ignore[method-assign]
+    task_context = context(TaskInstance(spec=world.spec))
+    run(world, task_context, "dcgm")
+    assert outcomes(task_context) == {name: "Busy" if name == "n1" else "Passed" for name in NODES}
+    assert world.planned == [["n0"], ["n2", "n3"], ["n4"]]
+    roles = [name.split("-")[1] for name in kubelet]
+    assert roles == ["holder"] * 6 + ["user"] + (["holder"] * 6 + ["user"] * 2) + ["holder"] * 3 + ["user"]
+    assert world.pods() == []

@@ -25,7 +25,7 @@ from gpu_fleet.core.capacity_objects import (
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
-from gpu_fleet.core.probes import NodeRound, is_greedy, pinned_to
+from gpu_fleet.core.probes import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: Seconds a container may wait for a cause that does not pass by itself; a registry's hiccup is shorter.
@@ -67,6 +67,8 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
     by_node: dict[str, list[Object]] = {}
     for pod in pods:
+        if is_holder(pod):
+            continue  # never ends by itself
         by_node.setdefault(pinned_to(pod), []).append(pod)
     waiting = [
         why

@@ -41,6 +41,12 @@ def ended(*indices: int, **kwargs: Any) -> Pods:
     return [probes.ended(index, **kwargs) for index in indices]
 
 
+def aged(pod: dict[str, Any], seconds: float = 90.0) -> dict[str, Any]:
+    """The same pod, created earlier."""
+    pod["metadata"]["creationTimestamp"] = probes.stamp(NOW - seconds)
+    return pod
+
+
 @pytest.mark.parametrize(
     ("situation", "pods"),
     [
@@ -78,6 +84,20 @@ def test_waited_for(situation: str, pods: Pods, reason: str) -> None:
     assert verdict.phase is Phase.PROGRESSING, situation
     assert verdict.reason == reason
     assert NODE in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("pods", "settled"),
+    [
+        ([probes.running(0, role="holder"), probes.running(0)], False),
+        ([probes.running(0, role="holder"), probes.ended(0)], True),
+        # A user's pod was quicker: the probe would wait for ever for a share.
+        ([probes.running(0, role="holder"), aged(probes.unplaced(0))], True),
+    ],
+)
+def test_pods_that_only_hold_a_share_are_not_waited_for(pods: Pods, settled: bool) -> None:
+    round_ = NodeRound(NODE, users=1, fill=1, greedy=False, held=0, holders=1)
+    assert judge(pods, round_).ready is settled
 
 
 def test_no_pods_yet() -> None:
