@@ -9,7 +9,7 @@ round is gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpu_fleet.core.capacity_objects import (
@@ -18,17 +18,22 @@ from gpu_fleet.core.capacity_objects import (
     PoolNode,
     condition,
     epoch,
+    event_time,
     finished,
     name_of,
     node_of,
 )
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
-from gpu_fleet.core.kinds import NODE, POD
+from gpu_fleet.core.kinds import EVENT, NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
 from gpu_fleet.core.probes import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
-#: Seconds a container may wait for a cause that does not pass by itself; a registry's hiccup is shorter.
+#: The kubelet's events about an image that cannot be pulled and a container that cannot be made or started (kubernetes
+#: pkg/kubelet/events/event.go).
+FAILED = "Failed"
+#: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's hiccup
+#: is shorter.
 STUCK_PATIENCE_S = 45.0
 #: Seconds after which a pod that finds no room, although nothing runs there any more, is given up; and the same where
 #: no pod of the round was ever placed: placeholders may still be ending.
@@ -40,12 +45,16 @@ GONE_PATIENCE_S = 10.0
 #: Waiting reasons that end a probe's wait after the patience above; a probe is never restarted, so it cannot crash in a
 #: loop.
 STUCK = (STUCK_WAITING - {"CrashLoopBackOff"}) | {"ErrImagePull"}
+#: What a pull that failed just now shows, before its event is seen; ``ImagePullBackOff`` follows.
+_FIRST_ERROR = "ErrImagePull"
 
 
 def queries(args: Args) -> tuple[Query, ...]:
     return (
         KubeQuery("pods", POD, str(args["namespace"]), label_selector=str(args["selector"])),
         KubeQuery("nodes", NODE, label_selector=f"{LABEL_NODE_POOL}={args['pool']}"),
+        # Of pods that cannot start only, and looked up with every look: when their trouble began.
+        KubeQuery("failures", EVENT, str(args["namespace"]), field_selector=f"reason={FAILED}", watch=False),
     )
 
 
@@ -70,10 +79,11 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
         if is_holder(pod):
             continue  # never ends by itself
         by_node.setdefault(pinned_to(pod), []).append(pod)
+    since = _failing_since(snapshot.get("failures", []))
     waiting = [
         why
         for round_ in active
-        if (why := _waits_for(round_, by_node.get(round_.node, []), nodes.get(round_.node), now))
+        if (why := _waits_for(round_, by_node.get(round_.node, []), nodes.get(round_.node), since, now))
     ]
     if not waiting:
         return ready("ProbesSettled", f"the probes of {len(active)} node(s) are over", nodes=len(active))
@@ -81,23 +91,36 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     return progressing(waiting[0][0], waiting[0][1] + more)
 
 
-def _waits_for(round_: NodeRound, mine: Sequence[Object], node: PoolNode | None, now: float) -> tuple[str, str] | None:
+def _failing_since(events: Iterable[Object]) -> dict[str, float]:
+    """uid of a pod -> epoch seconds of the first event that it cannot start."""
+    since: dict[str, float] = {}
+    for event in events:
+        uid = str((event.get("involvedObject") or {}).get("uid", ""))
+        at = epoch(event.get("firstTimestamp")) or event_time(event)
+        if event.get("reason") == FAILED and at:
+            since[uid] = min(at, since.get(uid, at))
+    return since
+
+
+def _waits_for(
+    round_: NodeRound, mine: Sequence[Object], node: PoolNode | None, since: Mapping[str, float], now: float
+) -> tuple[str, str] | None:
     """What the round still waits for on its node, as (reason, message); ``None`` if it is settled.
 
-    :param mine: the pods that are pinned to the node.
+    :param mine: the pods that are pinned to the node, :param since: see :func:`_failing_since`.
     """
     if node is None or node.leaving:
         return None
     users = [pod for pod in mine if not is_greedy(pod)]
     greedy = [pod for pod in mine if is_greedy(pod)]
     # A pod that is not there any more will not report either.
-    over = [pod for pod in users if is_over(pod, now)]
+    over = [pod for pod in users if is_over(pod, since, now)]
     settled = len(over) + max(0, round_.users - len(users))
     open_users = settled < round_.fill
     open_greedy = round_.greedy and any(_unscheduled(pod) for pod in greedy)
     if not open_users and not open_greedy:
         return None
-    running = [pod for pod in mine if node_of(pod) and not is_over(pod, now)]
+    running = [pod for pod in mine if node_of(pod) and not is_over(pod, since, now)]
     patience = ROOM_PATIENCE_S if over else FIRST_ROOM_PATIENCE_S
     if not running and mine and _no_room_for(mine, now) >= patience:
         return None
@@ -110,14 +133,19 @@ def _waits_for(round_: NodeRound, mine: Sequence[Object], node: PoolNode | None,
     return reason, f"node {round_.node}: {settled} of {round_.fill} probe(s) are over"
 
 
-def is_over(pod: Object, now: float) -> bool:
-    """Whether a pod has ended, or waits for what never comes."""
+def is_over(pod: Object, failing_since: Mapping[str, float], now: float) -> bool:
+    """Whether a pod has ended, or waits for what never comes.
+
+    The patience begins with the first failure: an image may be pulled for long before the registry stumbles once.
+    """
     if finished(pod):
         return True
     stuck = waiting_reason(pod)
     if stuck is None or stuck[0] not in STUCK:
         return False
-    since = _scheduled_at(pod)
+    since = failing_since.get(str((pod.get("metadata") or {}).get("uid", "")))
+    if since is None and stuck[0] != _FIRST_ERROR:
+        since = _scheduled_at(pod)  # its events are lost, or too old
     return stuck[0] == "InvalidImageName" or (since is not None and now - since >= STUCK_PATIENCE_S)
 
 

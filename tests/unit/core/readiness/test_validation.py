@@ -23,7 +23,13 @@ BUSY = NodeRound(OTHER, users=0, fill=0, greedy=False, held=4)
 Pods = list[dict[str, Any]]
 
 
-def judge(pods: Pods, *rounds: NodeRound, nodes: Pods | None = None, started: float = 60.0) -> Verdict:
+def judge(
+    pods: Pods,
+    *rounds: NodeRound,
+    nodes: Pods | None = None,
+    started: float = 60.0,
+    failures: Pods | None = None,
+) -> Verdict:
     args = {
         "namespace": "gpu-fleet-validation",
         "selector": "x=y",
@@ -33,7 +39,12 @@ def judge(pods: Pods, *rounds: NodeRound, nodes: Pods | None = None, started: fl
         "started": NOW - started,
     }
     return gate_named("probes_finished").judge(
-        {"pods": pods, "nodes": [node(NODE), node(OTHER)] if nodes is None else nodes}, args
+        {
+            "pods": pods,
+            "nodes": [node(NODE), node(OTHER)] if nodes is None else nodes,
+            "failures": failures or [],
+        },
+        args,
     )
 
 
@@ -98,6 +109,35 @@ def test_waited_for(situation: str, pods: Pods, reason: str) -> None:
 def test_pods_that_only_hold_a_share_are_not_waited_for(pods: Pods, settled: bool) -> None:
     round_ = NodeRound(NODE, users=1, fill=1, greedy=False, held=0, holders=1)
     assert judge(pods, round_).ready is settled
+
+
+def failure(index: int, *, first: float, last: float) -> dict[str, Any]:
+    """The kubelet's event about a pull that failed, first and last so many seconds ago."""
+    return {
+        "reason": "Failed",
+        "message": "Failed to pull image: 503 Service Unavailable",
+        "involvedObject": {"kind": "Pod", "uid": f"uid-user-{index}"},
+        "firstTimestamp": probes.stamp(NOW - first),
+        "lastTimestamp": probes.stamp(NOW - last),
+    }
+
+
+@pytest.mark.parametrize(
+    ("situation", "reason", "failures", "settled"),
+    [
+        ("a hiccup after a long pull", "ErrImagePull", [failure(3, first=2, last=2)], False),
+        ("a hiccup after a long pull, waited out", "ImagePullBackOff", [failure(3, first=12, last=12)], False),
+        ("a hiccup whose event is not seen yet", "ErrImagePull", [], False),
+        ("failing for long", "ImagePullBackOff", [failure(3, first=50, last=5)], True),
+        ("failing for long, tried again just now", "ErrImagePull", [failure(3, first=50, last=1)], True),
+        ("another pod's failure", "ErrImagePull", [failure(2, first=50, last=1)], False),
+        ("a container that cannot be made, just now", "CreateContainerError", [failure(3, first=2, last=2)], False),
+        ("failing, and its events are lost", "ImagePullBackOff", [], True),
+    ],
+)
+def test_patience_begins_with_the_first_failure(situation: str, reason: str, failures: Pods, settled: bool) -> None:
+    pods = [*ended(0, 1, 2), probes.waiting(3, reason, scheduled=600.0), probes.unplaced(4)]
+    assert judge(pods, failures=failures).ready is settled, situation
 
 
 def test_no_pods_yet() -> None:
