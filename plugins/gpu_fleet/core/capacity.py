@@ -46,6 +46,7 @@ from gpu_fleet.core.names import (
     LABEL_STANDING,
     PLACEHOLDER_PRIORITY_CLASS,
     SYSTEM_NAMESPACE,
+    short_hash,
 )
 
 if TYPE_CHECKING:
@@ -204,7 +205,9 @@ def hold_pod(
 
 
 def hold_name(pool: str, node: str) -> str:
-    return f"hold-{pool}-{node.partition('.')[0]}"[:63].rstrip("-")
+    name = f"hold-{pool}-{node.partition('.')[0]}"
+    # The name is also a host name; cut alone, the nodes of a pool with a long name would all have the same.
+    return name if len(name) <= 63 else f"{name[:52].rstrip('-')}-{short_hash(pool, node)}"
 
 
 def _pod(

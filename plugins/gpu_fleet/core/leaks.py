@@ -32,7 +32,7 @@ from gpu_fleet.core.readiness.teardown import (
     tags_of,
 )
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown import capacity_type, doomed_pools
+from gpu_fleet.core.teardown import capacity_type, doomed_pools, orphans_go
 
 Json = Mapping[str, Any]
 Found = Mapping[str, Sequence[Json]]
@@ -41,6 +41,7 @@ TAG_OLD_TEMPLATE_CLUSTER = "karpenter.k8s.aws/cluster"
 TAG_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"
 TAG_EKS_CLUSTER = "eks:eks-cluster-name"
 TAG_CNI_CLUSTER = "cluster.k8s.amazonaws.com/name"
+TAG_CNI_INSTANCE = "node.k8s.amazonaws.com/instance_id"
 _FREE = Price(0.0)
 
 
@@ -79,6 +80,7 @@ def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
     states = {"Name": "instance-state-name", "Values": list(COSTLY_STATES)}
     owned = {"Name": f"tag:{owned_tag(cluster)}", "Values": ["owned"]}
     karpenters = {"Name": "tag-key", "Values": [TAG_NODE_POOL]}
+    ended = {"Name": "instance-state-name", "Values": ["shutting-down", "terminated"]}
     of_cluster = {"Name": f"tag:{TAG_EKS_CLUSTER}", "Values": [cluster]}
     of_a_class = {"Name": "tag-key", "Values": [TAG_NODE_CLASS]}
     available = {"Name": "status", "Values": ["available"]}
@@ -96,6 +98,8 @@ def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
             {"Name": "tag-key", "Values": [TAG_NODE_CLAIM]},
             states,
         ),
+        # EC2 shows an instance for about an hour after its end: whose a network interface was.
+        ec2("instances.ended", "describe_instances", "Reservations.Instances", owned, karpenters, ended),
         ec2("launch_templates", "describe_launch_templates", "LaunchTemplates", of_cluster, of_a_class),
         ec2(
             "launch_templates.old",
@@ -147,7 +151,7 @@ def is_karpenters_profile(tags: Json, region: str, cluster: str) -> bool:
 def _living(spec: ClusterSpec, found: Found) -> frozenset[str]:
     """The NodePools that are meant to live on: neither going nor ours to remove."""
     pools = found.get("node_pools", ())
-    return living_pools(pools) - frozenset(doomed_pools(spec, pools))
+    return living_pools(pools, standalone=not orphans_go(spec)) - frozenset(doomed_pools(spec, pools))
 
 
 def _instances(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
@@ -176,11 +180,11 @@ def _launch_templates(spec: ClusterSpec, found: Found, prices: PriceList) -> lis
 
 
 def _network_interfaces(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    unique = {
-        str(item["NetworkInterfaceId"]): item
-        for key in ("network_interfaces.owned", "network_interfaces.cni")
-        for item in found.get(key, ())
-    }
+    """Karpenter tags a node's first interface, the CNI all others, of every node of the cluster: of those only the ones
+    made by instances that were Karpenter's count. The others are the affair of other node groups."""
+    ended = {str(instance["InstanceId"]) for instance in found.get("instances.ended", ())}
+    made = [item for item in found.get("network_interfaces.cni", ()) if tags_of(item).get(TAG_CNI_INSTANCE) in ended]
+    unique = {str(item["NetworkInterfaceId"]): item for item in (*found.get("network_interfaces.owned", ()), *made)}
     return [
         Leak("network interface", name, "attached to nothing; delete it", _FREE)
         for name, item in sorted(unique.items())

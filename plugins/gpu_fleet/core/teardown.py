@@ -72,6 +72,11 @@ def pool_of(item: Mapping[str, Any]) -> str | None:
     return name
 
 
+def orphans_go(spec: ClusterSpec) -> bool:
+    """Whether NodeClaims of no NodePool go as well: with Karpenter, as nobody would be left to remove them."""
+    return spec.karpenter.manage and spec.teardown.uninstall_karpenter
+
+
 def doomed_claims(
     spec: ClusterSpec, claims: Iterable[Mapping[str, Any]], doomed: Iterable[str], existing: Iterable[str]
 ) -> list[str]:
@@ -83,11 +88,11 @@ def doomed_claims(
     existing = set(existing)
     # By name, not only by what exists: an earlier try may have removed the pool and left the claim.
     doomed = set(doomed) | ({pool.name for pool in spec.node_pools if pool.manage} - existing)
-    orphans_go = spec.karpenter.manage and spec.teardown.uninstall_karpenter
+    every_orphan = orphans_go(spec)
     return sorted(
         claim["metadata"]["name"]
         for claim in claims
-        if pool_of(claim) in doomed or (orphans_go and pool_of(claim) not in existing)
+        if pool_of(claim) in doomed or (every_orphan and pool_of(claim) not in existing)
     )
 
 
@@ -321,7 +326,7 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
     """The plan for what is there now."""
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]
     doomed = doomed_pools(spec, observed.node_pools)
-    living = living_pools(observed.node_pools) - set(doomed)
+    living = living_pools(observed.node_pools, standalone=not orphans_go(spec)) - set(doomed)
     claims = doomed_claims(spec, observed.node_claims, doomed, existing)
     nodes = sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
     rows: list[Json] = []

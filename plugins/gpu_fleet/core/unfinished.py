@@ -69,7 +69,7 @@ def _of(claim: PoolClaim, labels: dict[str, str], prices: PriceList) -> Unfinish
 def unfinished_message(cluster: str, nodes: Iterable[Unfinished]) -> str:
     """What to tell: each node with its price, why it stays, and what to do."""
     return (
-        f"still paid for: {', '.join(map(str, nodes))}; Karpenter gives up a node that has not joined after 15 minutes, "
-        "and removes none that has joined before it is initialized: run "
+        f"still paid for: {', '.join(map(str, nodes))}; Karpenter gives up a node that has not joined after 15 "
+        "minutes, and removes none that has joined before it is initialized: run "
         f"gpu_teardown.{cluster}, or delete the NodeClaims"
     )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
-from gpu_fleet.core.validation_others import is_ours
 from gpu_fleet.core.validation_pods import TAKEN, clock, diagnostics, driver, reported, room, vector_add
 from gpu_fleet.core.validation_report import Check, NodeReport, busy, failed, not_reached
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
@@ -126,5 +125,3 @@ def refusal_reason(message: str) -> str:
     if "exceeded quota" in message:
         return "QuotaExceeded"
     return "ProbesForbidden"
-
-

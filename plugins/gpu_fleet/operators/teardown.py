@@ -227,6 +227,7 @@ class DeleteNodePoolsOperator(FleetOperator):
     # --- emergency ---------------------------------------------------------------------------------------------
 
     def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan) -> dict[str, Any]:
+        from gpu_fleet.core.teardown import orphans_go
         from gpu_fleet.hooks.aws import aws_session
 
         ids = [str(row["id"]) for row in plan.instances]
@@ -241,7 +242,7 @@ class DeleteNodePoolsOperator(FleetOperator):
             self,
             context,
             "instances_gone",
-            {"cluster": self.spec.cluster.name},
+            {"cluster": self.spec.cluster.name, "standalone_stays": not orphans_go(self.spec)},
             float(self.spec.deadlines.teardown),
             method_name="resume",
             kwargs={"plan": result},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import TaskGroup, TriggerRule
 
+from gpu_fleet.core.teardown import orphans_go
 from gpu_fleet.operators.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
 from gpu_fleet.operators.drain import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
@@ -32,7 +33,7 @@ def teardown(spec: ClusterSpec) -> Phase:
 
     The new plan may be smaller than the approved one, never larger.
     """
-    cluster = {"cluster": spec.cluster.name}
+    cluster = {"cluster": spec.cluster.name, "standalone_stays": not orphans_go(spec)}
     classes_that_go = {"spec": spec.name, "kept": [pool.name for pool in spec.node_pools if not pool.manage]}
     with TaskGroup("teardown", tooltip="Remove the GPU capacity and show that nothing is left"):
         plan = PlanTeardownOperator(task_id="plan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpu_fleet.core.capacity import (
+    hold_name,
     hold_pod,
     placeholder_gpus,
     placeholder_lifetime_s,
@@ -192,6 +193,12 @@ def test_karpenter_does_not_ignore_a_placeholder_and_ignores_what_is_pinned() ->
     pinned = hold_pod(spec.name, spec.pool(POOL), N1, gpus=1, minutes=30, image="p", run="d/r", run_label="x")
     assert refusal(asks) is None
     assert "kubernetes.io/hostname is not allowed" in str(refusal(pinned))
+
+
+def test_holds_of_a_pool_with_a_long_name_have_names_of_their_own() -> None:
+    names = {hold_name("p" * 50, node) for node in (N1, N2, N3)}
+    assert len(names) == 3
+    assert max(map(len, names)) <= 63
 
 
 def test_a_hold_is_pinned_and_ends_by_itself() -> None:

@@ -24,7 +24,7 @@ def tags(**pairs: str) -> list[dict[str, str]]:
 
 
 def instance(name: str, pool: str | None = "shared-a10g", state: str = "running") -> dict[str, Any]:
-    found = [{"Key": "karpenter.sh/nodepool", "Value": pool}] if pool else []
+    found = [{"Key": "karpenter.sh/nodepool", "Value": pool}] if pool is not None else []
     return {"InstanceId": name, "InstanceType": "g5.xlarge", "State": {"Name": state}, "Tags": found}
 
 
@@ -42,7 +42,12 @@ PROTECTED = {
     }
 }
 PLACEHOLDER = {"metadata": {"name": "p", "namespace": "s", "labels": {"gpu-fleet.io/component": "placeholder"}}}
-CNI_CARD = {"NetworkInterfaceId": "eni-1", "Status": "available"}
+CNI_CARD = {
+    "NetworkInterfaceId": "eni-1",
+    "Status": "available",
+    "Tags": [{"Key": "node.k8s.amazonaws.com/instance_id", "Value": "i-1"}],
+}
+ENDED = {"InstanceId": "i-1", "State": {"Name": "terminated"}}
 
 #: situation -> what was found, kinds and names of the leaks
 CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
@@ -92,9 +97,14 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         [("EBS volume", "vol-1")],
     ),
     "a network interface found twice": (
-        {"network_interfaces.owned": [CNI_CARD], "network_interfaces.cni": [CNI_CARD]},
+        {"network_interfaces.owned": [CNI_CARD], "network_interfaces.cni": [CNI_CARD], "instances.ended": [ENDED]},
         [("network interface", "eni-1")],
     ),
+    "a network interface that only the CNI tagged": (
+        {"network_interfaces.cni": [CNI_CARD], "instances.ended": [ENDED]},
+        [("network interface", "eni-1")],
+    ),
+    "a network interface of another node group's node": ({"network_interfaces.cni": [CNI_CARD]}, []),
     "a launch template": (
         {"launch_templates": [{"LaunchTemplateName": "lt", "Tags": tags(**{"karpenter.k8s.aws/ec2nodeclass": "x"})}]},
         [("launch template", "lt")],
@@ -135,6 +145,13 @@ def test_the_node_class_of_a_pool_that_is_kept_is_no_leak_and_that_of_a_removed_
     labels = {"gpu-fleet.io__cluster": "demo"}
     found = {"node_classes": [named("whole-a100", **labels), named("removed", **labels)]}
     assert [(leak.kind, leak.name) for leak in find_leaks(spec, found, PRICES)] == [("EC2NodeClass", "removed")]
+
+
+def test_standalone_claims_of_others_are_no_leak_where_karpenter_stays() -> None:
+    found = {"node_claims": [named("c")], "instances.owned": [instance("i-1", "")]}
+    assert [leak.kind for leak in find_leaks(demo_spec(), found, PRICES)] == ["EC2 instance", "NodeClaim"]
+    stays = demo_spec(teardown__uninstallKarpenter=False)
+    assert find_leaks(stays, found, PRICES) == []
 
 
 def test_the_message_names_each_leak_its_price_and_the_sum() -> None:

@@ -17,7 +17,7 @@ from gpu_fleet.core.validation_node import Promise, node_facts
 from gpu_fleet.core.validation_others import NOBODY, Others, others_by_node
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from tests.unit.core import probe_objects as probes
-from tests.unit.core.cluster_objects import NOW, node, plugin_pod
+from tests.unit.core.cluster_objects import NOW, node, plugin_pod, user_pod
 from tests.unit.core.probe_objects import NODE, OTHER_UUID, UUID
 
 Pods = list[dict[str, Any]]

@@ -1,8 +1,8 @@
 """Gate ``pool_capacity``: as many nodes of a pool as wanted are there, each with physical × replicas GPUs.
 
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
-``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the plugin's
-start, to GPUs) and ``mismatch_patience_s`` (how long a wrong number may stand).
+``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
+plugin's start, to GPUs) and ``mismatch_patience_s`` (how long a wrong number may stand).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
@@ -54,6 +54,10 @@ LOST_PATIENCE_S = 30.0
 
 #: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
 EVENT_AGE_S = 300.0
+
+#: What Karpenter says of a pool at its limits; the second is about ``limits.nodes``
+#: (kubernetes-sigs/karpenter v1.14 pkg/controllers/provisioning/scheduling/scheduler.go).
+_AT_LIMITS = ("exceed limits for nodepool", "node limits have been exhausted for nodepool")
 
 _AFTER_LAUNCH = {
     "Launched": "waits for EC2",
@@ -251,7 +255,7 @@ def _unschedulable(pool: str, pending: Sequence[Object], snapshot: Snapshot, now
     text = _about(pool, str(event.get("message", "")))
     if "did not tolerate taint" in text:
         return failed("TaintNotTolerated", f"Karpenter cannot place the placeholders: {text}")
-    if "exceed limits for nodepool" in text:
+    if any(limit in text for limit in _AT_LIMITS):
         return progressing("NodePoolLimitReached", f"pool {pool} is at its limits: {text}")
     if "no instance type" in text:
         return progressing("NoInstanceTypeFits", f"Karpenter finds no instance type: {text}")

@@ -1,7 +1,8 @@
 """Gates of the teardown: they wait for absence.
 
 What belongs to a NodePool that lives on is not waited for: it is somebody else's, or a pool with ``manage: false``.
-Everything else counts, NodeClaims without any pool included: they cost money like the others.
+Everything else counts. NodeClaims that somebody made without any pool go only together with Karpenter; where it stays
+(argument ``standalone_stays``), they are not waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ COSTLY_STATES = ("pending", "running", "stopping", "stopped")
 #: Karpenter looks for instances without a NodeClaim every 2 minutes and leaves young ones alone
 #: (aws/karpenter-provider-aws v1.14 pkg/controllers/nodeclaim/garbagecollection); after twice that it will not come.
 ORPHAN_GRACE_S = 300.0
+
+#: The pool of a NodeClaim that somebody made by hand; Karpenter tags its instance so, too. An instance without the tag
+#: is not meant.
+NO_POOL = ""
 
 _SHOWN = 5
 
@@ -49,14 +54,20 @@ def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag.get("Value", "") for tag in resource.get("Tags") or []}
 
 
-def living_pools(pools: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Names of the NodePools that are not being deleted."""
-    return frozenset(pool["metadata"]["name"] for pool in pools if not pool["metadata"].get("deletionTimestamp"))
+def living_pools(pools: Iterable[Mapping[str, Any]], *, standalone: bool = False) -> frozenset[str]:
+    """Names of the NodePools that are not being deleted.
+
+    :param standalone: with :data:`NO_POOL` among them, so that what belongs to no pool lives on too.
+    """
+    names = frozenset(pool["metadata"]["name"] for pool in pools if not pool["metadata"].get("deletionTimestamp"))
+    return names | {NO_POOL} if standalone else names
 
 
 def left_in_pools(items: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
     """NodeClaims or nodes whose NodePool is gone, going, or was never there."""
-    return [item for item in items if (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL) not in living]
+    return [
+        item for item in items if (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL, NO_POOL) not in living
+    ]
 
 
 def left_instances(instances: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
@@ -113,9 +124,9 @@ def _claims_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
     )
 
 
-def judge_claims_gone(snapshot: Snapshot, args: Args) -> Verdict:  # noqa: ARG001
+def judge_claims_gone(snapshot: Snapshot, args: Args) -> Verdict:
     """Ready when no NodeClaim and no node is left, except those of NodePools that live on."""
-    living = living_pools(snapshot["pools"])
+    living = living_pools(snapshot["pools"], standalone=bool(args.get("standalone_stays")))
     claims = left_in_pools(snapshot["claims"], living)
     if claims:
         return progressing(
@@ -156,7 +167,8 @@ def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
     Failed when an instance has no NodeClaim and Karpenter's garbage collection had its time: nobody will remove it.
     """
-    left = left_instances(snapshot["instances"], living_pools(snapshot["pools"]))
+    living = living_pools(snapshot["pools"], standalone=bool(args.get("standalone_stays")))
+    left = left_instances(snapshot["instances"], living)
     claims = {claim["metadata"]["name"] for claim in snapshot["claims"]}
     orphans = [i for i in left if tags_of(i).get(TAG_NODE_CLAIM) not in claims and i["State"]["Name"] == "running"]
     waited = float(args.get("now", 0.0)) - float(args.get("started", args.get("now", 0.0)))

@@ -12,6 +12,7 @@ from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core.cluster_objects import NOW, POOL, claim, event, node, placeholder, plugin_pod
 
 LIMITS = "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=shared-a10g)"
+NODE_LIMIT = "Failed to schedule pod, node limits have been exhausted for nodepool (NodePool=shared-a10g)"
 TOO_SMALL = "Failed to schedule pod, no instance type has enough resources, requirements=…, resources={…}"
 N1, N2, N3 = (f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in (1, 2, 3))
 REGISTERING = ("Registered", "NodeNotFound", "Node not registered with cluster")
@@ -92,6 +93,14 @@ def test_a_broken_node_beyond_the_wanted_ones_is_named_and_fails_nothing(broken:
             {
                 "placeholders": [placeholder(0)],
                 "pod_events": [event("FailedScheduling", LIMITS)],
+            },
+            "NodePoolLimitReached",
+            "limits",
+        ),
+        (
+            {
+                "placeholders": [placeholder(0)],
+                "pod_events": [event("FailedScheduling", NODE_LIMIT)],
             },
             "NodePoolLimitReached",
             "limits",

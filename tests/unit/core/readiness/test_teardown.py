@@ -60,6 +60,17 @@ def test_claims_count_unless_their_pool_lives_on(
     assert judge("nodeclaims_gone", claims=claims, pools=pools).ready is ready
 
 
+@pytest.mark.parametrize(("stays", "ready"), [(True, True), (False, False)])
+def test_standalone_claims_of_others_are_not_waited_for_where_karpenter_stays(stays: bool, ready: bool) -> None:
+    args = {**ARGS, "standalone_stays": stays}
+    claims = {"claims": [named("c", None)], "nodes": [], "pools": []}
+    instances = {"instances": [instance("i-1", "")], "claims": [named("c", None)], "pools": []}
+    assert gate_named("nodeclaims_gone").judge(claims, args).ready is ready
+    assert gate_named("instances_gone").judge(instances, args).ready is ready
+    ours = {**claims, "claims": [named("c")]}
+    assert not gate_named("nodeclaims_gone").judge(ours, args).ready
+
+
 def test_nodes_count_as_well_when_the_claims_are_gone() -> None:
     assert judge("nodeclaims_gone", nodes=[named("n1")]).reason == "NodesRemain"
     assert judge("nodes_gone", nodes=[named("n1")]).reason == "NodesRemain"
