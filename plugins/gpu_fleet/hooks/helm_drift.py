@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.errors import GpuFleetError, NotFound
-from gpu_fleet.core.releases.drift import FIELD_MANAGER, Change, Difference, completed, differences
+from gpu_fleet.core.releases.drift import FIELD_MANAGER, Change, Difference, completed, differences, passes_away
 from gpu_fleet.core.releases.objects import documents
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
@@ -90,6 +90,8 @@ def look_at(client: KubeClient, document: Mapping[str, Any], home: str | None, c
     try:
         ref = client.ref(str(document.get("apiVersion", "")), kind, name, home)
         target, live = str(ref), client.get(ref)
+        if live is None and passes_away(document):
+            return Look(target)
         if live is None or live["metadata"].get("deletionTimestamp"):
             return Look(target, (Difference(Change.DELETED, target),))
         wanted = complete(ref)

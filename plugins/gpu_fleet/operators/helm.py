@@ -61,7 +61,8 @@ class HelmReleaseOperator(HelmOperator):
         no pod is not waited for, and leaves the revision unproven); ``installed``: only until their controllers have
         seen them and nothing is refused; ``none``.
     :param wait_deadline: upper bound of that wait, absolute from its beginning.
-    :param patience: how long a cause such as a failing image pull must have lasted before it fails the wait.
+    :param patience: how long a cause such as a failing image pull must have lasted before it fails the wait; a
+        container that has crashed three times fails it at once.
     :param check: called as ``check(kube_client, result)`` once the workloads are ready; an exception, or ``False``,
         means that the revision does not do what it should, and ``remediation`` follows.
     :param mark_proven: write the revision into the ledger as good once ``wait_for="workloads"`` and ``check`` are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.kinds import CONFIG_MAP, ObjectRef
+from gpu_fleet.core.kinds import CONFIG_MAP, JOB, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.hooks.helm_lease import ReleaseLease
 from gpu_fleet.hooks.helm_release import ReleaseEngine
@@ -125,6 +126,21 @@ def test_a_changed_local_chart_is_deployed_and_an_unchanged_one_writes_nothing(
     assert again.actions == ("upgrade 2",)
     assert config(cluster)["data"]["message"] == "from the template"
     assert engine(cluster, chart=chart).install().actions == ()
+
+
+@pytest.mark.parametrize(("ttl", "actions"), [(60, ()), (None, ("upgrade 2",))], ids=["with a ttl", "without"])
+def test_a_job_that_the_cluster_deletes_by_itself_is_no_drift(
+    cluster: SandboxCluster, tmp_path: Path, ttl: int | None, actions: tuple[str, ...]
+) -> None:
+    chart = tmp_path / "charts" / "tiny"
+    shutil.copytree(CHARTS / "tiny", chart)
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+    spec = {"template": template, **({"ttlSecondsAfterFinished": ttl} if ttl else {})}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": spec}
+    (chart / "templates" / "job.yaml").write_text(json.dumps(job))
+    engine(cluster, chart=chart).install()
+    cluster.kube.delete(ObjectRef(JOB, "once", "ns"))
+    assert engine(cluster, chart=chart).install().actions == actions
 
 
 # --- uninstalls that died --------------------------------------------------------------------------------------------
