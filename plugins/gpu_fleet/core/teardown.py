@@ -326,6 +326,7 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
     """The plan for what is there now."""
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]
     doomed = doomed_pools(spec, observed.node_pools)
+    kept = living_pools(observed.node_pools) - set(doomed)
     living = living_pools(observed.node_pools, standalone=not orphans_go(spec)) - set(doomed)
     claims = doomed_claims(spec, observed.node_claims, doomed, existing)
     nodes = sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
@@ -361,7 +362,7 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
         instances=sorted(rows, key=lambda row: str(row["id"])),
         pods=user_pods(observed.pods, nodes),
         releases=releases(observed.release_secrets),
-        kept_pools=sorted(living),
+        kept_pools=sorted(kept),
         karpenter=karpenter,
         way=way,
         cost=total(costs),

@@ -231,6 +231,13 @@ def test_the_plan_prices_what_goes_and_leaves_out_what_stays() -> None:
     json.dumps(found.to_json())
 
 
+def test_the_instance_of_a_standalone_claim_goes_only_with_karpenter() -> None:
+    observed = Observed(node_claims=[claim("by-hand", None)], instances=[instance("i-1", "")])
+    stays = make_plan(demo_spec(teardown__uninstallKarpenter=False), observed, PRICES)
+    assert (stays.instances, stays.node_claims, stays.kept_pools, stays.way) == ([], [], [], Way.NOTHING_LEFT)
+    assert [row["id"] for row in make_plan(demo_spec(), observed, PRICES).instances] == ["i-1"]
+
+
 def test_the_text_shows_cost_pools_and_pods() -> None:
     job = {"kind": "Job", "name": "train", "controller": True}
     text = to_markdown(
