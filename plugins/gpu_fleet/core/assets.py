@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpu_fleet.core.probes import MEASURING
-from gpu_fleet.core.validation_report import Outcome, PoolReport
+from gpu_fleet.core.validation_report import NO_NODES, Outcome, PoolReport
 
 SCHEME = "gpu-fleet"
 #: Bytes of an event's ``extra``; more belongs into the report that it points to.
@@ -137,8 +137,9 @@ def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[s
             return Finding(NOT_VALIDATED, str(failure.get("reason")), str(failure.get("message")))
         return Finding(NOT_VALIDATED, NOT_VALIDATED, "validation did not take place: a task before it failed")
     proofs = [summary for summary in given if summary.get("probe") not in MEASURING] or given
-    if any(summary.get("outcome") == Outcome.IDLE for summary in given):
-        return Finding(Outcome.IDLE, str(Outcome.IDLE), "the pool has no nodes")
+    idle = next((summary for summary in given if summary.get("outcome") == Outcome.IDLE), None)
+    if idle is not None:
+        return Finding(Outcome.IDLE, str(Outcome.IDLE), str(idle.get("idle") or NO_NODES))
     if any(summary.get("outcome") == Outcome.BUSY for summary in proofs):
         return Finding(Outcome.BUSY, str(Outcome.BUSY), "all GPUs of the pool are in use")
     busy = [str(summary.get("probe")) for summary in given if summary.get("outcome") == Outcome.BUSY]

@@ -112,7 +112,8 @@ def _bought(added: Iterable[PoolClaim], pods: list[Object], events: list[Object]
     users = [pod for pod in pods if gpus_requested(pod) and not is_ours(pod)]
     if any(not node_of(pod) and not finished(pod) for pod in users):
         return []  # it may be theirs: Karpenter says so a moment after it has made the claim
-    theirs, mine = set(), set()
+    theirs: set[str] = set()
+    mine: set[str] = set()
     for event in events:
         if event.get("reason") == NOMINATED:
             by_us = (event.get("involvedObject") or {}).get("namespace") in our

@@ -10,6 +10,7 @@ from typing import Any
 SCHEMA = "gpu-fleet.io/validation/v1"
 #: Reason of a check that rests on one that did not pass.
 NOT_REACHED = "NotReached"
+NO_NODES = "the pool has no nodes"
 
 
 class Outcome(StrEnum):
@@ -143,6 +144,7 @@ class PoolReport:
     :ivar physical: GPUs per node according to EC2, :ivar replicas: how often each is shared.
     :ivar pool_checks: checks that are about no single node.
     :ivar notes: sentences for the reader.
+    :ivar idle: why there are no nodes in it, if not because the pool has none.
     """
 
     cluster: str
@@ -156,6 +158,12 @@ class PoolReport:
     nodes: tuple[NodeReport, ...]
     pool_checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    idle: str = ""
+
+    @property
+    def why_idle(self) -> str:
+        """Why no node was looked at, in words."""
+        return self.idle or NO_NODES
 
     @property
     def outcome(self) -> Outcome:
@@ -198,6 +206,7 @@ class PoolReport:
             "outcome": str(self.outcome),
             "nodes": {node.node: str(node.outcome) for node in self.nodes},
             "failures": self.failures()[:10],
+            **({"idle": self.why_idle} if not self.nodes else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -214,6 +223,7 @@ class PoolReport:
             "nodes": [node.to_json() for node in self.nodes],
             "poolChecks": [check.to_json() for check in self.pool_checks],
             "notes": list(self.notes),
+            "idle": self.idle,
         }
 
     @classmethod
@@ -230,6 +240,7 @@ class PoolReport:
             nodes=tuple(NodeReport.from_json(node) for node in value["nodes"]),
             pool_checks=tuple(Check.from_json(check) for check in value.get("poolChecks") or []),
             notes=tuple(str(note) for note in value.get("notes") or []),
+            idle=str(value.get("idle") or ""),
         )
 
 

@@ -371,6 +371,7 @@ class RunProbesOperator(PoolOperator):
             nodes=reports,
             pool_checks=(check,) if reports else (),
             notes=(NO_MEMORY_ISOLATION,) if time_sliced else (),
+            idle=str(before.get("idle") or ""),
         )
 
     def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:

@@ -37,9 +37,10 @@ class ProtectNodesOperator(PoolOperator):
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
         surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
 
-    :returns: ``{"nodes", "untested", "blamed", "nodeClaims", "claims": {NodeClaim: node}, "physical", "replicas",
-        "protected", "instances"}``; ``blamed`` are the nodes in service that failed and have not passed since, whether
-        they are looked at or not; the NodeClaims are what the end of validation is compared with.
+    :returns: ``{"nodes", "untested", "idle", "blamed", "nodeClaims", "claims": {NodeClaim: node}, "physical",
+        "replicas", "protected", "instances"}``; ``idle`` says why none of the nodes that are there can be looked at;
+        ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
+        the NodeClaims are what the end of validation is compared with.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -65,8 +66,6 @@ class ProtectNodesOperator(PoolOperator):
         only = context["params"].get("node")
         if only:
             nodes = [node for node in nodes if node.name == only]
-            if not nodes:
-                self.log.warning("node %s takes no probes: it is cordoned, or has not been initialized yet", only)
         if self.all_wanted and pool.wanted_nodes:
             good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
             if len(nodes) > len(good) >= pool.wanted_nodes:
@@ -80,6 +79,9 @@ class ProtectNodesOperator(PoolOperator):
                 "taken away or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
+        idle = "" if nodes else self._why_idle(present, only)
+        if idle:
+            self.log.warning("%s", idle)
         failed = self._failed_before(context)
         nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
@@ -91,6 +93,7 @@ class ProtectNodesOperator(PoolOperator):
         return {
             "nodes": [node.name for node in nodes],
             "untested": untested,
+            "idle": idle,
             "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
             "nodeClaims": [claim.name for claim in claims],
             "claims": {claim.name: claim.node for claim in claims if claim.node},
@@ -99,6 +102,17 @@ class ProtectNodesOperator(PoolOperator):
             "protected": protected,
             "instances": {node.name: node.instance() for node in nodes},
         }
+
+    def _why_idle(self, present: list[PoolNode], only: str | None) -> str:
+        """Why none of the nodes that are there takes probes; empty if there are none."""
+        asked = [node for node in present if only in (None, "", node.name)]
+        if only and not asked:
+            return f"node {only} is gone, or is being removed"
+        cordoned = [node.name for node in asked if not self._takes_probes(node)]
+        unfinished = [node.name for node in asked if node.name not in cordoned]
+        causes = [("cordoned", cordoned), ("not initialized yet", unfinished)]
+        words = "; ".join(f"{cause}: {', '.join(names[:5])}" for cause, names in causes if names)
+        return f"no node takes probes: {words}" if words else ""
 
     def _is_finished(self, node: PoolNode) -> bool:
         """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,6 +146,12 @@ def test_what_came_of_a_pool(
 ) -> None:
     found = assets.finding_of(summaries, failure)
     assert (found.outcome, found.reason) == (outcome, reason)
+
+
+@pytest.mark.parametrize(("idle", "message"), [("", "the pool has no nodes"), ("cordoned: n1", "cordoned: n1")])
+def test_an_idle_pool_says_why(idle: str, message: str) -> None:
+    found = PoolReport.from_json(replace(report(), idle=idle).to_json())
+    assert assets.finding_of([found.summary()], None).message == message
 
 
 @pytest.mark.parametrize(

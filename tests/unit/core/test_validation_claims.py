@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,7 +29,13 @@ def before(*tested: str, untested: str = "", unborn: str = "", capacity: str = "
 
 
 def check(
-    known: dict[str, Any], after: str, *, leaving: str = "", pods: Objects = (), events: Objects = (), told: str = ""
+    known: dict[str, Any],
+    after: str,
+    *,
+    leaving: str = "",
+    pods: Sequence[dict[str, Any]] = (),
+    events: Sequence[dict[str, Any]] = (),
+    told: str = "",
 ) -> Check:
     found = [claim(name, node_name=f"n-{name}", deleting=name in leaving) for name in after + leaving]
     return claims_unchanged(known, pool_claims(found, POOL), pods, events, our_namespaces=OURS, known=told)

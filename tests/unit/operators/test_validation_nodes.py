@@ -248,6 +248,22 @@ def test_holds_of_nodes_that_are_not_probed_stay_unless_they_are_renewed(
         kube.delete(ObjectRef(POD, pod["metadata"]["name"], SYSTEM_NAMESPACE), grace_seconds=0)
 
 
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({}, "no node takes probes: cordoned: n1; not initialized yet: n2"),
+        ({"node": "n1"}, "no node takes probes: cordoned: n1"),
+        ({"node": "n3"}, "node n3 is gone, or is being removed"),
+    ],
+)
+def test_nodes_that_take_no_probes_are_not_no_nodes(kube: KubeClient, params: dict[str, str], words: str) -> None:
+    joined(kube, "n1", cordoned=True)
+    joined(kube, "n2", initialized=False)
+    found = protect(all_wanted=False, **params)
+    assert (found["nodes"], found["idle"]) == ([], words)
+
+
 def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: KubeClient) -> None:
     assert kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={POOL}") == []
-    assert protect(all_wanted=False)["nodes"] == []
+    found = protect(all_wanted=False)
+    assert (found["nodes"], found["idle"]) == ([], "")

@@ -54,7 +54,7 @@ def _probe(root: Element, run: RunReport, report: PoolReport) -> None:
     for check in report.pool_checks:
         _check(suite, f"{prefix}.pool", check)
     if not report.nodes:
-        _case(suite, f"{prefix}.pool", "nodes", "skipped", "Idle", "the pool has no nodes")
+        _case(suite, f"{prefix}.pool", "nodes", "skipped", "Idle", report.why_idle)
     _count(suite)
 
 
