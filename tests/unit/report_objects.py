@@ -1,11 +1,17 @@
-"""Validation reports of pools in every condition, as the probes' tasks would leave them."""
+"""Validation reports of pools in every condition, as the probes' tasks would leave them.
+
+What has a producer in the package is made by it: a report that reads a key nobody writes must not pass here.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gpu_fleet.core.assets import PoolState, finding_of
+from gpu_fleet.core.capacity_objects import PoolNode
 from gpu_fleet.core.history import VerdictAt
+from gpu_fleet.core.names import LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE, LABEL_ZONE, short_hash
+from gpu_fleet.core.probes import Probe, Role, pod_name
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
@@ -19,6 +25,16 @@ EVIL = "<script>alert('pwned')</script> | `code` & {{ 7*7 }} ]]> \x1b[31m"
 
 def host(number: int) -> str:
     return HOST.format(number // 250, number % 250)
+
+
+def instance(number: int) -> dict[str, str]:
+    labels = {LABEL_INSTANCE_TYPE: "g5.xlarge", LABEL_ZONE: "us-west-2a", LABEL_CAPACITY_TYPE: "on-demand"}
+    spec = {"providerID": f"aws:///us-west-2a/i-0{number:016x}"}
+    return PoolNode.of({"metadata": {"name": host(number), "labels": labels}, "spec": spec}).instance()
+
+
+def pod_of(number: int, index: int = 0, probe: Probe = Probe.SHARING, role: Role = Role.USER) -> str:
+    return pod_name(probe, role, host(number), index, short_hash("gpu_lifecycle.demo/manual__1"))
 
 
 def check(name: str, outcome: Outcome, reason: str, message: str, **figures: Any) -> Check:
@@ -69,7 +85,12 @@ def good_checks(number: int, replicas: int = 4) -> list[Check]:
             memoryFreeMiB={uuid: 21_873},
         ),
         check("physical", Outcome.PASSED, "CountsAgree", "nvidia-smi and EC2 agree on 1", seen=1),
-        check("bound", Outcome.PASSED, "OneMoreWaits", "pod probe-x stayed Pending: Insufficient nvidia.com/gpu"),
+        check(
+            "bound",
+            Outcome.PASSED,
+            "OneMoreWaits",
+            f"pod {pod_of(number, role=Role.GREEDY)} stayed Pending: Insufficient nvidia.com/gpu",
+        ),
         check("refusal", Outcome.SKIPPED, "NotAsked", "requests for several GPUs are allowed here"),
     ]
 
@@ -80,7 +101,7 @@ def node(number: int, *changed: Check) -> NodeReport:
     checks = [replaced.get(one.name, one) for one in good_checks(number)]
     return NodeReport(
         host(number),
-        {"instanceId": f"i-0{number:016x}", "instanceType": "g5.xlarge", "zone": "us-west-2a"},
+        instance(number),
         tuple(checks),
     )
 
@@ -101,7 +122,7 @@ def busy_node(number: int) -> NodeReport:
 
 def measured(number: int, shares: tuple[float, ...] = (0.252, 0.249, 0.251, 0.248)) -> NodeReport:
     """A node's throughput, as core/validation_throughput.py tells it; a small share is a starved sharer's."""
-    uuid, pods = UUID.format(number), [f"probe-throughput-{number}-{letter}" for letter in "abcd"]
+    uuid, pods = UUID.format(number), [pod_of(number, index, Probe.THROUGHPUT) for index in range(4)]
     pod, share = min(zip(pods, shares, strict=True), key=lambda item: item[1])
     spread = {uuid: dict(zip(pods, shares, strict=True))}
     if share < 0.25 * 0.75:

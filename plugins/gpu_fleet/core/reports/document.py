@@ -149,7 +149,7 @@ def _failures(pool: PoolSection) -> Iterator[Block]:
     for report in pool.reports:
         for node in report.nodes:
             if node.outcome in _TROUBLE and node.cause is not None:
-                found.append((report, node.node, node.instance.get("instanceType", ""), node.cause))
+                found.append((report, node.node, node.instance.get("type", ""), node.cause))
         found += [(report, "", "", check) for check in report.pool_checks if check.outcome in _TROUBLE]
     if not found:
         return

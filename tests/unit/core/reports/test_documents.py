@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from gpu_fleet.core.assets import Finding, PoolState
+from gpu_fleet.core.drift import Drift, Kind
+from gpu_fleet.core.quarantine import Left, Why
 from gpu_fleet.core.reports import html, junit, markdown
 from gpu_fleet.core.reports.blocks import Link, Table, clean, instant, moment
 from gpu_fleet.core.reports.document import document
@@ -46,7 +48,7 @@ RUNS: dict[str, RunReport] = {
     "fifty": run_of(FIFTY),
     "drifted": run_of(
         healthy(),
-        drift=({"kind": "changed", "object": "NodePool/a10g", "field": "spec.limits.cpu", "wanted": 8, "found": "9"},),
+        drift=(Drift(Kind.CHANGED, "NodePool a10g", "spec.limits.cpu", 8, "9", "kubectl-edit").to_json(),),
     ),
     "not validated": run_of(
         pools=(PoolSection("shared-a10g", Finding("NotValidated", "DevicePluginAbsent", "no pod on the node")),)
@@ -110,6 +112,12 @@ def test_a_broken_pool_says_which_node_why_and_what_to_do() -> None:
         assert escape(words) in page
     assert "Time-slicing isolates no memory" in page
     assert "became NotReady" in page
+
+
+def test_a_failure_tells_the_instance_type_of_its_node() -> None:
+    """As the package describes a machine (``PoolNode.instance``), not as a test invents it."""
+    text = markdown.render(document(RUNS["broken"]))
+    assert f"| `{host(2)}` | g5.xlarge | `sharing` | `allocatable` |" in text
 
 
 def test_figures_are_in_tables() -> None:
@@ -371,7 +379,7 @@ def test_remediation_is_told() -> None:
         "quarantined": [host(2)],
         "released": [host(7)],
         "replaced": [],
-        "left": [{"node": host(3), "reason": "BudgetSpent"}],
+        "left": [Left(host(3), Why.BUDGET_SPENT, "1 of 1 node(s)").to_json()],
     }
     section = PoolSection(
         "shared-a10g",
