@@ -2,10 +2,10 @@
 # Reports which GPUs this container sees, whether CUDA works on them, and when it ran, as one JSON object in the
 # container's termination message (at most 4096 bytes, the kubelet's limit).
 #
-#   sh -c "$(cat gpu.sh)" gpu HOLD_SECONDS VECTOR_ADD
+#   sh -c "$(cat gpu.sh)" gpu HOLD_SECONDS VECTOR_ADD [ARGUMENT...]
 #
 # HOLD_SECONDS  how long to keep the GPU after the work, so that sharers overlap
-# VECTOR_ADD    path of NVIDIA's vectorAdd sample, or - to leave CUDA out
+# VECTOR_ADD    path of NVIDIA's vectorAdd sample, or - to leave CUDA out; its arguments follow
 #
 # POSIX sh; needs date, sleep, tr, cut, sed, and nvidia-smi, which the NVIDIA container toolkit puts into the container.
 # Exit status: 0 fine, 1 the GPU does not do what it should, 2 the probe itself could not run.
@@ -14,6 +14,7 @@ set -u
 output=/dev/termination-log
 hold=${1:-0}
 vector_add=${2:--}
+[ $# -lt 2 ] || shift 2
 sleeper=
 
 # Milliseconds since the epoch; whole seconds where date knows no nanoseconds.
@@ -80,7 +81,7 @@ cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p' |
 if [ "$vector_add" != - ]; then
     [ -x "$vector_add" ] || report 2 NoVectorAdd "$vector_add is not in the image"
     before=$(now)
-    text=$("$vector_add" 2>&1)
+    text=$("$vector_add" "$@" 2>&1)
     status=$?
     took=$(($(now) - before))
     passed=false

@@ -53,10 +53,10 @@ class Container:
             "nvidia-smi", f'case "${{1:-}}" in\n--query-gpu=*) cat <<X\n{listing}\nX\n;;\n*) echo "{banner}" ;;\nesac'
         )
 
-    def start(self, shell: list[str], hold: str = "0", vector_add: str = "-") -> subprocess.Popen[bytes]:
+    def start(self, shell: list[str], hold: str = "0", *vector_add: str) -> subprocess.Popen[bytes]:
         text = SCRIPT.read_text().replace("/dev/termination-log", str(self.log))
         return subprocess.Popen(
-            [*shell, "-c", text, "gpu", hold, vector_add],
+            [*shell, "-c", text, "gpu", hold, *(vector_add or ("-",))],
             env={"PATH": str(self.bin)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -122,6 +122,17 @@ def test_vector_add_that_does_not_pass(container: Container, body: str, why: str
     assert output.error.reason == "VectorAddFailed"
     assert output.vector_add is not None
     assert not output.vector_add.passed
+
+
+@pytest.mark.parametrize("shell", shells(), ids=lambda shell: Path(shell[0]).name)
+def test_vector_add_gets_its_arguments_as_they_stand(container: Container, shell: list[str]) -> None:
+    container.nvidia_smi([line(UUIDS[0])])
+    program = container.program("vectorAdd", 'printf "%s," "$#" "$@"; echo "Test PASSED"')
+    process = container.start(shell, "0", str(program), "--device", "a b", "(x)")
+    assert process.communicate(timeout=30)[1] == b""
+    output = parse_output(container.log.read_text())
+    assert output.vector_add is not None
+    assert output.vector_add.output.startswith("3,--device,a b,(x),Test PASSED")
 
 
 def test_vector_add_is_not_in_the_image(container: Container) -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 #: The node that a pod is pinned to, as an annotation: node names may be longer than a label value.
 ANNOTATION_NODE = f"{DOMAIN}/node"
-VECTOR_ADD_PATH = "/cuda-samples/vectorAdd"
 TERMINATION_LOG = "/dev/termination-log"
 #: Where the DCGM image may write; its file system is read-only otherwise.
 SCRATCH = "/scratch"
@@ -113,7 +112,7 @@ class PodMaker:
     def _program(self, role: Role, index: int) -> Mapping[str, Any]:
         """Image, command and environment of the probe's container."""
         validation = self.spec.validation
-        images, probes = validation.images, validation.probes
+        images, commands, probes = validation.images, validation.commands, validation.probes
         if role is Role.HOLDER:
             return {"image": images.placeholder}
         match self.probe:
@@ -121,14 +120,14 @@ class PodMaker:
                 seconds = measuring_seconds(self.spec, self.pool, alone=index == 0)
                 return {
                     "image": images.throughput,
-                    "command": ["python3", "-c", self.script, str(seconds)],
+                    "command": [*commands.python, "-c", self.script, str(seconds)],
                     # A plain image does not say what it wants of the NVIDIA runtime: libcuda and nvidia-smi.
                     "env": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
                 }
             case Probe.DCGM:
                 return {
                     "image": images.dcgm,
-                    "command": ["/bin/sh", "-c", self.script, "dcgm", str(probes.dcgm or 1)],
+                    "command": [*commands.shell, "-c", self.script, "dcgm", str(probes.dcgm or 1)],
                     "env": [
                         {"name": "TMPDIR", "value": SCRATCH},
                         {"name": "HOME", "value": SCRATCH},
@@ -138,11 +137,11 @@ class PodMaker:
         holds = self.probe in (Probe.SHARING, Probe.EXCLUSIVE) and role is Role.USER
         arguments = [
             str(validation.overlap.seconds if holds else 0),
-            VECTOR_ADD_PATH if probes.vector_add else "-",
+            *(commands.vector_add if probes.vector_add else ("-",)),
         ]
         return {
             "image": images.vector_add if probes.vector_add else images.cuda,
-            "command": ["/bin/sh", "-c", self.script, "gpu", *arguments],
+            "command": [*commands.shell, "-c", self.script, "gpu", *arguments],
         }
 
 

@@ -118,6 +118,25 @@ def test_every_pod_is_pinned_bounded_unprivileged_and_owned(probe: Probe) -> Non
         assert len(pod["metadata"]["name"]) <= 63
 
 
+@pytest.mark.parametrize(
+    ("probe", "begins", "ends"),
+    [
+        (Probe.SHARING, ["/opt/busybox", "sh", "-c"], ["gpu", "20", "/opt/vectorAdd", "--device", "$(id)"]),
+        (Probe.THROUGHPUT, ["/opt/python", "-I", "-c"], []),
+        (Probe.DCGM, ["/opt/busybox", "sh", "-c"], ["dcgm", "1"]),
+    ],
+)
+def test_commands_of_the_spec_are_used_as_they_stand(probe: Probe, begins: list[str], ends: list[str]) -> None:
+    commands = {
+        "vectorAdd": ["/opt/vectorAdd", "--device", "$(id)"],
+        "shell": ["/opt/busybox", "sh"],
+        "python": ["/opt/python", "-I"],
+    }
+    command = pods(probe, validation__commands=commands)[-1]["spec"]["containers"][0]["command"]
+    assert command[: len(begins)] == begins
+    assert command[len(command) - len(ends) :] == ends
+
+
 def test_sharers_hold_the_gpu_so_that_they_overlap_and_a_single_vectoradd_does_not() -> None:
     assert pods()[1]["spec"]["containers"][0]["command"][:2] == ["/bin/sh", "-c"]
     assert pods()[1]["spec"]["containers"][0]["command"][-2:] == ["20", "/cuda-samples/vectorAdd"]

@@ -256,6 +256,7 @@ def test_capacity_that_an_ended_task_still_asks_for_is_given_back_as_well(
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(CleanUpValidationOperator, "_remove", remove)
+    monkeypatch.setattr(CleanUpValidationOperator, "_unfinished", lambda *_: [])
     ti = EndedWhileAsking()
     ti.task_states, ti.xcoms = {"request": "success", "wait": "skipped", failed: "failed"}, left
     with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):

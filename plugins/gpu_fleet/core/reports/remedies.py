@@ -62,8 +62,8 @@ REMEDIES: dict[str, str] = {
     "validation.images.dcgm and the node's driver.",
     "DiagnosticFailed": "DCGM's diagnostic itself did not run; the message shows what it said. Run the image by hand "
     "on this node.",
-    "NoVectorAdd": "validation.images.vectorAdd has no vectorAdd sample where it is looked for; name NVIDIA's image, "
-    "or set validation.probes.vectorAdd: false.",
+    "NoVectorAdd": "validation.images.vectorAdd has no validation.commands.vectorAdd; name NVIDIA's image, or the path "
+    "in yours, or set validation.probes.vectorAdd: false.",
     "Interrupted": "The probe was told to stop: somebody deleted it, or its node is being drained; start another run.",
     "ProbeBroken": "The probe itself failed; its message says how. Run the image by hand on this node.",
     "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",

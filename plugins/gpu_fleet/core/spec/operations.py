@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, QuotedVersion, Seconds, SpecModel
+from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, QuotedVersion, Seconds, SpecModel
 
 
 class Deadlines(SpecModel):
@@ -77,6 +77,31 @@ class ProbeImages(SpecModel):
     placeholder: str = Field(
         default="registry.k8s.io/pause:3.10", min_length=1, description="Image of the pods that ask for capacity."
     )
+
+
+_Command = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NotEmpty]
+
+
+class ProbeCommands(SpecModel):
+    """How the probes are started in their images: argument lists, which no shell looks at."""
+
+    vector_add: _Command = Field(
+        default=("/cuda-samples/vectorAdd",),
+        description="The vectorAdd sample in images.vectorAdd, by its absolute path, and its arguments.",
+    )
+    shell: _Command = Field(
+        default=("/bin/sh",), description="POSIX shell of the probe scripts in images.vectorAdd, cuda and dcgm."
+    )
+    python: _Command = Field(
+        default=("python3",), description="Python (3.8 or later) of the throughput probe in images.throughput."
+    )
+
+    @field_validator("vector_add")
+    @classmethod
+    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value[0].startswith("/"):
+            raise ValueError(f"{value[0]!r} is no absolute path; write for example [/cuda-samples/vectorAdd]")
+        return value
 
 
 class Probes(SpecModel):
@@ -164,6 +189,7 @@ class Validation(SpecModel):
     namespace: DnsLabel = Field(default=VALIDATION_NAMESPACE)
     nodes: ValidatedNodes = Field(default_factory=ValidatedNodes)
     images: ProbeImages = Field(default_factory=ProbeImages)
+    commands: ProbeCommands = Field(default_factory=ProbeCommands)
     probes: Probes = Field(default_factory=Probes)
     throughput: Throughput = Field(default_factory=Throughput)
     overlap: Seconds = Field(

@@ -13,6 +13,7 @@ from gpu_fleet.core.verdict import Verdict
 #: Arguments to try each gate with; a gate that needs none of these keys works with all of them.
 ARGS: dict[str, Any] = {
     "cluster": "demo-gpu",
+    "spec": "demo",
     "name": "shared-a10g",
     "pool": "shared-a10g",
     "namespace": "kube-system",

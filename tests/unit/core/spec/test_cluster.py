@@ -66,6 +66,7 @@ def test_the_digest_ignores_order_and_written_defaults_but_no_change() -> None:
      "validation__probes__surprise", "nodePools__0__limits__surprise",
      "nodePools__0__disruption__surprise", "nodePools__0__capacity__surprise",
      "devicePlugin__surprise", "devicePlugin__chart__surprise", "validation__surprise", "validation__images__surprise",
+     "validation__commands__surprise",
      "drain__surprise", "teardown__surprise", "deadlines__surprise", "runtimeClass__surprise"],
 )  # fmt: skip
 def test_an_unknown_key_is_refused_everywhere(path: str) -> None:
@@ -188,3 +189,16 @@ def test_nonsense_is_reported_never_raised_raw(mapping: dict[str, Any]) -> None:
     with pytest.raises(SpecErrors) as caught:
         parse_cluster(mapping)
     assert caught.value.problems
+
+
+@pytest.mark.parametrize("name", ["vectorAdd", "shell", "python"])
+@pytest.mark.parametrize("value", ["/bin/sh -c x", [], [""], ["/x", ""], [1], None])
+def test_a_probe_command_is_an_argument_list(name: str, value: Any) -> None:
+    with pytest.raises(SpecErrors, match=rf"validation\.commands\.{name}"):
+        demo_spec(**{f"validation__commands__{name}": value})
+
+
+@pytest.mark.parametrize("value", ["-", "vectorAdd", "./vectorAdd"])
+def test_vector_add_is_named_by_an_absolute_path(value: str) -> None:
+    with pytest.raises(SpecErrors, match="no absolute path"):
+        demo_spec(validation__commands__vectorAdd=[value])
