@@ -21,8 +21,9 @@ $(VENV)/.installed: requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)"
-	@# Like pip, trust the authorities that the system trusts: many companies have one of their own.
-	@$(BIN)/uv pip sync --quiet --system-certs --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
+	@# Like pip, trust the authorities that the system trusts: many companies have one of their own. Compiled here once, as
+	@# many environments forbid Python to do it later, and dozens of short processes would each pay for it.
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
 	@touch $@
 
 demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1)

@@ -207,7 +207,7 @@ def claim(cluster: SandboxCluster, name: str, waiting: tuple[str, str, str] | No
     ("capacity", "named"), [("failed", True), ("upstream_failed", True), ("success", False), ("skipped", False)]
 )
 def test_nodes_that_nobody_will_remove_are_named_with_their_price(
-    cluster: SandboxCluster, capacity: str, named: bool
+    monkeypatch: pytest.MonkeyPatch, cluster: SandboxCluster, capacity: str, named: bool
 ) -> None:
     waits = ("Initialized", "ResourceNotRegistered", 'Resource "nvidia.com/gpu" was requested but not registered')
     claim(cluster, "stuck", waits)
@@ -215,6 +215,7 @@ def test_nodes_that_nobody_will_remove_are_named_with_their_price(
     claim(cluster, "of-the-other", waits, OTHER)
     ti = TaskInstance(spec=spec_at(str(cluster.access.path)))
     ti.task_states = {"await": capacity}
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
         AwaitCapacityOperator(task_id="await", node_pool=POOL) >> clean
