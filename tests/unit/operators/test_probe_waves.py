@@ -100,9 +100,12 @@ class World:
         assert set(self.planned[-1]) <= set(self.waves[-1]) <= {*self.planned[-1], *holders}
         if len(self.waves) == self.kill_in:
             raise KeyboardInterrupt
-        for pod in self.pods():
-            if not is_holder(pod):
-                self.end(pod)
+        ending = [pod for pod in self.pods() if not is_holder(pod)]
+        # All at the same time, whatever second each was created in: what they report must overlap.
+        at = max((pod["metadata"]["creationTimestamp"] for pod in ending), default="")
+        for pod in ending:
+            pod["metadata"]["creationTimestamp"] = at
+            self.end(pod)
 
     def end(self, pod: dict[str, Any]) -> None:
         at = pod["metadata"]["creationTimestamp"]
