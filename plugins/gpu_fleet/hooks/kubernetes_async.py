@@ -24,6 +24,7 @@ WATCH_TIMEOUT_S = 280
 #: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
 WATCH_SILENCE_S = 100.0
 CALL_TIMEOUT_S = 30.0
+CLOSING_TURNS = 10
 PAGE_SIZE = 500
 
 
@@ -85,6 +86,9 @@ class AsyncKubeClient:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            # A TLS connection is closed by the event loop's next turns; a loop that ends before them leaves its socket.
+            for _ in range(CLOSING_TURNS):
+                await asyncio.sleep(0)
 
     # --- transport ---------------------------------------------------------------------------------------------
 
@@ -156,6 +160,10 @@ class _Stream:
 
     async def __aexit__(self, *_: object) -> None:
         if self._response is not None:
+            # The rest of the watch is of no interest: without waiting for the server's part in ending TLS.
+            connection = self._response.connection
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
             self._response.close()
 
     async def _lines(self) -> AsyncIterator[bytes]:

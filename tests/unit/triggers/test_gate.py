@@ -45,9 +45,11 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.said = asyncio.Event()
 
     def info(self, text: str, *values: object) -> None:
         self.lines.append(text % values)
+        self.said.set()
 
     exception = info
 
@@ -188,9 +190,7 @@ async def test_cleanup_leaves_nothing_running_and_can_be_repeated(cluster: Sandb
     run = waiting.run()
     step: asyncio.Task[Any] = asyncio.create_task(anext(run))  # type: ignore[arg-type]
     # Not in mid-handshake: asyncio of Python 3.11 leaves such a connection to the garbage collector.
-    async with asyncio.timeout(20):
-        while not log.lines:
-            await asyncio.sleep(0.05)
+    await asyncio.wait_for(log.said.wait(), 20)
     await asyncio.sleep(0.5)
     before = len(asyncio.all_tasks())
     step.cancel()
