@@ -47,6 +47,19 @@ class TaskInstance:
         return {}
 
 
+class NoEvents:
+    """``inlet_events`` of assets that nobody has written: none blames a node."""
+
+    def __getitem__(self, asset: Any) -> NoEvents:
+        return self
+
+    def ascending(self, ascending: bool) -> NoEvents:
+        return self
+
+    def limit(self, number: int) -> list[Any]:
+        return []
+
+
 async def _event(trigger: Any) -> dict[str, Any]:
     async for event in trigger.run():
         return dict(event.payload)
@@ -56,7 +69,14 @@ async def _event(trigger: Any) -> dict[str, Any]:
 def execute(task: Any, ti: TaskInstance) -> None:
     """One task to its end; what it raises is its failure."""
     ti.task_id = task.task_id
-    context = {"ti": ti, "params": {}, "task_state_store": StateStore(), "task": task, "dag": task.dag}
+    context = {
+        "ti": ti,
+        "params": {},
+        "task_state_store": StateStore(),
+        "task": task,
+        "dag": task.dag,
+        "inlet_events": NoEvents(),
+    }
     try:
         value = task.execute(context)
     except TaskDeferred as deferred:
