@@ -99,8 +99,8 @@ def pending_rollback(place: World) -> None:
     place.engine({"message": "bad", "extra": "leak"}).install()
     for number in (signal.SIGTERM, signal.SIGKILL):
         with place.faults(*slow_deployment(count=2)):
+            newest = max(place.statuses())
             task = InThread(place.engine().remediate)
-            newest = max(place.stored().statuses)
             pid = helm_at_work(place, lambda before=newest: max(place.statuses()) > before)  # type: ignore[misc]
             kill(number, pid)
             task.join()
