@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -q
 SIDE_BY_SIDE := -n 2 --dist
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
-.PHONY: help setup demo up down test test-fast test-full lint unit sandbox e2e soak requirements docs schema clean
+.PHONY: help setup demo up down test test-fast test-full lint unit helm sandbox e2e soak requirements docs schema clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,7 +43,10 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/python tools/dag_docs.py --check
 
 unit: setup ## unit, DAG and deployment tests
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/dags tests/unit tests/deployment
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm" tests/dags tests/unit tests/deployment
+
+helm: setup ## the operators and the engine with real helm, without Airflow
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m real_helm tests/unit
 
 sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox
@@ -53,9 +56,9 @@ e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
 
 test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
-test: lint unit sandbox e2e ## everything that CI runs (under 25 minutes)
+test: lint unit helm sandbox e2e ## everything that CI runs (under 25 minutes)
 
-test-full: lint unit ## also every fault and every kill (under 75 minutes)
+test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
 	@$(TOOLS) && $(PYTEST) --durations=30 tests/e2e
 

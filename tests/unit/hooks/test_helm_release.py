@@ -18,6 +18,8 @@ from gpu_fleet.hooks.helm_release import ReleaseEngine
 from tests.e2e.helm_world import CHARTS, helm_binary
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
+pytestmark = pytest.mark.real_helm
+
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:

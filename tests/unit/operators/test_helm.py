@@ -44,6 +44,8 @@ from tests.e2e.helm_world import helm_binary
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
+pytestmark = pytest.mark.real_helm
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TINY = str(REPOSITORY / "tests" / "e2e" / "charts" / "tiny")
 KINDS = str(REPOSITORY / "tests" / "e2e" / "charts" / "kinds")
