@@ -8,6 +8,9 @@ export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
 # These tests wait for processes or compute little: side by side they fit two cores. A stack needs both for itself.
 SIDE_BY_SIDE := -n 2 --dist
+# They start a sandbox of their own and no Airflow.
+HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py
+STACK_SUITES := tests/e2e $(addprefix --ignore=,$(HELM_SUITES))
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
 .PHONY: help setup demo up down test test-fast test-full lint unit helm sandbox e2e soak requirements docs schema clean
@@ -52,7 +55,8 @@ sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox
 
 e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
-	@$(TOOLS) && $(PYTEST) -m "not full" tests/e2e
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load -m "not full" $(HELM_SUITES)
+	@$(TOOLS) && $(PYTEST) -m "not full" $(STACK_SUITES)
 
 test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
@@ -60,7 +64,8 @@ test: lint unit helm sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
-	@$(TOOLS) && $(PYTEST) --durations=30 tests/e2e
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
+	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

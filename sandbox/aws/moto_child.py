@@ -3,7 +3,7 @@
 Three things are added to moto, in this process only:
 
 * instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant), and
-  take the network interfaces with them that were made for them;
+  take the network interfaces with them that were made for them; an hour later they are forgotten, as by EC2;
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
 * ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out,
   ``GET /_sandbox/waits`` the waits that instances went through.
@@ -30,6 +30,9 @@ AMI_RELEASES = ("v20260601", "v20260714")
 KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
 _AMI_OWNER = "602401143452"  # the account that publishes EKS AMIs, docs.aws.amazon.com/eks/latest/userguide
 _PR_SET_PDEATHSIG = 1
+#: Simulated seconds that EC2 shows a terminated instance ("usually an hour", docs.aws.amazon.com/AWSEC2, Terminate your
+#: instance). Moto shows it for ever, and whoever lists instances pays for all that ever were.
+FORGOTTEN_AFTER = 3600.0
 
 
 def end_with_parent(parent: int) -> None:
@@ -117,6 +120,10 @@ class TimedState:
     def _current(self) -> tuple[str, int]:
         return self._via if self._via and time.monotonic() < self._until else self._final
 
+    def since(self, name: str) -> float:
+        """Seconds in this state; below zero if it is another one, or if it was not travelled to."""
+        return time.monotonic() - self._until if self._via and self._current()[0] == name else -1.0
+
     def frozen(self) -> TimedState:
         return TimedState(*self._current())
 
@@ -169,6 +176,45 @@ def slow_instances(running_after: Callable[[], float], terminated_after: Callabl
 
     Instance.__init__ = slow_create
     Instance.terminate = slow_terminate
+
+
+def forget_terminated(after: float) -> None:
+    """
+    Has moto forget instances, and their tags.
+
+    :param after: real seconds since they are terminated.
+    """
+    from moto.ec2.models.instances import InstanceBackend
+
+    all_reservations = InstanceBackend.all_reservations
+
+    def forget_and_list(self: Any, filters: Any = None) -> Any:
+        for key, reservation in list(self.reservations.items()):
+            if all(instance._state.since("terminated") > after for instance in reservation.instances):
+                self.reservations.pop(key, None)
+                for instance in reservation.instances:
+                    self.tags.pop(instance.id, None)
+        return all_reservations(self, filters)
+
+    InstanceBackend.all_reservations = forget_and_list
+
+
+def find_tags_by_id() -> None:
+    """A resource's tags by its id; moto matches the id against every tag of the account, for each resource it shows."""
+    from moto.ec2.models.core import TaggedEC2Resource
+    from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
+
+    def tags_of(self: Any) -> list[dict[str, str]]:
+        tags = self.ec2_backend.tags.get(self.id) if self.id else None
+        if not tags:
+            return []
+        kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(self.id), "")
+        return [
+            {"resource_id": self.id, "key": key, "value": value, "resource_type": kind}
+            for key, value in tags.copy().items()
+        ]
+
+    TaggedEC2Resource.get_tags = tags_of
 
 
 def credentials_of(account: str, access_key: str) -> dict[str, Any] | None:
@@ -255,6 +301,8 @@ def main(argv: list[str] | None = None) -> None:
         return seconds
 
     slow_instances(lambda: wait("instance_running"), lambda: wait("instance_terminate"))
+    forget_terminated(FORGOTTEN_AFTER / options.speed)
+    find_tags_by_id()
     publish_parameters(options.account, options.region, images)
     application = SandboxRoutes(DomainDispatcherApplication(create_backend_app), options.account, waits)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)

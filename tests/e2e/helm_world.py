@@ -364,17 +364,18 @@ def retried(call: Callable[[], Any], times: int = 3) -> Any:
 
 
 def helm_children(of: int | None = None) -> list[int]:
-    """Pids of running helm processes that this test's processes started (their private HOME tells)."""
-    found = []
+    """Pids of running helm processes that this test's processes started (their temporary folder tells)."""
+    found, ours = [], f"TMPDIR={tempfile.gettempdir()}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             argv = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes()
             state = (folder / "stat").read_text().rsplit(")", 1)[1].split()
         except (OSError, IndexError):
             continue
-        mine = b"--namespace" in argv and NAMESPACE.encode() in argv and b"helm" in argv[0]
+        mine = b"--namespace" in argv and NAMESPACE.encode() in argv and b"helm" in argv[0] and ours in environment
         if mine and state[0] != "Z" and of in (None, int(state[1])):
             found.append(int(folder.name))
     return found

@@ -191,7 +191,13 @@ def test_scanner_finds_what_is_planted_in_a_copy_of_the_database(
     shutil.copy(ran.stack.database, copy)
     with closing(sqlite3.connect(copy)) as connection, connection:
         value = hidden("k8s-aws-v1.aHR0cHM6Ly9zdHM")[way]
-        connection.execute("UPDATE rendered_task_instance_fields SET rendered_fields = ? WHERE rowid = 1", (value,))
+        # Any row: Airflow keeps the newest of each task, so after many runs the first are gone.
+        changed = connection.execute(
+            "UPDATE rendered_task_instance_fields SET rendered_fields = ? "
+            "WHERE rowid = (SELECT min(rowid) FROM rendered_task_instance_fields)",
+            (value,),
+        )
+        assert changed.rowcount == 1
     found = set(scan_database(copy, secrets))
     assert Finding("an EKS token", "rendered_task_instance_fields.rendered_fields") in found
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: How a wait ends when the workloads are not as they should be; GateBlind is none of them.
 _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
+
+#: XCom of a proof that failed because the workloads were seen not to work; one that failed otherwise leaves none.
+SEEN_UNHEALTHY = "seen_unhealthy"
 
 #: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
 _GONE_SECONDS = 60.0
@@ -125,16 +129,17 @@ class ProveReleaseOperator(ReleaseOperator):
         engine = self._open(context)
         outcome = engine.candidate()
         gate, args = self._gate(outcome, allow_idle=False)
-        verdict = await_gate(
-            self,
-            context,
-            gate,
-            args,
-            self._deadline_s(),
-            "proven",
-            deadline=wait_started(context) + self._deadline_s(),
-            kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
-        )
+        with self._told(context):
+            verdict = await_gate(
+                self,
+                context,
+                gate,
+                args,
+                self._deadline_s(),
+                "proven",
+                deadline=wait_started(context) + self._deadline_s(),
+                kwargs={"revision": outcome.revision, "secret_uid": outcome.secret_uid},
+            )
         return self._mark(engine, verdict, outcome.revision or 0, outcome.secret_uid)
 
     def proven(
@@ -147,13 +152,25 @@ class ProveReleaseOperator(ReleaseOperator):
         """
         from gpu_fleet.triggers.looking import conclude
 
-        verdict = conclude(event)
+        with self._told(context):
+            verdict = conclude(event)
         self.prepare(context)
         engine = self._open(context)
         if revision is None:
             outcome = engine.candidate()
             revision, secret_uid = outcome.revision or 0, outcome.secret_uid
         return self._mark(engine, verdict, revision, secret_uid)
+
+    @contextmanager
+    def _told(self, context: Mapping[str, Any]) -> Iterator[None]:
+        """Tell the remediation what was seen. Somebody who could not look has nothing to tell."""
+        try:
+            yield
+        except GateBlind:
+            raise
+        except _UNHEALTHY as error:
+            context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
+            raise
 
     def _mark(self, engine: ReleaseEngine, verdict: Verdict, revision: int, secret_uid: str) -> dict[str, Any]:
         self._raise_if_killed()
@@ -295,7 +312,10 @@ class RemediateReleaseOperator(ReleaseOperator):
         return started.timestamp() if started is not None else time.time()
 
     def _proof_failed(self, context: Mapping[str, Any]) -> bool:
-        """Whether this run's proof of the same component has failed already: then there is nothing left to wait for."""
+        """Whether this run's proof of the same component has failed already: then there is nothing left to wait for.
+
+        A proof that was blind, killed or marked failed by hand has seen nothing: the wait begins anew then.
+        """
         ti = context["ti"]
         dag = context.get("dag")
         proofs = [
@@ -306,7 +326,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         if not proofs:
             return False
         states = ti.get_task_states(dag_id=ti.dag_id, task_ids=proofs, run_ids=[ti.run_id]).get(ti.run_id, {})
-        return any(str(states.get(task_id)) == "failed" for task_id in proofs)
+        failed = [task_id for task_id in proofs if str(states.get(task_id)) == "failed"]
+        return any(ti.xcom_pull(task_ids=task_id, key=SEEN_UNHEALTHY) for task_id in failed)
 
 
 def others_gpu_nodes(kube: KubeClient) -> list[str]:

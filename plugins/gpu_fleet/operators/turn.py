@@ -43,7 +43,8 @@ def run_state(context: Mapping[str, Any], holder: Holder) -> str | None:
         # Airflow gives an enumeration whose text is its name; its value is the state.
         return str(getattr(state, "value", state))
     except AirflowRuntimeError as error:
-        if "404" in str(error.error.detail) or "not_found" in str(error.error.detail):
+        # The status itself: the message of any other error may hold these digits, in a run id say.
+        if (error.error.detail or {}).get("status_code") == 404:
             return None
         raise
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from sandbox.aws import account as accounts
-from sandbox.aws.testing import RunningAccount
+from sandbox.aws.testing import RunningAccount, running_account
+from sandbox.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,6 +85,26 @@ async def test_instances_take_time_to_run_and_to_end(direct: RunningAccount) -> 
     addresses = [interface["PrivateIpAddress"] for interface in interfaces]
     assert instance["PrivateIpAddress"] not in addresses
     assert len(addresses) == len(direct.account.system_instance_ids)
+
+
+async def test_a_terminated_instance_is_shown_for_a_while_and_then_forgotten(tmp_path: Path) -> None:
+    """An hour, which is a second at this speed."""
+    async with running_account(Settings(state_dir=tmp_path, speed=3600.0)) as running:
+        victim = running.account.system_instance_ids[0]
+        tags = [{"Name": "resource-id", "Values": [victim]}]
+        assert await running.aws.paginate("ec2", "describe_tags", "Tags[]", Filters=tags)
+        await running.aws.call("ec2", "terminate_instances", InstanceIds=[victim])
+        seen = set()
+        for _ in range(200):
+            found = await running.aws.paginate("ec2", "describe_instances", _INSTANCES)
+            states = {item["InstanceId"]: item["State"]["Name"] for item in found}
+            if victim not in states:
+                break
+            seen.add(states[victim])
+            await asyncio.sleep(0.05)
+        assert "terminated" in seen
+        assert set(states) == set(running.account.system_instance_ids[1:])
+        assert await running.aws.paginate("ec2", "describe_tags", "Tags[]", Filters=tags) == []
 
 
 async def test_physical_gpus_are_what_the_instance_types_have(direct: RunningAccount) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import (
@@ -16,6 +17,7 @@ from gpu_fleet.core.errors import (
     Forbidden,
     GateBlind,
     GateFailed,
+    GateRefused,
     Invalid,
     ReleaseError,
     SpecError,
@@ -23,7 +25,7 @@ from gpu_fleet.core.errors import (
 )
 from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, NODE, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
-from gpu_fleet.core.verdict import progressing, ready, unseen
+from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.hooks.helm import HelmHook, access_of, check_deadline
 from gpu_fleet.operators.base import RETRY_POLICY
 from gpu_fleet.operators.helm import (
@@ -291,6 +293,30 @@ def test_the_fleets_remediation_undoes_nothing_unseen(
             remedy.execute(task_context(cluster))
     else:
         assert remedy.considered(task_context(cluster), event)["why"] == "RolledOut"
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_proof_that_saw_nothing_does_not_cut_the_remedys_own_wait_short(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, blind: bool
+) -> None:
+    component(monkeypatch, TINY)
+    InstallReleaseOperator(task_id="install", component="karpenter").execute(task_context(cluster))
+    with DAG("d", schedule=None) as dag:
+        prove = ProveReleaseOperator(task_id="prove", component="karpenter")
+        remedy = RemediateReleaseOperator(task_id="remedy", component="karpenter")
+        prove >> remedy
+    found = {**task_context(cluster), "dag": dag}
+    found["ti"].task_states["prove"] = "failed"
+    verdict = unseen("Forbidden", "not for you", permanent=True) if blind else failed("Crashing", "it crashes")
+    with pytest.raises(GateRefused):
+        prove.proven(found, {"type": "verdict", "gate": "release_workloads", "verdict": verdict.to_json()})
+    # Nothing is ready yet, and nothing is wrong with it either.
+    if blind:
+        with pytest.raises(TaskDeferred):
+            remedy.execute(found)
+    else:
+        with pytest.raises(ReleaseError, match="no revision"):
+            remedy.execute(found)
 
 
 def common(cluster: SandboxCluster, **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, ErrorType, TaskDeferred
+from airflow.sdk.execution_time.comms import ErrorResponse
 
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
@@ -92,6 +93,23 @@ def test_the_turn_of_a_run_that_is_over_is_taken_over(cluster: SandboxCluster, s
     acquire(run(cluster, "run_1"))
     acquire(run(cluster, "run_2", {"run_1": state} if state else {}))
     assert held(cluster).run_id == "run_2"
+
+
+def test_a_holder_that_cannot_be_asked_after_keeps_its_turn(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that names the run, here one with the digits of another status in its id, does not say it is gone."""
+
+    def refuse(self: TaskInstance, dag_id: str, run_id: str) -> Any:
+        detail = {"status_code": 500, "message": f"Server error: {run_id}: not_found in the cache"}
+        raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
+
+    holder_id = "manual__2026-11-27T03:40:40.404040+00:00"
+    acquire(run(cluster, holder_id))
+    monkeypatch.setattr(TaskInstance, "get_dagrun_state", refuse)
+    with pytest.raises(AirflowRuntimeError):
+        acquire(run(cluster, "run_2"))
+    assert held(cluster).run_id == holder_id
 
 
 def test_another_deployments_turn_is_never_stale(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:

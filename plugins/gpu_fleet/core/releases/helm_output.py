@@ -197,15 +197,21 @@ def error_of(what: str, stderr: str) -> GpuFleetError:
     )
 
 
-_PULL_ABSENT = re.compile(r"not found|no chart version found|404|manifest unknown|no chart name found", re.IGNORECASE)
+#: A status stands alone, after a space; digits elsewhere are a port, a version, or part of an address.
+_PULL_ABSENT = re.compile(
+    r"not found|no chart version found|(?<!\S)404\b|manifest unknown|no chart name found", re.IGNORECASE
+)
+_PULL_FORBIDDEN = re.compile(r"(?<!\S)(401|403)\b|unauthorized|denied|forbidden", re.IGNORECASE)
+_ADDRESS = re.compile(r"\w+://[^\s\"]+")
 
 
 def pull_error(what: str, stderr: str) -> GpuFleetError:
     """The typed error of a failed ``helm pull``; nothing has been written to any cluster then."""
     text = complaint(stderr) or "helm failed without saying why"
-    if _PULL_ABSENT.search(text):
+    said = _ADDRESS.sub("", text)
+    if _PULL_ABSENT.search(said):
         return Invalid(f"{what}: {text}; check repository, chart and version", reason="ChartNotFound")
-    if re.search(r"401|403|unauthorized|denied|forbidden", text, re.IGNORECASE):
+    if _PULL_FORBIDDEN.search(said):
         return Forbidden(f"{what}: {text}; log in to the registry (HELM_REGISTRY_CONFIG)", reason="ChartForbidden")
     return ApiUnavailable(
         f"{what}: {text}; check the address and the network, or set a mirror in {MIRRORS_VARIABLE}",

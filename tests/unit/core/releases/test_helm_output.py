@@ -140,6 +140,16 @@ def test_tokens_are_hidden() -> None:
         ('Error: chart "x" version "9" not found in http://h repository', Invalid),
         ("Error: GET https://r/v2/: 401 Unauthorized", Forbidden),
         ("Error: looks like the repository cannot be reached: dial tcp: connection refused", ApiUnavailable),
+        ("Error: failed to fetch https://h/c-1.tgz : 404 Not Found", Invalid),
+        ("Error: failed to fetch https://h/index.yaml : 403 Forbidden", Forbidden),
+        ("Error: unexpected status from HEAD request to https://r/v2/c/manifests/1: 403 Forbidden", Forbidden),
+        # Digits of an address are no status.
+        (
+            'Error: Get "http://h:34039/index.yaml": dial tcp 127.0.0.1:34039: connect: connection refused',
+            ApiUnavailable,
+        ),
+        ('Error: Get "http://h:404/index.yaml": dial tcp 127.0.0.1:404: connect: connection refused', ApiUnavailable),
+        ('Error: Get "https://forbidden.example/index.yaml": dial tcp 10.0.0.1:443: i/o timeout', ApiUnavailable),
     ],
 )
 def test_pull_failures(text: str, kind: type[Exception]) -> None:
