@@ -7,6 +7,8 @@ Three things are added to moto, in this process only:
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
 * ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out,
   ``GET /_sandbox/waits`` the waits that instances went through.
+
+And moto finds a resource's tags by its id, which otherwise costs a look at every tag of the account.
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ Json = dict[str, Any]
 
 #: The limit of a frozen pool: Karpenter launches nothing more, what runs goes on.
 FROZEN_LIMITS = {"nodes": "0"}
-RELEASES = (KARPENTER_RELEASE, KARPENTER_CRD_RELEASE, DEVICE_PLUGIN_RELEASE)
 
 
 @dataclass(frozen=True)
@@ -254,14 +253,24 @@ def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> dict[s
     return dict(sorted(found.items()))
 
 
-def releases(secrets: Iterable[Mapping[str, Any]]) -> list[Json]:
-    """The newest revision of each of our Helm releases, read from the labels of helm's storage Secrets."""
+def releases_that_go(spec: ClusterSpec) -> dict[str, str]:
+    """Release -> namespace of what the spec has a teardown uninstall; nothing else of Helm's needs to be read."""
+    found = {}
+    if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
+        found[DEVICE_PLUGIN_RELEASE] = spec.device_plugin.namespace
+    if spec.karpenter.manage and spec.teardown.uninstall_karpenter:
+        found |= dict.fromkeys((KARPENTER_RELEASE, KARPENTER_CRD_RELEASE), spec.karpenter.namespace)
+    return found
+
+
+def releases(secrets: Iterable[Mapping[str, Any]], going: Mapping[str, str]) -> list[Json]:
+    """The newest revision of each release that goes, read from the labels of helm's storage Secrets."""
     newest: dict[tuple[str, str], Json] = {}
     for secret in secrets:
         labels = secret["metadata"].get("labels") or {}
-        if labels.get("owner") != "helm" or labels.get("name") not in RELEASES:
+        key = (str(secret["metadata"].get("namespace", "")), str(labels.get("name")))
+        if labels.get("owner") != "helm" or going.get(key[1]) != key[0]:
             continue
-        key = (str(secret["metadata"].get("namespace", "")), str(labels["name"]))
         revision = int(labels.get("version", 0))
         if key not in newest or newest[key]["revision"] < revision:
             newest[key] = {
@@ -361,7 +370,7 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
         nodes=nodes,
         instances=sorted(rows, key=lambda row: str(row["id"])),
         pods=user_pods(observed.pods, nodes),
-        releases=releases(observed.release_secrets),
+        releases=releases(observed.release_secrets, releases_that_go(spec)),
         kept_pools=sorted(kept),
         karpenter=karpenter,
         way=way,

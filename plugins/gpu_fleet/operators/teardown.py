@@ -34,7 +34,7 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     """Everything that the plan is made from, as it is now."""
     from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, SECRET
     from gpu_fleet.core.names import KARPENTER_SELECTOR, LABEL_NODE_POOL
-    from gpu_fleet.core.teardown import Observed
+    from gpu_fleet.core.teardown import Observed, releases_that_go
 
     nodes = kube.list(NODE, label_selector=LABEL_NODE_POOL)
     names = [node["metadata"]["name"] for node in nodes]
@@ -46,7 +46,7 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
         instances=instances_of(spec),
         release_secrets=[
             secret
-            for namespace in {spec.karpenter.namespace, spec.device_plugin.namespace}
+            for namespace in sorted(set(releases_that_go(spec).values()))
             for secret in kube.list_metadata(SECRET, namespace, label_selector="owner=helm")
         ],
         karpenter_pods=kube.list(POD, spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR),

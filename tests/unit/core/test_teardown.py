@@ -23,6 +23,7 @@ from gpu_fleet.core.teardown import (
     karpenter_state,
     make_plan,
     releases,
+    releases_that_go,
     user_pods,
 )
 from gpu_fleet.core.teardown_text import to_markdown
@@ -231,6 +232,27 @@ def test_the_plan_prices_what_goes_and_leaves_out_what_stays() -> None:
     json.dumps(found.to_json())
 
 
+@pytest.mark.parametrize(
+    ("changes", "going"),
+    [
+        ({}, ["karpenter", "nvidia-device-plugin"]),
+        ({"teardown__uninstallKarpenter": False}, ["nvidia-device-plugin"]),
+        ({"teardown__uninstallDevicePlugin": False}, ["karpenter"]),
+        ({"karpenter__manage": False, "devicePlugin__manage": False}, []),
+    ],
+)
+def test_the_plan_names_only_releases_that_go(changes: dict[str, bool], going: list[str]) -> None:
+    spec = demo_spec(**changes)
+    secrets = [
+        secret("karpenter", 1, "deployed"),
+        secret("nvidia-device-plugin", 1, "deployed", spec.device_plugin.namespace),
+        secret("nvidia-device-plugin", 1, "deployed", "a-namesake-elsewhere"),
+    ]
+    found = make_plan(spec, Observed(release_secrets=secrets), PRICES)
+    assert [release["name"] for release in found.releases] == going
+    assert found.empty is not bool(going)
+
+
 def test_the_instance_of_a_standalone_claim_goes_only_with_karpenter() -> None:
     observed = Observed(node_claims=[claim("by-hand", None)], instances=[instance("i-1", "")])
     stays = make_plan(demo_spec(teardown__uninstallKarpenter=False), observed, PRICES)
@@ -320,8 +342,9 @@ def test_of_each_release_the_newest_revision_counts_by_number() -> None:
             secret("nvidia-device-plugin", 9, "superseded", "nvidia-device-plugin"),
             secret("nvidia-device-plugin", 10, "failed", "nvidia-device-plugin"),
             secret("karpenter-crd", 1, "deployed"),
-            {"metadata": {"namespace": "x", "labels": {"name": "karpenter"}}},
-        ]
+            {"metadata": {"namespace": "kube-system", "labels": {"name": "karpenter"}}},
+        ],
+        releases_that_go(demo_spec()),
     )
     assert [(r["name"], r["revision"], r["status"]) for r in found] == [
         ("karpenter-crd", 1, "deployed"), ("nvidia-device-plugin", 10, "failed"),

@@ -197,6 +197,19 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
     json.dumps(result)
 
 
+def test_a_plan_that_uninstalls_nothing_needs_no_secrets(kube: KubeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrow permissions of the deployment guide hold none for Secrets."""
+
+    def refuse(self: KubeClient, kind: Kind, *args: Any, **kwargs: Any) -> Any:
+        raise Forbidden(f"cannot list {kind.plural}")
+
+    monkeypatch.setattr(KubeClient, "list_metadata", refuse)
+    kept = demo_spec(karpenter__manage=False, devicePlugin__manage=False)
+    assert run(PlanTeardownOperator, kept)["plan"]["releases"] == []
+    with pytest.raises(Forbidden, match="secrets"):
+        run(PlanTeardownOperator)
+
+
 def test_karpenter_must_not_go_while_pools_of_others_live_on(kube: KubeClient) -> None:
     pool(kube)
     foreign_pool(kube)
