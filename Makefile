@@ -22,6 +22,7 @@ setup: $(VENV)/.installed ## virtual environment with the pinned requirements
 
 $(VENV)/.installed: requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing the pinned requirements into $(VENV): once, about a minute"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)"
 	@# Like pip, trust the authorities that the system trusts: many companies have one of their own. Compiled here once, as

@@ -56,3 +56,9 @@ def test_the_loader_registers_the_plugin_and_shadows_no_module(tmp_path: Path) -
     assert "gpu_fleet.ui.lazy" in found["inside"]
     assert "gpu_fleet.ui.app" not in found["inside"], "every component would pay for the web application"
     assert all(name == "gpu_fleet_plugin" or name.split(".")[0] == "gpu_fleet" for name in found["inside"])
+
+
+def test_tests_leave_the_airflow_of_whoever_runs_them_alone() -> None:
+    from airflow.configuration import AIRFLOW_HOME
+
+    assert Path(AIRFLOW_HOME) == Path(__file__).resolve().parents[2] / "build" / "tests" / "airflow"
