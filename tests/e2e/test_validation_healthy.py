@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1200)]
 
 #: Validations of each of two pools. They run without the scheduler, whose part is tested elsewhere, and hold GPUs for
 #: less time than the other tests do; the operators, the pods, the probe programs and the verdicts are the same. A round
-#: takes some 24 s on two cores, so ``make test-full`` has time for a dozen; ``E2E_HEALTHY_ROUNDS=25`` (or more) is for
+#: takes some 24 s on two cores, so ``make test-full`` has time for eight; ``E2E_HEALTHY_ROUNDS=25`` (or more) is for
 #: a release: fifty validations without a false alarm.
-ROUNDS = int(os.environ.get("E2E_HEALTHY_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("E2E_HEALTHY_ROUNDS", "8"))
 #: Simulated; 3 s and 2 s at speed 15.
 SHORT = {"validation": {"overlap": "45s", "throughput": {"duration": "30s"}, "minimumDriver": "570"}}
 
