@@ -40,6 +40,8 @@ MAX_WINDOWS, MIN_WIDTH = 160, 0.1
 MIB = 1024 * 1024
 #: CU_CTX_SCHED_BLOCKING_SYNC: wait for the GPU asleep. Sharers that spin would compete for the node's few CPUs.
 BLOCKING_SYNC = 4
+#: CUDA_ERROR_NO_DEVICE.
+NO_DEVICE = 100
 #: CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT; a client of MPS sees its share.
 MULTIPROCESSORS = 16
 
@@ -111,7 +113,8 @@ class Cuda:
             text = ctypes.c_char_p()
             self.library.cuGetErrorString(code, ctypes.byref(text))
             words = text.value.decode(errors="replace") if text.value else "unknown error"
-            raise Trouble("CudaFailed", f"{name}: {words} ({code})")
+            reason = "NoGpuVisible" if code == NO_DEVICE else "CudaFailed"
+            raise Trouble(reason, f"{name}: {words} ({code})")
 
     def integer(self, name: str, *arguments: object) -> int:
         value = ctypes.c_int()
@@ -207,7 +210,9 @@ def measure(work: Work, seconds: float) -> dict:
 
 
 def board() -> tuple:
-    """Driver version and memory of the whole board by nvidia-smi; a client of MPS cannot learn them from CUDA."""
+    """Driver version and memory of the whole board by nvidia-smi; CUDA tells neither (its total leaves out what the
+    driver keeps).
+    """
     query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         text = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True).stdout
@@ -238,9 +243,9 @@ def main(arguments: list) -> int:
     status = 0
     try:
         seconds = float(arguments[1])
-        driver, memory = board()
+        report["driver"], memory = board()
         cuda = Cuda()
-        report.update(cuda.device(), driver=driver)
+        report.update(cuda.device())
         report["gpu"]["boardMemoryMiB"] = memory
         work = Work(cuda, report["gpu"]["multiprocessors"])
         report["work"] = work.count * FMAS_PER_THREAD

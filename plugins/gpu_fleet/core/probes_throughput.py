@@ -24,7 +24,8 @@ LEAST_WINDOWS = 4
 class MeasuredGpu:
     """The GPU as CUDA shows it to the process; memory in MiB.
 
-    :ivar memory_total_mib: under MPS the client's limit.
+    :ivar memory_total_mib: under MPS too the whole GPU's.
+    :ivar memory_free_mib: under MPS at most the client's limit.
     :ivar multiprocessors: under MPS the client's share.
     :ivar board_memory_mib: the whole GPU's by nvidia-smi, ``None`` where that does not tell.
     """

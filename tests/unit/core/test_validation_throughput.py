@@ -68,7 +68,7 @@ def check(report: NodeReport, name: str) -> Check:
 
 
 def limited(share: int = 4, **changes: Any) -> dict[str, Any]:
-    return {"memoryTotalMiB": 23028 // share, "memoryFreeMiB": 23028 // share - 300, "multiprocessors": 18} | changes
+    return {"memoryFreeMiB": 23028 // share - 140, "multiprocessors": 18} | changes
 
 
 def test_four_sharers_that_lose_little_and_share_alike() -> None:

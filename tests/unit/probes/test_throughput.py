@@ -37,8 +37,10 @@ class Clock:
 class Driver:
     """``libcuda.so.1`` as far as the program uses it. Arguments arrive as ctypes makes them."""
 
-    def __init__(self, clock: Clock, *, batch_s: float = 0.01, fails: str = "", devices: int = 1) -> None:
-        self.clock, self.batch_s, self.fails, self.devices = clock, batch_s, fails, devices
+    def __init__(
+        self, clock: Clock, *, batch_s: float = 0.01, fails: str = "", code: int = 999, devices: int = 1
+    ) -> None:
+        self.clock, self.batch_s, self.fails, self.code, self.devices = clock, batch_s, fails, code, devices
         self.wrong_thread: int | None = None
         self.launches = 0
         self.block_count = 0
@@ -47,7 +49,7 @@ class Driver:
     def __getattr__(self, name: str) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
             if name == self.fails:
-                return 999
+                return self.code
             return int(getattr(self, f"on_{name}")(*arguments) or 0)
 
         return call
@@ -183,6 +185,8 @@ def test_a_long_measurement_still_fits_the_message(program: ModuleType, monkeypa
     ("faults", "status", "reason", "words"),
     [
         ({"fails": "cuInit"}, 1, "CudaFailed", "cuInit: made up (999)"),
+        # As a real driver without a device answers.
+        ({"fails": "cuInit", "code": 100}, 1, "NoGpuVisible", "cuInit: made up (100)"),
         ({"fails": "cuMemAlloc_v2"}, 1, "CudaFailed", "cuMemAlloc_v2"),
         ({"fails": "cuModuleLoadData"}, 1, "CudaFailed", "cuModuleLoadData"),
         ({"devices": 0}, 1, "NoGpuVisible", "no device"),
@@ -202,6 +206,7 @@ def test_what_goes_wrong_is_named(
     assert (code, report["error"]["reason"]) == (status, reason)
     assert words in report["error"]["message"]
     assert report["verified"] is False
+    assert report["driver"] == ("" if reason == "ProbeBroken" else "570.133.20")
 
 
 def test_without_the_drivers_library(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,12 @@ class Context:
 
     @property
     def total(self) -> int:
-        """Bytes; an MPS client sees the daemon's pinned memory limit."""
+        """Bytes; an MPS client too sees the whole GPU's."""
+        return self.device.memory
+
+    @property
+    def limit(self) -> int:
+        """Bytes; ``set_default_device_pinned_mem_limit`` of the MPS daemon, which shows in what is free."""
         return self.device.memory // max(1, self.sharing.replicas)
 
     @property
@@ -198,7 +203,7 @@ class Context:
     def free(self) -> int:
         mine = self.allocated + _CONTEXT_MIB * _MIB
         others = 0 if self.sharing.replicas else self.sharing.used_by_others()
-        return max(0, self.total - mine - others)
+        return max(0, self.limit - mine - others)
 
     def buffer(self, address: int, size: int) -> Any:
         """The ``size`` bytes at an address of the device, or None if they are not allocated."""
