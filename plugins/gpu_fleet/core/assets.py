@@ -90,7 +90,12 @@ def state_after(newest: Mapping[Topic, float | None]) -> PoolState:
 
 
 def topics_for(
-    outcome: str, state: PoolState, *, one_node: bool = False, unproven: Collection[str] = ()
+    outcome: str,
+    state: PoolState,
+    *,
+    one_node: bool = False,
+    unproven: Collection[str] = (),
+    looks_only: bool = False,
 ) -> tuple[Topic, ...]:
     """Which assets get an event. Total over every outcome and state; an unknown outcome raises.
 
@@ -98,6 +103,9 @@ def topics_for(
         cannot make the pool ready.
     :param unproven: nodes in service for which the pool is not ready, and which have not passed since; see
         :func:`still_blamed`. That others passed is no news of them.
+
+    :param looks_only: the run changes nothing that works (a revalidation). That it could not look is no news of the
+        GPUs: as not ready, the pool would become ready again by the next look, and start users' jobs once more.
 
     Busy says nothing about the GPUs: no event. Idle is no alarm, but a pool that was ready and has no nodes is not
     ready for the next job, and must be able to become ready again.
@@ -114,7 +122,7 @@ def topics_for(
         case Outcome.IDLE:
             return (Topic.NOT_READY,) if state is PoolState.READY and not one_node else ()
     if outcome == NOT_VALIDATED:
-        return (Topic.NOT_READY,)
+        return () if looks_only else (Topic.NOT_READY,)
     if outcome == TORN_DOWN:
         return (Topic.NOT_READY,) if state is PoolState.READY else ()
     raise ValueError(f"unknown outcome {outcome!r}")
@@ -135,7 +143,8 @@ def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[s
     if not given or len(given) < len(summaries):
         if failure:
             return Finding(NOT_VALIDATED, str(failure.get("reason")), str(failure.get("message")))
-        return Finding(NOT_VALIDATED, NOT_VALIDATED, "validation did not take place: a task before it failed")
+        words = "is incomplete: a probe left no report" if given else "did not take place: a task before it failed"
+        return Finding(NOT_VALIDATED, NOT_VALIDATED, f"validation {words}")
     proofs = [summary for summary in given if summary.get("probe") not in MEASURING] or given
     idle = next((summary for summary in given if summary.get("outcome") == Outcome.IDLE), None)
     if idle is not None:
@@ -143,8 +152,10 @@ def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[s
     if any(summary.get("outcome") == Outcome.BUSY for summary in proofs):
         return Finding(Outcome.BUSY, str(Outcome.BUSY), "all GPUs of the pool are in use")
     busy = [str(summary.get("probe")) for summary in given if summary.get("outcome") == Outcome.BUSY]
-    probes = ", ".join(str(summary.get("probe")) for summary in given if summary.get("probe") not in busy)
+    probes = ", ".join(str(summary.get("probe")) for summary in given if summary.get("outcome") == Outcome.PASSED)
+    apart = [str(summary.get("probe")) for summary in given if summary.get("outcome") == Outcome.SKIPPED]
     more = f"; no free GPU for: {', '.join(busy)}" if busy else ""
+    more += f"; not applicable: {', '.join(apart)}" if apart else ""
     return Finding(Outcome.PASSED, "Validated", f"passed: {probes}{more}")
 
 
@@ -169,7 +180,7 @@ def finding_without(finding: Finding, reports: Sequence[PoolReport], remediation
     ]
     if not bad or not bad <= gone or not passed or pool_wide:
         return finding
-    probes = ", ".join(report.probe for report in reports)
+    probes = ", ".join(r.probe for r in reports if any(node.outcome is Outcome.PASSED for node in r.nodes))
     return Finding(
         Outcome.PASSED,
         VALIDATED_WITHOUT,

@@ -114,10 +114,13 @@ def plan_round(
 ) -> NodeRound:
     """What a probe does on a node, taking only what is free there.
 
+    An MPS server serves one user id at a time, and clients of another wait until it ends (NVIDIA MPS documentation,
+    'Control daemon'). Beside pods of others the probes would wait for them, so such a node is left alone.
+
     :param slots: physical × replicas.
     :param held: GPUs that users' pods hold.
     """
-    free = max(0, slots - held)
+    free = 0 if pool.mps and held else max(0, slots - held)
     refuses = pool.refuses_two
     match probe:
         case Probe.VECTORADD:

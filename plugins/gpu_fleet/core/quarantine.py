@@ -194,8 +194,9 @@ def plan(
     quarantine: list[tuple[str, Judgement]] = []
     replace: list[str] = []
     everywhere = pool_wide(judged, nodes)
-    # Those of an interrupted try first: their place in the budget is taken.
-    for name in sorted(judged, key=lambda name: (name not in used, name)):
+    # Those of an interrupted try first: their place in the budget is taken. Then those that still serve: a node that is
+    # out of service already, and perhaps cannot be replaced for weeks, must not keep a failing one in service.
+    for name in sorted(judged, key=lambda name: (name not in used, name in quarantines, name)):
         found = judged[name]
         if found.outcome is Outcome.INCONCLUSIVE:
             left.append(Left(name, Why.INCONCLUSIVE, f"{found.reason}: {found.message}"))

@@ -25,6 +25,11 @@ _OF_CUDA, _OUT_OF_MEMORY = frozenset({"VectorAddFailed", "CudaFailed"}), "out of
 def room(e: NodeEvidence) -> Check:
     """Somebody else may hold the GPUs; that is no fault of the node."""
     if e.round.busy:
+        if e.round.held < e.slots:
+            words = (
+                f"this probe needs node {e.round.node} to itself, and others hold {e.round.held} of its {e.slots} GPUs"
+            )
+            return busy("room", "Busy", words)
         return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
 
@@ -62,8 +67,11 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
         return TAKEN
     if trouble.reason == "Unschedulable" and pod.short_of and e.others.pods:
         return NO_ROOM
-    # Sharing isolates no memory: whoever comes last finds none.
     shared = e.replicas > 1 and e.others_hold
+    # Their MPS server was there first, and serves one user id at a time.
+    if shared and e.promise.mps and trouble.reason == "ProbeTimedOut":
+        return TAKEN
+    # Sharing isolates no memory: whoever comes last finds none.
     if shared and trouble.reason in _OF_CUDA and _OUT_OF_MEMORY in trouble.message.lower():
         return "MemoryInUse"
     return None

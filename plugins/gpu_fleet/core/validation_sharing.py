@@ -12,7 +12,7 @@ from collections import Counter
 
 from gpu_fleet.core.names import GPU_RESOURCE
 from gpu_fleet.core.validation_evidence import INSUFFICIENT, NodeEvidence, overlap
-from gpu_fleet.core.validation_pods import NO_ROOM, TAKEN
+from gpu_fleet.core.validation_pods import MAX_SKEW_S, NO_ROOM, TAKEN
 from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
 
 #: NVIDIA's words for a refused request (k8s-device-plugin internal/rm/rm.go, ValidateRequest).
@@ -122,7 +122,10 @@ def bound(e: NodeEvidence) -> Check:
     ends = [pod.finished for pod in e.sharers if pod.finished is not None]
     if not ends:
         return doubt("bound", "NoTimes", "no probe has an end time")
-    if extra.scheduled < min(ends):
+    # A pod's place is by the scheduler's clock, a container's end by the node's, which may be ahead. A pod that was
+    # first refused for its GPU and then placed just before an end was placed because of that end.
+    tolerated = MAX_SKEW_S if extra.refused else 0.0
+    if extra.scheduled < min(ends) - tolerated:
         if e.round.held:
             return skipped("bound", "OthersFreedGpus", "a pod of somebody else ended meanwhile and made room")
         return failed(

@@ -192,9 +192,8 @@ def memory(e: NodeEvidence) -> Check:
     if not e.promise.mps:
         message = f"every sharer sees {words}, the GPU's whole memory: time-slicing isolates none"
         return passed(name, "NotIsolated", message, **figures)
-    boards = {pod: gpu.board_memory_mib for pod, gpu in seen.items() if gpu.board_memory_mib}
-    if len(boards) < len(seen):
-        return skipped(name, "BoardUnknown", "nvidia-smi does not tell the GPU's whole memory")
+    # Without nvidia-smi's word CUDA's total, which leaves out what the driver keeps.
+    boards = {pod: gpu.board_memory_mib or gpu.memory_total_mib for pod, gpu in seen.items()}
     greedy = [pod for pod, board in boards.items() if seen[pod].memory_free_mib > _MPS_SLACK * board / e.replicas]
     if greedy:
         pod = greedy[0]

@@ -277,6 +277,10 @@ class KubeClient:
         kind = self.kind(str(manifest.get("apiVersion", "")), str(manifest.get("kind", "")))
         return kind, metadata.get("namespace") if kind.namespaced else None, str(metadata.get("name") or "")
 
+    def now(self) -> float:
+        """Epoch seconds by the API server's clock; see :meth:`Transport.now`."""
+        return self._transport.now()
+
     def close(self) -> None:
         """Close idle connections; the client stays usable."""
         self._transport.close()

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 RETRY_BUDGET_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
+#: Seconds within which two clocks count as the same.
+CLOSE_S = 2.0
 
 
 def backoff_s(attempt: int) -> float:
@@ -44,6 +47,15 @@ class Transport:
         self._sleep = sleep
         self._pool: Any = None
         self._pool_key: Any = None
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+
+        What is compared with time stamps of the cluster must be of the cluster: a worker whose clock is off would blame
+        every node for it.
+        """
+        return time.time() + self._ahead
 
     def request(
         self,
@@ -129,6 +141,7 @@ class Transport:
             raise Unreached(f"{what}: no trusted TLS connection to {endpoint.server}: {error}") from error
         except urllib3.exceptions.HTTPError as error:
             raise ApiUnavailable(f"{what}: connection to {endpoint.server} failed: {error}") from error
+        self._ahead = seconds_ahead(response.headers.get("Date"), time.time())
         if response.status >= 400:
             raise error_for(what, response.status, parse_status(response.data), response.headers)
         for warning in response.headers.getlist("Warning"):
@@ -158,6 +171,18 @@ class Unreached(ApiUnavailable):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="ApiUnavailable")
+
+
+def seconds_ahead(date: str | None, now: float) -> float:
+    """By how many seconds the clock of an answer's ``Date`` is ahead of ours; 0 if it cannot be told, or is close.
+
+    The header has whole seconds (RFC 9110, 6.6.1), and an answer takes a while.
+    """
+    try:
+        ahead = parsedate_to_datetime(date or "").timestamp() - now
+    except (ValueError, TypeError):
+        return 0.0
+    return ahead if abs(ahead) > CLOSE_S else 0.0
 
 
 def query_string(query: Mapping[str, Any] | None) -> str:

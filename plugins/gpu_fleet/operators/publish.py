@@ -43,7 +43,7 @@ class PublishPoolOperator(PoolOperator):
     a task that succeeds can emit.
 
     When the pool's state changes it also tells the notifiers of ``validation.notify``, each once; one that fails is
-    logged and changes nothing.
+    logged and changes nothing. That a pool has no nodes any more is told to none.
 
     :param cluster: name of the cluster's spec; by default what follows the first dot of the DAG id.
     :param torn_down: the pool was taken down on purpose; nothing is looked up.
@@ -78,7 +78,9 @@ class PublishPoolOperator(PoolOperator):
         if was is not PoolState.READY:
             finding = rules.finding_until(finding, unproven)
         one_node = bool(context["params"].get("node"))
-        topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven)
+        # Only a run that provides capacity waits for it.
+        looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
+        topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
         extra = self._extra(context, finding, was, reports, found)
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
@@ -107,7 +109,8 @@ class PublishPoolOperator(PoolOperator):
             "remediation": remediation,
         }
         context["ti"].xcom_push(VERDICT, verdict)
-        if now is not was:
+        # No nodes are no alarm: consumers are told by the event, people only when the pool is ready again.
+        if now is not was and finding.outcome != Outcome.IDLE:
             self._notify(context, finding, was, now)
         return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
 

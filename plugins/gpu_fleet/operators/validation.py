@@ -201,7 +201,7 @@ class RunProbesOperator(PoolOperator):
         for report in unfit.values():
             if cause := report.cause:
                 self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
-        return Plan(rounds, list(unfit.values()), time.time())
+        return Plan(rounds, list(unfit.values()), self.kube.now())
 
     def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> tuple[Plan, Forbidden | None]:
         """The wave's pods.
@@ -334,7 +334,7 @@ class RunProbesOperator(PoolOperator):
                     events,
                     physical=int(before["physical"]),
                     replicas=int(before["replicas"]),
-                    now=time.time(),
+                    now=self.kube.now(),
                     others=others.get(round_.node, NOBODY),
                 ),
             )

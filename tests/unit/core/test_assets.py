@@ -60,6 +60,13 @@ def test_events_of_every_outcome_in_every_state(
     assert set(assets.topics_for(outcome, IS_NOT)) == not_ready
 
 
+@pytest.mark.parametrize("state", list(PoolState))
+def test_a_look_that_did_not_take_place_is_no_news(state: PoolState) -> None:
+    """As not ready the pool would become ready again by the next look, and users' jobs would start once more."""
+    assert assets.topics_for(NOT_VALIDATED, state, looks_only=True) == ()
+    assert assets.topics_for(Outcome.FAILED, state, looks_only=True) == (NOT_READY,)
+
+
 @pytest.mark.parametrize(("state", "topics"), [(UNKNOWN, ()), (IS_NOT, ()), (IS_READY, (VALIDATED,))])
 def test_one_node_alone_makes_no_pool_ready(state: PoolState, topics: tuple[Topic, ...]) -> None:
     assert assets.topics_for(Outcome.PASSED, state, one_node=True) == topics
@@ -138,6 +145,7 @@ def summary(outcome: str, probe: str = "sharing", **failure: str) -> dict[str, A
         ([], None, NOT_VALIDATED, NOT_VALIDATED),
         ([summary("Passed"), None], None, NOT_VALIDATED, NOT_VALIDATED),
         ([None], {"reason": "DevicePluginAbsent", "message": "m"}, NOT_VALIDATED, "DevicePluginAbsent"),
+        ([summary("Passed"), summary("Skipped", "dcgm")], None, Outcome.PASSED, "Validated"),
         ([summary("Passed")], {"reason": "CapacityLost", "message": "an earlier try"}, Outcome.PASSED, "Validated"),
     ],
 )
@@ -146,6 +154,15 @@ def test_what_came_of_a_pool(
 ) -> None:
     found = assets.finding_of(summaries, failure)
     assert (found.outcome, found.reason) == (outcome, reason)
+
+
+def test_only_what_passed_is_said_to_have_passed() -> None:
+    found = assets.finding_of([summary("Passed"), summary("Skipped", "dcgm")], None)
+    assert found.message == "passed: sharing; not applicable: dcgm"
+
+
+def test_a_probe_without_a_report_is_not_said_to_have_been_nothing() -> None:
+    assert "a probe left no report" in assets.finding_of([summary("Passed"), None], None).message
 
 
 @pytest.mark.parametrize(("idle", "message"), [("", "the pool has no nodes"), ("cordoned: n1", "cordoned: n1")])

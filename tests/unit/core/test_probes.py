@@ -82,6 +82,14 @@ def test_what_a_container_asks_for_to_see_every_gpu(sharing: dict[str, Any], phy
     assert diagnosable_gpus(pool, physical) == gpus
 
 
+@pytest.mark.parametrize("probe", [Probe.VECTORADD, Probe.SHARING, Probe.THROUGHPUT, Probe.DCGM])
+def test_beside_clients_of_mps_of_others_nothing_is_probed(probe: Probe) -> None:
+    """Their server serves one user id at a time: the probes would wait for them."""
+    mps = {"nodePools__0__sharing": {"mode": "mps", "replicas": 4}}
+    assert plan(probe, held=1, **mps).busy
+    assert plan(probe, held=0, **mps).busy is (probe is Probe.DCGM)
+
+
 def pods(probe: Probe = Probe.SHARING, pool: str = SHARED, **changes: Any) -> list[dict[str, Any]]:
     spec = demo_spec(**changes)
     slots = 4 if pool == SHARED else 8

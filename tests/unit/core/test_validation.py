@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ Pods = list[dict[str, Any]]
 PROMISE = Promise(
     labels={"karpenter.sh/nodepool": "shared-a10g"}, taints=[("nvidia.com/gpu", "NoSchedule")], mps=False, plugin=True
 )
+MPS_DAEMON = plugin_pod(NODE, owner="nvidia-device-plugin-mps-control-daemon")
 BEFORE = ("node", "runtimeClass", "labels", "taints", "hardware", "mpsDaemon", "plugin", "allocatable")
 
 
@@ -55,7 +57,7 @@ def evidence(
     return evidence_of(
         probe,
         NodeRound(NODE, users=planned, fill=filled, greedy=greedy, held=held),
-        node_facts(NODE, there, pods=[plugin_pod(NODE)], runtime_class=True),
+        node_facts(NODE, there, pods=[plugin_pod(NODE), MPS_DAEMON], runtime_class=True),
         promise,
         pods,
         events or [],
@@ -144,6 +146,21 @@ def test_the_pod_too_many_was_placed_when_another_had_ended() -> None:
     report = judge_node(Probe.SHARING, evidence([*sharers(), late], events=[probes.no_gpu_event(4)]))
     assert check(report, "bound").reason == "OneMoreWaits"
     assert report.outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize("ahead", [2.0, 5.0, 9.0])
+def test_a_nodes_clock_that_is_ahead_makes_no_oversubscription(ahead: float) -> None:
+    """The pod too many waited for its GPU, and was placed at the end of another by a clock that is right."""
+    ends = [probes.ended(index, started=30.0 - ahead, finished=10.0 - ahead) for index in range(4)]
+    late = probes.running(4, scheduled=9.0)
+    report = judge_node(Probe.SHARING, evidence([*ends, late], events=[probes.no_gpu_event(4)]))
+    assert check(report, "bound").reason == "OneMoreWaits"
+
+
+def test_a_pod_that_was_refused_once_and_placed_long_before_any_end_is_one_too_many() -> None:
+    late = probes.running(4, scheduled=25.0)
+    report = judge_node(Probe.SHARING, evidence([*sharers(), late], events=[probes.no_gpu_event(4)]))
+    assert check(report, "bound").reason == "Oversubscribed"
 
 
 def test_vectoradd_alone() -> None:
@@ -331,6 +348,12 @@ def test_doubt_is_never_a_pass(found: NodeEvidence, name: str, reason: str) -> N
 # --- busy ------------------------------------------------------------------------------------------------
 
 
+def test_a_node_that_a_probe_needs_to_itself_is_busy_and_not_said_to_be_full() -> None:
+    report = judge_node(Probe.SHARING, evidence([], held=1, fill=0, users=0))
+    assert report.outcome is Outcome.BUSY
+    assert "others hold 1 of its 4 GPUs" in check(report, "room").message
+
+
 def test_a_full_node_is_busy_not_broken() -> None:
     report = judge_node(Probe.SHARING, evidence([], held=4))
     assert report.outcome is Outcome.BUSY
@@ -395,6 +418,12 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
                 others=BUSY_PODS,
             ),
             "concurrency",
+            "TakenMeanwhile",
+        ),
+        (
+            "clients of MPS wait for those of another user",
+            evidence([probes.running(0), *sharers(3)], held=1, users=4, fill=4, promise=replace(PROMISE, mps=True)),
+            "probes",
             "TakenMeanwhile",
         ),
         (

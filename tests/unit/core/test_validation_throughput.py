@@ -158,6 +158,10 @@ DEFECTS: dict[str, tuple[NodeReport, str, str]] = {
     "MPS without limit of memory": (
         judged(sharers(10, 10, 10, 10, alone=10), promise=MPS), "memory", "MpsLimitMissing",
     ),
+    "MPS without limit of memory, and without nvidia-smi": (
+        judged(sharers(10, 10, 10, 10, alone=10, gpu={"boardMemoryMiB": None}), promise=MPS), "memory",
+        "MpsLimitMissing",
+    ),
     "MPS without limit of threads": (
         judged(sharers(10, 10, 10, 10, alone=40, gpu=limited()), promise=MPS), "throughput", "MpsLimitMissing",
     ),

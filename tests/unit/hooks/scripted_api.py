@@ -81,7 +81,9 @@ def _handler(script: ScriptedApi) -> type[BaseHTTPRequestHandler]:
                 return
             lines = reply.lines
             content = json.dumps(reply.body).encode() if not isinstance(reply.body, bytes) else reply.body
-            self.send_response(reply.code)
+            self.send_response_only(reply.code)
+            if "Date" not in reply.headers:
+                self.send_header("Date", self.date_time_string())
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             if lines is None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from gpu_fleet.core import errors
 from gpu_fleet.core.kinds import CONFIG_MAP, NODE, POD, ObjectRef
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.hooks.kubernetes_transport import seconds_ahead
 from tests.unit.hooks.scripted_api import Reply, ScriptedApi, serving, status
 
 MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "d"}, "data": {"k": "v"}}
@@ -40,6 +43,29 @@ def test_retries_are_bounded(tmp_path: Path) -> None:
             kube.get(REF)
         assert sum(pauses) <= 20
         assert len(api.requests) > 3
+
+
+def test_the_servers_clock_counts(tmp_path: Path) -> None:
+    ahead = formatdate(time.time() + 3600, usegmt=True)
+    with client_of(tmp_path, Reply(body=MAP, headers={"Date": ahead})) as (kube, _, _pauses):
+        assert kube.now() == pytest.approx(time.time(), abs=2)
+        kube.get(REF)
+        assert kube.now() == pytest.approx(time.time() + 3600, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        (None, 0),
+        ("soon", 0),
+        ("Thu, 01 Jan 1970 00:16:40 GMT", 0),
+        ("Thu, 01 Jan 1970 00:16:39 GMT", 0),
+        ("Thu, 01 Jan 1970 00:17:40 GMT", 60),
+        ("Thu, 01 Jan 1970 00:15:40 GMT", -60),
+    ],
+)
+def test_how_far_the_server_is_ahead(date: str | None, ahead: float) -> None:
+    assert seconds_ahead(date, 1000.0) == ahead
 
 
 def test_retry_after_is_obeyed(tmp_path: Path) -> None:

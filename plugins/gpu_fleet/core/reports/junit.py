@@ -24,15 +24,20 @@ def render(run: RunReport) -> str:
     """The run as an XML document."""
     root = Element("testsuites", name=clean(f"GPU validation of {run.cluster}"))
     for pool in run.pools:
-        for report in pool.reports:
-            _probe(root, run, report)
-        if not pool.reports:
-            _without_reports(root, run, pool)
+        suites = [_probe(root, run, report) for report in pool.reports]
+        # A probe that died without a report, say: nothing in the others tells that the pool is bad.
+        if not suites or (pool.bad and not any(map(_red, suites))):
+            _verdict(root, run, pool)
     if run.drift is not None or run.unread:
         _drift(root, run)
     if run.skipped and not run.pools:
         suite = _suite(root, run, "run")
         _case(suite, run.cluster, "validated", "skipped", *run.skipped.split(": ", 1))
+        _count(suite)
+    if run.failed and not any(_red(suite) for suite in root):
+        suite = _suite(root, run, "run")
+        words = "the run failed for a cause that no pool tells; the log of its first failed task names it"
+        _case(suite, run.cluster, "run", "error", "RunFailed", words)
         _count(suite)
     for name in ("tests", *_COUNTED.values()):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
@@ -40,7 +45,11 @@ def render(run: RunReport) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _probe(root: Element, run: RunReport, report: PoolReport) -> None:
+def _red(suite: Element) -> bool:
+    return any(suite.get(count, "0") != "0" for count in ("failures", "errors"))
+
+
+def _probe(root: Element, run: RunReport, report: PoolReport) -> Element:
     suite = _suite(root, run, f"{report.pool}.{report.probe}")
     started = max(0.0, min(report.started_at, 253_402_300_799.0))
     suite.set("timestamp", datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
@@ -56,6 +65,7 @@ def _probe(root: Element, run: RunReport, report: PoolReport) -> None:
     if not report.nodes:
         _case(suite, f"{prefix}.pool", "nodes", "skipped", "Idle", report.why_idle)
     _count(suite)
+    return suite
 
 
 def _check(suite: Element, classname: str, check: Check) -> None:
@@ -67,8 +77,8 @@ def _check(suite: Element, classname: str, check: Check) -> None:
         SubElement(case, "system-out").text = "\n".join(lines)
 
 
-def _without_reports(root: Element, run: RunReport, pool: PoolSection) -> None:
-    """A pool that was not validated at all is an error; one that is idle, or was taken down on purpose, is not."""
+def _verdict(root: Element, run: RunReport, pool: PoolSection) -> None:
+    """A pool that was not (wholly) validated is an error; one that is idle, or was taken down on purpose, is not."""
     suite = _suite(root, run, pool.name)
     kind = "error" if pool.bad else "skipped"
     _case(suite, f"{run.cluster}.{pool.name}", "validated", kind, pool.finding.reason, pool.finding.message)

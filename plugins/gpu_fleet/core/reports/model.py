@@ -72,9 +72,14 @@ class RunReport:
     root: str = ""
 
     @property
+    def failed(self) -> bool:
+        """Whether Airflow calls the run failed, perhaps for a cause that no pool tells: a task before or after them."""
+        return self.state == "failed"
+
+    @property
     def outcome(self) -> Outcome:
         """The most telling outcome of the run's pools; drift is a failure, and what was not compared no pass."""
-        if self.drift or any(pool.bad for pool in self.pools):
+        if self.drift or self.failed or any(pool.bad for pool in self.pools):
             return Outcome.FAILED
         if self.unread:
             return Outcome.INCONCLUSIVE
@@ -97,6 +102,8 @@ class RunReport:
             return (
                 f"{len(bad)} of {len(self.pools)} pool(s) failed: {first.name}: {first.finding.reason}{more}{drifted}"
             )
+        if self.failed and not self.drift:
+            drifted += "; but the run failed: its first failed task's log names the cause"
         proven = [pool.name for pool in self.pools if pool.proven]
         quiet = [f"{pool.name} {str(pool.finding.outcome).lower()}" for pool in self.pools if not pool.proven]
         if proven:

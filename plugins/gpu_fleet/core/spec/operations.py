@@ -57,12 +57,12 @@ class ProbeImages(SpecModel):
     vector_add: str = Field(
         default="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
         min_length=1,
-        description="NVIDIA's CUDA vectorAdd sample.",
+        description="NVIDIA's CUDA vectorAdd sample; the probes of sharing and exclusiveness run in it.",
     )
     cuda: str = Field(
         default="nvidia/cuda:12.8.0-base-ubuntu22.04",
         min_length=1,
-        description="Image for the sharers.",
+        description="For the probes of sharing and exclusiveness where probes.vectorAdd is false.",
     )
     throughput: str = Field(
         default="public.ecr.aws/docker/library/python:3.12-slim-bookworm",
@@ -107,7 +107,9 @@ class ProbeCommands(SpecModel):
 class Probes(SpecModel):
     """Which probes run on every pool; sharing and oversubscription apply to shared pools, exclusive to the others."""
 
-    vector_add: bool = Field(default=True, description="One CUDA vectorAdd pod per node.")
+    vector_add: bool = Field(
+        default=True, description="CUDA's vectorAdd sample in every probe of sharing and exclusiveness."
+    )
     sharing: bool = Field(default=True, description="All replicas of a GPU in use at the same time, same GPU UUID.")
     oversubscription: bool = Field(default=True, description="One pod too many stays Pending.")
     exclusive: bool = Field(default=True, description="Every container sees GPUs that no other container sees.")

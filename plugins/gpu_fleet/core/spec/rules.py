@@ -237,14 +237,26 @@ _SETTLING_S = 60
 
 
 def measurement_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
-    duration, deadline = spec.validation.throughput.duration, spec.deadlines.validation
+    probes, deadline = spec.validation.probes, spec.deadlines.validation
+    duration, overlap = spec.validation.throughput.duration, spec.validation.overlap
+    shared = any(pool.shared for pool in spec.node_pools)
     if duration < 1:
         yield Problem("validation.throughput.duration", "nothing can be measured in 0 seconds", "write for example 10s")
-    elif spec.validation.probes.throughput and 2 * duration + _SETTLING_S > deadline:
+        return
+    # As core/probe_pods.measuring_seconds has it: of shared GPUs one goes on alone for as long as all did together.
+    measured = 2 * (overlap + duration) if shared else int(duration)
+    if probes.throughput and measured + _SETTLING_S > deadline:
+        why = f"sharers measure for validation.overlap {overlap.text} + this once together and once alone, and "
         yield Problem(
             "validation.throughput.duration",
-            f"{duration.text} does not fit into deadlines.validation {deadline.text}: sharers measure once together "
-            "and once alone, and have to start first",
+            f"{duration.text} does not fit into deadlines.validation {deadline.text}: {why if shared else 'probes '}"
+            "have to start first",
+            "shorten it or raise deadlines.validation",
+        )
+    elif (probes.sharing or probes.exclusive) and overlap + _SETTLING_S > deadline:
+        yield Problem(
+            "validation.overlap",
+            f"{overlap.text} does not fit into deadlines.validation {deadline.text}: probes have to start first",
             "shorten it or raise deadlines.validation",
         )
 

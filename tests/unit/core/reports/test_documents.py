@@ -53,6 +53,12 @@ RUNS: dict[str, RunReport] = {
     "not validated": run_of(
         pools=(PoolSection("shared-a10g", Finding("NotValidated", "DevicePluginAbsent", "no pod on the node")),)
     ),
+    "a probe that died": run_of(
+        pools=(PoolSection("shared-a10g", Finding("NotValidated", "NotValidated", "incomplete"), (healthy(),)),),
+        state="failed",
+    ),
+    "failed before": run_of(pools=(), state="failed", drift=None),
+    "failed after": run_of(healthy(), state="failed"),
     "nothing yet": run_of(pools=(), state="running", drift=None, started=None, ended=None),
     "unreadable": run_of(healthy(), unreadable=("validation.pool_x.sharing: report",)),
     "not compared": run_of(
@@ -95,6 +101,17 @@ def run(request: pytest.FixtureRequest) -> RunReport:
             "Nothing was looked at: ClusterBusy: the turn of cluster demo is held by x/y",
         ),
         ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
+        (
+            "failed before",
+            Outcome.FAILED,
+            "Nothing was proven: no pool was looked at"
+            "; but the run failed: its first failed task's log names the cause",
+        ),
+        (
+            "failed after",
+            Outcome.FAILED,
+            "shared-a10g proven; but the run failed: its first failed task's log names the cause",
+        ),
         ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was looked at"),
     ],
 )
@@ -352,6 +369,9 @@ def test_junit_counts_add_up(run: RunReport) -> None:
         ("hostile", 2, 0),
         ("not compared", 0, 1),
         ("cluster busy", 0, 0),
+        ("a probe that died", 0, 1),
+        ("failed before", 0, 1),
+        ("failed after", 0, 1),
     ],
 )
 def test_ci_is_red_for_the_right_cause(name: str, failures: int, errors: int) -> None:

@@ -326,6 +326,18 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "once alone",
         "raise deadlines.validation",
     ),
+    "sharers that start too far apart for the deadline": (
+        {"validation__overlap": "8m"},
+        "validation.throughput.duration",
+        "validation.overlap 8m",
+        "raise deadlines.validation",
+    ),
+    "an overlap longer than its deadline": (
+        {"validation__overlap": "15m", "validation__probes__throughput": False},
+        "validation.overlap",
+        "deadlines.validation 15m",
+        "raise deadlines.validation",
+    ),
     "a total of nothing": (
         {"validation__throughput__minimumTotal": 0},
         "validation.throughput.minimumTotal",
