@@ -23,8 +23,9 @@ setup: $(VENV)/.installed ## virtual environment with the pinned requirements
 $(VENV)/.installed: requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing the pinned requirements into $(VENV): once, about a minute"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)"
+	@# One that was interrupted has a python and no pip, and would fail for ever. Any other folder is not emptied.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)" || { echo "installing uv failed: is there a network, and an index of Python packages (PIP_INDEX_URL)?"; exit 1; }
 	@# Like pip, trust the authorities that the system trusts: many companies have one of their own. Compiled here once, as
 	@# many environments forbid Python to do it later, and dozens of short processes would each pay for it.
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }

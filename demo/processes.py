@@ -28,6 +28,18 @@ def session_pids(leader: int) -> list[int]:
     return sorted(members)
 
 
+def started(pid: int) -> str | None:
+    """When a process was started, which no other process of its number was; ``None`` if there is none.
+
+    The boot, and the clock ticks between the boot and the start: field 22 of ``/proc/<pid>/stat`` (proc_pid_stat(5)).
+    """
+    try:
+        ticks = (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
+    except (OSError, IndexError):
+        return None
+
+
 def stop_group(process: subprocess.Popen[bytes], grace: float = 15) -> None:
     """SIGTERM to the process's session, SIGKILL to what is left after ``grace`` seconds."""
     stop_pid_group(process.pid, grace, reap=process)

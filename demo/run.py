@@ -16,10 +16,10 @@ from demo import facts, workload
 from demo.api import AirflowApi
 from demo.control import Sandbox
 from demo.kubectl import Kubectl
-from demo.processes import alive, pss_mb, session_pids
+from demo.processes import pss_mb, session_pids
 from demo.progress import Follower
 from demo.report import Report, render, timeline_json
-from demo.stack import ROOT, Stack
+from demo.stack import ROOT, Stack, saved_pids
 from demo.timeline import epoch, read_spans, timeline
 
 CLUSTER = "demo"
@@ -228,11 +228,7 @@ def save(path: Path, report: Any) -> None:
 
 def still_running(build_dir: Path) -> bool:
     """Whether the stack that stack.json speaks of is alive."""
-    try:
-        content = json.loads((build_dir / "stack.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(alive([int(content[key]) for key in ("airflow_pid", "sandbox_pid") if content.get(key)]))
+    return bool(saved_pids(build_dir))
 
 
 def stay(stack: Stack) -> None:

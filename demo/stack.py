@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from demo.processes import alive, session_pids, stop_group, stop_pid_group
+from demo.processes import alive, session_pids, started, stop_group, stop_pid_group
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Free disk below which the demo refuses to start: Airflow's database and logs take about 150 MB.
@@ -258,27 +258,37 @@ class Stack:
         return str(passwords["admin"])
 
     def _save(self) -> None:
-        content = {
-            "airflow_pid": self.airflow_process.pid if self.airflow_process else None,
-            "sandbox_pid": self.sandbox_process.pid if self.sandbox_process else None,
-            "airflow_url": self.airflow_url,
-        }
+        content: dict[str, Any] = {"airflow_url": self.airflow_url}
+        for name, process in (("airflow", self.airflow_process), ("sandbox", self.sandbox_process)):
+            if process is not None:
+                content |= {f"{name}_pid": process.pid, f"{name}_started": started(process.pid)}
         path = self.build_dir / "stack.json"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
             json.dump(content, out)
 
 
+def saved_pids(build_dir: Path) -> list[int]:
+    """Those processes of ``stack.json`` that are alive, and still the ones that it speaks of.
+
+    The file may be older than the machine's last start; its numbers are other processes' then.
+    """
+    try:
+        content = json.loads((build_dir / "stack.json").read_text())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(content, dict):
+        return []
+    pids = {content.get(f"{name}_pid"): content.get(f"{name}_started") for name in ("airflow", "sandbox")}
+    return alive([pid for pid, then in pids.items() if isinstance(pid, int) and then and started(pid) == then])
+
+
 def stop_saved(build_dir: Path) -> bool:
     """Stop a stack that an earlier process left up (``make down``). Returns whether there was one."""
-    path = build_dir / "stack.json"
-    if not path.exists():
-        return False
-    content = json.loads(path.read_text())
-    for key in ("airflow_pid", "sandbox_pid"):
-        if content.get(key):
-            stop_pid_group(int(content[key]))
-    path.unlink(missing_ok=True)
-    return True
+    pids = saved_pids(build_dir)
+    for pid in pids:
+        stop_pid_group(pid)
+    (build_dir / "stack.json").unlink(missing_ok=True)
+    return bool(pids)
 
 
 def port_is_free(port: int) -> bool:
@@ -312,4 +322,15 @@ def tail(path: Path, lines: int = 20) -> str:
         return ""
 
 
-__all__ = ["ROOT", "Stack", "StackError", "alive", "free_ports", "session_pids", "stop_group", "stop_saved", "tail"]
+__all__ = [
+    "ROOT",
+    "Stack",
+    "StackError",
+    "alive",
+    "free_ports",
+    "saved_pids",
+    "session_pids",
+    "stop_group",
+    "stop_saved",
+    "tail",
+]

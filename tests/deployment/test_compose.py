@@ -98,6 +98,22 @@ def test_example_fills_in_nothing_that_must_be_chosen() -> None:
     assert {name: given[name] for name in required} == dict.fromkeys(required, "")
 
 
+def test_the_filled_in_example_is_never_committed() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert ".env" in ignored
+    assert not any(line.startswith(".env.") for line in ignored), "the example is"
+
+
+def test_connections_that_are_always_set_are_told_of(compose: dict[str, Any]) -> None:
+    """Airflow looks into the environment before its database, so these two win over what is made in the UI."""
+    always = set(re.findall(r"\$\{(AIRFLOW_CONN_\w+):-", (ROOT / "docker-compose.yaml").read_text()))
+    assert always == {name for name in compose["x-airflow"]["environment"] if name.startswith("AIRFLOW_CONN_")}
+    for path in (".env.example", "docs/guides/deploy.md"):
+        text = (ROOT / path).read_text()
+        assert always <= set(re.findall(r"AIRFLOW_CONN_\w+", text)), path
+        assert "UI" in text, path
+
+
 @pytest.mark.parametrize("name", [*AIRFLOW_COMPONENTS, "airflow-init"])
 def test_databases_name_their_driver_and_tasks_end_in_time(compose: dict[str, Any], name: str) -> None:
     environment = compose["services"][name]["environment"]

@@ -21,6 +21,7 @@ from gpu_fleet.core.errors import (
     TransientError,
 )
 from gpu_fleet.core.kinds import SECRET, ObjectRef
+from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, slow_deployment
 from tests.e2e.helm_world import NAMESPACE, World, helm_binary, helm_children, private_world, wait_for, world
@@ -278,7 +279,9 @@ def test_whoever_waits_too_long_for_the_lease_names_its_holder(place: World) -> 
 
 @pytest.mark.full
 def test_an_interrupted_uninstall_is_repeated(place: World) -> None:
-    place.engine().install()
+    outcome = place.engine().install()
+    storage = place.engine().storage
+    storage.write_ledger(storage.ledger().intending(Intent("uninstall", 1, outcome.digest, "now", "dag/run")))
     secret = place.client.get(ObjectRef(SECRET, "sh.helm.release.v1.tiny.v1", NAMESPACE))
     place.client.replace(with_status(secret, ReleaseStatus.UNINSTALLING, "died"))
     assert place.engine().uninstall().leftovers == ()

@@ -141,7 +141,8 @@ class GateRefused(PermanentError):
 
 
 class GateBlind(GateRefused):
-    """A gate could not look, and waiting does not cure that (a missing permission, another version of the code).
+    """A gate could not look, and waiting did not cure that (a missing permission, another version of the code, an API
+    that did not answer at the wait's deadline).
 
     Nothing is known about the objects then, so nothing may be undone because of it.
     """

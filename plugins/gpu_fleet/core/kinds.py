@@ -72,12 +72,13 @@ POD_DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisrupti
 CRD = Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
 NODE_POOL = Kind("karpenter.sh", "v1", "NodePool", "nodepools", namespaced=False)
 NODE_CLAIM = Kind("karpenter.sh", "v1", "NodeClaim", "nodeclaims", namespaced=False)
+NODE_OVERLAY = Kind("karpenter.sh", "v1alpha1", "NodeOverlay", "nodeoverlays", namespaced=False)
 EC2_NODE_CLASS = Kind("karpenter.k8s.aws", "v1", "EC2NodeClass", "ec2nodeclasses", namespaced=False)
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACE, NODE, POD, EVENT, SECRET, CONFIG_MAP, SERVICE, SERVICE_ACCOUNT, DAEMON_SET, DEPLOYMENT, REPLICA_SET,
     STATEFUL_SET, JOB, LEASE, RUNTIME_CLASS, PRIORITY_CLASS, POD_DISRUPTION_BUDGET, CRD, NODE_POOL, NODE_CLAIM,
-    EC2_NODE_CLASS,
+    NODE_OVERLAY, EC2_NODE_CLASS,
 )  # fmt: skip
 
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}

@@ -18,6 +18,7 @@ from gpu_fleet.core.names import (
     ANNOTATION_FROZEN_LIMITS,
     ANNOTATION_PROTECTED_BY,
     LABEL_COMPONENT,
+    LABEL_POOL,
     LABEL_REGION,
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
@@ -258,16 +259,18 @@ def _node_classes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Le
 
 
 def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Placeholders, probes and held capacity: each would buy a GPU node as soon as Karpenter is back."""
-    return [
-        Leak(
-            str((pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT)) + " pod",
-            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}",
-            "may buy a node; delete it",
-            _FREE,
-        )
-        for pod in found.get("own_pods", ())
-    ]
+    """Placeholders, probes and held capacity: each would buy a GPU node as soon as Karpenter is back.
+
+    Those of a kept pool stay with its nodes: the freeze leaves them, and what it holds is meant to be held.
+    """
+    kept = [pool.name for pool in spec.node_pools if not pool.manage]
+    leaks = []
+    for pod in found.get("own_pods", ()):
+        labels = pod["metadata"].get("labels") or {}
+        if labels.get(LABEL_POOL) not in kept:
+            name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            leaks.append(Leak(f"{labels.get(LABEL_COMPONENT)} pod", name, "may buy a node; delete it", _FREE))
+    return leaks
 
 
 def _annotations(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001

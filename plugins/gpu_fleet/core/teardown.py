@@ -7,6 +7,7 @@ uninstalling it first leaves nodes that nobody terminates (the order of upstream
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,9 +27,9 @@ from gpu_fleet.core.names import (
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
 )
-from gpu_fleet.core.readiness.teardown import left_instances, living_pools, tags_of
+from gpu_fleet.core.readiness.teardown import left_classes, left_instances, living_pools, tags_of
 from gpu_fleet.core.releases.objects import workload_of
-from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.spec import ClusterSpec, version_tuple
 
 Json = dict[str, Any]
 
@@ -38,9 +39,14 @@ FROZEN_LIMITS = {"nodes": "0"}
 
 @dataclass(frozen=True)
 class Observed:
-    """What the plan is made from, as plain JSON dictionaries."""
+    """What the plan is made from, as plain JSON dictionaries.
+
+    :ivar node_classes: and ``node_overlays``: looked at only where Karpenter is to go.
+    """
 
     node_pools: Sequence[Json] = ()
+    node_classes: Sequence[Json] = ()
+    node_overlays: Sequence[Json] = ()
     node_claims: Sequence[Json] = ()
     nodes: Sequence[Json] = ()
     pods: Sequence[Json] = ()
@@ -74,6 +80,22 @@ def pool_of(item: Mapping[str, Any]) -> str | None:
 def orphans_go(spec: ClusterSpec) -> bool:
     """Whether NodeClaims of no NodePool go as well: with Karpenter, as nobody would be left to remove them."""
     return spec.karpenter.manage and spec.teardown.uninstall_karpenter
+
+
+def needs_karpenter(spec: ClusterSpec, observed: Observed) -> dict[str, list[str]]:
+    """What lives on although Karpenter is to go: kind, in the plural, to names. Empty where Karpenter stays.
+
+    Nobody would terminate the nodes of such a NodePool or serve the finalizer of such an EC2NodeClass, even one that is
+    being deleted; and the CRDs, which go after the controller, cannot go while any object of their kinds exists.
+    """
+    if not orphans_go(spec):
+        return {}
+    pools = living_pools(observed.node_pools) - set(doomed_pools(spec, observed.node_pools))
+    ours = {item["metadata"]["name"] for item in left_classes(observed.node_classes, spec.name, ())}
+    classes = {item["metadata"]["name"] for item in observed.node_classes} - ours
+    overlays = {item["metadata"]["name"] for item in observed.node_overlays}
+    found = {"NodePools": pools, "EC2NodeClasses": classes, "NodeOverlays": overlays}
+    return {kind: sorted(names) for kind, names in found.items() if names}
 
 
 def doomed_claims(
@@ -162,6 +184,19 @@ def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
         if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
             return Karpenter.ALIVE
     return Karpenter.DEAD
+
+
+def karpenter_versions(deployments: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the Deployments of Karpenter's controller say of their version, the oldest first; those that say none are
+    left out. The chart labels them with it (``app.kubernetes.io/version``); else the tag of Karpenter's own image."""
+    found = []
+    for item in deployments:
+        pod = (((item.get("spec") or {}).get("template") or {}).get("spec")) or {}
+        images = " ".join(str(container.get("image")) for container in pod.get("containers") or [])
+        label = str((item["metadata"].get("labels") or {}).get("app.kubernetes.io/version", ""))
+        if version := re.match(r"v?([0-9]+\.[0-9.]+)", label) or re.search(r"karpenter/controller:v?([0-9.]+)", images):
+            found.append(version[1])
+    return sorted(found, key=version_tuple)
 
 
 class Way(StrEnum):

@@ -136,13 +136,13 @@ class AwsSession:
         with self._lock:
             self._forget_after_fork()
             if self._session is None:
-                with self._errors("open a session"):
+                with self.errors("open a session"):
                     self._session = self._connection_hook().get_session()
             return self._session
 
     def custom_endpoint(self, service: str) -> str | None:
         """The endpoint URL that the connection names instead of AWS's own (VPC endpoint, stand-in), if any."""
-        with self._errors("read the connection"):
+        with self.errors("read the connection"):
             configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
         return str(configured) if configured else None
 
@@ -170,7 +170,7 @@ class AwsSession:
         with self._lock:
             self._forget_after_fork()
             if service not in self._clients:
-                with self._errors(f"make a client for {service}"):
+                with self.errors(f"make a client for {service}"):
                     self._clients[service] = self._make_client(service)
             return self._clients[service]
 
@@ -200,6 +200,46 @@ class AwsSession:
         """Read the connection again at the next use: its credentials may have been rotated."""
         self._forget(None)
 
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Botocore's errors inside become typed ones that name the connection.
+
+        :param what: what is done, for the message.
+        """
+        from botocore import exceptions as boto
+
+        what = f"AWS {what} ({self.label})"
+        try:
+            yield
+        except boto.ClientError as error:
+            answer = error.response
+            detail = answer.get("Error", {})
+            raise error_for_code(
+                what,
+                str(detail.get("Code", "Unknown")),
+                str(detail.get("Message", error)),
+                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+            ) from error
+        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
+            raise Forbidden(
+                f"{what}: {error}; give {self.label} an access key, a profile or a role", reason="NoCredentials"
+            ) from error
+        except (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.MetadataRetrievalError) as error:
+            raise ApiUnavailable(f"{what}: cannot obtain credentials: {error}", reason="CredentialsFailed") from error
+        except (boto.NoRegionError, boto.InvalidRegionError) as error:
+            raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
+        except (boto.HTTPClientError, boto.ConnectionError) as error:
+            if self.is_unknown_region():
+                # The address made of it does not exist, and never will: waiting is pointless.
+                raise SpecError(
+                    f"{what}: AWS has no region {self.region!r}",
+                    field="aws.region",
+                    remedy="write for example us-west-2",
+                ) from error
+            raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
+        except (boto.ParamValidationError, boto.UnknownServiceError) as error:
+            raise Invalid(f"{what}: {error}") from error
+
     # --- internals ---------------------------------------------------------------------------------------------
 
     def _with_client(self, service: str, operation: str, work: Callable[[Any], Result]) -> Result:
@@ -211,13 +251,13 @@ class AwsSession:
         client = None  # making one may already assume a role, and be refused
         try:
             client = self.client(service)
-            with self._errors(f"{service} {operation}"):
+            with self.errors(f"{service} {operation}"):
                 return work(client)
         except (Forbidden, Unauthorized) as error:
             if error.reason not in _BAD_CREDENTIALS | _EXPIRED:
                 raise
             self._forget(client)
-        with self._errors(f"{service} {operation}"):
+        with self.errors(f"{service} {operation}"):
             return work(self.client(service))
 
     def _forget(self, refused: Any) -> None:
@@ -271,42 +311,6 @@ class AwsSession:
             config=config,
             verify=hook.verify,
         )
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        from botocore import exceptions as boto
-
-        what = f"AWS {what} ({self.label})"
-        try:
-            yield
-        except boto.ClientError as error:
-            answer = error.response
-            detail = answer.get("Error", {})
-            raise error_for_code(
-                what,
-                str(detail.get("Code", "Unknown")),
-                str(detail.get("Message", error)),
-                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
-            ) from error
-        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
-            raise Forbidden(
-                f"{what}: {error}; give {self.label} an access key, a profile or a role", reason="NoCredentials"
-            ) from error
-        except (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.MetadataRetrievalError) as error:
-            raise ApiUnavailable(f"{what}: cannot obtain credentials: {error}", reason="CredentialsFailed") from error
-        except (boto.NoRegionError, boto.InvalidRegionError) as error:
-            raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
-        except (boto.HTTPClientError, boto.ConnectionError) as error:
-            if self.is_unknown_region():
-                # The address made of it does not exist, and never will: waiting is pointless.
-                raise SpecError(
-                    f"{what}: AWS has no region {self.region!r}",
-                    field="aws.region",
-                    remedy="write for example us-west-2",
-                ) from error
-            raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
-        except (boto.ParamValidationError, boto.UnknownServiceError) as error:
-            raise Invalid(f"{what}: {error}") from error
 
 
 _sessions: dict[tuple[str | None, str | None], AwsSession] = {}

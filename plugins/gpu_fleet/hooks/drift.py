@@ -19,6 +19,9 @@ from gpu_fleet.hooks.helm_drift import Look, look_at_manifests, look_at_release
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
+#: Holds no Lease: whoever does is somebody else.
+_ME = "gpu-fleet drift check"
+
 
 class DriftCheck:
     """One comparison of a cluster with its spec.
@@ -60,7 +63,7 @@ class DriftCheck:
         storage = ReleaseStorage(self.kube, request.name, request.namespace)
         self.compared += 1
         try:
-            seen = storage.observe(request)
+            seen = storage.observe(request, me=_ME)
             finding = classify(seen, request.digest, adopt=request.policy.adopt)
             stored: Mapping[str, Any] = {}
             if seen.newest is not None and seen.unreadable is None:

@@ -59,7 +59,10 @@ def sign_token(cluster_name: str, region: str, sts_endpoint: str, session: Any) 
 
 
 class EksCredentials:
-    """The token of one cluster and identity, renewed before it expires. Safe for threads."""
+    """The token of one cluster and identity, renewed before it expires. Safe for threads.
+
+    :raises GpuFleetError: typed, where a token is asked for: AWS gave no fresh credentials to sign one with.
+    """
 
     def __init__(self, aws: AwsSession, cluster_name: str, *, now: Callable[[], float] = time.time) -> None:
         self._aws = aws
@@ -94,6 +97,9 @@ class EksCredentials:
     def _sign(self) -> str:
         from airflow.sdk.log import mask_secret
 
-        token = sign_token(self._cluster_name, self._aws.region, self._aws.endpoint("sts"), self._aws.session())
+        region, endpoint, session = self._aws.region, self._aws.endpoint("sts"), self._aws.session()
+        # No call by itself; but a role's or an instance's credentials are fetched anew when they are about to expire.
+        with self._aws.errors(f"sign a token for EKS cluster {self._cluster_name!r}"):
+            token = sign_token(self._cluster_name, region, endpoint, session)
         mask_secret(token)
         return token

@@ -6,7 +6,7 @@ import time
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.gates import KubeQuery, gate_named
-from gpu_fleet.core.releases.objects import workloads
+from gpu_fleet.core.releases.objects import passing, workloads
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 
@@ -16,7 +16,10 @@ def cause_of(client: KubeClient, manifest: str, release: str, namespace: str) ->
     if not names:
         return ""
     gate, now = gate_named("release_workloads"), time.time()
-    args = {"release": release, "namespace": namespace, "workloads": names, "patience_s": 0, "now": now, "started": now}
+    args = {
+        "release": release, "namespace": namespace, "workloads": names, "passing": list(passing(manifest, namespace)),
+        "patience_s": 0, "now": now, "started": now,
+    }  # fmt: skip
     try:
         snapshot = {
             query.key: client.list(query.kind, query.namespace, name=query.name, label_selector=query.label_selector)

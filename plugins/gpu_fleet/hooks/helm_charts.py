@@ -7,10 +7,14 @@ import hashlib
 import logging
 import os
 import shutil
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import yaml
 
 from gpu_fleet.core.errors import DeadlinePassed, SpecError, TransientError
 from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE, cache_name, check_digest, mirrored, parse_mirrors
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 #: Folder of the cache; charts of an exact version never change, and a re-tagged one is what a digest is for.
 CACHE_VARIABLE = "GPU_FLEET_CHART_CACHE"
 _PULL_SECONDS = 120.0
+_CHART_FILE = "Chart.yaml"
 #: Folders of version control: a commit is no new content.
 _NO_CONTENT = frozenset({".git", ".hg", ".svn"})
 
@@ -72,11 +77,40 @@ def identified(chart: ChartRef) -> ChartRef:
         return chart
     path = _path(chart)
     try:
-        return replace(chart, content=sha256_of(path) if path.is_file() else _tree_hash(path))
+        content = sha256_of(path) if path.is_file() else _tree_hash(path)
+        return replace(chart, content=content, declared=declared(path))
     except OSError as error:
         raise SpecError(
             f"chart {path} cannot be read: {error}", field="chart", remedy="let the worker's user read every file of it"
         ) from error
+
+
+def declared(path: Path) -> tuple[str, str] | None:
+    """Name and version in the Chart.yaml of an archive or directory; ``None`` if it has no readable one, about which
+    helm will complain itself."""
+    try:
+        metadata = yaml.safe_load(_chart_yaml(path))
+    except (OSError, tarfile.TarError, EOFError, zlib.error, yaml.YAMLError):
+        return None
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        return None
+    return str(metadata["name"]), str(metadata.get("version", ""))
+
+
+def _chart_yaml(path: Path) -> bytes:
+    if path.is_dir():
+        return (path / _CHART_FILE).read_bytes()
+    with tarfile.open(path) as archive:
+        for member in archive:
+            # Deeper ones are those of subcharts.
+            if member.isfile() and PurePosixPath(member.name).name == _CHART_FILE and _depth(member.name) == 1:
+                file = archive.extractfile(member)
+                return file.read() if file is not None else b""
+    return b""
+
+
+def _depth(name: str) -> int:
+    return len([part for part in PurePosixPath(name).parts if part != "."]) - 1
 
 
 def _tree_hash(root: Path) -> str:

@@ -127,11 +127,13 @@ class ReleaseCleanup:
             live = self.client.get(ref)
             if live is None or not belongs_to(live, self.storage.release, self.storage.namespace):
                 continue
-            if item.kind in keep or not may_be_pruned(live, self.storage.release, self.storage.namespace):
+            metadata = live["metadata"]
+            deleting = bool(metadata.get("deletionTimestamp"))  # then it goes, whoever meant to keep it
+            kept = item.kind in keep or not may_be_pruned(live, self.storage.release, self.storage.namespace)
+            if kept and not deleting:
                 left.append(f"{ref} (kept)")
                 continue
-            metadata = live["metadata"]
-            if not metadata.get("deletionTimestamp"):
+            if not deleting:
                 log.info("deleting %s, left behind by release %s", ref, self.storage.release)
                 self.client.delete(ref, uid=metadata.get("uid"))
                 live = self.client.get(ref)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.errors import GpuFleetError, NotFound
-from gpu_fleet.core.releases.drift import FIELD_MANAGER, Change, Difference, completed, differences, passes_away
-from gpu_fleet.core.releases.objects import documents
+from gpu_fleet.core.releases.drift import FIELD_MANAGER, Change, Difference, completed, differences
+from gpu_fleet.core.releases.objects import documents, passes_away
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 log = logging.getLogger(__name__)

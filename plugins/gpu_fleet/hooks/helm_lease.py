@@ -30,7 +30,8 @@ class ReleaseLease:
     """The right to change one release: a context manager around everything that writes.
 
     :param me: identity, distinct per process.
-    :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`.
+    :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`; for one that does not renew its
+        Lease at least until that has run out.
     :param seconds: without renewal after which the holder counts as dead.
     :param stop: a non-empty answer ends the wait.
     """
@@ -111,19 +112,23 @@ class ReleaseLease:
         started = self._monotonic()
         seen: LeaseRecord | None = None
         seen_since = started
+        alive = False
         told = ""
         while True:
             record = parse_lease(self._client.get(ObjectRef(LEASE, lease_name(self._release), self._namespace)))
             if record != seen:
+                alive = seen is not None  # it was written while we watched
                 seen, seen_since = record, self._monotonic()
             now = self._monotonic()
-            if may_take(record, self._me, self._clock(), now - seen_since) and self._try_take(record):
+            if may_take(record, self._me, now - seen_since) and self._try_take(record):
                 return
             holder = record.holder if record else ""
             if holder and holder != told:
                 log.info("release %s/%s is held by %s; waiting", self._namespace, self._release, holder)
                 told = holder
-            if self._stop() or now - started > self._wait_s:
+            # A dead holder shows only when its Lease has run out: less patience than that would never get it.
+            patience = max(self._wait_s, record.duration + _POLL_SECONDS) if record and not alive else self._wait_s
+            if self._stop() or now - started > patience:
                 raise ClusterBusy(
                     f"release {self._namespace}/{self._release} is being changed by {holder or 'somebody'}; "
                     "run again when it has ended",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import yaml
+
 from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
@@ -16,6 +18,8 @@ from gpu_fleet.hooks.kubernetes_client import KubeClient
 log = logging.getLogger(__name__)
 
 _TEMPLATE_SECONDS = 60.0
+#: Begins each document of what ``helm template`` prints.
+_DOCUMENT = "---\n"
 #: Errors that are certain without a cluster, and those that are once the cluster was asked: a template may fail because
 #: of ``.Capabilities`` or ``lookup``. Anything else is left to the real upgrade.
 _CERTAIN = frozenset({"ValuesSchema"})
@@ -25,12 +29,13 @@ _CERTAIN_IN_CLUSTER = frozenset({"ValuesSchema", "InvalidManifest"})
 def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> str:
     """Refuse bad values before anything is written; what rendering without a cluster cannot know is asked of it.
 
-    :returns: the rendered manifest, empty if it could not be rendered without the cluster.
+    :returns: the rendered manifest (of a very large one only its end), empty if it could not be rendered without the
+        cluster.
     """
     kube_version = str(client.raw("GET", "/version").get("gitVersion", "")).split("-")[0]
     done = helm.run(template_arguments(request, chart, values, kube_version), deadline_s=_TEMPLATE_SECONDS, quiet=True)
     if done.ok:
-        return done.stdout
+        return _whole_documents(done.stdout)
     what = f"rendering of {request}"
     error = error_of(what, done.stderr)
     if error.reason in _CERTAIN:
@@ -48,10 +53,26 @@ def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, cha
     return ""
 
 
+def _whole_documents(manifest: str) -> str:
+    """The manifest from the beginning of a document on: what is kept of helm's output begins anywhere."""
+    if manifest.startswith(_DOCUMENT):
+        return manifest
+    _, separator, rest = manifest.partition(f"\n{_DOCUMENT}")
+    return separator.lstrip() + rest if separator else manifest
+
+
 def unknown_kinds(client: KubeClient, manifest: str) -> tuple[str, ...]:
-    """``Kind (apiVersion)`` of the objects whose kind the cluster does not have; helm's own message may name none."""
+    """``Kind (apiVersion)`` of the objects whose kind the cluster does not have; helm's own message may name none.
+
+    It only explains another error: of a manifest that cannot be read it names none.
+    """
     found = set()
-    for item in object_ids(manifest, ""):
+    try:
+        items = object_ids(manifest, "")
+    except yaml.YAMLError as error:
+        log.debug("the rendered manifest cannot be read: %s", error)
+        return ()
+    for item in items:
         try:
             client.kind(item.api_version, item.kind)
         except NotFound:
@@ -69,7 +90,7 @@ def ensure_namespace(client: KubeClient, request: ReleaseRequest) -> None:
     if found is None:
         if not request.policy.create_namespace:
             raise NotFound(
-                f"{request}: there is no namespace {name!r}; create it, or set create_namespace",
+                f"namespace: there is no namespace {name!r} for {request}; create it, or set create_namespace",
                 reason="NamespaceMissing",
             )
         try:

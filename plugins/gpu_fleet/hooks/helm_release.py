@@ -23,7 +23,7 @@ from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import Remediation
 from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
 from gpu_fleet.core.releases.storage import ReleaseStatus, chart_tests
-from gpu_fleet.hooks.helm_charts import fetch_chart, identified
+from gpu_fleet.hooks.helm_charts import declared, fetch_chart, identified
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import test_arguments, write_values
 from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
@@ -56,7 +56,7 @@ class ReleaseEngine(ReleaseSteps):
         :raises ClusterBusy: somebody else is changing it.
         """
         self.request = replace(self.request, chart=identified(self.request.chart))
-        seen, decision = self._look(Goal.INSTALL, drift=True)
+        seen, decision = self._first_look(Goal.INSTALL, drift=True)
         log.log(
             logging.WARNING if seen.drift else logging.INFO,
             "%s is %s: %s",
@@ -66,13 +66,16 @@ class ReleaseEngine(ReleaseSteps):
         )
         if decision.action is Action.NOTHING and self._recorded(seen):
             return self._outcome(seen)
-        self._refuse(decision)
+        self._refuse_at_first(decision)
         chart = fetch_chart(self.request.chart, stop=self._stop)
+        self._chart = (declared(chart) or ("", ""))[0]
+        if seen.holder is None:
+            self._refuse_other_chart(seen)
         with self._helm() as helm:
             values = helm.folder / "values.json"
             write_values(self.request.values, values)
             _ = helm.version
-            if decision.action in WRITES:
+            if decision.action in WRITES or seen.holder is not None:
                 self._rendered = check_rendering(self.client, self.request, helm, chart, values)
             ensure_namespace(self.client, self.request)
             with self._leased():
@@ -81,18 +84,22 @@ class ReleaseEngine(ReleaseSteps):
     def remediate(self, *, judged: Judged | None = None) -> Outcome:
         """Roll back to the ledger's proven revision; nothing to do if that is what is deployed.
 
-        :param judged: the revision that was found not to work; any other one is left alone.
+        :param judged: the revision that was found not to work; any other one is left alone. ``None``: what storage
+            shows when this is called.
         :raises ReleaseError: no revision was ever proven, it was pruned, or the rollback failed.
+        :raises ClusterBusy: somebody else is changing the release, or has changed it while the Lease was waited for.
         """
-        seen = self.storage.observe()
-        decision = decide(Goal.REMEDIATE, seen, None, self.request.policy)
+        first, decision = self._first_look(Goal.REMEDIATE, drift=False)
         log.info("%s is %s: %s", self.request, decision.state, decision.message)
         if decision.action is Action.NOTHING:
-            return self._outcome(seen)
-        self._refuse(decision)
+            return self._outcome(first)
+        self._refuse_at_first(decision)
         with self._helm() as helm, self._leased():
             _ = helm.version
-            if judged is not None and not self._stands(seen := self.storage.observe(), judged):
+            seen = self.storage.observe()
+            if judged is None:
+                self._refuse_change(first, seen)
+            elif not self._stands(seen, judged):
                 return self._outcome(seen)
             return self._outcome(self._pursue(Goal.REMEDIATE, helm, None, None))
 
@@ -161,6 +168,20 @@ class ReleaseEngine(ReleaseSteps):
             log.warning("%s: revision %s was judged, and now %s; that is left alone", self.request, judged[0], found)
         return stands
 
+    def _refuse_change(self, first: Observation, seen: Observation) -> None:
+        """
+        :raises ClusterBusy: what was to be undone is no longer what storage shows: whoever held the Lease has finished.
+        """
+        before, now = ((o.newest.revision, o.newest.uid, o.newest.status) if o.newest else None for o in (first, seen))
+        if before == now:
+            return
+        found = f"revision {now[0]} is {now[2]}" if now is not None else "there is no release"
+        raise ClusterBusy(
+            f"{self.request}: another one has changed it while its Lease was waited for, and now {found}; that is left "
+            "alone: run again to look at it anew",
+            reason="ReleaseChanged",
+        )
+
     def _rollback_target(self, seen: Observation, revision: int) -> Observation:
         """The same observation, if the rollback may be done."""
         finding = classify(seen, None, adopt=self.request.policy.adopt)
@@ -227,10 +248,9 @@ class ReleaseEngine(ReleaseSteps):
         :param judged: the revision that was found not to work; any other one is left alone.
         :returns: with ``leftovers``: objects of the release that still exist (a finalizer, say) or are kept on purpose.
         """
-        seen = self.storage.observe()
-        decision = decide(Goal.UNINSTALL, seen, None, self.request.policy)
+        seen, decision = self._first_look(Goal.UNINSTALL, drift=False)
         log.info("%s is %s: %s", self.request, decision.state, decision.message)
-        self._refuse(decision)
+        self._refuse_at_first(decision)
         if decision.action is Action.NOTHING and seen.ledger.empty and self.cleanup.forget_lease(self.me):
             return Outcome(self.request.name, self.request.namespace)
         with self._helm() as helm, self._leased() as lease:
@@ -251,9 +271,19 @@ class ReleaseEngine(ReleaseSteps):
                 lease.forget()
             return Outcome(self.request.name, self.request.namespace, actions=tuple(self._actions), leftovers=leftovers)
 
-    def assess(self) -> Finding:
-        """What state the release is in, seen from what the ledger says was installed last. Writes nothing."""
-        finding = classify(self.storage.observe(), None, adopt=self.request.policy.adopt)
+    def assess(self, *, wait: bool = False) -> Finding:
+        """What state the release is in, seen from what the ledger says was installed last. Changes nothing of it.
+
+        :param wait: take the Lease if somebody holds it, so that what is seen is no operation under way.
+        :raises ClusterBusy: with ``wait``: the holder goes on for longer than ``lease_wait_s``.
+        """
+        seen = self.storage.observe(me=self.me)
+        if wait and seen.holder is not None:
+            log.info("%s is being changed by %s; waiting", self.request, seen.holder)
+            with self._leased():
+                seen = self.storage.observe()
+            self._lease = None  # given back: it is no loss when it runs out
+        finding = classify(seen, None, adopt=self.request.policy.adopt)
         log.info("%s is %s: %s", self.request, finding.state, finding.message)
         return finding
 

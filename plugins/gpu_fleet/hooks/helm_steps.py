@@ -21,10 +21,10 @@ from gpu_fleet.core.releases.decide import Action, Decision, Goal, decide
 from gpu_fleet.core.releases.helm_output import error_of
 from gpu_fleet.core.releases.lease import LEASE_SECONDS
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
-from gpu_fleet.core.releases.objects import crds, readable_manifest, workloads
+from gpu_fleet.core.releases.objects import crds, passing, readable_manifest, workloads
 from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import Drift, ReleaseRequest, Remediation
-from gpu_fleet.core.releases.state import Observation
+from gpu_fleet.core.releases.state import Observation, Reason
 from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
 from gpu_fleet.hooks.helm_causes import cause_of
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 #: Steps of one call; the longest recovery (unlock, upgrade, two deployed, roll back, upgrade) has five.
 _MAX_STEPS = 8
+#: Seconds that an install waits for what an uninstall has left to go; a retry of the task waits again.
+_GONE_SECONDS = 60.0
+_GONE_POLL_SECONDS = 1.0
 
 
 class ReleaseSteps:
@@ -72,6 +75,8 @@ class ReleaseSteps:
         self._cancelled = ""
         self._actions: list[str] = []
         self._rendered = ""
+        #: Name of the wanted chart as its archive has it; empty until somebody has looked.
+        self._chart = ""
 
     def cancel(self, why: str) -> None:
         """End a running helm soon (from a signal handler: sets a word, does nothing else)."""
@@ -91,6 +96,8 @@ class ReleaseSteps:
                 return self._confirm(seen)
             log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
             self._refuse(decision)
+            if step == 0:  # later it is this very call that has brought another one back
+                self._refuse_other_chart(seen)
             if decision.action in {Action.INSTALL, Action.UPGRADE}:
                 if chart is None or values is None:
                     raise ReleaseError(f"{self.request}: nothing to install while remediating", reason="NoChart")
@@ -117,6 +124,24 @@ class ReleaseSteps:
         found = find_drift(self.client, manifest, self.request.name, self.request.namespace)
         seen = replace(seen, drift=found)
         return seen, decide(goal, seen, wanted, policy)
+
+    def _first_look(self, goal: Goal, *, drift: bool) -> tuple[Observation, Decision]:
+        """A look before the Lease is taken: while somebody else holds it, nothing that storage shows has died.
+
+        Where nothing is to be done, nobody is waited for.
+        """
+        holder = self.storage.holder(self.me)
+        seen, decision = self._look(goal, drift=drift)
+        if holder is None or decision.action is Action.NOTHING:
+            return seen, decision
+        seen = replace(seen, holder=holder)
+        wanted = self.request.digest if goal is Goal.INSTALL else None
+        return seen, decide(goal, seen, wanted, self.request.policy)
+
+    def _refuse_at_first(self, decision: Decision) -> None:
+        """As :meth:`_refuse`, except that the holder of the Lease is waited for: taking it does that."""
+        if decision.reason != Reason.HELD:
+            self._refuse(decision)
 
     def _repair(self, helm: Helm, seen: Observation, decision: Decision) -> None:
         if decision.action is Action.ROLLBACK and decision.target is not None:
@@ -202,13 +227,30 @@ class ReleaseSteps:
             self.cleanup.remove_leftovers(objects, keep)
 
     def _finish_uninstall(self, seen: Observation) -> None:
-        """Remove what an uninstall that died after helm's part has left: the ledger still lists it, storage does not.
+        """Remove what an uninstall has left, and wait until it is gone: the ledger still lists it, storage does not.
 
-        Before the install's own intent takes that list's place.
+        Before the install's own intent takes that list's place. Helm would take an object that still waits for its
+        finalizers for its own, and lose it afterwards.
+
+        :raises TransientError: an object does not go; the ledger keeps the list, so a retry waits again.
         """
         objects = seen.ledger.intent.objects if seen.ledger.intent is not None else ()
-        for left in self.cleanup.remove_leftovers(objects, ReleaseCleanup.PRECIOUS):
-            log.warning("left by an earlier uninstall: %s", left)
+        until = time.monotonic() + min(_GONE_SECONDS, self.request.policy.operation_timeout)
+        while True:
+            left = self.cleanup.remove_leftovers(objects, ReleaseCleanup.PRECIOUS)
+            if not self.cleanup.waiting(left):
+                break
+            if time.monotonic() > until:
+                going = "; ".join(item for item in left if self.cleanup.waiting([item]))
+                raise TransientError(
+                    f"{self.request}: an uninstall has left objects that are not gone yet: {going}; nothing is "
+                    "installed over them: look at what their finalizers wait for, then run again",
+                    reason="ObjectsTerminating",
+                )
+            time.sleep(_GONE_POLL_SECONDS)
+            self._check_alive()
+        for item in left:
+            log.warning("left by an earlier uninstall: %s", item)
 
     # --- what storage says ---------------------------------------------------------------------------------------
 
@@ -238,7 +280,8 @@ class ReleaseSteps:
             error = error_of(what, done.stderr)
             if error.reason == "CrdMissing" and self._rendered:
                 kinds = ", ".join(unknown_kinds(self.client, self._rendered))
-                return Invalid(f"{error.message}; the cluster has no kind {kinds}", reason=error.reason)
+                named = f"; the cluster has no kind {kinds}" if kinds else ""
+                return Invalid(f"{error.message}{named}", reason=error.reason)
             return error
         if newest is not None and newest.status in UNFINISHED:
             return TransientError(f"{what}: helm reports success, but {shown}", reason="StorageDisagrees")
@@ -326,6 +369,7 @@ class ReleaseSteps:
             manifest=readable_manifest(manifest),
             history=tuple(f"{item.revision} {item.status}" for item in seen.revisions),
             drift=tuple(str(item) for item in seen.drift or ()),
+            passing=passing(manifest, self.request.namespace),
         )
 
     # --- small parts ---------------------------------------------------------------------------------------------
@@ -356,6 +400,22 @@ class ReleaseSteps:
             raise ReleaseError(decision.message, reason=decision.reason)
         if decision.action is Action.WAIT:
             raise ClusterBusy(f"{decision.message}; run again when it has ended", reason=decision.reason)
+
+    def _refuse_other_chart(self, seen: Observation) -> None:
+        """Not replace another chart's release: two DAGs chose the same name, and this upgrade would delete what the
+        other one made. The names are those in the archives: a registry may know a chart under another one.
+
+        :raises ReleaseError: unless it may be adopted.
+        """
+        newest = seen.newest
+        if newest is None or newest.status is ReleaseStatus.UNINSTALLED or self.request.policy.adopt:
+            return
+        if self._chart and seen.chart and seen.chart != self._chart:
+            raise ReleaseError(
+                f"{self.request}: revision {newest.revision} is of chart {seen.chart!r}, and chart {self._chart!r} is "
+                "wanted; choose another release_name, uninstall the release, or set adopt to replace its chart",
+                reason="OtherChart",
+            )
 
     def _intend(self, seen: Observation, intent: Intent) -> Ledger:
         self._check_alive()

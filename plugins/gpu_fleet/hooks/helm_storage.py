@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gpu_fleet.core.errors import AlreadyExists, Conflict, ReleaseError
+from gpu_fleet.core.errors import AlreadyExists, Conflict, Forbidden, ReleaseError
 from gpu_fleet.core.kinds import CONFIG_MAP, LEASE, SECRET, ObjectRef
 from gpu_fleet.core.releases import ledger as ledgers
 from gpu_fleet.core.releases import storage
@@ -48,8 +48,9 @@ class ReleaseStorage:
         :param request: to compare the newest revision's content with.
         :param me: own identity; somebody else's live Lease is then reported as ``holder``. ``None``: do not look.
         """
+        holder = self.holder(me) if me else None  # first: who ends after it has left what the rest of the look shows
         revisions = list(self.revisions())
-        unreadable, content = None, False
+        unreadable, chart, content = None, "", False
         newest = revisions[-1] if revisions else None
         for index, stored in enumerate(revisions):
             if stored is not newest and stored.status is not ReleaseStatus.DEPLOYED:
@@ -62,15 +63,17 @@ class ReleaseStorage:
             if payload is None:  # went away between list and get: the next look will not list it
                 continue
             revisions[index] = replace(stored, status=storage.payload_status(payload))
-            if stored is newest and request is not None:
-                content = same_content(payload, request)
+            if stored is newest:
+                chart = storage.payload_chart(payload)
+                content = request is not None and same_content(payload, request)
         return Observation(
             release=self.release,
             namespace=self.namespace,
             revisions=tuple(revisions),
             ledger=self.ledger(),
-            holder=self._holder(me) if me else None,
+            holder=holder,
             unreadable=unreadable,
+            chart=chart,
             same_content=content,
             now=self._clock(),
         )
@@ -97,8 +100,13 @@ class ReleaseStorage:
             return ""
         return str((payload or {}).get("manifest") or "")
 
-    def _holder(self, me: str) -> str | None:
-        lease = self.client.get(ObjectRef(LEASE, lease_name(self.release), self.namespace))
+    def holder(self, me: str) -> str | None:
+        """Who else seems to hold the Lease, if somebody does; nobody to those who may not read it."""
+        try:
+            lease = self.client.get(ObjectRef(LEASE, lease_name(self.release), self.namespace))
+        except Forbidden as error:
+            log.debug("whether somebody is changing release %s cannot be seen: %s", self.release, error.message)
+            return None
         return looks_alive(parse_lease(lease), me, self._clock())
 
     # --- repairing -----------------------------------------------------------------------------------------------

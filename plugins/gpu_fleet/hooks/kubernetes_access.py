@@ -12,7 +12,8 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -94,11 +95,14 @@ class FixedCredentials:
 class TokenFile:
     """A token kept fresh in a file by somebody else (kubeconfig ``tokenFile``)."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, kubeconfig: Path) -> None:
+        self._path, self._kubeconfig = path, kubeconfig
 
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._path.read_text().strip()}"}
+        """:raises SpecError: the file cannot be read."""
+        with _usable(self._kubeconfig, f"tokenFile {self._path}"):
+            token = self._path.read_text().strip()
+        return {"Authorization": f"Bearer {token}"}
 
     def renew(self) -> bool:
         return True
@@ -127,7 +131,7 @@ def resolve(access: ClusterAccess) -> Endpoint:
 
     :raises NotFound: the EKS cluster, file or context does not exist.
     :raises ApiUnavailable: the cluster has no endpoint yet.
-    :raises SpecError: the kubeconfig is not usable.
+    :raises SpecError: the kubeconfig, or what it holds or names, is not usable.
     """
     with _lock:
         own = _locks.setdefault(access, threading.Lock())
@@ -193,6 +197,21 @@ def _context(authority: str | None, *, insecure: bool = False) -> ssl.SSLContext
     return context
 
 
+@contextmanager
+def _usable(kubeconfig: Path, what: str) -> Iterator[None]:
+    """
+    :raises SpecError: what a kubeconfig holds or names cannot be read, or is not what it should be.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # among them ssl.SSLError, binascii.Error and UnicodeDecodeError
+        raise SpecError(
+            f"kubeconfig {kubeconfig}: {what}: {error}",
+            field="cluster.access.path",
+            remedy="correct the kubeconfig, or the file it names, or name another kubeconfig",
+        ) from error
+
+
 def _named(entries: Any, name: str, kind: str) -> dict[str, Any]:
     for entry in entries or []:
         if entry.get("name") == name:
@@ -208,8 +227,10 @@ def _resolve_kubeconfig(access: ClusterAccess) -> Endpoint:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise NotFound(f"there is no kubeconfig {path}; check cluster.access.path", reason="NoKubeconfig") from error
-    except (OSError, yaml.YAMLError) as error:
-        raise SpecError(f"cannot read kubeconfig {path}: {error}", field="cluster.access.path") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SpecError(
+            f"cannot read kubeconfig {path}: {error}", field="cluster.access.path", remedy="name a kubeconfig file"
+        ) from error
     if not isinstance(config, dict):
         raise SpecError(f"{path} is not a kubeconfig", field="cluster.access.path", remedy="name a kubeconfig file")
     context = _named(config.get("contexts"), access.context or config.get("current-context") or "", "context")
@@ -225,21 +246,24 @@ def _resolve_kubeconfig(access: ClusterAccess) -> Endpoint:
     ssl_context = None
     if server.startswith("https://"):
         authority = _material(cluster, "certificate-authority", path)
-        ssl_context = _context(authority, insecure=bool(cluster.get("insecure-skip-tls-verify")))
+        with _usable(path, "certificate-authority is no PEM certificate"):
+            ssl_context = _context(authority, insecure=bool(cluster.get("insecure-skip-tls-verify")))
         _load_client_certificate(ssl_context, user, path)
     elif not server.startswith("http://"):
         raise SpecError(f"kubeconfig {path}: the cluster has no server address", field="cluster.access.path")
     token_file = user.get("tokenFile")
-    credentials = TokenFile(path.parent / token_file) if token_file else FixedCredentials(user.get("token"))
+    credentials = TokenFile(path.parent / token_file, path) if token_file else FixedCredentials(user.get("token"))
     return Endpoint(server, ssl_context, credentials)
 
 
 def _material(entry: Mapping[str, Any], key: str, kubeconfig: Path) -> str | None:
     """The PEM text of ``key-data`` (base64) or of the file that ``key`` names, relative to the kubeconfig."""
     if entry.get(f"{key}-data"):
-        return base64.b64decode(str(entry[f"{key}-data"])).decode()
+        with _usable(kubeconfig, f"{key}-data is no PEM text in base64"):
+            return base64.b64decode(str(entry[f"{key}-data"])).decode()
     if entry.get(key):
-        return (kubeconfig.parent / str(entry[key])).read_text()
+        with _usable(kubeconfig, f"{key} cannot be read"):
+            return (kubeconfig.parent / str(entry[key])).read_text()
     return None
 
 
@@ -252,4 +276,5 @@ def _load_client_certificate(context: ssl.SSLContext, user: Mapping[str, Any], k
     with tempfile.NamedTemporaryFile("w", prefix="gpu-fleet-", suffix=".pem") as both:
         both.write(f"{certificate}\n{key}\n")
         both.flush()
-        context.load_cert_chain(both.name)
+        with _usable(kubeconfig, "client-certificate and client-key are no PEM pair"):
+            context.load_cert_chain(both.name)

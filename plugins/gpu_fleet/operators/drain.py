@@ -16,8 +16,11 @@ from gpu_fleet.core.errors import (
     PermanentError,
     Throttled,
 )
-from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
+from gpu_fleet.operators.base import FleetOperator, attempt, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate
+
+#: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
+RECORDS = "records"
 
 
 class DrainOperator(FleetOperator):
@@ -48,7 +51,7 @@ class DrainOperator(FleetOperator):
         return {"pool": self.subject, "nodes": [], "pods": [], "seconds": 0, "skipped": why}
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return self._drain(context, started=wait_started(context), records={})
+        return self._drain(context, started=wait_started(context), records=_kept(context))
 
     def resume(
         self,
@@ -93,11 +96,14 @@ class DrainOperator(FleetOperator):
                 raise self._deadline_passed(plan, pods, elapsed)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
-            blocked = [
-                problem
-                for target in plan.evict
-                if (problem := self._remove(target, records, force=step is Step.DELETE)) is not None
-            ]
+            try:
+                blocked = [
+                    problem
+                    for target in plan.evict
+                    if (problem := self._remove(target, records, force=step is Step.DELETE)) is not None
+                ]
+            finally:
+                _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             if blocked:
                 until = min(until, time.time() + max(1.0, float(policy.retry_every)))
@@ -283,6 +289,22 @@ class DrainRemovedPoolsOperator(DrainOperator):
         nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
         names = remaining_nodes(self.spec, nodes, self.kube.list(NODE_POOL), self.drained)
         return [node for node in nodes if node["metadata"]["name"] in names]
+
+
+def _kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What an earlier try of this task has recorded; nothing once a person has cleared it."""
+    from gpu_fleet.operators.probing import unpack
+
+    kept = context["task_state_store"].get(RECORDS)
+    if not isinstance(kept, Mapping) or kept.get("attempt") != attempt(context):
+        return {}
+    return dict(unpack(kept["records"]))
+
+
+def _keep(context: Mapping[str, Any], records: Mapping[str, Mapping[str, str]]) -> None:
+    from gpu_fleet.operators.probing import pack
+
+    context["task_state_store"].set(RECORDS, {"records": pack(records), "attempt": attempt(context)})
 
 
 def _record(target: Any, outcome: str, reason: str) -> dict[str, str]:

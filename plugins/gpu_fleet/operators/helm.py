@@ -63,12 +63,13 @@ class HelmReleaseOperator(HelmOperator):
     :param wait_deadline: upper bound of that wait, absolute from its beginning.
     :param patience: how long a cause such as a failing image pull must have lasted before it fails the wait; a
         container that has crashed three times fails it at once.
-    :param check: called as ``check(kube_client, result)`` once the workloads are ready; an exception, or ``False``,
-        means that the revision does not do what it should, and ``remediation`` follows.
+    :param check: called as ``check(kube_client, result)`` once the wait is over; an exception, or ``False``, means that
+        the revision does not do what it should, and ``remediation`` follows. Needs a ``wait_for`` other than ``none``.
     :param mark_proven: write the revision into the ledger as good once ``wait_for="workloads"`` and ``check`` are
         satisfied, so that a later failure rolls back to it. A release without workloads and CRDs is proven only by a
         ``check``.
-    :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, crds, history, drift.
+    :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, passing, crds, history,
+        drift.
     """
 
     template_fields: tuple[str, ...] = (
@@ -97,6 +98,15 @@ class HelmReleaseOperator(HelmOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if wait_for not in {"none", *GATE_OF_WAIT}:
+            known = ", ".join(("none", *GATE_OF_WAIT))
+            raise SpecError(f"{wait_for!r} is not known", field="wait_for", remedy=f"one of {known}")
+        if check is not None and wait_for == "none":
+            raise SpecError(
+                "is asked after the wait, and wait_for is 'none'",
+                field="check",
+                remedy="set wait_for to 'workloads' or 'installed', or leave check out",
+            )
         self.chart = chart
         self.repository = repository
         self.version = version
@@ -165,9 +175,6 @@ class HelmReleaseOperator(HelmOperator):
     def _wait(self, context: Any, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
         from gpu_fleet.triggers.looking import await_gate
 
-        if self.wait_for not in {"none", *GATE_OF_WAIT}:
-            known = ", ".join(("none", *GATE_OF_WAIT))
-            raise SpecError(f"{self.wait_for!r} is not known", field="wait_for", remedy=f"one of {known}")
         if self.wait_for == "none":
             return self._done(outcome)
         gate = GATE_OF_WAIT[self.wait_for]
@@ -194,6 +201,7 @@ class HelmReleaseOperator(HelmOperator):
             "release": self.release_name,
             "namespace": self.namespace,
             "workloads": list(outcome.workloads),
+            "passing": list(outcome.passing),
             "crds": list(outcome.crds),
             "patience_s": self.patience.total_seconds(),
             "allow_unproven": True,

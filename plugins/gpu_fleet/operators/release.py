@@ -72,6 +72,7 @@ class ReleaseOperator(EngineMixin, FleetOperator):
             "release": outcome.release,
             "namespace": outcome.namespace,
             "workloads": list(outcome.workloads),
+            "passing": list(outcome.passing),
         }
         if self.component == "karpenter":
             return "release_workloads", args
@@ -200,7 +201,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         """What storage alone decides; ``None`` if the question is whether the deployed, unproven revision works."""
         from gpu_fleet.core.releases.state import Reason
 
-        reason = engine.assess().reason
+        # Not of an operation under way: what it is about to finish must not be rolled back.
+        reason = engine.assess(wait=True).reason
         if reason in {Reason.NO_RELEASE, Reason.UNINSTALLED, Reason.PROVEN}:
             self.log.info("nothing to remedy: %s", reason)
             return {"remediation": "nothing", "why": str(reason)}

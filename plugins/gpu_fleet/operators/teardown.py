@@ -32,14 +32,17 @@ def instances_of(spec: ClusterSpec) -> list[dict[str, Any]]:
 
 def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     """Everything that the plan is made from, as it is now."""
-    from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, SECRET
+    from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_OVERLAY, NODE_POOL, POD, SECRET
     from gpu_fleet.core.names import KARPENTER_SELECTOR, LABEL_NODE_POOL
-    from gpu_fleet.core.teardown import Observed, releases_that_go
+    from gpu_fleet.core.teardown import Observed, orphans_go, releases_that_go
 
     nodes = kube.list(NODE, label_selector=LABEL_NODE_POOL)
     names = [node["metadata"]["name"] for node in nodes]
+    karpenter_goes = orphans_go(spec)
     return Observed(
         node_pools=kube.list(NODE_POOL),
+        node_classes=kube.list(EC2_NODE_CLASS) if karpenter_goes else (),
+        node_overlays=kube.list(NODE_OVERLAY) if karpenter_goes else (),
         node_claims=kube.list(NODE_CLAIM),
         nodes=nodes,
         pods=[pod for name in names for pod in kube.list(POD, field_selector=f"spec.nodeName={name}")],
@@ -63,14 +66,25 @@ def karpenter_dead(spec: ClusterSpec, plan: TeardownPlan) -> PermanentError:
     )
 
 
+def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> PermanentError:
+    """Why Karpenter must not be uninstalled."""
+    shown = " and ".join(f"{kind} {', '.join(names)}" for kind, names in needed.items())
+    return PermanentError(
+        f"{shown} are not of cluster spec {spec.name} and live on, and without Karpenter nobody would manage them or "
+        "their nodes; set teardown.uninstallKarpenter: false, or delete them first",
+        reason="KarpenterStillNeeded",
+    )
+
+
 class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove and what that costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
     :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
-    :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools of others live on: nobody
-        would terminate their nodes any more. ``KarpenterDead`` under the policy ``fail``: nobody's pods are evicted for
-        a teardown that cannot go on. ``PlanGrew`` if something would be removed that was not approved.
+    :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools, EC2NodeClasses or
+        NodeOverlays of others live on: nobody would serve them any more. ``KarpenterDead`` under the policy ``fail``:
+        nobody's pods are evicted for a teardown that cannot go on. ``KarpenterTooOld`` if the freeze would not hold.
+        ``PlanGrew`` if something would be removed that was not approved.
     """
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
@@ -78,25 +92,48 @@ class PlanTeardownOperator(FleetOperator):
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import Way, make_plan
+        from gpu_fleet.core.teardown import Way, make_plan, needs_karpenter
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
-        plan = make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
-        if plan.kept_pools and self.spec.karpenter.manage and self.spec.teardown.uninstall_karpenter:
-            raise PermanentError(
-                f"NodePools {', '.join(plan.kept_pools)} are not of cluster spec {self.spec.name} and live on, and "
-                "without Karpenter nobody would manage their nodes; set teardown.uninstallKarpenter: false, or delete "
-                "them first",
-                reason="KarpenterStillNeeded",
-            )
+        observed = observe(self.spec, self.kube)
+        if needed := needs_karpenter(self.spec, observed):
+            raise karpenter_needed(self.spec, needed)
+        plan = make_plan(self.spec, observed, load_prices(self.spec.aws.region))
         markdown = to_markdown(plan)
         self.log.info("%s", markdown)
         if plan.way is Way.REFUSED:
             raise karpenter_dead(self.spec, plan)
+        if plan.way is Way.BY_KARPENTER and plan.pools:
+            self._refuse_without_freeze()
         if self.approved_task_id is not None:
             self._refuse_growth(context, self.approved_task_id, plan)
         return {"plan": plan.to_json(), "markdown": markdown}
+
+    def _refuse_without_freeze(self) -> None:
+        """The version in the file is checked with the file; the controller that runs may be another, above all where
+        somebody else has installed it."""
+        from gpu_fleet.core.kinds import DEPLOYMENT
+        from gpu_fleet.core.names import KARPENTER_SELECTOR
+        from gpu_fleet.core.spec import version_tuple
+        from gpu_fleet.core.spec.rules import FIRST_WITH_NODE_LIMITS
+        from gpu_fleet.core.teardown import karpenter_versions
+
+        namespace = self.spec.karpenter.namespace
+        versions = karpenter_versions(self.kube.list(DEPLOYMENT, namespace, label_selector=KARPENTER_SELECTOR))
+        if not versions:
+            self.log.warning(
+                "the version of Karpenter in namespace %s is not known: before %s it launches nodes past the freeze",
+                namespace,
+                FIRST_WITH_NODE_LIMITS,
+            )
+        elif version_tuple(versions[0]) < version_tuple(FIRST_WITH_NODE_LIMITS):
+            raise PermanentError(
+                f"Karpenter {versions[0]} in namespace {namespace} launches nodes past limits.nodes, and so past the "
+                "freeze of a teardown: each evicted pod would buy a new node; upgrade it to "
+                f"{FIRST_WITH_NODE_LIMITS} or later and run the task again",
+                reason="KarpenterTooOld",
+            )
 
     def _refuse_growth(self, context: Mapping[str, Any], approved_task_id: str, plan: TeardownPlan) -> None:
         from gpu_fleet.core.teardown import growth

@@ -27,6 +27,8 @@ class HelmReleaseSensor(BaseSensorOperator):
     :param revision: wait for this revision or a later one.
     :param absent: wait until there is no such release instead.
     :param workloads: also wait for its workloads.
+    :param allow_unproven: do not wait for a workload that wants no pod (no node matches it, or it has 0 replicas), as
+        :class:`gpu_fleet.operators.helm.HelmReleaseOperator` does not; ``False``: wait until something of it runs.
     :param workloads_deadline: upper bound of that second wait, absolute from its beginning.
     :returns: release, namespace, revision, status.
     """
@@ -44,6 +46,7 @@ class HelmReleaseSensor(BaseSensorOperator):
         revision: int | str | None = None,
         absent: bool = False,
         workloads: bool = True,
+        allow_unproven: bool = True,
         workloads_deadline: timedelta = timedelta(minutes=10),
         **kwargs: Any,
     ) -> None:
@@ -55,6 +58,7 @@ class HelmReleaseSensor(BaseSensorOperator):
         self.revision = revision
         self.absent = absent
         self.workloads = workloads
+        self.allow_unproven = allow_unproven
         self.workloads_deadline = workloads_deadline
 
     def poke(self, context: Mapping[str, Any]) -> bool:  # noqa: ARG002
@@ -79,7 +83,8 @@ class HelmReleaseSensor(BaseSensorOperator):
             if wanted["workloads"] or wanted["crds"]:
                 seconds = self.workloads_deadline.total_seconds()
                 access = access_of(self.access)
-                await_gate(self, context, "release_workloads", {**names, **wanted}, seconds, access=access)
+                args = {**names, **wanted, "allow_unproven": self.allow_unproven}
+                await_gate(self, context, "release_workloads", args, seconds, access=access)
         return self._found()
 
     def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
@@ -105,12 +110,16 @@ class HelmReleaseSensor(BaseSensorOperator):
         history = HelmHook(self.access).history(self.release_name, self.namespace)
         return history[-1] if history else None
 
-    def _manifest_args(self) -> dict[str, list[str]]:
-        from gpu_fleet.core.releases.objects import crds, workloads
+    def _manifest_args(self) -> dict[str, Any]:
+        from gpu_fleet.core.releases.objects import crds, passing, workloads
         from gpu_fleet.hooks.helm import HelmHook
 
         manifest = HelmHook(self.access).get_manifest(self.release_name, self.namespace)
-        return {"workloads": list(workloads(manifest, self.namespace)), "crds": list(crds(manifest))}
+        return {
+            "workloads": list(workloads(manifest, self.namespace)),
+            "passing": list(passing(manifest, self.namespace)),
+            "crds": list(crds(manifest)),
+        }
 
     def _found(self) -> dict[str, Any]:
         newest = self._newest()

@@ -118,7 +118,7 @@ def await_gate(
     :param access: how to reach the cluster; ``operator.access()`` by default.
     :param method_name: called as ``method(context, event=..., **kwargs)``; it starts with :func:`conclude`.
     :raises GateFailed: the gate failed for a cause that may pass.
-    :raises GateRefused: the gate failed for good; GateBlind: because it cannot look.
+    :raises GateRefused: the gate failed for good; GateBlind: because it cannot look, for good or at the deadline.
     :raises DeadlinePassed: if ``deadline`` has passed already.
     """
     now = time.time()
@@ -170,7 +170,8 @@ def reconsider(
     :param error: how the wait ended.
     :returns: the verdict, if it is Ready after all.
     :raises ApiUnavailable: nobody can see at the moment.
-    :raises GateBlind: nobody could see, or the triggerer could not and nothing that is seen here fails the gate.
+    :raises GateBlind: nobody could see, or the triggerer could not (at its deadline, say) and nothing that is seen here
+        fails the gate.
     :raises GpuFleetError: what stands: ``error``, or, where that was blind, what fails the gate here.
     """
     verdict = look(gate, args, access, started=started)
@@ -191,15 +192,18 @@ def reconsider(
     raise error
 
 
-def deadline_error(gate: str, verdict: Verdict) -> DeadlinePassed:
-    return DeadlinePassed(f"still waiting for {gate} at its deadline: {verdict.reason}: {verdict.message}")
+def deadline_error(gate: str, verdict: Verdict) -> DeadlinePassed | GateBlind:
+    """How a wait ends whose deadline has passed; blind if nobody could see by then: an outage of the API says nothing
+    about the objects, and nothing may be undone because of it."""
+    message = f"still waiting for {gate} at its deadline: {verdict.reason}: {verdict.message}"
+    return GateBlind(message, reason=verdict.reason) if verdict.blind else DeadlinePassed(message)
 
 
 def conclude(event: Mapping[str, Any]) -> Verdict:
     """The READY verdict in a gate trigger's event.
 
     :raises GateFailed: the gate failed for a cause that may pass.
-    :raises GateRefused: the gate failed for good.
+    :raises GateRefused: the gate failed for good; GateBlind: because nobody could look, at the deadline or for good.
     :raises DeadlinePassed: naming what was still missing and why.
     """
     verdict = Verdict.from_json(event["verdict"])

@@ -147,6 +147,19 @@ def test_the_node_class_of_a_pool_that_is_kept_is_no_leak_and_that_of_a_removed_
     assert [(leak.kind, leak.name) for leak in find_leaks(spec, found, PRICES)] == [("EC2NodeClass", "removed")]
 
 
+@pytest.mark.parametrize("component", ["hold", "placeholder", "probe"])
+def test_pods_of_a_pool_that_is_kept_are_no_leak(component: str) -> None:
+    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False)
+
+    def pod(pool: str) -> dict[str, Any]:
+        labels = {"gpu-fleet.io/component": component, "gpu-fleet.io/pool": pool}
+        return {"metadata": {"name": pool, "namespace": "s", "labels": labels}}
+
+    found = {"own_pods": [pod("whole-a100"), pod("shared-a10g"), pod("removed")]}
+    leaks = [(f"{component} pod", "s/shared-a10g"), (f"{component} pod", "s/removed")]
+    assert [(leak.kind, leak.name) for leak in find_leaks(spec, found, PRICES)] == leaks
+
+
 def test_standalone_claims_of_others_are_no_leak_where_karpenter_stays() -> None:
     found = {"node_claims": [named("c")], "instances.owned": [instance("i-1", "")]}
     assert [leak.kind for leak in find_leaks(demo_spec(), found, PRICES)] == ["EC2 instance", "NodeClaim"]

@@ -22,6 +22,7 @@ from gpu_fleet.core.teardown import (
     is_frozen,
     karpenter_state,
     make_plan,
+    needs_karpenter,
     releases,
     releases_that_go,
     user_pods,
@@ -258,6 +259,24 @@ def test_the_instance_of_a_standalone_claim_goes_only_with_karpenter() -> None:
     stays = make_plan(demo_spec(teardown__uninstallKarpenter=False), observed, PRICES)
     assert (stays.instances, stays.node_claims, stays.kept_pools, stays.way) == ([], [], [], Way.NOTHING_LEFT)
     assert [row["id"] for row in make_plan(demo_spec(), observed, PRICES).instances] == ["i-1"]
+
+
+def labelled(name: str, cluster: str | None) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"gpu-fleet.io/cluster": cluster} if cluster else {}}}
+
+
+def test_what_lives_on_and_needs_karpenter_is_known_by_kind() -> None:
+    observed = Observed(
+        node_pools=[pool("shared-a10g"), pool("cpu"), pool("going", deleting=True)],
+        node_classes=[labelled("shared-a10g", "demo"), labelled("b", "other"), labelled("a", None)],
+        node_overlays=[labelled("dear", None)],
+    )
+    needed = {"NodePools": ["cpu"], "EC2NodeClasses": ["a", "b"], "NodeOverlays": ["dear"]}
+    assert needs_karpenter(demo_spec(), observed) == needed
+    assert needs_karpenter(demo_spec(teardown__uninstallKarpenter=False), observed) == {}
+    assert needs_karpenter(demo_spec(karpenter__manage=False), observed) == {}
+    ours = Observed(node_pools=[pool("shared-a10g")], node_classes=[labelled("removed", "demo")])
+    assert needs_karpenter(demo_spec(), ours) == {}
 
 
 def test_the_text_shows_cost_pools_and_pods() -> None:

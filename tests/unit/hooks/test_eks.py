@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from airflow.sdk import BaseOperator
+from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError
 
 from gpu_fleet.core import errors
 from gpu_fleet.core.gates import gate_named
@@ -95,6 +96,28 @@ def test_a_clock_set_back_makes_a_new_token() -> None:
     first = credentials.token()
     clock[0] -= 60
     assert credentials.token() is not first
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        (CredentialRetrievalError(provider="assume-role", error_msg="not now"), errors.ApiUnavailable),
+        (ConnectTimeoutError(endpoint_url="https://sts.us-west-2.amazonaws.com"), errors.ApiUnavailable),
+        (ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole"), errors.Forbidden),
+        (ClientError({"Error": {"Code": "Throttling", "Message": "no"}}, "AssumeRole"), errors.Throttled),
+    ],
+)
+def test_credentials_that_cannot_be_refreshed_for_signing_are_a_typed_error(
+    monkeypatch: pytest.MonkeyPatch, trouble: Exception, error: type[Exception]
+) -> None:
+    """Those of a role or of the instance are fetched anew when the signer asks for them, long after the session."""
+
+    def refuse(self: Any) -> Any:
+        raise trouble
+
+    monkeypatch.setattr("botocore.credentials.Credentials.get_frozen_credentials", refuse)
+    with pytest.raises(error, match=r"AWS sign a token for EKS cluster 'demo-gpu' \(Airflow connection 'aws_demo'\)"):
+        EksCredentials(AwsSession("aws_demo", "us-west-2"), "demo-gpu").token()
 
 
 # --- the way to the cluster --------------------------------------------------------------------------------------

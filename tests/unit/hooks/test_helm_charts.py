@@ -188,3 +188,18 @@ def test_the_lock_command_notes_what_the_repository_serves(
     (tmp_path / "charts.lock.yaml").unlink()
     assert main(["lock", str(folder)]) == 2, "a chart that cannot be had is locked to nothing"
     assert not (tmp_path / "charts.lock.yaml").exists()
+
+
+def test_a_local_chart_says_its_name_and_version(repository: Repository, tmp_path: Path) -> None:
+    archive = tmp_path / "repository" / "tiny-1.0.0.tgz"
+    assert identified(ChartRef(str(archive))).declared == ("tiny", "1.0.0")
+    folder = tmp_path / "chart"
+    (folder / "charts").mkdir(parents=True)
+    assert identified(ChartRef(str(folder))).declared is None
+    (folder / "Chart.yaml").write_text("name: other\nversion: 2.0.0\n")
+    assert identified(ChartRef(str(folder))).declared == ("other", "2.0.0")
+    (folder / "Chart.yaml").write_text("name: [\n")
+    assert identified(ChartRef(str(folder))).declared is None
+    broken = tmp_path / "broken.tgz"
+    broken.write_bytes(archive.read_bytes()[:60])
+    assert identified(ChartRef(str(broken))).declared is None

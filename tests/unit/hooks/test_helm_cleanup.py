@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import Conflict
+from gpu_fleet.core.errors import ClusterBusy, Conflict
 from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, POD, ObjectRef
 from gpu_fleet.core.releases.lease import lease_name, parse_lease, render_lease
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
@@ -95,6 +95,19 @@ def test_pods_of_a_workload_that_stays_are_not_waited_for(cluster: SandboxCluste
     assert not cleanup.waiting(left)
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept by a recovery", "of the release alone"])
+def test_what_is_being_deleted_is_not_called_kept(cluster: SandboxCluster, kept: bool) -> None:
+    ours = {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": NAMESPACE}
+    policy = {"helm.sh/resource-policy": "keep"} if kept else {}
+    deployment(cluster, "grafana", **ours, **policy)
+    ref = ObjectRef(DEPLOYMENT, "grafana", NAMESPACE)
+    cluster.kube.patch(ref, {"metadata": {"finalizers": ["example.com/hold"]}})
+    cluster.kube.delete(ref)
+    left = cleanup_of(cluster).remove_leftovers([GRAFANA], frozenset())
+    cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
+    assert left == ("Deployment apps/grafana (terminating): example.com/hold",)
+
+
 def test_pods_are_looked_for_in_their_workloads_namespace(cluster: SandboxCluster) -> None:
     pod(cluster, "grafana-5d4-x", "ReplicaSet/grafana-5d4", "5d4")  # another release's, in the release's namespace
     pod(cluster, "grafana-77-x", "ReplicaSet/grafana-77", "77", namespace="elsewhere")
@@ -108,6 +121,27 @@ def test_pods_are_looked_for_in_their_workloads_namespace(cluster: SandboxCluste
 def lease(cluster: SandboxCluster, holder: str, renewed: float | None = None) -> None:
     when = time.time() if renewed is None else renewed
     cluster.kube.create(render_lease(RELEASE, NAMESPACE, holder, when, previous=None, duration=1))
+
+
+@pytest.mark.parametrize("behind", [0.0, 3600.0], ids=["same time", "the holder's clock is behind"])
+def test_a_holder_that_renews_keeps_its_lease_whatever_its_clock_says(cluster: SandboxCluster, behind: float) -> None:
+    """It renews every half second of its own, for a second each time."""
+    with (
+        ReleaseLease(
+            cluster.kube, RELEASE, NAMESPACE, "holder@1", wait_s=1, seconds=2, clock=lambda: time.time() - behind
+        ) as first,
+        pytest.raises(ClusterBusy, match="holder@1"),
+        ReleaseLease(cluster.kube, RELEASE, NAMESPACE, ME, wait_s=1, seconds=2),
+    ):
+        raise AssertionError("took a living holder's Lease")
+    assert not first.lost
+
+
+def test_a_short_patience_lasts_as_long_as_a_dead_holders_lease(cluster: SandboxCluster) -> None:
+    """Otherwise no try of a task with ``lease_wait`` below the Lease's duration would ever get it."""
+    lease(cluster, "dead@3", renewed=time.time() - 3600.0)
+    with ReleaseLease(cluster.kube, RELEASE, NAMESPACE, ME, wait_s=0, seconds=2):
+        assert cluster.kube.get(LEASE_REF)["spec"]["holderIdentity"] == ME  # type: ignore[index]
 
 
 @pytest.mark.parametrize("holder", ["", ME], ids=["unheld", "ours"])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import Invalid
+from gpu_fleet.core.errors import Invalid, NotFound
 from gpu_fleet.core.releases.request import ChartRef, ReleaseRequest
-from gpu_fleet.hooks.helm_preparation import check_rendering
+from gpu_fleet.hooks.helm_preparation import check_rendering, unknown_kinds
 from gpu_fleet.hooks.helm_process import Finished
 
 REQUEST = ReleaseRequest("tiny", "ns", ChartRef("/tiny"))
@@ -25,6 +25,7 @@ class FakeHelm:
     def __init__(self, alone: str, in_cluster: str) -> None:
         self._alone, self._in_cluster = alone, in_cluster
         self.in_cluster: list[str] = []
+        self.rendered = "kind: ConfigMap"
 
     def run(self, arguments: Sequence[str], **_options: Any) -> Finished:
         return self._answer(self._alone)
@@ -35,7 +36,7 @@ class FakeHelm:
         return self._answer(self._in_cluster)
 
     def _answer(self, stderr: str) -> Finished:
-        return Finished(1 if stderr else 0, "" if stderr else "kind: ConfigMap", stderr, "", 0.1)
+        return Finished(1 if stderr else 0, "" if stderr else self.rendered, stderr, "", 0.1)
 
 
 class FakeClient:
@@ -71,3 +72,27 @@ def test_a_chart_that_asks_the_cluster_is_refused_only_by_its_answer() -> None:
 
 def test_a_question_that_cannot_be_put_is_left_to_the_upgrade() -> None:
     assert check(ASKS, LOCKED)[0] == ""
+
+
+STRANGER = "---\n# Source: a\napiVersion: x.example.com/v1\nkind: Stranger\nmetadata: {name: a}\n"
+#: What is left of an object whose beginning was cut off.
+TAIL = '"quantity"\n  - {a: 1\nmetadata: [\n'
+
+
+class Known(FakeClient):
+    """A cluster that has no foreign kind."""
+
+    def kind(self, api_version: str, kind: str) -> None:
+        raise NotFound(f"no {kind} in {api_version}")
+
+
+@pytest.mark.parametrize("manifest", [STRANGER, TAIL + STRANGER], ids=["whole", "its beginning was cut off"])
+def test_kinds_that_the_cluster_lacks_are_named_also_of_a_manifest_without_its_beginning(manifest: str) -> None:
+    helm = FakeHelm("", "")
+    helm.rendered = manifest
+    rendered = check_rendering(Known(), REQUEST, helm, Path("/tiny"), Path("/values"))  # type: ignore[arg-type]
+    assert unknown_kinds(Known(), rendered) == ("Stranger (x.example.com/v1)",)  # type: ignore[arg-type]
+
+
+def test_a_manifest_that_cannot_be_read_names_no_kinds() -> None:
+    assert unknown_kinds(Known(), TAIL) == ()  # type: ignore[arg-type]

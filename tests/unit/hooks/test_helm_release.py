@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,8 +14,11 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.kinds import CONFIG_MAP, JOB, ObjectRef
+from gpu_fleet.core.errors import ClusterBusy, ReleaseError, TransientError
+from gpu_fleet.core.kinds import CONFIG_MAP, JOB, LEASE, SECRET, ObjectRef
+from gpu_fleet.core.releases.lease import lease_name, parse_lease, render_lease
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
+from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from gpu_fleet.hooks.helm_lease import ReleaseLease
 from gpu_fleet.hooks.helm_release import ReleaseEngine
 from tests.e2e.helm_world import CHARTS, helm_binary
@@ -64,6 +70,19 @@ def config(cluster: SandboxCluster, name: str = "tiny-config") -> Any:
     return cluster.kube.get(ObjectRef(CONFIG_MAP, name, "ns"))
 
 
+def by_hand(cluster: SandboxCluster, *arguments: str) -> None:
+    """helm as a person runs it."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(cluster.state_dir), "KUBECONFIG": str(cluster.access.path)}
+    subprocess.run([helm_binary(), *arguments, "--namespace", "ns"], env=env, capture_output=True, check=True)
+
+
+def pending(cluster: SandboxCluster, revision: int) -> None:
+    """The operation that made this revision has died, or is under way."""
+    ref = ObjectRef(SECRET, f"sh.helm.release.v1.tiny.v{revision}", "ns")
+    status = ReleaseStatus.PENDING_INSTALL if revision == 1 else ReleaseStatus.PENDING_UPGRADE
+    cluster.kube.replace(with_status(cluster.kube.get(ref) or {}, status, "under way"))
+
+
 # --- what was judged -------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +99,75 @@ def test_a_revision_that_another_run_made_while_the_lease_was_waited_for_is_left
     assert late.remedy_unhealthy(bad.revision or 0, bad.secret_uid) == ()
     assert config(cluster)["data"]["message"] == "newer"
     assert statuses(cluster)[(bad.revision or 0) + 1] == "deployed"
+
+
+@pytest.mark.parametrize("way", ["a new revision", "the same revision, finished"])
+def test_a_rollback_that_storage_asked_for_stops_if_the_release_changed_meanwhile(
+    cluster: SandboxCluster, way: str
+) -> None:
+    good = engine(cluster, "good").install()
+    engine(cluster).mark_proven(good.revision or 0, good.secret_uid)
+    engine(cluster, "two").install()
+    late = engine(cluster)
+    ref = ObjectRef(SECRET, "sh.helm.release.v1.tiny.v2", "ns")
+    if way == "a new revision":
+        late.meanwhile = lambda: engine(cluster, "newer", run="dag/other").install()
+    else:
+        finished = ReleaseStatus.DEPLOYED
+        pending(cluster, 2)
+        late.meanwhile = lambda: cluster.kube.replace(with_status(cluster.kube.get(ref) or {}, finished, "done"))
+    with pytest.raises(ClusterBusy) as caught:
+        late.remediate()
+    assert caught.value.reason == "ReleaseChanged"
+    assert statuses(cluster)[max(statuses(cluster))] == "deployed"
+    assert config(cluster)["data"]["message"] in {"two", "newer"}
+    assert engine(cluster).remediate().actions == ("rollback 1",), "a fresh look may"
+
+
+def held(cluster: SandboxCluster, holder: str, age: float = 0.0) -> None:
+    lease = parse_lease(cluster.kube.get(ObjectRef(LEASE, lease_name("tiny"), "ns")))
+    cluster.kube.replace(render_lease("tiny", "ns", holder, time.time() - age, previous=lease, duration=2))
+
+
+def test_a_living_holders_operation_is_not_called_dead(cluster: SandboxCluster, caplog: Any) -> None:
+    found = engine(cluster).install()
+    engine(cluster).mark_proven(found.revision or 0, found.secret_uid)
+    engine(cluster, "two").install()
+    pending(cluster, 2)
+    held(cluster, "dag/other@1")
+    assert engine(cluster).assess().reason == "HeldByAnother"
+    held(cluster, "dag/dead@1", age=3600.0)
+    assert engine(cluster).assess().reason == "PendingChange"
+    held(cluster, "dag/other@1")  # it renews no more: its Lease runs out
+    with caplog.at_level("INFO"):
+        assert engine(cluster).remediate().actions == ("rollback 1",)
+    first = next(record.getMessage() for record in caplog.records if " is Locked: " in record.getMessage())
+    assert "is being changed by dag/other@1" in first
+
+
+def test_who_may_not_read_leases_may_look_at_a_release(cluster: SandboxCluster) -> None:
+    engine(cluster).install()
+    cluster.fail_requests(verb="get", kind="Lease", status=403, reason="Forbidden")
+    assert engine(cluster).assess().reason == "NotProven"
+
+
+def test_whoever_has_nothing_to_do_waits_for_no_holder(cluster: SandboxCluster) -> None:
+    engine(cluster).install()
+    held(cluster, "dag/other@1")
+    assert engine(cluster).install().actions == ()
+    assert (cluster.kube.get(ObjectRef(LEASE, lease_name("tiny"), "ns")) or {})["spec"]["holderIdentity"]
+
+
+def test_a_look_that_waits_sees_what_the_holder_has_made(cluster: SandboxCluster) -> None:
+    engine(cluster).install()
+    pending(cluster, 1)
+    held(cluster, "dag/other@1")
+    looking = engine(cluster)
+    ref = ObjectRef(SECRET, "sh.helm.release.v1.tiny.v1", "ns")
+    looking.meanwhile = lambda: cluster.kube.replace(
+        with_status(cluster.kube.get(ref) or {}, ReleaseStatus.DEPLOYED, "done")
+    )
+    assert looking.assess(wait=True).reason == "NotProven"
 
 
 def test_a_revision_that_was_proven_while_the_lease_was_waited_for_stays(cluster: SandboxCluster) -> None:
@@ -111,6 +199,19 @@ def test_what_was_only_taken_over_is_not_uninstalled(cluster: SandboxCluster) ->
     assert rerun.install().actions == ()
     assert rerun.remedy_unhealthy(found.revision or 0, found.secret_uid) == ()
     assert statuses(cluster) == {1: "deployed"}
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["the ledger was lost", "adopted"])
+def test_a_persons_content_is_not_taken_for_ours_because_it_inherited_our_label(
+    cluster: SandboxCluster, lost: bool
+) -> None:
+    engine(cluster).install()
+    by_hand(cluster, "upgrade", "tiny", str(CHARTS / "tiny"), "--set", "message=person")
+    assert config(cluster)["data"]["message"] == "person"
+    if lost:
+        engine(cluster).storage.delete_ledger()
+    assert engine(cluster, adopt=not lost).install().actions == ("upgrade 3",)
+    assert config(cluster)["data"]["message"] == "one"
 
 
 # --- local charts ----------------------------------------------------------------------------------------------------
@@ -145,6 +246,43 @@ def test_a_job_that_the_cluster_deletes_by_itself_is_no_drift(
     assert engine(cluster, chart=chart).install().actions == actions
 
 
+# --- a release that another chart has --------------------------------------------------------------------------------
+
+
+def test_a_release_of_another_chart_is_refused_before_anything_is_written(
+    cluster: SandboxCluster, tmp_path: Path
+) -> None:
+    """Two DAGs chose the same name: the second chart would delete what the first one made."""
+    engine(cluster).install()
+    chart = tmp_path / "charts" / "other"
+    shutil.copytree(CHARTS / "tiny", chart)
+    (chart / "Chart.yaml").write_text((CHARTS / "tiny" / "Chart.yaml").read_text().replace("name: tiny", "name: other"))
+    before = cluster.kube.get(ObjectRef(LEASE, "gpu-fleet-release-tiny", "ns"))
+    with pytest.raises(ReleaseError) as caught:
+        engine(cluster, "two", chart=chart).install()
+    assert caught.value.reason == "OtherChart"
+    for word in ("release_name", "'tiny'", "'other'", "adopt"):
+        assert word in caught.value.message
+    assert statuses(cluster) == {1: "deployed"}
+    assert cluster.kube.get(ObjectRef(LEASE, "gpu-fleet-release-tiny", "ns")) == before
+    assert engine(cluster, "two", chart=chart, adopt=True).install().actions == ("upgrade 2",)
+    assert engine(cluster, "three", chart=chart).install().actions == ("upgrade 3",)
+
+
+def test_a_release_that_another_chart_takes_while_the_lease_is_waited_for_is_left_to_it(
+    cluster: SandboxCluster, tmp_path: Path
+) -> None:
+    chart = tmp_path / "charts" / "other"
+    shutil.copytree(CHARTS / "tiny", chart)
+    (chart / "Chart.yaml").write_text((CHARTS / "tiny" / "Chart.yaml").read_text().replace("name: tiny", "name: other"))
+    late = engine(cluster, "two", chart=chart)
+    late.meanwhile = lambda: engine(cluster).install()
+    with pytest.raises(ReleaseError) as caught:
+        late.install()
+    assert caught.value.reason == "OtherChart"
+    assert config(cluster)["data"]["message"] == "one"
+
+
 # --- uninstalls that died --------------------------------------------------------------------------------------------
 
 
@@ -172,3 +310,33 @@ def test_what_a_dead_uninstall_left_is_removed_before_the_next_install(
     assert engine(cluster, "three").install().actions == ("install 1",)
     assert config(cluster, "tiny-leak") is None
     assert config(cluster)["data"]["message"] == "three"
+
+
+@pytest.mark.parametrize("until", ["it goes", "the patience ends"])
+def test_nothing_is_installed_over_what_is_on_its_way_out(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    """Helm would take a dying object for its own, and it would vanish afterwards."""
+    held = ObjectRef(CONFIG_MAP, "tiny-config", "ns")
+    engine(cluster).install()
+    cluster.kube.patch(held, {"metadata": {"finalizers": ["example.com/hold"]}})
+    pending(cluster, 1)
+    again = engine(cluster, "two", operation_timeout=2)
+
+    def let_go(_seconds: float) -> None:
+        if until == "it goes" and (cluster.kube.get(held) or {}).get("metadata", {}).get("deletionTimestamp"):
+            cluster.kube.patch(held, {"metadata": {"finalizers": None}})
+
+    monkeypatch.setattr("gpu_fleet.hooks.helm_steps.time.sleep", let_go)
+    if until == "the patience ends":
+        with pytest.raises(
+            TransientError, match=r"ConfigMap ns/tiny-config \(terminating\): example.com/hold"
+        ) as caught:
+            again.install()
+        assert caught.value.reason == "ObjectsTerminating"
+        assert statuses(cluster) == {}
+        cluster.kube.patch(held, {"metadata": {"finalizers": None}})
+        again = engine(cluster, "two")
+    assert again.install().actions[-1] == "install 1"
+    assert config(cluster)["data"]["message"] == "two"
+    assert "deletionTimestamp" not in config(cluster)["metadata"]

@@ -108,6 +108,45 @@ def test_what_cannot_be_used_is_said(pki: Pki, tmp_path: Path, changes: dict[str
         resolve(access(path))
 
 
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "says"),
+    [
+        ("cluster", {"certificate-authority-data": "x"}, "certificate-authority-data"),
+        ("cluster", {"certificate-authority-data": encoded("no certificate")}, "certificate-authority"),
+        ("cluster", {"certificate-authority-data": None, "certificate-authority": "no-ca.crt"}, "no-ca.crt"),
+        ("user", {"client-key-data": base64.b64encode(b"\xff").decode()}, "client-key-data"),
+        ("user", {"client-key-data": encoded("no key")}, "client-certificate and client-key"),
+        ("user", {"client-certificate-data": None, "client-certificate": "."}, "client-certificate"),
+    ],
+)
+def test_material_that_is_missing_or_bad_is_named(
+    pki: Pki, tmp_path: Path, part: str, entry: dict[str, Any], says: str
+) -> None:
+    path = edited(pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1"), **{part: entry})
+    with pytest.raises(SpecError, match=rf"^cluster\.access\.path: kubeconfig {path}: .*{says}.* \(.+\)$") as caught:
+        resolve(access(path))
+    assert caught.value.remedy
+
+
+def test_a_token_file_that_cannot_be_read_is_named(pki: Pki, tmp_path: Path) -> None:
+    path = edited(pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1"), user={"tokenFile": "no-token"})
+    credentials = resolve(access(path)).credentials
+    for _ in range(2):
+        with pytest.raises(SpecError, match=r"^cluster\.access\.path: kubeconfig .*tokenFile .*no-token"):
+            credentials.headers()
+        (tmp_path / "no-token").write_bytes(b"\xff")
+
+
+def test_a_binary_file_is_no_kubeconfig(tmp_path: Path) -> None:
+    (tmp_path / "k").write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match=r"cannot read kubeconfig"):
+        resolve(access(tmp_path / "k"))
+
+
 @pytest.mark.parametrize("content", ["", "- a\n", "a: [\n", "just text"])
 def test_a_file_that_is_no_kubeconfig_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "k"

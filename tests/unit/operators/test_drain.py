@@ -241,6 +241,32 @@ def test_a_retry_does_not_begin_a_new_deadline(cluster: SandboxCluster, node: st
         drain.run()
 
 
+def test_a_retry_still_tells_whom_the_first_try_evicted(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "a")
+    pod(cluster, "b")
+    drain = Drain(cluster)
+    evict = type(cluster.kube).evict
+
+    def dies(self: Any, namespace: str, name: str, **options: Any) -> None:
+        if name == "b":
+            raise RuntimeError("the worker breaks down")
+        evict(self, namespace, name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(cluster.kube), "evict", dies)
+        with pytest.raises(RuntimeError, match="breaks down"):
+            drain.run()
+    end(cluster, "a")
+    assert drain.run() is None
+    end(cluster, "b")
+    drain.deferred = None  # another try of the task, after the wait
+    assert outcomes(drain.run()) == {"default/a": "Evicted", "default/b": "Evicted"}
+    drain.context["ti"].max_tries += 3  # a person has cleared it: it begins anew
+    assert outcomes(drain.run()) == {}
+
+
 def test_when_time_is_up_the_policy_may_delete_past_budgets(cluster: SandboxCluster, node: str) -> None:
     pod(cluster, "a")
     budget(cluster, allowed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gpu_fleet.core.drift import managed_manifests
 from gpu_fleet.core.errors import DriftFound, GateFailed
 from gpu_fleet.core.kinds import (
     CONFIG_MAP,
+    LEASE,
     NODE,
     NODE_POOL,
     PRIORITY_CLASS,
@@ -26,6 +28,7 @@ from gpu_fleet.core.releases import storage
 from gpu_fleet.core.releases.components import COMPONENTS, release_request
 from gpu_fleet.core.releases.drift import FIELD_MANAGER as HELM
 from gpu_fleet.core.releases.drift import completed
+from gpu_fleet.core.releases.lease import lease_name, render_lease
 from gpu_fleet.core.releases.ledger import Entry, Ledger
 from gpu_fleet.hooks import kubernetes_transport
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
@@ -256,3 +259,15 @@ def test_damaged_storage_is_named(cluster: SandboxCluster) -> None:
     _, (error, unread) = check(cluster)
     assert error.reason == "DriftUnknown"
     assert unread[0]["object"] == f"release {namespace}/{namespace}"
+
+
+def test_a_release_that_is_being_changed_is_looked_at_again(cluster: SandboxCluster) -> None:
+    namespace = "nvidia-device-plugin"
+    cluster.kube.create(render_lease(namespace, namespace, "dag/other@1", time.time(), previous=None))
+    _, (error, unread) = check(cluster)
+    cluster.kube.delete(ObjectRef(LEASE, lease_name(namespace), namespace))
+    assert isinstance(error, GateFailed)
+    assert [(item["object"], item["reason"]) for item in unread] == [
+        (f"release {namespace}/{namespace}", "HeldByAnother")
+    ]
+    assert "dag/other@1" in unread[0]["message"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +25,7 @@ from gpu_fleet.core.errors import (
     SpecError,
     TransientError,
 )
-from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, NODE, ObjectRef
+from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, JOB, LEASE, NODE, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.hooks.helm import HelmHook, access_of, check_deadline
@@ -223,6 +225,26 @@ def test_workloads_that_want_no_pod_end_unproven(cluster: SandboxCluster) -> Non
     assert operator(cluster, wait_for="workloads", drift="ignore").execute(task_context(cluster))["proven"]
 
 
+def test_a_job_that_the_cluster_has_deleted_is_not_missed(cluster: SandboxCluster, tmp_path: Path) -> None:
+    """A rerun of a healthy release, after the Job's time to live: it was uninstalled for a missing workload."""
+    chart = tmp_path / "charts" / "tiny"
+    shutil.copytree(TINY, chart)
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+    spec = {"ttlSecondsAfterFinished": 60, "template": template}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": spec}
+    (chart / "templates" / "job.yaml").write_text(json.dumps(job))
+    fields: dict[str, Any] = {"chart": str(chart), "wait_for": "workloads"}
+    operator(cluster, chart=str(chart)).execute(task_context(cluster))
+    set_status(cluster, 1)
+    with pytest.raises(TaskDeferred):
+        operator(cluster, **fields).execute(task_context(cluster))
+    cluster.kube.delete(ObjectRef(JOB, "once", "ns"))
+    found = operator(cluster, **fields).execute(task_context(cluster))
+    assert (found["passing"], found["actions"], found["proven"]) == (["Job/ns/once"], [], True)
+    sensor = HelmReleaseSensor(**common(cluster, mode="poke"))
+    assert sensor.execute(task_context(cluster))["revision"] == 1
+
+
 # --- looking again before anything is undone -------------------------------------------------------------------------
 
 NO_EYES = unseen("Forbidden", "cannot list pods", permanent=True)
@@ -369,6 +391,15 @@ def test_the_sensor_sees_absent_deployed_and_later_revisions(cluster: SandboxClu
         HelmReleaseSensor(**common(cluster, mode="poke")).execute(task_context(cluster))
 
 
+def test_the_sensor_does_not_wait_for_what_wants_no_pod_unless_told_to(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    set_status(cluster, 0)
+    fields = common(cluster, mode="poke")
+    assert HelmReleaseSensor(**fields).execute(task_context(cluster))["status"] == "deployed"
+    with pytest.raises(TaskDeferred):
+        HelmReleaseSensor(**fields, allow_unproven=False).execute(task_context(cluster))
+
+
 @pytest.mark.parametrize(
     ("access", "field"),
     [
@@ -424,6 +455,20 @@ def test_bad_arguments_name_their_field(cluster: SandboxCluster, changes: dict[s
     with pytest.raises(SpecError) as caught:
         operator(cluster, **changes).execute(task_context(cluster))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"check": lambda client, result: True}, "check"), ({"wait_for": "pods"}, "wait_for")],
+    ids=["a check that would never be asked", "a wait for nothing known"],
+)
+def test_what_would_not_be_done_is_refused_when_the_dag_is_parsed(changes: dict[str, Any], field: str) -> None:
+    fields: dict[str, Any] = {"release_name": "r", "namespace": "n", "chart": "c", "access": {"mode": "kubeconfig"}}
+    with pytest.raises(SpecError) as caught:
+        HelmReleaseOperator(task_id="a", **fields, **changes)
+    assert caught.value.field == field
+    assert caught.value.remedy
+    HelmReleaseOperator(task_id="b", check=lambda client, result: True, wait_for="installed", **fields)
 
 
 def test_the_identity_names_run_task_try_and_process(cluster: SandboxCluster) -> None:

@@ -23,7 +23,17 @@ from gpu_fleet.core.errors import (
     NotFound,
     PermanentError,
 )
-from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD, Kind, ObjectRef
+from gpu_fleet.core.kinds import (
+    DEPLOYMENT,
+    EC2_NODE_CLASS,
+    NODE,
+    NODE_CLAIM,
+    NODE_OVERLAY,
+    NODE_POOL,
+    POD,
+    Kind,
+    ObjectRef,
+)
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FINALIZER_TERMINATION
 from gpu_fleet.core.spec import ClusterSpec
@@ -66,9 +76,10 @@ def kube(world: tuple[KubeClient, AwsSession]) -> Iterator[KubeClient]:
     ids = [i["InstanceId"] for i in aws.paginate("ec2", "describe_instances", "Reservations.Instances")]
     if ids:
         aws.call("ec2", "terminate_instances", InstanceIds=ids)
-    for kind in (NODE_POOL, NODE_CLAIM, EC2_NODE_CLASS, NODE):
+    for kind in (NODE_POOL, NODE_CLAIM, EC2_NODE_CLASS, NODE_OVERLAY, NODE):
         for item in client.list(kind):
             remove(client, kind, item["metadata"]["name"])
+    client.delete(ObjectRef(DEPLOYMENT, "karpenter", "kube-system"))
     for pod in client.list(POD):
         metadata = pod["metadata"]
         client.delete(ObjectRef(POD, metadata["name"], metadata["namespace"]), grace_seconds=0)
@@ -216,6 +227,70 @@ def test_karpenter_must_not_go_while_pools_of_others_live_on(kube: KubeClient) -
     with pytest.raises(PermanentError, match=r"NodePools cpu .* set teardown.uninstallKarpenter: false") as refused:
         run(PlanTeardownOperator)
     assert refused.value.reason == "KarpenterStillNeeded"
+
+
+@pytest.mark.parametrize("approved", [None, "plan"])
+def test_karpenter_must_not_go_while_other_objects_of_its_kinds_live_on(kube: KubeClient, approved: str | None) -> None:
+    """Afterwards nobody would serve the finalizer of such a class, and the CRDs cannot go as long as it exists."""
+    pool(kube)
+    node_class(kube, "of-another", "other")
+    node_class(kube, "of-nobody", None)
+    overlay = {"requirements": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]}]}
+    kube.create(
+        {"apiVersion": "karpenter.sh/v1alpha1", "kind": "NodeOverlay", "metadata": {"name": "dear"}, "spec": overlay}
+    )
+    operator = PlanTeardownOperator(task_id="plan", approved_task_id=approved)
+    names = "EC2NodeClasses of-another, of-nobody and NodeOverlays dear "
+    with pytest.raises(PermanentError, match=rf"{names}.*set teardown.uninstallKarpenter: false") as refused:
+        operator.execute(context(TaskInstance(spec=demo_spec())))
+    assert (refused.value.reason, POOL in refused.value.message) == ("KarpenterStillNeeded", False)
+    karpenter(kube)
+    assert run(PlanTeardownOperator, demo_spec(teardown__uninstallKarpenter=False))["plan"]["pools"] == [POOL]
+
+
+def controller(kube: KubeClient, label: str | None, image: str = "") -> None:
+    """Karpenter's Deployment."""
+    labels = {"app.kubernetes.io/name": "karpenter"}
+    pod = {"containers": [{"name": "controller", "image": image or "x"}]}
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    metadata = {
+        "name": "karpenter",
+        "namespace": "kube-system",
+        "labels": {**labels, "app.kubernetes.io/version": label} if label else labels,
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    kube.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+
+
+MIRROR = "registry.example:5000/karpenter/controller"
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "old"),
+    [
+        ("1.10.3", "", "1.10.3"),
+        ("1.11.0", "", None),
+        ("1.14.1", f"{MIRROR}:1.0.0", None),
+        (None, f"{MIRROR}:1.9.0@sha256:00", "1.9.0"),
+        (None, f"{MIRROR}:v1.12.0", None),
+        (None, "registry.example:5000/our/own:1.0", None),
+        ("newest", "", None),
+    ],
+)
+def test_no_plan_is_made_that_a_karpenter_of_somebody_else_would_not_freeze(
+    kube: KubeClient, label: str | None, image: str, old: str | None
+) -> None:
+    """The file's version is checked with the file; where Karpenter is not ours it is only what somebody wrote there."""
+    pool(kube)
+    karpenter(kube)
+    controller(kube, label, image)
+    spec = demo_spec(karpenter__manage=False)
+    if old is None:
+        assert run(PlanTeardownOperator, spec)["plan"]["way"] == "ByKarpenter"
+        return
+    with pytest.raises(PermanentError, match=rf"Karpenter {old} .*upgrade it to 1\.11 or later") as refused:
+        run(PlanTeardownOperator, spec)
+    assert refused.value.reason == "KarpenterTooOld"
 
 
 @pytest.mark.parametrize("approved", [None, "plan"])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import DeadlinePassed, GateFailed, GateRefused, SpecError
+from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, SpecError
 from gpu_fleet.core.kinds import RUNTIME_CLASS, ObjectRef
-from gpu_fleet.core.verdict import failed, progressing, ready
+from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.sensors.gate import DEADLINE_OF_GATE, GateSensor
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -117,6 +117,7 @@ def test_a_missing_permission_is_not_waited_for(cluster: SandboxCluster) -> None
         (failed("A", "passes", permanent=False), "verdict", GateFailed),
         (failed("A", "stays"), "verdict", GateRefused),
         (progressing("A", "missing x"), "deadline", DeadlinePassed),
+        (unseen("A", "no answer", permanent=False), "deadline", GateBlind),
     ],
 )
 def test_the_triggers_event_becomes_the_typed_error(verdict: Any, kind: str, error: type[Exception]) -> None:

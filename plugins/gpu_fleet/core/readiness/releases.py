@@ -1,9 +1,12 @@
 """Gates on Helm releases: are a release's own workloads up, and does the device plugin do what it promises.
 
 Arguments of all: ``release``, ``namespace``; ``workloads``: ``Kind/namespace/name`` of every workload of the manifest
-(without it: what carries Helm's annotations of the release); ``crds``: names of its CustomResourceDefinitions;
+(without it: what carries Helm's annotations of the release); ``passing``: those of them that the cluster deletes once
+they are done, so that they may be gone; ``crds``: names of its CustomResourceDefinitions;
 ``patience_s``: seconds that a cause of failure must have lasted; ``allow_unproven``: be content with a workload that
-wants no pod (no node matches a DaemonSet, or it is scaled to 0); the verdict's data then say ``unproven``.
+wants no pod (no node matches a DaemonSet, or it is scaled to 0); the verdict's data then say ``unproven``. They say so
+too where nothing of the new revision has run because only a person replaces pods (``OnDelete``), or because all there
+was were Jobs that are gone.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from gpu_fleet.core.names import GPU_RESOURCE, LABEL_NODE_POOL
 from gpu_fleet.core.readiness.conditions import is_deleting, label_of, outdated
 from gpu_fleet.core.readiness.karpenter import CRDS_ESTABLISHED
 from gpu_fleet.core.readiness.workloads import (
-    IDLE,
     PATIENCE_S,
+    UNPROVEN,
     Object,
     Scene,
     is_current,
@@ -42,6 +45,7 @@ _KINDS: dict[str, tuple[str, Kind]] = {
 #: Seconds for which a node may advertise another number than promised: the kubelet publishes a changed device count
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
+JOB_GONE = "JobGone"
 NOT_OURS = "NodeNotOurs"
 NO_GPU_NODES = "NoGPUNodes"
 #: A plugin pod on a node that failed a validation and is out of service.
@@ -92,7 +96,11 @@ def _scene(snapshot: Snapshot, args: Args, *, allow_unproven: bool) -> Scene:
 
 
 def _workloads(snapshot: Snapshot, args: Args) -> tuple[list[dict[str, Any]], list[str]]:
-    """The release's workloads that exist, and the names of those that should and do not."""
+    """The release's workloads that exist, and the names of those that should and do not.
+
+    A Job that the cluster deletes once it is done is not missed: without this a release would be broken as soon as it
+    is, and rolled back. While it is there it counts as any other.
+    """
     release, home = str(args.get("release") or ""), str(args.get("namespace") or "default")
     present = [item for key, _ in _KINDS.values() for item in _all(snapshot, key)]
     named = _wanted(args)
@@ -100,7 +108,15 @@ def _workloads(snapshot: Snapshot, args: Args) -> tuple[list[dict[str, Any]], li
         return [item for item in present if belongs_to(item, release, home)], []
     by_id = {(str(i["kind"]), str(i["metadata"].get("namespace")), str(i["metadata"]["name"])): i for i in present}
     found = [by_id[identity] for identity in named if identity in by_id]
-    return found, ["{} {}/{}".format(*identity) for identity in named if identity not in by_id]
+    gone = set(args.get("passing") or ())
+    missed = [identity for identity in named if identity not in by_id and "/".join(identity) not in gone]
+    return found, ["{} {}/{}".format(*identity) for identity in missed]
+
+
+def _gone(args: Args) -> Verdict:
+    jobs = ", ".join(str(item) for item in args.get("passing") or ())
+    message = f"{jobs}: done and deleted by the cluster, which says not how they ended"
+    return ready(JOB_GONE, message, unproven=True)
 
 
 def _nothing(args: Args) -> Verdict:
@@ -117,8 +133,10 @@ def judge_workloads(snapshot: Snapshot, args: Args) -> Verdict:
     verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
     if args.get("crds"):
         verdicts.append(CRDS_ESTABLISHED.judge(snapshot, args))
+    if not verdicts and _wanted(args):
+        return _gone(args)
     verdict = combine(verdicts, nothing=_nothing(args))
-    idle = [item for item in verdicts if item.reason in IDLE]
+    idle = [item for item in verdicts if item.reason in UNPROVEN]
     return ready(idle[0].reason, verdict.message, unproven=True) if verdict.ready and idle else verdict
 
 
@@ -128,6 +146,8 @@ def judge_installed(snapshot: Snapshot, args: Args) -> Verdict:
     found, missing = _workloads(snapshot, args)
     verdicts = [_installed(item, scene) for item in found]
     verdicts += [progressing("WorkloadMissing", f"{name} does not exist (yet)") for name in missing]
+    if not verdicts and _wanted(args):
+        return _gone(args)
     return combine(verdicts, nothing=_nothing(args))
 
 

@@ -25,6 +25,10 @@ RESTARTS = 3
 NO_NODE_MATCHES = "NoNodeMatches"
 SCALED_TO_ZERO = "ScaledToZero"
 IDLE = frozenset({NO_NODE_MATCHES, SCALED_TO_ZERO})
+#: Every pod is up, but only a person replaces them (``OnDelete``, or a partition above all of them) and has not yet.
+NOT_REPLACED = "PodsNotReplaced"
+#: Reasons of a READY verdict after which nothing of the revision has been seen to run.
+UNPROVEN = IDLE | {NOT_REPLACED}
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ def is_current(pod: Object, workload: Object) -> bool:
             ):
                 return False
     return True
+
+
+def _counting_pods(daemon_set: Object, scene: Scene) -> list[Object]:
+    """A DaemonSet's pods less those that the controller replaces by itself."""
+    pods = pods_of(daemon_set, scene)
+    return pods if _on_delete(daemon_set) else [pod for pod in pods if is_current(pod, daemon_set)]
 
 
 # --- causes ----------------------------------------------------------------------------------------------------------
@@ -188,7 +198,7 @@ def _refused_in_the_past(workload: Object, last: float, scene: Scene) -> bool:
     spec, pods = workload.get("spec") or {}, pods_of(workload, scene)
     match workload.get("kind"):
         case "DaemonSet":
-            pods = [pod for pod in pods if is_current(pod, workload)]
+            pods = _counting_pods(workload, scene)
             wanted = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
         case "Job":
             wanted = spec.get("parallelism", 1)
@@ -238,6 +248,32 @@ def judge_workload(workload: Object, scene: Scene) -> Verdict:
     return judge(workload, scene)
 
 
+def _on_delete(workload: Object) -> bool:
+    """Whether only a person replaces the pods of an earlier revision, so that no rollout ever ends by itself."""
+    return ((workload.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
+
+
+def _to_be_updated(workload: Object, wanted: int) -> int:
+    """How many of the replicas the controller makes new by itself.
+
+    A StatefulSet's partition keeps the lower ordinals at their old revision (kubernetes
+    pkg/controller/statefulset/stateful_set_utils.go ``isCurrentRevisionNeeded``: counted from the first ordinal).
+    """
+    if _on_delete(workload):
+        return 0
+    rolling = ((workload.get("spec") or {}).get("updateStrategy") or {}).get("rollingUpdate") or {}
+    return max(0, wanted - int(rolling.get("partition") or 0))
+
+
+def _up(name: str, message: str, *, replaced: bool) -> Verdict:
+    """
+    :param replaced: some pod is of the new revision.
+    """
+    if replaced:
+        return ready("RolledOut", message)
+    return ready(NOT_REPLACED, f"{message}; {name} replaces none by itself: delete its pods, or lower its partition")
+
+
 def _number(status: Mapping[str, Any], field: str) -> int:
     return int(status.get(field) or 0)
 
@@ -258,9 +294,10 @@ def _daemon_set(workload: Object, scene: Scene) -> Verdict:
         return (ready if scene.allow_unproven else progressing)(NO_NODE_MATCHES, message)
     updated, available = _number(status, "updatedNumberScheduled"), _number(status, "numberAvailable")
     message = f"{name}: {available} of {desired} pods available, {updated} updated"
-    if updated >= desired and available >= desired:
-        return ready("RolledOut", message)
-    pods = [pod for pod in pods_of(workload, scene) if is_current(pod, workload)]
+    needed = _to_be_updated(workload, desired)
+    if updated >= needed and available >= desired:
+        return _up(name, message, replaced=updated >= (needed or desired))
+    pods = _counting_pods(workload, scene)
     return _explained("RollingOut", message, workload, pods, scene)
 
 
@@ -274,8 +311,9 @@ def _replicated(workload: Object, scene: Scene) -> Verdict:
     available = _number(status, "availableReplicas" if "availableReplicas" in status else "readyReplicas")
     total = _number(status, "replicas")
     message = f"{name}: {available} of {wanted} replicas available, {updated} updated"
-    if updated >= wanted and available >= wanted and total <= updated:
-        return ready("RolledOut", message)
+    needed = _to_be_updated(workload, wanted)
+    if updated >= needed and available >= wanted and total <= (updated if needed == wanted else wanted):
+        return _up(name, message, replaced=updated >= (needed or wanted))
     stuck = conditions(workload).get("Progressing", {})
     if stuck.get("reason") == "ProgressDeadlineExceeded":
         cause = why(workload, pods_of(workload, scene), scene)

@@ -7,7 +7,7 @@ pending-install, or failed at revision 1     uninstall (by policy; CRDs and PVCs
 pending-upgrade, pending-rollback, failed    roll back to the revision that the ledger says is proven, then upgrade
 the same, with no proven revision            unlock: rewrite the status to failed, upgrade, prune leaked objects
 the same, proven revision no longer stored   stop: never "the previous revision"
-uninstalling                                 repeat the uninstall
+uninstalling                                 repeat the uninstall (one that we did not begin: only when it is old)
 several deployed                             roll back to ours (the proven one first), report
 objects differ from the manifest             upgrade to the same content; fields that others own: only if forced
 ===========================================  ===================================================================

@@ -89,11 +89,6 @@ def completed(document: Mapping[str, Any], release: str, namespace: str, home: s
     return {**document, "metadata": metadata}
 
 
-def passes_away(document: Mapping[str, Any]) -> bool:
-    """Whether the cluster itself deletes the object once it is done, so that its absence is no drift."""
-    return document.get("kind") == "Job" and (document.get("spec") or {}).get("ttlSecondsAfterFinished") is not None
-
-
 def differences(
     target: str,
     live: Mapping[str, Any],

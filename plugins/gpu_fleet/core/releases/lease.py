@@ -19,7 +19,7 @@ COMPONENT = "lease"
 LEASE_SECONDS = 30
 #: Renewed this many times within its duration: three renewals may be lost.
 RENEWALS = 4
-#: Clocks of two workers may differ by this many seconds; a Lease older than its duration plus this is dead for sure.
+#: Clocks of two workers may differ by this many seconds; for a look a Lease older than its duration plus this is dead.
 CLOCK_SKEW_SECONDS = 60
 
 
@@ -70,25 +70,25 @@ def parse_lease(lease: Mapping[str, Any] | None) -> LeaseRecord | None:
     )
 
 
-def may_take(record: LeaseRecord | None, me: str, now: float, unchanged_for: float) -> bool:
+def may_take(record: LeaseRecord | None, me: str, unchanged_for: float) -> bool:
     """Whether ``me`` may take the Lease now.
 
-    :param now: wall clock, epoch seconds.
     :param unchanged_for: seconds (by a monotonic clock of our own) for which this very record has been seen; trusts no
         other worker's clock, as client-go's leader election does (client-go tools/leaderelection).
     """
     if record is None or not record.holder or record.holder == me:
         return True
-    if unchanged_for >= record.duration:
-        return True
-    return now - record.renewed > record.duration + CLOCK_SKEW_SECONDS
+    return unchanged_for >= record.duration
 
 
 def looks_alive(record: LeaseRecord | None, me: str, now: float) -> str | None:
-    """The holder, if somebody else seems to hold the Lease; for a look without taking it."""
-    if record is None or may_take(record, me, now, unchanged_for=0.0):
+    """The holder, if somebody else seems to hold the Lease; for a look, which has no time to watch it.
+
+    :param now: wall clock, epoch seconds; a wrong answer, out of clocks that differ, costs nobody the Lease.
+    """
+    if record is None or may_take(record, me, unchanged_for=0.0):
         return None
-    return record.holder
+    return record.holder if now - record.renewed <= record.duration + CLOCK_SKEW_SECONDS else None
 
 
 def render_lease(

@@ -54,24 +54,21 @@ def documents(manifest: str) -> Iterator[dict[str, Any]]:
             yield document
 
 
+def _identity(document: Mapping[str, Any], namespace: str) -> ObjectId | None:
+    metadata = document.get("metadata") or {}
+    if not document.get("kind") or not metadata.get("name"):
+        return None
+    home = str(metadata.get("namespace") or namespace)
+    return ObjectId(str(document.get("apiVersion", "")), str(document["kind"]), home, str(metadata["name"]))
+
+
 def object_ids(manifest: str, namespace: str) -> tuple[ObjectId, ...]:
     """The identities of a manifest's objects, sorted.
 
     :param namespace: of the release, for objects that name none.
     """
-    found = set()
-    for document in documents(manifest):
-        metadata = document.get("metadata") or {}
-        if document.get("kind") and metadata.get("name"):
-            found.add(
-                ObjectId(
-                    str(document.get("apiVersion", "")),
-                    str(document["kind"]),
-                    str(metadata.get("namespace") or namespace),
-                    str(metadata["name"]),
-                )
-            )
-    return tuple(sorted(found))
+    found = {_identity(document, namespace) for document in documents(manifest)}
+    return tuple(sorted(item for item in found if item is not None))
 
 
 def workloads(manifest: str, namespace: str) -> tuple[str, ...]:
@@ -81,6 +78,18 @@ def workloads(manifest: str, namespace: str) -> tuple[str, ...]:
         for item in object_ids(manifest, namespace)
         if item.kind in WORKLOAD_KINDS
     )
+
+
+def passes_away(document: Mapping[str, Any]) -> bool:
+    """Whether the cluster itself deletes the object once it is done, so that its absence is neither drift nor a fault
+    (kubernetes pkg/controller/ttlafterfinished)."""
+    return document.get("kind") == "Job" and (document.get("spec") or {}).get("ttlSecondsAfterFinished") is not None
+
+
+def passing(manifest: str, namespace: str) -> tuple[str, ...]:
+    """Those of the :func:`workloads` that the cluster deletes once they are done."""
+    found = {_identity(document, namespace) for document in documents(manifest) if passes_away(document)}
+    return tuple(f"{item.kind}/{item.namespace}/{item.name}" for item in sorted(filter(None, found)))
 
 
 def workload_of(pod: Mapping[str, Any]) -> str:

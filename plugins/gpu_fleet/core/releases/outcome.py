@@ -12,6 +12,7 @@ class Outcome:
 
     :ivar actions: what was done, in order; empty if nothing was written.
     :ivar proven: the deployed revision is the ledger's proven one.
+    :ivar passing: those of the workloads that the cluster deletes once they are done (Jobs with a ttl).
     :ivar history: the revisions that Helm keeps, oldest first, as ``<revision> <status>``.
     :ivar drift: differences between manifest and cluster that were found and left as they are.
     :ivar manifest: of the deployed revision, for people (Secrets hidden).
@@ -30,6 +31,7 @@ class Outcome:
     manifest: str = ""
     history: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Without the manifest, which is shown as a rendered field."""
@@ -42,6 +44,7 @@ class Outcome:
             "proven": self.proven,
             "actions": list(self.actions),
             "workloads": list(self.workloads),
+            "passing": list(self.passing),
             "crds": list(self.crds),
             "leftovers": list(self.leftovers),
             "history": list(self.history),

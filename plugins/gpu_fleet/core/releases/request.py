@@ -52,6 +52,8 @@ class ChartRef:
     :ivar version: exact version; may be empty only for a local path.
     :ivar digest: sha256 of the chart archive, with or without the ``sha256:`` prefix; empty: not checked.
     :ivar content: of a local chart: the hash of what lies at its path now; empty until somebody has looked.
+    :ivar declared: of a local chart: name and version in its Chart.yaml, as Helm's storage will show them; ``None``
+        until somebody has looked.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ChartRef:
     repository: str = ""
     digest: str = ""
     content: str = ""
+    declared: tuple[str, str] | None = None
 
     @property
     def sha256(self) -> str:
@@ -195,9 +198,10 @@ def same_content(release: Mapping[str, Any], request: ReleaseRequest) -> bool:
     """Whether a stored release's chart version and values are the wanted ones, whoever made it."""
     metadata = (release.get("chart") or {}).get("metadata") or {}
     config = release.get("config") or {}
-    version = request.chart.version.removeprefix("v")
+    chart = request.chart
+    name, version = chart.declared or (chart.name.rsplit("/", 1)[-1], chart.version)
     return (
-        metadata.get("name") == request.chart.name.rsplit("/", 1)[-1]
-        and str(metadata.get("version", "")).removeprefix("v") == version
+        metadata.get("name") == name
+        and str(metadata.get("version", "")).removeprefix("v") == version.removeprefix("v")
         and config == json.loads(json.dumps(dict(request.values), default=str))
     )

@@ -71,8 +71,8 @@ STATE_OF: dict[Reason, ReleaseState] = {
     Reason.PROVEN: ReleaseState.IN_SYNC,
 }
 
-#: A pending operation that is not ours and is younger than this (seconds) may be a person's running helm, whose own
-#: default time-out is five minutes: wait rather than "recover" it.
+#: A pending operation, or an uninstall, that is not ours and is younger than this (seconds) may be a person's running
+#: helm, whose own default time-out is five minutes: wait rather than "recover" it.
 FOREIGN_GRACE_SECONDS = 330.0
 
 
@@ -83,6 +83,7 @@ class Observation:
     :ivar revisions: oldest first.
     :ivar holder: identity of somebody else who holds the Lease and seems alive.
     :ivar unreadable: why a payload could not be decoded, if one could not.
+    :ivar chart: name of the newest revision's chart; empty if it was not read.
     :ivar same_content: the newest revision's chart and values are the wanted ones (read from its payload).
     :ivar drift: differences between the manifest and the cluster; ``None`` if nobody looked.
     :ivar now: epoch seconds of the look.
@@ -94,6 +95,7 @@ class Observation:
     ledger: Ledger = field(default_factory=Ledger)
     holder: str | None = None
     unreadable: str | None = None
+    chart: str = ""
     same_content: bool = False
     drift: tuple[Difference, ...] | None = None
     now: float = 0.0
@@ -172,17 +174,24 @@ def _unreadable(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding
     return Finding(Reason.UNREADABLE, f"{seen}: {seen.unreadable}; repair or delete that Secret")
 
 
+def _maybe_running(seen: Observation, newest: StoredRevision) -> Finding | None:
+    """For an operation that is not ours: it may be a person's helm that is alive."""
+    if newest.modified is None or seen.now - newest.modified >= FOREIGN_GRACE_SECONDS:
+        return None
+    age = max(0, int(seen.now - newest.modified))
+    return Finding(
+        Reason.IN_PROGRESS,
+        f"{seen}: revision {newest.revision} is {newest.status} since {age} s and that was not begun by this package; "
+        "somebody may be running helm",
+    )
+
+
 def _foreign(seen: Observation, _wanted: str | None, adopt: bool) -> Finding | None:
     newest = seen.newest
     if newest is None or seen.ledger.knows(newest):
         return None
-    if newest.status in PENDING and newest.modified is not None and seen.now - newest.modified < FOREIGN_GRACE_SECONDS:
-        age = max(0, int(seen.now - newest.modified))
-        return Finding(
-            Reason.IN_PROGRESS,
-            f"{seen}: revision {newest.revision} is {newest.status} since {age} s and was not begun by this package; "
-            "somebody may be running helm",
-        )
+    if newest.status in PENDING and (running := _maybe_running(seen, newest)):
+        return running
     if adopt:
         return None
     if seen.ledger.empty:
@@ -191,14 +200,14 @@ def _foreign(seen: Observation, _wanted: str | None, adopt: bool) -> Finding | N
         return Finding(
             Reason.NOT_OURS,
             f"{seen} exists (revision {newest.revision}, {newest.status}) and was not installed by this package; "
-            "choose another release name, uninstall it, or allow it to be adopted",
+            "choose another release_name, uninstall it, or set adopt to take it over",
         )
     if seen.same_content and newest.status is ReleaseStatus.DEPLOYED:
         return None  # a person brought our release to the wanted content
     return Finding(
         Reason.FOREIGN_REVISION,
         f"{seen}: revision {newest.revision} ({newest.status}) was made by somebody else; "
-        "it is left alone: roll it back by hand, or allow it to be adopted",
+        "it is left alone: roll it back by hand, or set adopt to take it over",
     )
 
 
@@ -208,7 +217,10 @@ def _unfinished(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding
         return None
     found = f"{seen}: revision {newest.revision} is {newest.status}; its operation died"
     if newest.status is ReleaseStatus.UNINSTALLING:
-        return Finding(Reason.UNINSTALLING, found)
+        # The revision may be ours and its uninstall a person's: the ledger says whether we began one.
+        intent = seen.ledger.intent
+        ours = intent is not None and intent.action == "uninstall"
+        return (None if ours else _maybe_running(seen, newest)) or Finding(Reason.UNINSTALLING, found)
     if newest.status is ReleaseStatus.PENDING_INSTALL:
         return Finding(Reason.PENDING_INSTALL, found)
     return Finding(Reason.PENDING_CHANGE, found)
@@ -236,7 +248,7 @@ _RULES = (_held, _nothing, _unreadable, _foreign, _unfinished, _several, _failed
 
 
 def _judge_content(seen: Observation, wanted: str | None) -> Finding:
-    """The newest revision is the only deployed one and ours (or equal to what is wanted)."""
+    """The newest revision is the only deployed one and ours, equal to what is wanted, or to be adopted."""
     newest = seen.revisions[-1]
     known = seen.ledger.candidate
     target = wanted if wanted is not None else (known.digest if known is not None else newest.digest)
@@ -245,6 +257,13 @@ def _judge_content(seen: Observation, wanted: str | None) -> Finding:
             Reason.DIGEST_DIFFERS,
             f"{seen}: revision {newest.revision} has content {newest.digest[:10] or 'without digest'}, "
             f"wanted is {target[:10]}",
+        )
+    if wanted is not None and not seen.same_content and not seen.ledger.knows(newest):
+        # Helm gives the label of our last revision to a person's next one: then it says nothing about the content.
+        return Finding(
+            Reason.DIGEST_DIFFERS,
+            f"{seen}: revision {newest.revision} carries the wanted digest, but the ledger does not know it, and its "
+            "chart or values are others: somebody else made it",
         )
     if seen.drift:
         shown = "; ".join(str(item) for item in seen.drift[:5]) + ("; …" if len(seen.drift) > 5 else "")

@@ -154,6 +154,11 @@ def payload_status(release: Mapping[str, Any]) -> ReleaseStatus:
     return parse_status((release.get("info") or {}).get("status"))
 
 
+def payload_chart(release: Mapping[str, Any]) -> str:
+    """The name of the chart in a payload, empty if it has none."""
+    return str(((release.get("chart") or {}).get("metadata") or {}).get("name") or "")
+
+
 @dataclass(frozen=True)
 class ChartTest:
     """The last run of one of the chart's tests; ``started`` is empty if it never ran."""

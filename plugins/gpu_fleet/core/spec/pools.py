@@ -234,6 +234,7 @@ class NodePool(SpecModel):
     )
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
+        default=("g5.xlarge", "g5.2xlarge"),
         description="EC2 instance types. Keep them few: left free, Karpenter serves sixteen 1-GPU pods with two p4d.",
     )
     capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"))

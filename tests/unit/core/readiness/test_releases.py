@@ -244,6 +244,100 @@ def test_a_named_workload_that_does_not_exist_is_waited_for() -> None:
     assert "gpu/two" in verdict.message
 
 
+# --- Jobs that the cluster deletes ---------------------------------------------------------------------------------
+
+PRUNE = f"Job/{NS}/prune"
+WITH_JOB: dict[str, Any] = {"workloads": [f"DaemonSet/{NS}/plugin", PRUNE], "passing": [PRUNE]}
+
+
+@pytest.mark.parametrize("gate", ["release_workloads", "release_installed"])
+def test_a_job_that_the_cluster_deletes_once_it_is_done_may_be_gone(gate: str) -> None:
+    verdict = judge(gate, daemon_set(), **WITH_JOB)
+    assert (verdict.ready, verdict.data) == (True, None), verdict.message
+    missing = judge(gate, daemon_set(), workloads=WITH_JOB["workloads"])
+    assert (missing.phase, missing.reason) == (Phase.PROGRESSING, "WorkloadMissing")
+    assert not judge(gate, job("Complete"), **WITH_JOB).ready, "the DaemonSet is missing"
+
+
+@pytest.mark.parametrize(
+    ("condition", "phase"), [("Failed", Phase.FAILED), (None, Phase.PROGRESSING), ("Complete", Phase.READY)]
+)
+def test_such_a_job_counts_while_it_is_there(condition: str | None, phase: Phase) -> None:
+    assert judge("release_workloads", daemon_set(), job(condition), **WITH_JOB).phase is phase
+
+
+def test_where_only_such_jobs_were_nothing_is_proven() -> None:
+    verdict = judge("release_workloads", workloads=[PRUNE], passing=[PRUNE])
+    assert (verdict.ready, verdict.reason, verdict.data) == (True, "JobGone", {"unproven": True})
+
+
+def test_such_a_job_is_not_part_of_the_plugins_proof() -> None:
+    assert judge("device_plugin_proven", daemon_set(), pod(), node(), pools=POOLS, **WITH_JOB).ready
+
+
+# --- ways to update ------------------------------------------------------------------------------------------------
+
+
+def updated_by(item: Object, way: str, **fields: Any) -> Object:
+    strategy = {"type": way, **({"rollingUpdate": fields} if fields else {})}
+    return {**item, "spec": {**item["spec"], "updateStrategy": strategy}}
+
+
+def replicas(wanted: int, updated: int, available: int, total: int | None = None) -> Object:
+    found = stateful_set(available)
+    found["spec"]["replicas"] = wanted
+    found["status"] |= {"replicas": wanted if total is None else total, "updatedReplicas": updated}
+    return found
+
+
+@pytest.mark.parametrize("unproven", [True, False])
+@pytest.mark.parametrize("old", [daemon_set(2, 1, 2), replicas(2, 0, 2)], ids=["DaemonSet", "StatefulSet"])
+def test_pods_that_only_a_person_replaces_are_not_waited_for_and_prove_nothing(old: Object, unproven: bool) -> None:
+    verdict = judge("release_workloads", updated_by(old, "OnDelete"), allow_unproven=unproven)
+    assert (verdict.ready, verdict.reason, verdict.data) == (True, "PodsNotReplaced", {"unproven": True})
+    assert not judge("release_workloads", updated_by(old, "RollingUpdate")).ready
+
+
+@pytest.mark.parametrize(
+    ("item", "ready"),
+    [(daemon_set(2, 2, 2), True), (daemon_set(2, 0, 1), False), (replicas(2, 2, 2), True), (replicas(2, 0, 1), False)],
+    ids=["DaemonSet", "a DaemonSet's pod is not available", "StatefulSet", "a StatefulSet's pod is not available"],
+)
+def test_pods_that_only_a_person_replaces_must_all_be_available(item: Object, ready: bool) -> None:
+    verdict = judge("release_workloads", updated_by(item, "OnDelete"))
+    assert (verdict.ready, verdict.reason) == (ready, "RolledOut" if ready else "RollingOut"), verdict.message
+
+
+def test_an_old_pod_that_cannot_run_and_that_only_a_person_replaces_is_the_cause() -> None:
+    stuck = pod(waiting="ImagePullBackOff", ready=False, old=True)
+    verdict = judge("release_workloads", updated_by(daemon_set(1, 0, 0), "OnDelete"), stuck)
+    assert (verdict.phase, verdict.reason) == (Phase.FAILED, "ImagePullBackOff")
+
+
+@pytest.mark.parametrize(
+    ("partition", "item", "phase", "reason"),
+    [
+        (2, replicas(3, 1, 3), Phase.READY, "RolledOut"),
+        (2, replicas(3, 0, 3), Phase.PROGRESSING, "RollingOut"),
+        (2, replicas(3, 1, 2), Phase.PROGRESSING, "RollingOut"),
+        (2, replicas(3, 3, 3), Phase.READY, "RolledOut"),
+        (3, replicas(3, 0, 3), Phase.READY, "PodsNotReplaced"),
+        (2, replicas(3, 1, 3, total=4), Phase.PROGRESSING, "RollingOut"),
+        (0, replicas(3, 2, 3), Phase.PROGRESSING, "RollingOut"),
+    ],
+    ids=[
+        "the ones above it are new", "none is new", "an old one is not available", "all are new", "nothing is above it",
+        "one too many", "no partition",
+    ],
+)  # fmt: skip
+def test_only_ordinals_from_the_partition_on_are_updated(
+    partition: int, item: Object, phase: Phase, reason: str
+) -> None:
+    verdict = judge("release_workloads", updated_by(item, "RollingUpdate", partition=partition))
+    assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
+    assert bool((verdict.data or {}).get("unproven")) is (reason == "PodsNotReplaced")
+
+
 @pytest.mark.parametrize("idle", [daemon_set(0, 0, 0), deployment(0, 0, 0, 0)], ids=["no node", "no replicas"])
 def test_what_wants_no_pod_is_ready_only_when_asked_for_and_then_unproven(idle: Object) -> None:
     verdict = judge("release_workloads", idle, stateful_set(1), allow_unproven=True)

@@ -91,6 +91,9 @@ SITUATIONS: dict[str, tuple[Observation, Reason, Action]] = {
     ),
     "the ledger was deleted": (seen(revision(3, S.DEPLOYED, "d-old"), ledger=Ledger()), Reason.DIGEST_DIFFERS,
                                Action.UPGRADE),
+    "the ledger was deleted, then a person upgraded: the label is inherited": (
+        seen(OLD, NEW, ledger=Ledger()), Reason.DIGEST_DIFFERS, Action.UPGRADE,
+    ),
     "another worker is at it": (seen(NEW, holder="dag/run/other/1"), Reason.HELD, Action.WAIT),
     "unreadable payload": (seen(NEW, unreadable="Secret x holds no readable release"), Reason.UNREADABLE, Action.STOP),
     "killed in the first install": (seen(revision(1, S.PENDING_INSTALL)), Reason.PENDING_INSTALL, Action.UNINSTALL),
@@ -131,6 +134,15 @@ SITUATIONS: dict[str, tuple[Observation, Reason, Action]] = {
         Action.ROLLBACK,
     ),
     "uninstall was interrupted": (seen(revision(3, S.UNINSTALLING)), Reason.UNINSTALLING, Action.UNINSTALL),
+    "a person's uninstall is running": (
+        seen(replace(revision(3, S.UNINSTALLING), modified=900.0)), Reason.IN_PROGRESS, Action.WAIT,
+    ),
+    "our own uninstall was interrupted a moment ago": (
+        seen(replace(revision(3, S.UNINSTALLING), modified=900.0),
+             ledger=Ledger(candidate=entry(revision(3, S.DEPLOYED)), intent=Intent("uninstall", 3, WANTED, "", ""))),
+        Reason.UNINSTALLING,
+        Action.UNINSTALL,
+    ),
     "a zombie came back": (
         seen(replace(OLD, status=S.DEPLOYED), NEW, ledger=with_newest(NEW)), Reason.TWO_DEPLOYED, Action.ROLLBACK,
     ),
@@ -185,6 +197,16 @@ def test_a_reinstalled_release_is_not_taken_for_the_proven_one() -> None:
     assert classify(observation, "d-old").reason is Reason.FOREIGN_REVISION
 
 
+@pytest.mark.parametrize(
+    ("same", "reason"), [(False, Reason.DIGEST_DIFFERS), (True, Reason.NOT_PROVEN)], ids=["other", "same"]
+)
+def test_an_adopted_revision_is_judged_by_its_content_not_by_the_label_it_inherited(same: bool, reason: Reason) -> None:
+    """We installed the wanted content; a person upgraded to something else, and Helm kept our label."""
+    ours = revision(1, S.SUPERSEDED)
+    observation = seen(ours, NEW, ledger=Ledger(candidate=entry(ours), proven=entry(ours)), same_content=same)
+    assert classify(observation, WANTED, adopt=True).reason is reason
+
+
 def test_two_deployed_and_none_ours_stops() -> None:
     stray = [revision(4, S.DEPLOYED, "a"), revision(5, S.DEPLOYED, "b")]
     observation = seen(*stray, ledger=Ledger(intent=Intent("upgrade", 5, "b", "", "")))
@@ -198,6 +220,17 @@ def test_every_goal_decides_on_every_reason(goal: Goal, reason: Reason, remediat
     observation = next(found for found, why, _ in SITUATIONS.values() if why is reason)
     decision = decide(goal, observation, WANTED, replace(POLICY, remediation=remediation))
     check(decision, observation)
+
+
+@pytest.mark.parametrize("goal", list(Goal))
+@pytest.mark.parametrize("adopt", [True, False])
+def test_nobody_meddles_with_a_persons_running_uninstall(goal: Goal, adopt: bool) -> None:
+    observation, _, _ = SITUATIONS["a person's uninstall is running"]
+    decision = decide(goal, observation, WANTED, replace(POLICY, adopt=adopt))
+    assert decision.action is Action.WAIT
+    assert "somebody may be running helm" in decision.message
+    theirs = replace(observation, ledger=Ledger(candidate=entry(OLD)))
+    assert decide(goal, theirs, WANTED, replace(POLICY, adopt=True)).action is Action.WAIT
 
 
 def test_remediation_without_any_proven_revision_stops() -> None:

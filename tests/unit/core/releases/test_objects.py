@@ -13,6 +13,7 @@ from gpu_fleet.core.releases.objects import (
     leaked,
     may_be_pruned,
     object_ids,
+    passing,
     readable_manifest,
     without_kinds,
     workloads,
@@ -56,6 +57,13 @@ def test_objects_of_a_manifest() -> None:
     assert [ObjectId.parse(str(item)) for item in found] == list(found)
     assert workloads(MANIFEST, "ns") == ("DaemonSet/other/d",)
     assert crds(MANIFEST) == ("widgets.example.com",)
+
+
+def test_jobs_that_the_cluster_deletes_are_named() -> None:
+    job = "{apiVersion: batch/v1, kind: Job, metadata: {name: %s}, spec: {%s}}"
+    manifest = "\n---\n".join([job % ("stays", ""), job % ("goes", "ttlSecondsAfterFinished: 0"), MANIFEST])
+    assert passing(manifest, "ns") == ("Job/ns/goes",)
+    assert set(passing(manifest, "ns")) < set(workloads(manifest, "ns"))
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "null\n", "- a\n", "just text\n"])

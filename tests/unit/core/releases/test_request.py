@@ -85,6 +85,14 @@ def test_same_content_is_judged_by_the_payload() -> None:
     assert not same_content({}, request())
 
 
+def test_a_local_charts_content_is_judged_by_what_its_chart_file_declares() -> None:
+    stored = {"chart": {"metadata": {"name": "tiny", "version": "1.0.0"}}, "config": {}}
+    local = ChartRef("/charts/tiny-1.0.0.tgz", declared=("tiny", "1.0.0"))
+    assert same_content(stored, request(chart=local, values={}))
+    assert not same_content(stored, request(chart=ChartRef("/charts/tiny", declared=("tiny", "1.0.1")), values={}))
+    assert not same_content(stored, request(chart=ChartRef("/charts/tiny", declared=("other", "1.0.0")), values={}))
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_component_is_a_request_made_of_the_spec(component: str) -> None:
     spec = demo_spec()

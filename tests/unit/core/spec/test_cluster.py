@@ -34,6 +34,11 @@ def test_a_minimal_file_gets_the_pinned_defaults() -> None:
     assert spec.teardown.when_karpenter_is_dead == "fail"
 
 
+def test_a_pool_needs_no_more_than_a_name() -> None:
+    (pool,) = parse_cluster({**MINIMAL, "nodePools": [{"name": "gpu"}]}).node_pools
+    assert (pool.instance_types, pool.gpus_per_node) == (("g5.xlarge", "g5.2xlarge"), 1)
+
+
 def test_the_demo_cluster_has_a_shared_and_a_whole_gpu_pool() -> None:
     spec = demo_spec()
     shared, whole = spec.node_pools
