@@ -20,10 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROBES = Path(__file__).resolve().parents[1] / "include" / "probes"
 #: The user of the probes' pods.
 USER = 65532
+AS_USER: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []}
 #: Seconds that all sharers compute, and that the first one does.
 TOGETHER, ALONE = 12, 24
 #: How far apart sharers start, in seconds: pods do not start at the same moment.
@@ -66,9 +68,7 @@ class Bench:
             [*begin, *arguments],
             env={**self.environment, **environment},
             cwd=self.folder,
-            user=USER,
-            group=USER,
-            extra_groups=[],
+            **AS_USER,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,9 +80,7 @@ class Bench:
             [self.python, "-c", HOG, str(seconds)],
             env={**self.environment, **environment},
             cwd=self.folder,
-            user=USER,
-            group=USER,
-            extra_groups=[],
+            **AS_USER,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -157,9 +155,7 @@ def mps(bench: Bench, replicas: int, *, limited: bool) -> list[dict[str, object]
             input=command + "\n",
             env={**os.environ, **where},
             cwd=bench.folder,
-            user=USER,
-            group=USER,
-            extra_groups=[],
+            **AS_USER,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,4 +1,4 @@
-"""The teardown plan: what exists, what goes, what it costs, and whether Karpenter is alive to do its part.
+"""The teardown plan: what exists, what goes, and what it costs.
 
 Order and reasons: Karpenter's finalizers terminate the instances, so NodePools go while its controller runs;
 uninstalling it first leaves nodes that nobody terminates (the order of upstream's clean-up script leaks exactly so).
@@ -7,10 +7,8 @@ uninstalling it first leaves nodes that nobody terminates (the order of upstream
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from gpu_fleet.core.costs import Price, PriceList, total
@@ -29,7 +27,8 @@ from gpu_fleet.core.names import (
 )
 from gpu_fleet.core.readiness.teardown import left_classes, left_instances, living_pools, tags_of
 from gpu_fleet.core.releases.objects import workload_of
-from gpu_fleet.core.spec import ClusterSpec, version_tuple
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
 
 Json = dict[str, Any]
 
@@ -166,64 +165,6 @@ def _extract(live: Any, fields: Mapping[str, Any]) -> Any:
     if not isinstance(live, Mapping) or not (names or "." in fields):
         return live
     return {name: _extract(live[name], inner) for name, inner in names.items() if name in live}
-
-
-class Karpenter(StrEnum):
-    """Whether a controller is there to serve finalizers."""
-
-    ALIVE = "Alive"
-    DEAD = "Dead"
-
-
-def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
-    """ALIVE if at least one of the controller's pods is Ready and not going away."""
-    for pod in pods:
-        if pod["metadata"].get("deletionTimestamp"):
-            continue
-        conditions = (pod.get("status") or {}).get("conditions") or []
-        if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
-            return Karpenter.ALIVE
-    return Karpenter.DEAD
-
-
-def karpenter_versions(deployments: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the Deployments of Karpenter's controller say of their version, the oldest first; those that say none are
-    left out. The chart labels them with it (``app.kubernetes.io/version``); else the tag of Karpenter's own image."""
-    found = []
-    for item in deployments:
-        pod = (((item.get("spec") or {}).get("template") or {}).get("spec")) or {}
-        images = " ".join(str(container.get("image")) for container in pod.get("containers") or [])
-        label = str((item["metadata"].get("labels") or {}).get("app.kubernetes.io/version", ""))
-        if version := re.match(r"v?([0-9]+\.[0-9.]+)", label) or re.search(r"karpenter/controller:v?([0-9.]+)", images):
-            found.append(version[1])
-    return sorted(found, key=version_tuple)
-
-
-class Way(StrEnum):
-    """How the NodePools can be removed."""
-
-    NOTHING_LEFT = "NothingLeft"
-    BY_KARPENTER = "ByKarpenter"
-    EMERGENCY = "Emergency"
-    REFUSED = "Refused"
-
-
-def choose_way(*, karpenter: Karpenter, something_left: bool, policy: str) -> Way:
-    """Decide from what was observed.
-
-    :param something_left: a NodePool, NodeClaim or instance of ours exists.
-    :param policy: ``teardown.whenKarpenterIsDead`` of the spec, ``fail`` or ``emergency``.
-    :raises ValueError: for a policy that nobody defined.
-    """
-    if not something_left:
-        return Way.NOTHING_LEFT
-    if karpenter is Karpenter.ALIVE:
-        return Way.BY_KARPENTER
-    if policy == "emergency":
-        return Way.EMERGENCY
-    if policy == "fail":
-        return Way.REFUSED
-    raise ValueError(f"unknown policy {policy!r} for a dead Karpenter")
 
 
 def gpu_nodes_of_others(nodes: Iterable[Mapping[str, Any]], going: Iterable[str] = ()) -> list[str]:

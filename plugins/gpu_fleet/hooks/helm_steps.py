@@ -236,12 +236,16 @@ class ReleaseSteps:
         """
         objects = seen.ledger.intent.objects if seen.ledger.intent is not None else ()
         until = time.monotonic() + min(_GONE_SECONDS, self.request.policy.operation_timeout)
+        told = ""
         while True:
             left = self.cleanup.remove_leftovers(objects, ReleaseCleanup.PRECIOUS)
-            if not self.cleanup.waiting(left):
+            going = "; ".join(item for item in left if self.cleanup.waiting([item]))
+            if not going:
                 break
+            if going != told:
+                log.info("%s waits until what an uninstall has left is gone: %s", self.request, going)
+                told = going
             if time.monotonic() > until:
-                going = "; ".join(item for item in left if self.cleanup.waiting([item]))
                 raise TransientError(
                     f"{self.request}: an uninstall has left objects that are not gone yet: {going}; nothing is "
                     "installed over them: look at what their finalizers wait for, then run again",

@@ -92,7 +92,8 @@ class PlanTeardownOperator(FleetOperator):
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import Way, make_plan, needs_karpenter
+        from gpu_fleet.core.teardown import make_plan, needs_karpenter
+        from gpu_fleet.core.teardown_karpenter import Way
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
@@ -117,7 +118,7 @@ class PlanTeardownOperator(FleetOperator):
         from gpu_fleet.core.names import KARPENTER_SELECTOR
         from gpu_fleet.core.spec import version_tuple
         from gpu_fleet.core.spec.rules import FIRST_WITH_NODE_LIMITS
-        from gpu_fleet.core.teardown import karpenter_versions
+        from gpu_fleet.core.teardown_karpenter import karpenter_versions
 
         namespace = self.spec.karpenter.namespace
         versions = karpenter_versions(self.kube.list(DEPLOYMENT, namespace, label_selector=KARPENTER_SELECTOR))
@@ -214,7 +215,7 @@ class DeleteNodePoolsOperator(FleetOperator):
     changes_cluster = True
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import Karpenter, Way
+        from gpu_fleet.core.teardown_karpenter import Karpenter, Way
 
         plan = self._plan()
         if plan.way is Way.NOTHING_LEFT:

@@ -9,24 +9,21 @@ from gpu_fleet.core.costs import PriceList
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FIELD_MANAGER
 from gpu_fleet.core.teardown import (
-    Karpenter,
     Observed,
     TeardownPlan,
-    Way,
-    choose_way,
     doomed_claims,
     doomed_pools,
     frozen,
     gpu_nodes_of_others,
     growth,
     is_frozen,
-    karpenter_state,
     make_plan,
     needs_karpenter,
     releases,
     releases_that_go,
     user_pods,
 )
+from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown_text import to_markdown
 from tests.unit.core.specs import demo_spec
 

@@ -314,7 +314,7 @@ def test_what_a_dead_uninstall_left_is_removed_before_the_next_install(
 
 @pytest.mark.parametrize("until", ["it goes", "the patience ends"])
 def test_nothing_is_installed_over_what_is_on_its_way_out(
-    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, until: str
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: str
 ) -> None:
     """Helm would take a dying object for its own, and it would vanish afterwards."""
     held = ObjectRef(CONFIG_MAP, "tiny-config", "ns")
@@ -323,11 +323,19 @@ def test_nothing_is_installed_over_what_is_on_its_way_out(
     pending(cluster, 1)
     again = engine(cluster, "two", operation_timeout=2)
 
-    def let_go(_seconds: float) -> None:
-        if until == "it goes" and (cluster.kube.get(held) or {}).get("metadata", {}).get("deletionTimestamp"):
-            cluster.kube.patch(held, {"metadata": {"finalizers": None}})
+    def waits() -> list[str]:
+        said = (record.getMessage() for record in caplog.records)
+        return [text for text in said if "waits until what an uninstall has left is gone" in text]
 
-    monkeypatch.setattr("gpu_fleet.hooks.helm_steps.time.sleep", let_go)
+    look = again.cleanup.remove_leftovers
+
+    def let_go(*args: Any) -> tuple[str, ...]:
+        if until == "it goes" and waits():
+            cluster.kube.patch(held, {"metadata": {"finalizers": None}})
+        return look(*args)
+
+    monkeypatch.setattr(again.cleanup, "remove_leftovers", let_go)
+    caplog.set_level("INFO")
     if until == "the patience ends":
         with pytest.raises(
             TransientError, match=r"ConfigMap ns/tiny-config \(terminating\): example.com/hold"
@@ -338,5 +346,7 @@ def test_nothing_is_installed_over_what_is_on_its_way_out(
         cluster.kube.patch(held, {"metadata": {"finalizers": None}})
         again = engine(cluster, "two")
     assert again.install().actions[-1] == "install 1"
+    (said,) = waits()  # once, and not at every look
+    assert "ConfigMap ns/tiny-config (terminating): example.com/hold" in said
     assert config(cluster)["data"]["message"] == "two"
     assert "deletionTimestamp" not in config(cluster)["metadata"]

@@ -1,0 +1,68 @@
+"""Whether Karpenter can do its part of a teardown: is it alive, which version is it, and which way does that leave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.spec import version_tuple
+
+
+class Karpenter(StrEnum):
+    """Whether a controller is there to serve finalizers."""
+
+    ALIVE = "Alive"
+    DEAD = "Dead"
+
+
+def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
+    """ALIVE if at least one of the controller's pods is Ready and not going away."""
+    for pod in pods:
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
+        conditions = (pod.get("status") or {}).get("conditions") or []
+        if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
+            return Karpenter.ALIVE
+    return Karpenter.DEAD
+
+
+def karpenter_versions(deployments: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the Deployments of Karpenter's controller say of their version, the oldest first; those that say none are
+    left out. The chart labels them with it (``app.kubernetes.io/version``); else the tag of Karpenter's own image."""
+    found = []
+    for item in deployments:
+        pod = (((item.get("spec") or {}).get("template") or {}).get("spec")) or {}
+        images = " ".join(str(container.get("image")) for container in pod.get("containers") or [])
+        label = str((item["metadata"].get("labels") or {}).get("app.kubernetes.io/version", ""))
+        if version := re.match(r"v?([0-9]+\.[0-9.]+)", label) or re.search(r"karpenter/controller:v?([0-9.]+)", images):
+            found.append(version[1])
+    return sorted(found, key=version_tuple)
+
+
+class Way(StrEnum):
+    """How the NodePools can be removed."""
+
+    NOTHING_LEFT = "NothingLeft"
+    BY_KARPENTER = "ByKarpenter"
+    EMERGENCY = "Emergency"
+    REFUSED = "Refused"
+
+
+def choose_way(*, karpenter: Karpenter, something_left: bool, policy: str) -> Way:
+    """Decide from what was observed.
+
+    :param something_left: a NodePool, NodeClaim or instance of ours exists.
+    :param policy: ``teardown.whenKarpenterIsDead`` of the spec, ``fail`` or ``emergency``.
+    :raises ValueError: for a policy that nobody defined.
+    """
+    if not something_left:
+        return Way.NOTHING_LEFT
+    if karpenter is Karpenter.ALIVE:
+        return Way.BY_KARPENTER
+    if policy == "emergency":
+        return Way.EMERGENCY
+    if policy == "fail":
+        return Way.REFUSED
+    raise ValueError(f"unknown policy {policy!r} for a dead Karpenter")
