@@ -95,13 +95,17 @@ class SpecError(PermanentError):
 
     :param field: dotted path of the field, for example ``nodePools[0].sharing.replicas``.
     :param remedy: what to write instead.
+    :param place: where in the cluster file, ``line 12, column 5``; empty if it is in no file, or not known.
     """
 
-    def __init__(self, message: str, *, field: str = "", remedy: str = "", reason: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str = "", remedy: str = "", reason: str | None = None, place: str = ""
+    ) -> None:
         text = f"{field}: {message}" if field else message
         super().__init__(f"{text} ({remedy})" if remedy else text, reason=reason)
         self.field = field
         self.remedy = remedy
+        self.place = place
 
 
 class Forbidden(PermanentError):

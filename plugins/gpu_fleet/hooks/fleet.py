@@ -8,44 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
+from gpu_fleet.core.spec.document import MAX_BYTES, Document, read_document
 from gpu_fleet.hooks.templates import include_dir
 
 #: Overrides the folder of cluster files.
 CLUSTERS_DIR_VARIABLE = "GPU_FLEET_CLUSTERS_DIR"
 SUFFIXES = (".yaml", ".yml")
-#: A cluster file is a page or two; far beyond that it is not one, and parsing it would stall the DAG processor.
-MAX_BYTES = 1_000_000
-
-_SafeLoader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _StrictLoader(_SafeLoader):  # type: ignore[misc]
-    """YAML's safe loader, which also refuses a key given twice (YAML itself would silently keep the last)."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue  # refused below: a mapping or a list is no key
-            key = key_node.value
-            if key in seen:
-                mark = key_node.start_mark
-                raise SpecError(
-                    f"key {key!r} stands twice in one mapping (line {mark.line + 1})",
-                    field="the file",
-                    remedy="remove one",
-                )
-            seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
 
 
 def clusters_dir() -> Path:
@@ -78,32 +52,35 @@ def cluster_names(folder: Path | str | None = None) -> list[str]:
     return sorted(_files(Path(folder) if folder else clusters_dir()))
 
 
-def read_yaml(path: Path) -> Any:
-    """The one document in a YAML file.
+def _bytes(path: Path) -> bytes:
+    """A cluster file's bytes, at most one more than it may have.
 
-    :raises SpecError: unreadable, not UTF-8, too large, not YAML, or several documents; names the line.
+    :raises OSError: if it cannot be read, or is no file: reading a pipe would wait for ever.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{shown(path)} is not a regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def shown(path: Path | str) -> str:
+    """A file name as it can be stored and printed, whatever bytes it has."""
+    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
+
+
+def read_cluster_file(path: Path) -> Document:
+    """The one document in a cluster file.
+
+    :raises SpecErrors: unreadable, or not a document as :func:`read_document` takes it; names the line.
     """
     try:
-        raw = path.read_bytes()
-        if len(raw) > MAX_BYTES:
-            raise SpecError(f"{path.name} has {len(raw)} bytes", remedy="a cluster file has at most 1 MB")
-        text = raw.decode("utf-8")
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a subclass of the safe loader)
+        return read_document(_bytes(path))
     except SpecError as error:
-        raise SpecErrors([error], where=path.name) from error
+        raise SpecErrors([error], where=shown(path)) from error
     except OSError as error:
         raise SpecErrors(
-            [_problem(f"cannot be read: {error.strerror or error}", "check its mode")], where=path.name
+            [_problem(f"cannot be read: {error.strerror or error}", "check its mode")], where=shown(path)
         ) from error
-    except UnicodeDecodeError as error:
-        raise SpecErrors(
-            [_problem(f"is not UTF-8 (byte {error.start})", "save it as UTF-8")], where=path.name
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise SpecErrors([_problem(f"is not valid YAML: {what}{place}", "correct it")], where=path.name) from error
 
 
 def _problem(message: str, remedy: str) -> SpecError:
@@ -113,19 +90,20 @@ def _problem(message: str, remedy: str) -> SpecError:
 def _load_files(name: str, paths: Iterable[Path]) -> ClusterSpec:
     paths = list(paths)
     if len(paths) > 1:
-        both = " and ".join(path.name for path in paths)
-        raise SpecErrors([_problem(f"{both} describe the same cluster", "keep one of them")], where=name)
+        both = " and ".join(shown(path) for path in paths)
+        raise SpecErrors([_problem(f"{both} describe the same cluster", "keep one of them")], where=shown(name))
     path = paths[0]
-    value = read_yaml(path)
+    document = read_cluster_file(path)
+    value = document.value
     if value is None:
         raise SpecErrors(
-            [_problem("is empty", "write a cluster spec, see include/clusters/demo.yaml")], where=path.name
+            [_problem("is empty", "write a cluster spec, see include/clusters/demo.yaml")], where=shown(path)
         )
     if not isinstance(value, dict):
         raise SpecErrors(
-            [_problem(f"holds a {type(value).__name__}, not a mapping", "write a cluster spec")], where=path.name
+            [_problem(f"holds a {type(value).__name__}, not a mapping", "write a cluster spec")], where=shown(path)
         )
-    spec = parse_cluster(value, where=path.name)
+    spec = parse_cluster(value, where=shown(path), place=document.place)
     if spec.name != path.stem:
         raise SpecErrors(
             [
@@ -133,9 +111,10 @@ def _load_files(name: str, paths: Iterable[Path]) -> ClusterSpec:
                     f"{spec.name!r} is not the file's name {path.stem!r}, which the DAG ids are made of",
                     field="name",
                     remedy=f"write name: {path.stem} or rename the file",
+                    place=document.place("name"),
                 )
             ],
-            where=path.name,
+            where=shown(path),
         )
     return spec
 
@@ -171,9 +150,9 @@ def _also_described_by(spec: ClusterSpec, folder: Path) -> list[str]:
         if name == spec.name:
             continue
         try:
-            if any(mentioned.search(path.read_bytes()) for path in paths) and _place(
-                _load_files(name, paths)
-            ) == _place(spec):
+            if any(mentioned.search(_bytes(path)) for path in paths) and _place(_load_files(name, paths)) == _place(
+                spec
+            ):
                 found.append(name)
         except (OSError, SpecError):
             continue  # that file's own Dags say what is wrong with it

@@ -7,7 +7,10 @@ their place stands a DAG of the same id that says what is wrong and fails when i
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,9 +39,20 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG]) -> dict[str, DA
     """
     dags: dict[str, DAG] = {}
     for name, spec in _wanted(family):
-        dag_id = f"{family}.{name}"
+        dag_id = _dag_id(family, name)
         dags[dag_id] = _built(dag_id, spec, build) if isinstance(spec, ClusterSpec) else broken(dag_id, spec)
     return dags
+
+
+def _dag_id(family: str, name: str) -> str:
+    """``family.name``, or for a file name that Airflow takes in no DAG id (it would cost every DAG of the family), one
+    that it takes.
+    """
+    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:180]
+    if plain == name:
+        return f"{family}.{name}"
+    # Its own even if another file has the name that is left of this one.
+    return f"{family}.{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def _built(dag_id: str, spec: ClusterSpec, build: Callable[[ClusterSpec], DAG]) -> DAG:

@@ -7,9 +7,9 @@ import pytest
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors
+from gpu_fleet.core.spec.document import MAX_BYTES
 from gpu_fleet.hooks.fleet import (
     CLUSTERS_DIR_VARIABLE,
-    MAX_BYTES,
     cluster_names,
     clusters_dir,
     load_cluster,
@@ -51,13 +51,16 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a word": (b"hello\n", "holds a str, not a mapping"),
     "not YAML": (b"a: [1\n", "is not valid YAML"),
     "a tab": (b"a:\n\tb: 1\n", "is not valid YAML"),
-    "several documents": (b"a: 1\n---\nb: 2\n", "is not valid YAML"),
+    "several documents": (b"a: 1\n---\nb: 2\n", "line 2, column 1: the file: holds several documents (write one file"),
     "not UTF-8": (b"name: \xff\n", "is not UTF-8"),
-    "a key twice": (b"name: bad\nname: bad\n", "key 'name' stands twice in one mapping (line 2)"),
-    "a key twice, deep": (b"aws: {region: a, region: b}\n", "key 'region' stands twice"),
-    "an object tag": (b"!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
-    "an impossible date": (b"name: 2026-13-45\n", "is not valid YAML"),
-    "too large": (b"#" * (MAX_BYTES + 1), "at most 1 MB"),
+    "a key twice": (b"name: bad\nname: bad\n", "line 2, column 1: the file: duplicate key 'name' (remove one)"),
+    "a key twice, deep": (b"aws: {region: a, region: b}\n", "line 1, column 18: aws: duplicate key 'region'"),
+    "an object tag": (b"!!python/object/apply:os.system ['true']\n", "the tag !!python/object/apply:os.system"),
+    "an impossible date": (
+        b"name: 2026-13-45\n",
+        "name: 2026-13-45 is a date in YAML 1.1 and text in YAML 1.2 (quote it",
+    ),
+    "too large": (b"#" * (MAX_BYTES + 1), "at most 256 KiB"),
     "other name": (DEMO.encode(), "'demo' is not the file's name 'bad'"),
     "wrong field": (DEMO.replace("us-west-2", "Oregon").encode(), "aws.region"),
     "an unhashable key": (b"? [a]\n: b\n", "bad.yaml"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -36,7 +36,7 @@ class ClusterSpec(SpecModel):
     karpenter: Karpenter = Field(default_factory=Karpenter)
     runtime_class: RuntimeClass = Field(default_factory=RuntimeClass)
     node_class: NodeClass
-    node_pools: Annotated[tuple[NodePool, ...], NotEmpty]
+    node_pools: Annotated[tuple[NodePool, ...], NotEmpty] = Field(max_length=100)
     device_plugin: DevicePlugin = Field(default_factory=DevicePlugin)
     validation: Validation = Field(default_factory=Validation)
     drain: Drain = Field(default_factory=Drain)
@@ -92,13 +92,19 @@ class ClusterSpec(SpecModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse_cluster(value: Mapping[str, Any], *, where: str = "") -> ClusterSpec:
+def parse_cluster(
+    value: Mapping[str, Any],
+    *,
+    where: str = "",
+    place: Callable[[str], str] = lambda field: "",  # noqa: ARG005
+) -> ClusterSpec:
     """The spec in a mapping, as read from a cluster file.
 
     :param where: what to name in messages, usually the file name.
+    :param place: where in the file a dotted field is, see :meth:`~gpu_fleet.core.spec.document.Document.place`.
     :raises SpecErrors: with every problem found, each naming the dotted field and the remedy.
     """
     try:
         return ClusterSpec.model_validate(value)
     except ValidationError as error:
-        raise SpecErrors(problems_of(error), where=where) from error
+        raise SpecErrors(problems_of(error, place), where=where) from error

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, KARPENTER_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, ExactVersion, SpecModel
+from gpu_fleet.core.spec.base import ChartRepository, Digest, DnsLabel, ExactVersion, Pattern, SpecModel
+from gpu_fleet.core.spec.problems import shortened
 
 _MANAGE = "false: the package gates on this component and changes nothing of it (it belongs to Terraform, Argo CD, …)."
-_DIGEST = r"^sha256:[0-9a-f]{64}$"
+
+
+def _queue(value: str) -> str:
+    """What to write instead of something that is no queue's name: an ARN, a URL."""
+    name = re.fullmatch(r"(?:arn:[\w-]+:sqs:[\w-]*:[0-9]*:|https?://\S*/)([\w-]{1,80})", value, re.ASCII)
+    if name is not None:
+        what = "ARN" if value.startswith("arn:") else "URL"
+        return f"{value!r} is the queue's {what}; write the queue's name, {name[1]}"
+    return (
+        f"{shortened(value)} is not the name of an SQS queue; write its name, at most 80 letters, digits, '-' and '_' "
+        "(the last part of its ARN or URL)"
+    )
+
+
+QueueName = Annotated[str, Pattern(r"[0-9A-Za-z_-]{0,80}", _queue)]
 
 
 class KarpenterChart(SpecModel):
     """Where the charts `karpenter-crd` and `karpenter` come from; both always have the same version."""
 
-    repository: str = Field(
+    repository: ChartRepository = Field(
         default="oci://public.ecr.aws/karpenter",
-        pattern=r"^(oci|https?)://\S+[^/]$",
         description="OCI registry prefix or chart repository URL, without a trailing slash.",
     )
     version: ExactVersion = Field(default="1.14.1", description="Exact chart version, no range.")
-    digest: str | None = Field(
-        default=None, pattern=_DIGEST, description="sha256 of the `karpenter` chart archive; refused if it differs."
+    digest: Digest | None = Field(
+        default=None, description="sha256 of the `karpenter` chart archive; refused if it differs."
     )
-    crd_digest: str | None = Field(
-        default=None, pattern=_DIGEST, description="sha256 of the `karpenter-crd` chart archive; refused if it differs."
+    crd_digest: Digest | None = Field(
+        default=None, description="sha256 of the `karpenter-crd` chart archive; refused if it differs."
     )
 
 
@@ -39,9 +54,8 @@ class Karpenter(SpecModel):
         description="kube-system: its API priority keeps Karpenter alive under load (Karpenter's own recommendation).",
     )
     chart: KarpenterChart = Field(default_factory=KarpenterChart)
-    interruption_queue: str = Field(
+    interruption_queue: QueueName = Field(
         default="",
-        pattern=r"^[0-9A-Za-z_-]{0,80}$",
         description="SQS queue name Karpenter reads interruptions from (at most 80 characters); empty: it reads none.",
     )
     replicas: int = Field(
@@ -60,15 +74,14 @@ class RuntimeClass(SpecModel):
 class DevicePluginChart(SpecModel):
     """Where the device plugin's chart comes from."""
 
-    repository: str = Field(
+    repository: ChartRepository = Field(
         default="https://nvidia.github.io/k8s-device-plugin",
-        pattern=r"^(oci|https?)://\S+[^/]$",
         description="Chart repository URL or OCI registry prefix, without a trailing slash.",
     )
     name: str = Field(default=DEVICE_PLUGIN_RELEASE, min_length=1, description="Chart name in the repository.")
     version: ExactVersion = Field(default="0.20.0", description="Exact chart version, no range.")
-    digest: str | None = Field(
-        default=None, pattern=_DIGEST, description="sha256 of the chart archive; a different archive is refused."
+    digest: Digest | None = Field(
+        default=None, description="sha256 of the chart archive; a different archive is refused."
     )
 
 

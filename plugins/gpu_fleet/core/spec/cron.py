@@ -9,14 +9,16 @@ import re
 from datetime import datetime
 
 _CRON_FIELD = r"[0-9A-Za-z*/,#?LW-]+"
-_CRON = re.compile(rf"^({_CRON_FIELD}( {_CRON_FIELD}){{4}}|@(hourly|daily|weekly|monthly))$")
+_CRON = re.compile(rf"{_CRON_FIELD}( {_CRON_FIELD}){{4}}|@(hourly|daily|weekly|monthly)")
+#: Longest expression: each minute of an hour has room in it.
+_LONGEST = 256
 #: The five fields in order, each with its lowest and highest number.
 _FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
 #: From where the next date is looked for: any date does, since croniter looks 50 years ahead.
 _SOME_DATE = datetime(2025, 1, 1)  # noqa: DTZ001  (an expression has no time zone)
 
-_BUDGET_MACRO = re.compile(r"^@(annually|yearly|monthly|weekly|daily|midnight|hourly)$")
-_BUDGET_PART = re.compile(r"^(?P<first>[*?]|\w+)(-(?P<last>\w+))?(/(?P<step>[0-9]+))?$", re.ASCII)
+_BUDGET_MACRO = re.compile(r"@(annually|yearly|monthly|weekly|daily|midnight|hourly)")
+_BUDGET_PART = re.compile(r"(?P<first>[*?]|\w+)(-(?P<last>\w+))?(/(?P<step>[0-9]+))?", re.ASCII)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _NAMES = {
@@ -25,12 +27,18 @@ _NAMES = {
 }
 
 
+def _bounded(value: str) -> None:
+    if len(value) > _LONGEST:
+        raise ValueError(f"{value[:40]!r}… has {len(value)} characters; write at most {_LONGEST}")
+
+
 def check_schedule(value: str) -> str:
     """A schedule for Airflow, which reads cron expressions with croniter.
 
     :raises ValueError: naming the part that is wrong and what to write.
     """
-    if not _CRON.match(value):
+    _bounded(value)
+    if not _CRON.fullmatch(value):
         raise ValueError(f"{value!r} is not a cron expression; write five fields such as '0 6 * * 1', or @daily")
     # Late, because it costs more than the rest of the spec together.
     from croniter import CroniterError, croniter
@@ -53,7 +61,8 @@ def check_budget_schedule(value: str) -> str:
 
     :raises ValueError: naming the part that is wrong and what to write.
     """
-    if _BUDGET_MACRO.match(value):
+    _bounded(value)
+    if _BUDGET_MACRO.fullmatch(value):
         return value
     parts = value.split(" ")
     if len(parts) != len(_FIELDS):
@@ -71,7 +80,7 @@ def check_budget_schedule(value: str) -> str:
 
 def _budget_part(piece: str, name: str, low: int, high: int) -> bool:
     """Whether one entry of a field's list is ``*``, a number or name, or a range of them, each perhaps with a step."""
-    match = _BUDGET_PART.match(piece)
+    match = _BUDGET_PART.fullmatch(piece)
     if match is None or (match["step"] is not None and int(match["step"]) == 0):
         return False
     if match["first"] in "*?":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from gpu_fleet.core.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, QuotedVersion, Seconds, SpecModel
+from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, Pattern, QuotedVersion, Seconds, SpecModel
 
 
 class Deadlines(SpecModel):
@@ -104,6 +104,13 @@ class ProbeCommands(SpecModel):
         return value
 
 
+def _whole(value: object) -> object:
+    """A Literal compares, and to Python ``True`` and ``1.0`` are equal to 1."""
+    if isinstance(value, bool | float):
+        raise ValueError(f"{value!r} is not a level; write 1, 2 or 3")
+    return value
+
+
 class Probes(SpecModel):
     """Which probes run on every pool; sharing and oversubscription apply to shared pools, exclusive to the others."""
 
@@ -116,7 +123,7 @@ class Probes(SpecModel):
     throughput: bool = Field(
         default=True, description="Revalidation: arithmetic throughput, together against alone, and its fairness."
     )
-    dcgm: Literal[1, 2, 3] | None = Field(
+    dcgm: Annotated[Literal[1, 2, 3], BeforeValidator(_whole)] | None = Field(
         default=None,
         description="Revalidation: level of `dcgmi diag` on nodes whose GPUs are all free (1: seconds, 2: about 2 "
         "minutes, 3: about 15 minutes); null: none.",
@@ -170,19 +177,25 @@ class OnFailure(SpecModel):
     budget: int = Field(default=1, ge=1, le=100, description="Most nodes of a pool that one run takes out of service.")
 
 
+def _notifier(value: str) -> str:
+    return (
+        f"{value!r} is not the import path of a class; write module and class, for example my_company.notifiers.Pager"
+    )
+
+
+def _driver(value: str) -> str:
+    return f'{value!r} is not a driver version; write one to three numbers in quotes, for example "570" or "570.133.20"'
+
+
 class Notification(SpecModel):
     """A notifier that is told when a pool's verdict changes."""
 
-    notifier: str = Field(
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
-        description="Import path of a class derived from Airflow's BaseNotifier.",
+    notifier: Annotated[str, Pattern(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", _notifier)] = Field(
+        description="Import path of a class derived from Airflow's BaseNotifier."
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Its keyword arguments; templated as the notifier allows. No secrets."
     )
-
-
-_DRIVER = r"^[0-9]+(\.[0-9]+){0,2}$"
 
 
 class Validation(SpecModel):
@@ -198,7 +211,7 @@ class Validation(SpecModel):
         default=Seconds.parse("20s"),
         description="How long all sharers must run at once; covers their start-up skew.",
     )
-    minimum_driver: Annotated[QuotedVersion, Field(pattern=_DRIVER)] | None = Field(
+    minimum_driver: Annotated[QuotedVersion, Pattern(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", _driver)] | None = Field(
         default=None, description='Nodes with an older NVIDIA driver fail, for example "570"; null: any driver.'
     )
     image_pull_secrets: tuple[DnsLabel, ...] = Field(

@@ -14,14 +14,45 @@ from gpu_fleet.core.spec.base import (
     DurationOrNever,
     HoursAndMinutes,
     NotEmpty,
+    Pattern,
     SpecModel,
     label_key,
     label_value,
 )
 from gpu_fleet.core.spec.cron import check_budget_schedule
-from gpu_fleet.core.spec.instances import physical_gpus
+from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.problems import shortened
 
-InstanceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$")]
+
+def _instance_type(value: str) -> str:
+    family, _, size = value.partition(".")
+    if "*" in value or size == "":
+        known = [name for name in GPUS_OF_INSTANCE_TYPE if name.split(".")[0] == family]
+        listed = f"[{', '.join(known)}] or some of them" if known else "for example g5.xlarge"
+        return f"{value!r} names no single instance type; list each: {listed}"
+    return f"{shortened(value)} is not an EC2 instance type; write family and size, for example g5.xlarge"
+
+
+def _role(value: str) -> str:
+    arn = re.fullmatch(r"arn:[\w-]+:iam::[0-9]*:(role|instance-profile)/(?:\S*/)?([\w+=,.@-]+)", value, re.ASCII)
+    if arn is not None and arn[1] == "role":
+        return f"{value!r} is the role's ARN; write the role's name, {arn[2]}"
+    if arn is not None:
+        return (
+            f"{value!r} is an instance profile; write the name of the role in it (Karpenter makes the profile itself)"
+        )
+    return (
+        f"{shortened(value)} is not the name of an IAM role; write its name, at most 64 letters, digits and any of "
+        "+ = , . @ - _ (the last part of its ARN)"
+    )
+
+
+def _budget_nodes(value: str) -> str:
+    return f'{value!r} is no number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
+
+
+InstanceType = Annotated[str, Pattern(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", _instance_type)]
+RoleName = Annotated[str, Pattern(r"[\w+=,.@-]{1,64}", _role)]
 CapacityType = Literal["spot", "on-demand", "reserved"]
 
 
@@ -32,6 +63,11 @@ _LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
 
 
 def _check_ami_alias(alias: str) -> str:
+    if re.fullmatch(r"ami-[0-9a-f]+", alias):
+        raise ValueError(
+            f"{alias!r} is the id of one AMI; write an alias, family@version such as al2023@v20260714, with which "
+            "Karpenter chooses the NVIDIA variant for each instance type (it is not an AMI alias)"
+        )
     match = re.fullmatch(r"(?P<family>[a-z0-9]+)@(?P<version>\S+)", alias)
     if match is None:
         raise ValueError(f"{alias!r} is not an AMI alias; write family@version, for example al2023@v20260714")
@@ -55,9 +91,7 @@ AmiAlias = Annotated[str, Field(json_schema_extra={"maxLength": _LONGEST_ALIAS})
 class NodeClass(SpecModel):
     """Defaults for every pool's EC2NodeClass."""
 
-    role: str = Field(
-        pattern=r"^[\w+=,.@-]{1,64}$", description="IAM role of the nodes (name, not ARN; at most 64 characters)."
-    )
+    role: RoleName = Field(description="IAM role of the nodes (name, not ARN; at most 64 characters).")
     ami_alias: AmiAlias = Field(
         default="al2023@v20260714", description="AMI family and version; the NVIDIA variant follows the instance type."
     )
@@ -80,6 +114,8 @@ class NodeClass(SpecModel):
     @classmethod
     def _tags(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
+            if not (key + text).isprintable():
+                raise ValueError(f"tag {key!r}: {text!r} holds a line break or another invisible character; remove it")
             if not 0 < len(key) <= _LONGEST_TAG_KEY:
                 raise ValueError(f"tag key {key!r} has {len(key)} characters; EC2 takes 1 to {_LONGEST_TAG_KEY}")
             if len(text) > _LONGEST_TAG_VALUE:
@@ -181,7 +217,7 @@ class Taint(SpecModel):
 class Limits(SpecModel):
     """Upper bounds of a pool. Nodes, not GPUs: a GPU limit counts shared replicas once a node is initialized."""
 
-    nodes: int = Field(ge=0, description="Most nodes Karpenter may have in this pool at once.")
+    nodes: int = Field(ge=0, le=100_000, description="Most nodes Karpenter may have in this pool at once.")
 
 
 class Capacity(SpecModel):
@@ -198,8 +234,8 @@ class Capacity(SpecModel):
 class Budget(SpecModel):
     """A disruption budget (Karpenter v1)."""
 
-    nodes: str = Field(
-        pattern=r"^((100|[0-9]{1,2})%|[0-9]+)$", description="How many nodes may be disrupted at once: '10%' or '1'."
+    nodes: Annotated[str, Pattern(r"(100|[0-9]{1,2})%|[0-9]{1,9}", _budget_nodes)] = Field(
+        description="How many nodes may be disrupted at once: '10%' or '1'."
     )
     schedule: str | None = Field(default=None, description="Cron in UTC at which the budget becomes active.")
     duration: HoursAndMinutes | None = Field(
@@ -222,7 +258,7 @@ class Disruption(SpecModel):
     consolidate_after: DurationOrNever = Field(
         default=DurationOrNever("5m"), description="How long a node must be idle first; required by Karpenter."
     )
-    budgets: tuple[Budget, ...] = Field(default=(Budget(nodes="10%"),))
+    budgets: tuple[Budget, ...] = Field(default=(Budget(nodes="10%"),), max_length=50)
 
 
 class NodePool(SpecModel):
@@ -235,9 +271,10 @@ class NodePool(SpecModel):
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
         default=("g5.xlarge", "g5.2xlarge"),
+        max_length=100,
         description="EC2 instance types. Keep them few: left free, Karpenter serves sixteen 1-GPU pods with two p4d.",
     )
-    capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"))
+    capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"), max_length=10)
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,
@@ -256,6 +293,7 @@ class NodePool(SpecModel):
     )
     taints: tuple[Taint, ...] = Field(
         default=(Taint(key=GPU_TAINT_KEY, value="true", effect="NoSchedule"),),
+        max_length=50,
         description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
     )
     labels: dict[str, str] = Field(default_factory=dict, description="Extra labels on the nodes.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -11,6 +11,9 @@ from gpu_fleet.core.errors import SpecError
 
 #: Tags of discriminated unions, which pydantic puts into a location but which are no keys of the file.
 _UNION_TAGS = frozenset({"eks", "kubeconfig", "exclusive", "timeSlicing", "mps"})
+#: Problems of one file that are shown; whoever has more has made one mistake many times.
+MOST_PROBLEMS = 50
+_LONGEST = 500
 
 
 class Problem(NamedTuple):
@@ -24,17 +27,20 @@ class Problem(NamedTuple):
 class SpecErrors(SpecError):
     """All problems of one cluster file.
 
-    :ivar problems: one :class:`SpecError` per problem, in the order of the file's fields.
+    :ivar problems: one :class:`SpecError` per problem, in the order of the file's fields; at most ``MOST_PROBLEMS``.
     """
 
     def __init__(self, problems: Sequence[SpecError], *, where: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(problems[:MOST_PROBLEMS])
         head = f"{where}: " if where else ""
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        lines = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(f"{head}{count} in the cluster spec{lines}")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"{problem.place}: {problem}" if problem.place else str(problem) for problem in self.problems]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"and {len(problems) - MOST_PROBLEMS} more")
+        super().__init__("\n  - ".join([f"{head}{count} in the cluster spec", *lines]))
         self.field = self.problems[0].field if self.problems else ""
         self.remedy = self.problems[0].remedy if self.problems else ""
+        self.place = self.problems[0].place if self.problems else ""
 
 
 def dotted(location: Iterable[Any]) -> str:
@@ -48,10 +54,23 @@ def dotted(location: Iterable[Any]) -> str:
     return path
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """The value as it may stand in a sentence."""
-    text = repr(value)
+    text = repr(value[:200]) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+#: Kind of pydantic's type errors -> what was expected and what to write.
+_EXPECTED = {
+    "bool_type": ("must be true or false", "write true or false, without quotes"),
+    "int_type": ("must be a whole number", "write a whole number, without quotes or a point"),
+    "float_type": ("must be a number", "write a number, without quotes"),
+    "string_type": ("must be text", 'write text, in quotes if it looks like something else: "1.35", "true"'),
+    "tuple_type": ("must be a list", "write a list: [a, b]"),
+    "dict_type": ("must be a mapping", "write a mapping: {key: value}"),
+    "model_type": ("must be a mapping", "write a mapping: {key: value}"),
+    "model_attributes_type": ("must be a mapping", "write a mapping: {key: value}"),
+}
 
 
 def _sentence(error: Any) -> tuple[str, str]:
@@ -67,24 +86,34 @@ def _sentence(error: Any) -> tuple[str, str]:
     if kind in ("literal_error", "union_tag_invalid"):
         expected = context.get("expected") or context.get("expected_tags") or ""
         got = context.get("tag", value)
-        return f"{got!r} is not allowed", f"one of {expected}"
+        return f"{shortened(got)} is not allowed", f"one of {expected}"
     if kind == "union_tag_not_found":
         return "has no mode", "add mode"
     if kind == "string_pattern_mismatch":
-        return f"{_short(value)} is not a valid value", f"must match {context.get('pattern')}"
-    if kind.endswith(("_type", "_parsing", "_from_float")):
-        return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {_short(value)}", ""
-    return f"{_short(value)}: {error['msg'][0].lower()}{error['msg'][1:]}", ""
+        return f"{shortened(value)} is not a valid value", f"must match {context.get('pattern')}"
+    if kind in _EXPECTED:
+        what, remedy = _EXPECTED[kind]
+        return f"{what}, not {shortened(list(value) if isinstance(value, tuple) else value)}", remedy
+    if kind == "too_long":
+        return f"has {context.get('actual_length')} entries", f"give at most {context.get('max_length')}"
+    return f"{shortened(value)}: {error['msg'][0].lower()}{error['msg'][1:]}", ""
 
 
-def problems_of(error: ValidationError) -> list[SpecError]:
-    """One :class:`SpecError` per problem in a pydantic error."""
+def problems_of(error: ValidationError, place: Callable[[str], str] = lambda field: "") -> list[SpecError]:  # noqa: ARG005
+    """One :class:`SpecError` per problem in a pydantic error.
+
+    :param place: where in the file a dotted field is.
+    """
     problems: list[SpecError] = []
     for item in error.errors(include_url=False):
         broken: list[Problem] | None = (item.get("ctx") or {}).get("problems")
-        if item["type"] == "cluster_rules" and broken is not None:
-            problems += [SpecError(p.message, field=p.field, remedy=p.remedy) for p in broken]
-            continue
-        message, remedy = _sentence(item)
-        problems.append(SpecError(message, field=dotted(item["loc"]) or "the file", remedy=remedy))
+        if item["type"] != "cluster_rules" or broken is None:
+            broken = [Problem(dotted(item["loc"]) or "the file", *_sentence(item))]
+        problems += [
+            SpecError(_cut(p.message), field=_cut(p.field), remedy=_cut(p.remedy), place=place(p.field)) for p in broken
+        ]
     return problems
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

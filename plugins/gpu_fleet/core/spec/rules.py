@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ def unique_pools(spec: ClusterSpec) -> Iterator[Problem]:
 def unique_entries(spec: ClusterSpec) -> Iterator[Problem]:
     for index, pool in enumerate(spec.node_pools):
         for key, values in (("instanceTypes", pool.instance_types), ("capacityTypes", pool.capacity_types)):
-            double = sorted({value for value in values if values.count(value) > 1})
+            double = sorted(value for value, times in Counter(values).items() if times > 1)
             if double:
                 yield Problem(f"nodePools[{index}].{key}", f"{double[0]!r} stands there twice", "remove one")
 

@@ -71,8 +71,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no instance type at all": (
         {"nodePools__0__instanceTypes": ["large"]},
         "nodePools[0].instanceTypes[0]",
-        "not a valid value",
-        "must match",
+        "names no single instance type",
+        "for example g5.xlarge",
     ),
     "limit below wanted": (
         {"nodePools__0__limits": {"nodes": 1}},
@@ -183,16 +183,16 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "queue name too long": (
         {"karpenter__interruptionQueue": "q" * 81},
         "karpenter.interruptionQueue",
-        "not a valid",
-        "",
+        "not the name of an SQS queue",
+        "at most 80",
     ),
     "role ARN instead of name": (
         {"nodeClass__role": "arn:aws:iam::1:role/x"},
         "nodeClass.role",
-        "not a valid",
-        "must match",
+        "is the role's ARN",
+        "write the role's name, x",
     ),
-    "bad region": ({"aws__region": "Oregon"}, "aws.region", "Oregon", "must match"),
+    "bad region": ({"aws__region": "Oregon"}, "aws.region", "Oregon", "write its code, for example us-west-2"),
     "reserved tag": ({"nodeClass__tags": {"karpenter.sh/nodepool": "x"}}, "nodeClass.tags", "reserved", "another key"),
     "duplicate taint": (
         {"nodePools__0__taints": [TAINT, {**TAINT, "value": "x"}]},
@@ -356,7 +356,12 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "number",
         "quotes",
     ),
-    "a driver that is no version": ({"validation__minimumDriver": "new"}, "validation.minimumDriver", "'new'", "match"),
+    "a driver that is no version": (
+        {"validation__minimumDriver": "new"},
+        "validation.minimumDriver",
+        "'new'",
+        "one to three numbers",
+    ),
     "a policy that does not exist": (
         {"validation__onFailure__policy": "reboot"},
         "validation.onFailure.policy",
@@ -389,8 +394,105 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "a notifier without a module": (
         {"validation__notify": [{"notifier": "SlackNotifier"}]},
         "validation.notify[0].notifier",
-        "not a valid value",
-        "match",
+        "not the import path of a class",
+        "module and class",
+    ),
+    "a path in the role's ARN": (
+        {"nodeClass__role": "arn:aws-us-gov:iam::123456789012:role/teams/gpu/KarpenterNodeRole"},
+        "nodeClass.role",
+        "is the role's ARN",
+        "write the role's name, KarpenterNodeRole",
+    ),
+    "an instance profile instead of a role": (
+        {"nodeClass__role": "arn:aws:iam::123456789012:instance-profile/X"},
+        "nodeClass.role",
+        "is an instance profile",
+        "name of the role in it",
+    ),
+    "a role with a letter that IAM does not know": (
+        {"nodeClass__role": "Größe"},
+        "nodeClass.role",
+        "not the name of an IAM role",
+        "at most 64",
+    ),
+    "queue ARN instead of name": (
+        {"karpenter__interruptionQueue": "arn:aws:sqs:us-west-2:123456789012:demo-gpu"},
+        "karpenter.interruptionQueue",
+        "is the queue's ARN",
+        "write the queue's name, demo-gpu",
+    ),
+    "queue URL instead of name": (
+        {"karpenter__interruptionQueue": "https://sqs.us-west-2.amazonaws.com/123456789012/demo-gpu"},
+        "karpenter.interruptionQueue",
+        "is the queue's URL",
+        "write the queue's name, demo-gpu",
+    ),
+    "a wildcard of instance types": (
+        {"nodePools__0__instanceTypes": ["gr6.*"]},
+        "nodePools[0].instanceTypes[0]",
+        "names no single instance type",
+        "[gr6.4xlarge, gr6.8xlarge] or some of them",
+    ),
+    "a family of instance types": (
+        {"nodePools__0__instanceTypes": ["p4d"]},
+        "nodePools[0].instanceTypes[0]",
+        "names no single instance type",
+        "[p4d.24xlarge]",
+    ),
+    "cluster ARN instead of name": (
+        {"cluster__name": "arn:aws:eks:us-west-2:123456789012:cluster/demo-gpu"},
+        "cluster.name",
+        "is the cluster's ARN",
+        "write its name, demo-gpu",
+    ),
+    "an availability zone instead of a region": (
+        {"aws__region": "us-west-2a"},
+        "aws.region",
+        "is an availability zone",
+        "write its region, us-west-2",
+    ),
+    "a patch release of Kubernetes": (
+        {"cluster__version": "1.35.1"},
+        "cluster.version",
+        "not a Kubernetes version",
+        '"1.35"',
+    ),
+    "a budget of half a node": (
+        {"nodePools__0__disruption__budgets": [{"nodes": "0.5"}]},
+        "nodePools[0].disruption.budgets[0].nodes",
+        "no number of nodes",
+        '"10%"',
+    ),
+    "a repository with a slash at its end": (
+        {"karpenter__chart__repository": "oci://example.com/karpenter/"},
+        "karpenter.chart.repository",
+        "ends with a slash",
+        "write oci://example.com/karpenter",
+    ),
+    "a repository that is a host": (
+        {"devicePlugin__chart__repository": "example.com/charts"},
+        "devicePlugin.chart.repository",
+        "not the address of a chart repository",
+        "oci://",
+    ),
+    "a duration beyond Go's": (
+        {"nodePools__0__expireAfter": "2562048h"},
+        "nodePools[0].expireAfter",
+        "longer than Go's durations",
+        "720h",
+    ),
+    "a duration of more digits than can be read": (
+        {"nodePools__0__expireAfter": f"{'9' * 5000}h"},
+        "nodePools[0].expireAfter",
+        "longer than Go's durations",
+        "720h",
+    ),
+    "a wait of more than a year": ({"deadlines__approval": "8785h"}, "deadlines.approval", "than a year", "24h"),
+    "more instance types than make sense": (
+        {"nodePools__0__instanceTypes": ["g5.xlarge"] * 101},
+        "nodePools[0].instanceTypes",
+        "101 entries",
+        "at most 100",
     ),
     "plugin in namespace default": ({"devicePlugin__namespace": "default"}, "devicePlugin.namespace", "refuses", ""),
 }
@@ -416,6 +518,22 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
         {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.2xlarge", "g6.xlarge"]},
         {"nodePools__0__instanceTypes": ["g9.xlarge"]},
         {"nodePools__0__expireAfter": "Never"},
+        {"nodePools__0__expireAfter": "2562047h"},
+        {"deadlines__approval": "8784h"},
+        *(
+            {"aws__region": region}
+            for region in (
+                "us-gov-west-1",
+                "cn-north-1",
+                "ap-southeast-7",
+                "mx-central-1",
+                "eusc-de-east-1",
+                "us-iso-east-1",
+                "us-isob-east-1",
+                "eu-isoe-west-1",
+                "us-isof-south-1",
+            )
+        ),
         {"nodePools__0__wantedNodes": 0, "nodePools__0__limits": {"nodes": 0}},
         *(
             {"nodePools__0__disruption__budgets": [{"nodes": "1", "schedule": schedule, "duration": duration}]}
