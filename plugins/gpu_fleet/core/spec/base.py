@@ -76,17 +76,17 @@ class SpecModel(BaseModel):
     def _plain(cls, value: Any) -> Any:
         """No text with line breaks or other invisible characters, nothing that JSON cannot hold."""
         if isinstance(value, str):
-            _visible(value)
+            visible(value)
         elif isinstance(value, tuple):
             for item in value:
                 if isinstance(item, str):
-                    _visible(item)
+                    visible(item)
         elif isinstance(value, dict):
             _json_only(value)
         return value
 
 
-def _visible(text: str) -> None:
+def visible(text: str) -> None:
     """
     :raises ValueError: for text that does not look as what it is: line breaks, control characters, outer spaces.
     """

@@ -157,7 +157,9 @@ def read_document(raw: bytes) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or str(getattr(error, "reason", "")) or str(error).splitlines()[0]
-        hint = "indent with spaces, not tabs" if "'\\t'" in what else "correct it"
+        lines = text.splitlines()
+        tab = mark is not None and mark.line < len(lines) and lines[mark.line][mark.column :].startswith("\t")
+        hint = "indent with spaces, not tabs" if tab else "correct it"
         raise SpecError(
             f"is not valid YAML: {what}", field="the file", remedy=hint, place=_at(mark) if mark else ""
         ) from error

@@ -18,6 +18,7 @@ from gpu_fleet.core.spec.base import (
     SpecModel,
     label_key,
     label_value,
+    visible,
 )
 from gpu_fleet.core.spec.cron import check_budget_schedule
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
@@ -106,7 +107,9 @@ class NodeClass(SpecModel):
         le=16384,
         description="Root volume in GiB; 100, since CUDA framework images take 15 to 20 GB each.",
     )
-    tags: dict[str, str] = Field(default_factory=dict, description="Extra EC2 tags on instances and volumes.")
+    tags: dict[str, str] = Field(
+        default_factory=dict, max_length=50, description="Extra EC2 tags on instances and volumes."
+    )
 
     _alias = field_validator("ami_alias")(_check_ami_alias)
 
@@ -114,8 +117,8 @@ class NodeClass(SpecModel):
     @classmethod
     def _tags(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
-            if not (key + text).isprintable():
-                raise ValueError(f"tag {key!r}: {text!r} holds a line break or another invisible character; remove it")
+            visible(key)
+            visible(text)
             if not 0 < len(key) <= _LONGEST_TAG_KEY:
                 raise ValueError(f"tag key {key!r} has {len(key)} characters; EC2 takes 1 to {_LONGEST_TAG_KEY}")
             if len(text) > _LONGEST_TAG_VALUE:
@@ -296,7 +299,7 @@ class NodePool(SpecModel):
         max_length=50,
         description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
     )
-    labels: dict[str, str] = Field(default_factory=dict, description="Extra labels on the nodes.")
+    labels: dict[str, str] = Field(default_factory=dict, max_length=100, description="Extra labels on the nodes.")
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
     @field_validator("ami_alias")

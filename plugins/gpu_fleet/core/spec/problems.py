@@ -65,6 +65,7 @@ _EXPECTED = {
     "bool_type": ("must be true or false", "write true or false, without quotes"),
     "int_type": ("must be a whole number", "write a whole number, without quotes or a point"),
     "float_type": ("must be a number", "write a number, without quotes"),
+    "finite_number": ("must be a finite number", "write a finite number"),
     "string_type": ("must be text", 'write text, in quotes if it looks like something else: "1.35", "true"'),
     "tuple_type": ("must be a list", "write a list: [a, b]"),
     "dict_type": ("must be a mapping", "write a mapping: {key: value}"),
