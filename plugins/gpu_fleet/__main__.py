@@ -96,7 +96,12 @@ def _validate(folder: Path, previous: Path | None) -> int:
     if not problems:
         print(f"{len(fleet)} cluster files are valid: {', '.join(fleet)}")
         return 0
-    _print_table([(name, problem.field or "the file", _message(problem), problem.remedy) for name, problem in problems])
+    _print_table(
+        [
+            (name, problem.place, problem.field or "the file", _message(problem), problem.remedy)
+            for name, problem in problems
+        ]
+    )
     files = len({name for name, _ in problems})
     print(f"\n{len(problems)} problems in {files} of the fleet's files ({len(fleet)} are there)", file=sys.stderr)
     return 1
@@ -142,12 +147,11 @@ def _message(problem: SpecError) -> str:
     return text.removesuffix(f" ({problem.remedy})") if problem.remedy else text
 
 
-def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
-    head = ("cluster", "field", "problem", "remedy")
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(3)]
-    for row in (head, tuple("-" * width for width in (*widths, len(head[3]))), *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
-        print("  ".join([*cells, row[3]]).rstrip())
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    head = ("cluster", "where", "field", "problem", "remedy")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, tuple("-" * width for width in (*widths[:-1], len(head[-1]))), *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ file must break its own DAGs only.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -16,6 +17,8 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
 from gpu_fleet.core.spec.document import MAX_BYTES, Document, read_document
 from gpu_fleet.hooks.templates import include_dir
+
+log = logging.getLogger(__name__)
 
 #: Overrides the folder of cluster files.
 CLUSTERS_DIR_VARIABLE = "GPU_FLEET_CLUSTERS_DIR"
@@ -119,6 +122,20 @@ def _load_files(name: str, paths: Iterable[Path]) -> ClusterSpec:
     return spec
 
 
+def _judged(name: str, paths: Iterable[Path]) -> ClusterSpec | SpecError:
+    """The spec, or what is wrong with the file: whatever it is, other clusters have no part in it."""
+    try:
+        return _load_files(name, paths)
+    except SpecError as error:
+        return error
+    except Exception as error:
+        log.exception("the cluster file of %s cannot be judged", shown(name))
+        return SpecErrors(
+            [_problem(f"cannot be judged: {type(error).__name__}: {error}", "report it as an error of gpu-fleet")],
+            where=shown(name),
+        )
+
+
 def load_cluster(name: str, folder: Path | str | None = None) -> ClusterSpec:
     """One cluster's spec.
 
@@ -178,10 +195,7 @@ def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | Spec
     """
     fleet: dict[str, ClusterSpec | SpecError] = {}
     for name, paths in sorted(_files(Path(folder) if folder else clusters_dir()).items()):
-        try:
-            fleet[name] = _load_files(name, paths)
-        except SpecError as error:
-            fleet[name] = error
+        fleet[name] = _judged(name, paths)
     places: dict[tuple[str, str, str], list[ClusterSpec]] = {}
     for spec in fleet.values():
         if isinstance(spec, ClusterSpec):

@@ -79,22 +79,19 @@ def test_karpenter_is_told_its_cluster_and_queue() -> None:
 
 
 def test_without_a_queue_karpenter_gets_no_empty_setting() -> None:
-    assert "interruptionQueue" not in helm_values(demo_spec(karpenter__interruptionQueue=""), "karpenter")["settings"]
+    assert "interruptionQueue" not in helm_values(demo_spec(karpenter__interruptionQueue=None), "karpenter")["settings"]
 
 
 def test_the_specs_extra_values_come_last() -> None:
     spec = demo_spec(
-        karpenter__settings={"featureGates": {"nodeOverlay": True}},
-        karpenter__values={"replicas": 1, "controller": {"resources": {"requests": {"cpu": "1"}}}},
-        devicePlugin__values={"gfd": {"enabled": True}, "tolerations": []},
+        karpenter__settings={"featureGates": {"spotToSpotConsolidation": True}},
+        karpenter__values={"controller": {"resources": {"requests": {"cpu": "1"}}}},
+        devicePlugin__values={"gfd": {"enabled": False}, "image": {"tag": "v0.20.0-mine"}},
     )
     karpenter = helm_values(spec, "karpenter")
-    assert karpenter["replicas"] == 1
     assert karpenter["controller"]["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
-    assert karpenter["settings"]["featureGates"] == {"nodeOverlay": True}
-    plugin = helm_values(spec, "device-plugin")
-    assert plugin["gfd"] == {"enabled": True}
-    assert plugin["tolerations"] == []
+    assert karpenter["settings"]["featureGates"] == {"spotToSpotConsolidation": True}
+    assert helm_values(spec, "device-plugin")["image"] == {"tag": "v0.20.0-mine"}
 
 
 def test_the_crd_chart_needs_no_values_and_other_components_are_refused() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec import ClusterSpec, SpecErrors
+from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
 from gpu_fleet.core.spec.document import MAX_BYTES
 from gpu_fleet.hooks.fleet import (
     CLUSTERS_DIR_VARIABLE,
@@ -18,6 +19,12 @@ from gpu_fleet.hooks.fleet import (
 from tests.unit.core.specs import DEMO_FILE
 
 DEMO = DEMO_FILE.read_text(encoding="utf-8")
+
+
+#: Nested anchors: 9 ** 9 words in some hundred bytes.
+BOMB = ", ".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+)
 
 
 def write(folder: Path, name: str, *, cluster: str = "", text: str | None = None, suffix: str = ".yaml") -> Path:
@@ -64,7 +71,107 @@ BAD: dict[str, tuple[bytes, str]] = {
     "other name": (DEMO.encode(), "'demo' is not the file's name 'bad'"),
     "wrong field": (DEMO.replace("us-west-2", "Oregon").encode(), "aws.region"),
     "an unhashable key": (b"? [a]\n: b\n", "bad.yaml"),
+    "an alias bomb in the labels": (
+        DEMO.replace("wantedNodes: 2", f"labels: {{{BOMB}}}").encode(),
+        "nodePools[0].labels.a4[1]: the file has more than 20000 values when its aliases are expanded",
+    ),
+    "an alias bomb in Helm values": (
+        DEMO.replace("devicePlugin:\n", f"devicePlugin:\n  values: {{{BOMB}}}\n").encode(),
+        "devicePlugin.values.a4[1]",
+    ),
+    "Helm values nested 300 levels": (
+        DEMO.replace("devicePlugin:\n", f"devicePlugin:\n  values: {{a: {'[' * 300}{']' * 300}}}\n").encode(),
+        "nested deeper than 40 levels",
+    ),
+    "Helm values that contain themselves": (
+        DEMO.replace("devicePlugin:\n", "devicePlugin:\n  values: &v {a: [*v]}\n").encode(),
+        "*v contains itself",
+    ),
+    "NaN in Helm values": (
+        DEMO.replace("devicePlugin:\n", "devicePlugin:\n  values: {a: .nan}\n").encode(),
+        "devicePlugin.values.a: .nan is no number",
+    ),
+    "yes for a number": (DEMO.replace("wantedNodes: 2", "wantedNodes: yes").encode(), "nodePools[0].wantedNodes: yes"),
+    "an octal number": (DEMO.replace("wantedNodes: 2", "wantedNodes: 010").encode(), "nodePools[0].wantedNodes: 010"),
+    "ninety nodes": (DEMO.replace("wantedNodes: 2", "wantedNodes: 1:30").encode(), "nodePools[0].wantedNodes: 1:30"),
+    "a number for a boolean": (
+        DEMO.replace("gracePeriod: -1", "force: 1").encode(),
+        "drain.force: must be true or false, not 1 (write true or false",
+    ),
+    "a quoted number": (
+        DEMO.replace("wantedNodes: 2", 'wantedNodes: "2"').encode(),
+        "nodePools[0].wantedNodes: must be a whole number, not '2'",
+    ),
+    "a truth for a number": (
+        DEMO.replace("wantedNodes: 2", "wantedNodes: true").encode(),
+        "nodePools[0].wantedNodes: must be a whole number, not True",
+    ),
+    "a name with a line break": (DEMO.replace("name: demo\n", 'name: "bad\\n"\n').encode(), "name: 'bad\\n'"),
+    "UTF-16": (DEMO.encode("utf-16"), "is UTF-16 (save it as UTF-8)"),
 }
+
+
+def test_an_error_names_line_and_column(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        DEMO.replace("name: demo\n", "name: bad\n").replace("replicas: 4", "replicas: 1")
+    )
+    line = DEMO[: DEMO.index("replicas: 4")].count("\n") + 1
+    (problem,) = load_fleet(tmp_path)["bad"].problems  # type: ignore[union-attr]
+    assert problem.place == f"line {line}, column 34"
+    assert f"  - {problem.place}: nodePools[0].sharing.replicas: 1 is not sharing" in problems(
+        load_fleet(tmp_path)["bad"]
+    )
+
+
+def test_a_hostile_file_costs_the_fleet_less_than_a_second(tmp_path: Path) -> None:
+    """Each task's start reads the other files, too, to see whether they describe the same cluster."""
+    write(tmp_path, "good")
+    for number, text in enumerate(
+        (
+            f"# eks-good\n{BOMB.replace(', a', chr(10) + 'a')}",
+            f"# eks-good\n{'[' * 200_000}",
+            f"# eks-good\n{'- ' * 100_000}",
+        )
+    ):
+        (tmp_path / f"bad{number}.yaml").write_text(text)
+    started = time.process_time()
+    assert isinstance(load_cluster("good", tmp_path), ClusterSpec)
+    assert [name for name, spec in load_fleet(tmp_path).items() if isinstance(spec, ClusterSpec)] == ["good"]
+    assert time.process_time() - started < 1
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, a device read for ever."""
+    write(tmp_path, "good")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nothing")
+    fleet = load_fleet(tmp_path)
+    for name in ("pipe", "zero", "gone"):
+        assert "cannot be read" in problems(fleet[name])
+    assert isinstance(load_cluster("good", tmp_path), ClusterSpec)
+
+
+def test_a_file_name_that_is_no_text_is_told_all_the_same(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))).write_text("a: 1\n")
+    (found,) = load_fleet(tmp_path).values()
+    assert "\\xff.yaml" in problems(found)
+    assert str(found).encode()
+
+
+def test_an_error_of_our_own_harms_one_cluster_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "good")
+    write(tmp_path, "odd")
+
+    def failing(value: dict[str, object], **known: object) -> ClusterSpec:
+        if value["name"] == "odd":
+            raise KeyError("x")
+        return parse_cluster(value, **known)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gpu_fleet.hooks.fleet.parse_cluster", failing)
+    fleet = load_fleet(tmp_path)
+    assert "cannot be judged: KeyError" in problems(fleet["odd"])
+    assert isinstance(fleet["good"], ClusterSpec)
 
 
 @pytest.mark.parametrize("situation", BAD)

@@ -54,15 +54,20 @@ class Karpenter(SpecModel):
         description="kube-system: its API priority keeps Karpenter alive under load (Karpenter's own recommendation).",
     )
     chart: KarpenterChart = Field(default_factory=KarpenterChart)
-    interruption_queue: QueueName = Field(
+    interruption_queue: QueueName | None = Field(
         default="",
-        description="SQS queue name Karpenter reads interruptions from (at most 80 characters); empty: it reads none.",
+        description="Name of the SQS queue from which Karpenter reads interruptions (not its ARN or URL). Needed where "
+        "a pool may buy spot: without a queue Karpenter reads no interruption notice. null: accepted, it reads none.",
     )
     replicas: int = Field(
         default=2, ge=1, le=5, description="Controller pods; 2 survive the loss of one system node (one is the leader)."
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="Extra chart values under `settings`.")
-    values: dict[str, Any] = Field(default_factory=dict, description="Extra chart values, merged last.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Extra chart values under `settings`; none that contradicts the spec."
+    )
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="Extra chart values, merged last; none that contradicts the spec."
+    )
 
 
 class RuntimeClass(SpecModel):
@@ -96,7 +101,9 @@ class DevicePlugin(SpecModel):
     device_list_strategy: Literal["envvar", "volume-mounts", "cdi-annotations", "cdi-cri"] = Field(
         default="envvar", description="How a container learns its GPUs; `envvar` is the chart's own default."
     )
-    values: dict[str, Any] = Field(default_factory=dict, description="Extra chart values, merged last.")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="Extra chart values, merged last; none that contradicts the spec."
+    )
 
     @field_validator("namespace")
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpu_fleet.core.names import LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, physical_gpus
+from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
 
 if TYPE_CHECKING:
@@ -193,19 +194,6 @@ def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
             )
 
 
-def settings_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
-    for key, value in (
-        ("clusterName", spec.cluster.name),
-        ("interruptionQueue", spec.karpenter.interruption_queue),
-    ):
-        if key in spec.karpenter.settings and spec.karpenter.settings[key] != value:
-            yield Problem(
-                f"karpenter.settings.{key}",
-                f"{spec.karpenter.settings[key]!r} contradicts {value!r}, which the spec says elsewhere",
-                f"remove it; the package sets {key}",
-            )
-
-
 def drain_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
     if spec.drain.timeout > spec.deadlines.drain:
         yield Problem(
@@ -309,7 +297,7 @@ RULES: tuple[Rule, ...] = (
     labels_are_free,
     budgets_are_whole,
     no_helm_plugin_on_bottlerocket,
-    settings_do_not_contradict,
+    *OWNED_VALUES,
     drain_fits_its_deadline,
     deadlines_are_positive,
     teardown_can_remove_pools,

@@ -14,6 +14,7 @@ MINIMAL: dict[str, Any] = {
     "name": "tiny",
     "aws": {"region": "eu-west-1"},
     "cluster": {"name": "tiny"},
+    "karpenter": {"interruptionQueue": "tiny"},
     "nodeClass": {"role": "KarpenterNodeRole-tiny", "discoveryTag": "tiny"},
     "nodePools": [{"name": "gpu", "instanceTypes": ["g5.2xlarge"]}],
 }
