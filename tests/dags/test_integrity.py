@@ -294,6 +294,9 @@ def write_cluster_as(folder: Path, stem: str, name: str) -> None:
     (folder / f"{name}.yaml").rename(folder / f"{stem}.yaml")
 
 
+#: 12 ** 30 words in a kilobyte.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 12)}]\n" for n in range(1, 30))
+
 #: What is wrong with the file of the cluster of that name -> how to write it, and what the message must name.
 BROKEN = {
     "wrong-value": (lambda folder: write_cluster(folder, "wrong-value", ("replicas: 4", "replicas: 1")), "replicas"),
@@ -308,6 +311,10 @@ BROKEN = {
     "empty": (lambda folder: (folder / "empty.yaml").write_text(""), "empty"),
     "no-yaml": (lambda folder: (folder / "no-yaml.yaml").write_text("a: [1\nb: }"), "YAML"),
     "no-utf8": (lambda folder: (folder / "no-utf8.yaml").write_bytes(b"\xff\xfe\x00"), "UTF-8"),
+    "bomb": (lambda folder: (folder / "bomb.yaml").write_text(BOMB), "when its aliases are expanded"),
+    "deep": (lambda folder: (folder / "deep.yaml").write_text("a: " + "[" * 100_000), "nested deeper than"),
+    "itself": (lambda folder: (folder / "itself.yaml").write_text("a: &a [*a]"), "contains itself"),
+    "odd_name_-ddabd191": (lambda folder: write_cluster_as(folder, "odd name!", "odd"), "name"),
     "wrong-name": (lambda folder: write_cluster_as(folder, "wrong-name", "other"), "name"),
     "duplicate": (
         lambda folder: [
