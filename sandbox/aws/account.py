@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sandbox.aws.client import Aws
+from sandbox.aws.permissions import SPOT_ROLE
 from sandbox.settings import Settings
 
 ADMIN_USER = "sandbox-admin"
@@ -148,12 +149,14 @@ async def _roles(aws: Aws, settings: Settings) -> tuple[str, str]:
         )
     controller = await _role(aws, f"KarpenterControllerRole-{settings.cluster_name}", "pods.eks.amazonaws.com")
     await _role(aws, f"EKSClusterRole-{settings.cluster_name}", "eks.amazonaws.com")
+    # Of the name that EC2 gives it; moto's CreateServiceLinkedRole does not know that one.
+    await _role(aws, SPOT_ROLE, "spot.amazonaws.com", path="/aws-service-role/spot.amazonaws.com/")
     return node, controller
 
 
-async def _role(aws: Aws, name: str, service: str) -> str:
+async def _role(aws: Aws, name: str, service: str, path: str = "/") -> str:
     trust = [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}]
-    reply = await aws.call("iam", "create_role", RoleName=name, AssumeRolePolicyDocument=_policy(trust))
+    reply = await aws.call("iam", "create_role", RoleName=name, Path=path, AssumeRolePolicyDocument=_policy(trust))
     return str(reply["Role"]["Arn"])
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.aws.account import Account
+from sandbox.aws.permissions import absent
 from sandbox.faults import FaultBoard
 from sandbox.settings import Settings
 
@@ -140,7 +141,10 @@ class Eks:
         fault = self._faults.active("eks-status")
         dressed["status"] = str(fault["status"]) if fault else state.status(self._now())
         dressed["platformVersion"] = PLATFORM_VERSION
-        dressed["accessConfig"] = {"authenticationMode": "API", "bootstrapClusterCreatorAdminPermissions": True}
+        dressed["accessConfig"] = {
+            "authenticationMode": self.authentication_mode,
+            "bootstrapClusterCreatorAdminPermissions": True,
+        }
         dressed["upgradePolicy"] = {"supportType": "STANDARD"}
         dressed["health"] = {"issues": []}
         digest = hashlib.sha256(state.name.encode()).hexdigest()[:32].upper()
@@ -156,7 +160,31 @@ class Eks:
 
     # Access entries
 
+    @property
+    def authentication_mode(self) -> str:
+        """``API``, unless the fault ``eks-authentication-mode`` says ``CONFIG_MAP`` or ``API_AND_CONFIG_MAP``."""
+        fault = self._faults.active("eks-authentication-mode")
+        return str(fault["mode"]) if fault else "API"
+
+    def _need_api_mode(self) -> None:
+        """docs.aws.amazon.com/eks/latest/userguide/setting-up-access-entries.html."""
+        if self.authentication_mode == "CONFIG_MAP":
+            raise EksError(
+                400,
+                "InvalidRequestException",
+                "The cluster's authentication mode must be set to one of [API, API_AND_CONFIG_MAP] to perform this "
+                "operation.",
+            )
+
+    def list_access_entries(self, state: ClusterState) -> list[str]:
+        self._need_api_mode()
+        hidden = absent(self._faults, "access-entry")
+        return sorted(
+            arn for arn, entry in state.access_entries.items() if not (hidden and entry.type.startswith("EC2"))
+        )
+
     def create_access_entry(self, state: ClusterState, body: JsonObject) -> AccessEntry:
+        self._need_api_mode()
         arn = str(body.get("principalArn") or "")
         if not arn.startswith("arn:"):
             raise invalid("The principalArn parameter format is not valid")
@@ -175,6 +203,7 @@ class Eks:
         return entry
 
     def access_entry(self, state: ClusterState, arn: str) -> AccessEntry:
+        self._need_api_mode()
         entry = state.access_entries.get(arn)
         if entry is None:
             raise not_found(
@@ -230,6 +259,16 @@ class Eks:
             "modifiedAt": self._now(),
         }
         return state.pod_identities[identifier]
+
+    def list_pod_identities(self, state: ClusterState, namespace: str | None, account: str | None) -> list[JsonObject]:
+        """EKS filters by either, or both."""
+        if absent(self._faults, "pod-identity"):
+            return []
+        return [
+            item
+            for item in state.pod_identities.values()
+            if namespace in (None, item["namespace"]) and account in (None, item["serviceAccount"])
+        ]
 
     def pod_identity(self, state: ClusterState, identifier: str) -> JsonObject:
         if identifier not in state.pod_identities:

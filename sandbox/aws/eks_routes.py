@@ -1,7 +1,7 @@
 """Routes of the EKS API that the shim answers from :class:`sandbox.aws.eks.Eks`.
 
 A route is (method, path segments with ``{}`` for an argument, handler). A handler gets the EKS state, the cluster, the
-arguments after the cluster's name, and the JSON body; it returns the JSON reply.
+arguments after the cluster's name, and the JSON body (of a GET its query); it returns the JSON reply.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def _create_entry(eks: Eks, cluster: ClusterState, _args: list[str], body: JsonO
     return {"accessEntry": eks.describe_access_entry(cluster, eks.create_access_entry(cluster, body))}
 
 
-def _list_entries(_eks: Eks, cluster: ClusterState, _args: list[str], _body: JsonObject) -> JsonObject:
-    return {"accessEntries": sorted(cluster.access_entries)}
+def _list_entries(eks: Eks, cluster: ClusterState, _args: list[str], _body: JsonObject) -> JsonObject:
+    return {"accessEntries": eks.list_access_entries(cluster)}
 
 
 def _describe_entry(eks: Eks, cluster: ClusterState, args: list[str], _body: JsonObject) -> JsonObject:
@@ -64,9 +64,10 @@ def _create_identity(eks: Eks, cluster: ClusterState, _args: list[str], body: Js
     return {"association": eks.create_pod_identity(cluster, body)}
 
 
-def _list_identities(_eks: Eks, cluster: ClusterState, _args: list[str], _body: JsonObject) -> JsonObject:
+def _list_identities(eks: Eks, cluster: ClusterState, _args: list[str], query: JsonObject) -> JsonObject:
     keys = ("clusterName", "namespace", "serviceAccount", "associationArn", "associationId")
-    return {"associations": [{key: item[key] for key in keys} for item in cluster.pod_identities.values()]}
+    found = eks.list_pod_identities(cluster, query.get("namespace"), query.get("serviceAccount"))
+    return {"associations": [{key: item[key] for key in keys} for item in found]}
 
 
 def _describe_identity(eks: Eks, cluster: ClusterState, args: list[str], _body: JsonObject) -> JsonObject:

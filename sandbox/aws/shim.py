@@ -14,11 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, refusals, signature
+from sandbox.aws import eks_routes, permissions, refusals, signature
 from sandbox.aws.eks import ClusterState, Eks, EksError
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
@@ -119,6 +120,9 @@ class Shim:
         refusal = await self._refusal(seen, signed)
         if refusal is not None:
             return refusals.respond(refusal, signed.service, target=target)
+        faulty = permissions.answer(self._settings.faults, seen, signed.service)
+        if faulty is not None:
+            return faulty
         if signed.service == "eks":
             return await self._answer_eks(seen, signed.region)
         if signed.expires is not None and signed.service != "s3":
@@ -169,7 +173,7 @@ class Shim:
             route = eks_routes.match(seen.method, seen.path)
             if route is not None:
                 name, arguments, handler = route
-                body = json.loads(seen.body) if seen.body else {}
+                body = json.loads(seen.body) if seen.body else dict(parse_qsl(seen.query))
                 return web.json_response(handler(self.eks, self.eks.cluster(region, name), arguments, body))
             return await self._cluster_call(seen, region)
         except json.JSONDecodeError:

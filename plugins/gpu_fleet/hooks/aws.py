@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 from gpu_fleet.core.errors import (
@@ -97,6 +98,29 @@ def dig(response: Any, path: str) -> list[Any]:
     return level
 
 
+@cache
+def _endpoints() -> Any:
+    """botocore's list of partitions and their endpoints; read once per process, without a service model."""
+    from botocore.loaders import create_loader
+    from botocore.regions import EndpointResolver
+
+    return EndpointResolver(create_loader().load_data("endpoints"))
+
+
+def regional_endpoint(service: str, region: str) -> str:
+    """The URL of a service's own endpoint in a region, of whatever partition: each has a domain of its own.
+
+    Not the client's: that of STS may be the global one (``sts_regional_endpoints = legacy``), which EKS does not accept
+    in a token (kubernetes-sigs/aws-iam-authenticator pkg/token/token.go).
+
+    :raises SpecError: if botocore knows no partition with such a region.
+    """
+    found = _endpoints().construct_endpoint(service, region)
+    if not found:
+        raise SpecError(f"AWS has no region {region!r}", field="aws.region", remedy="write for example us-west-2")
+    return f"https://{found['hostname']}"
+
+
 class AwsSession:
     """boto3 clients for one Airflow connection and region. Cheap to make: nothing is resolved before the first use.
 
@@ -160,9 +184,7 @@ class AwsSession:
         if configured:
             return configured
         if service == "sts":
-            # EKS accepts only the regional endpoint in a token; known without loading a service model.
-            partition = self.session().get_partition_for_region(self.region)
-            return f"https://sts.{self.region}.amazonaws.com" + (".cn" if partition == "aws-cn" else "")
+            return regional_endpoint("sts", self.region)
         return str(self.client(service).meta.endpoint_url)
 
     def client(self, service: str) -> Any:

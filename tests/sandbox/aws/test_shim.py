@@ -160,6 +160,83 @@ async def test_access_entries_and_pod_identity_live_as_in_eks(cloud: RunningClou
     assert (await call("eks", "list_nodegroups", clusterName=name))["nodegroups"] == ["system"]
 
 
+_NEEDED: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
+    # action -> service, operation, parameters, code without the permission, what the account may lack
+    "eks:ListAccessEntries": ("eks", "list_access_entries", {"clusterName": "demo-gpu"}, "AccessDeniedException", ""),
+    "eks:ListPodIdentityAssociations": (
+        "eks", "list_pod_identity_associations", {"clusterName": "demo-gpu"}, "AccessDeniedException", "",
+    ),
+    "sqs:GetQueueUrl": ("sqs", "get_queue_url", {"QueueName": "demo-gpu"}, "AccessDenied", "queue"),
+    "iam:GetRole": ("iam", "get_role", {"RoleName": "KarpenterNodeRole-demo-gpu"}, "AccessDenied", "node-role"),
+    "ec2:DescribeSubnets": ("ec2", "describe_subnets", {}, "UnauthorizedOperation", ""),
+    "ec2:DescribeSecurityGroups": ("ec2", "describe_security_groups", {}, "UnauthorizedOperation", ""),
+    "eks:DescribeCluster": ("eks", "describe_cluster", {"name": "demo-gpu"}, "AccessDeniedException", ""),
+}  # fmt: skip
+
+
+async def test_a_permission_that_is_missing_is_refused_in_each_service_s_own_words(cloud: RunningCloud) -> None:
+    for action, (service, operation, params, code, _) in _NEEDED.items():
+        await cloud.aws.call(service, operation, **params)
+        cloud.settings.faults.set("aws-denied", {"actions": [action]})
+        with pytest.raises(ClientError, match=action) as caught:
+            await cloud.aws.call(service, operation, **params)
+        assert caught.value.response["Error"]["Code"] == code
+        assert (await cloud.aws.call("sts", "get_caller_identity"))["Arn"] == cloud.account.admin_arn
+        cloud.settings.faults.clear()
+
+
+async def test_what_the_account_lacks_is_absent_for_everybody(cloud: RunningCloud) -> None:
+    aws, faults = cloud.aws, cloud.settings.faults
+    spot = {"RoleName": "AWSServiceRoleForEC2Spot"}
+    assert (await aws.call("iam", "get_role", **spot))["Role"]["Path"] == "/aws-service-role/spot.amazonaws.com/"
+    faults.set("aws-absent", {"what": ["access-entry", "pod-identity", "queue", "node-role", "spot-role"]})
+    entries = (await aws.call("eks", "list_access_entries", clusterName="demo-gpu"))["accessEntries"]
+    assert entries == [cloud.account.admin_arn]
+    found = await aws.call("eks", "list_pod_identity_associations", clusterName="demo-gpu")
+    assert found["associations"] == []
+    # As boto3 has it: the JSON protocol of SQS keeps the codes of the query protocol.
+    assert await _code(aws, "sqs", "get_queue_url", QueueName="demo-gpu") == "AWS.SimpleQueueService.NonExistentQueue"
+    for name in ("KarpenterNodeRole-demo-gpu", spot["RoleName"]):
+        assert await _code(aws, "iam", "get_role", RoleName=name) == "NoSuchEntity"
+    faults.set("aws-absent", {"what": ["discovery-tags"]})
+    filters = [{"Name": "tag:karpenter.sh/discovery", "Values": ["demo-gpu"]}]
+    for operation, key in (("describe_subnets", "Subnets"), ("describe_security_groups", "SecurityGroups")):
+        assert (await aws.call("ec2", operation, Filters=filters))[key] == []
+        assert (await aws.call("ec2", operation))[key]
+        faults.clear()
+        assert (await aws.call("ec2", operation, Filters=filters))[key]
+        faults.set("aws-absent", {"what": ["discovery-tags"]})
+    faults.clear()
+
+
+async def test_moto_says_the_same_of_a_queue_and_a_role_that_are_not_there(cloud: RunningCloud) -> None:
+    """The faults above, against what an absent thing really gives."""
+    assert await _code(cloud.aws, "sqs", "get_queue_url", QueueName="nope") == "AWS.SimpleQueueService.NonExistentQueue"
+    assert await _code(cloud.aws, "iam", "get_role", RoleName="nope") == "NoSuchEntity"
+
+
+async def test_associations_are_filtered_by_namespace_and_service_account(cloud: RunningCloud) -> None:
+    async def found(**filters: str) -> int:
+        reply = await cloud.aws.call("eks", "list_pod_identity_associations", clusterName="demo-gpu", **filters)
+        return len(reply["associations"])
+
+    assert await found(namespace="kube-system") == await found(serviceAccount="karpenter") == 1
+    assert await found(namespace="kube-system", serviceAccount="karpenter") == 1
+    assert await found(namespace="karpenter") == await found(namespace="kube-system", serviceAccount="x") == 0
+
+
+async def test_a_cluster_that_trusts_its_config_map_has_no_access_entries(cloud: RunningCloud) -> None:
+    """docs.aws.amazon.com/eks/latest/userguide/setting-up-access-entries.html."""
+    described = await cloud.aws.call("eks", "describe_cluster", name="demo-gpu")
+    assert described["cluster"]["accessConfig"]["authenticationMode"] == "API"
+    cloud.settings.faults.set("eks-authentication-mode", {"mode": "CONFIG_MAP"})
+    described = await cloud.aws.call("eks", "describe_cluster", name="demo-gpu")
+    assert described["cluster"]["accessConfig"]["authenticationMode"] == "CONFIG_MAP"
+    with pytest.raises(ClientError, match="authentication mode must be set to one of"):
+        await cloud.aws.call("eks", "list_access_entries", clusterName="demo-gpu")
+    cloud.settings.faults.clear()
+
+
 def _token(
     cloud: RunningCloud,
     *,

@@ -16,7 +16,9 @@ from gpu_fleet.core.errors import (
     Throttled,
     Unauthorized,
 )
-from gpu_fleet.hooks.aws import AwsSession, dig, error_for_code
+from gpu_fleet.core.spec import parse_cluster
+from gpu_fleet.hooks.aws import AwsSession, dig, error_for_code, regional_endpoint
+from tests.unit.core.specs import demo_mapping
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,35 @@ def account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-key")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+#: One region of each partition -> the domain of its endpoints (docs.aws.amazon.com, 'AWS service endpoints').
+PARTITIONS = {
+    "us-west-2": "amazonaws.com",
+    "us-east-1": "amazonaws.com",
+    "us-gov-west-1": "amazonaws.com",
+    "cn-north-1": "amazonaws.com.cn",
+    "eusc-de-east-1": "amazonaws.eu",
+    "us-iso-east-1": "c2s.ic.gov",
+    "us-isob-east-1": "sc2s.sgov.gov",
+    "eu-isoe-west-1": "cloud.adc-e.uk",
+    "us-isof-south-1": "csp.hci.ic.gov",
+}
+
+
+@pytest.mark.parametrize("region", PARTITIONS)
+def test_tokens_are_signed_for_the_regions_own_sts_in_every_partition(
+    account: None, monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    monkeypatch.setenv("AWS_STS_REGIONAL_ENDPOINTS", "legacy")
+    assert AwsSession(None, region).endpoint("sts") == f"https://sts.{region}.{PARTITIONS[region]}"
+    assert not AwsSession(None, region).is_unknown_region()
+    assert parse_cluster(demo_mapping(aws__region=region)).region == region
+
+
+def test_there_is_no_endpoint_of_a_region_of_no_partition() -> None:
+    with pytest.raises(SpecError, match=r"aws\.region: AWS has no region 'mars-north-1'"):
+        regional_endpoint("sts", "mars-north-1")
 
 
 @pytest.mark.parametrize(("region", "unknown"), [("us-west-2", False), ("cn-north-1", False), ("mars-north-1", True)])
