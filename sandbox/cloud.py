@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from sandbox import chartrepo, state
+from sandbox.audit import AuditLog
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws.authenticator import Authenticator, Identity
@@ -179,6 +180,7 @@ class Cloud:
                 with suppress(Exception):  # one part that ends badly must not keep the others alive
                     await result
         self._closers.clear()
+        self.settings.audit.close()
         state.remove(self.settings.state_dir)
 
     # AWS
@@ -356,6 +358,10 @@ class Cloud:
     @property
     def faults(self) -> FaultBoard:
         return self.settings.faults
+
+    @property
+    def audit(self) -> AuditLog:
+        return self.settings.audit
 
     @property
     def stoppable(self) -> dict[str, Stoppable]:

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, refusals, signature
+from sandbox.aws import eks_routes, refusals, signature, trail
 from sandbox.aws.eks import ClusterState, Eks, EksError
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
@@ -53,6 +53,7 @@ class Shim:
         self._deletions: set[asyncio.Task[None]] = set()
         self._http: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
+        self._trail = trail.Trail(settings.audit, settings.region)
         self.eks = Eks(settings.faults)
         self.port = 0
 
@@ -119,6 +120,17 @@ class Shim:
         refusal = await self._refusal(seen, signed)
         if refusal is not None:
             return refusals.respond(refusal, signed.service, target=target)
+        operation = trail.operation_of(seen.method, seen.path, seen.headers, seen.body)
+        response = await self._answer(seen, signed)
+        if trail.is_write(operation[0]):
+            caller = {"arn": (await self.credentials(signed.access_key) or {}).get("arn", "")}
+            answer = response.status, response.body if isinstance(response.body, bytes) else b""
+            self._trail.record(
+                signed.service, operation, seen.headers, {**caller, "accessKeyId": signed.access_key}, answer
+            )
+        return response
+
+    async def _answer(self, seen: signature.Request, signed: signature.Signature) -> web.Response:
         if signed.service == "eks":
             return await self._answer_eks(seen, signed.region)
         if signed.expires is not None and signed.service != "s3":
