@@ -162,19 +162,23 @@ class Scene:
         causes = [self._log(second["dag_run_id"], task) for task in failed]
         cause_found = any(BROKEN_TAG in cause or "ImagePull" in cause for cause in causes)
         end = facts.wait_for_health(self.kubectl, before, timeout=120)
+        rolled_back = facts.rollback(self.kubectl)
         self.report["fault"] = {
             "injected": f"image tag {BROKEN_TAG}",
             "failed_tasks": [task["task_id"] for task in failed],
             "cause_named": cause_found,
+            "rollback": rolled_back,
             "end_state": end,
         }
-        passed = second["state"] == "failed" and cause_found and end["healthy"]
+        proven = next((row.get("proven_revision") for row in before if row["name"] == facts.PLUGIN), None)
+        to_proven = rolled_back is not None and rolled_back["to"] == proven
+        passed = second["state"] == "failed" and cause_found and to_proven and end["healthy"]
         self.report["releases"] = facts.releases(self.kubectl)
         self.report["outcome"] = (
             f"{'as it should be' if passed else 'FAILED'}: the upgrade's run ended {second['state']}, "
             f"the cause was {'named' if cause_found else 'NOT named'} "
-            f"({', '.join(task['task_id'] for task in failed)}), and the end state is "
-            f"{'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
+            f"({', '.join(task['task_id'] for task in failed)}), {facts.rollback_text(rolled_back)}, "
+            f"and the end state is {'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
         )
         return passed
 
