@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -107,8 +108,12 @@ class Borrowed:
     def write_spec(self, file: Path) -> None:
         """Make a cluster file reach this server: EKS's tokens are good for the sandbox's own one alone."""
         spec = yaml.safe_load(file.read_text())
-        spec["cluster"] |= {"version": self.version, "access": {"mode": "kubeconfig", "path": str(self.kubeconfig)}}
+        spec["cluster"] |= self.cluster()
         file.write_text(yaml.safe_dump(spec, sort_keys=False))
+
+    def cluster(self) -> dict[str, Any]:
+        """The fields of a cluster file by which this server is reached."""
+        return {"version": self.version, "access": {"mode": "kubeconfig", "path": str(self.kubeconfig)}}
 
     def clean(self) -> Cleaned:
         """Remove everything that the demo made there. Nothing else is touched; nothing to do is no error.

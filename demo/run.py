@@ -101,9 +101,14 @@ def prepare(stack: Stack, kubeconfig: Path | None) -> Borrowed | None:
     borrowed.claim()
     print(label_of(borrowed.version, borrowed.server, borrowed.controllers))
     borrowed.write_spec(cluster_file(stack))
+    borrow(stack, borrowed)
+    return borrowed
+
+
+def borrow(stack: Stack, borrowed: Borrowed) -> None:
+    """Let a stack that is to be started use a borrowed API server."""
     stack.kubeconfig = borrowed.kubeconfig
     stack.sandbox_parts = () if borrowed.controllers else WITH_CONTROLLERS
-    return borrowed
 
 
 def start(stack: Stack, borrowed: Borrowed | None) -> None:
