@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ def few(names: Sequence[str]) -> str:
 class Borrowed:
     """Somebody else's API server.
 
+    :ivar kubeconfig: a private copy of the context that is used; :ivar given: the user's file.
     :ivar version: Kubernetes, ``1.36``.
     :ivar controllers: whether a kube-controller-manager and a scheduler work there.
     :ivar before: UID to kind and name of all objects when the demo began.
@@ -56,6 +59,7 @@ class Borrowed:
     version: str = ""
     controllers: bool = True
     before: dict[str, str] = field(default_factory=dict)
+    given: Path | None = None
 
     @classmethod
     def open(cls, kubeconfig: Path, home: Path) -> Borrowed:
@@ -65,11 +69,12 @@ class Borrowed:
         path = kubeconfig.expanduser().resolve()
         if not path.is_file():
             raise StackError(f"there is no kubeconfig {path}; name a file with one")
-        found = cls(path, Kubectl(str(path), home))
+        found = cls(path, Kubectl(str(path), home), given=path)
         try:
-            told = json.loads(found.kubectl.run("version", "-o", "json"))["serverVersion"]
             config = json.loads(found.kubectl.run("config", "view", "--minify", "-o", "json"))
-        except (RuntimeError, KeyError, ValueError) as error:
+            told = json.loads(found.kubectl.run("version", "-o", "json", "--request-timeout=10s"))["serverVersion"]
+            pinned = found.kubectl.run("config", "view", "--minify", "--flatten", "--raw")
+        except (RuntimeError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
             raise StackError(f"the API server of {path} does not answer: {error}; is it up?") from error
         user = (config.get("users") or [{"user": {}}])[0]["user"]
         if "exec" in user or "auth-provider" in user:
@@ -79,6 +84,12 @@ class Borrowed:
             )
         found.server = config["clusters"][0]["cluster"]["server"]
         found.version = f"{told['major']}.{str(told['minor']).rstrip('+')}"
+        # A copy of this context alone: whoever switches the file's context meanwhile sends nobody elsewhere.
+        found.kubeconfig = home.parent / "borrowed.kubeconfig"
+        found.kubeconfig.unlink(missing_ok=True)
+        with os.fdopen(os.open(found.kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(pinned)
+        found.kubectl = Kubectl(str(found.kubeconfig), home)
         return found
 
     def claim(self) -> None:
@@ -87,9 +98,9 @@ class Borrowed:
         :raises StackError: it would, or a demo is there already.
         """
         if self.kubectl.run_quietly("auth", "can-i", "*", "*", "--all-namespaces").strip() != "yes":
-            raise StackError(f"{self.kubeconfig} may not do everything on {self.server}; the demo needs cluster-admin")
+            raise StackError(f"{self.given} may not do everything on {self.server}; the demo needs cluster-admin")
         found = things(self.kubectl)
-        reasons = refusals(found, f"make demo-clean KUBECONFIG_FILE={self.kubeconfig}")
+        reasons = refusals(found, f"make demo-clean KUBECONFIG_FILE={self.given}")
         if reasons:
             raise StackError(f"the demo does not run on {self.server}: " + "; ".join(reasons))
         self.controllers = has_controllers(found, datetime.now(UTC))
@@ -122,6 +133,7 @@ class Borrowed:
         """
         if not self.kubectl.get("configmap", MARK, "-n", MARK_NAMESPACE):
             raise StackError(f"no demo has been on {self.server}: the ConfigMap {MARK_NAMESPACE}/{MARK} is missing")
+        self.controllers = has_controllers(things(self.kubectl), datetime.now(UTC))
         began = time.monotonic()
         removed: dict[str, str] = {}
         while True:

@@ -38,7 +38,7 @@ WANTED, CAP = 1, 2
 
 
 def spec(replicas: int) -> Json:
-    """The shared pool alone is built: one node wanted, two at most. Karpenter stays, as another team's NodePool does."""
+    """One node wanted in the shared pool, two at most. Karpenter stays, as another team's NodePool does."""
     changes = {"wantedNodes": WANTED, "limits": {"nodes": CAP}, "sharing": {"replicas": replicas}}
     return pool_changes(cluster_spec(changes={"teardown": {"uninstallKarpenter": False}}), SHARED, changes)
 

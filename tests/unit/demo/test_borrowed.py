@@ -242,6 +242,22 @@ def test_kubeconfig_that_the_sandbox_cannot_use_is_refused_with_the_remedy(
         Borrowed.open(path, tmp_path / "home")
 
 
+def test_context_that_is_switched_meanwhile_leads_nobody_to_another_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text("")
+    answers = {
+        "version": {"serverVersion": {"major": "1", "minor": "34+"}},
+        "config": {"users": [{"user": {"token": "t"}}], "clusters": [{"cluster": {"server": "https://x"}}]},
+    }
+    monkeypatch.setattr("demo.kubectl.Kubectl.run", lambda _self, *args, **_: json.dumps(answers[args[0]]))
+    found = Borrowed.open(tmp_path / "config", tmp_path / "home")
+    assert (found.version, found.server, found.given) == ("1.34", "https://x", tmp_path / "config")
+    assert found.cluster()["access"]["path"] == str(found.kubeconfig) == str(tmp_path / "borrowed.kubeconfig")
+    assert found.kubeconfig.stat().st_mode & 0o777 == 0o600
+    assert json.loads(found.kubeconfig.read_text()) == answers["config"]
+
+
 def test_make_down_knows_which_server_to_clean(tmp_path: Path) -> None:
     assert saved_kubeconfig(tmp_path) is None
     Stack(build_dir=tmp_path, speed=1.0, kubeconfig=Path("/etc/config"))._save()
