@@ -11,9 +11,11 @@ SIDE_BY_SIDE := -n 2 --dist
 # They start a sandbox of their own and no Airflow.
 HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py
 STACK_SUITES := tests/e2e $(addprefix --ignore=,$(HELM_SUITES))
+# An API server of the user's for demo and tests, in the place of the sandbox's own: see docs/guides/sandbox.md.
+BORROWED = $(if $(KUBECONFIG_FILE),--kubeconfig "$(abspath $(KUBECONFIG_FILE))")
 TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 
-.PHONY: help setup demo up down test test-fast test-full lint unit helm sandbox e2e soak requirements docs schema clean
+.PHONY: help setup demo demo-clean up down test test-fast test-full test-real lint unit helm sandbox e2e soak requirements docs schema clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,11 +33,14 @@ $(VENV)/.installed: requirements-dev.txt
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
 	@touch $@
 
-demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1)
-	@$(TOOLS) && $(BIN)/python -m demo run $(if $(FAULT),--fault $(FAULT)) $(if $(filter-out 0,$(KEEP)),--keep)
+demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1, KUBECONFIG_FILE=…)
+	@$(TOOLS) && $(BIN)/python -m demo run $(if $(FAULT),--fault $(FAULT)) $(if $(filter-out 0,$(KEEP)),--keep) $(BORROWED)
 
-up: setup ## sandbox and Airflow, kept running to look around
-	@$(TOOLS) && $(BIN)/python -m demo up
+demo-clean: setup ## remove what a demo that was killed left on the API server of KUBECONFIG_FILE
+	@$(TOOLS) && $(BIN)/python -m demo clean $(or $(BORROWED),$(error name the server with KUBECONFIG_FILE=FILE))
+
+up: setup ## sandbox and Airflow, kept running to look around (KUBECONFIG_FILE=…)
+	@$(TOOLS) && $(BIN)/python -m demo up $(BORROWED)
 
 down: setup ## stop what `make up` or `make demo KEEP=1` left running
 	@$(BIN)/python -m demo down
@@ -69,6 +74,10 @@ test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
 	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
+
+test-real: setup ## the end-to-end tests that make sense on the API server of KUBECONFIG_FILE
+	@$(TOOLS) && E2E_KUBECONFIG="$(or $(KUBECONFIG_FILE),$(error name the server with KUBECONFIG_FILE=FILE))" \
+	  $(PYTEST) -m real_api tests/e2e
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

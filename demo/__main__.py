@@ -1,4 +1,4 @@
-"""``python -m demo run|up|down``; see the Makefile."""
+"""``python -m demo run|up|down|clean``; see the Makefile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from demo import run as demo_run
-from demo.stack import ROOT, Stack, StackError, stop_saved
+from demo.borrowed import Borrowed
+from demo.stack import ROOT, Stack, StackError, saved_kubeconfig, stop_saved
 
 #: The demo's fixed speed: the simulated world is this much faster than the real one.
 SPEED = 1.6
@@ -25,19 +26,28 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--keep", action="store_true", help="stop after validation and keep everything up")
     run.add_argument("--speed", type=float, default=SPEED)
     run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig, not the sandbox's own")
     up = commands.add_parser("up", help="start sandbox and Airflow and leave them running")
     up.add_argument("--speed", type=float, default=SPEED)
     up.add_argument("--seed", type=int, default=1)
     up.add_argument("--foreground", action="store_true", help="stay, and stop everything at the end")
     up.add_argument("--host", default="127.0.0.1", help="where Airflow's UI listens")
     up.add_argument("--port", type=int, default=0, help="its port; 0 for a free one")
+    up.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig, not the sandbox's own")
     commands.add_parser("down", help="stop what was left running")
+    cleaner = commands.add_parser("clean", help="remove what a demo that was killed left on somebody else's API server")
+    cleaner.add_argument("--kubeconfig", type=Path, required=True)
     args = parser.parse_args(argv)
 
     signal.signal(signal.SIGTERM, _interrupt)
-    if args.command == "down":
-        print("stopped" if stop_saved(args.build_dir) else "nothing was running")
-        return 0
+    try:
+        if args.command == "down":
+            return down(args.build_dir)
+        if args.command == "clean":
+            return clean(args.kubeconfig, args.build_dir)
+    except StackError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 2
     if (args.build_dir / "stack.json").exists() and demo_run.still_running(args.build_dir):
         print("a demo is still running here; stop it with `make down`", file=sys.stderr)
         return 2
@@ -45,12 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "up":
             stack.bind_host, stack.port, stack.outlives = args.host, args.port, not args.foreground
-            stack.start()
-            demo_run.say_where(stack)
-            if args.foreground:
-                demo_run.stay(stack)
+            demo_run.up(stack, args.kubeconfig, foreground=args.foreground)
             return 0
-        return demo_run.run(stack, fault=args.fault, keep=args.keep)
+        return demo_run.run(stack, fault=args.fault, keep=args.keep, kubeconfig=args.kubeconfig)
     except StackError as error:
         print(f"could not be started: {error}", file=sys.stderr)
         return 2
@@ -58,6 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         print("\ninterrupted: stopping everything", file=sys.stderr)
         stack.stop()
         return 130
+
+
+def down(build_dir: Path) -> int:
+    """Stop what runs, and remove what it made on somebody else's API server."""
+    kubeconfig = saved_kubeconfig(build_dir)
+    print("stopped" if stop_saved(build_dir) else "nothing was running")
+    return 0 if kubeconfig is None else clean(kubeconfig, build_dir)
+
+
+def clean(kubeconfig: Path, build_dir: Path) -> int:
+    cleaned = Borrowed.open(kubeconfig, build_dir / "home").clean()
+    print(cleaned.text)
+    return 1 if cleaned.left else 0
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from demo.kubectl import Kubectl
@@ -73,11 +75,44 @@ def releases(kubectl: Kubectl) -> list[Json]:
     return [newest[key] for key in sorted(newest)]
 
 
+def stored(secret: Json) -> Json:
+    """What Helm keeps of a revision: base64(gzip(JSON)), which the API server encodes once more."""
+    packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+    value: Json = json.loads(gzip.decompress(packed))
+    return value
+
+
 def chart_of(secret: Json) -> str:
-    """Name and version of a revision's chart. Helm stores base64(gzip(JSON)); the API server encodes that once more."""
-    stored = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-    metadata = json.loads(gzip.decompress(stored))["chart"]["metadata"]
+    """Name and version of a revision's chart."""
+    metadata = stored(secret)["chart"]["metadata"]
     return f"{metadata['name']}-{metadata['version']}"
+
+
+#: How Helm describes a revision that a rollback made (helm ``pkg/action/rollback.go``).
+ROLLBACK = re.compile(r"^Rollback to (\d+)$")
+
+
+def rollback(kubectl: Kubectl, release: str = PLUGIN) -> Json | None:
+    """The newest rollback of a release: the revision that was given up, the one whose content came back, and its new
+    number; ``None`` if the newest revision was not made by a rollback."""
+    secrets = kubectl.get("secrets", "-A", "-l", f"owner=helm,name={release}")
+    revisions = sorted(((int(s["metadata"]["labels"]["version"]), s) for s in secrets), key=itemgetter(0))
+    if len(revisions) < 2:
+        return None
+    found = ROLLBACK.match(str(stored(revisions[-1][1]).get("info", {}).get("description", "")))
+    if found is None:
+        return None
+    return {"release": release, "from": revisions[-2][0], "to": int(found.group(1)), "as": revisions[-1][0]}
+
+
+def rollback_text(found: Json | None) -> str:
+    """One clause on a rollback."""
+    if found is None:
+        return "NO rollback took place"
+    return (
+        f"release {found['release']} was rolled back from revision {found['from']} to the content of revision "
+        f"{found['to']}, now revision {found['as']}"
+    )
 
 
 def plugin_health(kubectl: Kubectl, before: list[Json]) -> Json:

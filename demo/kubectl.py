@@ -30,6 +30,13 @@ class Kubectl:
             raise RuntimeError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
+    def run_quietly(self, *args: str) -> str:
+        """The same; an empty text if it fails."""
+        try:
+            return self.run(*args)
+        except (RuntimeError, subprocess.TimeoutExpired):
+            return ""
+
     def get(self, *args: str) -> list[dict[str, Any]]:
         """``kubectl get … -o json`` as a list of objects; an absent resource type or object is an empty list."""
         try:

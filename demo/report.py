@@ -14,6 +14,7 @@ def timeline_json(split: Timeline, started: float) -> dict[str, Any]:
     return {
         "total_s": round(split.total, 1),
         "waiting_for_a_person_s": round(split.person, 1),
+        "waiting_for_a_failure_s": round(split.patience, 1),
         "injected_waits_s": round(split.injected, 1),
         "own_work_s": round(split.work, 1),
         "airflow_s": round(split.airflow, 1),
@@ -28,6 +29,7 @@ def timeline_json(split: Timeline, started: float) -> dict[str, Any]:
                 "gap_s": round(step.gap, 2),
                 "seconds": round(step.seconds, 1),
                 "injected_s": round(step.injected, 1),
+                "patience_s": round(step.patience, 1),
                 "deferrals": step.span.deferrals,
             }
             for step in split.steps
@@ -145,16 +147,22 @@ def _timeline(name: str, split: dict[str, Any]) -> list[str]:
                 f"{step['gap_s']:.2f}",
                 f"{step['seconds']:.1f}",
                 f"{step['injected_s']:.1f}" if step["injected_s"] else "",
-                step["task"] + (" (deferred)" if step["deferrals"] else ""),
+                step["task"]
+                + (" (deferred)" if step["deferrals"] else "")
+                + (f" (failed after {step['patience_s']:.1f} s of patience)" if step["patience_s"] else ""),
             ]
         )
     waiting = split["total_s"] - split["waiting_for_a_person_s"]
+    patience = split["waiting_for_a_failure_s"]
+    failure = f" + waiting until a failure was certain {patience:.1f}" if patience else ""
+    without = " without that wait" if patience else ""
     return [
         "",
         f"critical path of {name}, in seconds",
         *table(rows),
-        f"  run {waiting:.1f} s = injected waits {split['injected_waits_s']:.1f} + own work {split['own_work_s']:.1f} "
-        f"+ Airflow {split['airflow_s']:.1f}; run / injected waits = {split['ratio']:.2f}",
+        f"  run {waiting:.1f} s = injected waits {split['injected_waits_s']:.1f}{failure} + own work "
+        f"{split['own_work_s']:.1f} + Airflow {split['airflow_s']:.1f}; run{without} / injected waits = "
+        f"{split['ratio']:.2f}",
         f"  Airflow may take 2.5 s x {split['deferrals_on_path']} deferrals + 0.4 s x {split['tasks_on_path']} tasks "
         f"= {split['airflow_allowed_s']:.1f} s",
     ]

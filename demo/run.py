@@ -14,6 +14,7 @@ import yaml
 
 from demo import facts, workload
 from demo.api import AirflowApi
+from demo.borrowed import WITH_CONTROLLERS, Borrowed, label_of
 from demo.control import Sandbox
 from demo.kubectl import Kubectl
 from demo.processes import pss_mb, session_pids
@@ -32,19 +33,17 @@ RUN_TIMEOUT_S = 900.0
 BROKEN_TAG = "v0.20.0-broken"
 
 
-def run(stack: Stack, *, fault: str | None, keep: bool) -> int:
+def run(stack: Stack, *, fault: str | None, keep: bool, kubeconfig: Path | None = None) -> int:
     """
     :param fault: ``broken-plugin``: afterwards an upgrade that never becomes ready.
     :param keep: stop after validation and leave everything running.
+    :param kubeconfig: of somebody else's API server.
     :returns: 0 if everything that should happen happened.
     """
-    clusters = stack.build_dir / "clusters"
-    shutil.rmtree(clusters, ignore_errors=True)
-    shutil.copytree(ROOT / "include" / "clusters", clusters)
-    stack.clusters_dir = clusters
     stack.outlives = keep
     began = time.time()
-    stack.start()
+    borrowed = prepare(stack, kubeconfig)
+    start(stack, borrowed)
     memory = MemoryWatch(stack)
     memory.start()
     kept = False
@@ -52,7 +51,7 @@ def run(stack: Stack, *, fault: str | None, keep: bool) -> int:
         print(f"ready after {time.time() - began:.0f} s: Airflow at {stack.airflow_url}")
         scene = Scene(stack)
         if fault == "broken-plugin":
-            passed = scene.broken_plugin(clusters / f"{CLUSTER}.yaml")
+            passed = scene.broken_plugin(cluster_file(stack))
         else:
             passed = scene.lifecycle("validated" if keep else "torn_down")
         scene.report["peak_pss_mb"] = round(memory.stop())
@@ -70,6 +69,60 @@ def run(stack: Stack, *, fault: str | None, keep: bool) -> int:
         memory.stop()
         if not kept:
             stack.stop()
+            if borrowed is not None:
+                print(borrowed.clean().text)
+
+
+def up(stack: Stack, kubeconfig: Path | None, *, foreground: bool) -> None:
+    """Start both and leave them running, or stay until they are interrupted."""
+    borrowed = prepare(stack, kubeconfig)
+    start(stack, borrowed)
+    say_where(stack)
+    if foreground:
+        try:
+            stay(stack)
+        finally:
+            if borrowed is not None:
+                print(borrowed.clean().text)
+
+
+def prepare(stack: Stack, kubeconfig: Path | None) -> Borrowed | None:
+    """The cluster files that the stack uses, and somebody else's API server, claimed for it.
+
+    :raises StackError: that server must not be used.
+    """
+    clusters = stack.build_dir / "clusters"
+    shutil.rmtree(clusters, ignore_errors=True)
+    shutil.copytree(ROOT / "include" / "clusters", clusters)
+    stack.clusters_dir = clusters
+    if kubeconfig is None:
+        return None
+    borrowed = Borrowed.open(kubeconfig, stack.build_dir / "home")
+    borrowed.claim()
+    print(label_of(borrowed.version, borrowed.server, borrowed.controllers))
+    borrowed.write_spec(cluster_file(stack))
+    borrow(stack, borrowed)
+    return borrowed
+
+
+def borrow(stack: Stack, borrowed: Borrowed) -> None:
+    """Let a stack that is to be started use a borrowed API server."""
+    stack.kubeconfig = borrowed.kubeconfig
+    stack.sandbox_parts = () if borrowed.controllers else WITH_CONTROLLERS
+
+
+def start(stack: Stack, borrowed: Borrowed | None) -> None:
+    """Start the stack; one that does not start leaves nothing on a borrowed API server."""
+    try:
+        stack.start()
+    except BaseException:
+        if borrowed is not None:
+            print(borrowed.clean().text)
+        raise
+
+
+def cluster_file(stack: Stack) -> Path:
+    return stack.build_dir / "clusters" / f"{CLUSTER}.yaml"
 
 
 class Scene:
@@ -114,19 +167,23 @@ class Scene:
         causes = [self._log(second["dag_run_id"], task) for task in failed]
         cause_found = any(BROKEN_TAG in cause or "ImagePull" in cause for cause in causes)
         end = facts.wait_for_health(self.kubectl, before, timeout=120)
+        rolled_back = facts.rollback(self.kubectl)
         self.report["fault"] = {
             "injected": f"image tag {BROKEN_TAG}",
             "failed_tasks": [task["task_id"] for task in failed],
             "cause_named": cause_found,
+            "rollback": rolled_back,
             "end_state": end,
         }
-        passed = second["state"] == "failed" and cause_found and end["healthy"]
+        proven = next((row.get("proven_revision") for row in before if row["name"] == facts.PLUGIN), None)
+        to_proven = rolled_back is not None and rolled_back["to"] == proven
+        passed = second["state"] == "failed" and cause_found and to_proven and end["healthy"]
         self.report["releases"] = facts.releases(self.kubectl)
         self.report["outcome"] = (
             f"{'as it should be' if passed else 'FAILED'}: the upgrade's run ended {second['state']}, "
             f"the cause was {'named' if cause_found else 'NOT named'} "
-            f"({', '.join(task['task_id'] for task in failed)}), and the end state is "
-            f"{'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
+            f"({', '.join(task['task_id'] for task in failed)}), {facts.rollback_text(rolled_back)}, "
+            f"and the end state is {'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
         )
         return passed
 

@@ -41,6 +41,8 @@ class Stack:
     :ivar clusters_dir: the folder of cluster specs; ``None`` for ``include/clusters``.
     :ivar outlives: it goes on when the process that started it has ended.
     :ivar bind_host: where Airflow's UI listens; :ivar port: its port, 0 for a free one.
+    :ivar kubeconfig: of somebody else's API server to use; ``None`` for the sandbox's own.
+    :ivar sandbox_parts: the sandbox's parts to run, ``()`` for what is usual.
     :ivar extra_env: added to both children's environment (``HELM_BIN`` for example).
     """
 
@@ -53,6 +55,8 @@ class Stack:
     outlives: bool = False
     bind_host: str = "127.0.0.1"
     port: int = 0
+    kubeconfig: Path | None = None
+    sandbox_parts: tuple[str, ...] = ()
 
     airflow_process: subprocess.Popen[bytes] | None = None
     sandbox_process: subprocess.Popen[bytes] | None = None
@@ -154,6 +158,8 @@ class Stack:
                 *("--state-dir", str(self.sandbox_dir)),
                 *("--speed", str(self.speed)),
                 *("--seed", str(self.seed)),
+                *(("--kubeconfig", str(self.kubeconfig)) if self.kubeconfig else ()),
+                *(("--parts", ",".join(self.sandbox_parts)) if self.sandbox_parts else ()),
             ],
             self.build_dir / "sandbox.log",
             env,
@@ -259,6 +265,8 @@ class Stack:
 
     def _save(self) -> None:
         content: dict[str, Any] = {"airflow_url": self.airflow_url}
+        if self.kubeconfig is not None:
+            content["kubeconfig"] = str(self.kubeconfig)
         for name, process in (("airflow", self.airflow_process), ("sandbox", self.sandbox_process)):
             if process is not None:
                 content |= {f"{name}_pid": process.pid, f"{name}_started": started(process.pid)}
@@ -280,6 +288,16 @@ def saved_pids(build_dir: Path) -> list[int]:
         return []
     pids = {content.get(f"{name}_pid"): content.get(f"{name}_started") for name in ("airflow", "sandbox")}
     return alive([pid for pid, then in pids.items() if isinstance(pid, int) and then and started(pid) == then])
+
+
+def saved_kubeconfig(build_dir: Path) -> Path | None:
+    """The API server of someone else's that the saved stack uses, if it does."""
+    try:
+        content = json.loads((build_dir / "stack.json").read_text())
+    except (OSError, ValueError):
+        return None
+    path = content.get("kubeconfig") if isinstance(content, dict) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def stop_saved(build_dir: Path) -> bool:
@@ -328,6 +346,7 @@ __all__ = [
     "StackError",
     "alive",
     "free_ports",
+    "saved_kubeconfig",
     "saved_pids",
     "session_pids",
     "stop_group",

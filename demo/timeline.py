@@ -27,6 +27,7 @@ class TaskSpan:
     :ivar waited: it waited for the world (deferred, or watched from its worker), so that injected waits may explain it.
     :ivar deferrals: how often it deferred.
     :ivar person: it waited for a person's answer.
+    :ivar failed: it failed.
     """
 
     task_id: str
@@ -36,6 +37,7 @@ class TaskSpan:
     deferrals: int = 0
     waited: bool = False
     person: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Step:
     def seconds(self) -> float:
         return self.span.ended - self.span.started
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the wait went on until it was certain that what was waited for would never come.
+
+        A gate that is to fail gives the world time first, so this is neither a latency of the world nor Airflow's
+        doing. What a deferral may cost is left to Airflow.
+        """
+        if not (self.span.waited and self.span.failed):
+            return 0.0
+        return max(0.0, self.seconds - self.injected - ALLOWED_PER_DEFERRAL * self.span.deferrals)
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -62,6 +75,7 @@ class Timeline:
     :ivar total: from the run's start to its end.
     :ivar person: waiting for a person's answer.
     :ivar injected: injected waits on the critical path.
+    :ivar patience: waiting until a failure was certain, see :attr:`Step.patience`.
     :ivar work: time of tasks on the path that did not wait: helm, API calls, the task's own process.
     :ivar airflow: the rest: hand-over between tasks, and what deferrals took beyond the injected waits.
     :ivar allowed: 2.5 s per deferral + 0.4 s per task on the path.
@@ -79,12 +93,16 @@ class Timeline:
         return sum(step.injected for step in self.steps if not step.span.person)
 
     @property
+    def patience(self) -> float:
+        return sum(step.patience for step in self.steps if not step.span.person)
+
+    @property
     def work(self) -> float:
         return sum(step.seconds for step in self.steps if not step.span.waited and not step.span.person)
 
     @property
     def airflow(self) -> float:
-        return self.total - self.person - self.injected - self.work
+        return self.total - self.person - self.injected - self.patience - self.work
 
     @property
     def deferrals(self) -> int:
@@ -100,8 +118,8 @@ class Timeline:
 
     @property
     def ratio(self) -> float:
-        """The run without the person's time, over the injected waits."""
-        return (self.total - self.person) / self.injected if self.injected else float("inf")
+        """The run without the person's time and without waits for a failure, over the injected waits."""
+        return (self.total - self.person - self.patience) / self.injected if self.injected else float("inf")
 
 
 def critical_path(spans: Iterable[TaskSpan]) -> list[TaskSpan]:
@@ -195,6 +213,7 @@ def read_spans(database: Path, dag_id: str, run_id: str) -> list[TaskSpan]:
                 deferrals=count,
                 waited=count > 0,
                 person=person,
+                failed=row["state"] == "failed",
             )
         )
     return spans

@@ -47,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[common], help="start it, in the foreground unless --detach")
     up.add_argument("--speed", type=_positive, default=5.0, help="divides all simulated latencies (default: 5)")
     up.add_argument("--seed", type=int, default=1, help="makes sampled latencies and ids repeatable")
-    up.add_argument("--kubeconfig", type=Path, help="run nodes and Karpenter against this API server, without an own")
+    up.add_argument(
+        "--kubeconfig",
+        type=Path,
+        help="run nodes and Karpenter against this API server, without an own one; name the part controllers with "
+        "--parts if it has none, as envtest has",
+    )
     up.add_argument("--parts", type=_names, help="only these, comma-separated: aws,apiserver,controllers,nodes,…")
     up.add_argument("--detach", action="store_true", help="return when it is ready; it goes on in the background")
     for port in ("aws", "kubernetes", "charts", "control"):

@@ -14,13 +14,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sandbox import chartrepo, state
+from sandbox.audit import AuditLog
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws.authenticator import Authenticator, Identity
@@ -39,7 +40,7 @@ from sandbox.state import SandboxError
 
 ALL_PARTS = ("aws", "apiserver", "controllers", "nodes", "karpenter", "charts")
 BACKGROUND = ("controllers", "nodes", "karpenter")
-# With an API server of someone else's these two are not ours to run.
+# With an API server of someone else's these two are not ours to run; controllers are if asked for: envtest has none.
 _NOT_WITH_KUBECONFIG = {"apiserver", "controllers"}
 _READY_TIMEOUT = 300.0  # simulated seconds for the system nodes; the model needs about 40
 _USERS = {
@@ -86,12 +87,24 @@ def choose_parts(names: Iterable[str] | None, kubeconfig: Path | None) -> frozen
     if unknown:
         raise SandboxError(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(ALL_PARTS)}", code=2)
     if kubeconfig is not None:
-        chosen -= _NOT_WITH_KUBECONFIG
+        chosen -= _NOT_WITH_KUBECONFIG if names is None else {"apiserver"}
     elif chosen & set(BACKGROUND) and "apiserver" not in chosen:
         raise SandboxError("controllers, nodes and karpenter need the part apiserver, or --kubeconfig FILE", code=2)
     if chosen & {"nodes", "karpenter", "apiserver"} and "aws" not in chosen:
         raise SandboxError("apiserver, nodes and karpenter need the part aws", code=2)
     return chosen
+
+
+@dataclass(frozen=True)
+class Server:
+    """An API server of someone else's.
+
+    :ivar ca_data: base64 of its CA's PEM text; :ivar version: ``1.35``, empty if it does not say.
+    """
+
+    url: str
+    ca_data: str | None
+    version: str
 
 
 class Cloud:
@@ -131,11 +144,14 @@ class Cloud:
         if "charts" in wanted:
             self._charts = chartrepo.ChartRepository(self.options.charts_dir)
         server = await self._find_server(self.options.kubeconfig) if self.options.kubeconfig else None
+        if server is not None and server.version:
+            # EKS says which version the cluster has, and the nodes' kubelets are as old.
+            self.settings = replace(self.settings, kubernetes_version=server.version)
         if "aws" in wanted:
             self._say("starting AWS (moto, EKS, the account)")
             await self._start_aws(ports.aws)
         if server is not None:
-            self._publish_endpoint(*server)
+            self._publish_endpoint(server.url, server.ca_data)
         elif "apiserver" in wanted:
             self._say("starting the Kubernetes API server")
             await self._start_apiserver(ports.kubernetes)
@@ -179,6 +195,7 @@ class Cloud:
                 with suppress(Exception):  # one part that ends badly must not keep the others alive
                     await result
         self._closers.clear()
+        self.settings.audit.close()
         state.remove(self.settings.state_dir)
 
     # AWS
@@ -241,8 +258,8 @@ class Cloud:
             )
         self._publish_endpoint(self._apiserver.url, pki.ca_data)
 
-    async def _find_server(self, path: Path) -> tuple[str, str | None]:
-        """Address and CA (base64 of the PEM) of somebody else's API server, which EKS then hands out."""
+    async def _find_server(self, path: Path) -> Server:
+        """Somebody else's API server, whose address EKS then hands out."""
         try:
             kube = Kube.from_kubeconfig(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -255,7 +272,11 @@ class Cloud:
             await kube.close()
         self._say(f"using the API server {kube.server} ({version.get('gitVersion', 'version unknown')})")
         authority = kube.certificate_authority
-        return kube.server, base64.b64encode(authority.encode()).decode() if authority else None
+        return Server(
+            kube.server,
+            base64.b64encode(authority.encode()).decode() if authority else None,
+            _minor_version(version),
+        )
 
     def _publish_endpoint(self, url: str, ca_data: str | None) -> None:
         if self._shim is not None:
@@ -341,6 +362,7 @@ class Cloud:
             found["aws"] = {"url": self._shim.url, "account": self.settings.account, **self._account.to_json()}
         if self._kubeconfig is not None:
             found["kubernetes"] = {
+                "version": self.settings.kubernetes_version,
                 "url": Kube.from_kubeconfig(self._kubeconfig).server,
                 "kubeconfig": str(self._kubeconfig.resolve()),
             }
@@ -356,6 +378,10 @@ class Cloud:
     @property
     def faults(self) -> FaultBoard:
         return self.settings.faults
+
+    @property
+    def audit(self) -> AuditLog:
+        return self.settings.audit
 
     @property
     def stoppable(self) -> dict[str, Stoppable]:
@@ -395,6 +421,14 @@ class Cloud:
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return event
+
+
+def _minor_version(told: Any) -> str:
+    """``1.35`` of what ``/version`` answers: hosted servers write ``35+`` as the minor."""
+    if not isinstance(told, dict):
+        return ""
+    major, minor = str(told.get("major", "")), str(told.get("minor", "")).rstrip("+")
+    return f"{major}.{minor}" if major.isdecimal() and minor.isdecimal() else ""
 
 
 async def _bind(name: str, start: Callable[[int], Any], port: int) -> None:

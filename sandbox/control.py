@@ -9,6 +9,7 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
 ``DELETE /faults[/<name>]`` one fault, or all
 ``POST /interrupt``         body ``{"instance": "i-…", "kind": "spot|rebalance|scheduled|state"}``
 ``GET /requests``           counters of the API server's requests
+``GET /audit?since=N``      every write from number N on (0: the first), ``{"next", "lost", "entries"}``
 ``GET /waits``              injected waits so far: label, started, ended (epoch seconds)
 ``POST /parts/<p>/stop``    and ``…/start``
 ==========================  ==========================================================================================
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from sandbox.audit import AuditLog
 from sandbox.aws.interruptions import Kind, UnknownInstance
 from sandbox.faults import FaultBoard
 from sandbox.parts import Stoppable
@@ -40,6 +42,9 @@ class Controlled(Protocol):
     def stoppable(self) -> Mapping[str, Stoppable]: ...
 
     def status(self) -> dict[str, Any]: ...
+
+    @property
+    def audit(self) -> AuditLog: ...
 
     def requests(self) -> Any: ...
 
@@ -91,6 +96,7 @@ class ControlApi:
                 web.delete("/faults", self._clear_fault),
                 web.post("/interrupt", self._interrupt),
                 web.get("/requests", self._requests),
+                web.get("/audit", self._audit),
                 web.get("/waits", self._waits),
                 web.post("/parts/{part}/{verb:start|stop}", self._part),
             ]
@@ -152,6 +158,13 @@ class ControlApi:
 
     async def _requests(self, _: web.Request) -> web.Response:
         return web.json_response(self._cloud.requests())
+
+    async def _audit(self, request: web.Request) -> web.Response:
+        text = request.query.get("since", "0")
+        if not text.isdecimal():
+            raise BadRequest("since is not a number")
+        page = self._cloud.audit.since(int(text))
+        return web.Response(body=page.encode(), content_type="application/json")
 
     async def _waits(self, _: web.Request) -> web.Response:
         return web.json_response(await self._cloud.waits())

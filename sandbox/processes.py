@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox import state
+from sandbox.audit import AuditLog
 from sandbox.chartrepo import ChartError
 from sandbox.cloud import Cloud, Options
 from sandbox.settings import Settings
@@ -40,7 +41,7 @@ def run_foreground(directory: Path, speed: float, seed: int, options: Options) -
         )
     try:
         state.remove(directory)
-        settings = Settings(state_dir=directory, speed=speed, seed=seed)
+        settings = Settings(state_dir=directory, speed=speed, seed=seed, audit=AuditLog(directory))
         return asyncio.run(_serve(settings, options))
     finally:
         lock.release()

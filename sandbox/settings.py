@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandbox.audit import AuditLog
 from sandbox.faults import FaultBoard
 
 
@@ -22,6 +23,7 @@ class Settings:
     :ivar account: AWS account id that moto answers with.
     :ivar cluster_name: the EKS cluster that exists from the start.
     :ivar kubernetes_version: its version.
+    :ivar audit: every write; in memory only unless told otherwise.
     """
 
     state_dir: Path
@@ -32,6 +34,7 @@ class Settings:
     cluster_name: str = "demo-gpu"
     kubernetes_version: str = "1.35"
     faults: FaultBoard = field(default_factory=FaultBoard)
+    audit: AuditLog = field(default_factory=AuditLog)
 
 
 @dataclass(frozen=True)

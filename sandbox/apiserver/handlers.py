@@ -172,6 +172,7 @@ class Handlers:
         return self._written(call, record, 201)
 
     def _written(self, call: Call, record: Record, code: int = 200) -> web.Response:
+        call.written = record
         return _warning_headers(call, reply(self._representation(call).one(call.resource, record), code))
 
     async def _update(self, call: Call) -> web.Response:

@@ -10,6 +10,7 @@ from aiohttp import web
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.errors import ApiError, bad_request
 from sandbox.apiserver.resources import Registry, Resource
+from sandbox.apiserver.store import Record
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
@@ -18,7 +19,10 @@ _VALIDATIONS = ("Ignore", "Warn", "Strict")
 
 @dataclass
 class Call:
-    """One request for a resource."""
+    """One request for a resource.
+
+    :ivar written: the object that a write led to; set by the handler.
+    """
 
     http: web.Request
     resource: Resource
@@ -28,6 +32,7 @@ class Call:
     subresource: str
     user: User
     warnings: list[str] = field(default_factory=list)
+    written: Record | None = None
 
     def query(self, key: str, default: str = "") -> str:
         return str(self.http.query.get(key, default))

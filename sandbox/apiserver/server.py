@@ -14,6 +14,7 @@ from aiohttp import web
 
 from sandbox.apiserver import auth, bootstrap, discovery, errors, routing
 from sandbox.apiserver.admission import Admission
+from sandbox.apiserver.audit import WRITES, Auditor
 from sandbox.apiserver.auth import MASTERS, Authenticator, ServiceAccountTokens, User, refuse_tokens
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.faults import Injection, RequestFaults, Target
@@ -32,7 +33,6 @@ from sandbox.pki import Pki
 from sandbox.settings import Settings
 
 log = logging.getLogger(__name__)
-WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,18 @@ class Application:
         self._openapi = OpenApi(self.registry, settings.kubernetes_version)
         self._faults = RequestFaults(settings.faults)
         self._authenticator = authenticator
+        self._auditor = Auditor(settings.audit, self.store)
         self._handlers = Handlers(self.store, self.writer, self.authorizer, self.tokens, PodLogs())
         bootstrap.fill(self.writer)
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
         try:
             user = await auth.authenticate(request, self._authenticator, self.tokens)
-            user = self._impersonate(request, user)
+            acting = self._impersonate(request, user)
             target = routing.parse(request, self.registry)
             if target is None:
-                return self._other(request, user)
-            return await self._resource(request, target, user)
+                return self._other(request, acting)
+            return await self._resource(request, target, user, acting)
         except ApiError as refusal:
             return reply(refusal.status(), refusal.code, refusal.headers)
         except web.HTTPRequestEntityTooLarge:
@@ -88,9 +89,16 @@ class Application:
         self.authorizer.check(user, Attributes("impersonate", resource="users", name=wanted.name))
         return wanted
 
-    async def _resource(self, request: web.Request, target: routing.Target, user: User) -> web.StreamResponse:
+    async def _resource(
+        self, request: web.Request, target: routing.Target, asker: User, user: User
+    ) -> web.StreamResponse:
+        """
+        :param asker: who sent the request; :param user: who it acts as (the same unless it impersonates).
+        """
         agent = request.headers.get("User-Agent", "")
-        code = 500
+        outcome: int | ApiError = 500
+        call = Call(request, target.resource, target.verb, target.namespace, target.name, target.subresource, user)
+        begun = self._auditor.begin(target, user)
         try:
             injected = self._faults.find(
                 Target(
@@ -116,14 +124,16 @@ class Application:
                     name=target.name,
                 ),
             )
-            call = Call(request, target.resource, target.verb, target.namespace, target.name, target.subresource, user)
             response = await self._handlers.handle(call)
-            code = response.status
+            outcome = response.status
             return response
         except ApiError as refusal:
-            code = refusal.code
+            outcome = refusal
             raise
         finally:
+            code = outcome if isinstance(outcome, int) else outcome.code
+            if begun is not None:
+                await self._auditor.end(begun, request, target, (asker, user), call.written, outcome)
             self.seen[
                 Seen(target.verb, target.resource.plural, target.subresource, agent, code, "dryRun" in request.query)
             ] += 1

@@ -10,6 +10,9 @@ from typing import Any
 # What moto accepts from anyone who talks to it directly. The shim (the address that users get) knows only real keys.
 DIRECT_KEY = "sandbox-direct"
 
+#: Part of the User-Agent, by which the audit log tells the sandbox's own calls from a user's.
+USER_AGENT = "gpu-fleet-sandbox"
+
 _THREADS = 4
 _session_lock = threading.Lock()
 
@@ -46,7 +49,12 @@ class Aws:
                     endpoint_url=self.endpoint_url,
                     aws_access_key_id=self._credentials[0],
                     aws_secret_access_key=self._credentials[1],
-                    config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 3, "mode": "standard"}),
+                    config=Config(
+                        connect_timeout=5,
+                        read_timeout=30,
+                        retries={"max_attempts": 3, "mode": "standard"},
+                        user_agent_extra=USER_AGENT,
+                    ),
                 )
             return self._clients[service]
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, permissions, refusals, signature
+from sandbox.aws import eks_routes, permissions, refusals, signature, trail
 from sandbox.aws.eks import ClusterState, Eks, EksError
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
@@ -54,6 +54,7 @@ class Shim:
         self._deletions: set[asyncio.Task[None]] = set()
         self._http: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
+        self._trail = trail.Trail(settings.audit, settings.region)
         self.eks = Eks(settings.faults)
         self.port = 0
 
@@ -120,6 +121,17 @@ class Shim:
         refusal = await self._refusal(seen, signed)
         if refusal is not None:
             return refusals.respond(refusal, signed.service, target=target)
+        operation = trail.operation_of(seen.method, seen.path, seen.headers, seen.body)
+        response = await self._answer(seen, signed)
+        if trail.is_write(operation[0]):
+            caller = {"arn": (await self.credentials(signed.access_key) or {}).get("arn", "")}
+            answer = response.status, response.body if isinstance(response.body, bytes) else b""
+            self._trail.record(
+                signed.service, operation, seen.headers, {**caller, "accessKeyId": signed.access_key}, answer
+            )
+        return response
+
+    async def _answer(self, seen: signature.Request, signed: signature.Signature) -> web.Response:
         faulty = permissions.answer(self._settings.faults, seen, signed.service)
         if faulty is not None:
             return faulty

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from demo.run import still_running
+from demo.borrowed import Borrowed
+from demo.run import borrow, still_running
 from demo.stack import Stack
-from tests.e2e.fleet import CHART_CACHE, Fleet, cluster_spec, find_tools, write_spec
+from tests.e2e.fleet import BORROWED, CHART_CACHE, Fleet, cluster_spec, find_tools, write_spec
 
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
 SPEED = 15.0
@@ -28,7 +29,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running sandbox and Airflow; both are stopped at the end of the session, whatever happened.
 
     With ``E2E_KEEP=FOLDER`` they are started there, or found running from the session before, and left running, to save
-    a minute while writing tests; ``python -m demo --build-dir FOLDER down`` stops them.
+    a minute while writing tests; ``python -m demo --build-dir FOLDER down`` stops them. With ``E2E_KUBECONFIG=FILE``
+    the API server is that file's, see docs/guides/sandbox.md.
     """
     keep = os.environ.get("E2E_KEEP")
     build = Path(keep).resolve() if keep else tmp_path_factory.mktemp("stack")
@@ -56,10 +58,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.airflow_url = json.loads((build / "stack.json").read_text())["airflow_url"]
             yield stack
             return
-        write_spec(clusters, cluster_spec())
         try:
-            stack.start(say=lambda *_: None)
-            yield stack
+            with somebody_elses_server(stack):
+                write_spec(clusters, cluster_spec())
+                stack.start(say=lambda *_: None)
+                yield stack
         finally:
             if keep:
                 for process in (stack.airflow_process, stack.sandbox_process):
@@ -68,6 +71,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             else:
                 stack.stop()
                 assert processes_of(build) == [], "the stack was stopped and left these running"
+
+
+@contextmanager
+def somebody_elses_server(stack: Stack) -> Iterator[None]:
+    """Claim the API server of ``E2E_KUBECONFIG`` for the tests, and clean it afterwards; without one do nothing."""
+    path = os.environ.get("E2E_KUBECONFIG")
+    if not path:
+        yield
+        return
+    borrowed = Borrowed.open(Path(path), stack.build_dir / "home")
+    borrowed.claim()
+    borrow(stack, borrowed)
+    BORROWED["cluster"] = borrowed.cluster()
+    try:
+        yield
+    finally:
+        stack.stop()
+        cleaned = borrowed.clean()
+        print(cleaned.text)
+        assert (cleaned.left, cleaned.gone) == ([], []), cleaned.text
 
 
 def processes_of(build: Path) -> list[str]:

@@ -65,6 +65,9 @@ DEADLINES = {
     "approval": "5m",
 }
 
+#: How the cluster is reached, if its API server is somebody else's: fields of the cluster file, set by conftest.py.
+BORROWED: Json = {}
+
 #: Folder of the workers' chart cache, below the stack's.
 CHART_CACHE = "chart-cache"
 
@@ -94,7 +97,7 @@ def cluster_spec(name: str = CLUSTER, changes: Mapping[str, Any] | None = None) 
     # started. The sandbox's driver is newer than the least one.
     validation = {"overlap": "75s", "throughput": {"duration": "45s"}, "minimumDriver": "570"}
     short = {"deadlines": DEADLINES, "drain": {"timeout": "1m"}, "validation": validation}
-    spec = merged(spec, {"name": name, **short})
+    spec = merged(spec, {"name": name, **short, **BORROWED})
     for pool in spec["nodePools"]:
         # Karpenter would remove the empty nodes while a test still looks at them.
         pool.setdefault("disruption", {})["consolidateAfter"] = "24h"

@@ -36,6 +36,7 @@ def upgrade(the_fleet: Fleet) -> Upgrade:
     return Upgrade(the_fleet)
 
 
+@pytest.mark.real_api
 def test_run_fails_and_names_the_image_that_cannot_be_pulled(upgrade: Upgrade, fleet: Fleet) -> None:
     fleet.runs.append((upgrade.run.dag_id, upgrade.run.run_id))
     assert upgrade.run.state == "failed"
@@ -46,6 +47,7 @@ def test_run_fails_and_names_the_image_that_cannot_be_pulled(upgrade: Upgrade, f
     assert upgrade.run.states()["prove.remediate_device_plugin"] == "success"
 
 
+@pytest.mark.real_api
 def test_plugin_is_rolled_back_to_the_proven_revision_by_its_number(upgrade: Upgrade) -> None:
     proven = upgrade.proven["proven_revision"]
     new = [row for row in upgrade.history if row["revision"] > upgrade.history_before[-1]["revision"]]
@@ -53,6 +55,7 @@ def test_plugin_is_rolled_back_to_the_proven_revision_by_its_number(upgrade: Upg
     assert (new[0]["revision"], new[-1]["status"]) == (proven + 1, "deployed")
 
 
+@pytest.mark.real_api
 def test_end_state_is_healthy(upgrade: Upgrade) -> None:
     assert upgrade.health["healthy"], upgrade.health["message"]
     assert {pool: sorted(counts) for pool, counts in upgrade.fleet.allocatable().items()} == STANDING

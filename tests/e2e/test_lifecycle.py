@@ -39,6 +39,7 @@ def new_ready_events(fleet: Fleet) -> dict[str, int]:
 
 
 # --- a second run ----------------------------------------------------------------------------------------------------
+@pytest.mark.real_api
 def test_capacity_stands_proven_and_validated(standing: Fleet) -> None:
     assert {pool: sorted(counts) for pool, counts in standing.allocatable().items()} == STANDING
     releases = standing.releases()
@@ -54,6 +55,7 @@ def test_capacity_stands_proven_and_validated(standing: Fleet) -> None:
         assert "karpenter.sh/do-not-disrupt" not in node["metadata"].get("annotations", {})
 
 
+@pytest.mark.real_api
 def test_second_run_changes_nothing(standing: Fleet) -> None:
     before, instances, ready = standing.snapshot(), set(standing.instances()), new_ready_events(standing)
     assert all(count >= 1 for count in ready.values())
@@ -114,6 +116,7 @@ def whole(the_fleet: Fleet) -> Whole:
     return Whole(the_fleet)
 
 
+@pytest.mark.real_api
 def test_whole_run_succeeds(whole: Whole, fleet: Fleet) -> None:
     fleet.runs.append((whole.run.dag_id, whole.run.run_id))
     whole.run.succeeded()
@@ -122,6 +125,7 @@ def test_whole_run_succeeds(whole: Whole, fleet: Fleet) -> None:
     assert set(whole.run.states().values()) == {"success", "skipped"}
 
 
+@pytest.mark.real_api
 def test_releases_were_proven_by_the_run(whole: Whole) -> None:
     assert set(whole.before["releases"]) == RELEASES
     for release in whole.before["releases"].values():
@@ -129,10 +133,12 @@ def test_releases_were_proven_by_the_run(whole: Whole) -> None:
         assert release["proven_by"] == f"{LIFECYCLE}/{whole.run.run_id}"
 
 
+@pytest.mark.real_api
 def test_nodes_offered_what_was_promised(whole: Whole) -> None:
     assert whole.before["allocatable"] == STANDING
 
 
+@pytest.mark.real_api
 @pytest.mark.parametrize(("pool", "probe"), [(SHARED, "sharing"), (WHOLE, "exclusive")])
 def test_every_node_passed_validation(whole: Whole, pool: str, probe: str) -> None:
     report = whole.run.xcom(f"validation.pool_{pool}.{probe}", "report")
@@ -148,6 +154,7 @@ def test_every_node_passed_validation(whole: Whole, pool: str, probe: str) -> No
         assert {"allocatable", "vectorAdd", "concurrency", "distribution", "physical", "bound"} <= set(outcomes)
 
 
+@pytest.mark.real_api
 def test_runtime_class_came_before_the_plugin(whole: Whole) -> None:
     """By the server's own order of writes: a DaemonSet's revision is written before its first pod, and neither it nor
     the RuntimeClass is written to again."""
@@ -159,10 +166,12 @@ def test_runtime_class_came_before_the_plugin(whole: Whole) -> None:
     assert whole.run.span("rollout.apply_runtime_class")[1] <= whole.run.span("rollout.install_device_plugin")[0]
 
 
+@pytest.mark.real_api
 def test_turn_was_free_while_a_person_was_asked(whole: Whole) -> None:
     assert whole.before["turn"] == {}
 
 
+@pytest.mark.real_api
 def test_drain_evicted_the_users_job_and_says_so(whole: Whole) -> None:
     report = whole.run.xcom(f"teardown.drain_{SHARED}")
     assert sorted(report["nodes"]) == sorted({*report["nodes"], *whole.before["job"]})
@@ -174,6 +183,7 @@ def test_drain_evicted_the_users_job_and_says_so(whole: Whole) -> None:
     assert all(not pod["spec"].get("nodeName") for pod in whole.users_pods)
 
 
+@pytest.mark.real_api
 def test_nothing_is_left(whole: Whole) -> None:
     check = whole.run.xcom("teardown.leak_check")
     assert check["leaks"] == []
@@ -183,6 +193,7 @@ def test_nothing_is_left(whole: Whole) -> None:
     assert whole.fleet.kubectl.get("nodes", "-l", GPU + ".present") == []
 
 
+@pytest.mark.real_api
 def test_plan_was_shown_with_its_cost(whole: Whole) -> None:
     plan = whole.run.xcom("teardown.plan_again")["plan"]
     assert {row["id"] for row in plan["instances"]} == whole.before["instances"]

@@ -274,6 +274,7 @@ def test_nothing_running_is_told_by_exit_codes(tmp_path: Path) -> None:
         (None, None, set(ALL_PARTS)),
         (None, Path("k"), set(ALL_PARTS) - {"apiserver", "controllers"}),
         (["aws", "nodes"], Path("k"), {"aws", "nodes"}),
+        (["aws", "nodes", "controllers", "apiserver"], Path("k"), {"aws", "nodes", "controllers"}),
         (["aws", "apiserver"], None, {"aws", "apiserver"}),
         (["charts"], None, {"charts"}),
         (["nodes", "aws"], None, "need the part apiserver"),
@@ -358,6 +359,7 @@ def test_kubeconfig_of_another_server(up: Path, tmp_path: Path) -> None:
             [sys.executable, "-c", script], env=_environment(tmp_path), capture_output=True, text=True, check=True
         )
         assert described.stdout.strip() == _state(up)["kubernetes"]["url"]
+        assert found["kubernetes"]["version"] == "1.35"
     finally:
         _sandbox(tmp_path, "down")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from demo.timeline import TaskSpan, critical_path, nearest_that_ran, overlap, timeline, union
+from demo.timeline import TaskSpan, critical_path, nearest_that_ran, overlap, read_spans, timeline, union
 
 
 def span(task_id: str, started: float, ended: float, *upstream: str, **more: object) -> TaskSpan:
@@ -61,6 +65,45 @@ def test_waits_of_the_world_do_not_excuse_a_task_that_did_not_wait() -> None:
     split = timeline([span("slow_work", 0, 10)], [(0, 10)], started=0, ended=10)
     assert split.injected == 0
     assert split.work == 10
+
+
+def test_wait_until_a_failure_is_certain_is_neither_airflows_nor_the_worlds() -> None:
+    """A gate gives a broken image a minute before it fails: nobody's overhead, and no latency of the world."""
+    spans = [
+        span("install", 1, 3),
+        span("prove", 3.5, 73.5, "install", waited=True, deferrals=1, failed=True),
+        span("remediate", 74, 84, "prove", waited=True, deferrals=1),
+    ]
+    split = timeline(spans, [(4, 9), (75, 81)], started=0, ended=85)
+    assert split.injected == 5 + 6
+    assert split.patience == pytest.approx(70 - 5 - 2.5)
+    assert split.airflow == pytest.approx(85 - 11 - 62.5 - 2)
+    assert split.ratio == pytest.approx((85 - 62.5) / 11)
+
+
+def test_failed_task_that_did_not_wait_and_a_wait_that_succeeded_have_no_patience() -> None:
+    spans = [span("work", 0, 9, failed=True), span("gate", 9, 30, "work", waited=True, deferrals=1)]
+    assert timeline(spans, [], started=0, ended=30).patience == 0
+
+
+def test_short_wait_that_fails_is_left_to_airflow() -> None:
+    assert timeline([span("gate", 0, 2, waited=True, deferrals=1, failed=True)], [], started=0, ended=2).patience == 0
+
+
+def test_failed_task_is_read_from_the_database(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as database:
+        database.execute("CREATE TABLE task_instance (dag_id, run_id, task_id, start_date, end_date, state, operator)")
+        database.execute("CREATE TABLE serialized_dag (dag_id, data, created_at)")
+        database.execute("CREATE TABLE xcom (dag_id, run_id, task_id, key, value)")
+        rows = [("d", "r", name, "2026-01-01 00:00:00", "2026-01-01 00:00:09", state, "Gate") for name, state in STATES]
+        database.executemany("INSERT INTO task_instance VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO xcom VALUES ('d', 'r', 'broken', 'waiting_for', '{}')")
+        database.commit()
+    found = {each.task_id: (each.failed, each.waited) for each in read_spans(tmp_path / "airflow.db", "d", "r")}
+    assert found == {"broken": (True, True), "fine": (False, False)}
+
+
+STATES = [("broken", "failed"), ("fine", "success"), ("left out", "upstream_failed")]
 
 
 def test_path_leads_through_tasks_that_were_skipped() -> None:

@@ -1,0 +1,269 @@
+"""Other teams on the cluster, and what happened to them: the oracle of 'safe beside others'.
+
+:class:`Neighbour` puts their objects there with kubectl, as the people of those teams would, remembers them, and reads
+the sandbox's audit log. It knows three questions: did we write to anything that is not ours
+(:meth:`foreign_writes`), is any object of theirs another one than before by our doing (:meth:`changed_by_us`), and did
+a pod of a user end that nobody had announced (:meth:`killed_pods`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.timeline import epoch
+from tests.e2e import neighbour_objects as theirs
+from tests.e2e.fleet import CLUSTER, GPU, POOL_LABEL, POOLS, Fleet, Run, until
+from tests.e2e.ours import DOMAIN, PLUGIN, SYSTEM, VALIDATION, Entry, Ours, foreign, is_by_us
+
+Json = dict[str, Any]
+
+#: Kinds whose purpose is to change by themselves.
+FLEETING = frozenset({"Event", "Lease", "Endpoints", "EndpointSlice"})
+PREPARED = frozenset({SYSTEM, VALIDATION, PLUGIN})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object of somebody else's, at one moment."""
+
+    name: str
+    version: str
+
+
+@dataclass
+class Neighbour:
+    """
+    :ivar pods: users' pods by UID: ``namespace/name``, all that were ever seen.
+    :ivar entries: the audit log since the neighbour moved in.
+    """
+
+    fleet: Fleet
+    pools: set[str] = field(default_factory=lambda: set(POOLS))
+    pods: dict[str, str] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    aws_entries: list[Json] = field(default_factory=list)
+    _next: int = 0
+
+    def __post_init__(self) -> None:
+        self._next = self._page(0)["next"]
+        self.ours = Ours(CLUSTER, self.pools)
+
+    # --- moving in ---------------------------------------------------------------------------------------------------
+    def install(self) -> None:
+        """Everything that needs no Karpenter, before anything of ours; returns when their pods run."""
+        kubectl = self.fleet.kubectl
+        kubectl.apply(*theirs.namespaces())
+        kubectl.apply(*theirs.belongings(), *theirs.service(), theirs.device_plugin())
+        self.add_gpu_node()
+        kubectl.apply(theirs.bare_gpu_pod("train-vision", theirs.VISION, theirs.TEAM_LABEL, *_tolerations()))
+        until("the neighbour's pods", self._all_run, 90)
+        self.read()
+
+    def add_gpu_node(self) -> None:
+        """A GPU node of a managed node group of theirs, with the labels that nodeadm gives it; it offers its GPU."""
+        body = {
+            "instanceType": theirs.GROUP_TYPE,
+            "group": theirs.GROUP,
+            "labels": theirs.TEAM_LABEL,
+            "taints": [f"{theirs.TEAM_TAINT['key']}={theirs.TEAM_TAINT['value']}:{theirs.TEAM_TAINT['effect']}"],
+        }
+        self.fleet.sandbox.call("POST", "/nodes", json=body)
+        until("the neighbour's GPU", lambda: self.gpus_of_theirs() == [1], 90)
+
+    def install_node_pool(self) -> None:
+        """Their NodePool, once Karpenter's CRDs are there, and a pod that buys a node of it."""
+        spec = self.fleet.kubectl.get("ec2nodeclasses.karpenter.k8s.aws")[0]["spec"]
+        cluster = spec["subnetSelectorTerms"][0]["tags"]["karpenter.sh/discovery"]
+        self.fleet.kubectl.apply(*theirs.node_pool(cluster, spec["role"]))
+
+    def gpus_of_theirs(self) -> list[int]:
+        selector = ",".join(f"{key}={value}" for key, value in theirs.TEAM_LABEL.items())
+        nodes = self.fleet.kubectl.get("nodes", "-l", selector)
+        return [int(node["status"].get("allocatable", {}).get(GPU, "0")) for node in nodes]
+
+    @contextmanager
+    def webhook(self) -> Iterator[None]:
+        """While the block lasts, every new pod of the cluster is changed by a webhook of theirs."""
+        with self.fleet.fault("mutate-pods", theirs.MUTATION):
+            yield
+
+    def _all_run(self) -> bool:
+        pods = [pod for space in theirs.NAMESPACES for pod in self.fleet.kubectl.get("pods", "-n", space)]
+        return len(pods) == 3 and all(pod["status"].get("phase") == "Running" for pod in pods)
+
+    def leave(self) -> None:
+        """For the next module: nothing of theirs is left."""
+        kubectl = self.fleet.kubectl
+        kubectl.run_quietly("delete", "daemonset", theirs.PLUGIN, "-n", "kube-system", "--ignore-not-found")
+        for kind in ("nodepool", "ec2nodeclass"):
+            kubectl.run_quietly("delete", kind, theirs.NODE_POOL, "--ignore-not-found", "--wait=false")
+        for kind, name in (("runtimeclass", "gvisor"), ("priorityclass", "research")):
+            kubectl.run_quietly("delete", kind, name, "--ignore-not-found")
+        kubectl.run_quietly("delete", "namespace", *theirs.NAMESPACES, "--ignore-not-found")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+    def look(self, _tasks: Any = None) -> None:
+        """To be called again and again while a run goes on: pods and nodes that come and go between two looks are in
+        the audit log, and their names, nodes and owners with them."""
+        self.read()
+
+    def snapshot(self) -> dict[str, Seen]:
+        """Every object by UID that is neither ours, nor the control plane's bookkeeping, with its resourceVersion."""
+        found = {}
+        for item in self._objects():
+            meta = item["metadata"]
+            if not self._is_ours(item):
+                name = f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"
+                found[meta["uid"]] = Seen(name, meta["resourceVersion"])
+        return found
+
+    def _objects(self) -> list[Json]:
+        names = self.fleet.kubectl.run("api-resources", "--verbs=list", "-o", "name").split()
+        kinds = [name for name in names if name.split(".")[0] not in ("events", "componentstatuses")]
+        return [item for item in self.fleet.objects(",".join(kinds)) if item["kind"] not in FLEETING]
+
+    def _is_ours(self, item: Json) -> bool:
+        """Made by us, or by Karpenter and Kubernetes for something of ours."""
+        meta, labels = item["metadata"], item["metadata"].get("labels") or {}
+        if meta.get("namespace") in PREPARED or (item["kind"] == "Namespace" and meta["name"] in PREPARED):
+            return True
+        if labels.get(POOL_LABEL) in self.pools or any(key.startswith(DOMAIN) for key in labels):
+            return True
+        # An entry for it need not be by us: a person's `helm` in our release is not theirs either.
+        entry = Entry({"objectRef": _reference(item), "annotations": {"sandbox/object": json.dumps({"labels": labels})}}
+                      | {"verb": "create", "responseStatus": {"code": 201}})  # fmt: skip
+        if self.ours.allows(entry):
+            return True
+        on = item.get("spec", {}).get("nodeName") if item["kind"] == "Pod" else None
+        daemon = any(owner["kind"] == "DaemonSet" for owner in meta.get("ownerReferences") or ())
+        return bool(on in self.ours.nodes and daemon)
+
+    # --- the audit log -----------------------------------------------------------------------------------------------
+    def _page(self, since: int) -> Json:
+        page: Json = self.fleet.sandbox.call("GET", "/audit", params={"since": since})
+        return page
+
+    def read(self) -> list[Entry]:
+        """The log up to now.
+
+        :raises RuntimeError: entries were lost; what they said cannot be vouched for.
+        """
+        page = self._page(self._next)
+        if page["lost"]:
+            raise RuntimeError(f"{page['lost']} entries of the audit log were lost: read it more often")
+        self._next = page["next"]
+        for raw in page["entries"]:
+            if raw.get("kind") != "Event":
+                self.aws_entries.append(raw)
+                continue
+            entry = Entry(raw)
+            self.entries.append(entry)
+            if entry.resource == "nodes" and entry.labels.get(POOL_LABEL) in self.pools:
+                self.ours.nodes.add(entry.name)
+            if entry.resource == "pods" and not entry.subresource and entry.uid and self._is_users(entry):
+                self.pods[entry.uid] = f"{entry.namespace}/{entry.name}"
+        return self.entries
+
+    def _is_users(self, entry: Entry) -> bool:
+        """A pod that somebody misses: not ours, and no DaemonSet makes it again on the next node."""
+        daemon = any(owner.startswith("DaemonSet/") for owner in entry.facts.get("owners") or ())
+        system = entry.namespace in PREPARED or entry.namespace == "kube-system"
+        return not daemon and not system
+
+    def writes_by_us(self) -> list[Entry]:
+        return [entry for entry in self.read() if is_by_us(entry)]
+
+    def foreign_writes(self) -> list[str]:
+        """Every audited write by Airflow's tasks, or the helm they run, on an object that is not ours."""
+        return [str(entry) for entry in foreign(self.read(), self.ours)]
+
+    def aws_writes(self) -> list[str]:
+        """What was changed in AWS by anybody but the sandbox: the package itself changes nothing there."""
+        self.read()
+        return [
+            f"{raw['eventTime']} {raw['userAgent'].split(' ')[0]}: {raw['eventName']}"
+            for raw in self.aws_entries
+            if "gpu-fleet-sandbox" not in raw["userAgent"]
+        ]
+
+    def changed_by_us(self, before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:
+        """Objects of others whose resourceVersion is another, or which are gone, and that we wrote to meanwhile.
+
+        Their own controllers go on writing: a status changes, a pod is replaced. The audit log tells who it was.
+        """
+        writers: dict[str, list[Entry]] = {}
+        for entry in self.read():
+            if entry.uid and entry.took_effect:
+                writers.setdefault(entry.uid, []).append(entry)
+        found = []
+        for uid, seen in before.items():
+            if after.get(uid) != seen:
+                found += [f"{seen.name}: {e}" for e in writers.get(uid, []) if is_by_us(e)]
+        return found
+
+    def unexplained(self, before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:
+        """Objects of others that changed or went without any write in the log: the log has a hole then."""
+        written = {entry.uid for entry in self.read() if entry.took_effect}
+        return [seen.name for uid, seen in before.items() if after.get(uid) != seen and uid not in written]
+
+    # --- pods --------------------------------------------------------------------------------------------------------
+    def ended_pods(self) -> dict[str, Entry]:
+        """Users' pods, ``namespace/name``, whose deletion or eviction somebody asked for, with the first such write."""
+        found: dict[str, Entry] = {}
+        for entry in self.read():
+            deletes = (entry.subresource, entry.verb) in (("", "delete"), ("eviction", "create"))
+            if entry.resource == "pods" and deletes and entry.took_effect and entry.uid in self.pods:
+                found.setdefault(self.pods[entry.uid], entry)
+        return found
+
+    def killed_pods(self, announced: Iterable[str] = (), by_users: Iterable[str] = ()) -> list[str]:
+        """Users' pods that were deleted, evicted or failed without having been announced.
+
+        :param announced: ``namespace/name`` of those that the approved plan named.
+        :param by_users: those that their users removed themselves.
+        """
+        fine = {*announced, *by_users}
+        killed = [f"{name}: {e}" for name, e in self.ended_pods().items() if name not in fine and not _is_a_users(e)]
+        for space in theirs.NAMESPACES:
+            for pod in self.fleet.kubectl.get("pods", "-n", space):
+                if pod.get("status", {}).get("phase") == "Failed" and f"{space}/{pod['metadata']['name']}" not in fine:
+                    killed.append(f"{space}/{pod['metadata']['name']}: {pod['status'].get('reason', 'Failed')}")
+        return killed
+
+    # --- announcements -----------------------------------------------------------------------------------------------
+    def told_too_late(self, run: Run, task_id: str, effect: Callable[[Entry], bool]) -> list[str]:
+        """Effects of a run that came before the task that announces them had ended."""
+        told = run.span(task_id)[1]
+        begun = run.span(min(run.tasks, key=lambda each: run.span(each)[0] or float("inf")))[0]
+        effects = [e for e in self.read() if e.took_effect and effect(e) and begun <= _at(e) <= run_end(run)]
+        return [str(entry) for entry in effects if _at(entry) < told]
+
+
+def _at(entry: Entry) -> float:
+    return epoch(entry.at) or 0.0
+
+
+def run_end(run: Run) -> float:
+    return max(run.span(task_id)[1] for task_id in run.tasks)
+
+
+def _is_a_users(entry: Entry) -> bool:
+    """kubectl, as a person of these tests uses it."""
+    return entry.agent.startswith("kubectl/")
+
+
+def _tolerations() -> list[Json]:
+    return [{**theirs.TEAM_TAINT, "operator": "Equal"}]
+
+
+def _reference(item: Json) -> Json:
+    """The part of an audit event's objectRef that the rules look at."""
+    irregular = {"NodePool": "nodepools", "RuntimeClass": "runtimeclasses", "PriorityClass": "priorityclasses"}
+    irregular |= {"EC2NodeClass": "ec2nodeclasses"}
+    kind, meta = item["kind"], item["metadata"]
+    found = {"resource": irregular.get(kind, f"{kind.lower()}s"), "name": meta["name"]}
+    return found | ({"namespace": meta["namespace"]} if meta.get("namespace") else {})
