@@ -138,8 +138,8 @@ class State:
     # --- use -----------------------------------------------------------------------------------------------------
 
     def pool_usage(self, pool_name: str, without: frozenset[str] = frozenset()) -> tuple[Resources, int]:
-        """Capacity of a pool's nodes and claims, and how many there are; those that are going do not count (core v1.14.1
-        ``pkg/controllers/state/cluster.go``, ``updateNodePoolResources``, and ``StateNodes.Active``).
+        """Capacity of a pool's nodes and claims, and how many there are; those that are going do not count
+        (core v1.14.1 ``pkg/controllers/state/cluster.go``, ``updateNodePoolResources``, and ``StateNodes.Active``).
 
         :param without: names of claims that are about to go.
         """

@@ -1,4 +1,4 @@
-"""NodeOverlays as Karpenter's core has them; pure (kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/nodeoverlay``)."""
+"""NodeOverlays as core v1.14.1 has them (kubernetes-sigs/karpenter ``pkg/controllers/nodeoverlay``); pure."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpu_fleet.core.spec import notes_jobs
+from gpu_fleet.core.spec import notes_jobs, notes_pools
 from gpu_fleet.core.spec.problems import Note
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ NOTES: tuple[NoteRule, ...] = (
     notes_jobs.expiry_evicts_pods,
     notes_jobs.consolidation_evicts_pods,
     notes_jobs.repair_deletes_pods,
+    notes_pools.one_pod_reaches_several_pools,
+    notes_pools.pool_without_nodes_buys_none,
+    notes_pools.burst_buys_a_node_per_share,
+    notes_pools.caps_of_unequal_types,
+    notes_pools.shares_beyond_pod_places,
 )
 
 

@@ -179,9 +179,14 @@ class Taint(SpecModel):
 
 
 class Limits(SpecModel):
-    """Upper bounds of a pool. Nodes, not GPUs: a GPU limit counts shared replicas once a node is initialized."""
+    """Upper bounds of a pool."""
 
-    nodes: int = Field(ge=0, description="Most nodes Karpenter may have in this pool at once.")
+    nodes: int = Field(
+        ge=0,
+        description="Most nodes Karpenter may buy for this pool. Karpenter compares limits.nodes only between its "
+        "scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of so many nodes of the largest type, "
+        "which it counts within a pass. A node that replaces another (drift) may stand beside it for a while.",
+    )
 
 
 class Capacity(SpecModel):
@@ -246,7 +251,8 @@ class NodePool(SpecModel):
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,
-        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes.",
+        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes; with "
+        "wantedNodes 0 no node at all. Give it to let pending pods buy nodes beyond that, from 0 too.",
     )
     sharing: Sharing = Field(default_factory=Exclusive)
     capacity: Capacity = Field(default_factory=Capacity)
@@ -270,6 +276,14 @@ class NodePool(SpecModel):
         description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
     )
     labels: dict[str, str] = Field(default_factory=dict, description="Extra labels on the nodes.")
+    weight: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Of the NodePools that a pod can use, Karpenter buys from the heaviest. Default: by list price "
+        "per GPU, cheapest first (the dearest pool has no weight, which counts as 0; what the price list does not "
+        "know comes after what it knows). Of equal weights the name that is last in the alphabet comes first.",
+    )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
     @field_validator("ami_alias")
@@ -334,8 +348,10 @@ class NodePool(SpecModel):
 
     @property
     def node_limit(self) -> int:
-        """``limits.nodes``, or its default of one more than wanted."""
-        return self.limits.nodes if self.limits else self.wanted_nodes + 1
+        """``limits.nodes``, or its default: one more than wanted, and none where none is wanted."""
+        if self.limits is not None:
+            return self.limits.nodes
+        return self.wanted_nodes + 1 if self.wanted_nodes else 0
 
     @property
     def gpus_per_node(self) -> int | None:
