@@ -232,7 +232,27 @@ def _node_class(new: Obj, old: Obj | None) -> Iterator[Cause]:
         yield _failed("spec.tags", tags, "tag contains a restricted tag matching kubernetes.io/cluster/")
 
 
+def _node_overlay(new: Obj, old: Obj | None) -> Iterator[Cause]:
+    """CEL rules of core v1.14.1 ``pkg/apis/v1alpha1/nodeoverlay.go``."""
+    del old
+    spec = new.get("spec") or {}
+    where, requirements = "spec.requirements", spec.get("requirements") or []
+    for operator in ("NotIn", "In"):
+        if any(item.get("operator") == operator and not item.get("values") for item in requirements):
+            yield _failed(where, requirements, f"requirements with operator '{operator}' must have a value defined")
+    compared = [item for item in requirements if item.get("operator") in ("Gt", "Lt", "Gte", "Lte")]
+    if any(not _number(item.get("values") or []) for item in compared):
+        text = "requirements operator 'Gt', 'Lt', 'Gte' or 'Lte' must have a single positive integer value"
+        yield _failed(where, requirements, text)
+    capacity = spec.get("capacity") or {}
+    if any(key in capacity for key in ("cpu", "memory", "ephemeral-storage", "pods")):
+        yield _failed("spec.capacity", capacity, "invalid resource restricted")
+    if "price" in spec and "priceAdjustment" in spec:
+        yield _failed("spec", spec, "cannot set both 'price' and 'priceAdjustment'")
+
+
 _RULES = {
+    ("karpenter.sh", "NodeOverlay"): _node_overlay,
     ("karpenter.sh", "NodePool"): _node_pool,
     ("karpenter.sh", "NodeClaim"): _node_claim,
     ("karpenter.k8s.aws", "EC2NodeClass"): _node_class,

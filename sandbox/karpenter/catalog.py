@@ -32,13 +32,17 @@ class Offering:
 
 @dataclass(frozen=True)
 class InstanceType:
-    """:ivar requirements: its labels; zone and capacity type hold all that it is offered in."""
+    """
+    :ivar requirements: its labels; zone and capacity type hold all that it is offered in.
+    :ivar overlaid: a NodeOverlay has changed its capacity.
+    """
 
     shape: Shape
     requirements: Requirements
     allocatable: Resources
     capacity: Resources
     offerings: tuple[Offering, ...]
+    overlaid: bool = False
 
     @property
     def name(self) -> str:
@@ -103,7 +107,7 @@ def instance_type(shape: Shape, zones: Iterable[str], region: str) -> InstanceTy
         requirement(ZONE, "In", {offering.zone for offering in offerings}),
         requirement(CAPACITY_TYPE, "In", {offering.capacity_type for offering in offerings}),
     )
-    # Physical GPUs: of the device plugin's replicas Karpenter knows nothing (without a NodeOverlay).
+    # Physical GPUs: of the device plugin's replicas Karpenter knows nothing; see overlays.py.
     gpus = {GPU_RESOURCE: shape.gpus * 1000} if shape.gpus else {}
     return InstanceType(
         shape,

@@ -23,6 +23,7 @@ from sandbox.karpenter.marks import ClaimMarks
 from sandbox.karpenter.nodeclass import NodeClassController
 from sandbox.karpenter.nodepool import NodePoolController
 from sandbox.karpenter.objects import POOL, deleting, labels, name, provider_id, terminal, uid
+from sandbox.karpenter.overlays import ALL, NodeOverlays, gate
 from sandbox.karpenter.provisioner import Provisioner
 from sandbox.karpenter.state import State
 from sandbox.karpenter.termination import NodeTermination
@@ -48,7 +49,9 @@ class Karpenter:
         next reconcile.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws, queue: str | None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, kube: Kube, aws: Aws, queue: str | None, *, overlays: bool = False
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.kube = kube
@@ -58,6 +61,8 @@ class Karpenter:
         self.claims, self.pools = self.informers("NodeClaim"), self.informers("NodePool")
         self.node_classes = self.informers("EC2NodeClass")
         self.pdbs = self.informers("PodDisruptionBudget")
+        self.node_overlays = NodeOverlays(self, enabled=overlays)
+        self.overlay_queue = WorkQueue()
         self.state = State(self.pods, self.nodes, self.claims, self.informers("DaemonSet"))
         self.recorder = Recorder(kube, "karpenter")
         self.events = Events(self.recorder, clock.speed)
@@ -79,12 +84,19 @@ class Karpenter:
         self._pod_events: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
+    @property
+    def overlays(self) -> Informer:
+        """Watched only with the feature gate: without it the kind need not even exist."""
+        return self.informers("NodeOverlay")
+
     # --- run -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until cancelled."""
         tasks: list[asyncio.Task[Any]] = []
         try:
+            if self.node_overlays.enabled:
+                self.overlays.add_handler(self._overlays_changed)
             await self.informers.synced()
             self._wire()
             lifecycle = ClaimLifecycle(self)
@@ -98,6 +110,7 @@ class Karpenter:
                 self.mark_queue.run(ClaimMarks(self).reconcile, 4),
                 self.node_queue.run(self._termination.reconcile, 10),
                 self.eviction_queue.run(self._termination.evict, 4),
+                self.overlay_queue.run(self.node_overlays.reconcile, 1),
                 self._again("provisioner", self.provisioner.run),
                 self._again("disruption", self._disruption.run),
                 self._again("garbage collection", self._collect),
@@ -130,15 +143,26 @@ class Karpenter:
         self.nodes.add_handler(self._node_changed)
         self.pods.add_handler(self._pod_changed)
 
-    def _class_changed(self, _change: Change, node_class: Object, _old: Object | None) -> None:
+    def _overlays_changed(self, change: Change, obj: Object, old: Object | None) -> None:
+        """Any change of an overlay, a pool or a node class makes all be compared again; their status changes none."""
+        generation = obj["metadata"].get("generation")
+        if self.node_overlays.enabled and (
+            change != "MODIFIED" or old is None or old["metadata"].get("generation") != generation
+        ):
+            self.overlay_queue.add(ALL)
+
+    def _class_changed(self, _change: Change, node_class: Object, old: Object | None) -> None:
         self.node_class_queue.add(name(node_class))
+        if self.node_overlays.enabled and _subnets(node_class) != _subnets(old):
+            self.overlay_queue.add(ALL)  # until then its pools had no instance types to compare
         for pool in self.pools.items():
             if pool["spec"]["template"]["spec"]["nodeClassRef"]["name"] == name(node_class):
                 self.pool_queue.add(name(pool))
         for claim in self.claims.items():
             self.mark_queue.add(name(claim))
 
-    def _pool_changed(self, _change: Change, pool: Object, _old: Object | None) -> None:
+    def _pool_changed(self, change: Change, pool: Object, old: Object | None) -> None:
+        self._overlays_changed(change, pool, old)
         self.pool_queue.add(name(pool))
         for claim in self.claims.items():
             if labels(claim).get(POOL) == name(pool):
@@ -319,6 +343,7 @@ class Leader:
         self._aws = aws
         self._informers = SharedInformers(kube)
         self._life: asyncio.Task[None] | None = None
+        self._leader: str | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -327,7 +352,7 @@ class Leader:
         try:
             while True:
                 changed = pods.changed
-                await self._follow(next((pod for pod in pods.items() if _leads(pod)), None))
+                await self._follow([pod for pod in pods.items() if _leads(pod)])
                 # Faults are set without a sign; besides that only a change of the pods matters.
                 try:
                     async with asyncio.timeout(1.0):
@@ -338,17 +363,25 @@ class Leader:
             await self._stop()
             await self._informers.close()
 
-    async def _follow(self, pod: Object | None) -> None:
-        wanted = pod is not None and self._settings.faults.active("stopped") is None
+    async def _follow(self, pods: list[Object]) -> None:
+        """
+        :param pods: those that could lead. Who leads goes on until its pod is gone; the next has its own settings.
+        """
+        leader = next((pod for pod in pods if uid(pod) == self._leader), None)
+        if leader is None or self._settings.faults.active("stopped") is not None:
+            await self._stop()
+            leader = pods[0] if pods else None
         if self._life is not None and self._life.done():
             error = self._life.exception() if not self._life.cancelled() else None
             log.error("Karpenter ended; it starts again", exc_info=error)
             self._life = None
-        if wanted and self._life is None and pod is not None:
-            karpenter = Karpenter(self._settings, self._clock, self._kube, self._aws, _queue_of(pod))
+        if self._life is None and leader is not None and self._settings.faults.active("stopped") is None:
+            self._leader = uid(leader)
+            overlays = gate(leader, "NodeOverlay")
+            karpenter = Karpenter(
+                self._settings, self._clock, self._kube, self._aws, _queue_of(leader), overlays=overlays
+            )
             self._life = asyncio.create_task(karpenter.run(), name="karpenter")
-        elif not wanted:
-            await self._stop()
 
     async def _stop(self) -> None:
         if self._life is not None:
@@ -359,6 +392,10 @@ class Leader:
 
 def _leads(pod: Object) -> bool:
     return is_true(pod, "Ready") and not deleting(pod)
+
+
+def _subnets(node_class: Object | None) -> Any:
+    return ((node_class or {}).get("status") or {}).get("subnets")
 
 
 def _queue_of(pod: Object) -> str | None:

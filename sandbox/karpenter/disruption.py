@@ -239,8 +239,9 @@ class Disruption:
 
     async def _without(self, candidates: list[Candidate]) -> Plan:
         karpenter = self._karpenter
-        templates = await karpenter.provisioner.templates()
         going = {name(each.claim) for each in candidates}
+        # The candidates do not count against the limits either: a replacement may stand beside what it replaces.
+        templates = await karpenter.provisioner.templates(frozenset(going))
         pods = [pod for each in candidates for pod in karpenter.state.pods_on(name(each.node)) if reschedulable(pod)]
         plan = Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
         for pod, room in plan.placed:

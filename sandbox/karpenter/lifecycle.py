@@ -35,6 +35,7 @@ from sandbox.karpenter.objects import (
     show_taint,
     uid,
 )
+from sandbox.karpenter.overlays import Unevaluated
 from sandbox.karpenter.requirements import from_entries, from_labels
 from sandbox.nodes.quantities import fits, parse, parse_all, render_all
 
@@ -149,22 +150,31 @@ class ClaimLifecycle:
         wanted = from_entries(claim["spec"].get("requirements")).merged(from_labels(labels(claim)))
         adopted = await karpenter.cloud.launched_for(claim)
         zones = {each["zone"] for each in node_class["status"]["subnets"]}
-        types = await karpenter.catalog.of_pool(wanted, zones)
+        types = self._overlaid(claim, await karpenter.catalog.of_pool(wanted, zones))
         requests = parse_all((claim["spec"].get("resources") or {}).get("requests"))
         types = [each for each in types if fits(requests, each.allocatable)]
         if adopted is not None:
-            return await self._adopt(adopted)
+            return await self._adopt(claim, adopted)
         if not types:
             raise InsufficientCapacity("creating instance, all requested instance types were unavailable during launch")
         return await karpenter.cloud.launch(claim, node_class, types, wanted)
 
-    async def _adopt(self, instance: Object) -> Launched:
+    def _overlaid(self, claim: Object, types: list[InstanceType]) -> list[InstanceType]:
+        """
+        :raises LaunchError: for a pool that has not been compared with the overlays yet.
+        """
+        try:
+            return self._karpenter.node_overlays.applied(labels(claim).get(POOL, ""), types)
+        except Unevaluated as error:
+            raise LaunchError("LaunchFailed", f"creating instance, {error}") from error
+
+    async def _adopt(self, claim: Object, instance: Object) -> Launched:
         karpenter = self._karpenter
         shape = await karpenter.catalog.shape(instance["InstanceType"])
         if shape is None:
             raise LaunchError("InstanceTypeResolutionFailed", "Error resolving instance types")
         zone = instance["Placement"]["AvailabilityZone"]
-        resolved: InstanceType = instance_type(shape, [zone], karpenter.settings.region)
+        [resolved] = self._overlaid(claim, [instance_type(shape, [zone], karpenter.settings.region)])
         kind = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
         offering = next(each for each in resolved.offerings if each.capacity_type == kind)
         return Launched(instance, resolved, offering, instance["ImageId"])

@@ -22,6 +22,7 @@ from sandbox.karpenter.objects import (
     reschedulable,
     uid,
 )
+from sandbox.karpenter.overlays import APPLIED, Unevaluated
 from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, from_entries, from_labels, requirement
 from sandbox.karpenter.simulation import HOSTNAME, NODES, Plan, Planned, Simulation, Template
 from sandbox.karpenter.validation import refusal
@@ -119,7 +120,14 @@ class Provisioner:
             if provisionable(pod):
                 karpenter.nominate(room.claim or room.name)
                 karpenter.events.nominated(pod, claim=room.claim, node=room.name if room.has_node else None)
+        # All claims of a pass are created side by side, so none of them counts yet when the next is checked.
+        exceeded = {name(each.pool) for each in templates if self._exceeded(each.pool)}
         for planned in plan.new:
+            if name(planned.template.pool) in exceeded:
+                log.warning(
+                    "creating node claim, resource usage exceeds limit of nodepool %s", name(planned.template.pool)
+                )
+                continue
             claim = await self.create(planned)
             karpenter.nominate(name(claim))
             for pod in planned.pods:
@@ -152,8 +160,12 @@ class Provisioner:
 
     # --- templates -----------------------------------------------------------------------------------------------
 
-    async def templates(self) -> list[Template]:
-        """The pools that are ready, heaviest first."""
+    async def templates(self, without: frozenset[str] = frozenset()) -> list[Template]:
+        """The pools that are ready, heaviest first; of equal weights the name that is *last* in the alphabet
+        (core v1.14.1 ``pkg/utils/nodepool/nodepool.go``, ``OrderByWeight``).
+
+        :param without: names of claims that are left out of what the limits count (they are about to go).
+        """
         karpenter = self._karpenter
         pools = [
             pool
@@ -163,33 +175,44 @@ class Provisioner:
             and karpenter.ours(pool["spec"]["template"]["spec"]["nodeClassRef"])
             and pool["spec"].get("replicas") is None
         ]
-        pools.sort(key=lambda pool: (-(pool["spec"].get("weight") or 0), name(pool)))
+        pools.sort(key=name, reverse=True)
+        pools.sort(key=lambda pool: pool["spec"].get("weight") or 0, reverse=True)
         found = []
         for pool in pools:
-            template = await self._template(pool)
+            try:
+                template = await self._template(pool, without)
+            except Unevaluated as error:
+                log.debug("skipping, awaiting nodeoverlay evaluation: %s", error)
+                continue
             if not template.types:
                 karpenter.events.no_compatible_types(pool)
                 continue
             found.append(template)
         return found
 
-    async def _template(self, pool: Object) -> Template:
+    async def _template(self, pool: Object, without: frozenset[str]) -> Template:
         karpenter = self._karpenter
         requirements = pool_requirements(pool)
         spec = pool["spec"]["template"]["spec"]
         node_class = karpenter.node_classes.get(spec["nodeClassRef"]["name"])
         subnets = ((node_class or {}).get("status") or {}).get("subnets") or []
         types: list[InstanceType] = await karpenter.catalog.of_pool(requirements, {each["zone"] for each in subnets})
+        types = karpenter.node_overlays.applied(name(pool), types)
         taints = list(spec.get("taints") or [])
         daemons = karpenter.state.daemon_requests(requirements, taints, WELL_KNOWN)
-        return Template(pool, requirements, taints, types, daemons, self._remaining(pool))
+        return Template(pool, requirements, taints, types, daemons, self._remaining(pool, without))
 
-    def _remaining(self, pool: Object) -> Resources | None:
+    def _remaining(self, pool: Object, without: frozenset[str] = frozenset()) -> Resources | None:
         limits = parse_all(pool["spec"].get("limits"))
         if not limits:
             return None
-        used, count = self._karpenter.state.pool_usage(name(pool))
+        used, count = self._karpenter.state.pool_usage(name(pool), without)
         return {key: limit - (count * 1000 if key == NODES else used.get(key, 0)) for key, limit in limits.items()}
+
+    def _exceeded(self, pool: Object) -> bool:
+        """Whether a pool has more than its limits now; asked again when a claim is created (``provisioner.Create``)."""
+        latest = self._karpenter.pools.get(name(pool)) or pool
+        return any(left < 0 for left in (self._remaining(latest) or {}).values())
 
 
 def pool_requirements(pool: Object) -> Requirements:
@@ -223,6 +246,8 @@ def manifest(planned: Planned, node_classes: Any) -> Object:
             if node_class is not None and key in notes(node_class)
         },
     }
+    if any(each.overlaid for each in planned.types):
+        found[APPLIED] = "true"
     claim_spec: Object = {
         "nodeClassRef": dict(spec["nodeClassRef"]),
         "requirements": requirements.entries(),

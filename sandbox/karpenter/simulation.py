@@ -243,12 +243,11 @@ def _within(template: Template, remaining: Resources | None) -> list[InstanceTyp
     pool = f"(NodePool={template.pool['metadata']['name']})"
     if remaining is None:
         return template.types
-    if NODES in remaining and remaining[NODES] <= 0:
+    if remaining.get(NODES) == 0:
         raise _NoFit(f"node limits have been exhausted for nodepool {pool}")
+    # No type has a capacity of nodes, so of them only a negative rest says no: a limit that was overrun before.
     types = [
-        each
-        for each in template.types
-        if all(each.capacity.get(key, 0) <= left for key, left in remaining.items() if key != NODES)
+        each for each in template.types if all(each.capacity.get(key, 0) <= left for key, left in remaining.items())
     ]
     if not types:
         raise _NoFit(f"all available instance types exceed limits for nodepool {pool}")
@@ -256,12 +255,15 @@ def _within(template: Template, remaining: Resources | None) -> list[InstanceTyp
 
 
 def _less_the_largest(remaining: Resources, types: list[InstanceType]) -> Resources:
-    """The new node's type is not known yet: the largest that it may be counts."""
-    left = {}
-    for key, value in remaining.items():
-        used = 1000 if key == NODES else max((each.capacity.get(key, 0) for each in types), default=0)
-        left[key] = value - used
-    return left
+    """The new node's type is not known yet: the largest that it may be counts.
+
+    Not as a node, though: what is taken off is the types' capacity, and none has any of ``nodes``. So ``limits.nodes``
+    holds between passes and not within one (core v1.14.1 ``scheduler.go``, ``subtractMax``;
+    kubernetes-sigs/karpenter#2915).
+    """
+    return {
+        key: value - max((each.capacity.get(key, 0) for each in types), default=0) for key, value in remaining.items()
+    }
 
 
 def _largest_first(pod: Object) -> tuple[int, int, str, str]:

@@ -137,14 +137,19 @@ class State:
 
     # --- use -----------------------------------------------------------------------------------------------------
 
-    def pool_usage(self, pool_name: str) -> tuple[Resources, int]:
-        """Capacity of a pool's nodes and claims, and how many there are."""
+    def pool_usage(self, pool_name: str, without: frozenset[str] = frozenset()) -> tuple[Resources, int]:
+        """Capacity of a pool's nodes and claims, and how many there are; those that are going do not count
+        (core v1.14.1 ``pkg/controllers/state/cluster.go``, ``updateNodePoolResources``, and ``StateNodes.Active``).
+
+        :param without: names of claims that are about to go.
+        """
         total: Resources = {}
         count = 0
         for claim in self._claims.items():
-            if labels(claim).get(POOL) != pool_name:
-                continue
             node = self.node_of(claim)
+            going = deleting(claim) or (node is not None and deleting(node)) or name(claim) in without
+            if labels(claim).get(POOL) != pool_name or going:
+                continue
             settled = node is not None and is_true(claim, "Initialized")
             source = node if settled and node is not None else claim
             total = add(total, parse_all((source.get("status") or {}).get("capacity")))

@@ -35,6 +35,12 @@ def _refusals(pod: Object) -> Iterator[str]:
         yield from map(_restricted, filter(_is_restricted, keys))
 
 
+def label_refusal(key: str) -> str | None:
+    """Why a requirement may not use this key (``IsRestrictedLabel``), in Karpenter's words."""
+    normal = _normal(key)
+    return _restricted(normal) if _is_restricted(normal) else None
+
+
 def _normal(key: str) -> str:
     return NORMALIZED.get(key, key)
 

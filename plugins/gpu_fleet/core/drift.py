@@ -16,6 +16,8 @@ from typing import Any
 
 from gpu_fleet.core.manifests import Manifest, build
 from gpu_fleet.core.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.overlays import overlaid, overlay_name
+from gpu_fleet.core.pool_facts import UNKNOWN, PoolFacts
 from gpu_fleet.core.releases.components import COMPONENTS
 from gpu_fleet.core.releases.drift import Change, Difference, Path, differing, dotted
 from gpu_fleet.core.releases.objects import REDACTED
@@ -125,18 +127,25 @@ class Managed:
     on_demand: bool = False
 
 
-def managed_manifests(spec: ClusterSpec) -> list[Managed]:
-    """Everything that the operators apply for this spec; parts with ``manage: false`` are not among it."""
+def managed_manifests(spec: ClusterSpec, facts: Mapping[str, PoolFacts] | None = None) -> list[Managed]:
+    """Everything that the operators apply for this spec; parts with ``manage: false`` are not among it.
+
+    :param facts: by pool; NodePool and NodeOverlay of a pool that is not among them are left out. ``None``: the tables
+        of the package stand in for EC2 and price lists.
+    """
     found = []
     if spec.runtime_class.manage:
         found += [Managed(manifest) for manifest in build("runtime_class", spec)]
     for pool in spec.node_pools:
         if pool.manage:
-            found += [
-                Managed(manifest)
-                for name in ("node_class", "node_pool")
-                for manifest in build(name, spec, pool=pool.name)
-            ]
+            found += [Managed(manifest) for manifest in build("node_class", spec, pool=pool.name)]
+            if facts is None or pool.name in facts:
+                known = UNKNOWN if facts is None else facts[pool.name]
+                found += [
+                    Managed(manifest)
+                    for name in ("node_overlay", "node_pool")
+                    for manifest in build(name, spec, pool=pool.name, facts=known)
+                ]
     # The device plugin's namespace is made by the release engine, without labels of ours.
     own = {SYSTEM_NAMESPACE, spec.validation.namespace, PLACEHOLDER_PRIORITY_CLASS}
     for name in ("system_namespaces", "placeholder_priority"):
@@ -152,12 +161,15 @@ def managed_releases(spec: ClusterSpec) -> list[Component]:
 
 
 def surplus(spec: ClusterSpec, objects: Iterable[Mapping[str, Any]]) -> list[Drift]:
-    """NodePools and EC2NodeClasses of this cluster's spec that it no longer has: they may go on buying nodes."""
+    """NodePools and EC2NodeClasses of this cluster's spec that it no longer has: they may go on buying nodes; and
+    NodeOverlays of pools that no longer share, by which Karpenter counts on GPUs that are not there."""
     found = []
+    overlays = {overlay_name(pool.name) for pool in spec.node_pools if overlaid(spec, pool)}
     for item in objects:
         metadata = item.get("metadata") or {}
         ours = (metadata.get("labels") or {}).get(LABEL_CLUSTER) == spec.name
-        if ours and metadata.get("name") not in spec.pool_names:
+        known = overlays if item.get("kind") == "NodeOverlay" else spec.pool_names
+        if ours and metadata.get("name") not in known:
             found.append(Drift(Kind.ADDED, f"{item.get('kind')} {metadata.get('name')}", found="present"))
     return found
 

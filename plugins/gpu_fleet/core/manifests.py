@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from gpu_fleet.core.budgets import budgets_of
+from gpu_fleet.core.costs import PriceList
+from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.names import (
     DISCOVERY_TAG,
+    GPU_RESOURCE,
     LABEL_CAPACITY_TYPE,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
     LABEL_GPU_PRESENT,
     LABEL_INSTANCE_TYPE,
     LABEL_MPS_CAPABLE,
+    LABEL_NODE_POOL,
     LABEL_PLUGIN_CONFIG,
     LABEL_POOL,
     SYSTEM_NAMESPACE,
 )
+from gpu_fleet.core.overlays import WEIGHT, overlaid, overlay_name, shares
+from gpu_fleet.core.pool_facts import UNKNOWN, PoolFacts, limits_of, physical, weights
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.templates import template
 
@@ -127,15 +134,10 @@ def pool_taints(pool: NodePool) -> list[dict[str, str]]:
     return [{"key": t.key, **({"value": t.value} if t.value else {}), "effect": t.effect} for t in pool.taints]
 
 
-def pool_limits(pool: NodePool) -> dict[str, str]:
-    """``spec.limits`` of the NodePool: nodes only, since a GPU limit counts shared replicas."""
-    return {"nodes": str(pool.node_limit)}
-
-
 def _disruption(pool: NodePool) -> dict[str, Any]:
     disruption = pool.disruption
     budgets: list[dict[str, Any]] = []
-    for budget in disruption.budgets:
+    for budget in budgets_of(disruption):
         entry: dict[str, Any] = {"nodes": budget.nodes}
         if budget.reasons:
             entry["reasons"] = list(budget.reasons)
@@ -146,20 +148,23 @@ def _disruption(pool: NodePool) -> dict[str, Any]:
         "consolidationPolicy": disruption.consolidation_policy,
         "consolidateAfter": str(disruption.consolidate_after),
     }
-    return {**body, "budgets": budgets} if budgets else body
+    return {**body, "budgets": budgets}
 
 
 @builder("node_pool")
-def node_pool(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
+def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> list[Manifest]:
     """A pool's NodePool (karpenter.sh/v1).
 
     Applying it also undoes a freeze: it carries the pool's own limits, and no trace of the frozen ones.
+
+    :param facts: hardware and prices, on which limits and weight rest; nothing of the template does.
     """
     this = spec.pool(pool)
     manifest = _complete(spec, "node-pool", object_name=this.name, pool=this.name)
     body = manifest["spec"]
     node = body["template"]
-    node["metadata"]["labels"] = pool_labels(this)
+    # Jobs pick their pool by its name. Nothing on the node depends on that label, so one without it is no defect.
+    node["metadata"]["labels"] = {**pool_labels(this), LABEL_POOL: this.name}
     node["spec"]["nodeClassRef"]["name"] = this.name
     architecture = "arm64" if this.instance_types[0].split(".")[0] in _ARM_FAMILIES else "amd64"
     node["spec"]["requirements"] = [
@@ -175,7 +180,36 @@ def node_pool(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
     if this.termination_grace_period is not None:
         node["spec"]["terminationGracePeriod"] = str(this.termination_grace_period)
     body["disruption"] = _disruption(this)
-    body["limits"] = pool_limits(this)
+    body["limits"] = limits_of(this, facts)
+    weight = weights(spec, facts.prices or PriceList.unknown(spec.region))[this.name]
+    if weight is not None:
+        body["weight"] = weight
+    return [manifest]
+
+
+@builder("node_overlay")
+def node_overlay(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> list[Manifest]:
+    """A shared pool's NodeOverlay (karpenter.sh/v1alpha1): how many GPUs a node of it will advertise. Empty for a pool
+    that has none.
+
+    :raises SpecError: if neither EC2 was asked nor the table knows how many GPUs the instance types have.
+    """
+    this = spec.pool(pool)
+    if not overlaid(spec, this):
+        return []
+    count = physical(this, facts)
+    if count is None:
+        raise SpecError(
+            f"how many GPUs {', '.join(this.instance_types)} have is not known without asking EC2",
+            field="nodePools[].instanceTypes",
+            remedy="build the NodeOverlay with what EC2 says",
+        )
+    manifest = _complete(spec, "node-overlay", object_name=overlay_name(this.name), pool=this.name)
+    manifest["spec"] = {
+        "weight": WEIGHT,
+        "requirements": [_in(LABEL_NODE_POOL, this.name), _in(LABEL_INSTANCE_TYPE, *this.instance_types)],
+        "capacity": {GPU_RESOURCE: str(shares(this, count))},
+    }
     return [manifest]
 
 

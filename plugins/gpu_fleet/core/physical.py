@@ -7,7 +7,7 @@ taken from our own spec or from node labels the equation would compare our numbe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.errors import SpecError
@@ -23,11 +23,15 @@ class Hardware:
     :ivar count: physical GPUs per node.
     :ivar products: instance type -> GPU name as EC2 writes it, for example ``A10G``.
     :ivar memory_mib: instance type -> memory of one GPU in MiB, where EC2 tells.
+    :ivar vcpus: instance type -> default vCPUs, where EC2 tells.
+    :ivar pod_places: instance type -> places for pods without prefix delegation, where EC2 tells.
     """
 
     count: int
     products: Mapping[str, str]
     memory_mib: Mapping[str, int]
+    vcpus: Mapping[str, int] = field(default_factory=dict)
+    pod_places: Mapping[str, int] = field(default_factory=dict)
 
 
 def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Hardware:
@@ -35,7 +39,8 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
 
     :param described: the ``InstanceTypes`` of ``DescribeInstanceTypes``.
     :param wanted: the pool's instance types.
-    :raises SpecError: a type that EC2 does not know, that has no NVIDIA GPU, or whose count differs from the others'.
+    :raises SpecError: a type that EC2 does not know, that has no NVIDIA GPU or a part of one, or whose count differs
+        from the others'.
     """
     by_name = {str(entry.get("InstanceType")): entry for entry in described}
     counts: dict[str, int] = {}
@@ -54,6 +59,13 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
             if str(gpu.get("Manufacturer", "")).upper() == "NVIDIA"
         ]
         counts[name] = sum(int(gpu.get("Count") or 0) for gpu in gpus)
+        if counts[name] < 1 and gpus:
+            raise SpecError(
+                f"instance type {name} has a part of a GPU: EC2 reports 0 for it, so nodes of it would count as nodes "
+                "without GPUs, for Karpenter as for this package",
+                field="nodePools[].instanceTypes",
+                remedy="name types with whole GPUs, for example g6.xlarge with sharing",
+            )
         if counts[name] < 1:
             raise SpecError(
                 f"instance type {name} has no NVIDIA GPU",
@@ -71,4 +83,26 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
             field="nodePools[].instanceTypes",
             remedy="make one pool per number of GPUs",
         )
-    return Hardware(next(iter(counts.values())), products, memory)
+    cpus = {name: int((by_name[name].get("VCpuInfo") or {}).get("DefaultVCpus") or 0) for name in wanted}
+    places = {name: places_of(by_name[name]) for name in wanted}
+    return Hardware(
+        next(iter(counts.values())),
+        products,
+        memory,
+        vcpus={name: count for name, count in cpus.items() if count},
+        pod_places={name: count for name, count in places.items() if count is not None},
+    )
+
+
+def places_of(described: Mapping[str, Any]) -> int | None:
+    """Places for pods on a described instance type, or ``None`` if EC2 does not tell.
+
+    Network interfaces of the default card × (IPv4 addresses of each − 1) + 2, as Karpenter counts them
+    (aws/karpenter-provider-aws v1.14.1 pkg/providers/instancetype/types.go, ``ENILimitedPods``).
+    """
+    network = described.get("NetworkInfo") or {}
+    cards = network.get("NetworkCards") or []
+    index = int(network.get("DefaultNetworkCardIndex") or 0)
+    card = cards[index] if index < len(cards) else network
+    interfaces, addresses = card.get("MaximumNetworkInterfaces"), network.get("Ipv4AddressesPerInterface")
+    return int(interfaces) * (int(addresses) - 1) + 2 if interfaces and addresses else None

@@ -25,6 +25,7 @@ from gpu_fleet.core.names import (
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
 )
+from gpu_fleet.core.overlays import of_cluster
 from gpu_fleet.core.readiness.teardown import left_classes, left_instances, living_pools, tags_of
 from gpu_fleet.core.releases.objects import workload_of
 from gpu_fleet.core.spec import ClusterSpec
@@ -92,7 +93,8 @@ def needs_karpenter(spec: ClusterSpec, observed: Observed) -> dict[str, list[str
     pools = living_pools(observed.node_pools) - set(doomed_pools(spec, observed.node_pools))
     ours = {item["metadata"]["name"] for item in left_classes(observed.node_classes, spec.name, ())}
     classes = {item["metadata"]["name"] for item in observed.node_classes} - ours
-    overlays = {item["metadata"]["name"] for item in observed.node_overlays}
+    ours = set(of_cluster(observed.node_overlays, spec.name))
+    overlays = {item["metadata"]["name"] for item in observed.node_overlays} - ours
     found = {"NodePools": pools, "EC2NodeClasses": classes, "NodeOverlays": overlays}
     return {kind: sorted(names) for kind, names in found.items() if names}
 

@@ -10,6 +10,7 @@ import yaml
 
 from gpu_fleet.core.manifests import pool_taints
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME, TAINT_QUARANTINED
+from gpu_fleet.core.overlays import overlays_used
 from gpu_fleet.core.spec import ClusterSpec, Mps, NodePool, TimeSlicing
 from gpu_fleet.core.templates import template
 
@@ -103,6 +104,8 @@ def _karpenter(spec: ClusterSpec) -> dict[str, Any]:
     settings: dict[str, Any] = {"clusterName": spec.cluster.name}
     if karpenter.interruption_queue:
         settings["interruptionQueue"] = karpenter.interruption_queue
+    if overlays_used(spec):
+        settings["featureGates"] = {"nodeOverlay": True}
     derived = {"replicas": karpenter.replicas, "settings": merge(settings, karpenter.settings)}
     return merge(merge(template("helm/karpenter"), derived), karpenter.values)
 

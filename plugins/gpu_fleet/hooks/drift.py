@@ -8,8 +8,9 @@ from typing import Any
 from gpu_fleet.core import drift as rules
 from gpu_fleet.core.drift import Drift, Unread
 from gpu_fleet.core.errors import GpuFleetError, TransientError
-from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_POOL
+from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_OVERLAY, NODE_POOL
 from gpu_fleet.core.names import FIELD_MANAGER, LABEL_CLUSTER, LABEL_NODE_POOL
+from gpu_fleet.core.pool_facts import PoolFacts
 from gpu_fleet.core.releases.components import release_request
 from gpu_fleet.core.releases.state import classify
 from gpu_fleet.core.releases.storage import StorageUnreadable
@@ -18,6 +19,7 @@ from gpu_fleet.core.values import Component
 from gpu_fleet.hooks.helm_drift import Look, look_at_manifests, look_at_release
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes_client import KubeClient
+from gpu_fleet.hooks.pool_facts import pool_facts
 
 #: Holds no Lease: whoever does is somebody else.
 _ME = "gpu-fleet drift check"
@@ -44,15 +46,26 @@ class DriftCheck:
         return self
 
     def _manifests(self) -> None:
-        managed = rules.managed_manifests(self.spec)
+        managed = rules.managed_manifests(self.spec, self._facts())
         looks = look_at_manifests(self.kube, [item.manifest for item in managed], FIELD_MANAGER)
         for item, look in zip(managed, looks, strict=True):
             if not (item.on_demand and not look.live and look.error is None):
                 self._note([look])
 
+    def _facts(self) -> dict[str, PoolFacts]:
+        """What NodePools and NodeOverlays also rest on; a pool of which it is not known cannot be compared."""
+        found = {}
+        for pool in self.spec.node_pools:
+            if pool.manage:
+                try:
+                    found[pool.name] = pool_facts(self.spec, pool)
+                except GpuFleetError as error:
+                    self._failed(f"NodePool {pool.name}", error)
+        return found
+
     def _surplus(self) -> None:
         selector = f"{LABEL_CLUSTER}={self.spec.name}"
-        for kind in (NODE_POOL, EC2_NODE_CLASS):
+        for kind in (NODE_POOL, EC2_NODE_CLASS, NODE_OVERLAY):
             try:
                 self.drifts += rules.surplus(self.spec, self.kube.list(kind, label_selector=selector))
             except GpuFleetError as error:

@@ -45,14 +45,9 @@ def hardware(spec: ClusterSpec, pool: NodePool) -> Hardware:
 
     :raises SpecError: instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
     """
-    from gpu_fleet.core.physical import hardware_of
-    from gpu_fleet.hooks.aws import aws_session
+    from gpu_fleet.hooks import pool_facts
 
-    session = aws_session(spec.aws.connection, spec.region)
-    described = session.paginate(
-        "ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=list(pool.instance_types)
-    )
-    return hardware_of(described, pool.instance_types)
+    return pool_facts.hardware(spec, pool)
 
 
 def ensure_objects(kube: KubeClient, spec: ClusterSpec, builder: str, names: set[str]) -> None:

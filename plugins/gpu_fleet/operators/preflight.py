@@ -112,6 +112,8 @@ class CheckAwsOperator(FleetOperator):
         identity = aws.call("sts", "get_caller_identity")
         self.log.info("account %s as %s in %s", identity["Account"], identity["Arn"], aws.region)
         described = describe_types(aws, self.spec)
+        for note in notes_on_places(self.spec, described):
+            self.log.warning("note: %s", note)
         return {
             "account": identity["Account"],
             "arn": identity["Arn"],
@@ -151,6 +153,18 @@ def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
     for pool in spec.node_pools:
         hardware_of(described, pool.instance_types)
     return described
+
+
+def notes_on_places(spec: ClusterSpec, described: list[dict[str, Any]]) -> list[str]:
+    """Pools whose nodes have fewer places for pods than shares, by EC2's figures."""
+    from gpu_fleet.core.physical import hardware_of
+    from gpu_fleet.core.spec.notes_pools import places_by_ec2
+
+    found = []
+    for pool in spec.node_pools:
+        facts = hardware_of(described, pool.instance_types)
+        found += [str(note) for note in places_by_ec2(pool, facts.count, dict(facts.pod_places))]
+    return found
 
 
 def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:

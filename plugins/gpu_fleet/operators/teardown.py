@@ -124,14 +124,14 @@ class PlanTeardownOperator(FleetOperator):
         versions = karpenter_versions(self.kube.list(DEPLOYMENT, namespace, label_selector=KARPENTER_SELECTOR))
         if not versions:
             self.log.warning(
-                "the version of Karpenter in namespace %s is not known: before %s it launches nodes past the freeze",
+                "the version of Karpenter in namespace %s is not known: before %s a freeze does not hold it",
                 namespace,
                 FIRST_WITH_NODE_LIMITS,
             )
         elif version_tuple(versions[0]) < version_tuple(FIRST_WITH_NODE_LIMITS):
             raise PermanentError(
-                f"Karpenter {versions[0]} in namespace {namespace} launches nodes past limits.nodes, and so past the "
-                "freeze of a teardown: each evicted pod would buy a new node; upgrade it to "
+                f"Karpenter {versions[0]} in namespace {namespace} does not heed limits.nodes, and so not the freeze "
+                "of a teardown: each evicted pod would buy a new node; upgrade it to "
                 f"{FIRST_WITH_NODE_LIMITS} or later and run the task again",
                 reason="KarpenterTooOld",
             )
@@ -218,6 +218,8 @@ class DeleteNodePoolsOperator(FleetOperator):
         from gpu_fleet.core.teardown_karpenter import Karpenter, Way
 
         plan = self._plan()
+        if plan.way is not Way.REFUSED:
+            self._delete_overlays()
         if plan.way is Way.NOTHING_LEFT:
             self.log.info("no NodePool, NodeClaim or instance of ours is left")
             if plan.karpenter is Karpenter.DEAD and self.spec.teardown.when_karpenter_is_dead == "emergency":
@@ -247,6 +249,16 @@ class DeleteNodePoolsOperator(FleetOperator):
         from gpu_fleet.hooks.prices import load_prices
 
         return make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
+
+    def _delete_overlays(self) -> None:
+        """Ours, first of all: they go with the pools, which buy nothing any more, and while the CRD is there."""
+        from gpu_fleet.core.kinds import NODE_OVERLAY, ObjectRef
+        from gpu_fleet.core.names import LABEL_CLUSTER
+
+        for item in self.kube.list(NODE_OVERLAY, label_selector=f"{LABEL_CLUSTER}={self.spec.name}"):
+            ref = ObjectRef(NODE_OVERLAY, item["metadata"]["name"])
+            if self.kube.delete(ref, uid=item["metadata"]["uid"]):
+                self.log.info("deleted %s", ref)
 
     def _delete_pools(self, names: Iterable[str], *, propagation: str) -> None:
         from gpu_fleet.core.kinds import NODE_POOL, ObjectRef

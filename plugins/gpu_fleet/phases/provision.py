@@ -1,4 +1,5 @@
-"""Provision: Karpenter and its CRDs by Helm, then one EC2NodeClass and one NodePool per pool, each gated."""
+"""Provision: Karpenter and its CRDs by Helm, then per pool an EC2NodeClass and a NodePool, with a NodeOverlay if it
+shares; each gated."""
 
 from __future__ import annotations
 
@@ -6,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup
 
+from gpu_fleet.core.overlays import overlaid, overlay_name, overlays_used
 from gpu_fleet.operators.apply import ApplyManifestsOperator
+from gpu_fleet.operators.pools import ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
+
+
+_CRDS = ("nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws")
 
 
 def provision(spec: ClusterSpec) -> Phase:
@@ -26,7 +32,7 @@ def provision(spec: ClusterSpec) -> Phase:
         crds = GateSensor(
             task_id="crds_established",
             gate="crds_established",
-            args={"crds": ["nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws"]},
+            args={"crds": [*_CRDS, *(["nodeoverlays.karpenter.sh"] if overlays_used(spec) else [])]},
         )
         available = GateSensor(
             task_id="karpenter_available", gate="karpenter_available", args={"namespace": spec.karpenter.namespace}
@@ -48,16 +54,17 @@ def provision(spec: ClusterSpec) -> Phase:
         for pool in spec.node_pools:
             with TaskGroup(f"pool_{pool.name}"):
                 class_ready = GateSensor(task_id="node_class_ready", gate="node_class_ready", args={"name": pool.name})
-                pool_ready = GateSensor(task_id="node_pool_ready", gate="node_pool_ready", args={"name": pool.name})
+                overlay = {"overlay": overlay_name(pool.name)} if overlaid(spec, pool) else {}
+                pool_ready = GateSensor(
+                    task_id="node_pool_ready", gate="node_pool_ready", args={"name": pool.name, **overlay}
+                )
                 tasks += [class_ready, pool_ready]
                 tails.append(pool_ready)
                 if pool.manage:
                     node_class = ApplyManifestsOperator(
                         task_id="apply_node_class", builder="node_class", builder_args={"pool": pool.name}
                     )
-                    node_pool = ApplyManifestsOperator(
-                        task_id="apply_node_pool", builder="node_pool", builder_args={"pool": pool.name}
-                    )
+                    node_pool = ApplyNodePoolOperator(task_id="apply_node_pool", node_pool=pool.name)
                     crds >> node_class >> class_ready >> node_pool >> pool_ready
                     tasks += [node_class, node_pool]
                 else:

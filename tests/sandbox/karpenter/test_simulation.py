@@ -129,11 +129,39 @@ def test_limits_on_gpus():
     assert _error(_pod(), _template(G5, remaining={"nvidia.com/gpu": "0"})) == text
 
 
-def test_limits_on_nodes():
-    template = _template(G5, remaining={"nodes": "2"})
-    plan = _plan([_pod(str(number)) for number in range(3)], template)
+def _limited(pods, **remaining):
+    plan = _plan([_pod(str(number)) for number in range(pods)], _template(G5, remaining=remaining))
+    return len(plan.new), set(plan.errors.values())
+
+
+def test_limits_on_nodes_are_no_cap_within_a_pass():
+    """``subtractMax`` takes the types' capacity off the rest, and no type has one of ``nodes``
+    (core v1.14.1 ``scheduler.go``; kubernetes-sigs/karpenter#2915: 101 claims in one pass past a limit)."""
+    assert _limited(12, nodes="2") == (12, set())
+
+
+def test_a_limit_of_no_nodes_holds():
+    """``nodesRemaining.IsZero()``: this is what a teardown's freeze rests on."""
+    assert _limited(3, nodes="0") == (0, {"node limits have been exhausted for nodepool (NodePool=gpu)"})
+
+
+def test_an_overrun_limit_on_nodes_holds_too():
+    """Below zero it is no longer zero; then ``filterByRemainingResources`` refuses, with another text."""
+    assert _limited(3, nodes="-2") == (0, {"all available instance types exceed limits for nodepool (NodePool=gpu)"})
+
+
+@pytest.mark.parametrize("limit", [{"cpu": "8"}, {"nvidia.com/gpu": "2"}, {"memory": "32Gi"}])
+def test_limits_on_capacity_are_counted_within_a_pass(limit):
+    assert _limited(12, nodes="2", **limit) == (
+        2,
+        {"all available instance types exceed limits for nodepool (NodePool=gpu)"},
+    )
+
+
+def test_within_a_pass_the_largest_type_counts():
+    small = Shape("g5.large", 2, 8192, 29, "amd64", 1, "A10G", 22888, _BOTH, "nitro", 250)
+    plan = _plan([_pod(str(number)) for number in range(6)], _template(small, G5, remaining={"cpu": "8"}))
     assert len(plan.new) == 2
-    assert list(plan.errors.values()) == ["node limits have been exhausted for nodepool (NodePool=gpu)"]
 
 
 def test_no_capacity_anywhere():

@@ -125,12 +125,19 @@ class Cluster:
         found = await self.aws.paginate("ec2", "describe_instances", "Reservations[].Instances[]", Filters=wanted)
         return [each for each in found if not states or each["State"]["Name"] in states]
 
-    async def install_karpenter(self) -> None:
-        """CRDs and a Deployment as the charts make them."""
+    async def install_karpenter(self, gates: str = "") -> None:
+        """CRDs and a Deployment as the charts make them.
+
+        :param gates: ``FEATURE_GATES`` of the controller.
+        """
         for path in sorted(CRDS.glob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 await self.kube.apply(document, field_manager="test")
-        await self.apply(karpenter_deployment(self.settings.cluster_name))
+        deployment = karpenter_deployment(self.settings.cluster_name)
+        if gates:
+            env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+            env.append({"name": "FEATURE_GATES", "value": gates})
+        await self.apply(deployment)
 
         async def ready() -> bool:
             found = await self.kube.get("Deployment", "karpenter", "kube-system")
@@ -342,6 +349,16 @@ def node_pool(
     if limits:
         pool["spec"]["limits"] = limits
     return pool
+
+
+def node_overlay(name: str, pool: str, gpus: int, **spec: Any) -> Object:
+    requirement = {"key": "karpenter.sh/nodepool", "operator": "In", "values": [pool]}
+    return {
+        "apiVersion": "karpenter.sh/v1alpha1",
+        "kind": "NodeOverlay",
+        "metadata": {"name": name},
+        "spec": {"requirements": [requirement], "capacity": {"nvidia.com/gpu": str(gpus)}, **spec},
+    }
 
 
 def gpu_pod(

@@ -38,6 +38,7 @@ def test_everything_that_is_applied_is_compared() -> None:
     assert names() == [
         "RuntimeClass nvidia",
         "EC2NodeClass shared-a10g",
+        "NodeOverlay gpu-fleet-shared-a10g",
         "NodePool shared-a10g",
         "EC2NodeClass whole-a100",
         "NodePool whole-a100",

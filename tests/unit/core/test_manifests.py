@@ -32,6 +32,7 @@ def test_the_node_pool_says_what_the_spec_says() -> None:
     assert node["metadata"]["labels"] == {
         "nvidia.com/gpu.present": "true",
         "nvidia.com/device-plugin.config": "time-slicing-4",
+        "gpu-fleet.io/pool": "shared-a10g",
     }
     assert node["spec"]["nodeClassRef"] == {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "shared-a10g"}
     assert {r["key"]: (r["operator"], r["values"]) for r in node["spec"]["requirements"]} == {
@@ -42,13 +43,14 @@ def test_the_node_pool_says_what_the_spec_says() -> None:
     }
     assert node["spec"]["taints"] == [{"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}]
     assert DURATION.match(node["spec"]["expireAfter"])
-    assert node["spec"]["terminationGracePeriod"] == "10m"
+    assert node["spec"]["expireAfter"] == "Never"
+    assert "terminationGracePeriod" not in node["spec"]
     assert pool["spec"]["disruption"] == {
         "consolidationPolicy": "WhenEmpty",
         "consolidateAfter": "5m",
-        "budgets": [{"nodes": "10%"}],
+        "budgets": [{"nodes": "10%"}, {"nodes": "0", "reasons": ["Drifted"]}],
     }
-    assert pool["spec"]["limits"] == {"nodes": "4"}
+    assert pool["spec"]["limits"] == {"nodes": "4", "cpu": "16"}
 
 
 def test_an_exclusive_pool_has_the_exclusive_config() -> None:
@@ -62,12 +64,13 @@ def test_nodes_of_an_mps_pool_ask_for_the_control_daemon() -> None:
         "nvidia.com/gpu.present": "true",
         "nvidia.com/device-plugin.config": "mps-4",
         "nvidia.com/mps.capable": "true",
+        "gpu-fleet.io/pool": "shared-a10g",
     }
 
 
 def test_a_limit_that_is_not_given_leaves_room_for_one_replacement() -> None:
     spec = demo_spec(nodePools__0__limits=...)
-    assert build("node_pool", spec, pool="shared-a10g")[0]["spec"]["limits"] == {"nodes": "3"}
+    assert build("node_pool", spec, pool="shared-a10g")[0]["spec"]["limits"] == {"nodes": "3", "cpu": "12"}
 
 
 def test_optional_parts_are_left_out_not_null() -> None:
@@ -77,7 +80,6 @@ def test_optional_parts_are_left_out_not_null() -> None:
     pool = build("node_pool", spec, pool="shared-a10g")[0]["spec"]
     assert "taints" not in pool["template"]["spec"]
     assert "terminationGracePeriod" not in pool["template"]["spec"]
-    assert "budgets" not in pool["disruption"]
 
 
 def test_a_scheduled_budget_keeps_schedule_duration_and_reasons() -> None:
@@ -128,10 +130,10 @@ def test_the_runtime_class_has_the_name_that_the_plugin_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["runtime_class", "node_class", "node_pool", "placeholder_priority", "system_namespaces"]
+    "name", ["runtime_class", "node_class", "node_overlay", "node_pool", "placeholder_priority", "system_namespaces"]
 )
 def test_every_manifest_is_mapped_labelled_and_repeatable(name: str) -> None:
-    args = {"pool": "shared-a10g"} if name in ("node_class", "node_pool") else {}
+    args = {"pool": "shared-a10g"} if name in ("node_class", "node_overlay", "node_pool") else {}
     first = build(name, demo_spec(), **args)
     expected = copy.deepcopy(first)
     first[0]["metadata"]["name"] = "changed"

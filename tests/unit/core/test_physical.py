@@ -34,8 +34,27 @@ def test_eight_gpus() -> None:
         ([described("g4ad.xlarge", manufacturer="AMD")], ["g4ad.xlarge"], "no NVIDIA GPU"),
         ([described("g5.xlarge"), described("g5.12xlarge", 4)], ["g5.xlarge", "g5.12xlarge"], "same number of GPUs"),
         ([], [], "none is named"),
+        ([described("g6f.xlarge", 0, product="L4")], ["g6f.xlarge"], "g6f.xlarge has a part of a GPU: EC2 reports 0"),
     ],
 )
 def test_what_ec2_contradicts(answer: list[dict[str, Any]], wanted: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         hardware_of(answer, wanted)
+
+
+def test_vcpus_and_places_for_pods() -> None:
+    """g4dn.xlarge: the default card has 3 interfaces of 10 addresses each."""
+    network = {
+        "MaximumNetworkInterfaces": 60,
+        "Ipv4AddressesPerInterface": 10,
+        "DefaultNetworkCardIndex": 1,
+        "NetworkCards": [{"MaximumNetworkInterfaces": 7}, {"MaximumNetworkInterfaces": 3}],
+    }
+    answer = {**described("g4dn.xlarge"), "VCpuInfo": {"DefaultVCpus": 4}, "NetworkInfo": network}
+    found = hardware_of([answer], ["g4dn.xlarge"])
+    assert (found.vcpus, found.pod_places) == ({"g4dn.xlarge": 4}, {"g4dn.xlarge": 29})
+
+
+def test_what_ec2_does_not_tell_is_not_known() -> None:
+    found = hardware_of([described("g5.xlarge")], ["g5.xlarge"])
+    assert (found.vcpus, found.pod_places) == ({}, {})

@@ -116,9 +116,9 @@ def applied(item: dict[str, Any], manager: str = FIELD_MANAGER) -> dict[str, Any
 def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
     live = applied(build("node_pool", demo_spec(), pool="shared-a10g")[0])
     manifest = frozen(live)
-    assert manifest["spec"]["limits"] == {"nodes": "0"}
+    assert manifest["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
     assert {**manifest["spec"], "limits": None} == {**live["spec"], "limits": None}
-    assert json.loads(manifest["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
+    assert json.loads(manifest["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4", "cpu": "16"}
     assert manifest["metadata"]["labels"] == live["metadata"]["labels"]
     assert set(manifest["metadata"]) == {"name", "labels", "annotations"}
     assert not is_frozen(live)
@@ -126,11 +126,11 @@ def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
 
 
 def test_a_freeze_names_no_field_that_somebody_else_has() -> None:
-    live = applied(build("node_pool", demo_spec(), pool="shared-a10g")[0])
-    live["spec"] = {**live["spec"], "weight": 10, "limits": {"nodes": "4", "cpu": "100"}}
+    live = applied(build("node_pool", demo_spec(), pool="whole-a100")[0])
+    live["spec"] = {**live["spec"], "weight": 10, "limits": {"nodes": "4", "cpu": "16", "memory": "1Ti"}}
     manifest = frozen(live)
     assert "weight" not in manifest["spec"]
-    assert manifest["spec"]["limits"] == {"nodes": "0"}
+    assert manifest["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
     foreign = frozen(applied(live, manager="flux"))
     assert foreign["spec"] == {"limits": {"nodes": "0"}}
     assert set(foreign["metadata"]) == {"name", "annotations"}
@@ -139,7 +139,7 @@ def test_a_freeze_names_no_field_that_somebody_else_has() -> None:
 def test_a_second_freeze_keeps_the_first_ones_memory() -> None:
     live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
     again = frozen(applied(frozen(applied(live))))
-    assert json.loads(again["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
+    assert json.loads(again["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4", "cpu": "16"}
 
 
 def test_other_limits_of_a_pool_survive_its_freeze() -> None:

@@ -73,7 +73,12 @@ def test_the_plugin_tolerates_every_taint_of_every_pool() -> None:
 
 def test_karpenter_is_told_its_cluster_and_queue() -> None:
     values = helm_values(demo_spec(), "karpenter")
-    assert values["settings"] == {"clusterName": "demo-gpu", "interruptionQueue": "demo-gpu"}
+    gates = {"nodeOverlay": True}  # of the shared pool's NodeOverlay
+    assert values["settings"] == {
+        "clusterName": "demo-gpu",
+        "interruptionQueue": "demo-gpu",
+        "featureGates": gates,
+    }
     assert values["replicas"] == 2
     assert values["controller"]["resources"]["limits"] == {"memory": "1Gi"}
 

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from gpu_fleet.core.drift import managed_manifests
-from gpu_fleet.core.errors import DriftFound, GateFailed
+from gpu_fleet.core.errors import DriftFound, GateFailed, TransientError
 from gpu_fleet.core.kinds import (
     CONFIG_MAP,
     LEASE,
     NODE,
+    NODE_OVERLAY,
     NODE_POOL,
     PRIORITY_CLASS,
     RUNTIME_CLASS,
@@ -24,12 +25,14 @@ from gpu_fleet.core.kinds import (
     ObjectRef,
 )
 from gpu_fleet.core.names import LABEL_NODE_POOL
+from gpu_fleet.core.pool_facts import UNKNOWN
 from gpu_fleet.core.releases import storage
 from gpu_fleet.core.releases.components import COMPONENTS, release_request
 from gpu_fleet.core.releases.drift import FIELD_MANAGER as HELM
 from gpu_fleet.core.releases.drift import completed
 from gpu_fleet.core.releases.lease import lease_name, render_lease
 from gpu_fleet.core.releases.ledger import Entry, Ledger
+from gpu_fleet.hooks import drift as drift_hook
 from gpu_fleet.hooks import kubernetes_transport
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import KubeClient
@@ -40,6 +43,12 @@ from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 NODE_POOL_REF = ObjectRef(NODE_POOL, "shared-a10g")
 NVIDIA = ObjectRef(RUNTIME_CLASS, "nvidia")
+
+
+@pytest.fixture(autouse=True)
+def known_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No AWS here: the tables of the package say what EC2 would."""
+    monkeypatch.setattr(drift_hook, "pool_facts", lambda spec, pool: UNKNOWN)
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +174,10 @@ def test_a_changed_field_is_reported_with_both_values_and_who_did_it(cluster: Sa
 
 
 def test_a_removed_and_an_added_field_are_told_apart(cluster: SandboxCluster) -> None:
-    body = {"spec": {"template": {"spec": {"taints": None}}, "weight": 5}}
+    body = {"spec": {"template": {"spec": {"taints": None}}, "limits": {"memory": "1Ti"}}}
     cluster.kube.patch(NODE_POOL_REF, body, field_manager="kubectl-edit")
     kinds = {(item["kind"], item["field"], str(item["found"])) for item in check(cluster)[0]}
-    assert kinds == {("deleted", "spec.template.spec.taints", "None"), ("added", "spec.weight", "5")}
+    assert kinds == {("deleted", "spec.template.spec.taints", "None"), ("added", "spec.limits.memory", "1Ti")}
 
 
 def test_a_pool_that_left_the_spec_is_reported(cluster: SandboxCluster) -> None:
@@ -271,3 +280,44 @@ def test_a_release_that_is_being_changed_is_looked_at_again(cluster: SandboxClus
         (f"release {namespace}/{namespace}", "HeldByAnother")
     ]
     assert "dag/other@1" in unread[0]["message"]
+
+
+# --- NodeOverlays -----------------------------------------------------------------------------------------------------
+
+OVERLAY = ObjectRef(NODE_OVERLAY, "gpu-fleet-shared-a10g")
+
+
+def test_an_overlay_that_promises_something_else_is_drift(cluster: SandboxCluster) -> None:
+    cluster.kube.patch(OVERLAY, {"spec": {"capacity": {"nvidia.com/gpu": "8"}}}, field_manager="kubectl-edit")
+    drift, (error, _) = check(cluster)
+    assert isinstance(error, DriftFound)
+    assert [(item["object"], item["field"], item["wanted"], item["found"]) for item in drift] == [
+        (str(OVERLAY), "spec.capacity.nvidia.com/gpu", "4", "8")
+    ]
+
+
+def test_an_overlay_that_is_gone_is_drift(cluster: SandboxCluster) -> None:
+    cluster.kube.delete(OVERLAY)
+    drift, _ = check(cluster)
+    assert [(item["kind"], item["object"]) for item in drift] == [("deleted", str(OVERLAY))]
+
+
+def test_an_overlay_of_a_pool_that_shares_no_more_is_drift(cluster: SandboxCluster) -> None:
+    found = cluster.kube.get(OVERLAY) or {}
+    stale = {**found, "metadata": {"name": "gpu-fleet-whole-a100", "labels": found["metadata"]["labels"]}}
+    cluster.kube.create(stale)
+    drift, _ = check(cluster)
+    cluster.kube.delete(ObjectRef(NODE_OVERLAY, "gpu-fleet-whole-a100"))
+    assert [(item["kind"], item["object"]) for item in drift] == [("added", "NodeOverlay gpu-fleet-whole-a100")]
+
+
+def test_a_pool_of_which_ec2_says_nothing_is_named_and_not_passed(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(spec: Any, pool: Any) -> Any:
+        raise TransientError("EC2 does not answer", reason="Throttled")
+
+    monkeypatch.setattr(drift_hook, "pool_facts", unknown)
+    _, (error, unread) = check(cluster)
+    assert isinstance(error, GateFailed)
+    assert [item["object"] for item in unread] == ["NodePool shared-a10g", "NodePool whole-a100"]

@@ -329,9 +329,10 @@ def test_a_freeze_closes_our_pools_remembers_their_limits_and_leaves_others(kube
     foreign_pool(kube)
     assert run(FreezePoolsOperator) == {"frozen": [POOL], "already": [], "pods": []}
     frozen = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
-    assert frozen["spec"]["limits"] == {"nodes": "0"}
-    assert json.loads(frozen["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4"}
-    assert (kube.get(ObjectRef(NODE_POOL, "cpu")) or {})["spec"]["limits"] == {"nodes": "4"}
+    assert frozen["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
+    before = {"nodes": "4", "cpu": "16"}
+    assert json.loads(frozen["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == before
+    assert (kube.get(ObjectRef(NODE_POOL, "cpu")) or {})["spec"]["limits"] == before
 
 
 def test_a_second_freeze_changes_nothing(kube: KubeClient) -> None:
@@ -355,15 +356,16 @@ def test_a_freeze_leaves_the_template_alone_and_applying_the_pool_takes_it_back(
 
 
 def test_a_freeze_takes_over_nothing_that_somebody_else_set(kube: KubeClient) -> None:
-    pool(kube)
-    theirs = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": POOL}, "spec": {"weight": 10}}
+    name = "whole-a100"  # the dearest: it has no weight of ours
+    pool(kube, name)
+    theirs = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": name}, "spec": {"weight": 10}}
     kube.apply(theirs, field_manager="flux")
     run(FreezePoolsOperator)
-    frozen = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
-    assert (frozen["spec"]["weight"], frozen["spec"]["limits"]) == (10, {"nodes": "0"})
-    pool(kube)  # takes the freeze back, and would remove what the freeze had taken over
-    after = kube.get(ObjectRef(NODE_POOL, POOL)) or {}
-    assert (after["spec"]["weight"], after["spec"]["limits"]) == (10, {"nodes": "4"})
+    frozen = kube.get(ObjectRef(NODE_POOL, name)) or {}
+    assert (frozen["spec"]["weight"], frozen["spec"]["limits"]) == (10, {"nodes": "0", "cpu": "192"})
+    pool(kube, name)  # takes the freeze back, and would remove what the freeze had taken over
+    after = kube.get(ObjectRef(NODE_POOL, name)) or {}
+    assert (after["spec"]["weight"], after["spec"]["limits"]) == (10, {"nodes": "2", "cpu": "192"})
     kube.apply({**theirs, "spec": {"weight": 20}}, field_manager="flux")  # no conflict with us
 
 
@@ -398,7 +400,31 @@ def test_a_limit_of_somebody_else_does_not_keep_a_pool_open(kube: KubeClient) ->
     pool(kube)
     kube.patch(ObjectRef(NODE_POOL, POOL), {"spec": {"limits": {"nodes": "9"}}}, field_manager="kubectl-edit")
     run(FreezePoolsOperator)
-    assert (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"] == {"nodes": "0"}
+    assert (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
+
+
+# --- overlays ---------------------------------------------------------------------------------------------------------
+
+
+def overlay(kube: KubeClient, name: str, labels: dict[str, str]) -> None:
+    [manifest] = build("node_overlay", demo_spec(), pool=POOL)
+    manifest["metadata"] = {"name": name, "labels": labels}
+    kube.apply(manifest)
+
+
+def test_our_overlays_go_with_the_pools_and_those_of_others_stay(kube: KubeClient) -> None:
+    overlay(kube, "gpu-fleet-shared-a10g", {"gpu-fleet.io/cluster": "demo"})
+    overlay(kube, "gpu-fleet-of-a-pool-that-left-the-file", {"gpu-fleet.io/cluster": "demo"})
+    overlay(kube, "gpu-fleet-elsewhere", {"gpu-fleet.io/cluster": "other"})
+    overlay(kube, "theirs", {})
+    run(DeleteNodePoolsOperator)
+    left = sorted(item["metadata"]["name"] for item in kube.list(NODE_OVERLAY))
+    assert left == ["gpu-fleet-elsewhere", "theirs"]
+
+
+def test_our_own_overlay_does_not_keep_karpenter(kube: KubeClient) -> None:
+    overlay(kube, "gpu-fleet-shared-a10g", {"gpu-fleet.io/cluster": "demo"})
+    assert run(PlanTeardownOperator)["plan"]["pools"] == []
 
 
 # --- delete -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
-from gpu_fleet.core.kinds import CRD, DEPLOYMENT, EC2_NODE_CLASS, NODE_POOL, POD, Kind
+from gpu_fleet.core.kinds import CRD, DEPLOYMENT, EC2_NODE_CLASS, NODE_OVERLAY, NODE_POOL, POD, Kind
 from gpu_fleet.core.names import KARPENTER_SELECTOR
 from gpu_fleet.core.readiness.conditions import (
     conditions,
@@ -16,6 +16,7 @@ from gpu_fleet.core.readiness.conditions import (
     outdated,
     sentence,
 )
+from gpu_fleet.core.readiness.overlays import judge_overlay
 from gpu_fleet.core.verdict import Verdict, combine, failed, progressing, ready
 
 #: Reasons of EC2NodeClass conditions that only a change of the spec or of AWS resources can cure
@@ -78,6 +79,21 @@ def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
     if condition.get("status") == "True":
         return ready("NodeClassReady", f"{name} is Ready")
     return progressing(str(condition.get("reason") or "NotReady"), f"{name}: {_why(obj, condition)}")
+
+
+def _pool_queries(args: Args) -> tuple[Query, ...]:
+    """With ``overlay``, the name of the pool's NodeOverlay, all of those too."""
+    pool = KubeQuery("objects", NODE_POOL, name=args["name"])
+    return (pool, KubeQuery("overlays", NODE_OVERLAY)) if args.get("overlay") else (pool,)
+
+
+def _judge_pool_and_overlay(snapshot: Snapshot, args: Args) -> Verdict:
+    pool = _judge_pool(snapshot, args)
+    if not args.get("overlay"):
+        return pool
+    started, now = float(args["started"]), float(args["now"])
+    overlay = judge_overlay(args["overlay"], snapshot["overlays"], started=started, now=now)
+    return combine([pool, overlay], nothing=_not_there(NODE_POOL, args["name"]))
 
 
 def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
@@ -202,6 +218,6 @@ def _judge_crds(snapshot: Snapshot, args: Args) -> Verdict:
 
 
 NODE_CLASS_READY = register(Gate("node_class_ready", _one(EC2_NODE_CLASS), _judge_class))
-NODE_POOL_READY = register(Gate("node_pool_ready", _one(NODE_POOL), _judge_pool))
+NODE_POOL_READY = register(Gate("node_pool_ready", _pool_queries, _judge_pool_and_overlay))
 KARPENTER_AVAILABLE = register(Gate("karpenter_available", _karpenter_queries, _judge_karpenter))
 CRDS_ESTABLISHED = register(Gate("crds_established", _crd_queries, _judge_crds))

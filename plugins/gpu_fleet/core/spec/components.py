@@ -62,6 +62,14 @@ class Karpenter(SpecModel):
     replicas: int = Field(
         default=2, ge=1, le=5, description="Controller pods; 2 survive the loss of one system node (one is the leader)."
     )
+    node_overlays: bool = Field(
+        default=True,
+        description="Write a NodeOverlay for each shared pool and turn on Karpenter's feature gate for it "
+        "(settings.featureGates.nodeOverlay), so that Karpenter counts shares: without it N pods that ask for one "
+        "share each buy N nodes at once, up to the pool's limits. NodeOverlay is ALPHA in Karpenter (v1alpha1): its "
+        "API may change with a minor version, and the gate also makes Karpenter heed NodeOverlays of others. "
+        "false: neither.",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Extra chart values under `settings`; none that contradicts the spec."
     )

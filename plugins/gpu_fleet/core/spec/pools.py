@@ -218,9 +218,15 @@ class Taint(SpecModel):
 
 
 class Limits(SpecModel):
-    """Upper bounds of a pool. Nodes, not GPUs: a GPU limit counts shared replicas once a node is initialized."""
+    """Upper bounds of a pool."""
 
-    nodes: int = Field(ge=0, le=100_000, description="Most nodes Karpenter may have in this pool at once.")
+    nodes: int = Field(
+        ge=0,
+        le=100_000,
+        description="Most nodes Karpenter may buy for this pool. Karpenter compares limits.nodes only between its "
+        "scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of so many nodes of the largest type, "
+        "which it counts within a pass. A node that replaces another (drift) may stand beside it for a while.",
+    )
 
 
 class Capacity(SpecModel):
@@ -261,7 +267,13 @@ class Disruption(SpecModel):
     consolidate_after: DurationOrNever = Field(
         default=DurationOrNever("5m"), description="How long a node must be idle first; required by Karpenter."
     )
-    budgets: tuple[Budget, ...] = Field(default=(Budget(nodes="10%"),), max_length=50)
+    budgets: tuple[Budget, ...] = Field(
+        default=(Budget(nodes="10%"),),
+        max_length=50,
+        description="Karpenter takes the least of all that match. Unless one of them names Drifted in `reasons`, "
+        "{nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported and replaced on request only "
+        "(replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
+    )
 
 
 class NodePool(SpecModel):
@@ -281,18 +293,25 @@ class NodePool(SpecModel):
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,
-        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes.",
+        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes; with "
+        "wantedNodes 0 no node at all. Give it to let pending pods buy nodes beyond that, from 0 too.",
     )
     sharing: Sharing = Field(default_factory=Exclusive)
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
-        default=DurationOrNever("720h"),
-        description="Age at which Karpenter replaces a node (its default: 30 days).",
+        default=DurationOrNever("Never"),
+        description="Age at which Karpenter removes a node, whatever runs there: no budget stops it, and nothing "
+        "replaces it first. It evicts pods at once; with terminationGracePeriod null those with "
+        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, paid, until they end, "
+        "but a pod that tolerates every taint is not waited for. Never: nodes go only when they are empty.",
     )
     termination_grace_period: Duration | None = Field(
-        default=Duration("10m"),
-        description="After this Karpenter deletes pods past PDBs; without it a PDB can keep a node paid for ever.",
+        default=None,
+        description="How long a node that is being removed waits for its pods; then Karpenter deletes them in spite "
+        "of PodDisruptionBudgets and karpenter.sh/do-not-disrupt, and drift and expireAfter reach such nodes too. "
+        "null: running jobs end first, and a pod that never ends keeps its node paid for. Set it longer than your "
+        "longest job (48h, 72h).",
     )
     taints: tuple[Taint, ...] = Field(
         default=(Taint(key=GPU_TAINT_KEY, value="true", effect="NoSchedule"),),
@@ -300,6 +319,14 @@ class NodePool(SpecModel):
         description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
     )
     labels: dict[str, str] = Field(default_factory=dict, max_length=100, description="Extra labels on the nodes.")
+    weight: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Of the NodePools that a pod can use, Karpenter buys from the heaviest. Default: by list price "
+        "per GPU, cheapest first (the dearest pool has no weight, which counts as 0; what the price list does not "
+        "know comes after what it knows). Of equal weights the name that is last in the alphabet comes first.",
+    )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
     @field_validator("ami_alias")
@@ -364,8 +391,10 @@ class NodePool(SpecModel):
 
     @property
     def node_limit(self) -> int:
-        """``limits.nodes``, or its default of one more than wanted."""
-        return self.limits.nodes if self.limits else self.wanted_nodes + 1
+        """``limits.nodes``, or its default: one more than wanted, and none where none is wanted."""
+        if self.limits is not None:
+            return self.limits.nodes
+        return self.wanted_nodes + 1 if self.wanted_nodes else 0
 
     @property
     def gpus_per_node(self) -> int | None:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpu_fleet.core.names import LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.base import version_tuple
-from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, physical_gpus
+from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
 
@@ -26,8 +26,10 @@ OLDEST_KARPENTER: dict[str, str] = {
     "1.36": "1.13",
 }
 
-#: First Karpenter whose scheduler counts nodes against ``limits.nodes``. The others launch a whole batch of nodes past
-#: it (kubernetes-sigs/karpenter#2526 is the cure), and past the 0 by which a teardown freezes a pool.
+#: First Karpenter that launches nothing for a dynamic NodePool whose ``limits.nodes`` is used up, and so nothing past
+#: the 0 by which a teardown freezes it (kubernetes-sigs/karpenter#2526, first in v1.11.0; v1.10 looks at such a limit
+#: for static NodePools only). It compares between scheduling passes: within one it still launches past any limit but 0,
+#: up to and including v1.14.1 (#2915), which is why a NodePool of ours has ``limits.cpu`` too.
 FIRST_WITH_NODE_LIMITS = "1.11"
 #: First Karpenter that knows the consolidation policy ``Balanced``.
 FIRST_WITH_BALANCED = "1.14"
@@ -53,7 +55,7 @@ def karpenter_supports_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
     if version_tuple(version) < version_tuple(supports):
         why = f"Karpenter {version} does not support Kubernetes {spec.cluster.version}"
     elif version_tuple(version) < version_tuple(oldest):
-        why = f"Karpenter {version} launches nodes past limits.nodes, and so past the freeze of a teardown"
+        why = f"Karpenter {version} does not heed limits.nodes, and so launches nodes in spite of a teardown's freeze"
     else:
         return
     yield Problem("karpenter.chart.version", why, f"use {oldest} or later")
@@ -112,6 +114,13 @@ def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
                     f"{instance_type} has {other}, which the NVIDIA device plugin cannot serve",
                     "choose an instance type with NVIDIA GPUs, for example g5.xlarge",
                 )
+            if is_fractional(instance_type):
+                yield Problem(
+                    f"nodePools[{index}].instanceTypes[{position}]",
+                    f"{instance_type} has a part of a GPU: EC2 reports 0 for it, and Karpenter takes it for a node "
+                    "without GPUs",
+                    "choose a type with whole GPUs, for example g6.xlarge, and share it",
+                )
 
 
 def same_gpu_count(spec: ClusterSpec) -> Iterator[Problem]:
@@ -157,6 +166,10 @@ def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
                 yield Problem(
                     f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"
                 )
+            elif domain == DOMAIN:
+                yield Problem(
+                    f"nodePools[{index}].labels", f"{key} is one that the package sets itself", f"remove {key}"
+                )
             elif key in RESTRICTED_LABELS:
                 yield Problem(
                     f"nodePools[{index}].labels",
@@ -191,6 +204,22 @@ def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
                 f"nodePools[{index}].amiAlias" if pool.ami_alias else "nodeClass.amiAlias",
                 f"{alias} has a device plugin built in, which conflicts with the Helm release for pool {pool.name}",
                 "use an al2023 alias, or set devicePlugin.manage: false and configure Bottlerocket itself",
+            )
+
+
+def gate_of_overlays_is_on(spec: ClusterSpec) -> Iterator[Problem]:
+    """Without the gate Karpenter ignores the NodeOverlays that the package would write, and nothing says so."""
+    shared = any(pool.manage and pool.shared for pool in spec.node_pools)
+    if not (spec.karpenter.manage and spec.karpenter.node_overlays and shared):
+        return
+    for where, settings in (("settings", spec.karpenter.settings), ("values", spec.karpenter.values.get("settings"))):
+        gates = settings.get("featureGates") if isinstance(settings, dict) else None
+        if isinstance(gates, dict) and gates.get("nodeOverlay", True) is not True:
+            path = "featureGates" if where == "settings" else "settings.featureGates"
+            yield Problem(
+                f"karpenter.{where}.{path}.nodeOverlay",
+                "turns off what karpenter.nodeOverlays has the package rely on",
+                "remove it, and write karpenter.nodeOverlays: false if that is what you want",
             )
 
 
@@ -298,6 +327,7 @@ RULES: tuple[Rule, ...] = (
     budgets_are_whole,
     no_helm_plugin_on_bottlerocket,
     *OWNED_VALUES,
+    gate_of_overlays_is_on,
     drain_fits_its_deadline,
     deadlines_are_positive,
     teardown_can_remove_pools,

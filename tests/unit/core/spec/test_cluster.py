@@ -30,7 +30,7 @@ def test_a_minimal_file_gets_the_pinned_defaults() -> None:
     )
     assert spec.node_class.ami_alias == "al2023@v20260714"
     assert [(t.key, t.value, t.effect) for t in pool.taints] == [("nvidia.com/gpu", "true", "NoSchedule")]
-    assert (pool.config_entry, pool.replicas, pool.wanted_nodes, pool.node_limit) == ("exclusive", 1, 0, 1)
+    assert (pool.config_entry, pool.replicas, pool.wanted_nodes, pool.node_limit) == ("exclusive", 1, 0, 0)
     assert spec.state == "present"
     assert spec.teardown.when_karpenter_is_dead == "fail"
 
