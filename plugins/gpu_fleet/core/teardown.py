@@ -143,8 +143,8 @@ def make_plan(
     claims = doomed_claims(spec, observed.node_claims, doomed, existing)
     nodes = doomed_nodes(spec, observed)
     rows, costs = _instances(observed.instances, living, prices)
-    ids = [str(row["id"]) for row in rows]
-    volumes = volumes_of(ids, observed.volumes, observed.persistent_volumes, prices)
+    going = left_instances(observed.instances, living)
+    volumes = volumes_of(going, observed.volumes, observed.persistent_volumes, prices)
     karpenter = karpenter_state(observed.karpenter_pods)
     way = choose_way(
         karpenter=karpenter,
@@ -154,9 +154,9 @@ def make_plan(
     keeps = decide(spec, observed)
     if approved is not None:
         keeps = keeps.merged(approved)
-    going = releases_that_go(spec)
+    uninstalled = releases_that_go(spec)
     if keeps.device_plugin:
-        going.pop(DEVICE_PLUGIN_RELEASE, None)
+        uninstalled.pop(DEVICE_PLUGIN_RELEASE, None)
     daemon_sets = (item for item in observed.workloads if item.get("kind") == "DaemonSet")
     judged = judge(
         observed.pods,
@@ -173,7 +173,7 @@ def make_plan(
         nodes=nodes,
         instances=rows,
         pods=user_pods(observed.pods, nodes),
-        releases=releases(observed.release_secrets, going),
+        releases=releases(observed.release_secrets, uninstalled),
         kept_pools=sorted(kept),
         karpenter=karpenter,
         way=way,

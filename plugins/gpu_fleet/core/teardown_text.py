@@ -60,9 +60,9 @@ def _goes(plan: TeardownPlan) -> list[str]:
 def _hurt(plan: TeardownPlan) -> list[str]:
     victims = plan.judged.victims
     refused = plan.judged.drain.refuse
-    if not victims and not refused:
-        return ["**Hurt:** nobody; no user's pod runs on these nodes."]
     lines = []
+    if not victims and not refused:
+        lines.append("**Hurt:** nobody; no user's pod runs on these nodes.")
     if victims:
         by_owner: dict[str, list[Victim]] = {}
         for victim in victims:
@@ -75,6 +75,10 @@ def _hurt(plan: TeardownPlan) -> list[str]:
     if protected:
         lines += ["", f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"]
         lines += _items([f"`{v.name}` (`{v.asked_to_stay}`)" for v in protected])
+    lost = [volume for volume in plan.volumes if volume.goes and volume.volume_of]
+    if lost:
+        lines += ["", "**Lost with its instance** (attached to be deleted on termination):"]
+        lines += _items([f"{volume.volume_of}: `{volume.id}`, {volume.gib} GiB" for volume in lost])
     return lines
 
 
@@ -100,7 +104,7 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[str]:
             if policy.when_time_expires == "delete"
             else "the drain fails, and what has not been evicted stays (drain.whenTimeExpires: fail)"
         )
-        lines += ["", f"**Holds the drain up:** as long as this is so; after {policy.timeout} {then}:"]
+        lines += ["", f"**Holds the drain up:** as long as this is so; after {policy.timeout.text} {then}:"]
         lines += _items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])
     return lines
 

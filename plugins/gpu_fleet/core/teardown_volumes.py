@@ -49,26 +49,36 @@ class Volume:
 
 
 def volumes_of(
-    instances: Iterable[str], volumes: Iterable[Json], persistent_volumes: Iterable[Json], prices: PriceList
+    instances: Iterable[Json], volumes: Iterable[Json], persistent_volumes: Iterable[Json], prices: PriceList
 ) -> list[Volume]:
     """The volumes attached to these instances, by id.
 
-    :param volumes: ``DescribeVolumes``.
+    :param instances: of ``DescribeInstances``, whose block devices say what goes with them.
+    :param volumes: of ``DescribeVolumes``, for type and size.
     """
-    wanted, names = set(instances), _names(persistent_volumes)
+    names = _names(persistent_volumes)
+    goes = {
+        (str(instance["InstanceId"]), str(device["Ebs"].get("VolumeId"))): bool(
+            device["Ebs"].get("DeleteOnTermination")
+        )
+        for instance in instances
+        for device in instance.get("BlockDeviceMappings") or []
+        if device.get("Ebs")
+    }
     found = []
     for volume in volumes:
         for attachment in volume.get("Attachments") or []:
-            if attachment.get("InstanceId") not in wanted:
-                continue
             kind, gib, name = str(volume.get("VolumeType")), int(volume.get("Size") or 0), str(volume["VolumeId"])
+            here = str(attachment.get("InstanceId")), name
+            if here not in goes:
+                continue
             found.append(
                 Volume(
                     id=name,
                     type=kind,
                     gib=gib,
-                    instance=str(attachment["InstanceId"]),
-                    goes=bool(attachment.get("DeleteOnTermination")) and name not in names,
+                    instance=here[0],
+                    goes=goes[here],
                     price=prices.volume(kind, float(gib)),
                     volume_of=names.get(name, ""),
                 )

@@ -85,12 +85,12 @@ class DrainOperator(FleetOperator):
             # Nodes are looked up again each time: one that was launched before the freeze may register only now.
             nodes, pods, plan = self._look(context)
             if plan.refuse:
-                raise self._refused(plan, run)
+                raise self._refused(plan, run, records)
             if self._cordon(run):
                 # A pod may have come until the cordon.
                 nodes, pods, plan = self._look(context)
                 if plan.refuse:
-                    raise self._refused(plan, run)
+                    raise self._refused(plan, run, records)
             self._note_departures(records, pods)
             for left in plan.leave:
                 records[left.uid] = _record(left, "Left", left.verdict.reason)
@@ -105,7 +105,7 @@ class DrainOperator(FleetOperator):
             if step is Step.DONE:
                 return self._report(nodes, records, elapsed)
             if step is Step.GIVE_UP:
-                raise self._deadline_passed(plan, pods, elapsed, run)
+                raise self._deadline_passed(plan, pods, elapsed, run, records)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
             try:
@@ -246,7 +246,7 @@ class DrainOperator(FleetOperator):
             if not pool["metadata"].get("deletionTimestamp"):
                 self.kube.apply(frozen(pool, run, evicting=True), force=True)
 
-    def _give_back(self, run: str) -> str:
+    def _give_back(self, run: str, records: Mapping[str, Mapping[str, str]]) -> str:
         """Take this drain's cordons back if it has evicted nobody.
 
         :returns: what became of the cordons, in words.
@@ -256,7 +256,8 @@ class DrainOperator(FleetOperator):
 
         nodes = self._nodes()
         pools = self._pools_of(node["metadata"]["name"] for node in nodes)
-        if any(evicted_for(pool) is not None for pool in pools):
+        evicted = any(record["outcome"] in ("Evicted", "Deleted", "Forced") for record in records.values())
+        if evicted or any(evicted_for(pool) is not None for pool in pools):
             return "the nodes stay cordoned until capacity is asked for again, as pods have been evicted"
         names = take_back_cordons_of(self.kube, nodes, run)
         return f"nothing was evicted; uncordoned {', '.join(names)}" if names else "nothing was evicted or cordoned"
@@ -314,13 +315,20 @@ class DrainOperator(FleetOperator):
         self.log.info("pool %s is drained: %d nodes, %d pods", self.subject, len(nodes), len(rows))
         return {"pool": self.subject, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
 
-    def _refused(self, plan: DrainPlan, run: str) -> PermanentError:
+    def _refused(self, plan: DrainPlan, run: str, records: Mapping[str, Mapping[str, str]]) -> PermanentError:
         return PermanentError(
-            f"the drain of {self.subject} was not started ({self._give_back(run)}): {plan.refusal()}",
+            f"the drain of {self.subject} was not started ({self._give_back(run, records)}): {plan.refusal()}",
             reason="DrainRefused",
         )
 
-    def _deadline_passed(self, plan: DrainPlan, pods: list[dict[str, Any]], elapsed: float, run: str) -> DeadlinePassed:
+    def _deadline_passed(
+        self,
+        plan: DrainPlan,
+        pods: list[dict[str, Any]],
+        elapsed: float,
+        run: str,
+        records: Mapping[str, Mapping[str, str]],
+    ) -> DeadlinePassed:
         from gpu_fleet.core.drain import protection
         from gpu_fleet.core.kinds import POD_DISRUPTION_BUDGET
 
@@ -331,9 +339,10 @@ class DrainOperator(FleetOperator):
             f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time())}" for one in left
         )
         return DeadlinePassed(
-            f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s ({self._give_back(run)}); delete "
-            "these pods or relax their PodDisruptionBudgets, then clear teardown.plan_again and what follows it, or "
-            f"set drain.whenTimeExpires: delete and start another run:{lines}"
+            f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
+            f"({self._give_back(run, records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
+            "teardown.plan_again and what follows it, or set drain.whenTimeExpires: delete and start another run:"
+            f"{lines}"
         )
 
 

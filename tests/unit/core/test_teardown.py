@@ -274,7 +274,7 @@ def test_the_text_shows_cost_pools_and_pods() -> None:
             nodes=[{"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}],
             pods=[
                 {
-                    "metadata": {"name": "train-1", "namespace": "team", "ownerReferences": [job]},
+                    "metadata": {"name": "train-1", "namespace": "team", "uid": "u", "ownerReferences": [job]},
                     "spec": {"nodeName": "n1"},
                     "status": {"phase": "Running"},
                 }
@@ -318,6 +318,7 @@ def test_a_long_list_of_pods_is_cut_with_its_count() -> None:
             "metadata": {
                 "name": f"p{i:02}",
                 "namespace": "t",
+                "uid": f"u{i}",
                 "ownerReferences": [{"kind": "Job", "name": f"j{i:02}", "controller": True}],
             },
             "spec": {"nodeName": "n1"},
