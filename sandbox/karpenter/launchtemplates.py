@@ -80,7 +80,7 @@ def block_devices(node_class: Object) -> list[Object]:
         ebs = mapping.get("ebs") or {}
         device: Object = {"DeviceName": mapping["deviceName"], "Ebs": {"VolumeType": ebs.get("volumeType", "gp3")}}
         if "volumeSize" in ebs:
-            device["Ebs"]["VolumeSize"] = math.ceil(parse(ebs["volumeSize"]) / 2**30)
+            device["Ebs"]["VolumeSize"] = math.ceil(parse(ebs["volumeSize"]) / 1000 / 2**30)
         if "deleteOnTermination" in ebs:
             device["Ebs"]["DeleteOnTermination"] = bool(ebs["deleteOnTermination"])
         if "encrypted" in ebs:
