@@ -220,7 +220,8 @@ class DrainPlan:
                 "\nPods without a controller are evicted only on request: start a run with the Param "
                 f"{PARAM_BARE_PODS}, or set drain.force: true in the cluster file"
             )
-        return f"{len(self.refuse)} pods must not be evicted:{lines}{remedies}"
+        count = len(self.refuse)
+        return f"{count} pod{'' if count == 1 else 's'} must not be evicted:{lines}{remedies}"
 
 
 def plan_drain(pods: Iterable[Pod], rules: DrainRules) -> DrainPlan:
