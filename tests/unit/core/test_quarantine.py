@@ -364,6 +364,8 @@ def pod(name: str = "training", **changes: Any) -> dict[str, Any]:
         (pod(phase="Succeeded"), False),
         (pod(gpus=0), False),
         (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "true"}), True),
+        (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "72h"}), True),
+        (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "tomorrow"}), False),
         (pod(labels={"gpu-fleet.io/component": "probe"}), False),
         (pod(labels={"gpu-fleet.io/component": "hold"}), False),
         (pod(ownerReferences=[{"kind": "DaemonSet", "name": "d", "controller": True}]), False),

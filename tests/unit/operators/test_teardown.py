@@ -202,7 +202,10 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
     plan = result["plan"]
     assert (plan["pools"], plan["nodeClaims"], plan["nodes"]) == ([POOL], ["c1"], ["n1"])
     assert [row["id"] for row in plan["instances"]] == [mine]
-    assert (plan["usdPerHour"], plan["way"], plan["keptPools"]) == (1.006, "ByKarpenter", ["cpu"])
+    (volume,) = plan["volumes"]
+    assert (volume["instance"], volume["goes"]) == (mine, True)
+    assert plan["usdPerHour"] == pytest.approx(1.006 + (volume["usdPerHour"] or 0.0))
+    assert (plan["way"], plan["keptPools"]) == ("ByKarpenter", ["cpu"])
     assert mine in result["markdown"]
     assert other not in result["markdown"]
     json.dumps(result)
