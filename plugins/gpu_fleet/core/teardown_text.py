@@ -36,16 +36,15 @@ def to_markdown(plan: TeardownPlan, spec: ClusterSpec) -> str:
 
     :param spec: for what its ``drain`` says of pods that are left when the time is up.
     """
-    lines = [f"## Teardown of the GPU capacity of `{plan.cluster}`", ""]
     if plan.empty:
-        lines.append("Nothing is left: no NodePool, NodeClaim, node, instance or Helm release of ours.")
+        parts = [["Nothing is left: no NodePool, NodeClaim, node, instance or Helm release of ours."]]
     else:
-        lines += [*_goes(plan), "", *_hurt(plan), *_holds_up(plan, spec)]
-    lines += _stays(plan)
-    lines += [f"\n**Note:** {note}" for note in plan.notes]
+        parts = [_goes(plan), *_hurt(plan), *_holds_up(plan, spec)]
+    parts += [_stays(plan), *([f"**Note:** {note}"] for note in plan.notes)]
     if not plan.empty:
-        lines += ["", *_details(plan)]
-    return "\n".join(lines)
+        parts += _details(plan)
+    paragraphs = ["\n".join(lines) for lines in parts if lines]
+    return "\n\n".join([f"## Teardown of the GPU capacity of `{plan.cluster}`", *paragraphs])
 
 
 def _goes(plan: TeardownPlan) -> list[str]:
@@ -57,29 +56,28 @@ def _goes(plan: TeardownPlan) -> list[str]:
     return [f"**Goes:** {', '.join(what)}: **{plan.cost}**{month}. {plan.prices}"]
 
 
-def _hurt(plan: TeardownPlan) -> list[str]:
+def _hurt(plan: TeardownPlan) -> list[list[str]]:
     victims = plan.judged.victims
-    refused = plan.judged.drain.refuse
-    lines = []
-    if not victims and not refused:
-        lines.append("**Hurt:** nobody; no user's pod runs on these nodes.")
+    parts: list[list[str]] = []
     if victims:
         by_owner: dict[str, list[Victim]] = {}
         for victim in victims:
             by_owner.setdefault(victim.owner, []).append(victim)
         gpus = sum(victim.gpus for victim in victims)
         holds = f" and hold {_count(gpus, 'GPU')} or shares of GPUs" if gpus else ""
-        lines.append(f"**Hurt:** {_count(len(victims), 'running pod')} will be evicted{holds}:")
-        lines += _items([_of_owner(owner, pods) for owner, pods in by_owner.items()])
+        head = f"**Hurt:** {_count(len(victims), 'running pod')} will be evicted{holds}:"
+        parts.append([head, *_items([_of_owner(owner, pods) for owner, pods in by_owner.items()])])
+    elif not plan.judged.drain.refuse:
+        parts.append(["**Hurt:** nobody; no user's pod runs on these nodes."])
     protected = [victim for victim in victims if victim.asked_to_stay is not None]
     if protected:
-        lines += ["", f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"]
-        lines += _items([f"`{v.name}` (`{v.asked_to_stay}`)" for v in protected])
+        head = f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"
+        parts.append([head, *_items([f"`{v.name}` (`{v.asked_to_stay}`)" for v in protected])])
     lost = [volume for volume in plan.volumes if volume.goes and volume.volume_of]
     if lost:
-        lines += ["", "**Lost with its instance** (attached to be deleted on termination):"]
-        lines += _items([f"{volume.volume_of}: `{volume.id}`, {volume.gib} GiB" for volume in lost])
-    return lines
+        head = "**Lost with its instance** (attached to be deleted on termination):"
+        parts.append([head, *_items([f"{volume.volume_of}: `{volume.id}`, {volume.gib} GiB" for volume in lost])])
+    return parts
 
 
 def _of_owner(owner: str, pods: Sequence[Victim]) -> str:
@@ -90,12 +88,12 @@ def _of_owner(owner: str, pods: Sequence[Victim]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[str]:
-    lines: list[str] = []
+def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
+    parts: list[list[str]] = []
     refused = plan.judged.drain.refuse
     if refused:
-        lines += ["", f"**Refuses:** {_count(len(refused), 'pod')} must not be evicted:"]
-        lines += _items([f"`{pod}` on `{pod.node}` {pod.verdict.message}" for pod in refused])
+        head = f"**Refuses:** {_count(len(refused), 'pod')} must not be evicted:"
+        parts.append([head, *_items([f"`{pod}` on `{pod.node}` {pod.verdict.message}" for pod in refused])])
     forbidden = plan.judged.forbidden()
     if forbidden:
         policy = spec.drain
@@ -104,9 +102,9 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[str]:
             if policy.when_time_expires == "delete"
             else "the drain fails, and what has not been evicted stays (drain.whenTimeExpires: fail)"
         )
-        lines += ["", f"**Holds the drain up:** as long as this is so; after {policy.timeout.text} {then}:"]
-        lines += _items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])
-    return lines
+        head = f"**Holds the drain up:** as long as this is so; after {policy.timeout.text} {then}:"
+        parts.append([head, *_items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
+    return parts
 
 
 def _stays(plan: TeardownPlan) -> list[str]:
@@ -118,12 +116,12 @@ def _stays(plan: TeardownPlan) -> list[str]:
         for volume in plan.volumes
         if not volume.goes
     ]
-    return ["", "**Stays:**", *_items(stays)] if stays else []
+    return ["**Stays:**", *_items(stays)] if stays else []
 
 
-def _details(plan: TeardownPlan) -> list[str]:
+def _details(plan: TeardownPlan) -> list[list[str]]:
     helm = [f"{release['namespace']}/{release['name']} ({release['status']})" for release in plan.releases]
-    lines = [
+    removed = [
         "| removed | |",
         "|---|---|",
         f"| NodePools | {_list(plan.pools)} |",
@@ -131,10 +129,9 @@ def _details(plan: TeardownPlan) -> list[str]:
         f"| nodes | {_list(plan.nodes)} |",
         f"| Helm releases | {_list(helm)} |",
     ]
-    if plan.instances:
-        lines += ["", "| instance | type | capacity | pool | price |", "|---|---|---|---|---|"]
-        lines += [
-            f"| `{row['id']}` | {row['type']} | {row['capacityType']} | {row['pool']} | {row['price']} |"
-            for row in plan.instances
-        ]
-    return lines
+    rows = [
+        f"| `{row['id']}` | {row['type']} | {row['capacityType']} | {row['pool']} | {row['price']} |"
+        for row in plan.instances
+    ]
+    head = ["| instance | type | capacity | pool | price |", "|---|---|---|---|---|"]
+    return [removed, [*head, *rows] if rows else []]
