@@ -105,13 +105,12 @@ def _applied(pool: Mapping[str, Any]) -> tuple[Json, Json, Json]:
     return head, dict(metadata), dict(spec)
 
 
-def unfrozen(pools: Iterable[Mapping[str, Any]], doomed: Iterable[str]) -> list[str]:
-    """Names of the pools that go, are not being deleted yet and are not frozen."""
-    wanted = set(doomed)
+def unfrozen(pools: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the pools that are neither frozen nor being deleted."""
     return sorted(
         pool["metadata"]["name"]
         for pool in pools
-        if pool["metadata"]["name"] in wanted and not pool["metadata"].get("deletionTimestamp") and not is_frozen(pool)
+        if not pool["metadata"].get("deletionTimestamp") and not is_frozen(pool)
     )
 
 

@@ -17,6 +17,7 @@ from gpu_fleet.core.errors import (
     Throttled,
 )
 from gpu_fleet.operators.base import FleetOperator, attempt, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class DrainOperator(FleetOperator):
         policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
         run = run_name(context)
         while True:
-            self._require_freeze()
+            require_freeze(self.kube, self.spec)
             # Nodes are looked up again each time: one that was launched before the freeze may register only now.
             nodes, pods, plan = self._look(context)
             if plan.refuse:
@@ -138,14 +139,14 @@ class DrainOperator(FleetOperator):
         """
         missed = [target for target in targets if target.missed]
         blocked = []
-        if missed and not self._is_marked(missed):
+        if missed and not is_marked(self._pools_of(target.node for target in missed)):
             if not (force or self.spec.drain.disable_eviction):
                 blocked = [problem for target in missed if (problem := self._ask(target, dry_run=True)) is not None]
             if len(blocked) == len(missed):
                 targets = [target for target in targets if not target.missed]
             else:
                 blocked = []
-                self._mark(missed, run)
+                mark(self.kube, self._pools_of(target.node for target in missed), run)
         removed = [self._remove(target, records, force=force) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
@@ -201,27 +202,7 @@ class DrainOperator(FleetOperator):
             return f"{target}: {error.message}"
         return None
 
-    # --- what is written down before anybody is evicted ----------------------------------------------------------
-
-    def _doomed(self) -> list[dict[str, Any]]:
-        """The NodePools that the teardown removes."""
-        from gpu_fleet.core.kinds import NODE_POOL
-        from gpu_fleet.core.teardown_scope import doomed_pools
-
-        pools = self.kube.list(NODE_POOL)
-        names = set(doomed_pools(self.spec, pools))
-        return [pool for pool in pools if pool["metadata"]["name"] in names]
-
-    def _require_freeze(self) -> None:
-        from gpu_fleet.core.freeze import unfrozen
-
-        doomed = self._doomed()
-        if open_pools := unfrozen(doomed, [pool["metadata"]["name"] for pool in doomed]):
-            raise PermanentError(
-                f"NodePools {', '.join(open_pools)} are not frozen (a failed drain may have taken the freeze back, or "
-                "a person has), so evicted pods would buy new nodes; clear teardown.plan_again and what follows it",
-                reason="NotFrozen",
-            )
+    # --- the cordons ---------------------------------------------------------------------------------------------
 
     def _pools_of(self, nodes: Iterable[str]) -> list[dict[str, Any]]:
         """The NodePools of these nodes; of nodes without one, all that go."""
@@ -229,22 +210,8 @@ class DrainOperator(FleetOperator):
 
         wanted = set(nodes)
         names = {pool_of(node) for node in self._nodes() if node["metadata"]["name"] in wanted}
-        doomed = self._doomed()
+        doomed = going_pools(self.kube, self.spec)
         return [pool for pool in doomed if pool["metadata"]["name"] in names] or doomed
-
-    def _is_marked(self, targets: Sequence[Any]) -> bool:
-        from gpu_fleet.core.freeze import evicted_for
-
-        pools = self._pools_of(target.node for target in targets)
-        return bool(pools) and all(evicted_for(pool) is not None for pool in pools)
-
-    def _mark(self, targets: Sequence[Any], run: str) -> None:
-        """Write down that pods are evicted, before they are: a killed task remembers nothing else of it."""
-        from gpu_fleet.core.freeze import frozen
-
-        for pool in self._pools_of(target.node for target in targets):
-            if not pool["metadata"].get("deletionTimestamp"):
-                self.kube.apply(frozen(pool, run, evicting=True), force=True)
 
     def _give_back(self, run: str, records: Mapping[str, Mapping[str, str]]) -> str:
         """Take this drain's cordons back if it has evicted nobody.

@@ -3,10 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import NotFound
+from gpu_fleet.core.errors import NotFound, PermanentError
 from gpu_fleet.operators.base import FleetOperator, run_name
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.hooks.kubernetes import KubeClient
+
+
+def going_pools(kube: KubeClient, spec: ClusterSpec) -> list[dict[str, Any]]:
+    """The NodePools that a teardown removes."""
+    from gpu_fleet.core.kinds import NODE_POOL
+    from gpu_fleet.core.teardown_scope import doomed_pools
+
+    pools = kube.list(NODE_POOL)
+    names = set(doomed_pools(spec, pools))
+    return [pool for pool in pools if pool["metadata"]["name"] in names]
+
+
+def require_freeze(kube: KubeClient, spec: ClusterSpec) -> None:
+    """
+    :raises PermanentError: ``NotFrozen`` if a NodePool that goes would buy nodes for evicted pods.
+    """
+    from gpu_fleet.core.freeze import unfrozen
+
+    if open_pools := unfrozen(going_pools(kube, spec)):
+        raise PermanentError(
+            f"NodePools {', '.join(open_pools)} are not frozen (a failed drain may have taken the freeze back, or a "
+            "person has), so evicted pods would buy new nodes; clear teardown.plan_again and what follows it",
+            reason="NotFrozen",
+        )
+
+
+def is_marked(pools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it is written down that pods of these pools' nodes are evicted."""
+    from gpu_fleet.core.freeze import evicted_for
+
+    return bool(pools) and all(evicted_for(pool) is not None for pool in pools)
+
+
+def mark(kube: KubeClient, pools: Sequence[Mapping[str, Any]], run: str) -> None:
+    """Write down that pods are evicted, before they are: a killed task remembers nothing else of it."""
+    from gpu_fleet.core.freeze import frozen
+
+    for pool in pools:
+        if not pool["metadata"].get("deletionTimestamp"):
+            kube.apply(frozen(pool, run, evicting=True), force=True)
 
 
 class FreezePoolsOperator(FleetOperator):
@@ -22,16 +66,11 @@ class FreezePoolsOperator(FleetOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.freeze import frozen, needs_freeze
-        from gpu_fleet.core.kinds import NODE_POOL
-        from gpu_fleet.core.teardown_scope import doomed_pools
 
-        run, pools = run_name(context), self.kube.list(NODE_POOL)
-        doomed = set(doomed_pools(self.spec, pools))
+        run = run_name(context)
         done: dict[str, list[str]] = {"frozen": [], "already": [], "pods": []}
-        for pool in pools:
+        for pool in going_pools(self.kube, self.spec):
             name = pool["metadata"]["name"]
-            if name not in doomed:
-                continue
             if pool["metadata"].get("deletionTimestamp") or not needs_freeze(pool, run):
                 done["already"].append(name)
                 continue
@@ -93,12 +132,8 @@ class UndoFreezeOperator(FleetOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.freeze import evicted_for
-        from gpu_fleet.core.kinds import NODE_POOL
-        from gpu_fleet.core.teardown_scope import doomed_pools
 
-        pools = self.kube.list(NODE_POOL)
-        doomed = set(doomed_pools(self.spec, pools))
-        ours = [pool for pool in pools if pool["metadata"]["name"] in doomed]
+        ours = going_pools(self.kube, self.spec)
         if any(pool["metadata"].get("deletionTimestamp") for pool in ours):
             return _nothing("NodePools are being deleted already")
         evicted = sorted(pool["metadata"]["name"] for pool in ours if evicted_for(pool) is not None)
