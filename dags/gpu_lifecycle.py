@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
+from gpu_fleet.core.drain import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.lifecycle import lifecycle_graph
+from gpu_fleet.phases.teardown import bare_pods_param
 
 
 def build(spec: ClusterSpec) -> DAG:
@@ -47,6 +49,7 @@ def build(spec: ClusterSpec) -> DAG:
                 title="Pools",
                 description="Ask for and validate the capacity of these pools only; none selected means all.",
             ),
+            PARAM_BARE_PODS: bare_pods_param(),
         },
         tags=("lifecycle",),
     )

@@ -1,9 +1,13 @@
 """
 # GPU teardown
 
-Removes a cluster's GPU capacity and shows that nothing is left that costs money: plan with cost, approval, freeze the
-pools, drain, delete the NodePools while Karpenter still runs, wait until EC2 says that the instances are gone; then the
-node classes, device plugin, RuntimeClass and Karpenter; at the end a leak check.
+Removes a cluster's GPU capacity and shows that nothing is left that costs money: plan, approval, freeze the pools,
+drain, delete the NodePools while Karpenter still runs, wait until EC2 says that the instances are gone; then the node
+classes, device plugin, RuntimeClass and Karpenter; at the end a leak check.
+
+The plan says what goes and what it costs, whose pods are evicted, what holds the drain up, and what stays and why. Pods
+that must not be evicted, such as those of Airflow's pod operators, fail it before anybody is asked. A drain that fails
+before it has evicted anybody takes cordons and freeze back. Device plugin and RuntimeClass stay while others need them.
 
 It works on whatever state an earlier run, or a person, left, and can be run again at any point. Start it by hand.
 """
@@ -12,13 +16,22 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
+from gpu_fleet.core.drain import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.lifecycle import teardown_graph
+from gpu_fleet.phases.teardown import bare_pods_param
 
 
 def build(spec: ClusterSpec) -> DAG:
-    return fleet_dag("gpu_teardown", spec, doc=__doc__ or "", graph=teardown_graph, tags=("teardown",))
+    return fleet_dag(
+        "gpu_teardown",
+        spec,
+        doc=__doc__ or "",
+        graph=teardown_graph,
+        params={PARAM_BARE_PODS: bare_pods_param()},
+        tags=("teardown",),
+    )
 
 
 globals().update(fleet_dags("gpu_teardown", build))

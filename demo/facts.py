@@ -199,6 +199,11 @@ def _cost(plan: Json, seconds: float) -> Json:
             row["type"], {"instance_type": row["type"], "count": 0, "usd_per_hour": row["usdPerHour"]}
         )
         item["count"] += 1
+    for volume in plan.get("volumes", []):
+        if volume["goes"]:
+            kind = f"{volume['gib']} GiB {volume['type']}"
+            item = counts.setdefault(kind, {"instance_type": kind, "count": 0, "usd_per_hour": volume["usdPerHour"]})
+            item["count"] += 1
     per_hour = plan["usdPerHour"]
     return {
         "items": [counts[key] for key in sorted(counts)],

@@ -9,6 +9,10 @@ Letting go needs no task: the pod is deleted when it ends, whatever its end, and
 idle for the pool's `disruption.consolidateAfter`. Give the pool `capacity.hold` minutes if the job starts later than
 that after the proof.
 
+The pod has no controller, as all pods of Airflow's pod operators: while it runs, a teardown of the cluster is refused
+and names this DAG, task and run. Let the task end first, or start the teardown with the Param `evict_bare_pods`: the
+pod is evicted then, and `retries` decide whether the work is done again.
+
 Runs of `gpu_lifecycle` for one cluster take turns, so two of these at once are served one after the other.
 """
 
@@ -62,7 +66,7 @@ with DAG(
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
         container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "{{ params.gpus }}"}),
-        # Karpenter must not move a long job to a cheaper node in the middle of it.
+        # Karpenter must not move a long job to a cheaper node in the middle of it. A teardown asks a person instead.
         annotations={"karpenter.sh/do-not-disrupt": "true"},
         startup_timeout_seconds=900,
         on_finish_action="delete_pod",

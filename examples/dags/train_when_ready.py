@@ -5,6 +5,9 @@ Starts when pool `shared-a10g` of cluster `demo` *becomes* ready, that is, has j
 or unknown. Revalidations of a ready pool emit `…/validated` and start nothing here; schedule on that one instead if
 every proof is to start a job.
 
+The pod has no controller, as all pods of Airflow's pod operators: while it runs, a teardown of the cluster is refused
+and names this DAG, task and run (see the guide to revalidation and teardown).
+
 Copy this file into your own DAGs and put your image in the place of the sample.
 """
 

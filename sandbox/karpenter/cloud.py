@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.karpenter.catalog import CAPACITY_TYPE, ZONE, InstanceType, Offering
-from sandbox.karpenter.launchtemplates import LaunchTemplates, template_tags
+from sandbox.karpenter.launchtemplates import LaunchTemplates, block_devices, template_tags
 from sandbox.karpenter.requirements import Requirements, from_entries
 from sandbox.settings import Clock, Settings
 
@@ -123,6 +123,7 @@ class Cloud:
             "SecurityGroupIds": [group["id"] for group in status["securityGroups"]],
             "IamInstanceProfile": {"Name": status["instanceProfile"]},
             "UserData": user_data(claim, self._settings.cluster_name),
+            "BlockDeviceMappings": block_devices(node_class),
             "TagSpecifications": [{"ResourceType": kind, "Tags": listed} for kind in ("instance", "volume")],
         }
         if offering.capacity_type == "spot":

@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
+from sandbox.nodes.quantities import parse
 
 Object = dict[str, Any]
 
 _EXISTS = "InvalidLaunchTemplateName.AlreadyExistsException"
 _MISSING = "InvalidLaunchTemplateName.NotFoundException"
+#: ``pkg/providers/amifamily/resolver.go``, DefaultEBS.
+_AL2023_DEVICE: Object = {
+    "deviceName": "/dev/xvda",
+    "ebs": {"encrypted": True, "volumeType": "gp3", "volumeSize": "20Gi"},
+}
 
 
 class LaunchTemplates:
@@ -61,6 +68,25 @@ class LaunchTemplates:
                 if error.response["Error"]["Code"] != _MISSING:
                     raise
             self._known.discard(name)
+
+
+def block_devices(node_class: Object) -> list[Object]:
+    """EC2's block device mappings of a class (``pkg/providers/launchtemplate/launchtemplate.go``, blockDeviceMappings).
+
+    A class without any has the default of AL2023 (``pkg/providers/amifamily/al2023.go``): 20 GiB of encrypted gp3.
+    """
+    found = []
+    for mapping in node_class["spec"].get("blockDeviceMappings") or [_AL2023_DEVICE]:
+        ebs = mapping.get("ebs") or {}
+        device: Object = {"DeviceName": mapping["deviceName"], "Ebs": {"VolumeType": ebs.get("volumeType", "gp3")}}
+        if "volumeSize" in ebs:
+            device["Ebs"]["VolumeSize"] = math.ceil(parse(ebs["volumeSize"]) / 1000 / 2**30)
+        if "deleteOnTermination" in ebs:
+            device["Ebs"]["DeleteOnTermination"] = bool(ebs["deleteOnTermination"])
+        if "encrypted" in ebs:
+            device["Ebs"]["Encrypted"] = bool(ebs["encrypted"])
+        found.append(device)
+    return found
 
 
 def template_tags(node_class: Object, pool: str, cluster: str) -> dict[str, str]:

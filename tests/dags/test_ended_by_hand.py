@@ -144,9 +144,9 @@ SCENARIOS: dict[str, tuple[str, dict[str, str], str]] = {
 CLEAN_UP = {of(pool, "clean_up") for pool in POOLS}
 #: What then still has to run, by family; of a lifecycle whose validation is over, what of a teardown.
 GIVES_BACK = {
-    "lifecycle": {*CLEAN_UP, "release_turn", "teardown.release_turn", "run_verdict"},
+    "lifecycle": {*CLEAN_UP, "release_turn", "teardown.undo_freeze", "teardown.release_turn", "run_verdict"},
     "revalidation": {*CLEAN_UP, "release_turn", "run_verdict"},
-    "teardown": {"teardown.release_turn", "run_verdict"},
+    "teardown": {"teardown.undo_freeze", "teardown.release_turn", "run_verdict"},
 }
 
 
@@ -190,3 +190,9 @@ def test_run_ended_by_hand_gives_back_and_is_no_success(ended: dict[str, Any], n
 def test_the_turn_is_given_back_after_the_clean_up(ended: dict[str, Any], name: str) -> None:
     ran = ended[name]["ran"]
     assert max(ran.index(task_id) for task_id in CLEAN_UP) < ran.index("release_turn")
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if "teardown.undo_freeze" in gives_back(name)])
+def test_freeze_and_cordons_are_taken_back_in_the_clusters_turn(ended: dict[str, Any], name: str) -> None:
+    ran = ended[name]["ran"]
+    assert ran.index("teardown.undo_freeze") < ran.index("teardown.release_turn")

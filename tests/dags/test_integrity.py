@@ -50,7 +50,7 @@ def test_every_dag_file_is_accounted_for() -> None:
 
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
     per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
-    shared_teardown = 17
+    shared_teardown = 18
     assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 2
     assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
 
@@ -68,7 +68,8 @@ def test_dag_is_documented_tagged_owned_and_bounded(fleet: dict[str, Any], dag_i
 
 def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
     params = fleet["dags"]["gpu_lifecycle.demo"]["params"]
-    assert set(params) == {"until", "pools"}
+    assert set(params) == {"until", "pools", "evict_bare_pods"}
+    assert set(fleet["dags"]["gpu_teardown.demo"]["params"]) == {"evict_bare_pods"}
     assert params["until"]["enum"] == ["validated", "torn_down"]
     assert params["pools"]["items"]["enum"] == list(POOLS)
     assert all(param["description"] and param["title"] for param in params.values())
@@ -163,9 +164,14 @@ TEARDOWN_GATED = [
             "teardown.drain_removed_pools",
             *(f"teardown.drain_{pool}" for pool in POOLS),
             *(f"teardown.publish_{pool}" for pool in POOLS),
+            "teardown.undo_freeze",
             "teardown.delete_runtime_class",
             "teardown.uninstall_karpenter_crd",
         },
+    ),
+    (
+        "teardown.undo_freeze",
+        {"teardown.drain_removed_pools", *(f"teardown.drain_{pool}" for pool in POOLS)},
     ),
 ]
 
@@ -219,7 +225,9 @@ def test_what_gives_back_is_a_teardown_without_a_setup(fleet: dict[str, Any], da
     cleaning = {task_id for task_id, task in tasks.items() if task["operator"] == "CleanUpValidationOperator"}
     assert len(cleaning) == (0 if dag_id == "gpu_teardown.demo" else len(POOLS))
     teardowns = {task_id for task_id, task in tasks.items() if task["is_teardown"]}
-    assert teardowns == {*cleaning, *GIVES_BACK[dag_id], "run_verdict"}
+    undoing = {"teardown.undo_freeze"} & set(tasks)
+    assert bool(undoing) == (dag_id != "gpu_revalidate.demo")
+    assert teardowns == {*cleaning, *undoing, *GIVES_BACK[dag_id], "run_verdict"}
     assert not any(task["is_setup"] for task in tasks.values())
 
 

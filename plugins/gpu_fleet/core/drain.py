@@ -1,7 +1,7 @@
 """Which pods leave a node, which stay, and which forbid the drain: kubectl's rules as an ordered list of functions.
 
 Source: kubernetes/kubectl v0.36 pkg/drain/filters.go and pkg/drain/drain.go. As there, one pod that must not go stops
-the drain *before* any eviction and leaves the node cordoned.
+the drain *before* any eviction; unlike there, it is found before the node is cordoned, and no cordon is left behind.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gpu_fleet.core.airflow_pods import airflow_task
+from gpu_fleet.core.do_not_disrupt import protected_value
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT
+from gpu_fleet.core.pod_budgets import budgets_of
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown import controller_of, doomed_pools, is_finished, pool_of
+from gpu_fleet.core.teardown_scope import controller_of, doomed_pools, is_finished, orphans_go, pool_of
 
 Pod = Mapping[str, Any]
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+#: The Param of a run that stands for ``drain.force: true``.
+PARAM_BARE_PODS = "evict_bare_pods"
 
 
 class Fate(StrEnum):
@@ -46,12 +51,27 @@ class DrainRules:
     """What the spec allows (``drain:``), and which DaemonSets exist.
 
     :ivar daemon_sets: ``(namespace, name)`` of the existing DaemonSets.
+    :ivar force: pods without a controller may go: ``drain.force``, or the run's Param :data:`PARAM_BARE_PODS`.
     """
 
     ignore_daemon_sets: bool = True
     delete_empty_dir_data: bool = True
     force: bool = False
     daemon_sets: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, spec: ClusterSpec, daemon_sets: Iterable[Mapping[str, Any]], *, bare_pods_go: bool) -> DrainRules:
+        """The rules of a run.
+
+        :param daemon_sets: all of the cluster. :param bare_pods_go: the Param :data:`PARAM_BARE_PODS`.
+        """
+        policy = spec.drain
+        return cls(
+            ignore_daemon_sets=policy.ignore_daemon_sets,
+            delete_empty_dir_data=policy.delete_empty_dir_data,
+            force=policy.force or bare_pods_go,
+            daemon_sets=frozenset((ds["metadata"]["namespace"], ds["metadata"]["name"]) for ds in daemon_sets),
+        )
 
 
 #: ``None``: no objection. EVICT: no objection either, but worth a warning. Anything else is final.
@@ -107,13 +127,16 @@ def unreplicated(pod: Pod, rules: DrainRules) -> PodVerdict | None:
     ours = LABEL_COMPONENT in (pod["metadata"].get("labels") or {})
     if is_finished(pod) or ours or controller_of(pod) is not None:
         return None
-    if not rules.force:
+    task = airflow_task(pod)
+    if rules.force:
+        by = "nothing recreates it" if task is None else f"only a retry of {task} would make another one"
+        return PodVerdict(Fate.EVICT, "Unreplicated", f"has no controller: {by}")
+    if task is not None:
+        # Airflow's pod operators make pods without a controller: the normal case of a bare pod.
         return PodVerdict(
-            Fate.REFUSE,
-            "Unreplicated",
-            "has no controller that recreates it; delete it yourself or set drain.force: true",
+            Fate.REFUSE, "AirflowTask", f"works for {task} and has no controller that recreates it; let the task end"
         )
-    return PodVerdict(Fate.EVICT, "Unreplicated", "has no controller: nothing recreates it")
+    return PodVerdict(Fate.REFUSE, "Unreplicated", "has no controller that recreates it; let it end, or delete it")
 
 
 #: In kubectl's order.
@@ -148,24 +171,28 @@ def remaining_nodes(
     """
     existing = {pool["metadata"]["name"] for pool in node_pools}
     doomed = set(doomed_pools(spec, node_pools))
-    orphans_go = spec.karpenter.manage and spec.teardown.uninstall_karpenter
+    orphans = orphans_go(spec)
     elsewhere = set(drained)
     return sorted(
         node["metadata"]["name"]
         for node in nodes
-        if (pool := pool_of(node)) not in elsewhere and (pool in doomed or (orphans_go and pool not in existing))
+        if (pool := pool_of(node)) not in elsewhere and (pool in doomed or (orphans and pool not in existing))
     )
 
 
 @dataclass(frozen=True)
 class PodPlan:
-    """One pod of the plan."""
+    """One pod of the plan.
+
+    :ivar missed: by somebody; false for pods that have finished and for our own.
+    """
 
     namespace: str
     name: str
     uid: str
     node: str
     verdict: PodVerdict
+    missed: bool = True
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -185,10 +212,16 @@ class DrainPlan:
         return not (self.evict or self.wait or self.refuse)
 
     def refusal(self) -> str:
-        """Why the drain must not start, naming each pod."""
+        """Why the drain must not start, naming each pod and what can be done."""
         lines = "".join(f"\n  - {plan} on {plan.node} {plan.verdict.message}" for plan in self.refuse)
+        remedies = ""
+        if any(plan.verdict.reason in ("AirflowTask", "Unreplicated") for plan in self.refuse):
+            remedies = (
+                "\nPods without a controller are evicted only on request: start a run with the Param "
+                f"{PARAM_BARE_PODS}, or set drain.force: true in the cluster file"
+            )
         count = len(self.refuse)
-        return f"the drain was not started, {count} pods must not be evicted (the nodes stay cordoned):{lines}"
+        return f"{count} pod{'' if count == 1 else 's'} must not be evicted:{lines}{remedies}"
 
 
 def plan_drain(pods: Iterable[Pod], rules: DrainRules) -> DrainPlan:
@@ -198,7 +231,10 @@ def plan_drain(pods: Iterable[Pod], rules: DrainRules) -> DrainPlan:
         metadata = pod["metadata"]
         verdict = judge_pod(pod, rules)
         node = str((pod.get("spec") or {}).get("nodeName") or "")
-        found[verdict.fate].append(PodPlan(metadata["namespace"], metadata["name"], metadata["uid"], node, verdict))
+        missed = not is_finished(pod) and LABEL_COMPONENT not in (metadata.get("labels") or {})
+        found[verdict.fate].append(
+            PodPlan(metadata["namespace"], metadata["name"], metadata["uid"], node, verdict, missed)
+        )
     ordered = {fate: tuple(sorted(plans, key=lambda p: (p.node, str(p)))) for fate, plans in found.items()}
     return DrainPlan(ordered[Fate.EVICT], ordered[Fate.WAIT], ordered[Fate.LEAVE], ordered[Fate.REFUSE])
 
@@ -231,38 +267,19 @@ def next_step(plan: DrainPlan, *, elapsed: float, timeout: float, deadline: floa
     return Step.DELETE
 
 
-def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector selects the labels; ``None`` selects nothing, an empty one everything."""
-    if selector is None:
-        return False
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    for rule in selector.get("matchExpressions") or []:
-        key, operator, values = rule["key"], rule["operator"], rule.get("values") or []
-        holds = {
-            "In": labels.get(key) in values,
-            "NotIn": labels.get(key) not in values,
-            "Exists": key in labels,
-            "DoesNotExist": key not in labels,
-        }.get(operator, False)
-        if not holds:
-            return False
-    return True
+def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None = None) -> str:
+    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers.
 
-
-def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]]) -> str:
-    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers."""
+    :param now: epoch seconds.
+    """
     metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
     parts = [
         f"PodDisruptionBudget {budget['metadata']['name']} "
         f"(allowed disruptions {(budget.get('status') or {}).get('disruptionsAllowed', 'unknown')})"
-        for budget in budgets
-        if budget["metadata"].get("namespace") == metadata["namespace"]
-        and matches((budget.get("spec") or {}).get("selector"), labels)
+        for budget in budgets_of(pod, budgets)
     ]
-    if str((metadata.get("annotations") or {}).get(ANNOTATION_DO_NOT_DISRUPT)) == "true":
-        parts.append(f"annotation {ANNOTATION_DO_NOT_DISRUPT}")
+    if (value := protected_value(pod, now)) is not None:
+        parts.append(f"annotation {ANNOTATION_DO_NOT_DISRUPT}" + ("" if value == "true" else f" ({value})"))
     if metadata.get("deletionTimestamp"):
         finalizers = metadata.get("finalizers") or []
         parts.append(f"terminating, finalizers {', '.join(finalizers)}" if finalizers else "terminating")

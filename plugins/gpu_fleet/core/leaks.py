@@ -33,7 +33,8 @@ from gpu_fleet.core.readiness.teardown import (
     tags_of,
 )
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown import capacity_type, doomed_pools, orphans_go
+from gpu_fleet.core.teardown import capacity_type
+from gpu_fleet.core.teardown_scope import doomed_pools, orphans_go
 
 Json = Mapping[str, Any]
 Found = Mapping[str, Sequence[Json]]

@@ -29,13 +29,9 @@ from gpu_fleet.core.capacity_objects import (
     gpus_requested,
     node_of,
 )
-from gpu_fleet.core.names import (
-    ANNOTATION_CORDONED_BY,
-    ANNOTATION_DO_NOT_DISRUPT,
-    ANNOTATION_QUARANTINED,
-    TAINT_QUARANTINED,
-)
-from gpu_fleet.core.teardown import controller_of
+from gpu_fleet.core.do_not_disrupt import protected_value
+from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED, TAINT_QUARANTINED
+from gpu_fleet.core.teardown_scope import controller_of
 from gpu_fleet.core.validation_others import is_ours
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 
@@ -349,7 +345,7 @@ def users_of(pods: Iterable[Object], node: str) -> list[str]:
         owner = controller_of(pod)
         if owner is not None and owner.get("kind") == "DaemonSet":
             continue
-        if gpus_requested(pod) or annotations_of(pod).get(ANNOTATION_DO_NOT_DISRUPT) == "true":
+        if gpus_requested(pod) or protected_value(pod) is not None:
             metadata = pod.get("metadata") or {}
             found.append(f"{metadata.get('namespace')}/{metadata.get('name')}")
     return sorted(found)

@@ -1,4 +1,4 @@
-"""The teardown plan: what exists, what goes, and what it costs.
+"""The teardown plan: what exists, what goes, whom it hurts, what stays and why, and what it costs.
 
 Order and reasons: Karpenter's finalizers terminate the instances, so NodePools go while its controller runs;
 uninstalling it first leaves nodes that nobody terminates (the order of upstream's clean-up script leaks exactly so).
@@ -6,229 +6,28 @@ uninstalling it first leaves nodes that nobody terminates (the order of upstream
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.costs import Price, PriceList, total
+from gpu_fleet.core.drain import DrainRules
 from gpu_fleet.core.names import (
-    ANNOTATION_FROZEN_LIMITS,
     DEVICE_PLUGIN_RELEASE,
-    FIELD_MANAGER,
-    GPU_RESOURCE,
     KARPENTER_CRD_RELEASE,
     KARPENTER_RELEASE,
-    LABEL_CLUSTER,
-    LABEL_COMPONENT,
-    LABEL_NODE_POOL,
     TAG_NODE_CLAIM,
     TAG_NODE_POOL,
 )
-from gpu_fleet.core.overlays import of_cluster
-from gpu_fleet.core.readiness.teardown import left_classes, left_instances, living_pools, tags_of
-from gpu_fleet.core.releases.objects import workload_of
+from gpu_fleet.core.readiness.teardown import left_instances, living_pools, tags_of
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
+from gpu_fleet.core.teardown_keeps import Keeps, decide
+from gpu_fleet.core.teardown_pods import Judged, judge, user_pods
+from gpu_fleet.core.teardown_scope import Observed, doomed_claims, doomed_nodes, doomed_pools, orphans_go
+from gpu_fleet.core.teardown_volumes import Volume, volumes_of
 
 Json = dict[str, Any]
-
-#: The limit of a frozen pool: Karpenter launches nothing more, what runs goes on.
-FROZEN_LIMITS = {"nodes": "0"}
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What the plan is made from, as plain JSON dictionaries.
-
-    :ivar node_classes: and ``node_overlays``: looked at only where Karpenter is to go.
-    """
-
-    node_pools: Sequence[Json] = ()
-    node_classes: Sequence[Json] = ()
-    node_overlays: Sequence[Json] = ()
-    node_claims: Sequence[Json] = ()
-    nodes: Sequence[Json] = ()
-    pods: Sequence[Json] = ()
-    instances: Sequence[Json] = ()
-    release_secrets: Sequence[Json] = ()
-    karpenter_pods: Sequence[Json] = ()
-
-
-def doomed_pools(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the existing NodePools that this teardown removes.
-
-    Those of the spec with ``manage: true``, and those that carry our label although the spec no longer has them.
-    """
-    kept = {pool.name for pool in spec.node_pools if not pool.manage}
-    ours = {pool.name for pool in spec.node_pools if pool.manage}
-    names = []
-    for pool in node_pools:
-        name = pool["metadata"]["name"]
-        labelled = (pool["metadata"].get("labels") or {}).get(LABEL_CLUSTER) == spec.name
-        if name not in kept and (name in ours or labelled):
-            names.append(name)
-    return sorted(names)
-
-
-def pool_of(item: Mapping[str, Any]) -> str | None:
-    """The NodePool that a NodeClaim or a node belongs to."""
-    name: str | None = (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL)
-    return name
-
-
-def orphans_go(spec: ClusterSpec) -> bool:
-    """Whether NodeClaims of no NodePool go as well: with Karpenter, as nobody would be left to remove them."""
-    return spec.karpenter.manage and spec.teardown.uninstall_karpenter
-
-
-def needs_karpenter(spec: ClusterSpec, observed: Observed) -> dict[str, list[str]]:
-    """What lives on although Karpenter is to go: kind, in the plural, to names. Empty where Karpenter stays.
-
-    Nobody would terminate the nodes of such a NodePool or serve the finalizer of such an EC2NodeClass, even one that is
-    being deleted; and the CRDs, which go after the controller, cannot go while any object of their kinds exists.
-    """
-    if not orphans_go(spec):
-        return {}
-    pools = living_pools(observed.node_pools) - set(doomed_pools(spec, observed.node_pools))
-    ours = {item["metadata"]["name"] for item in left_classes(observed.node_classes, spec.name, ())}
-    classes = {item["metadata"]["name"] for item in observed.node_classes} - ours
-    ours = set(of_cluster(observed.node_overlays, spec.name))
-    overlays = {item["metadata"]["name"] for item in observed.node_overlays} - ours
-    found = {"NodePools": pools, "EC2NodeClasses": classes, "NodeOverlays": overlays}
-    return {kind: sorted(names) for kind, names in found.items() if names}
-
-
-def doomed_claims(
-    spec: ClusterSpec, claims: Iterable[Mapping[str, Any]], doomed: Iterable[str], existing: Iterable[str]
-) -> list[str]:
-    """Names of the NodeClaims that go.
-
-    Those of the doomed pools, hand-made ones included (without an ownerReference a foreground deletion misses them).
-    Where the package also uninstalls Karpenter, those of no existing pool too: nobody would be left to remove them.
-    """
-    existing = set(existing)
-    # By name, not only by what exists: an earlier try may have removed the pool and left the claim.
-    doomed = set(doomed) | ({pool.name for pool in spec.node_pools if pool.manage} - existing)
-    every_orphan = orphans_go(spec)
-    return sorted(
-        claim["metadata"]["name"]
-        for claim in claims
-        if pool_of(claim) in doomed or (every_orphan and pool_of(claim) not in existing)
-    )
-
-
-def is_frozen(pool: Mapping[str, Any]) -> bool:
-    """Whether a freeze has already been recorded and is in force."""
-    recorded = ANNOTATION_FROZEN_LIMITS in (pool["metadata"].get("annotations") or {})
-    return recorded and str(((pool.get("spec") or {}).get("limits") or {}).get("nodes")) == FROZEN_LIMITS["nodes"]
-
-
-def frozen(pool: Mapping[str, Any]) -> Json:
-    """The manifest that freezes a NodePool: no node allowed, the old limits in an annotation.
-
-    It is applied by the field manager of the pool itself, so that applying the pool again takes the freeze back without
-    a field conflict. Server-side apply removes what a manager had and leaves out, so the manifest repeats, with their
-    live values, the fields that this manager has; those of others it does not name, and so does not take over.
-    """
-    annotations = pool["metadata"].get("annotations") or {}
-    limits = (pool.get("spec") or {}).get("limits") or {}
-    before = annotations.get(ANNOTATION_FROZEN_LIMITS) or json.dumps(limits, sort_keys=True)
-    ours = applied_fields(pool, FIELD_MANAGER)
-    metadata, spec = ours.get("metadata") or {}, ours.get("spec") or {}
-    return {
-        "apiVersion": pool.get("apiVersion", "karpenter.sh/v1"),
-        "kind": "NodePool",
-        "metadata": {
-            **{key: metadata[key] for key in ("labels",) if key in metadata},
-            "name": pool["metadata"]["name"],
-            "annotations": {**(metadata.get("annotations") or {}), ANNOTATION_FROZEN_LIMITS: before},
-        },
-        "spec": {**spec, "limits": {**(spec.get("limits") or {}), **FROZEN_LIMITS}},
-    }
-
-
-def applied_fields(item: Mapping[str, Any], manager: str) -> Json:
-    """The part of an object that a field manager has applied, with its live values.
-
-    Read from ``metadata.managedFields`` (format FieldsV1: ``f:<name>`` is a field, ``.`` the map itself; ``k:`` and
-    ``v:`` address items of a list, which is taken whole:
-    https://kubernetes.io/docs/reference/using-api/server-side-apply/).
-    """
-    for entry in item["metadata"].get("managedFields") or []:
-        if (entry.get("manager"), entry.get("operation")) == (manager, "Apply") and not entry.get("subresource"):
-            found = _extract(item, entry.get("fieldsV1") or {})
-            return dict(found) if isinstance(found, Mapping) else {}
-    return {}
-
-
-def _extract(live: Any, fields: Mapping[str, Any]) -> Any:
-    names = {key[2:]: inner for key, inner in fields.items() if key.startswith("f:")}
-    if not isinstance(live, Mapping) or not (names or "." in fields):
-        return live
-    return {name: _extract(live[name], inner) for name, inner in names.items() if name in live}
-
-
-def gpu_nodes_of_others(nodes: Iterable[Mapping[str, Any]], going: Iterable[str] = ()) -> list[str]:
-    """Names of the nodes that have GPUs and stay: of other pools, of node groups, of another package.
-
-    While there are any, the device plugin and the RuntimeClass are theirs, too.
-
-    :param going: nodes that this teardown removes.
-    """
-    leaves = set(going)
-    return sorted(
-        str(node["metadata"]["name"])
-        for node in nodes
-        if str(((node.get("status") or {}).get("capacity") or {}).get(GPU_RESOURCE, "0")) != "0"
-        and not node["metadata"].get("deletionTimestamp")
-        and node["metadata"]["name"] not in leaves
-    )
-
-
-def plugin_stays(nodes: Sequence[str]) -> str:
-    """Why the device plugin and the RuntimeClass are kept for the sake of these nodes."""
-    more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
-    return (
-        f"The device plugin and the RuntimeClass stay: {len(nodes)} GPU node(s) that this teardown does not remove use "
-        f"them ({', '.join(nodes[:3])}{more})."
-    )
-
-
-def is_finished(pod: Mapping[str, Any]) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def controller_of(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The ownerReference that controls the pod."""
-    for owner in pod["metadata"].get("ownerReferences") or []:
-        if owner.get("controller"):
-            found: Mapping[str, Any] = owner
-            return found
-    return None
-
-
-def user_pods(pods: Iterable[Mapping[str, Any]], nodes: Iterable[str]) -> dict[str, str]:
-    """The pods on these nodes that somebody will miss: ``namespace/name`` to what keeps them there, in order.
-
-    That is the pod itself, or ``namespace/kind/name`` of its controller: a Deployment's pod may be another one a minute
-    later, and still be the same job.
-    """
-    wanted = set(nodes)
-    found = {}
-    for pod in pods:
-        owner = controller_of(pod)
-        ours = (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) is not None
-        if (
-            (pod.get("spec") or {}).get("nodeName") in wanted
-            and not is_finished(pod)
-            and not ours
-            and "kubernetes.io/config.mirror" not in (pod["metadata"].get("annotations") or {})
-            and not (owner is not None and owner.get("kind") == "DaemonSet")
-        ):
-            name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-            found[name] = name if owner is None else f"{pod['metadata']['namespace']}/{workload_of(pod)}"
-    return dict(sorted(found.items()))
 
 
 def releases_that_go(spec: ClusterSpec) -> dict[str, str]:
@@ -270,6 +69,12 @@ class TeardownPlan:
     """What a teardown will remove; JSON-able, for the approval and the report.
 
     :ivar pods: people's pods, with what keeps each of them there, see :func:`user_pods`.
+    :ivar judged: what the drains will find.
+    :ivar volumes: the volumes of the instances; those that do not go with them stay.
+    :ivar keeps: why the device plugin and the RuntimeClass stay, if they do.
+    :ivar cost: per hour, of the instances and of the volumes that go with them.
+    :ivar notes: what else the reader has to know.
+    :ivar stays: what else stays by the cluster file, in words.
     """
 
     cluster: str
@@ -285,6 +90,10 @@ class TeardownPlan:
     cost: Price
     prices: str
     notes: list[str] = field(default_factory=list)
+    judged: Judged = field(default_factory=Judged)
+    volumes: Sequence[Volume] = ()
+    keeps: Keeps = field(default_factory=Keeps)
+    stays: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:
@@ -297,9 +106,14 @@ class TeardownPlan:
             "nodeClaims": self.node_claims,
             "nodes": self.nodes,
             "instances": self.instances,
+            "volumes": [volume.to_json() for volume in self.volumes],
             "pods": dict(self.pods),
+            "victims": [victim.to_json() for victim in self.judged.victims],
+            "refused": [str(pod) for pod in self.judged.drain.refuse],
+            "forbidden": self.judged.forbidden(),
             "releases": self.releases,
             "keptPools": self.kept_pools,
+            "keeps": self.keeps.to_json(),
             "karpenter": self.karpenter.value,
             "way": self.way.value,
             "usdPerHour": self.cost.usd,
@@ -309,17 +123,75 @@ class TeardownPlan:
         }
 
 
-def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> TeardownPlan:
-    """The plan for what is there now."""
+def make_plan(
+    spec: ClusterSpec,
+    observed: Observed,
+    prices: PriceList,
+    *,
+    bare_pods_go: bool = False,
+    approved: Keeps | None = None,
+) -> TeardownPlan:
+    """The plan for what is there now.
+
+    :param bare_pods_go: the run's Param ``evict_bare_pods``.
+    :param approved: what an approved plan keeps; this one keeps it as well.
+    """
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]
     doomed = doomed_pools(spec, observed.node_pools)
     kept = living_pools(observed.node_pools) - set(doomed)
     living = living_pools(observed.node_pools, standalone=not orphans_go(spec)) - set(doomed)
     claims = doomed_claims(spec, observed.node_claims, doomed, existing)
-    nodes = sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
-    rows: list[Json] = []
-    costs: list[Price] = []
-    for instance in left_instances(observed.instances, living):
+    nodes = doomed_nodes(spec, observed)
+    rows, costs = _instances(observed.instances, living, prices)
+    going = left_instances(observed.instances, living)
+    volumes = volumes_of(going, observed.volumes, observed.persistent_volumes, prices)
+    karpenter = karpenter_state(observed.karpenter_pods)
+    way = choose_way(
+        karpenter=karpenter,
+        something_left=bool(doomed or claims or rows),
+        policy=spec.teardown.when_karpenter_is_dead,
+    )
+    keeps = decide(spec, observed)
+    if approved is not None:
+        keeps = keeps.merged(approved)
+    uninstalled = releases_that_go(spec)
+    if keeps.device_plugin:
+        uninstalled.pop(DEVICE_PLUGIN_RELEASE, None)
+    daemon_sets = (item for item in observed.workloads if item.get("kind") == "DaemonSet")
+    judged = judge(
+        observed.pods,
+        nodes,
+        DrainRules.of(spec, daemon_sets, bare_pods_go=bare_pods_go),
+        observed.budgets,
+        observed.now,
+        disable_eviction=spec.drain.disable_eviction,
+    )
+    return TeardownPlan(
+        cluster=spec.cluster.name,
+        pools=doomed,
+        node_claims=claims,
+        nodes=nodes,
+        instances=rows,
+        pods=user_pods(observed.pods, nodes),
+        releases=releases(observed.release_secrets, uninstalled),
+        kept_pools=sorted(kept),
+        karpenter=karpenter,
+        way=way,
+        cost=total([*costs, *(volume.price for volume in volumes if volume.goes)]),
+        prices=prices.describe(),
+        notes=_notes(spec, way, costs, volumes, judged),
+        judged=judged,
+        volumes=volumes,
+        keeps=keeps,
+        stays=_stays(spec, keeps),
+    )
+
+
+def _instances(
+    instances: Iterable[Mapping[str, Any]], living: frozenset[str], prices: PriceList
+) -> tuple[list[Json], list[Price]]:
+    rows, costs = [], []
+    for instance in left_instances(instances, living):
         price = prices.instance(str(instance.get("InstanceType")), capacity_type(instance))
         tags = tags_of(instance)
         costs.append(price)
@@ -335,30 +207,10 @@ def make_plan(spec: ClusterSpec, observed: Observed, prices: PriceList) -> Teard
                 "price": str(price),
             }
         )
-    karpenter = karpenter_state(observed.karpenter_pods)
-    way = choose_way(
-        karpenter=karpenter,
-        something_left=bool(doomed or claims or rows),
-        policy=spec.teardown.when_karpenter_is_dead,
-    )
-    return TeardownPlan(
-        cluster=spec.cluster.name,
-        pools=doomed,
-        node_claims=claims,
-        nodes=nodes,
-        instances=sorted(rows, key=lambda row: str(row["id"])),
-        pods=user_pods(observed.pods, nodes),
-        releases=releases(observed.release_secrets, releases_that_go(spec)),
-        kept_pools=sorted(kept),
-        karpenter=karpenter,
-        way=way,
-        cost=total(costs),
-        prices=prices.describe(),
-        notes=_notes(spec, way, costs, gpu_nodes_of_others(observed.nodes, nodes)),
-    )
+    return sorted(rows, key=lambda row: str(row["id"])), costs
 
 
-def _notes(spec: ClusterSpec, way: Way, costs: list[Price], others: list[str]) -> list[str]:
+def _notes(spec: ClusterSpec, way: Way, costs: list[Price], volumes: Sequence[Volume], judged: Judged) -> list[str]:
     notes = []
     if way is Way.REFUSED:
         notes.append(
@@ -370,14 +222,35 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price], others: list[str]) -
             "No Karpenter controller is ready: instances are terminated through EC2 first, then finalizers are "
             "removed. PodDisruptionBudgets are not respected."
         )
-    unknown = sum(1 for price in costs if price.usd is None)
-    if unknown:
-        notes.append(f"{unknown} instances have no list price here; the sum leaves them out.")
-    if others and spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
-        notes.append(plugin_stays(others))
-    if not spec.teardown.uninstall_karpenter:
-        notes.append("Karpenter stays (teardown.uninstallKarpenter: false).")
+    if spec.drain.disable_eviction and judged.victims:
+        notes.append("Pods are deleted instead of evicted: no PodDisruptionBudget counts (drain.disableEviction).")
+    for what, unknown in (("instances", costs), ("volumes", [volume.price for volume in volumes if volume.goes])):
+        count = sum(1 for price in unknown if price.usd is None)
+        if count:
+            notes.append(f"{count} {what} have no list price here; the sum leaves them out.")
     return notes
+
+
+def _stays(spec: ClusterSpec, keeps: Keeps) -> list[str]:
+    """What stays besides the pools, and why: by what was observed, or by the cluster file."""
+    stays = []
+    plugin, uninstalls = spec.device_plugin, spec.teardown.uninstall_device_plugin
+    if not plugin.manage:
+        stays.append("the device plugin (devicePlugin.manage: false) and the RuntimeClass with it")
+    elif not uninstalls:
+        stays.append("the device plugin and the RuntimeClass (teardown.uninstallDevicePlugin: false)")
+    else:
+        if keeps.device_plugin:
+            stays.append(f"the device plugin: {'; '.join(keeps.device_plugin)}")
+        if not spec.runtime_class.manage:
+            stays.append("the RuntimeClass (runtimeClass.manage: false)")
+        elif keeps.runtime_class:
+            stays.append(f"the RuntimeClass: {'; '.join(keeps.runtime_class)}")
+    if not spec.karpenter.manage:
+        stays.append("Karpenter (karpenter.manage: false)")
+    elif not spec.teardown.uninstall_karpenter:
+        stays.append("Karpenter (teardown.uninstallKarpenter: false)")
+    return stays
 
 
 def growth(approved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

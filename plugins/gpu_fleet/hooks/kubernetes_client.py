@@ -213,10 +213,13 @@ class KubeClient:
             return False
         return True
 
-    def evict(self, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
+    def evict(
+        self, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None, dry_run: bool = False
+    ) -> None:
         """Ask for a pod's eviction through the Eviction API.
 
         :param uid: evict only this incarnation: a StatefulSet's next pod has the same name, on another node.
+        :param dry_run: only ask whether it would be granted; no budget is spent.
         :raises Conflict: the pod of that name is another one.
         :raises Invalid: with reason ``SeveralDisruptionBudgets``, which the Eviction API does not support.
         :raises Throttled: a disruption budget forbids it now (``retry_after`` is ``None``) or is not observed yet.
@@ -225,6 +228,8 @@ class KubeClient:
         options: Json = {"preconditions": {"uid": uid}}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
+        if dry_run:
+            options["dryRun"] = ["All"]
         body: Json = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",

@@ -75,6 +75,13 @@ def run_name(context: Mapping[str, Any]) -> str:
     return f"{ti.dag_id}/{ti.run_id}"
 
 
+def bare_pods_go(context: Mapping[str, Any]) -> bool:
+    """Whether the run's Param says that pods without a controller may be evicted, as ``drain.force`` does."""
+    from gpu_fleet.core.drain import PARAM_BARE_PODS
+
+    return bool((context.get("params") or {}).get(PARAM_BARE_PODS))
+
+
 def cluster_of_dag(operator: BaseOperator) -> str:
     """The cluster that a DAG is named after: what follows the first dot of its id; empty outside a DAG."""
     dag = operator.get_dag()
@@ -223,6 +230,7 @@ __all__ = [
     "FleetOperator",
     "PermanentError",
     "RunIf",
+    "bare_pods_go",
     "frozen_spec",
     "run_name",
     "wait_started",

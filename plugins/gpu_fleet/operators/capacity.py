@@ -10,10 +10,8 @@ from gpu_fleet.core import capacity as rules
 from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFound
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
-    ANNOTATION_CORDONED_BY,
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
-    ANNOTATION_QUARANTINED,
     LABEL_COMPONENT,
     LABEL_NODE_POOL,
     LABEL_POOL,
@@ -22,6 +20,7 @@ from gpu_fleet.core.names import (
 )
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
+from gpu_fleet.operators.cordons import take_back_cordons
 from gpu_fleet.operators.standing import mark_standing, unmark_standing
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -96,27 +95,6 @@ def protect_nodes(kube: KubeClient, nodes: Iterable[PoolNode], run: str) -> list
                 continue
         protected.append(node.name)
     return protected
-
-
-def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Uncordon the nodes that a drain of ours cordoned and did not finish; a cordon by others stays.
-
-    :returns: the nodes as they are afterwards, without those that have gone.
-    """
-    now = []
-    for node in nodes:
-        metadata = node["metadata"]
-        if ANNOTATION_CORDONED_BY not in (metadata.get("annotations") or {}) or metadata.get("deletionTimestamp"):
-            now.append(node)
-            continue
-        body: dict[str, Any] = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}}
-        if ANNOTATION_QUARANTINED not in metadata["annotations"]:
-            body["spec"] = {"unschedulable": None}
-        try:
-            now.append(kube.patch(ObjectRef(NODE, metadata["name"]), body))
-        except NotFound:
-            continue
-    return now
 
 
 def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:

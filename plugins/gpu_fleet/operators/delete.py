@@ -131,22 +131,26 @@ class DeleteNodeClassesOperator(DeleteObjectsOperator):
 
 
 class DeleteRuntimeClassOperator(DeleteObjectsOperator):
-    """Deletes the RuntimeClass ``nvidia``, unless nodes with GPUs are left: pods of others name it.
+    """Deletes the RuntimeClass ``nvidia``, unless the plan keeps it or somebody needs it by now.
 
-    :returns: as the base class; ``kept`` names the class if it stays.
+    :param plan_task_id: the task whose plan decided on it; ``None`` outside a teardown. See ``core/teardown_keeps.py``.
+    :returns: as the base class; ``kept`` names the class if it stays, and ``why`` says why.
+    :raises PermanentError: ``NoPlan`` if that task has left none.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, plan_task_id: str | None = None, **kwargs: Any) -> None:
         ref = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": RUNTIME_CLASS_NAME}
         super().__init__(refs=[ref], **kwargs)
+        self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
-        from gpu_fleet.core.teardown import plugin_stays
-        from gpu_fleet.operators.release import others_gpu_nodes
+        from gpu_fleet.core.teardown_keeps import stays
+        from gpu_fleet.operators.teardown_looks import decide_again
 
-        if nodes := others_gpu_nodes(self.kube):
-            self.log.warning(plugin_stays(nodes))
-            return {"deleted": [], "absent": [], "kept": [str(ref) for ref in self._targets()]}
+        if why := decide_again(self.spec, self.kube, context, self.plan_task_id).runtime_class:
+            self.log.warning(stays(f"RuntimeClass {RUNTIME_CLASS_NAME}", why))
+            kept = [str(ref) for ref in self._targets()]
+            return {"deleted": [], "absent": [], "kept": kept, "why": list(why)}
         return super().act(context)
 
 

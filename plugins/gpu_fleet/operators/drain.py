@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
@@ -16,8 +16,12 @@ from gpu_fleet.core.errors import (
     PermanentError,
     Throttled,
 )
-from gpu_fleet.operators.base import FleetOperator, attempt, run_name, wait_started
+from gpu_fleet.operators.base import FleetOperator, attempt, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.looking import await_gate
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.drain import DrainPlan
 
 #: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
 RECORDS = "records"
@@ -26,11 +30,15 @@ RECORDS = "records"
 class DrainOperator(FleetOperator):
     """Cordon nodes and evict their pods by kubectl's rules, within the spec's ``drain`` policy.
 
-    Safe to repeat: what is gone is gone, what terminates is only awaited, a cordon is not repeated.
+    Safe to repeat: what is gone is gone, what terminates is only awaited, a cordon is not repeated. Pods that must not
+    be evicted are looked for before the first cordon. Just before the first eviction that the API would grant, the
+    NodePools are marked (``core/freeze.py``): a drain that ends without that mark has evicted nobody, takes its cordons
+    back, and lets the freeze be taken back.
 
     :returns: ``{"pool", "nodes", "pods": [{"pod", "node", "outcome", "reason"}], "seconds"}``; outcomes are Evicted,
         Deleted (``disableEviction``), Forced (time was up), Terminated (by itself or somebody else) and Left.
-    :raises PermanentError: ``DrainRefused`` if a pod must not be evicted; nothing was evicted then.
+    :raises PermanentError: ``DrainRefused`` if a pod must not be evicted; nothing was evicted then. ``NotFrozen`` if
+        evicted pods would buy new nodes.
     :raises DeadlinePassed: pods are left when the time is up; names them and what protects them.
     """
 
@@ -69,19 +77,24 @@ class DrainOperator(FleetOperator):
     def _drain(
         self, context: Mapping[str, Any], *, started: float, records: dict[str, dict[str, str]]
     ) -> dict[str, Any]:
-        from gpu_fleet.core.drain import Step, next_step, plan_drain
+        from gpu_fleet.core.drain import Step, next_step
 
         policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
+        run = run_name(context)
         while True:
+            require_freeze(self.kube, self.spec)
             # Nodes are looked up again each time: one that was launched before the freeze may register only now.
-            nodes = self._cordoned_nodes(run_name(context))
-            pods = self._pods(nodes)
-            plan = plan_drain(pods, self._rules())
+            nodes, pods, plan = self._look(context)
+            if plan.refuse:
+                raise self._refused(plan, run, records)
+            if self._cordon(run):
+                # A pod may have come until the cordon.
+                nodes, pods, plan = self._look(context)
+                if plan.refuse:
+                    raise self._refused(plan, run, records)
             self._note_departures(records, pods)
             for left in plan.leave:
                 records[left.uid] = _record(left, "Left", left.verdict.reason)
-            if plan.refuse:
-                raise PermanentError(plan.refusal(), reason="DrainRefused")
             elapsed = time.time() - started
             step = next_step(
                 plan,
@@ -93,15 +106,11 @@ class DrainOperator(FleetOperator):
             if step is Step.DONE:
                 return self._report(nodes, records, elapsed)
             if step is Step.GIVE_UP:
-                raise self._deadline_passed(plan, pods, elapsed)
+                raise self._deadline_passed(plan, pods, elapsed, run, records)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
             try:
-                blocked = [
-                    problem
-                    for target in plan.evict
-                    if (problem := self._remove(target, records, force=step is Step.DELETE)) is not None
-                ]
+                blocked = self._evict(plan.evict, records, run, force=step is Step.DELETE)
             finally:
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
@@ -123,10 +132,41 @@ class DrainOperator(FleetOperator):
                 kwargs={"started": started, "records": records},
             )
 
+    def _evict(self, targets: Sequence[Any], records: dict[str, dict[str, str]], run: str, *, force: bool) -> list[str]:
+        """Evict or delete the pods.
+
+        :returns: what blocks the pods that were not accepted, in words.
+        """
+        missed = [target for target in targets if target.missed]
+        blocked = []
+        if missed and not is_marked(self._pools_of(target.node for target in missed)):
+            if not (force or self.spec.drain.disable_eviction):
+                blocked = [problem for target in missed if (problem := self._ask(target, dry_run=True)) is not None]
+            if len(blocked) == len(missed):
+                targets = [target for target in targets if not target.missed]
+            else:
+                blocked = []
+                mark(self.kube, self._pools_of(target.node for target in missed), run)
+        removed = [self._remove(target, records, force=force) for target in targets]
+        return [*blocked, *(problem for problem in removed if problem is not None)]
+
     def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> str | None:
         """Evict or delete one pod.
 
         :returns: ``None`` if the API accepted it, else what blocks it, in words.
+        """
+        problem = self._ask(target, force=force)
+        if problem is None:
+            outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
+            reason = "the time for evictions was up" if force else target.verdict.reason
+            records[target.uid] = _record(target, outcome, reason)
+            self.log.info("%s %s on %s", outcome.lower(), target, target.node)
+        return problem
+
+    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False) -> str | None:
+        """Ask the API to evict or delete one pod, or whether it would evict it.
+
+        :returns: ``None`` if it does, or the pod is gone, else what blocks it, in words.
         """
         from gpu_fleet.core.kinds import POD, ObjectRef
         from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
@@ -138,7 +178,7 @@ class DrainOperator(FleetOperator):
                 ref = ObjectRef(POD, target.name, target.namespace)
                 self.kube.delete(ref, uid=target.uid, grace_seconds=grace)
             else:
-                self.kube.evict(target.namespace, target.name, uid=target.uid, grace_seconds=grace)
+                self.kube.evict(target.namespace, target.name, uid=target.uid, grace_seconds=grace, dry_run=dry_run)
         except NotFound:
             pass
         except Throttled as error:
@@ -154,20 +194,58 @@ class DrainOperator(FleetOperator):
         except Invalid as error:
             # Two PDBs on one pod block it as one does that allows nothing: until somebody removes one, or time is up.
             if error.reason != SEVERAL_BUDGETS:
+                if dry_run:  # an admission webhook that supports no dry run: only the eviction itself will tell
+                    return None
                 raise
             return f"{target}: {error.message}"
         except ApiUnavailable as error:
             return f"{target}: {error.message}"
-        outcome = "Forced" if force else "Deleted" if policy.disable_eviction else "Evicted"
-        reason = "the time for evictions was up" if force else target.verdict.reason
-        records[target.uid] = _record(target, outcome, reason)
-        self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return None
+
+    # --- the cordons ---------------------------------------------------------------------------------------------
+
+    def _pools_of(self, nodes: Iterable[str]) -> list[dict[str, Any]]:
+        """The NodePools of these nodes; of nodes without one, all that go."""
+        from gpu_fleet.core.teardown_scope import pool_of
+
+        wanted = set(nodes)
+        names = {pool_of(node) for node in self._nodes() if node["metadata"]["name"] in wanted}
+        doomed = going_pools(self.kube, self.spec)
+        return [pool for pool in doomed if pool["metadata"]["name"] in names] or doomed
+
+    def _give_back(self, run: str, records: Mapping[str, Mapping[str, str]]) -> str:
+        """Take this drain's cordons back if it has evicted nobody.
+
+        :returns: what became of the cordons, in words.
+        """
+        from gpu_fleet.core.freeze import evicted_for
+        from gpu_fleet.operators.cordons import take_back_cordons_of
+
+        nodes = self._nodes()
+        pools = self._pools_of(node["metadata"]["name"] for node in nodes)
+        evicted = any(record["outcome"] in ("Evicted", "Deleted", "Forced") for record in records.values())
+        if evicted or any(evicted_for(pool) is not None for pool in pools):
+            return "the nodes stay cordoned until capacity is asked for again, as pods have been evicted"
+        names = take_back_cordons_of(self.kube, nodes, run)
+        return f"nothing was evicted; uncordoned {', '.join(names)}" if names else "nothing was evicted or cordoned"
 
     # --- observing ---------------------------------------------------------------------------------------------
 
-    def _cordoned_nodes(self, run: str) -> list[str]:
-        """Names of the nodes, each cordoned; our cordons carry the run, so that they can be told from others."""
+    def _look(self, context: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], DrainPlan]:
+        """The names of the nodes, their pods, and what is to become of them."""
+        from gpu_fleet.core.drain import DrainRules, plan_drain
+        from gpu_fleet.core.kinds import DAEMON_SET
+
+        names = sorted(node["metadata"]["name"] for node in self._nodes())
+        pods = self._pods(names)
+        rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=bare_pods_go(context))
+        return names, pods, plan_drain(pods, rules)
+
+    def _cordon(self, run: str) -> list[str]:
+        """Cordon the nodes that are not; our cordons carry the run, so that they can be told from others.
+
+        :returns: the names of the nodes that were cordoned now.
+        """
         from gpu_fleet.core.kinds import NODE, ObjectRef
         from gpu_fleet.core.names import ANNOTATION_CORDONED_BY
 
@@ -182,26 +260,13 @@ class DrainOperator(FleetOperator):
                 except NotFound:
                     continue
                 self.log.info("cordoned node %s", name)
-            names.append(name)
-        return sorted(names)
+                names.append(name)
+        return names
 
     def _pods(self, nodes: list[str]) -> list[dict[str, Any]]:
         from gpu_fleet.core.kinds import POD
 
         return [pod for node in nodes for pod in self.kube.list(POD, field_selector=f"spec.nodeName={node}")]
-
-    def _rules(self) -> Any:
-        from gpu_fleet.core.drain import DrainRules
-        from gpu_fleet.core.kinds import DAEMON_SET
-
-        policy = self.spec.drain
-        existing = self.kube.list_metadata(DAEMON_SET)
-        return DrainRules(
-            ignore_daemon_sets=policy.ignore_daemon_sets,
-            delete_empty_dir_data=policy.delete_empty_dir_data,
-            force=policy.force,
-            daemon_sets=frozenset((ds["metadata"]["namespace"], ds["metadata"]["name"]) for ds in existing),
-        )
 
     # --- reporting ---------------------------------------------------------------------------------------------
 
@@ -217,18 +282,34 @@ class DrainOperator(FleetOperator):
         self.log.info("pool %s is drained: %d nodes, %d pods", self.subject, len(nodes), len(rows))
         return {"pool": self.subject, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
 
-    def _deadline_passed(self, plan: Any, pods: list[dict[str, Any]], elapsed: float) -> DeadlinePassed:
+    def _refused(self, plan: DrainPlan, run: str, records: Mapping[str, Mapping[str, str]]) -> PermanentError:
+        return PermanentError(
+            f"the drain of {self.subject} was not started ({self._give_back(run, records)}): {plan.refusal()}",
+            reason="DrainRefused",
+        )
+
+    def _deadline_passed(
+        self,
+        plan: DrainPlan,
+        pods: list[dict[str, Any]],
+        elapsed: float,
+        run: str,
+        records: Mapping[str, Mapping[str, str]],
+    ) -> DeadlinePassed:
         from gpu_fleet.core.drain import protection
         from gpu_fleet.core.kinds import POD_DISRUPTION_BUDGET
 
         budgets = self.kube.list(POD_DISRUPTION_BUDGET)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         left = [*plan.evict, *plan.wait]
-        lines = "".join(f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets)}" for one in left)
+        lines = "".join(
+            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time())}" for one in left
+        )
         return DeadlinePassed(
-            f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s (nodes stay cordoned until "
-            "capacity is asked for again); end them or their budgets and run the task again, or set "
-            f"drain.whenTimeExpires: delete:{lines}"
+            f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
+            f"({self._give_back(run, records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
+            "teardown.plan_again and what follows it, or set drain.whenTimeExpires: delete and start another run:"
+            f"{lines}"
         )
 
 

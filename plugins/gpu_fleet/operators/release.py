@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.core.verdict import Verdict
     from gpu_fleet.hooks.helm_release import ReleaseEngine
-    from gpu_fleet.hooks.kubernetes import KubeClient
 
 #: How a wait ends when the workloads are not as they should be; GateBlind is none of them.
 _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
@@ -332,34 +331,31 @@ class RemediateReleaseOperator(ReleaseOperator):
         return any(ti.xcom_pull(task_ids=task_id, key=SEEN_UNHEALTHY) for task_id in failed)
 
 
-def others_gpu_nodes(kube: KubeClient) -> list[str]:
-    """The GPU nodes of the cluster; asked when those of the fleet are gone."""
-    from gpu_fleet.core.kinds import NODE
-    from gpu_fleet.core.teardown import gpu_nodes_of_others
-
-    return gpu_nodes_of_others(kube.list(NODE))
-
-
 class UninstallReleaseOperator(ReleaseOperator):
     """Uninstalls the component's release, resumes an interrupted uninstall, and waits until its objects are gone.
 
-    Charts whose templates are CRDs are refused while objects of their kinds exist. The device plugin stays while nodes
-    with GPUs do: those of others, since our own are gone by then.
+    Charts whose templates are CRDs are refused while objects of their kinds exist. The device plugin stays if the plan
+    keeps it, or if somebody uses it by now: see ``core/teardown_keeps.py``.
 
     :param keep_crds: leave CustomResourceDefinitions in the cluster.
+    :param plan_task_id: the task whose plan decided on the device plugin; ``None`` outside a teardown.
+    :raises PermanentError: ``NoPlan`` if that task has left none.
     :raises GateFailed: objects are still there (a finalizer, say); the message names them, a retry looks again.
     """
 
-    def __init__(self, *, keep_crds: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, keep_crds: bool = False, plan_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keep_crds = keep_crds
+        self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        if self.component == "device-plugin" and (nodes := others_gpu_nodes(self.kube)):
-            from gpu_fleet.core.teardown import plugin_stays
+        if self.component == "device-plugin":
+            from gpu_fleet.core.teardown_keeps import stays
+            from gpu_fleet.operators.teardown_looks import decide_again
 
-            self.log.warning(plugin_stays(nodes))
-            return {"release": self._request().name, "kept": "GpuNodesOfOthers", "nodes": nodes}
+            if why := decide_again(self.spec, self.kube, context, self.plan_task_id).device_plugin:
+                self.log.warning(stays("device plugin", why))
+                return {"release": self._request().name, "kept": "InUse", "why": list(why)}
         engine = self._open(context)
         keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
         until = time.monotonic() + _GONE_SECONDS

@@ -1,4 +1,4 @@
-"""Plan, freeze, delete: the teardown's steps that change NodePools. The waits between them are gates."""
+"""Plan and delete: what a teardown removes. The waits between its steps are gates."""
 
 from __future__ import annotations
 
@@ -6,54 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, bare_pods_go
+from gpu_fleet.operators.teardown_looks import keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
-    from gpu_fleet.core.teardown import Observed, TeardownPlan
-    from gpu_fleet.hooks.kubernetes import KubeClient
+    from gpu_fleet.core.teardown import TeardownPlan
 
 #: How much of what was not approved an error message names.
 MOST_GROWTH = 10
 #: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
 FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
-
-
-def instances_of(spec: ClusterSpec) -> list[dict[str, Any]]:
-    """The cluster's Karpenter-launched EC2 instances in a state that costs money."""
-    from gpu_fleet.core.readiness.teardown import karpenter_instances
-    from gpu_fleet.hooks.aws import aws_session
-
-    query = karpenter_instances(spec.cluster.name)
-    session = aws_session(spec.aws.connection, spec.aws.region)
-    return session.paginate(query.service, query.operation, query.path, **query.params)
-
-
-def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
-    """Everything that the plan is made from, as it is now."""
-    from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_OVERLAY, NODE_POOL, POD, SECRET
-    from gpu_fleet.core.names import KARPENTER_SELECTOR, LABEL_NODE_POOL
-    from gpu_fleet.core.teardown import Observed, orphans_go, releases_that_go
-
-    nodes = kube.list(NODE, label_selector=LABEL_NODE_POOL)
-    names = [node["metadata"]["name"] for node in nodes]
-    karpenter_goes = orphans_go(spec)
-    return Observed(
-        node_pools=kube.list(NODE_POOL),
-        node_classes=kube.list(EC2_NODE_CLASS) if karpenter_goes else (),
-        node_overlays=kube.list(NODE_OVERLAY) if karpenter_goes else (),
-        node_claims=kube.list(NODE_CLAIM),
-        nodes=nodes,
-        pods=[pod for name in names for pod in kube.list(POD, field_selector=f"spec.nodeName={name}")],
-        instances=instances_of(spec),
-        release_secrets=[
-            secret
-            for namespace in sorted(set(releases_that_go(spec).values()))
-            for secret in kube.list_metadata(SECRET, namespace, label_selector="owner=helm")
-        ],
-        karpenter_pods=kube.list(POD, spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR),
-    )
 
 
 def karpenter_dead(spec: ClusterSpec, plan: TeardownPlan) -> PermanentError:
@@ -77,14 +41,16 @@ def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> 
 
 
 class PlanTeardownOperator(FleetOperator):
-    """Says what a teardown will remove and what that costs per hour. Changes nothing.
+    """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
     :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
     :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools, EC2NodeClasses or
         NodeOverlays of others live on: nobody would serve them any more. ``KarpenterDead`` under the policy ``fail``:
-        nobody's pods are evicted for a teardown that cannot go on. ``KarpenterTooOld`` if the freeze would not hold.
-        ``PlanGrew`` if something would be removed that was not approved.
+        nobody's pods are evicted for a teardown that cannot go on. ``DrainRefused`` if a pod there must not be
+        evicted: nobody is asked, and nothing frozen or cordoned, for a drain that would not start.
+        ``KarpenterTooOld`` if the freeze would not hold. ``PlanGrew`` if something would be removed that was not
+        approved.
     """
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
@@ -92,24 +58,44 @@ class PlanTeardownOperator(FleetOperator):
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import make_plan, needs_karpenter
+        from gpu_fleet.core.teardown import make_plan
         from gpu_fleet.core.teardown_karpenter import Way
+        from gpu_fleet.core.teardown_scope import needs_karpenter
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
         observed = observe(self.spec, self.kube)
         if needed := needs_karpenter(self.spec, observed):
             raise karpenter_needed(self.spec, needed)
-        plan = make_plan(self.spec, observed, load_prices(self.spec.aws.region))
-        markdown = to_markdown(plan)
+        approved = self._approved(context)
+        plan = make_plan(
+            self.spec,
+            observed,
+            load_prices(self.spec.aws.region),
+            bare_pods_go=bare_pods_go(context),
+            approved=keeps_of(approved),
+        )
+        markdown = to_markdown(plan, self.spec)
         self.log.info("%s", markdown)
         if plan.way is Way.REFUSED:
             raise karpenter_dead(self.spec, plan)
+        if plan.judged.drain.refuse:
+            raise PermanentError(
+                f"the teardown of {plan.cluster} cannot begin, nothing was frozen, cordoned or evicted: "
+                f"{plan.judged.drain.refusal()}\nOnce they have ended, clear {self.task_id} and what follows it",
+                reason="DrainRefused",
+            )
         if plan.way is Way.BY_KARPENTER and plan.pools:
             self._refuse_without_freeze()
         if self.approved_task_id is not None:
-            self._refuse_growth(context, self.approved_task_id, plan)
+            self._refuse_growth(approved, self.approved_task_id, plan)
         return {"plan": plan.to_json(), "markdown": markdown}
+
+    def _approved(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the task whose plan was approved has returned."""
+        if self.approved_task_id is None:
+            return {}
+        return context["ti"].xcom_pull(task_ids=self.approved_task_id) or {}
 
     def _refuse_without_freeze(self) -> None:
         """The version in the file is checked with the file; the controller that runs may be another, above all where
@@ -136,11 +122,10 @@ class PlanTeardownOperator(FleetOperator):
                 reason="KarpenterTooOld",
             )
 
-    def _refuse_growth(self, context: Mapping[str, Any], approved_task_id: str, plan: TeardownPlan) -> None:
+    def _refuse_growth(self, approved: Mapping[str, Any], approved_task_id: str, plan: TeardownPlan) -> None:
         from gpu_fleet.core.teardown import growth
 
-        approved = (context["ti"].xcom_pull(task_ids=approved_task_id) or {}).get("plan") or {}
-        grown = growth(approved, plan.to_json())
+        grown = growth(approved.get("plan") or {}, plan.to_json())
         if grown:
             more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
             shown = ", ".join(grown[:MOST_GROWTH]) + more
@@ -150,55 +135,6 @@ class PlanTeardownOperator(FleetOperator):
                 "the new plan",
                 reason="PlanGrew",
             )
-
-
-class FreezePoolsOperator(FleetOperator):
-    """Lets Karpenter launch nothing more in the pools that go: ``limits.nodes`` 0, the old limits in an annotation.
-
-    Without it every evicted pod would buy a new node. Applying the pool again takes the freeze back. Then our own pods
-    that still wait for a node of these pools go: a failed run may have left them, and no drain would ever meet them.
-
-    :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
-    """
-
-    changes_cluster = True
-
-    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        from gpu_fleet.core.kinds import NODE_POOL
-        from gpu_fleet.core.teardown import doomed_pools, frozen, is_frozen
-
-        pools = self.kube.list(NODE_POOL)
-        doomed = set(doomed_pools(self.spec, pools))
-        done: dict[str, list[str]] = {"frozen": [], "already": [], "pods": []}
-        for pool in pools:
-            name = pool["metadata"]["name"]
-            if name not in doomed:
-                continue
-            if is_frozen(pool) or pool["metadata"].get("deletionTimestamp"):
-                done["already"].append(name)
-                continue
-            # force: a limit that somebody else has set must not keep the pool open during an approved teardown.
-            self.kube.apply(frozen(pool), force=True)
-            self.log.info("froze NodePool %s: Karpenter launches nothing more for it", name)
-            done["frozen"].append(name)
-        kept = {pool.name for pool in self.spec.node_pools if not pool.manage}
-        done["pods"] = self._delete_waiting_pods(kept)
-        return done
-
-    def _delete_waiting_pods(self, kept: set[str]) -> list[str]:
-        from gpu_fleet.core.kinds import POD, ObjectRef
-        from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_POOL
-
-        names = []
-        for pod in self.kube.list(POD, label_selector=f"{LABEL_CLUSTER}={self.spec.name},{LABEL_POOL}"):
-            metadata = pod["metadata"]
-            if metadata["labels"][LABEL_POOL] in kept or (pod.get("spec") or {}).get("nodeName"):
-                continue
-            ref = ObjectRef(POD, metadata["name"], metadata["namespace"])
-            if self.kube.delete(ref, uid=metadata["uid"]):
-                self.log.info("deleted %s: it waited for a node of pool %s", ref, metadata["labels"][LABEL_POOL])
-                names.append(str(ref))
-        return names
 
 
 class DeleteNodePoolsOperator(FleetOperator):
@@ -277,7 +213,7 @@ class DeleteNodePoolsOperator(FleetOperator):
     # --- emergency ---------------------------------------------------------------------------------------------
 
     def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan) -> dict[str, Any]:
-        from gpu_fleet.core.teardown import orphans_go
+        from gpu_fleet.core.teardown_scope import orphans_go
         from gpu_fleet.hooks.aws import aws_session
 
         ids = [str(row["id"]) for row in plan.instances]

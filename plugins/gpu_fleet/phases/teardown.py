@@ -1,7 +1,8 @@
 """Teardown: plan with cost, approval, freeze, drain, then everything in the one order that leaks nothing.
 
 NodePools go first, while Karpenter still runs: its finalizers are what terminates the instances. The node classes, the
-plugin and Karpenter itself follow only when EC2 says that the instances are gone.
+plugin and Karpenter itself follow only when EC2 says that the instances are gone. If a drain fails before anybody was
+evicted, freeze and cordons are taken back when the last drain is over.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import TaskGroup, TriggerRule
+from airflow.sdk import Param, TaskGroup, TriggerRule
 
-from gpu_fleet.core.teardown import orphans_go
+from gpu_fleet.core.teardown_scope import orphans_go
 from gpu_fleet.operators.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
 from gpu_fleet.operators.drain import DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.operators.freeze import FreezePoolsOperator, UndoFreezeOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.release import UninstallReleaseOperator
-from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, FreezePoolsOperator, PlanTeardownOperator
+from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
 from gpu_fleet.phases.common import Phase, settle
 from gpu_fleet.sensors.gate import GateSensor
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
 APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
+
+
+def bare_pods_param() -> Param:
+    """The Param :data:`gpu_fleet.core.drain.PARAM_BARE_PODS` of the DAGs with a teardown."""
+    return Param(
+        False,
+        type="boolean",
+        title="Evict bare pods",
+        description="At a teardown: evict pods without a controller, too, such as those of Airflow's pod operators, "
+        "although nothing recreates them; as drain.force, for this run.",
+    )
 
 
 def teardown(spec: ClusterSpec) -> Phase:
@@ -51,6 +64,10 @@ def teardown(spec: ClusterSpec) -> Phase:
             DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools
         ]
         drains.append(DrainRemovedPoolsOperator(task_id="drain_removed_pools", drained=list(spec.pool_names)))
+        # A teardown in Airflow's sense, too: a run that a person ends must not leave pools frozen for nothing.
+        undo = UndoFreezeOperator(
+            task_id="undo_freeze", freeze=freeze.task_id, drains=[drain.task_id for drain in drains]
+        ).as_teardown()
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools")
         claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
@@ -62,10 +79,10 @@ def teardown(spec: ClusterSpec) -> Phase:
 
         plan >> approve >> turn >> replan >> freeze >> drains
         for drain in drains:
-            drain >> delete
+            drain >> [delete, undo]
         delete >> claims_gone >> instances_gone >> classes >> classes_gone
         tasks: list[Any] = [
-            *(plan, approve, turn, replan, freeze, *drains, delete, claims_gone),
+            *(plan, approve, turn, replan, freeze, *drains, undo, delete, claims_gone),
             *(instances_gone, classes, classes_gone, leaks),
         ]
         for pool in spec.node_pools:
@@ -73,11 +90,13 @@ def teardown(spec: ClusterSpec) -> Phase:
             instances_gone >> gone
             tasks.append(gone)
         if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
-            plugin = UninstallReleaseOperator(task_id="uninstall_device_plugin", component="device-plugin")
+            plugin = UninstallReleaseOperator(
+                task_id="uninstall_device_plugin", component="device-plugin", plan_task_id=replan.task_id
+            )
             instances_gone >> plugin
             tasks.append(plugin)
             if spec.runtime_class.manage:
-                runtime_class = DeleteRuntimeClassOperator(task_id="delete_runtime_class")
+                runtime_class = DeleteRuntimeClassOperator(task_id="delete_runtime_class", plan_task_id=replan.task_id)
                 # Pods of the plugin name the class; it goes after them.
                 plugin >> runtime_class
                 tasks.append(runtime_class)
@@ -95,4 +114,4 @@ def teardown(spec: ClusterSpec) -> Phase:
     return Phase(heads=[plan], tails=[release], tasks=tasks)
 
 
-__all__ = ["APPROVAL_BODY", "teardown"]
+__all__ = ["APPROVAL_BODY", "bare_pods_param", "teardown"]

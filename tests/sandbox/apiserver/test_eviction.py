@@ -114,6 +114,19 @@ async def test_an_absent_pod(api: Api) -> None:
     assert (reply.code, reply.message) == (404, 'pods "nobody" not found')
 
 
+async def test_an_unhealthy_pod_that_may_always_go(api: Api) -> None:
+    """``unhealthyPodEvictionPolicy: AlwaysAllow``; a healthy pod is guarded all the same."""
+    await running_pod(api, "p")
+    await running_pod(api, "healthy")
+    await api.patch(f"{PODS}/p/status", {"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
+    await observed_budget(api, "b", allowed=0, desired=2, current=1)
+    await api.patch(f"{BUDGETS}/b", {"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}})
+    await api.patch(f"{BUDGETS}/b/status", {"status": {"observedGeneration": 2}})
+    assert (await evict(api, "p", dryRun=["All"])).code == 201
+    assert (await evict(api, "p")).code == 201
+    assert (await evict(api, "healthy", dryRun=["All"])).code == 429
+
+
 @pytest.mark.parametrize(("current", "desired", "code"), [(2, 2, 201), (1, 2, 429)])
 async def test_an_unhealthy_pod_may_go_when_enough_are_healthy(api: Api, current: int, desired: int, code: int) -> None:
     await running_pod(api, "p")

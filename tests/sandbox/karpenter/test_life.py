@@ -186,6 +186,7 @@ async def test_from_pod_to_node_and_back(cluster: Cluster):
     tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
     assert tags["karpenter.sh/nodepool"] == "life"
     assert claim["status"]["providerID"].endswith(instance["InstanceId"])
+    assert [device["DeviceName"] for device in instance["BlockDeviceMappings"]] == ["/dev/xvda"]
 
     async def counted():
         status = (await cluster.kube.get("NodePool", "life"))["status"]

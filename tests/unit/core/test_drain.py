@@ -10,13 +10,13 @@ from gpu_fleet.core.drain import (
     Fate,
     Step,
     judge_pod,
-    matches,
     next_step,
     plan_drain,
     protection,
     remaining_nodes,
 )
 from gpu_fleet.core.names import LABEL_COMPONENT
+from gpu_fleet.core.pod_budgets import matches
 from tests.unit.core.specs import demo_spec
 
 DEFAULT = DrainRules(daemon_sets=frozenset({("kube-system", "cni")}))

@@ -364,12 +364,25 @@ def pod(name: str = "training", **changes: Any) -> dict[str, Any]:
         (pod(phase="Succeeded"), False),
         (pod(gpus=0), False),
         (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "true"}), True),
+        (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "72h"}), True),
+        (pod(gpus=0, annotations={"karpenter.sh/do-not-disrupt": "tomorrow"}), False),
         (pod(labels={"gpu-fleet.io/component": "probe"}), False),
         (pod(labels={"gpu-fleet.io/component": "hold"}), False),
         (pod(ownerReferences=[{"kind": "DaemonSet", "name": "d", "controller": True}]), False),
         (pod(ownerReferences=[{"kind": "Job", "name": "j", "controller": True}]), True),
     ],
-    ids=["GPU", "ended", "no GPU", "not to be disrupted", "probe", "hold", "DaemonSet", "Job"],
+    ids=[
+        "GPU",
+        "ended",
+        "no GPU",
+        "not to be disrupted",
+        "not for a time",
+        "no time",
+        "probe",
+        "hold",
+        "DaemonSet",
+        "Job",
+    ],
 )
 def test_a_node_is_not_replaced_under_a_users_job(found: dict[str, Any], stays: bool) -> None:
     assert users_of([found], "n1") == (["team-a/training"] if stays else [])

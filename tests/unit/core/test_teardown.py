@@ -6,27 +6,17 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.costs import PriceList
+from gpu_fleet.core.freeze import frozen, is_frozen
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_FROZEN_LIMITS, FIELD_MANAGER
-from gpu_fleet.core.teardown import (
-    Observed,
-    TeardownPlan,
-    doomed_claims,
-    doomed_pools,
-    frozen,
-    gpu_nodes_of_others,
-    growth,
-    is_frozen,
-    make_plan,
-    needs_karpenter,
-    releases,
-    releases_that_go,
-    user_pods,
-)
+from gpu_fleet.core.teardown import TeardownPlan, growth, make_plan, releases, releases_that_go
 from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
+from gpu_fleet.core.teardown_pods import user_pods
+from gpu_fleet.core.teardown_scope import Observed, doomed_claims, doomed_pools, needs_karpenter
 from gpu_fleet.core.teardown_text import to_markdown
 from tests.unit.core.specs import demo_spec
 
+RUN = "gpu_teardown.demo/manual__1"
 PRICES = PriceList("us-west-2", "2025-06-05", "a page", {"g5.xlarge": 1.0, "p4d.24xlarge": 20.0})
 
 
@@ -115,7 +105,7 @@ def applied(item: dict[str, Any], manager: str = FIELD_MANAGER) -> dict[str, Any
 
 def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
     live = applied(build("node_pool", demo_spec(), pool="shared-a10g")[0])
-    manifest = frozen(live)
+    manifest = frozen(live, RUN)
     assert manifest["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
     assert {**manifest["spec"], "limits": None} == {**live["spec"], "limits": None}
     assert json.loads(manifest["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4", "cpu": "16"}
@@ -128,28 +118,28 @@ def test_a_freeze_changes_the_limit_only_and_remembers_it() -> None:
 def test_a_freeze_names_no_field_that_somebody_else_has() -> None:
     live = applied(build("node_pool", demo_spec(), pool="whole-a100")[0])
     live["spec"] = {**live["spec"], "weight": 10, "limits": {"nodes": "4", "cpu": "16", "memory": "1Ti"}}
-    manifest = frozen(live)
+    manifest = frozen(live, RUN)
     assert "weight" not in manifest["spec"]
     assert manifest["spec"]["limits"] == {"nodes": "0", "cpu": "16"}
-    foreign = frozen(applied(live, manager="flux"))
+    foreign = frozen(applied(live, manager="flux"), RUN)
     assert foreign["spec"] == {"limits": {"nodes": "0"}}
     assert set(foreign["metadata"]) == {"name", "annotations"}
 
 
 def test_a_second_freeze_keeps_the_first_ones_memory() -> None:
     live = build("node_pool", demo_spec(), pool="shared-a10g")[0]
-    again = frozen(applied(frozen(applied(live))))
+    again = frozen(applied(frozen(applied(live), RUN)), RUN)
     assert json.loads(again["metadata"]["annotations"][ANNOTATION_FROZEN_LIMITS]) == {"nodes": "4", "cpu": "16"}
 
 
 def test_other_limits_of_a_pool_survive_its_freeze() -> None:
     live = pool("x")
     live["spec"]["limits"] = {"cpu": "100"}
-    assert frozen(applied(live))["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
+    assert frozen(applied(live), RUN)["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
 
 
 def test_a_pool_reopened_by_hand_is_not_frozen_any_more() -> None:
-    manifest = frozen(pool("x"))
+    manifest = frozen(pool("x"), RUN)
     manifest["spec"]["limits"]["nodes"] = "4"
     assert not is_frozen(manifest)
 
@@ -284,21 +274,22 @@ def test_the_text_shows_cost_pools_and_pods() -> None:
             nodes=[{"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}],
             pods=[
                 {
-                    "metadata": {"name": "train-1", "namespace": "team", "ownerReferences": [job]},
+                    "metadata": {"name": "train-1", "namespace": "team", "uid": "u", "ownerReferences": [job]},
                     "spec": {"nodeName": "n1"},
                     "status": {"phase": "Running"},
                 }
             ],
             instances=[instance("i-1", "shared-a10g")],
             karpenter_pods=[karpenter_pod()],
-        )
+        ),
+        demo_spec(),
     )
     for part in (
-        "1 instances, 1.00 USD/h",
+        "1 NodePool, 1 instance: **1.00 USD/h** (about 730 USD a month)",
         "`shared-a10g`",
         "`i-1`",
-        "1 running pods will be evicted",
-        "team/train-1",
+        "1 running pod will be evicted",
+        "team/Job/train; `team/train-1`",
         "2025-06-05",
     ):
         assert part in text
@@ -308,11 +299,13 @@ def test_an_empty_cluster_is_said_to_be_empty() -> None:
     found = plan()
     assert found.empty
     assert found.way is Way.NOTHING_LEFT
-    assert "Nothing is left" in to_markdown(found)
+    assert "Nothing is left" in to_markdown(found, demo_spec())
 
 
 def test_a_dead_karpenter_and_unknown_prices_are_noted() -> None:
-    text = to_markdown(plan(node_pools=[pool("shared-a10g")], instances=[instance("i-1", "shared-a10g", "b9.large")]))
+    text = to_markdown(
+        plan(node_pools=[pool("shared-a10g")], instances=[instance("i-1", "shared-a10g", "b9.large")]), demo_spec()
+    )
     assert "whenKarpenterIsDead: emergency" in text
     assert "1 instances have no list price" in text
     assert "unknown price" in text
@@ -321,10 +314,19 @@ def test_a_dead_karpenter_and_unknown_prices_are_noted() -> None:
 def test_a_long_list_of_pods_is_cut_with_its_count() -> None:
     nodes = [{"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}]
     pods = [
-        {"metadata": {"name": f"p{i:02}", "namespace": "t"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
+        {
+            "metadata": {
+                "name": f"p{i:02}",
+                "namespace": "t",
+                "uid": f"u{i}",
+                "ownerReferences": [{"kind": "Job", "name": f"j{i:02}", "controller": True}],
+            },
+            "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running"},
+        }
         for i in range(25)
     ]
-    text = to_markdown(plan(node_pools=[pool("shared-a10g")], nodes=nodes, pods=pods))
+    text = to_markdown(plan(node_pools=[pool("shared-a10g")], nodes=nodes, pods=pods), demo_spec())
     assert "25 running pods" in text
     assert "and 5 more" in text
 
@@ -395,30 +397,6 @@ def test_what_was_not_approved_is_growth(changes: dict[str, Any], grown: list[st
 
 def test_without_an_approved_plan_everything_is_growth() -> None:
     assert growth({}, APPROVED) == ["NodePool a", "instance i-1 (g5.xlarge)", "pod default/web", "pod default/api-1"]
-
-
-def gpu_node(name: str, pool_name: str | None = None, **metadata: Any) -> dict[str, Any]:
-    labels = {"karpenter.sh/nodepool": pool_name} if pool_name else {}
-    return {"metadata": {"name": name, "labels": labels, **metadata}, "status": {"capacity": {"nvidia.com/gpu": "1"}}}
-
-
-def test_gpu_nodes_of_others_are_those_that_stay() -> None:
-    nodes = [
-        gpu_node("ours", "shared-a10g"),
-        gpu_node("theirs"),
-        gpu_node("going", deletionTimestamp="2026-01-01T00:00:00Z"),
-        {"metadata": {"name": "cpu"}, "status": {"capacity": {"cpu": "4"}}},
-        {"metadata": {"name": "none"}, "status": {"capacity": {"nvidia.com/gpu": "0"}}},
-    ]
-    assert gpu_nodes_of_others(nodes, ["ours"]) == ["theirs"]
-    assert gpu_nodes_of_others(nodes) == ["ours", "theirs"]
-
-
-def test_the_plan_says_for_whom_the_device_plugin_stays() -> None:
-    nodes = [gpu_node("ours", "shared-a10g"), gpu_node("theirs")]
-    notes = plan(node_pools=[pool("shared-a10g")], nodes=nodes).notes
-    assert [note for note in notes if "device plugin" in note and "theirs" in note and "ours" not in note]
-    assert not [note for note in plan(node_pools=[pool("shared-a10g")], nodes=nodes[:1]).notes if "plugin" in note]
 
 
 def test_a_deployments_pods_are_known_by_the_deployment() -> None:

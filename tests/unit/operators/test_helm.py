@@ -21,14 +21,16 @@ from gpu_fleet.core.errors import (
     GateFailed,
     GateRefused,
     Invalid,
+    PermanentError,
     ReleaseError,
     SpecError,
     TransientError,
 )
-from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, JOB, LEASE, NODE, ObjectRef
+from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, JOB, LEASE, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.hooks.helm import HelmHook, access_of, check_deadline
+from gpu_fleet.operators import teardown_looks
 from gpu_fleet.operators.base import RETRY_POLICY
 from gpu_fleet.operators.helm import (
     HelmReleaseOperator,
@@ -523,10 +525,40 @@ def test_an_unknown_component_is_refused(cluster: SandboxCluster) -> None:
         InstallReleaseOperator(task_id="task", component="gpu-operator").execute(task_context(cluster))
 
 
-def test_the_device_plugin_stays_while_others_have_gpu_nodes(cluster: SandboxCluster) -> None:
-    here = ObjectRef(NODE, "theirs")
-    cluster.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "theirs"}})
-    cluster.kube.patch(here, {"status": {"capacity": {"nvidia.com/gpu": "1"}}}, subresource="status")
+def test_the_device_plugin_stays_while_it_serves_gpu_nodes_of_others(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teardown_looks, "node_groups_of", lambda spec: [])
+    template = {
+        "metadata": {"labels": {"d": "d"}},
+        "spec": {"nodeSelector": {"nvidia.com/gpu.present": "true"}, "containers": [{"name": "c", "image": "x"}]},
+    }
+    namespace = spec_at(str(cluster.access.path)).device_plugin.namespace
+    owner = {"meta.helm.sh/release-name": "nvidia-device-plugin", "meta.helm.sh/release-namespace": namespace}
+    cluster.kube.create(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "plugin", "namespace": "default", "annotations": owner},
+            "spec": {"selector": {"matchLabels": {"d": "d"}}, "template": template},
+        }
+    )
+    metadata = {"name": "theirs", "labels": {"nvidia.com/gpu.present": "true"}}
+    cluster.kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
     uninstall = UninstallReleaseOperator(task_id="task", component="device-plugin")
     found = uninstall.execute(task_context(cluster))
-    assert found == {"release": "nvidia-device-plugin", "kept": "GpuNodesOfOthers", "nodes": ["theirs"]}
+    why = ["GPU node theirs has GPUs and is not removed"]
+    assert found == {"release": "nvidia-device-plugin", "kept": "InUse", "why": why}
+
+
+def test_the_device_plugin_stays_if_it_was_approved_to_stay_and_without_any_plan(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teardown_looks, "node_groups_of", lambda spec: [])
+    uninstall = UninstallReleaseOperator(task_id="task", component="device-plugin", plan_task_id="plan_again")
+    here = task_context(cluster)
+    with pytest.raises(PermanentError, match="clear plan_again") as caught:
+        uninstall.execute(here)
+    assert caught.value.reason == "NoPlan"
+    here["ti"].xcoms["return_value"] = {"plan": {"keeps": {"devicePlugin": ["NodePool vision"], "runtimeClass": []}}}
+    assert uninstall.execute(here)["why"] == ["NodePool vision (when the teardown was approved)"]

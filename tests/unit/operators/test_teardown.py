@@ -40,11 +40,11 @@ from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.aws import AwsSession, aws_session
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.delete import DeleteNodeClassesOperator
+from gpu_fleet.operators.freeze import FreezePoolsOperator
 from gpu_fleet.operators.leaks import LeakCheckOperator
 from gpu_fleet.operators.teardown import (
     FINALIZER_NODE_CLASS,
     DeleteNodePoolsOperator,
-    FreezePoolsOperator,
     PlanTeardownOperator,
 )
 from tests.unit.airflow_context import TaskInstance, context
@@ -202,7 +202,10 @@ def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSessi
     plan = result["plan"]
     assert (plan["pools"], plan["nodeClaims"], plan["nodes"]) == ([POOL], ["c1"], ["n1"])
     assert [row["id"] for row in plan["instances"]] == [mine]
-    assert (plan["usdPerHour"], plan["way"], plan["keptPools"]) == (1.006, "ByKarpenter", ["cpu"])
+    (volume,) = plan["volumes"]
+    assert (volume["instance"], volume["goes"]) == (mine, True)
+    assert plan["usdPerHour"] == pytest.approx(1.006 + (volume["usdPerHour"] or 0.0))
+    assert (plan["way"], plan["keptPools"]) == ("ByKarpenter", ["cpu"])
     assert mine in result["markdown"]
     assert other not in result["markdown"]
     json.dumps(result)
@@ -506,7 +509,10 @@ def test_finalizers_stay_while_an_instance_lives(
     claim(kube, "c1")
     instance(aws)
     # EC2 takes its time: the request is accepted, and the instance is running still.
-    monkeypatch.setattr(AwsSession, "call", lambda *args, **kwargs: {})
+    call = AwsSession.call
+    monkeypatch.setattr(
+        AwsSession, "call", lambda self, service, *a, **b: {} if service == "ec2" else call(self, service, *a, **b)
+    )
     with pytest.raises(TaskDeferred) as deferred:
         run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
     assert deferred.value.method_name == "resume"

@@ -247,7 +247,11 @@ class Drain(SpecModel):
     delete_empty_dir_data: bool = Field(
         default=True, description="Pods with emptyDir volumes may go although that data is lost; false refuses them."
     )
-    force: bool = Field(default=False, description="Pods without a controller may go although nothing recreates them.")
+    force: bool = Field(
+        default=False,
+        description="Pods without a controller may go although nothing recreates them, such as those of Airflow's pod "
+        "operators; false: they refuse a teardown before its approval. For one run: its Param evict_bare_pods.",
+    )
     disable_eviction: bool = Field(
         default=False, description="Delete instead of evict: ignores every PodDisruptionBudget. Avoid."
     )
@@ -257,14 +261,19 @@ class Drain(SpecModel):
     )
     when_time_expires: Literal["fail", "delete"] = Field(
         default="fail",
-        description="fail: stop, name the pods and PDBs, leave the nodes cordoned. delete: delete the rest past PDBs.",
+        description="fail: stop, name the pods and PDBs; if nothing was evicted, uncordon the nodes. delete: delete "
+        "the rest past PDBs.",
     )
 
 
 class Teardown(SpecModel):
     """What a teardown removes, and what it does when Karpenter can no longer help."""
 
-    uninstall_device_plugin: bool = Field(default=True)
+    uninstall_device_plugin: bool = Field(
+        default=True,
+        description="With it goes the RuntimeClass. Each stays all the same while others need it; the approval says "
+        "who they are.",
+    )
     uninstall_karpenter: bool = Field(
         default=True, description="false keeps Karpenter, for example when CPU pools of others use it."
     )
