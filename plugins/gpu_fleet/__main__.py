@@ -14,6 +14,7 @@ from pathlib import Path
 from gpu_fleet.core.costs import unknown_types
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
+from gpu_fleet.core.spec.notes import notes_of
 from gpu_fleet.core.spec.schema import schema_text
 from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
 from gpu_fleet.hooks.prices import load_prices
@@ -81,6 +82,7 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
             yield name, f"no list price of {kind} in {spec.region}: plans and reports leave its cost out"
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
+        yield from ((name, str(note)) for note in notes_of(spec))
 
 
 def _validate(folder: Path, previous: Path | None) -> int:

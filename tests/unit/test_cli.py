@@ -29,13 +29,13 @@ def test_a_valid_fleet_passes(fleet: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_broken_fleet_fails_with_a_table(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (fleet / "demo.yaml").write_text(DEMO.replace("replicas: 4", "replicas: 1").replace("720h", "1d"))
+    (fleet / "demo.yaml").write_text(DEMO.replace("replicas: 4", "replicas: 1").replace("consolidateAfter: 5m", "consolidateAfter: 1d"))
     (fleet / "empty.yaml").write_text("")
     assert main(["validate", str(fleet)]) == 1
     out, err = capsys.readouterr()
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
     assert rows == ["cluster", "-------", "demo", "demo", "empty"]
-    for part in ("nodePools[0].sharing.replicas", "nodePools[0].expireAfter", "write 24h", "is empty"):
+    for part in ("nodePools[0].sharing.replicas", "nodePools[0].disruption.consolidateAfter", "write 24h", "is empty"):
         assert part in out
     assert "3 problems in 2" in err
 
@@ -59,6 +59,12 @@ def test_unknown_prices_and_types_are_noted_but_pass(fleet: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "no list price of g9.xlarge" in out
     assert "GPU count of g9.xlarge" in out
+
+
+def test_notes_are_printed_and_fail_nothing(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "demo.yaml").write_text(DEMO.replace("    capacity: {hold: 0}\n", "    terminationGracePeriod: 48h\n"))
+    assert main(["validate", str(fleet)]) == 0
+    assert "note: demo: nodePools[0].terminationGracePeriod: 48h after a node" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there_or_empty_is_a_wrong_call(

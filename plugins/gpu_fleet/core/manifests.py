@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from gpu_fleet.core.budgets import budgets_of
 from gpu_fleet.core.names import (
     DISCOVERY_TAG,
     LABEL_CAPACITY_TYPE,
@@ -135,7 +136,7 @@ def pool_limits(pool: NodePool) -> dict[str, str]:
 def _disruption(pool: NodePool) -> dict[str, Any]:
     disruption = pool.disruption
     budgets: list[dict[str, Any]] = []
-    for budget in disruption.budgets:
+    for budget in budgets_of(disruption):
         entry: dict[str, Any] = {"nodes": budget.nodes}
         if budget.reasons:
             entry["reasons"] = list(budget.reasons)
@@ -146,7 +147,7 @@ def _disruption(pool: NodePool) -> dict[str, Any]:
         "consolidationPolicy": disruption.consolidation_policy,
         "consolidateAfter": str(disruption.consolidate_after),
     }
-    return {**body, "budgets": budgets} if budgets else body
+    return {**body, "budgets": budgets}
 
 
 @builder("node_pool")

@@ -82,6 +82,7 @@ class FreezeSpecOperator(BaseOperator):
         return frozen
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.spec.notes import notes_of
         from gpu_fleet.hooks.chart_locks import apply_locks
         from gpu_fleet.hooks.fleet import load_cluster
 
@@ -94,6 +95,8 @@ class FreezeSpecOperator(BaseOperator):
             )
         if self.provisions:  # a teardown installs nothing: a chart that is not locked must not keep it from working
             spec = apply_locks(spec)
+        for note in notes_of(spec):
+            self.log.warning("note: %s", note)
         return {
             "spec": spec.to_json(),
             "digest": spec.digest,

@@ -42,11 +42,12 @@ def test_the_node_pool_says_what_the_spec_says() -> None:
     }
     assert node["spec"]["taints"] == [{"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}]
     assert DURATION.match(node["spec"]["expireAfter"])
-    assert node["spec"]["terminationGracePeriod"] == "10m"
+    assert node["spec"]["expireAfter"] == "Never"
+    assert "terminationGracePeriod" not in node["spec"]
     assert pool["spec"]["disruption"] == {
         "consolidationPolicy": "WhenEmpty",
         "consolidateAfter": "5m",
-        "budgets": [{"nodes": "10%"}],
+        "budgets": [{"nodes": "10%"}, {"nodes": "0", "reasons": ["Drifted"]}],
     }
     assert pool["spec"]["limits"] == {"nodes": "4"}
 
@@ -77,7 +78,6 @@ def test_optional_parts_are_left_out_not_null() -> None:
     pool = build("node_pool", spec, pool="shared-a10g")[0]["spec"]
     assert "taints" not in pool["template"]["spec"]
     assert "terminationGracePeriod" not in pool["template"]["spec"]
-    assert "budgets" not in pool["disruption"]
 
 
 def test_a_scheduled_budget_keeps_schedule_duration_and_reasons() -> None:

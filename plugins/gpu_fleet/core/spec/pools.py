@@ -222,7 +222,12 @@ class Disruption(SpecModel):
     consolidate_after: DurationOrNever = Field(
         default=DurationOrNever("5m"), description="How long a node must be idle first; required by Karpenter."
     )
-    budgets: tuple[Budget, ...] = Field(default=(Budget(nodes="10%"),))
+    budgets: tuple[Budget, ...] = Field(
+        default=(Budget(nodes="10%"),),
+        description="Karpenter takes the least of all that match. Unless one of them names Drifted in `reasons`, "
+        "{nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported and replaced on request only "
+        "(replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
+    )
 
 
 class NodePool(SpecModel):
@@ -247,12 +252,18 @@ class NodePool(SpecModel):
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
-        default=DurationOrNever("720h"),
-        description="Age at which Karpenter replaces a node (its default: 30 days).",
+        default=DurationOrNever("Never"),
+        description="Age at which Karpenter removes a node, whatever runs there: no budget stops it, and nothing "
+        "replaces it first. It evicts pods at once; with terminationGracePeriod null those with "
+        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, paid, until they end, "
+        "but a pod that tolerates every taint is not waited for. Never: nodes go only when they are empty.",
     )
     termination_grace_period: Duration | None = Field(
-        default=Duration("10m"),
-        description="After this Karpenter deletes pods past PDBs; without it a PDB can keep a node paid for ever.",
+        default=None,
+        description="How long a node that is being removed waits for its pods; then Karpenter deletes them in spite "
+        "of PodDisruptionBudgets and karpenter.sh/do-not-disrupt, and drift and expireAfter reach such nodes too. "
+        "null: running jobs end first, and a pod that never ends keeps its node paid for. Set it longer than your "
+        "longest job (48h, 72h).",
     )
     taints: tuple[Taint, ...] = Field(
         default=(Taint(key=GPU_TAINT_KEY, value="true", effect="NoSchedule"),),

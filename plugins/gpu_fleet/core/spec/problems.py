@@ -21,6 +21,20 @@ class Problem(NamedTuple):
     remedy: str
 
 
+class Note(NamedTuple):
+    """One thing about a valid spec that is worth knowing.
+
+    :ivar field: dotted field of the cluster file, for example ``nodePools[0].terminationGracePeriod``.
+    :ivar message: what follows from its value, and what to write instead if that is not wanted.
+    """
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
 class SpecErrors(SpecError):
     """All problems of one cluster file.
 
