@@ -76,7 +76,9 @@ class ClaimMarks:
         shape = await self._karpenter.catalog.shape(labels(claim).get(INSTANCE_TYPE, ""))
         if not images or not image or shape is None:
             return None
-        return None if image_for(images, instance_type(shape, (), self._karpenter.settings.region)) == image else AMI_DRIFT
+        return (
+            None if image_for(images, instance_type(shape, (), self._karpenter.settings.region)) == image else AMI_DRIFT
+        )
 
 
 def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | None:

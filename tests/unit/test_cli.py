@@ -29,7 +29,9 @@ def test_a_valid_fleet_passes(fleet: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_broken_fleet_fails_with_a_table(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (fleet / "demo.yaml").write_text(DEMO.replace("replicas: 4", "replicas: 1").replace("consolidateAfter: 5m", "consolidateAfter: 1d"))
+    (fleet / "demo.yaml").write_text(
+        DEMO.replace("replicas: 4", "replicas: 1").replace("consolidateAfter: 5m", "consolidateAfter: 1d")
+    )
     (fleet / "empty.yaml").write_text("")
     assert main(["validate", str(fleet)]) == 1
     out, err = capsys.readouterr()

@@ -9,10 +9,10 @@ import pytest
 from sandbox.karpenter.budgets import allowed
 from sandbox.karpenter.conditions import Conditions
 from sandbox.karpenter.durations import seconds
+from sandbox.karpenter.hashes import class_hash, template_hash
 from sandbox.karpenter.interruption import actions
 from sandbox.karpenter.lifecycle import initialization_complaint, registration_patch
 from sandbox.karpenter.marks import drift_of
-from sandbox.karpenter.hashes import class_hash, template_hash
 from sandbox.karpenter.nodepool import runtime_errors
 from sandbox.karpenter.objects import provisionable
 from sandbox.karpenter.prices import price

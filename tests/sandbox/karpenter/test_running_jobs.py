@@ -58,12 +58,13 @@ async def relabel(cluster: Cluster, pool: str) -> None:
 async def lives(cluster: Cluster, name: str, seconds: float = 90.0) -> None:
     await cluster.clock.sleep(seconds)
     found = await cluster.pod(name)
-    assert found is not None and not found["metadata"].get("deletionTimestamp")
+    assert found is not None
+    assert not found["metadata"].get("deletionTimestamp")
     assert found["status"]["phase"] == "Running"
 
 
 @pytest.mark.parametrize(
-    "name, annotations, budget, says",
+    ("name", "annotations", "budget", "says"),
     [
         ("kept", PROTECTED, False, 'Pod has "karpenter.sh/do-not-disrupt" annotation (Pod=default/kept)'),
         ("hour", {"karpenter.sh/do-not-disrupt": "8760h"}, False, 'Pod has "karpenter.sh/do-not-disrupt" annotation'),
@@ -93,7 +94,7 @@ async def test_a_protection_for_some_time_ends(cluster: Cluster):
     await remove(cluster, "brief", "brief")
 
 
-@pytest.mark.parametrize("name, annotations, budget", [("taken", PROTECTED, False), ("ended", {}, True)])
+@pytest.mark.parametrize(("name", "annotations", "budget"), [("taken", PROTECTED, False), ("ended", {}, True)])
 async def test_with_a_period_drift_replaces_the_node_and_its_end_deletes_protected_pods(
     cluster: Cluster, name, annotations, budget
 ):
