@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.operators.apply import ApplyManifestsOperator
+from gpu_fleet.operators.changes import ApplyNodeClassOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
@@ -52,9 +53,7 @@ def provision(spec: ClusterSpec) -> Phase:
                 tasks += [class_ready, pool_ready]
                 tails.append(pool_ready)
                 if pool.manage:
-                    node_class = ApplyManifestsOperator(
-                        task_id="apply_node_class", builder="node_class", builder_args={"pool": pool.name}
-                    )
+                    node_class = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=pool.name)
                     node_pool = ApplyManifestsOperator(
                         task_id="apply_node_pool", builder="node_pool", builder_args={"pool": pool.name}
                     )
