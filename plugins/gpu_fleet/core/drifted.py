@@ -131,6 +131,16 @@ class DriftedNode:
         return f". At {self.expires_at} it reaches the age that it was made with: Karpenter evicts its pods and {then}"
 
 
+def brief(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What of :meth:`DriftedNode.to_json` an asset event has room for."""
+    fields = [str(change.get("field", "")) for change in node.get("changes") or ()]
+    return {
+        **{key: str(node.get(key, "")) for key in ("node", "since", "reason")},
+        "fields": fields[:NAMED],
+        "gpuPods": len(node.get("pods") or ()),
+    }
+
+
 def holds(pods: Sequence[str]) -> str:
     """``holds no GPU pods``, ``holds 2 GPU pods (a/b, c/d)``."""
     if not pods:

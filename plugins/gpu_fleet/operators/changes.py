@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import TransientError
+from gpu_fleet.core.errors import GpuFleetError, TransientError
 from gpu_fleet.core.kinds import NODE, NODE_POOL, ObjectRef
 from gpu_fleet.core.names import FIELD_MANAGER, LABEL_NODE_POOL
 from gpu_fleet.operators.apply import ApplyManifestsOperator
@@ -104,6 +104,25 @@ class PlanChangesOperator(FleetOperator):
 def as_data(drifted: list[DriftedNode]) -> list[dict[str, Any]]:
     """For XComs and asset events, bounded."""
     return [node.to_json() for node in drifted[:MOST_NODES]]
+
+
+def note_drifted(operator: FleetOperator, context: Mapping[str, Any], pool: str) -> None:
+    """Leave a pool's drifted nodes, as they are now, in the task's XCom ``drifted``.
+
+    What cannot be read fails nothing, as the task is about something else; the drift check says so.
+    """
+    from gpu_fleet.hooks.drifted import look_at_nodes
+
+    if not operator.spec.pool(pool).manage:
+        return
+    try:
+        drifted = look_at_nodes(operator.kube, [pool]).drifted()
+    except GpuFleetError as error:
+        operator.log.warning("which nodes of pool %s have drifted cannot be said: %s", pool, error.message)
+        return
+    for node in drifted:
+        operator.log.warning("%s", node)
+    context["ti"].xcom_push(DRIFTED, as_data(drifted))
 
 
 def kubelet_versions(kube: KubeClient) -> dict[str, str]:

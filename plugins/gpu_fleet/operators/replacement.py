@@ -122,6 +122,7 @@ class ReplaceDriftedOperator(PoolOperator):
         plan = planned_replacement(self, context)
         done = self._done(context)
         go, left = self._removable(context, plan, done)
+        self._take_back(context, left)
         replaced = sorted([*done, *self._remove(context, go, left)])
         for item in left:
             self.log.warning("drifted node %s is left as it is: %s: %s", item.node, item.reason, item.message)
@@ -207,6 +208,13 @@ class ReplaceDriftedOperator(PoolOperator):
         metadata = claim["metadata"]
         if self.kube.delete(ObjectRef(NODE_CLAIM, metadata["name"]), uid=metadata["uid"]):
             self.log.warning("drifted node %s is replaced: NodeClaim %s deleted", name, metadata["name"])
+
+    def _take_back(self, context: Mapping[str, Any], left: list[Left]) -> None:
+        """The cordons of an earlier try of this task on nodes that are to stay after all."""
+        for item in left:
+            node = self.kube.get(ObjectRef(NODE, item.node))
+            if node is not None and rules.cordoned_by(node, run_name(context)):
+                self.kube.patch(ObjectRef(NODE, item.node), rules.uncordon())
 
     def _cordon(self, name: str, run: str, left: list[Left]) -> bool:
         ref = ObjectRef(NODE, name)
