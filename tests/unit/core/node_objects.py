@@ -88,6 +88,6 @@ def job(name: str, node: str = "node-one", *, gpus: int = 1, **annotations: str)
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "ml", "annotations": notes},
-        "spec": {"nodeName": node, "containers": [{"name": "main", "resources": resources}]},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "cuda", "resources": resources}]},
         "status": {"phase": "Running"},
     }
