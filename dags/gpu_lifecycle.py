@@ -3,12 +3,14 @@
 
 The whole life of a cluster's GPU capacity in one graph. Start it by hand, over the REST API or from CI.
 
-1. **preflight**: tools, AWS identity, cluster ACTIVE; then the cluster's turn, so that no two runs change it at once.
+1. **preflight**: tools, AWS identity, cluster ACTIVE; which nodes this run makes drift, and whose jobs run there (task
+   `plan_changes`, before anything is applied); then the cluster's turn, so that no two runs change it at once.
 2. **provision** beside **rollout**: Karpenter, node classes and node pools; RuntimeClass and, strictly after it, the
    NVIDIA device plugin.
 3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`.
 4. **prove**: the device plugin's revision is marked proven, or rolled back to the last one that was.
-5. **validation**: vectorAdd, then sharing (or exclusive use) on every node; the result is published as assets.
+5. **validation**: vectorAdd, then sharing (or exclusive use) on every node; the result is published as assets. With the
+   param `replaceDrifted: idle`, drifted nodes that nobody uses go once what replaces them has been proven.
 6. with the param `until: torn_down`, after an approval: drain, teardown and leak check. It is entered also when an
    earlier phase failed, because that is when things leak; the run stays failed then.
 
@@ -50,6 +52,14 @@ def build(spec: ClusterSpec) -> DAG:
                 description="Ask for and validate the capacity of these pools only; none selected means all.",
             ),
             PARAM_BARE_PODS: bare_pods_param(),
+            "replaceDrifted": Param(
+                "none",
+                type="string",
+                enum=["none", "idle"],
+                title="Replace drifted nodes",
+                description="none: drifted nodes are named and stay. idle: those on which no user's pod holds a GPU "
+                "are replaced, disruption.replaceAtOnce per pool, each once a new node has been proven.",
+            ),
         },
         tags=("lifecycle",),
     )

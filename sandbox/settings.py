@@ -36,6 +36,15 @@ class Settings:
     faults: FaultBoard = field(default_factory=FaultBoard)
     audit: AuditLog = field(default_factory=AuditLog)
 
+    @property
+    def control_plane(self) -> str:
+        """The version that the control plane has now: ``kubernetes_version``, or what it was upgraded to.
+
+        ``python -m sandbox fault control-plane version=1.36`` is the upgrade; nodes keep the version of their AMI.
+        """
+        upgraded = self.faults.active("control-plane") or {}
+        return str(upgraded.get("version", self.kubernetes_version))
+
 
 @dataclass(frozen=True)
 class Wait:

@@ -66,7 +66,9 @@ with DAG(
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
         container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "{{ params.gpus }}"}),
-        # Karpenter must not move a long job to a cheaper node in the middle of it. A teardown asks a person instead.
+        # Karpenter must not take the node of a long job. The annotation holds because pools have no
+        # terminationGracePeriod by default; with one, drift or expiry would end the job all the same. A teardown asks a
+        # person instead.
         annotations={"karpenter.sh/do-not-disrupt": "true"},
         startup_timeout_seconds=900,
         on_finish_action="delete_pod",

@@ -161,7 +161,7 @@ class Application:
         found: Obj | bytes | None = None
         match parts:
             case ["version"]:
-                found = discovery.version(self.settings.kubernetes_version)
+                found = discovery.version(self.settings.control_plane)
             case ["api"]:
                 found = discovery.api_versions(f"127.0.0.1:{self.port}")
             case ["apis"]:

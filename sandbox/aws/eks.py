@@ -141,6 +141,8 @@ class Eks:
         fault = self._faults.active("eks-status")
         dressed["status"] = str(fault["status"]) if fault else state.status(self._now())
         dressed["platformVersion"] = PLATFORM_VERSION
+        if upgraded := self._faults.active("control-plane"):
+            dressed["version"] = str(upgraded["version"])
         dressed["accessConfig"] = {
             "authenticationMode": self.authentication_mode,
             "bootstrapClusterCreatorAdminPermissions": True,

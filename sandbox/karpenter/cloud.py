@@ -108,7 +108,7 @@ class Cloud:
     async def _run(self, claim: Object, node_class: Object, chosen: InstanceType, offering: Offering) -> Launched:
         self._simulated_shortage(chosen.name, offering)
         status = node_class["status"]
-        image = _image_for(status["amis"], chosen)
+        image = image_for(status["amis"], chosen)
         if image is None:
             raise LaunchError("AMIResolutionFailed", f"no AMI of the node class fits instance type {chosen.name}")
         subnet = next(each for each in status["subnets"] if each["zone"] == offering.zone)
@@ -217,7 +217,8 @@ def provider_id_of(instance: Object) -> str:
     return f"aws:///{instance['Placement']['AvailabilityZone']}/{instance['InstanceId']}"
 
 
-def _image_for(amis: list[Object], chosen: InstanceType) -> str | None:
+def image_for(amis: list[Object], chosen: InstanceType) -> str | None:
+    """The first AMI that an instance type can run (``amifamily/ami.go``, MapToInstanceTypes)."""
     for ami in amis:
         wanted = from_entries(ami.get("requirements"))
         if chosen.requirements.compatible(wanted):

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sandbox.karpenter.blocking import node_complaint, pod_complaint
 from sandbox.karpenter.budgets import allowed
 from sandbox.karpenter.catalog import CAPACITY_TYPE, INSTANCE_TYPE
 from sandbox.karpenter.conditions import Conditions, condition, is_true
@@ -14,17 +15,12 @@ from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.lifecycle import DEPENDENTS
 from sandbox.karpenter.objects import (
     DISRUPTED_TAINT,
-    DO_NOT_DISRUPT,
     POOL,
-    active,
     deleting,
     labels,
     name,
-    notes,
-    protected,
     reschedulable,
     same_taint,
-    selects,
     uid,
 )
 from sandbox.karpenter.prices import price
@@ -91,8 +87,12 @@ class Disruption:
 
     # --- candidates ----------------------------------------------------------------------------------------------
 
-    def _candidates(self) -> list[Candidate]:
-        """Nodes that may be disrupted at all; why others may not is told by events."""
+    def _candidates(self, *, eventual: bool = False) -> list[Candidate]:
+        """Nodes that may be disrupted at all; why others may not is told by events.
+
+        :param eventual: for drift, which pods hold up only where no terminationGracePeriod ends their stay
+            (``types.go``, NewCandidate; ``drift.go``, Class).
+        """
         karpenter = self._karpenter
         found = []
         for claim in sorted(karpenter.claims.items(), key=name):
@@ -102,38 +102,15 @@ class Disruption:
             pool = karpenter.pools.get(labels(claim).get(POOL, ""))
             if node is None or pool is None or deleting(pool):
                 continue
-            complaint = self._complaint(node, claim)
+            complaint = node_complaint(karpenter, node, claim)
+            if complaint is None and not (eventual and claim["spec"].get("terminationGracePeriod")):
+                complaint = pod_complaint(karpenter, node)
             if complaint is not None:
                 karpenter.events.blocked([node, claim], complaint)
                 continue
             pods = [pod for pod in karpenter.state.pods_on(name(node)) if reschedulable(pod)]
             found.append(Candidate(node, claim, pool, pods))
         return found
-
-    def _complaint(self, node: Object, claim: Object) -> str | None:
-        karpenter = self._karpenter
-        if not is_true(claim, "Initialized"):
-            return "node isn't initialized"
-        if deleting(node) or deleting(claim):
-            return "node is deleting or marked for deletion"
-        if karpenter.nominated(name(claim)):
-            return "node is nominated for a pending pod"
-        if notes(node).get(DO_NOT_DISRUPT) == "true" or notes(claim).get(DO_NOT_DISRUPT) == "true":
-            return f'disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
-        for pod in karpenter.state.pods_on(name(node)):
-            where = f"{pod['metadata']['namespace']}/{name(pod)}"
-            if active(pod) and protected(pod):
-                return f'pod has "{DO_NOT_DISRUPT}" annotation (Pod={where})'
-            if active(pod) and (budget := self._blocking_budget(pod)) is not None:
-                return f"pdb prevents pod evictions (PodDisruptionBudget=[{budget}])"
-        return None
-
-    def _blocking_budget(self, pod: Object) -> str | None:
-        for budget in self._karpenter.pdbs.items(pod["metadata"]["namespace"]):
-            selected = selects(budget["spec"].get("selector"), labels(pod))
-            if selected and (budget.get("status") or {}).get("disruptionsAllowed", 0) == 0:
-                return f"{budget['metadata']['namespace']}/{name(budget)}"
-        return None
 
     def _within_budget(self, candidates: list[Candidate], reason: str) -> list[Candidate]:
         """As many of each pool as its budgets allow now."""
@@ -185,12 +162,11 @@ class Disruption:
         return is_true(candidate.claim, "Consolidatable")
 
     async def _drift(self) -> Command | None:
-        drifted = [each for each in self._candidates() if is_true(each.claim, "Drifted")]
+        """One node at a time, empty ones first, then those that drifted first (``drift.go``, ComputeCommands)."""
+        drifted = [each for each in self._candidates(eventual=True) if is_true(each.claim, "Drifted")]
         drifted.sort(key=lambda each: condition(each.claim, "Drifted").get("lastTransitionTime", ""))
-        drifted = self._within_budget(drifted, DRIFTED)
-        if empty := [each for each in drifted if each.empty]:
-            return Command(DRIFTED, empty)
-        for candidate in drifted:
+        drifted.sort(key=lambda each: not each.empty)
+        for candidate in self._within_budget(drifted, DRIFTED):
             plan = await self._without([candidate])
             if not plan.errors:
                 return Command(DRIFTED, [candidate], plan.new)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sandbox.karpenter import nodeclass
+from sandbox.karpenter.catalog import INSTANCE_TYPE, instance_type
+from sandbox.karpenter.cloud import image_for
 from sandbox.karpenter.conditions import Conditions, condition
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.lifecycle import DEPENDENTS
@@ -18,6 +20,7 @@ Object = dict[str, Any]
 
 #: Simulated seconds after which a claim is looked at again.
 REMARK = 300.0
+AMI_DRIFT = "AMIDrift"
 
 
 class ClaimMarks:
@@ -36,7 +39,7 @@ class ClaimMarks:
             return
         conditions = Conditions(claim, DEPENDENTS)
         again = self._consolidatable(pool, claim, conditions)
-        self._drifted(pool, claim, conditions)
+        await self._drifted(pool, claim, conditions)
         if conditions.changed:
             await karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
         karpenter.mark_queue.add_after(claim_name, min(again, karpenter.clock.real(REMARK)))
@@ -55,19 +58,31 @@ class ClaimMarks:
         conditions.set_true("Consolidatable")
         return float("inf")
 
-    def _drifted(self, pool: Object, claim: Object, conditions: Conditions) -> None:
+    async def _drifted(self, pool: Object, claim: Object, conditions: Conditions) -> None:
         if not conditions.is_true("Launched"):
             conditions.clear("Drifted")
             return
-        reason = drift_of(pool, self._karpenter.node_classes.get(claim["spec"]["nodeClassRef"]["name"]), claim)
+        node_class = self._karpenter.node_classes.get(claim["spec"]["nodeClassRef"]["name"])
+        reason = drift_of(pool, node_class, claim) or await self._ami_drift(node_class, claim)
         if reason is None:
             conditions.clear("Drifted")
         elif condition(claim, "Drifted").get("reason") != reason:
             conditions.set_true("Drifted", reason, reason)
 
+    async def _ami_drift(self, node_class: Object | None, claim: Object) -> str | None:
+        """Whether the class would give this instance type another AMI today (aws ``pkg/cloudprovider/drift.go``)."""
+        images = ((node_class or {}).get("status") or {}).get("amis") or []
+        image = (claim.get("status") or {}).get("imageID")
+        shape = await self._karpenter.catalog.shape(labels(claim).get(INSTANCE_TYPE, ""))
+        if not images or not image or shape is None:
+            return None
+        return (
+            None if image_for(images, instance_type(shape, (), self._karpenter.settings.region)) == image else AMI_DRIFT
+        )
+
 
 def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | None:
-    """Why a claim is not what its pool and class would make today, or None."""
+    """Why a claim is not what its pool and class would make today, AMIs aside, or None."""
     known, made = notes(pool), notes(claim)
     if _differ(known, made, HASH, HASH_VERSION_KEY):
         return "NodePoolDrifted"
@@ -78,9 +93,7 @@ def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | No
         return None
     if _differ(notes(node_class), made, nodeclass.HASH, nodeclass.HASH_VERSION_KEY):
         return "NodeClassDrift"
-    images = [each["id"] for each in (node_class.get("status") or {}).get("amis") or []]
-    image = (claim.get("status") or {}).get("imageID")
-    return "AMIDrift" if images and image and image not in images else None
+    return None
 
 
 def _differ(known: dict[str, str], made: dict[str, str], digest: str, version: str) -> bool:

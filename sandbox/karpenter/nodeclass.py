@@ -7,12 +7,12 @@ id, name or tag that find nothing give ``AMINotFound``.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from sandbox.karpenter.conditions import Conditions
+from sandbox.karpenter.hashes import class_hash
 
 if TYPE_CHECKING:
     from sandbox.karpenter.controller import Karpenter
@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 FINALIZER = "karpenter.k8s.aws/termination"
 HASH, HASH_VERSION_KEY = "karpenter.k8s.aws/ec2nodeclass-hash", "karpenter.k8s.aws/ec2nodeclass-hash-version"
-HASH_VERSION = "v4"
+HASH_VERSION = "v5"
 DEPENDENTS = ("AMIsReady", "SubnetsReady", "SecurityGroupsReady", "InstanceProfileReady", "ValidationSucceeded")
 #: Simulated seconds between two looks at the account.
 RELOOK = 60.0
@@ -29,12 +29,6 @@ _RESTRICTED_TAGS = ("kubernetes.io/cluster/", "karpenter.sh/nodepool", "karpente
                     "karpenter.k8s.aws/ec2nodeclass")  # fmt: skip
 _NVIDIA = "karpenter.k8s.aws/instance-gpu-count"
 _GONE = ("NoSuchEntity", "NoSuchEntityException")
-
-
-def spec_hash(node_class: Object) -> str:
-    """Of the fields whose change makes nodes drift: not the selectors, whose results are compared instead."""
-    spec = {key: value for key, value in node_class["spec"].items() if not key.endswith("SelectorTerms")}
-    return str(int(hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:15], 16))
 
 
 class NodeClassController:
@@ -71,7 +65,7 @@ class NodeClassController:
     async def _marked(self, node_class: Object) -> Object:
         """Finalizer and hash."""
         meta = node_class["metadata"]
-        wanted = {HASH: spec_hash(node_class), HASH_VERSION_KEY: HASH_VERSION}
+        wanted = {HASH: class_hash(node_class), HASH_VERSION_KEY: HASH_VERSION}
         patch: Object = {}
         if FINALIZER not in (meta.get("finalizers") or []):
             patch["finalizers"] = [*(meta.get("finalizers") or []), FINALIZER]
@@ -95,7 +89,7 @@ class NodeClassController:
     async def _by_alias(self, alias: str) -> list[Object]:
         """Through the public SSM parameters, one per architecture and variant (``amifamily/al2023.go``)."""
         family, _, release = alias.partition("@")
-        version = self._karpenter.settings.kubernetes_version
+        version = self._karpenter.settings.control_plane
         found = []
         for architecture, variant in (("x86_64", "nvidia"), ("x86_64", "standard"), ("arm64", "standard")):
             last = "recommended" if release == "latest" else (

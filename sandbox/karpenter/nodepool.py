@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from sandbox.karpenter.conditions import Conditions, condition
+from sandbox.karpenter.hashes import template_hash
 from sandbox.karpenter.objects import HASH, HASH_VERSION, HASH_VERSION_KEY, POOL, deleting, name, notes
 from sandbox.nodes.quantities import render_all
 
@@ -22,13 +21,6 @@ RECOUNT = 5.0
 _BASE = {"cpu": "0", "memory": "0", "pods": "0", "ephemeral-storage": "0", "nodes": "0"}
 _QUALIFIED = re.compile(r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-
-
-def template_hash(pool: Object) -> str:
-    """Of the template without its requirements: those drift by comparison with the node's labels."""
-    template = json.loads(json.dumps(pool["spec"]["template"]))
-    template["spec"].pop("requirements", None)
-    return str(int(hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:15], 16))
 
 
 def runtime_errors(pool: Object) -> str:

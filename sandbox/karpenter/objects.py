@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
+
+from sandbox.karpenter.durations import epoch, seconds
 
 Object = dict[str, Any]
 
@@ -129,9 +132,22 @@ def reschedulable(pod: Object) -> bool:
     return waits and not owned_by(pod, "DaemonSet", "Node")
 
 
-def protected(pod: Object) -> bool:
-    """Annotated against disruption. (The annotation may also be a duration: not imitated.)"""
-    return notes(pod).get(DO_NOT_DISRUPT) == "true"
+def protected(pod: Object, speed: float = 1.0) -> bool:
+    """Annotated against disruption: ``true``, or a duration counted from the pod's start (``IsDoNotDisruptActive``).
+
+    What is neither protects nothing.
+    """
+    value = notes(pod).get(DO_NOT_DISRUPT)
+    if value is None or value == "true":
+        return value is not None
+    try:
+        limit = seconds(value)
+    except ValueError:
+        return False
+    if not limit:
+        return False
+    started = (pod.get("status") or {}).get("startTime")
+    return started is None or (time.time() - epoch(started)) * speed < limit
 
 
 def drainable(pod: Object) -> bool:

@@ -109,7 +109,11 @@ class Provisioner:
         # From here to the plan nothing may be awaited: pods and rooms have to be of the same moment.
         pending = self._pending()
         pods = [pod for pod in pending if self._valid(pod)]
-        moving = [pod for pod in karpenter.state.deleting_pods() if reschedulable(pod) and not protected(pod)]
+        moving = [
+            pod
+            for pod in karpenter.state.deleting_pods()
+            if reschedulable(pod) and not protected(pod, karpenter.clock.speed)
+        ]
         if not templates or not (pending or moving):
             return
         plan = Simulation(karpenter.state.rooms(), templates, karpenter.cloud.available).run([*pods, *moving])

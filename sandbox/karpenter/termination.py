@@ -176,7 +176,7 @@ class NodeTermination:
         if not active(pod):
             self._enqueued.pop(key, None)
             return
-        if protected(pod):
+        if protected(pod, karpenter.clock.speed):
             karpenter.retry_eviction(key)
             return
         try:

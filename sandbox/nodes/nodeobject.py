@@ -90,7 +90,9 @@ def status_of(instance: Object, shape: Shape, settings: Settings, moment: str) -
 
 def _node_info(instance_id: str, shape: Shape, settings: Settings) -> Object:
     machine = hashlib.sha256(instance_id.encode()).hexdigest()
-    version = f"v{settings.kubernetes_version}.{_KUBELET_PATCH.get(settings.kubernetes_version, 0)}-eks-9d7a4b2"
+    # The AMI's: of a node that registers after an upgrade it is the new one, and those that stand keep theirs.
+    release = settings.control_plane
+    version = f"v{release}.{_KUBELET_PATCH.get(release, 0)}-eks-9d7a4b2"
 
     def uuid(offset: int) -> str:
         text = machine[offset : offset + 32]

@@ -49,10 +49,10 @@ def test_every_dag_file_is_accounted_for() -> None:
 
 
 def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) -> None:
-    per_pool = 4 + 2 + 5 + 2  # provision, capacity, validation, drain and publish
+    per_pool = 4 + 2 + 6 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 18
     assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 2
-    assert len(lifecycle) == 1 + 4 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
+    assert len(lifecycle) == 1 + 5 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
 
 
 @pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
@@ -68,8 +68,9 @@ def test_dag_is_documented_tagged_owned_and_bounded(fleet: dict[str, Any], dag_i
 
 def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
     params = fleet["dags"]["gpu_lifecycle.demo"]["params"]
-    assert set(params) == {"until", "pools", "evict_bare_pods"}
+    assert set(params) == {"until", "pools", "evict_bare_pods", "replaceDrifted"}
     assert set(fleet["dags"]["gpu_teardown.demo"]["params"]) == {"evict_bare_pods"}
+    assert params["replaceDrifted"]["enum"] == ["none", "idle"]
     assert params["until"]["enum"] == ["validated", "torn_down"]
     assert params["pools"]["items"]["enum"] == list(POOLS)
     assert all(param["description"] and param["title"] for param in params.values())
@@ -129,6 +130,7 @@ GATED = [
             ),
             (f"validation.pool_{pool}.release_placeholders", {f"validation.pool_{pool}.protect_nodes"}),
             (f"validation.pool_{pool}.{PROBE[pool]}", {f"validation.pool_{pool}.release_placeholders"}),
+            (f"validation.pool_{pool}.replace_drifted", {f"validation.pool_{pool}.{PROBE[pool]}"}),
             (f"validation.pool_{pool}.clean_up", {f"validation.pool_{pool}.{PROBE[pool]}"}),
             (f"validation.pool_{pool}.publish", {f"validation.pool_{pool}.{PROBE[pool]}"}),
         )
@@ -138,7 +140,8 @@ GATED = [
         "prove.remediate_device_plugin",
         {"prove.prove_device_plugin", *(f"capacity.pool_{pool}.await_capacity" for pool in POOLS)},
     ),
-    ("preflight.acquire_turn", {"preflight.check_tools", "preflight.check_aws", "preflight.cluster_active"}),
+    ("preflight.plan_changes", {"preflight.cluster_active"}),
+    ("preflight.acquire_turn", {"preflight.check_tools", "preflight.check_aws", "preflight.plan_changes"}),
 ]
 
 TEARDOWN_GATED = [

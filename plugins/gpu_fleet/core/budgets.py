@@ -9,20 +9,17 @@ A budget without reasons is no such decision, as it stands in every file that ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from gpu_fleet.core.spec.pools import Budget, Disruption
+from gpu_fleet.core.spec.pools import Budget, Disruption
 
-DRIFTED = "Drifted"
+DRIFTED: Final = "Drifted"
 #: What Karpenter's CRD puts in place of an empty list.
 _DEFAULT_SHARE = "10%"
 
 
 def budgets_of(disruption: Disruption) -> tuple[Budget, ...]:
     """The budgets of a pool's NodePool: never empty."""
-    from gpu_fleet.core.spec.pools import Budget
-
     mine = disruption.budgets or (Budget(nodes=_DEFAULT_SHARE),)
     if any(DRIFTED in budget.reasons for budget in mine):
         return mine

@@ -5,8 +5,9 @@ that the quarantine is ours. Pods that run there go on running: a cordon moves n
 node is looked at again, and released when it passes the probe that it had failed, or all others if that one is no more.
 
 A node is replaced by deleting its NodeClaim. The rest is Karpenter's: it drains the node through the Eviction API,
-which honours PodDisruptionBudgets, up to the NodePool's ``terminationGracePeriod``, after which pods are deleted
-(karpenter.sh 'Disruption', Termination Controller). A job on a GPU could end that way, so a node is quarantined first,
+which honours PodDisruptionBudgets and ``karpenter.sh/do-not-disrupt``, for ever or, where the NodeClaim has a
+``terminationGracePeriod``, until that is over; then pods are deleted (kubernetes-sigs/karpenter v1.14.1
+``pkg/controllers/node/termination/terminator``). A job on a GPU could end that way, so a node is quarantined first,
 and replaced only when nobody holds one of its GPUs any more.
 """
 

@@ -158,13 +158,26 @@ class RequestCapacityOperator(PoolOperator):
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        found = request_capacity(self, context, hardware(self.spec, self.this_pool))
+        from gpu_fleet.hooks.drifted import remember_class
+        from gpu_fleet.operators.replacement import REPLACEMENT, plan_replacement
+
+        if self.this_pool.manage:
+            remember_class(self.kube, self.spec.name, self.node_pool)
+        replacement = plan_replacement(self, context)
+        context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
+        gpus = hardware(self.spec, self.this_pool)
+        found = request_capacity(self, context, gpus, surge=replacement.surge)
         self.manifests = as_yaml(found.pop("manifests"))
         return found
 
 
-def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware) -> dict[str, Any]:
-    """Create the placeholders that are missing; idempotent."""
+def request_capacity(
+    operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, *, surge: int = 0
+) -> dict[str, Any]:
+    """Create the placeholders that are missing; idempotent.
+
+    :param surge: nodes beyond ``wantedNodes``, which come before drifted ones go.
+    """
     from gpu_fleet.core.capacity_objects import pool_nodes
 
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
@@ -174,7 +187,7 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
         protect_nodes(kube, filter(rules.counts_as_capacity, pool_nodes(nodes, pool.name)), run_name(context))
     plan = rules.plan_placeholders(
         pool.name,
-        pool.wanted_nodes,
+        pool.wanted_nodes + surge,
         kube.list(NODE_CLAIM, label_selector=operator.of_pool()),
         nodes,
         placeholders(kube, pool.name),
@@ -209,7 +222,7 @@ def request_capacity(operator: PoolOperator, context: Mapping[str, Any], gpus: H
         "pool %s: %d of %d wanted node(s) stand, %d are asked for, %d placeholder(s) created",
         pool.name,
         plan.standing,
-        pool.wanted_nodes,
+        pool.wanted_nodes + surge,
         plan.asked,
         len(manifests),
     )
@@ -249,6 +262,7 @@ class AwaitCapacityOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_plugin import plugin_daemon_set
+        from gpu_fleet.operators.replacement import planned_replacement, without_surge
 
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
@@ -258,11 +272,12 @@ class AwaitCapacityOperator(PoolOperator):
                 "allocatable": {},
                 "instances": {},
             }
+        surge = planned_replacement(self, context).surge
         if context["ti"].try_number > 1:
-            request_capacity(self, context, gpus)
+            request_capacity(self, context, gpus, surge=surge)
         args = {
             "pool": pool.name,
-            "wanted": pool.wanted_nodes,
+            "wanted": pool.wanted_nodes + surge,
             "physical": gpus.count,
             "replicas": pool.replicas,
             "plugin_namespace": self.spec.device_plugin.namespace,
@@ -272,12 +287,29 @@ class AwaitCapacityOperator(PoolOperator):
         seconds = float(self.spec.deadlines.capacity)
         until = wait_started(context) + seconds
         with reported_failure(context):
-            verdict = await_gate(self, context, "pool_capacity", args, seconds, deadline=until)
+            try:
+                verdict = await_gate(
+                    self, context, "pool_capacity", args, seconds, deadline=until, kwargs={"surge": surge, "args": args}
+                )
+            except GpuFleetError as error:
+                verdict = without_surge(self, error, args, surge)
         return self._found(verdict.message, verdict.data)
 
-    def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+    def execute_complete(
+        self,
+        context: Mapping[str, Any],
+        event: Mapping[str, Any],
+        surge: int = 0,
+        args: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        from gpu_fleet.operators.replacement import without_surge
+
         with reported_failure(context):
-            verdict = conclude(event)
+            try:
+                verdict = conclude(event)
+            except GpuFleetError as error:
+                self.prepare(context)
+                verdict = without_surge(self, error, args or {}, surge)
         return self._found(verdict.message, verdict.data)
 
     def _found(self, message: str, data: dict[str, Any] | None) -> dict[str, Any]:

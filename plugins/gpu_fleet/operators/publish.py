@@ -10,11 +10,13 @@ from airflow.sdk import Asset, AssetAlias
 
 from gpu_fleet.core import assets as rules
 from gpu_fleet.core.assets import Finding, PoolState, Topic
+from gpu_fleet.core.drifted import brief
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, HoldCapacityOperator, PoolOperator
+from gpu_fleet.operators.changes import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_tasks
@@ -23,6 +25,8 @@ from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_
 REMEDIATION = "remediation"
 #: XCom key of this task: what came of the pool, for the run's report.
 VERDICT = "verdict"
+#: Most drifted nodes that an asset event lists; the report has all.
+MOST_DRIFTED = 10
 #: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
 TOLD = "told"
 
@@ -81,7 +85,10 @@ class PublishPoolOperator(PoolOperator):
         # Only a run that provides capacity waits for it.
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
+        drifted = self._drifted(context)
         extra = self._extra(context, finding, was, reports, found)
+        if drifted:
+            extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
             emit.add(assets[topic], extra=extra)
@@ -107,6 +114,7 @@ class PublishPoolOperator(PoolOperator):
             "validUntil": extra.get("validUntil"),
             "without": list(finding.without),
             "remediation": remediation,
+            "drifted": drifted,
         }
         context["ti"].xcom_push(VERDICT, verdict)
         # No nodes are no alarm: consumers are told by the event, people only when the pool is ready again.
@@ -134,6 +142,13 @@ class PublishPoolOperator(PoolOperator):
             if task not in probes and (value := context["ti"].xcom_pull(task_ids=task, key=REMEDIATION)):
                 return dict(value)
         return None
+
+    def _drifted(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The pool's drifted nodes, as the task that chose its nodes has seen them."""
+        found: list[dict[str, Any]] = []
+        for task in upstream_tasks(self, ProtectNodesOperator):
+            found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
+        return found
 
     def _state(self, context: Mapping[str, Any], assets: Mapping[Topic, Asset]) -> PoolState:
         newest: dict[Topic, float | None] = {}

@@ -14,6 +14,7 @@ from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
+from gpu_fleet.operators.changes import note_drifted
 
 if TYPE_CHECKING:
     from gpu_fleet.core.capacity_objects import PoolNode
@@ -40,7 +41,8 @@ class ProtectNodesOperator(PoolOperator):
     :returns: ``{"nodes", "untested", "idle", "blamed", "nodeClaims", "claims": {NodeClaim: node}, "physical",
         "replicas", "protected", "instances"}``; ``idle`` says why none of the nodes that are there can be looked at;
         ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
-        the NodeClaims are what the end of validation is compared with.
+        the NodeClaims are what the end of validation is compared with. XCom ``drifted`` lists the pool's nodes that
+        have drifted, and why.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -86,6 +88,7 @@ class ProtectNodesOperator(PoolOperator):
         nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
+        note_drifted(self, context, pool.name)
         self.log.info(
             "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
             *(pool.name, len(nodes), len(protected), len(untested)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.core.overlays import overlaid, overlay_name, overlays_used
-from gpu_fleet.operators.apply import ApplyManifestsOperator
+from gpu_fleet.operators.changes import ApplyNodeClassOperator
 from gpu_fleet.operators.pools import ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.phases.common import Phase
@@ -61,9 +61,7 @@ def provision(spec: ClusterSpec) -> Phase:
                 tasks += [class_ready, pool_ready]
                 tails.append(pool_ready)
                 if pool.manage:
-                    node_class = ApplyManifestsOperator(
-                        task_id="apply_node_class", builder="node_class", builder_args={"pool": pool.name}
-                    )
+                    node_class = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=pool.name)
                     node_pool = ApplyNodePoolOperator(task_id="apply_node_pool", node_pool=pool.name)
                     crds >> node_class >> class_ready >> node_pool >> pool_ready
                     tasks += [node_class, node_pool]

@@ -14,6 +14,7 @@ from airflow.sdk import TaskGroup, TriggerRule
 from gpu_fleet.core.probes import Probe
 from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
+from gpu_fleet.operators.replacement import ReplaceDriftedOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
@@ -71,10 +72,16 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                 for task in chain:
                     task >> [clean, publish]
                 tasks = [protect, free, *chain, clean, publish]
+                before_hold = probes
+                if pool.manage and not measure:
+                    # Once the pool is proven: what goes is not held, and its place in the proof is taken.
+                    before_hold = replace = ReplaceDriftedOperator(task_id="replace_drifted", node_pool=pool.name)
+                    probes >> replace
+                    tasks.append(replace)
                 if pool.capacity.hold and not measure:
                     # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
                     hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)
-                    probes >> hold >> [clean, publish]
+                    before_hold >> hold >> [clean, publish]
                     tasks.append(hold)
             phases[pool.name] = Phase(heads=[protect], tails=[clean, publish], tasks=tasks)
     return phases

@@ -9,15 +9,16 @@ import pytest
 from sandbox.karpenter.budgets import allowed
 from sandbox.karpenter.conditions import Conditions
 from sandbox.karpenter.durations import seconds
+from sandbox.karpenter.hashes import class_hash, template_hash
 from sandbox.karpenter.interruption import actions
 from sandbox.karpenter.lifecycle import initialization_complaint, registration_patch
 from sandbox.karpenter.marks import drift_of
-from sandbox.karpenter.nodepool import runtime_errors, template_hash
+from sandbox.karpenter.nodepool import runtime_errors
 from sandbox.karpenter.objects import provisionable
 from sandbox.karpenter.prices import price
 from sandbox.karpenter.termination import eviction_groups
 from sandbox.nodes.shapes import Shape
-from tests.sandbox.nodes.cluster import node_pool
+from tests.sandbox.nodes.cluster import node_class, node_pool
 
 
 @pytest.mark.parametrize(
@@ -193,16 +194,66 @@ def test_the_hash_ignores_requirements_limits_and_disruption():
     assert template_hash(node_pool()) != template_hash(node_pool(labels={"a": "b"}))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": {"a": "b"}},
+        {"taints": [{"key": "a", "effect": "NoSchedule"}]},
+        {"startupTaints": [{"key": "a", "effect": "NoSchedule"}]},
+        {"expireAfter": "1h"},
+        {"terminationGracePeriod": "1h"},
+    ],
+)
+def test_every_field_of_the_template_but_its_requirements_is_hashed(change):
+    """core v1.14.1 pkg/apis/v1/nodepool.go: Hash(), NodeClaimTemplateSpec."""
+    assert template_hash(node_pool(**change)) != template_hash(node_pool())
+
+
+def test_order_emptiness_and_spelling_are_no_change_of_a_template():
+    """hashstructure with SlicesAsSets, IgnoreZeroValue and ZeroNil; durations are hashed as such."""
+    taints = [{"key": "a", "effect": "NoSchedule"}, {"key": "b", "effect": "NoSchedule"}]
+    assert template_hash(node_pool(taints=taints)) == template_hash(node_pool(taints=taints[::-1]))
+    assert template_hash(node_pool(startupTaints=[])) == template_hash(node_pool())
+    assert template_hash(node_pool(expireAfter="Never")) == template_hash(node_pool())
+    assert template_hash(node_pool(expireAfter="60m")) == template_hash(node_pool(expireAfter="1h"))
+
+
+@pytest.mark.parametrize(
+    ("change", "drifts"),
+    [
+        ({"tags": {"team": "ml"}}, True),
+        ({"role": "another"}, True),
+        ({"blockDeviceMappings": [{"deviceName": "/dev/xvda", "ebs": {"volumeSize": "200Gi"}}]}, True),
+        ({"metadataOptions": {"httpTokens": "optional"}}, True),
+        ({"userData": "x"}, True),
+        ({"amiSelectorTerms": [{"alias": "bottlerocket@1.30.0"}]}, True),
+        ({"amiSelectorTerms": [{"alias": "al2023@v20260801"}]}, False),
+        ({"amiFamily": "AL2023"}, False),
+        ({"subnetSelectorTerms": [{"id": "subnet-1"}]}, False),
+        ({"securityGroupSelectorTerms": [{"id": "sg-1"}]}, False),
+        ({"ipPrefixCount": 2}, False),
+    ],
+)
+def test_which_fields_of_a_class_are_hashed(change, drifts):
+    """aws v1.14.1 pkg/apis/v1/ec2nodeclass.go: Hash(), EC2NodeClassSpec; another AMI is found by comparing AMIs."""
+    assert (class_hash(node_class(**change)) != class_hash(node_class())) is drifts
+
+
 def test_drift():
     annotations = {"karpenter.sh/nodepool-hash": "1", "karpenter.sh/nodepool-hash-version": "v3"}
     pool = node_pool() | {"metadata": {"name": "gpu", "annotations": annotations}}
     labels = {"node.kubernetes.io/instance-type": "g5.xlarge", "karpenter.sh/capacity-type": "on-demand"}
     claim = {"metadata": {"name": "c", "annotations": annotations, "labels": labels}, "status": {"imageID": "ami-1"}}
-    node_class = {"metadata": {"name": "gpu"}, "status": {"amis": [{"id": "ami-1"}]}}
+    known = {"karpenter.k8s.aws/ec2nodeclass-hash": "1", "karpenter.k8s.aws/ec2nodeclass-hash-version": "v5"}
+    claim["metadata"]["annotations"] = annotations | known
+    node_class = {"metadata": {"name": "gpu", "annotations": known}}
     assert drift_of(pool, node_class, claim) is None
     changed = pool | {"metadata": {"annotations": annotations | {"karpenter.sh/nodepool-hash": "2"}}}
     assert drift_of(changed, node_class, claim) == "NodePoolDrifted"
-    assert drift_of(pool, node_class | {"status": {"amis": [{"id": "ami-2"}]}}, claim) == "AMIDrift"
+    tagged = known | {"karpenter.k8s.aws/ec2nodeclass-hash": "2"}
+    assert drift_of(pool, {"metadata": {"name": "gpu", "annotations": tagged}}, claim) == "NodeClassDrift"
+    older = tagged | {"karpenter.k8s.aws/ec2nodeclass-hash-version": "v4"}
+    assert drift_of(pool, {"metadata": {"name": "gpu", "annotations": older}}, claim) is None
     other = claim | {"metadata": claim["metadata"] | {"labels": labels | {"karpenter.sh/capacity-type": "spot"}}}
     assert drift_of(pool, node_class, other) == "RequirementsDrifted"
 

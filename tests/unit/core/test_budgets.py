@@ -13,7 +13,7 @@ HELD = {"nodes": "0", "reasons": ["Drifted"]}
 
 
 @pytest.mark.parametrize(
-    "mine, written",
+    ("mine", "written"),
     [
         ([], [{"nodes": "10%"}, HELD]),
         ([{"nodes": "1"}], [{"nodes": "1"}, HELD]),

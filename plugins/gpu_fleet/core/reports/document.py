@@ -136,6 +136,8 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
         yield Paragraph((text(f"What to do: {remedy(pool.finding.reason)}"),))
     if pool.remediation is not None:
         yield from _remediation(pool)
+    if pool.drifted:
+        yield from _drifted_nodes(pool)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:
@@ -191,6 +193,15 @@ def _remediation(pool: PoolSection) -> Iterator[Block]:
     yield Table(f"Nodes touched under policy {policy or 'none'}", ("node", "action", "why"), tuple(rows))
     if pool.finding.reason == VALIDATED_WITHOUT:
         yield Note("The pool counts as validated without these nodes: they take no work until they pass again.")
+
+
+def _drifted_nodes(pool: PoolSection) -> Iterator[Block]:
+    """No defect: jobs run there as before. Named, because nothing replaces these nodes by itself."""
+    yield Heading(3, "Drifted nodes")
+    yield Items(tuple((text(str(item.get("message") or item.get("node", ""))),) for item in pool.drifted[:LISTED]))
+    if len(pool.drifted) > LISTED:
+        yield Paragraph((text(f"and {len(pool.drifted) - LISTED} more."),))
+    yield Note("They stay until their jobs have ended; a lifecycle run with replaceDrifted: idle replaces idle ones.")
 
 
 def _probe(report: PoolReport) -> Iterator[Block]:

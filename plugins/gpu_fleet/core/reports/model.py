@@ -25,6 +25,7 @@ class PoolSection:
     :ivar was: the pool's state before, :ivar now: after; ``None``: nothing has been published (yet).
     :ivar remediation: what was done about failed nodes.
     :ivar history: newest first; ``None``: the reader may not see it.
+    :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PoolSection:
     valid_until: str | None = None
     remediation: Mapping[str, Any] | None = None
     history: tuple[VerdictAt, ...] | None = ()
+    drifted: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def bad(self) -> bool:
@@ -140,6 +142,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "now": None if pool.now is None else str(pool.now),
         "validUntil": pool.valid_until,
         "remediation": None if pool.remediation is None else dict(pool.remediation),
+        "drifted": [dict(item) for item in pool.drifted],
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -216,6 +219,7 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
     if verdict is None:
         return PoolSection(pool, finding_of([one.summary() for one in reports], None), reports, history=history)
     remediation, without = verdict.get("remediation"), verdict.get("without")
+    drifted = verdict.get("drifted")
     return PoolSection(
         name=pool,
         finding=Finding(
@@ -230,6 +234,7 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         valid_until=str(verdict["validUntil"]) if verdict.get("validUntil") else None,
         remediation=remediation if isinstance(remediation, Mapping) else None,
         history=history,
+        drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
     )
 
 

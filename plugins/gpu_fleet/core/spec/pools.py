@@ -274,6 +274,13 @@ class Disruption(SpecModel):
         "{nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported and replaced on request only "
         "(replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
     )
+    replace_at_once: int = Field(
+        default=1,
+        ge=1,
+        le=200,
+        description="Most drifted, idle nodes that one lifecycle run with replaceDrifted: idle replaces in this pool; "
+        "each needs a place within limits.nodes for the node that comes first.",
+    )
 
 
 class NodePool(SpecModel):

@@ -30,7 +30,7 @@ def test_a_spec_under_which_only_empty_nodes_go_has_nothing_to_note() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes, field, says",
+    ("changes", "field", "says"),
     [
         ({"nodePools__0__terminationGracePeriod": "10m"}, "nodePools[0].terminationGracePeriod", "do-not-disrupt"),
         ({"nodePools__0__expireAfter": "720h"}, "nodePools[0].expireAfter", "until they end"),
