@@ -13,7 +13,7 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.releases.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.hooks.fleet import clusters_dir, read_yaml
+from gpu_fleet.hooks.fleet import clusters_dir, read_cluster_file
 
 LOCK_FILE = "charts.lock.yaml"
 _HEAD = "# Written by `python -m gpu_fleet lock`. A run installs exactly these archives.\n"
@@ -31,7 +31,7 @@ def read_locks(path: Path) -> tuple[Locked, ...] | None:
     """
     if not path.exists():
         return None
-    return parse_locks(read_yaml(path), path.name)
+    return parse_locks(read_cluster_file(path).value, path.name)
 
 
 def apply_locks(spec: ClusterSpec, folder: Path | None = None) -> ClusterSpec:

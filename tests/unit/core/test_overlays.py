@@ -75,10 +75,6 @@ def test_with_an_overlay_the_chart_turns_the_gate_on() -> None:
             {"karpenter__settings": {"featureGates": {"nodeOverlay": False}}},
             "karpenter.settings.featureGates.nodeOverlay",
         ),
-        (
-            {"karpenter__values": {"settings": {"featureGates": {"nodeOverlay": False}}}},
-            "karpenter.values.settings.featureGates.nodeOverlay",
-        ),
     ],
 )
 def test_a_gate_that_is_turned_off_behind_the_overlays_back_is_refused(changes: dict[str, Any], field: str) -> None:

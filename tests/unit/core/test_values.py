@@ -95,7 +95,7 @@ def test_the_specs_extra_values_come_last() -> None:
     )
     karpenter = helm_values(spec, "karpenter")
     assert karpenter["controller"]["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
-    assert karpenter["settings"]["featureGates"] == {"spotToSpotConsolidation": True}
+    assert karpenter["settings"]["featureGates"] == {"nodeOverlay": True, "spotToSpotConsolidation": True}
     assert helm_values(spec, "device-plugin")["image"] == {"tag": "v0.20.0-mine"}
 
 

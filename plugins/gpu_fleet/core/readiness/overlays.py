@@ -45,8 +45,8 @@ def judge_overlay(name: str, overlays: Sequence[Mapping[str, Any]], *, started: 
             ]
             return failed(
                 "OverlayConflict",
-                f"{words}: {sentence(valid)}: {', '.join(heavy) or 'none that is still there'}; change that NodeOverlay's "
-                "weight or requirements",
+                f"{words}: {sentence(valid)}: {', '.join(heavy) or 'none that is still there'}; change "
+                "its weight or requirements",
             )
         return failed("NodeOverlayInvalid", f"{words}: {sentence(valid)}")
     condition = known.get("Ready")

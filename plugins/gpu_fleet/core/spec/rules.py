@@ -212,15 +212,13 @@ def gate_of_overlays_is_on(spec: ClusterSpec) -> Iterator[Problem]:
     shared = any(pool.manage and pool.shared for pool in spec.node_pools)
     if not (spec.karpenter.manage and spec.karpenter.node_overlays and shared):
         return
-    for where, settings in (("settings", spec.karpenter.settings), ("values", spec.karpenter.values.get("settings"))):
-        gates = settings.get("featureGates") if isinstance(settings, dict) else None
-        if isinstance(gates, dict) and gates.get("nodeOverlay", True) is not True:
-            path = "featureGates" if where == "settings" else "settings.featureGates"
-            yield Problem(
-                f"karpenter.{where}.{path}.nodeOverlay",
-                "turns off what karpenter.nodeOverlays has the package rely on",
-                "remove it, and write karpenter.nodeOverlays: false if that is what you want",
-            )
+    gates = spec.karpenter.settings.get("featureGates")
+    if isinstance(gates, dict) and gates.get("nodeOverlay", True) is not True:
+        yield Problem(
+            "karpenter.settings.featureGates.nodeOverlay",
+            "turns off what karpenter.nodeOverlays has the package rely on",
+            "remove it, and write karpenter.nodeOverlays: false if that is what you want",
+        )
 
 
 def drain_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:

@@ -175,7 +175,7 @@ LARGE = {
     "labels": DEMO.decode().replace("wantedNodes: 2", "labels: {" + ", ".join(f"a{n}: b" for n in range(9_000)) + "}"),
     "a long word": f"name: {'a' * (MAX_BYTES - 10)}",
     "a long schedule": DEMO.decode().replace("schedule: null", f"schedule: '{'0,' * 100_000}0 6 * * *'"),
-    "a long duration": DEMO.decode().replace("720h", f"{'1h' * 100_000}"),
+    "a long duration": DEMO.decode().replace("timeout: 10m", f"timeout: {'1h' * 100_000}"),
     "a long name": DEMO.decode().replace("name: demo\n", f"name: {'a-' * 100_000}_\n"),
     "a long role": DEMO.decode().replace("KarpenterNodeRole-demo-gpu", f"arn:aws:iam::1:role/{'a/' * 100_000}"),
     "a long repository": DEMO.decode().replace("oci://public.ecr.aws/karpenter", f"oci://{'a/' * 100_000}"),

@@ -31,6 +31,10 @@ def full_mapping() -> dict[str, Any]:
         nodeClass__tags={"team": "a"},
         nodePools__0__amiAlias="al2023@v20260714",
         nodePools__0__labels={"team": "a"},
+        nodePools__0__weight=10,
+        nodePools__0__terminationGracePeriod="10m",
+        nodePools__1__weight=5,
+        nodePools__1__terminationGracePeriod="10m",
         nodePools__0__disruption={
             "budgets": [{"nodes": "1", "schedule": "0 22 * * 1-5", "duration": "8h", "reasons": ["Empty"]}]
         },
