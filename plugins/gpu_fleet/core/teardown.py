@@ -111,6 +111,7 @@ class TeardownPlan:
             "victims": [victim.to_json() for victim in self.judged.victims],
             "refused": [str(pod) for pod in self.judged.drain.refuse],
             "forbidden": self.judged.forbidden(),
+            "lingering": dict(self.judged.lingering),
             "releases": self.releases,
             "keptPools": self.kept_pools,
             "keeps": self.keeps.to_json(),

@@ -14,7 +14,7 @@ from gpu_fleet.core.airflow_pods import airflow_task
 from gpu_fleet.core.capacity_objects import gpus_requested
 from gpu_fleet.core.do_not_disrupt import protected_value
 from gpu_fleet.core.drain import DrainPlan, DrainRules, Fate, judge_pod, plan_drain
-from gpu_fleet.core.names import LABEL_COMPONENT
+from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT, TAINT_DISRUPTED
 from gpu_fleet.core.pod_budgets import forbidden_by
 from gpu_fleet.core.releases.objects import workload_of
 from gpu_fleet.core.teardown_scope import controller_of, is_finished
@@ -59,10 +59,12 @@ class Judged:
     """What the drains of a teardown will find.
 
     :ivar victims: pods that will be evicted. :ivar drain: the drains' plan, refusals included.
+    :ivar lingering: pods that the drains leave and Karpenter waits for -> what keeps it from evicting them, in words.
     """
 
     victims: Sequence[Victim] = ()
     drain: DrainPlan = field(default_factory=DrainPlan)
+    lingering: Mapping[str, str] = field(default_factory=dict)
 
     def forbidden(self) -> dict[str, list[str]]:
         """What forbids an eviction now -> the pods it protects."""
@@ -97,9 +99,11 @@ def judge(pods: Iterable[Json], nodes: Iterable[str], rules: DrainRules, budgets
     :param disable_eviction: pods are deleted, which no budget forbids.
     """
     there = on_nodes(pods, nodes)
-    victims = []
+    victims, lingering = [], {}
     for pod in there:
         verdict = judge_pod(pod, rules)
+        if verdict.fate is Fate.LEAVE and (why := _lingers(pod, budgets, now)) is not None:
+            lingering[_name(pod)] = why
         if verdict.fate is not Fate.EVICT or not _is_missed(pod):
             continue
         task = airflow_task(pod)
@@ -116,7 +120,31 @@ def judge(pods: Iterable[Json], nodes: Iterable[str], rules: DrainRules, budgets
                 forbidden=None if disable_eviction else forbidden_by(pod, budgets),
             )
         )
-    return Judged(sorted(victims, key=lambda victim: (victim.owner, victim.name)), plan_drain(there, rules))
+    victims.sort(key=lambda victim: (victim.owner, victim.name))
+    return Judged(victims, plan_drain(there, rules), dict(sorted(lingering.items())))
+
+
+def _lingers(pod: Json, budgets: Sequence[Json], now: float | None) -> str | None:
+    """What keeps Karpenter from evicting a pod that it waits for before it terminates the node.
+
+    Unlike a drain, it evicts the pods of DaemonSets as well, unless they tolerate its own taint; and it never evicts a
+    pod that asks not to be disrupted (kubernetes-sigs/karpenter v1.14.1
+    ``pkg/controllers/node/termination/terminator/terminator.go``, ``pkg/utils/pod/scheduling.go``).
+    """
+    owner = controller_of(pod)
+    if owner is None or owner.get("kind") != "DaemonSet" or _tolerates_disruption(pod):
+        return None
+    if (value := protected_value(pod, now)) is not None:
+        return f"its annotation {ANNOTATION_DO_NOT_DISRUPT}: {value}"
+    return forbidden_by(pod, budgets)
+
+
+def _tolerates_disruption(pod: Json) -> bool:
+    return any(
+        each.get("key") in (None, "", TAINT_DISRUPTED) and each.get("effect") in (None, "", "NoSchedule")
+        for each in (pod.get("spec") or {}).get("tolerations") or []
+        if each.get("operator") == "Exists" or each.get("key") == TAINT_DISRUPTED
+    )
 
 
 def _name(pod: Json) -> str:

@@ -12,6 +12,7 @@ from gpu_fleet.core.costs import HOURS_PER_MONTH
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown import TeardownPlan
+from gpu_fleet.core.teardown_karpenter import Way
 from gpu_fleet.core.teardown_pods import Victim
 
 _MOST = 20
@@ -104,6 +105,13 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
         )
         head = f"**Holds the drain up:** as long as this is so; after {policy.timeout.text} {then}:"
         parts.append([head, *_items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
+    lingering = plan.judged.lingering
+    if lingering and plan.way is Way.BY_KARPENTER:
+        head = (
+            "**Holds Karpenter up:** a drain leaves these pods of DaemonSets, and Karpenter terminates no node before "
+            "they are gone or the pool's terminationGracePeriod is over (for ever if it is null):"
+        )
+        parts.append([head, *_items([f"`{name}`: {why}" for name, why in lingering.items()])])
     return parts
 
 

@@ -60,3 +60,35 @@ def test_where_pods_are_deleted_no_budget_holds_them() -> None:
     this = [pod("web-1", owner="StatefulSet")]
     assert list(judge(this, ["n1"], DrainRules(), [budget], NOW).forbidden()) != []
     assert judge(this, ["n1"], DrainRules(), [budget], NOW, disable_eviction=True).forbidden() == {}
+
+
+def test_pods_of_daemon_sets_that_karpenter_waits_for_and_may_not_evict_are_named() -> None:
+    """kubernetes-sigs/karpenter v1.14.1 ``terminator.go``: it evicts them as well, but not past the annotation."""
+    stay = {"karpenter.sh/do-not-disrupt": "true"}
+    tolerates = [{"key": "karpenter.sh/disrupted", "operator": "Exists"}]
+    pods = [
+        pod("agent", owner="DaemonSet", annotations=stay),
+        pod("over", owner="DaemonSet", annotations={"karpenter.sh/do-not-disrupt": "30m"}),
+        pod("quiet", owner="DaemonSet"),
+        pod("tough", owner="DaemonSet", annotations=stay),
+        pod("guarded", owner="DaemonSet", labels={"app": "guarded"}),
+        pod("static", annotations={**stay, "kubernetes.io/config.mirror": "x"}),
+        pod("job", owner="Job", annotations=stay),
+    ]
+    pods[3]["spec"]["tolerations"] = tolerates
+    budget = {
+        "metadata": {"name": "b", "namespace": "t", "generation": 1},
+        "spec": {"selector": {"matchLabels": {"app": "guarded"}}},
+        "status": {"observedGeneration": 1, "disruptionsAllowed": 0},
+    }
+    rules = DrainRules(daemon_sets=frozenset({("t", "web")}))
+    found = judge(pods, ["n1"], rules, [budget], NOW).lingering
+    assert list(found) == ["t/agent", "t/guarded"]
+    assert found["t/agent"] == "its annotation karpenter.sh/do-not-disrupt: true"
+    assert "PodDisruptionBudget b allows no disruption" in found["t/guarded"]
+
+
+def test_a_toleration_of_everything_is_one_of_karpenters_taint() -> None:
+    this = pod("agent", owner="DaemonSet", annotations={"karpenter.sh/do-not-disrupt": "true"})
+    this["spec"]["tolerations"] = [{"operator": "Exists"}]
+    assert judge([this], ["n1"], DrainRules(daemon_sets=frozenset({("t", "web")})), [], NOW).lingering == {}

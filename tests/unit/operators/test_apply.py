@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from gpu_fleet.core.errors import FieldConflict, SpecError
 from gpu_fleet.core.kinds import NODE, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.verdict import ready
+from gpu_fleet.operators import teardown_looks
 from gpu_fleet.operators.apply import ApplyManifestsOperator
 from gpu_fleet.operators.delete import DeleteObjectsOperator, DeleteRuntimeClassOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -143,7 +144,10 @@ def test_exactly_one_way_to_say_what(cluster: SandboxCluster, how: dict[str, Any
         delete(cluster, **how)
 
 
-def test_the_runtime_class_stays_while_others_have_gpu_nodes(cluster: SandboxCluster) -> None:
+def test_the_runtime_class_stays_while_others_have_gpu_nodes(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teardown_looks, "node_groups_of", lambda spec: [])
     apply(cluster)
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "theirs"}}
     cluster.kube.create(node)
