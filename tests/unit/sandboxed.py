@@ -103,13 +103,13 @@ class SandboxCloud:
 
 
 @contextmanager
-def sandbox_cloud(state_dir: Path) -> Iterator[SandboxCloud]:
-    """The sandbox's AWS and API server, without controllers, nodes or Karpenter."""
-    settings = Settings(state_dir=state_dir, speed=50.0)
+def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator[SandboxCloud]:
+    """The sandbox's AWS and API server; controllers, nodes and Karpenter only if they are named in ``parts``."""
+    settings = Settings(state_dir=state_dir, speed=speed)
     with background_loop() as loop:
 
         async def start() -> Cloud:
-            options = Options(parts=frozenset({"aws", "apiserver"}))
+            options = Options(parts=frozenset({"aws", "apiserver", *parts}))
             cloud = Cloud(settings, options, lambda text: None)
             await cloud.start()
             return cloud
