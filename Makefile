@@ -48,7 +48,7 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/python tools/dag_docs.py --check
 
 unit: setup ## unit, DAG and deployment tests
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm" tests/dags tests/unit tests/deployment
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not full" tests/dags tests/unit tests/deployment
 
 helm: setup ## the operators and the engine with real helm, without Airflow
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m real_helm tests/unit
@@ -66,6 +66,7 @@ test: lint unit helm sandbox e2e ## everything that CI runs (under 25 minutes)
 
 test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
+	@$(TOOLS) && $(PYTEST) -m full tests/unit
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
 	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
 

@@ -29,6 +29,7 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         _wait(loop, _close_connections(loop))
+        _wait(loop, _end_tasks())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -36,6 +37,14 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=60)
+
+
+async def _end_tasks() -> None:
+    """What nobody waits for any more, such as the patience of a kubelet whose node is gone."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:

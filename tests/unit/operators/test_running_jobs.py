@@ -33,6 +33,8 @@ from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import sandbox_cloud
 
+pytestmark = pytest.mark.full
+
 POOL, CAP = "shared-a10g", 4
 CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 OLD, NEW = "al2023@v20260601", "al2023@v20260714"
