@@ -47,8 +47,11 @@ class Watch:
         self.most |= now
 
 
-def start_job(fleet: Fleet, name: str, node: str) -> str:
-    """A bare pod of a user that asks not to be disrupted, running on a node; its UID."""
+def start_job(fleet: Fleet, name: str, pool: str) -> tuple[str, str]:
+    """A bare pod of a user that asks not to be disrupted, running in a pool; its UID and node.
+
+    Not pinned to a node by its host name: Karpenter does not take the node of a pod that fits nowhere else.
+    """
     container = {
         "name": "main",
         "image": "registry.k8s.io/pause:3.10",
@@ -63,7 +66,7 @@ def start_job(fleet: Fleet, name: str, node: str) -> str:
             "annotations": {"karpenter.sh/do-not-disrupt": "true"},
         },
         "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
+            "nodeSelector": {POOL_LABEL: pool},
             "tolerations": [{"key": GPU, "operator": "Exists"}],
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
@@ -72,7 +75,8 @@ def start_job(fleet: Fleet, name: str, node: str) -> str:
     }
     fleet.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": JOBS}}, pod)
     until(f"pod {name}", lambda: job(fleet, name).get("status", {}).get("phase") == "Running", 60)
-    return str(job(fleet, name)["metadata"]["uid"])
+    found = job(fleet, name)
+    return str(found["metadata"]["uid"]), str(found["spec"]["nodeName"])
 
 
 def job(fleet: Fleet, name: str) -> Json:
@@ -90,11 +94,12 @@ def test_a_running_job_outlives_a_changed_template_and_idle_nodes_are_replaced(e
     fleet.write_spec(spec(OLD))
     try:
         fleet.run(conf={"until": "validated"}, on_tick=watch).succeeded()
-        busy, idle = names_of(fleet, SHARED)
-        (whole,) = names_of(fleet, WHOLE)
+        nodes = names_of(fleet, SHARED)
+        assert len(nodes) == 2
+        kept, busy = start_job(fleet, "kept", SHARED)
+        (idle,) = set(nodes) - {busy}
         gone = node_of(fleet, idle)["metadata"]["uid"]
-        kept = start_job(fleet, "kept", busy)
-        start_job(fleet, "doomed", whole)
+        _, whole = start_job(fleet, "doomed", WHOLE)
 
         # A changed AMI, label and taint: announced before, and nothing of the shared pool goes by itself.
         taints = [{"key": GPU, "value": "true", "effect": "NoSchedule"}, {"key": "team", "effect": "PreferNoSchedule"}]

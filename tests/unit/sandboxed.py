@@ -29,6 +29,7 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         _wait(loop, _close_connections(loop))
+        _wait(loop, _end_tasks())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -36,6 +37,14 @@ def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=60)
+
+
+async def _end_tasks() -> None:
+    """What nobody waits for any more, such as the patience of a kubelet whose node is gone."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
@@ -103,13 +112,13 @@ class SandboxCloud:
 
 
 @contextmanager
-def sandbox_cloud(state_dir: Path) -> Iterator[SandboxCloud]:
-    """The sandbox's AWS and API server, without controllers, nodes or Karpenter."""
-    settings = Settings(state_dir=state_dir, speed=50.0)
+def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator[SandboxCloud]:
+    """The sandbox's AWS and API server; controllers, nodes and Karpenter only if they are named in ``parts``."""
+    settings = Settings(state_dir=state_dir, speed=speed)
     with background_loop() as loop:
 
         async def start() -> Cloud:
-            options = Options(parts=frozenset({"aws", "apiserver"}))
+            options = Options(parts=frozenset({"aws", "apiserver", *parts}))
             cloud = Cloud(settings, options, lambda text: None)
             await cloud.start()
             return cloud

@@ -16,6 +16,7 @@ from gpu_fleet.core.kinds import (
     CONFIG_MAP,
     LEASE,
     NODE,
+    NODE_CLAIM,
     NODE_OVERLAY,
     NODE_POOL,
     PRIORITY_CLASS,
@@ -259,6 +260,40 @@ def test_what_may_not_be_read_is_named_and_is_no_pass(cluster: SandboxCluster) -
     assert isinstance(error, DriftFound)
     assert error.reason == "DriftUnknown"
     assert unread[0]["reason"] == "Forbidden"
+
+
+def test_drifted_nodes_are_named_and_fail_nothing(cluster: SandboxCluster) -> None:
+    """They are the normal state while long jobs run."""
+    marks = {"karpenter.sh/nodepool-hash": "1", "karpenter.sh/nodepool-hash-version": "v3"}
+    pool = cluster.kube.get(NODE_POOL_REF)
+    assert pool is not None
+    spec = {key: value for key, value in pool["spec"]["template"]["spec"].items() if key != "taints"}
+    claim = {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {"name": "old", "labels": {LABEL_NODE_POOL: "shared-a10g"}, "annotations": marks},
+        "spec": spec,
+    }
+    cluster.kube.create(claim)
+    ref = ObjectRef(NODE_CLAIM, "old")
+    cluster.kube.patch(ref, {"status": {"nodeName": "n1"}}, subresource="status")
+    known = {"metadata": {"annotations": marks | {"karpenter.sh/nodepool-hash": "2"}}}
+    cluster.kube.patch(NODE_POOL_REF, known, field_manager="karpenter")
+    ti = TaskInstance(spec=spec_at(str(cluster.access.path)))
+    try:
+        assert CheckDriftOperator(task_id="check_drift").execute(context(ti))["drifted"] == 1
+    finally:
+        cluster.kube.delete(ref)
+    (node,) = ti.xcoms["drifted"]
+    assert node["node"] == "n1"
+    assert {"field": "taints", "was": "", "now": "nvidia.com/gpu=true:NoSchedule"} in node["changes"]
+
+
+def test_nodes_that_may_not_be_read_are_no_pass(cluster: SandboxCluster) -> None:
+    cluster.fail_requests(verb="list", resource="nodeclaims", status=403, reason="Forbidden")
+    _, (error, unread) = check(cluster)
+    assert error.reason == "DriftUnknown"
+    assert [item["object"] for item in unread] == ["the pools' nodes"]
 
 
 def test_damaged_storage_is_named(cluster: SandboxCluster) -> None:

@@ -12,9 +12,12 @@ import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
 
 from gpu_fleet.core.assets import MAX_EXTRA, Topic, uri
+from gpu_fleet.core.drifted import DriftedNode
+from gpu_fleet.core.node_template import Change
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation_report import PoolReport
 from gpu_fleet.operators.capacity import HoldCapacityOperator
+from gpu_fleet.operators.changes import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
 from gpu_fleet.operators.validation import RunProbesOperator
@@ -84,6 +87,7 @@ def run(
     blamed: list[str] | None = None,
     held: list[str] | None = None,
     hold: bool = False,
+    drifted: list[dict[str, Any]] | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
@@ -102,6 +106,7 @@ def run(
     nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
     left: dict[tuple[str, str], Any] = {
         ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4, "blamed": blamed or []},
+        ("protect", DRIFTED): drifted,
         ("remediate", REMEDIATION): remediation,
         ("hold", "return_value"): held,
     }
@@ -119,6 +124,31 @@ def run(
     }
     returned = publish.execute(context)
     return SimpleNamespace(returned=returned, events=emitted.events, verdict=ti.xcoms[VERDICT], task=publish, ti=ti)
+
+
+def test_drifted_nodes_are_told_with_the_verdict_and_in_short_with_each_event() -> None:
+    node = DriftedNode(
+        host(1),
+        "claim",
+        POOL,
+        since="2026-10-01T00:00:00Z",
+        reason="AMIDrift",
+        changes=(Change("amiAlias", "a", "b"),),
+        pods=("ml/train", "ml/other"),
+    )
+    done = run([healthy()], drifted=[node.to_json()] * 30)
+    assert len(done.verdict["drifted"]) == 30
+    assert done.verdict["drifted"][0]["message"] == str(node)
+    extra = done.events[READY]
+    assert len(extra["drifted"]) == 10
+    assert extra["drifted"][0] == {
+        "node": host(1),
+        "since": "2026-10-01T00:00:00Z",
+        "reason": "AMIDrift",
+        "fields": ["amiAlias"],
+        "gpuPods": 2,
+    }
+    assert "drifted" not in run([healthy()]).events[READY]
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

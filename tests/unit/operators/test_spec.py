@@ -40,6 +40,16 @@ def test_selection_of_pools(param: Any, selected: list[str]) -> None:
     assert selected_pools(param, POOLS) == selected
 
 
+def test_what_a_spec_lets_happen_to_running_jobs_is_logged(clusters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+    monkeypatch.setattr(operator.log, "warning", lambda text, *args: said.append(text % args))
+    text = (clusters / "demo.yaml").read_text()
+    (clusters / "demo.yaml").write_text(text.replace("capacity: {hold: 0}", "terminationGracePeriod: 48h"))
+    operator.execute(context())
+    assert [line for line in said if line.startswith("note: nodePools[0].terminationGracePeriod: 48h after a node")]
+
+
 def test_an_unknown_pool_in_a_param_names_the_known_ones(clusters: Path) -> None:
     with pytest.raises(SpecError, match=r"params\.pools: there is no pool 'nope' .*shared-a10g, whole-a100"):
         freeze(context(pools=["nope"]))

@@ -415,6 +415,18 @@ def test_remediation_is_told() -> None:
     assert "take no work until they pass again" in text
 
 
+def test_drifted_nodes_are_named_and_are_no_failure() -> None:
+    message = (
+        "node a of pool shared-a10g has been drifted because amiAlias changed (x -> y); holds 2 GPU pods (ml/a, ml/b)"
+    )
+    section = PoolSection("shared-a10g", Finding("Passed", "Validated", "fine"), drifted=({"message": message},))
+    report = run_of(pools=(section,))
+    text = markdown.render(document(report))
+    assert "amiAlias changed" in text
+    assert "holds 2 GPU pods" in text
+    assert report.outcome == "Passed"
+
+
 def reasons_in_sources() -> set[str]:
     """Every reason that a rule of core/ can fail or doubt with, as far as it stands there in words."""
     found = set()
