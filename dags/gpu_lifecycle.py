@@ -6,7 +6,8 @@ The whole life of a cluster's GPU capacity in one graph. Start it by hand, over 
 1. **preflight**: tools, AWS identity, cluster ACTIVE; then the cluster's turn, so that no two runs change it at once.
 2. **provision** beside **rollout**: Karpenter, node classes and node pools; RuntimeClass and, strictly after it, the
    NVIDIA device plugin.
-3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`.
+3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`. With the
+   param `proveBurst` an empty shared pool first shows that a burst of pods buys exactly the nodes that it needs.
 4. **prove**: the device plugin's revision is marked proven, or rolled back to the last one that was.
 5. **validation**: vectorAdd, then sharing (or exclusive use) on every node; the result is published as assets.
 6. with the param `until: torn_down`, after an approval: drain, teardown and leak check. It is entered also when an
@@ -46,6 +47,13 @@ def build(spec: ClusterSpec) -> DAG:
                 examples=list(spec.pool_names),
                 title="Pools",
                 description="Ask for and validate the capacity of these pools only; none selected means all.",
+            ),
+            "proveBurst": Param(
+                False,
+                type="boolean",
+                title="Prove what a burst buys",
+                description="Before capacity is asked for, twice the shares of one node are asked for at once on each "
+                "shared pool that is empty and may have three nodes; exactly two may be bought. Costs two nodes.",
             ),
         },
         tags=("lifecycle",),
