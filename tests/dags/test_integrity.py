@@ -68,7 +68,7 @@ def test_dag_is_documented_tagged_owned_and_bounded(fleet: dict[str, Any], dag_i
 
 def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
     params = fleet["dags"]["gpu_lifecycle.demo"]["params"]
-    assert set(params) == {"until", "pools"}
+    assert set(params) == {"until", "pools", "proveBurst"}
     assert params["until"]["enum"] == ["validated", "torn_down"]
     assert params["pools"]["items"]["enum"] == list(POOLS)
     assert all(param["description"] and param["title"] for param in params.values())

@@ -1,7 +1,7 @@
 """A standing oracle beside every end-to-end test: never more instances of a pool than its cluster file allows.
 
-It looks at EC2 itself, through the sandbox's account, and at the cluster files, never at what the package says. Karpenter's
-own limit cannot be the oracle: it lets a burst run over (kubernetes-sigs/karpenter#2915).
+It looks at EC2 itself, through the sandbox's account, and at the cluster files, never at what the package says.
+Karpenter's own limit cannot be the oracle: it lets a burst run over (kubernetes-sigs/karpenter#2915).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CapWatch:
         self.looks += 1
 
     def _living(self) -> Counter[str]:
-        """Instances that start or run, by pool; what shuts down has been given up and no longer counts for Karpenter."""
+        """Instances that start or run, by pool; what shuts down no longer counts for Karpenter either."""
         filters: list[Any] = [
             {"Name": "tag-key", "Values": [POOL_TAG]},
             {"Name": "instance-state-name", "Values": ["pending", "running"]},

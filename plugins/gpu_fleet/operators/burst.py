@@ -78,7 +78,7 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
             )
             create_pod(self.kube, manifest)
         seconds, started = float(self.spec.deadlines.capacity), wait_started(context)
-        args = {"pool": pool.name, "pods": pods, "nodes": NODES}
+        args = {"pool": pool.name, "pods": pods, "most_nodes": NODES}
         try:
             with reported_failure(context):
                 verdict = await_gate(

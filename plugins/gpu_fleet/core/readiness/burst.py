@@ -1,6 +1,6 @@
 """Gate ``burst``: the pods of a burst run, on exactly as many NodeClaims as they need.
 
-Arguments: ``pool``, ``pods`` (how many were made), ``nodes`` (how many NodeClaims they may have bought).
+Arguments: ``pool``, ``pods`` (how many were made), ``most_nodes`` (how many NodeClaims they may have bought).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def queries(args: Args) -> tuple[Query, ...]:
 
 
 def judge(snapshot: Snapshot, args: Args) -> Verdict:
-    pool, wanted, nodes = str(args["pool"]), int(args.get("pods", 0)), int(args.get("nodes", 0))
+    pool, wanted, nodes = str(args["pool"]), int(args.get("pods", 0)), int(args.get("most_nodes", 0))
     claims = pool_claims(snapshot["claims"], pool)
     names = [claim.name for claim in claims]
     if len(claims) > nodes:
