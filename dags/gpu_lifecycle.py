@@ -7,7 +7,8 @@ The whole life of a cluster's GPU capacity in one graph. Start it by hand, over 
    `plan_changes`, before anything is applied); then the cluster's turn, so that no two runs change it at once.
 2. **provision** beside **rollout**: Karpenter, node classes and node pools; RuntimeClass and, strictly after it, the
    NVIDIA device plugin.
-3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`.
+3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`. With the
+   param `proveBurst` an empty shared pool first shows that a burst of pods buys exactly the nodes that it needs.
 4. **prove**: the device plugin's revision is marked proven, or rolled back to the last one that was.
 5. **validation**: vectorAdd, then sharing (or exclusive use) on every node; the result is published as assets. With the
    param `replaceDrifted: idle`, drifted nodes that nobody uses go once what replaces them has been proven.
@@ -59,6 +60,13 @@ def build(spec: ClusterSpec) -> DAG:
                 title="Replace drifted nodes",
                 description="none: drifted nodes are named and stay. idle: those on which no user's pod holds a GPU "
                 "are replaced, disruption.replaceAtOnce per pool, each once a new node has been proven.",
+            ),
+            "proveBurst": Param(
+                False,
+                type="boolean",
+                title="Prove what a burst buys",
+                description="Before capacity is asked for, twice the shares of one node are asked for at once on each "
+                "shared pool that is empty and may have three nodes; exactly two may be bought. Costs two nodes.",
             ),
         },
         tags=("lifecycle",),

@@ -20,7 +20,7 @@ def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
         "resources": {"limits": {"nvidia.com/gpu": 1, "cpu": "100m", "memory": "64Mi"}},
     }
     spec = {
-        "nodeSelector": {"karpenter.sh/nodepool": pool},
+        "nodeSelector": {"gpu-fleet.io/pool": pool},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "terminationGracePeriodSeconds": 5,
         "containers": [container],

@@ -62,7 +62,7 @@ with DAG(
         cluster_name="demo-gpu",
         namespace="default",
         image="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
-        node_selector={"karpenter.sh/nodepool": POOL},
+        node_selector={"gpu-fleet.io/pool": POOL},
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
         container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "{{ params.gpus }}"}),

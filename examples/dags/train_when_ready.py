@@ -58,7 +58,7 @@ with DAG(
         namespace="default",
         image="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
         # The pool's nodes and no others: their label, their taint, their runtime.
-        node_selector={"karpenter.sh/nodepool": POOL},
+        node_selector={"gpu-fleet.io/pool": POOL},
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
         # One share of a GPU. It has no memory of its own: the sharers have to be good neighbours.

@@ -54,7 +54,7 @@ def test_the_pods_go_to_nodes_of_the_shipped_cluster(examples: dict[str, Any], d
     tasks = {task["__var"]["task_id"]: task["__var"] for task in examples["dags"][dag_id]["serialized"]["dag"]["tasks"]}
     train = tasks["train"]
     assert train["cluster_name"] == spec.cluster.name
-    assert train["node_selector"]["karpenter.sh/nodepool"] in spec.pool_names
+    assert train["node_selector"]["gpu-fleet.io/pool"] in spec.pool_names
 
 
 #: Name -> the extra of the event that starts the run (``None``: no event), and whether the training is skipped.

@@ -16,6 +16,7 @@ import pytest
 from demo.borrowed import Borrowed
 from demo.run import borrow, still_running
 from demo.stack import Stack
+from tests.e2e.caps import CapWatch
 from tests.e2e.fleet import BORROWED, CHART_CACHE, Fleet, cluster_spec, find_tools, write_spec
 
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
@@ -133,11 +134,23 @@ def the_fleet(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def fleet(the_fleet: Fleet) -> Fleet:
-    """The stack's doors, with no fault set; the cluster is as the test before left it (see ``empty``)."""
+def fleet(the_fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """The stack's doors, with no fault set; the cluster is as the test before left it (see ``empty``).
+
+    Meanwhile an oracle looks that no pool ever has more instances than its cluster file allows, see ``caps.py``. A test
+    whose fault is just that says so with the marker ``buys_past_cap``.
+    """
     the_fleet.repair()
     the_fleet.runs.clear()
-    return the_fleet
+    watch = CapWatch(the_fleet).start()
+    the_fleet.caps = watch
+    try:
+        yield the_fleet
+    finally:
+        watch.stop()
+    if request.node.get_closest_marker("buys_past_cap") is None:
+        shown = {pool: f"{count} instances, {cap} allowed" for pool, (count, cap) in watch.broken.items()}
+        assert not shown, f"more instances than the cluster file allows: {shown}"
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from demo.control import Sandbox
 from demo.kubectl import Kubectl
 from demo.stack import ROOT, Stack
 from demo.timeline import epoch
+from tests.e2e.caps import CapWatch
 
 Json = dict[str, Any]
 
@@ -164,6 +165,7 @@ class Fleet:
     """The stack's doors, opened.
 
     :ivar clusters_dir: the folder of cluster files that Airflow reads.
+    :ivar caps: the oracle that counts instances during the present test.
     :ivar tools: folder of the links ``helm`` that Airflow's tasks run, see :meth:`helm_replaced_by`.
     """
 
@@ -172,6 +174,7 @@ class Fleet:
     tools: Path
     home: Path
     runs: list[tuple[str, str]] = field(default_factory=list)
+    caps: CapWatch | None = None
 
     def __post_init__(self) -> None:
         state = self.stack.sandbox_state()
@@ -433,6 +436,7 @@ class Fleet:
         """What of the GPU capacity exists, in words; empty when everything has been torn down."""
         found = [f"EC2 instance {instance_id}" for instance_id in self.instances()]
         kinds = "nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws"
+        kinds = (*kinds, "nodeoverlays.karpenter.sh")
         found += [f"{o['kind']} {o['metadata']['name']}" for kind in kinds for o in self.objects(kind)]
         found += [f"Node {node['metadata']['name']}" for node in self.nodes()]
         found += [f"Helm revision {name} {status}" for name, status in self.revisions().items()]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.burst import COMPONENT_BURST
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.capacity import (
@@ -100,6 +101,8 @@ class CleanUpValidationOperator(PoolOperator):
         from gpu_fleet.core.probes import selector
 
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
+        # A run that was killed in its burst leaves those pods, too.
+        released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
         unmark_standing(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         namespace = self.spec.validation.namespace

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup
 
+from gpu_fleet.operators.burst import RequestSharedCapacityOperator
 from gpu_fleet.operators.capacity import AwaitCapacityOperator, RequestCapacityOperator
 from gpu_fleet.phases.common import Phase
 
@@ -19,7 +20,9 @@ def capacity(spec: ClusterSpec) -> dict[str, Phase]:
     with TaskGroup("capacity", tooltip="GPU nodes with exactly the GPUs that were promised"):
         for pool in spec.node_pools:
             with TaskGroup(f"pool_{pool.name}"):
-                request = RequestCapacityOperator(task_id="request_capacity", node_pool=pool.name)
+                # Of a shared pool it can first prove, on request, that a burst buys no node too many.
+                asking = RequestSharedCapacityOperator if pool.shared else RequestCapacityOperator
+                request = asking(task_id="request_capacity", node_pool=pool.name)
                 wait = AwaitCapacityOperator(task_id="await_capacity", node_pool=pool.name)
                 request >> wait
             tasks: list[Any] = [request, wait]

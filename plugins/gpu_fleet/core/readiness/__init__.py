@@ -1,5 +1,6 @@
 """All gates, one module per subject. Importing this package registers them."""
 
+from gpu_fleet.core.readiness import burst as burst
 from gpu_fleet.core.readiness import capacity as capacity
 from gpu_fleet.core.readiness import drain as drain
 from gpu_fleet.core.readiness import eks as eks

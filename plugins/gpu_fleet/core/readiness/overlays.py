@@ -43,10 +43,10 @@ def judge_overlay(name: str, overlays: Sequence[Mapping[str, Any]], *, started: 
                 for item in overlays
                 if item is not found and (item.get("spec") or {}).get("weight") == WEIGHT
             ]
+            named = ", ".join(heavy) or "none that is still there"
             return failed(
                 "OverlayConflict",
-                f"{words}: {sentence(valid)}: {', '.join(heavy) or 'none that is still there'}; change "
-                "its weight or requirements",
+                f"{words}: {sentence(valid)}: {named}; change that NodeOverlay's weight or requirements",
             )
         return failed("NodeOverlayInvalid", f"{words}: {sentence(valid)}")
     condition = known.get("Ready")
