@@ -14,6 +14,9 @@ from gpu_fleet.sensors.gate import GateSensor
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
+#: The task that gives a pool its template; nodes of it may come from then on.
+APPLY_NODE_POOL = "apply_node_pool"
+
 
 def provision(spec: ClusterSpec) -> Phase:
     """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any object of them.
@@ -56,7 +59,7 @@ def provision(spec: ClusterSpec) -> Phase:
                         task_id="apply_node_class", builder="node_class", builder_args={"pool": pool.name}
                     )
                     node_pool = ApplyManifestsOperator(
-                        task_id="apply_node_pool", builder="node_pool", builder_args={"pool": pool.name}
+                        task_id=APPLY_NODE_POOL, builder="node_pool", builder_args={"pool": pool.name}
                     )
                     crds >> node_class >> class_ready >> node_pool >> pool_ready
                     tasks += [node_class, node_pool]
