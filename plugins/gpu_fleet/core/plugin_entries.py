@@ -40,8 +40,8 @@ def is_mps(entry: str) -> bool:
 def entry_config(entry: str) -> dict[str, Any]:
     """The plugin's config behind a name.
 
-    ``replicas`` must be at least 2 (the plugin refuses 1 on the node), so exclusive use has no ``sharing`` at all. Under
-    MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
+    ``replicas`` must be at least 2 (the plugin refuses 1 on the node), so exclusive use has no ``sharing`` at all.
+    Under MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
     Source: NVIDIA/k8s-device-plugin v0.20.0 api/config/v1.
 
     :raises ValueError: for a name that this package does not write.

@@ -97,7 +97,9 @@ class DriftCheck:
         payload = (storage.payload(newest) if newest is not None else None) or {}
         carried = carried_by(payload.get("config") or {})
         unused = sorted(set(carried.entries) - set(used.entries) - set(plugin_configs(self.spec)))
-        self.notes += [f"no node carries config entry {entry} any more; the next lifecycle drops it" for entry in unused]
+        self.notes += [
+            f"no node carries config entry {entry} any more; the next lifecycle drops it" for entry in unused
+        ]
         return used | carried
 
     def _proof_expected(self, component: Component) -> bool:

@@ -14,7 +14,13 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
-from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, HoldCapacityOperator, PoolOperator
+from gpu_fleet.operators.capacity import (
+    FAILURE,
+    AwaitCapacityOperator,
+    HoldCapacityOperator,
+    PoolOperator,
+    RequestCapacityOperator,
+)
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_tasks
@@ -23,6 +29,8 @@ from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_
 REMEDIATION = "remediation"
 #: XCom key of this task: what came of the pool, for the run's report.
 VERDICT = "verdict"
+#: Most nodes of an older template that an event names; the report has all.
+_DRIFTED_NAMED = 20
 #: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
 TOLD = "told"
 
@@ -106,6 +114,7 @@ class PublishPoolOperator(PoolOperator):
             "events": uris,
             "validUntil": extra.get("validUntil"),
             "without": list(finding.without),
+            "drifted": dict(found.get("drifted") or {}),
             "remediation": remediation,
         }
         context["ti"].xcom_push(VERDICT, verdict)
@@ -119,7 +128,8 @@ class PublishPoolOperator(PoolOperator):
             return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was taken down on purpose")
         ti = context["ti"]
         summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
-        failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in upstream_tasks(self, AwaitCapacityOperator)]
+        asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
+        failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in asked]
         return rules.finding_of(summaries, next(filter(None, failures), None))
 
     def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
@@ -180,6 +190,8 @@ class PublishPoolOperator(PoolOperator):
         }
         if finding.without:
             extra["without"] = list(finding.without)
+        if drifted := found.get("drifted"):
+            extra["drifted"] = sorted(drifted)[:_DRIFTED_NAMED]
         if finding.outcome == Outcome.PASSED:
             extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
         return rules.bounded(extra)

@@ -223,9 +223,7 @@ def _is_companion(workload: Object) -> bool:
     return any(part in str((workload.get("metadata") or {}).get("name")) for part in _COMPANIONS)
 
 
-def _plugin_pod(
-    pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene
-) -> Verdict:
+def _plugin_pod(pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene) -> Verdict:
     name = label_of(pod)
     if node is not None and node.quarantined:
         # It is known to be broken: what the plugin shows there says nothing about the plugin.

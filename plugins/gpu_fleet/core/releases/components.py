@@ -29,9 +29,7 @@ def known_component(component: str) -> Component:
     raise SpecError(f"unknown component {component!r}", field="component", remedy=f"one of {', '.join(COMPONENTS)}")
 
 
-def release_request(
-    spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE
-) -> ReleaseRequest:
+def release_request(spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE) -> ReleaseRequest:
     """What the spec wants of a component's release.
 
     :param in_use: what living nodes carry; the device plugin keeps it, in upgrades and in rollbacks.

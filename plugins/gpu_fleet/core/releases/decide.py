@@ -97,8 +97,9 @@ def _decision(action: Action, finding: Finding, target: int | None = None) -> De
 
 
 def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
-    """Roll back to the proven revision, or stop if it was pruned or would break what lives; ``None`` if nothing was ever
-    proven.
+    """Roll back to the proven revision, or stop if it was pruned or would break what lives.
+
+    ``None`` if nothing was ever proven.
     """
     if seen.ledger.proven is None:
         return None

@@ -136,6 +136,7 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
         yield Paragraph((text(f"What to do: {remedy(pool.finding.reason)}"),))
     if pool.remediation is not None:
         yield from _remediation(pool)
+    yield from _drifted_nodes(pool)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:
@@ -174,6 +175,17 @@ def _failures(pool: PoolSection) -> Iterator[Block]:
     reasons = dict.fromkeys(check.reason for _, _, _, check in found)
     yield Heading(3, "What to do")
     yield Items(tuple((code(reason), Text(": "), text(remedy(reason))) for reason in reasons))
+
+
+def _drifted_nodes(pool: PoolSection) -> Iterator[Block]:
+    if not pool.drifted:
+        return
+    yield Heading(3, "Drifted nodes")
+    rows = tuple((code(name), text("; ".join(why))) for name, why in list(pool.drifted.items())[:LISTED])
+    yield Table("Nodes of an older template, not looked at", ("node", "launched with -> wanted today"), rows)
+    if len(pool.drifted) > LISTED:
+        yield Paragraph((text(f"and {len(pool.drifted) - LISTED} more"),))
+    yield Note("They keep serving the pods that they have, and are none of the pool's capacity.")
 
 
 def _remediation(pool: PoolSection) -> Iterator[Block]:
