@@ -93,9 +93,9 @@ def in_use(
     claimed = set()
     for claim in claims:
         if _is_ours(spec, claim, ours, classes):
-            node = str((claim.get("status") or {}).get("nodeName") or "")
-            claimed.add(node)
-            what = f"node {node}" if node else f"NodeClaim {name_of(claim)}"
+            joined = str((claim.get("status") or {}).get("nodeName") or "")
+            claimed.add(joined)
+            what = f"node {joined}" if joined else f"NodeClaim {name_of(claim)}"
             note(what, labels_of(claim), (claim.get("spec") or {}).get("taints") or [])
     for node in nodes:
         if _is_ours(spec, node, ours, classes):

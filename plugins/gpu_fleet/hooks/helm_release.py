@@ -140,8 +140,8 @@ class ReleaseEngine(ReleaseSteps):
             log.warning("%s: whether chart %s is the archive that was proven cannot be told", self.request, chart)
             return chart
         raise ReleaseError(
-            f"{self.request}: chart {chart} is not the archive that was proven, and charts are locked to their digests: "
-            "find out who replaced it, or correct devicePlugin in the cluster file and run again",
+            f"{self.request}: chart {chart} is not the archive that was proven, and charts are locked to "
+            "their digests: find out who replaced it, or correct devicePlugin in the cluster file and run again",
             reason="OtherArchive",
         )
 

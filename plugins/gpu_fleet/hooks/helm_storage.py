@@ -89,7 +89,7 @@ class ReleaseStorage:
         return replace(seen, lacking=self._lacking(seen)) if self._needed else seen
 
     def _lacking(self, seen: Observation) -> tuple[str, ...]:
-        """What the proven revision's values lack; nothing if there is none. Values that cannot be read lack everything."""
+        """What the proven revision's values lack; nothing if there is none."""
         if seen.proven is None:
             return ()
         try:

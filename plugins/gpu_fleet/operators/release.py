@@ -99,7 +99,7 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         }
 
     def _promises(self) -> dict[str, dict[str, Any]]:
-        """Per pool: physical GPUs of a node of its instance types according to EC2, and how often each is advertised."""
+        """Per pool: its instance types, a node's physical GPUs according to EC2, and how often each is advertised."""
         from gpu_fleet.core.physical import hardware_of
         from gpu_fleet.hooks.aws import aws_session
 
@@ -108,8 +108,8 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         for pool in self.spec.node_pools:
             types = list(pool.instance_types)
             described = aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=types)
-            promises[pool.name] = {"physical": hardware_of(described, types).count, "replicas": pool.replicas}
-            promises[pool.name]["types"] = types
+            physical = hardware_of(described, types).count
+            promises[pool.name] = {"physical": physical, "replicas": pool.replicas, "types": types}
         return promises
 
     def _deadline_s(self) -> float:

@@ -29,8 +29,9 @@ class ProtectNodesOperator(PoolOperator):
 
     Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
     probe, and nodes that have only just joined are not finished: both are left out. So are nodes of an older template
-    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes are looked at by
-    a revalidation, which is what releases them; they are none of the nodes that capacity was waited for. The run's
+    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes
+    are looked at by a revalidation, which is what releases them; they are none of the nodes that capacity was waited
+    for. The run's
     Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
     others in each run; those for which the pool was last reported not ready are always among them, or it could become
     ready again without them.
@@ -39,8 +40,9 @@ class ProtectNodesOperator(PoolOperator):
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
         surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
 
-    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims", "claims": {NodeClaim: node}, "physical",
-        "replicas", "protected", "instances"}``; ``idle`` says why none of the nodes that are there can be looked at;
+    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
+        "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
+        nodes that are there can be looked at;
         ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
         the NodeClaims are what the end of validation is compared with.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.

@@ -102,5 +102,5 @@ async def test_a_plugin_whose_file_is_gone_exits_over_it(nodes: Cluster) -> None
     assert pod is not None
     shared = PluginPod(Machine(), pod)  # type: ignore[arg-type]
     shared.entry = "gone"
-    with pytest.raises(ConfigError, match="error opening config file: open /config/config.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"error opening config file: open /config/config\.yaml: no such file"):
         await shared.config()
