@@ -415,6 +415,20 @@ def test_remediation_is_told() -> None:
     assert "take no work until they pass again" in text
 
 
+def test_drifted_nodes_are_told_with_their_difference() -> None:
+    section = PoolSection(
+        "shared-a10g",
+        Finding("Passed", "Validated", "fine"),
+        (healthy(),),
+        drifted={host(9): ("sharing time-slicing-4 -> time-slicing-8",)},
+    )
+    text = markdown.render(document(run_of(pools=(section,))))
+    assert "Drifted nodes" in text
+    assert host(9) in text
+    assert "none of the pool's capacity" in text
+    assert "Drifted nodes" not in markdown.render(document(run_of()))
+
+
 def reasons_in_sources() -> set[str]:
     """Every reason that a rule of core/ can fail or doubt with, as far as it stands there in words."""
     found = set()
