@@ -243,7 +243,10 @@ class NodePool(SpecModel):
         default=None,
         description="Default: one node more than wanted, so that a drifted node can be replaced before it goes.",
     )
-    sharing: Sharing = Field(default_factory=Exclusive)
+    sharing: Sharing = Field(
+        default_factory=Exclusive,
+        description="How each GPU is shared. A change is for new nodes: those that live keep theirs, and do not count.",
+    )
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
