@@ -7,7 +7,8 @@ still count.
 
 A NodeClaim keeps the labels and taints of the template that it was made of (kubernetes-sigs/karpenter v1.14.1
 ``pkg/controllers/provisioning/scheduling/nodeclaimtemplate.go``), so it is the claim that is compared: a label that
-somebody took off a Node is a defect of that node, not another template.
+somebody took off a Node is a defect of that node, not another template. A label that a living Node was given since
+makes up for its claim's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity_objects import Object, finished, gpus_requested, labels_of, name_of, node_of
+from gpu_fleet.core.capacity_objects import Object, PoolNode, finished, gpus_requested, labels_of, name_of, node_of
 from gpu_fleet.core.names import LABEL_COMPONENT, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.plugin_entries import entry_replicas
 
@@ -68,21 +69,26 @@ def _taints(taints: Iterable[Mapping[str, Any]]) -> tuple[Taint, ...]:
     return tuple(sorted(found))
 
 
-def claim_differs(template: PoolTemplate | None, claim: Object) -> tuple[str, ...]:
-    """In what a NodeClaim is not of the present template, in words; empty if it is, or if there is no template."""
+def claim_differs(
+    template: PoolTemplate | None, claim: Object, node_labels: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """In what a NodeClaim is not of the present template, in words; empty if it is, or if there is no template.
+
+    :param node_labels: those of its node by now.
+    """
     if template is None:
         return ()
     return (
-        *_labels_differ(template, labels_of(claim)),
+        *_labels_differ(template, labels_of(claim), node_labels or {}),
         *_taints_differ(template, (claim.get("spec") or {}).get("taints") or []),
         *_type_differs(template, labels_of(claim)),
     )
 
 
-def _labels_differ(template: PoolTemplate, labels: Mapping[str, str]) -> Iterable[str]:
+def _labels_differ(template: PoolTemplate, labels: Mapping[str, str], by_now: Mapping[str, str]) -> Iterable[str]:
     for key, wanted in template.labels.items():
         found = labels.get(key)
-        if found != wanted:
+        if wanted not in (found, by_now.get(key)):
             what = "sharing" if key == LABEL_PLUGIN_CONFIG else f"label {key}"
             yield f"{what} {found or 'none'} -> {wanted}"
 
@@ -108,7 +114,8 @@ def drifted_nodes(
 ) -> dict[str, tuple[str, ...]]:
     """Node name -> in what it is not of the pool's present template, of the nodes that are not.
 
-    A node whose claim is not known is judged by its config label alone, and only by an entry that is one of ours.
+    Nodes that are being removed are left out. A node whose claim is not known is judged by its config label alone, and
+    only by an entry that is one of ours.
     """
     if template is None:
         return {}
@@ -116,10 +123,10 @@ def drifted_nodes(
     found: dict[str, tuple[str, ...]] = {}
     for node in nodes:
         labels = labels_of(node)
-        if labels.get(LABEL_NODE_POOL) != pool:
+        if labels.get(LABEL_NODE_POOL) != pool or PoolNode.of(node).leaving:
             continue
         claim = by_node.get(name_of(node))
-        why = claim_differs(template, claim) if claim is not None else _carries_another(template, labels)
+        why = claim_differs(template, claim, labels) if claim is not None else _carries_another(template, labels)
         if why:
             found[name_of(node)] = why
     return dict(sorted(found.items()))

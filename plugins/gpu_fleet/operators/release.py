@@ -288,7 +288,11 @@ class RemediateReleaseOperator(ReleaseOperator):
             if error.reason != LACKS_NEEDED:
                 raise
             self.log.warning("%s; its chart version and values are installed anew, with those added", error.message)
-            outcome, restored = self._restore(context, engine, who), True
+            if (request := engine.restoring(who)) is None:
+                outcome = engine.candidate()
+            else:
+                # The repair, without the breakage.
+                outcome, restored = self._make_engine(context, self.kube, request).install(), True
         self._show(engine.request, outcome)
         self._raise_if_killed()
         if outcome.revision is None:
@@ -304,11 +308,6 @@ class RemediateReleaseOperator(ReleaseOperator):
             kwargs={"revision": outcome.revision, "actions": list(outcome.actions), "restored": restored},
         )
         return self._verify(engine, verdict, outcome.revision, list(outcome.actions), restored=restored)
-
-    def _restore(self, context: Mapping[str, Any], engine: ReleaseEngine, judged: tuple[int, str] | None) -> Outcome:
-        """Install the proven content anew, with what living nodes need added: the repair, without the breakage."""
-        request = engine.restoring(judged)
-        return self._make_engine(context, self.kube, request).install() if request is not None else engine.candidate()
 
     def rolled_back(
         self,

@@ -87,6 +87,16 @@ def test_a_label_that_somebody_took_off_the_node_is_no_other_template() -> None:
     assert drifted_nodes(TEMPLATE, POOL, [item], []) == {}
 
 
+def test_a_label_that_a_living_node_was_given_since_makes_up_for_its_claims() -> None:
+    item = node(N1)
+    item["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "time-slicing-8"
+    assert drifted_nodes(TEMPLATE, POOL, [item], [old("c", N1)]) == {}
+
+
+def test_a_node_that_is_being_removed_is_named_no_more() -> None:
+    assert drifted_nodes(TEMPLATE, POOL, [node(N1, deleting=True)], [old("c", N1)]) == {}
+
+
 def test_the_template_of_somebody_elses_pool_is_theirs() -> None:
     assert (
         PoolTemplate.of(demo_spec(nodePools__0__manage=False, teardown={"uninstallKarpenter": False}).pool(POOL))
