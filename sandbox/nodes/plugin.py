@@ -81,6 +81,12 @@ class PluginPod:
                 self.entry = self.choose(entries)
             except ConfigError as error:
                 raise ConfigError(f"unable to parse config file: {error}") from error
+        if self.entry and self.entry not in entries:
+            # The manager's link, made when the entry was still mounted, leads nowhere (api/config/v1/config.go).
+            raise ConfigError(
+                "unable to parse config file: error opening config file: "
+                "open /config/config.yaml: no such file or directory"
+            )
         return plugin_config.parse(entries.get(self.entry, ""))
 
 

@@ -112,7 +112,11 @@ GATED = [
                 f"provision.pool_{pool}.node_class_ready",
                 {f"provision.pool_{pool}.apply_node_class", "provision.karpenter_available"},
             ),
-            (f"provision.pool_{pool}.apply_node_pool", {f"provision.pool_{pool}.node_class_ready"}),
+            (
+                # Before a node can carry a config entry, the plugin has it.
+                f"provision.pool_{pool}.apply_node_pool",
+                {f"provision.pool_{pool}.node_class_ready", "rollout.install_device_plugin"},
+            ),
             (f"provision.pool_{pool}.node_pool_ready", {f"provision.pool_{pool}.apply_node_pool"}),
             (
                 f"capacity.pool_{pool}.request_capacity",

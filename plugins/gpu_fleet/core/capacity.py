@@ -18,8 +18,8 @@ label has come since: it is what some placeholder waits for, and stays open to i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.capacity_objects import (
@@ -34,6 +34,7 @@ from gpu_fleet.core.capacity_objects import (
     pool_claims,
     pool_nodes,
 )
+from gpu_fleet.core.manifests import pool_labels
 from gpu_fleet.core.names import (
     ANNOTATION_RUN,
     GPU_RESOURCE,
@@ -48,6 +49,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
     short_hash,
 )
+from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, of_template
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
@@ -69,6 +71,9 @@ class PlaceholderPlan:
     :ivar mark: names of the nodes to label as standing before anything is created.
     :ivar standing: how many nodes are there already.
     :ivar asked: how many are already asked for and not there yet.
+    :ivar drifted: node -> in what it is not of the pool's present template: no capacity, though it serves its pods.
+    :ivar idle_places: nodes of the present template that take no job (cordoned, quarantined) and hold a place all the
+        same.
     """
 
     create: tuple[int, ...]
@@ -76,6 +81,8 @@ class PlaceholderPlan:
     mark: tuple[str, ...]
     standing: int
     asked: int
+    drifted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    idle_places: int = 0
 
 
 def counts_as_capacity(node: PoolNode) -> bool:
@@ -84,22 +91,32 @@ def counts_as_capacity(node: PoolNode) -> bool:
 
 
 def plan_placeholders(
-    pool: str, wanted: int, claims: Iterable[Object], nodes: Iterable[Object], placeholders: Iterable[Object]
+    pool: str,
+    wanted: int,
+    claims: Iterable[Object],
+    nodes: Iterable[Object],
+    placeholders: Iterable[Object],
+    template: PoolTemplate | None = None,
 ) -> PlaceholderPlan:
     """Which placeholders are missing. Total; the same state gives the same plan.
 
     :param claims: NodeClaims, :param nodes: Nodes, :param placeholders: placeholder pods; of any pool.
+    :param template: what the pool's nodes are launched with today; ``None``: not known, any node counts.
     """
+    claims = list(claims)
     nodes = [node for node in nodes if labels_of(node).get(LABEL_NODE_POOL) == pool]
     present = pool_nodes(nodes, pool)
-    standing = [node for node in present if counts_as_capacity(node)]
-    arriving = _arriving(pool_claims(claims, pool), present)
+    drifted = drifted_nodes(template, pool, nodes, claims)
+    of_today = [node for node in present if node.name not in drifted]
+    standing = [node for node in of_today if counts_as_capacity(node)]
+    arriving = _arriving(pool_claims(of_template(claims, template), pool), present)
     here = {node.name for node in present}
     pending, remove, taken = 0, [], set()
     for pod in placeholders:
         if (pod.get("metadata") or {}).get("labels", {}).get(LABEL_POOL) != pool:
             continue
-        gone = node_of(pod) and node_of(pod) not in here
+        # On a drifted node it holds nothing that was asked for.
+        gone = node_of(pod) and (node_of(pod) not in here or node_of(pod) in drifted)
         if finished(pod) or gone:
             remove.append(name_of(pod))
             continue
@@ -111,13 +128,18 @@ def plan_placeholders(
     missing = max(0, wanted - len(standing) - asked)
     # With a placeholder waiting, a node without the label is the one that it waits for.
     unmarked = [name_of(node) for node in nodes if LABEL_STANDING not in labels_of(node)]
+    if pending or not missing:
+        # A drifted node is none that a placeholder waits for, whenever it came.
+        unmarked = [name for name in unmarked if name in drifted]
     free = (index for index in range(wanted + len(taken) + 1) if placeholder_name(pool, index) not in taken)
     return PlaceholderPlan(
         create=tuple(next(free) for _ in range(missing)),
         remove=tuple(sorted(remove)),
-        mark=tuple(sorted(unmarked)) if missing and not pending else (),
+        mark=tuple(sorted(unmarked)) if missing or pending else (),
         standing=len(standing),
         asked=asked,
+        drifted=drifted,
+        idle_places=len(of_today) - len(standing),
     )
 
 
@@ -169,7 +191,8 @@ def placeholder_pod(
     :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
     """
     pod = _pod(placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label)
-    pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name}
+    # The labels of today's template: a node that Karpenter launches from an older one is not what is asked for.
+    pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name, **(pool_labels(pool) if pool.manage else {})}
     pod["spec"]["activeDeadlineSeconds"] = lifetime_s
     pod["spec"]["affinity"] = {
         "nodeAffinity": {

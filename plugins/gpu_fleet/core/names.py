@@ -38,6 +38,7 @@ DEVICE_PLUGIN_NAMESPACE = "nvidia-device-plugin"
 
 # --- Karpenter -------------------------------------------------------------------------------------------------------
 LABEL_NODE_POOL = "karpenter.sh/nodepool"
+LABEL_NODE_CLASS = "karpenter.k8s.aws/ec2nodeclass"  # of NodeClaims and Nodes: the name of their EC2NodeClass
 LABEL_CAPACITY_TYPE = "karpenter.sh/capacity-type"
 LABEL_INITIALIZED = "karpenter.sh/initialized"
 LABEL_REGISTERED = "karpenter.sh/registered"

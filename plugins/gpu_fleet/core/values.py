@@ -6,18 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import yaml
-
+from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse, toleration
 from gpu_fleet.core.manifests import pool_taints
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME, TAINT_QUARANTINED
 from gpu_fleet.core.overlays import overlays_used
-from gpu_fleet.core.spec import ClusterSpec, Mps, NodePool, TimeSlicing
+from gpu_fleet.core.plugin_entries import EXCLUSIVE, entry_config, entry_text
+from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.templates import template
 
 Component = Literal["karpenter-crd", "karpenter", "device-plugin"]
 
-#: The entry for whole GPUs: always there, and the default, so a node without the label is never shared by accident.
-DEFAULT_CONFIG_ENTRY = "exclusive"
+DEFAULT_CONFIG_ENTRY = EXCLUSIVE
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,71 +28,43 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sharing(pool: NodePool) -> dict[str, Any]:
-    """The ``sharing`` block of a shared pool.
-
-    Under MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
+def plugin_configs(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> dict[str, dict[str, Any]]:
+    """The device plugin's configs: one entry per distinct sharing, ``exclusive`` always among them, and those that
+    living nodes carry although the file no longer has them.
     """
-    resources = [{"name": GPU_RESOURCE, "replicas": pool.replicas}]
-    match pool.sharing:
-        case TimeSlicing(fail_requests_greater_than_one=refuse):
-            return {
-                "timeSlicing": {
-                    "renameByDefault": False,
-                    "failRequestsGreaterThanOne": refuse,
-                    "resources": resources,
-                }
-            }
-        case Mps():
-            return {"mps": {"renameByDefault": False, "resources": resources}}
-    raise ValueError(f"pool {pool.name} shares nothing")
+    entries = {DEFAULT_CONFIG_ENTRY, *(pool.config_entry for pool in spec.node_pools), *in_use.entries}
+    return {entry: entry_config(entry) for entry in sorted(entries)}
 
 
-def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
-    """The device plugin's configs: one entry per distinct sharing, ``exclusive`` always among them.
-
-    ``replicas`` must be at least 2 (the plugin refuses 1 on the node), so exclusive use has no ``sharing`` at all.
-    Source: NVIDIA/k8s-device-plugin v0.20.0 api/config/v1.
+def plugin_tolerations(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> list[dict[str, str]]:
+    """A toleration per distinct taint of the pools and of living nodes, plus the one for GPU nodes that others tainted
+    the usual way.
     """
-    base: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": "none", "failOnInitError": True}}
-    configs = {DEFAULT_CONFIG_ENTRY: base}
-    for pool in spec.node_pools:
-        if pool.shared:
-            configs[pool.config_entry] = {**base, "sharing": _sharing(pool)}
-    return {key: configs[key] for key in sorted(configs)}
-
-
-def plugin_tolerations(spec: ClusterSpec) -> list[dict[str, str]]:
-    """A toleration per distinct taint of the pools, plus the one for GPU nodes that others tainted the usual way."""
     tolerations: list[dict[str, str]] = [
-        {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
+        toleration(GPU_RESOURCE, "NoSchedule"),
         # A quarantined node whose plugin is not allowed back could never pass again.
-        {"key": TAINT_QUARANTINED, "operator": "Exists", "effect": "NoSchedule"},
+        toleration(TAINT_QUARANTINED, "NoSchedule"),
     ]
-    for pool in spec.node_pools:
-        for taint in pool_taints(pool):
-            wanted = {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]}
-            if wanted not in tolerations:
-                tolerations.append(wanted)
+    wanted = [(taint["key"], taint["effect"]) for pool in spec.node_pools for taint in pool_taints(pool)]
+    for key, effect in [*wanted, *in_use.taints]:
+        if toleration(key, effect) not in tolerations:
+            tolerations.append(toleration(key, effect))
     return tolerations
 
 
-def _device_plugin(spec: ClusterSpec) -> dict[str, Any]:
+def _device_plugin(spec: ClusterSpec, in_use: InUse) -> dict[str, Any]:
     plugin = spec.device_plugin
     derived = {
         "config": {
-            "map": {
-                key: yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
-                for key, config in plugin_configs(spec).items()
-            },
+            "map": {entry: entry_text(entry) for entry in plugin_configs(spec, in_use)},
             "default": DEFAULT_CONFIG_ENTRY,
         },
         "runtimeClassName": RUNTIME_CLASS_NAME,
         "deviceListStrategy": plugin.device_list_strategy,
         "nodeSelector": {LABEL_GPU_PRESENT: "true"},
-        "tolerations": plugin_tolerations(spec),
+        "tolerations": plugin_tolerations(spec, in_use),
     }
-    if any(pool.mps for pool in spec.node_pools):
+    if in_use.mps or any(pool.mps for pool in spec.node_pools):
         # Without the host's process ids the control daemon cannot tell its clients apart, and no GPU registers.
         derived["mps"] = {"enableHostPID": True}
     return merge(merge(template("helm/device-plugin"), derived), plugin.values)
@@ -110,9 +81,10 @@ def _karpenter(spec: ClusterSpec) -> dict[str, Any]:
     return merge(merge(template("helm/karpenter"), derived), karpenter.values)
 
 
-def helm_values(spec: ClusterSpec, component: Component) -> dict[str, Any]:
-    """The values of a component's release; equal specs give equal values.
+def helm_values(spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE) -> dict[str, Any]:
+    """The values of a component's release; equal specs and uses give equal values.
 
+    :param in_use: what living nodes carry, which the device plugin's release must keep.
     :raises ValueError: for an unknown component.
     """
     if component == "karpenter-crd":
@@ -120,5 +92,5 @@ def helm_values(spec: ClusterSpec, component: Component) -> dict[str, Any]:
     if component == "karpenter":
         return _karpenter(spec)
     if component == "device-plugin":
-        return _device_plugin(spec)
+        return _device_plugin(spec, in_use)
     raise ValueError(f"no Helm values for component {component!r}; one of karpenter-crd, karpenter, device-plugin")

@@ -8,6 +8,7 @@ from typing import Any
 from gpu_fleet.core import drift as rules
 from gpu_fleet.core.drift import Drift, Unread
 from gpu_fleet.core.errors import GpuFleetError, TransientError
+from gpu_fleet.core.in_use import InUse, carried_by, kept_sentences
 from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_OVERLAY, NODE_POOL
 from gpu_fleet.core.names import FIELD_MANAGER, LABEL_CLUSTER, LABEL_NODE_POOL
 from gpu_fleet.core.pool_facts import PoolFacts
@@ -15,9 +16,10 @@ from gpu_fleet.core.releases.components import release_request
 from gpu_fleet.core.releases.state import classify
 from gpu_fleet.core.releases.storage import StorageUnreadable
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.values import Component
+from gpu_fleet.core.values import Component, plugin_configs
 from gpu_fleet.hooks.helm_drift import Look, look_at_manifests, look_at_release
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
+from gpu_fleet.hooks.in_use import observe_in_use
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 from gpu_fleet.hooks.pool_facts import pool_facts
 
@@ -30,6 +32,7 @@ class DriftCheck:
 
     :ivar drifts: what differs, :ivar unread: what could not be compared.
     :ivar compared: how many objects and releases were looked at.
+    :ivar notes: what is no difference, and yet worth a word.
     """
 
     def __init__(self, kube: KubeClient, spec: ClusterSpec) -> None:
@@ -37,6 +40,7 @@ class DriftCheck:
         self.drifts: list[Drift] = []
         self.unread: list[Unread] = []
         self.compared = 0
+        self.notes: list[str] = []
 
     def run(self) -> DriftCheck:
         self._manifests()
@@ -76,6 +80,8 @@ class DriftCheck:
         storage = ReleaseStorage(self.kube, request.name, request.namespace)
         self.compared += 1
         try:
+            if component == "device-plugin":
+                request = release_request(self.spec, component, in_use=self._in_use(storage))
             seen = storage.observe(request, me=_ME)
             finding = classify(seen, request.digest, adopt=request.policy.adopt)
             stored: Mapping[str, Any] = {}
@@ -93,6 +99,21 @@ class DriftCheck:
         self.unread += unread
         if finding.reason in rules.DEPLOYED:
             self._note(look_at_release(self.kube, str(stored.get("manifest") or ""), request.name, request.namespace))
+
+    def _in_use(self, storage: ReleaseStorage) -> InUse:
+        """What living nodes carry, and what the release still has that none carries any more: the next lifecycle drops
+        that, and until then it does no harm. What is in use and missing is a difference.
+        """
+        used = observe_in_use(self.kube, self.spec)
+        self.notes += kept_sentences(self.spec, used)
+        newest = storage.observe().newest
+        payload = (storage.payload(newest) if newest is not None else None) or {}
+        carried = carried_by(payload.get("config") or {})
+        unused = sorted(set(carried.entries) - set(used.entries) - set(plugin_configs(self.spec)))
+        self.notes += [
+            f"no node carries config entry {entry} any more; the next lifecycle drops it" for entry in unused
+        ]
+        return used | carried
 
     def _proof_expected(self, component: Component) -> bool:
         """A device plugin is proven by nodes, and only those that the spec wants are waited for."""

@@ -7,7 +7,9 @@ method may be killed at any instant and called again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from gpu_fleet.core.errors import (
     ClusterBusy,
@@ -17,13 +19,14 @@ from gpu_fleet.core.errors import (
     ReleaseError,
     TransientError,
 )
-from gpu_fleet.core.releases.decide import WRITES, Action, Goal, decide
+from gpu_fleet.core.releases.components import restored_request
+from gpu_fleet.core.releases.decide import PRUNED, WRITES, Action, Goal, decide
 from gpu_fleet.core.releases.helm_output import complaint
 from gpu_fleet.core.releases.outcome import Outcome
-from gpu_fleet.core.releases.request import Remediation
+from gpu_fleet.core.releases.request import ChartRef, ReleaseRequest, Remediation, content_digest
 from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
 from gpu_fleet.core.releases.storage import ReleaseStatus, chart_tests
-from gpu_fleet.hooks.helm_charts import declared, fetch_chart, identified
+from gpu_fleet.hooks.helm_charts import declared, fetch_chart, identified, sha256_of
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import test_arguments, write_values
 from gpu_fleet.hooks.helm_preparation import check_rendering, ensure_namespace
@@ -102,6 +105,45 @@ class ReleaseEngine(ReleaseSteps):
             elif not self._stands(seen, judged):
                 return self._outcome(seen)
             return self._outcome(self._pursue(Goal.REMEDIATE, helm, None, None))
+
+    def restoring(self, judged: Judged | None) -> ReleaseRequest | None:
+        """What to install in place of a rollback whose target lacks what lives: the proven revision's chart version and
+        values, with what is needed added.
+
+        :param judged: see :meth:`remediate`; ``None`` is returned if it is no longer what is deployed.
+        :raises ReleaseError: the proven revision is gone, or its chart version is another archive now.
+        """
+        seen = self.storage.observe()
+        if judged is not None and not self._stands(seen, judged):
+            return None
+        entry, stored = seen.ledger.proven, seen.proven
+        payload = self.storage.payload(stored) if stored is not None else None
+        if payload is None or entry is None:
+            raise ReleaseError(f"{self.request}: its proven revision is no longer in Helm's history", reason=PRUNED)
+        request = restored_request(self.request, payload)
+        chart = self._as_proven(request.chart, payload.get("config") or {}, entry.digest)
+        return replace(request, chart=chart)
+
+    def _as_proven(self, chart: ChartRef, values: Mapping[str, Any], digest: str) -> ChartRef:
+        """The chart with the archive's digest that it was pinned to when it was proven, found from the content digest.
+
+        :raises ReleaseError: charts are pinned, and that version is another archive now.
+        """
+        if not chart.repository:
+            return self.request.chart
+        if content_digest(chart, values) == digest:
+            return chart  # it was not pinned then
+        pinned = replace(chart, digest=sha256_of(fetch_chart(chart, stop=self._stop)))
+        if content_digest(pinned, values) == digest:
+            return pinned
+        if not self.request.chart.digest:
+            log.warning("%s: whether chart %s is the archive that was proven cannot be told", self.request, chart)
+            return chart
+        raise ReleaseError(
+            f"{self.request}: chart {chart} is not the archive that was proven, and charts are locked to "
+            "their digests: find out who replaced it, or correct devicePlugin in the cluster file and run again",
+            reason="OtherArchive",
+        )
 
     def roll_back(self, revision: int) -> Outcome:
         """Roll back to one named revision; nothing to do if its copy, or it itself, is what is deployed.

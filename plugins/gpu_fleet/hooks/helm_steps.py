@@ -67,7 +67,7 @@ class ReleaseSteps:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.client, self.request, self.me, self.run = client, request, me, run
-        self.storage = ReleaseStorage(client, request.name, request.namespace, clock=clock)
+        self.storage = ReleaseStorage(client, request.name, request.namespace, needed=request.needed, clock=clock)
         self.cleanup = ReleaseCleanup(client, self.storage)
         self._clock = clock
         self._lease_wait_s, self._lease_s = lease_wait_s, lease_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpu_fleet.core.releases import ledger as ledgers
 from gpu_fleet.core.releases import storage
 from gpu_fleet.core.releases.lease import lease_name, looks_alive, parse_lease
 from gpu_fleet.core.releases.ledger import Ledger
+from gpu_fleet.core.releases.needed import lacking
 from gpu_fleet.core.releases.objects import without_kinds
 from gpu_fleet.core.releases.request import ReleaseRequest, same_content
 from gpu_fleet.core.releases.state import Observation
@@ -31,13 +32,21 @@ class ReleaseStorage:
     """Storage and ledger of one release.
 
     :param client: of the release's cluster.
+    :param needed: a part of the values that a rollback's target must have, see :class:`ReleaseRequest`.
     :param clock: wall clock, epoch seconds; injected by tests.
     """
 
     def __init__(
-        self, client: KubeClient, release: str, namespace: str, *, clock: Callable[[], float] = time.time
+        self,
+        client: KubeClient,
+        release: str,
+        namespace: str,
+        *,
+        needed: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.client, self.release, self.namespace = client, release, namespace
+        self._needed = needed or {}
         self._clock = clock
 
     # --- looking -------------------------------------------------------------------------------------------------
@@ -66,7 +75,7 @@ class ReleaseStorage:
             if stored is newest:
                 chart = storage.payload_chart(payload)
                 content = request is not None and same_content(payload, request)
-        return Observation(
+        seen = Observation(
             release=self.release,
             namespace=self.namespace,
             revisions=tuple(revisions),
@@ -77,6 +86,17 @@ class ReleaseStorage:
             same_content=content,
             now=self._clock(),
         )
+        return replace(seen, lacking=self._lacking(seen)) if self._needed else seen
+
+    def _lacking(self, seen: Observation) -> tuple[str, ...]:
+        """What the proven revision's values lack; nothing if there is none."""
+        if seen.proven is None:
+            return ()
+        try:
+            payload = self.payload(seen.proven)
+        except StorageUnreadable as error:
+            return (f"its values cannot be read: {error}",)
+        return lacking((payload or {}).get("config") or {}, self._needed)
 
     def revisions(self) -> tuple[StoredRevision, ...]:
         """The stored revisions by their labels, oldest first; payloads do not travel."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core import capacity as rules
-from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFound
+from gpu_fleet.core.errors import AlreadyExists, Forbidden, GateRefused, GpuFleetError, NotFound
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
@@ -18,6 +18,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
     run_label,
 )
+from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.operators.cordons import take_back_cordons
@@ -140,8 +141,11 @@ class RequestCapacityOperator(PoolOperator):
     missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
     disruption until validation has cleaned up: without a placeholder an idle one would go while the others come.
 
-    :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical"}``.
+    :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical", "drifted":
+        {node: in what it is not of the pool's present template}}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
+    :raises GateRefused: ``DriftedNodesHoldTheCap``: nodes of an older template, which do not go by themselves, leave no
+        room under ``limits.nodes`` for those that are wanted. Nothing has been asked for then.
 
     The created pods are shown among the task's rendered fields.
     """
@@ -166,7 +170,8 @@ class RequestCapacityOperator(PoolOperator):
         replacement = plan_replacement(self, context)
         context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
         gpus = hardware(self.spec, self.this_pool)
-        found = request_capacity(self, context, gpus, surge=replacement.surge)
+        with reported_failure(context):
+            found = request_capacity(self, context, gpus, surge=replacement.surge)
         self.manifests = as_yaml(found.pop("manifests"))
         return found
 
@@ -182,16 +187,15 @@ def request_capacity(
 
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
     nodes = take_back_cordons(kube, kube.list(NODE, label_selector=operator.of_pool()))
+    claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    waiting = placeholders(kube, pool.name)
+    wanted = pool.wanted_nodes + surge
+    plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))
+    _look_at_drifted(operator, plan)
     if pool.wanted_nodes:
         # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
-        protect_nodes(kube, filter(rules.counts_as_capacity, pool_nodes(nodes, pool.name)), run_name(context))
-    plan = rules.plan_placeholders(
-        pool.name,
-        pool.wanted_nodes + surge,
-        kube.list(NODE_CLAIM, label_selector=operator.of_pool()),
-        nodes,
-        placeholders(kube, pool.name),
-    )
+        mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
+        protect_nodes(kube, filter(rules.counts_as_capacity, mine), run_name(context))
     for name in plan.remove:
         # Grace 0: a finished pod has nothing to end, and its name is needed now.
         kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
@@ -234,7 +238,37 @@ def request_capacity(
         "gpus": each,
         "physical": gpus.count,
         "manifests": manifests,
+        "drifted": {name: list(why) for name, why in plan.drifted.items()},
     }
+
+
+def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan) -> None:
+    """Name the nodes of an older template, and stop before anything is bought that they leave no room for.
+
+    :raises GateRefused: ``DriftedNodesHoldTheCap``.
+    """
+    from gpu_fleet.core.manifests import build
+    from gpu_fleet.core.pool_template import cap_is_held, sentence, stays, users_gpu_pods
+
+    if not plan.drifted:
+        return
+    spec, pool = operator.spec, operator.this_pool
+    holders = users_gpu_pods(operator.kube.list(POD))
+    for name, why in plan.drifted.items():
+        operator.log.warning("pool %s: %s: no capacity", pool.name, sentence(name, why, holders.get(name, [])))
+    if not plan.create:
+        return
+    (manifest,) = build("node_pool", spec, pool=pool.name)
+    within = float(spec.deadlines.capacity)
+    held = cap_is_held(
+        pool,
+        needed=plan.standing + plan.asked + len(plan.create) + plan.idle_places,
+        drifted=plan.drifted,
+        staying=[name for name in plan.drifted if stays(pool, manifest, within_s=within, held=name in holders)],
+        holders=holders,
+    )
+    if held:
+        raise GateRefused(held, reason="DriftedNodesHoldTheCap")
 
 
 def placeholders(kube: KubeClient, pool: str, component: str = rules.COMPONENT_PLACEHOLDER) -> list[dict[str, Any]]:
@@ -274,7 +308,8 @@ class AwaitCapacityOperator(PoolOperator):
             }
         surge = planned_replacement(self, context).surge
         if context["ti"].try_number > 1:
-            request_capacity(self, context, gpus, surge=surge)
+            with reported_failure(context):
+                request_capacity(self, context, gpus, surge=surge)
         args = {
             "pool": pool.name,
             "wanted": pool.wanted_nodes + surge,
@@ -283,6 +318,7 @@ class AwaitCapacityOperator(PoolOperator):
             "plugin_namespace": self.spec.device_plugin.namespace,
             "plugin_daemon_set": plugin_daemon_set(self.spec.device_plugin),
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
+            "template": template.to_json() if (template := PoolTemplate.of(pool)) is not None else None,
         }
         seconds = float(self.spec.deadlines.capacity)
         until = wait_started(context) + seconds
@@ -387,7 +423,12 @@ class HoldCapacityOperator(PoolOperator):
         ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
         # Without our own: probes that are just ending keep no node.
         others, names = others_by_node(self.kube.list(POD)), []
-        for node in pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name):
+        nodes = self.kube.list(NODE, label_selector=self.of_pool())
+        claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        drifted = drifted_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
+        for node in pool_nodes(nodes, pool.name):
+            if node.name in drifted:
+                continue  # of an older template: none of the nodes that were validated
             if others.get(node.name, NOBODY).gpus or not rules.counts_as_capacity(node) or not node.gpus:
                 continue  # in use: nobody will consolidate it
             manifest = rules.hold_pod(

@@ -1,4 +1,4 @@
-"""Says before anything is applied what applying does to nodes and to the jobs on them; applies in the safe order."""
+"""Says before anything is applied what applying does to nodes and to the jobs on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Forbidden, GpuFleetError, TransientError
-from gpu_fleet.core.kinds import NODE, NODE_POOL, ObjectRef
+from gpu_fleet.core.kinds import NODE
 from gpu_fleet.core.names import FIELD_MANAGER, LABEL_NODE_POOL
-from gpu_fleet.operators.apply import ApplyManifestsOperator
 from gpu_fleet.operators.base import FleetOperator
 
 if TYPE_CHECKING:
@@ -149,30 +148,3 @@ def control_plane_version(kube: KubeClient, expected: str) -> str:
     except Forbidden:
         return expected
     return f"{answer.get('major')}.{str(answer.get('minor', '')).rstrip('+')}"
-
-
-class ApplyNodeClassOperator(ApplyManifestsOperator):
-    """Applies a pool's EC2NodeClass, and before it the NodePool if that is there already.
-
-    A changed class makes nodes drift at once, and Karpenter then goes by the budgets that the NodePool has at that
-    moment: those of this run have to be in force first.
-
-    :param node_pool: name of the pool.
-    """
-
-    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
-        super().__init__(builder="node_class", builder_args={"pool": node_pool}, **kwargs)
-        self.node_pool = node_pool
-
-    def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
-        from gpu_fleet.core.manifests import build
-        from gpu_fleet.hooks.pool_facts import pool_facts
-
-        if self.kube.get(ObjectRef(NODE_POOL, self.node_pool)) is not None:
-            facts = pool_facts(self.spec, self.spec.pool(self.node_pool))
-            for manifest in build("node_pool", self.spec, pool=self.node_pool, facts=facts):
-                outcome, name = self._apply(manifest)
-                self.log.info(
-                    "%s: %s, before its class: its disruption budgets decide about drifted nodes", name, outcome
-                )
-        return super().act(context)

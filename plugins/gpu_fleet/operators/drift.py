@@ -46,6 +46,8 @@ class CheckDriftOperator(FleetOperator):
         context["ti"].xcom_push(DRIFTED_NODES, as_data(drifted))
         context["ti"].xcom_push(DRIFT, [item.to_json() for item in check.drifts[:MAX_LISTED]])
         context["ti"].xcom_push(UNREAD, [item.to_json() for item in check.unread[:MAX_LISTED]])
+        for note in check.notes:
+            self.log.info("%s", note)
         for item in check.drifts:
             self.log.warning("%s", item)
         for unread in check.unread:

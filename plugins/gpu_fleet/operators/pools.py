@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.core.kinds import NODE_POOL, ObjectRef
 from gpu_fleet.operators.apply import ApplyManifestsOperator, as_yaml
 
 if TYPE_CHECKING:
@@ -15,24 +16,15 @@ if TYPE_CHECKING:
 OVERLAY_CONFLICT = "OverlayConflict"
 
 
-class ApplyNodePoolOperator(ApplyManifestsOperator):
-    """Applies a pool's NodePool with limits and weight from EC2's figures and list prices, and its NodeOverlay.
+class _PoolOperator(ApplyManifestsOperator):
+    """What applies a pool's NodePool and NodeOverlay."""
 
-    The overlay comes before a pool that shares and goes after one that no longer does: then Karpenter for a moment
-    counts on a share that is not there, and pods wait, and it never buys a node for each share.
-
-    :param node_pool: name of the pool.
-    :returns: as the base class, and ``"deleted"``: an overlay of ours that the pool has no more use for.
-    :raises PermanentError: ``OverlayConflict`` if a NodeOverlay of others has the same weight and may be about the
-        pool's nodes: Karpenter would drop theirs or ours. Nothing is applied then.
-    :raises SpecError: if EC2 contradicts the pool's instance types.
-    """
-
-    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
-        super().__init__(builder="node_pool", builder_args={"pool": node_pool}, **kwargs)
+    def __init__(self, *, builder: str, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(builder=builder, builder_args={"pool": node_pool}, **kwargs)
         self.node_pool = node_pool
 
-    def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:  # noqa: ARG002
+    def _apply_pool(self) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+        """What was applied, and the report."""
         from gpu_fleet.core.manifests import build
         from gpu_fleet.hooks.pool_facts import pool_facts
 
@@ -42,7 +34,6 @@ class ApplyNodePoolOperator(ApplyManifestsOperator):
         if overlays:
             self._refuse_rivals(pool)
         manifests = [*overlays, *build("node_pool", self.spec, pool=pool.name, facts=facts)]
-        self.manifests = as_yaml(manifests)
         report: dict[str, list[str]] = {"created": [], "changed": [], "unchanged": [], "deleted": []}
         for manifest in manifests:
             outcome, name = self._apply(manifest)
@@ -50,7 +41,7 @@ class ApplyNodePoolOperator(ApplyManifestsOperator):
             self.log.info("%s: %s", name, outcome)
         if not overlays:
             report["deleted"] = self._delete_overlay(pool)
-        return report
+        return manifests, report
 
     def _refuse_rivals(self, pool: NodePool) -> None:
         from gpu_fleet.core.kinds import NODE_OVERLAY
@@ -76,3 +67,44 @@ class ApplyNodePoolOperator(ApplyManifestsOperator):
         self.kube.delete(ref, uid=found["metadata"]["uid"])
         self.log.info("%s: deleted, because pool %s no longer needs it", ref, pool.name)
         return [str(ref)]
+
+
+class ApplyNodePoolOperator(_PoolOperator):
+    """Applies a pool's NodePool with limits and weight from EC2's figures and list prices, and its NodeOverlay.
+
+    The overlay comes before a pool that shares and goes after one that no longer does: then Karpenter for a moment
+    counts on a share that is not there, and pods wait, and it never buys a node for each share.
+
+    :param node_pool: name of the pool.
+    :returns: as the base class, and ``"deleted"``: an overlay of ours that the pool has no more use for.
+    :raises PermanentError: ``OverlayConflict`` if a NodeOverlay of others has the same weight and may be about the
+        pool's nodes: Karpenter would drop theirs or ours. Nothing is applied then.
+    :raises SpecError: if EC2 contradicts the pool's instance types.
+    """
+
+    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(builder="node_pool", node_pool=node_pool, **kwargs)
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:  # noqa: ARG002
+        manifests, report = self._apply_pool()
+        self.manifests = as_yaml(manifests)
+        return report
+
+
+class ApplyNodeClassOperator(_PoolOperator):
+    """Applies a pool's EC2NodeClass, and before it the NodePool (with its NodeOverlay) if that is there already.
+
+    A changed class makes nodes drift at once, and Karpenter then goes by the budgets that the NodePool has at that
+    moment: those of this run have to be in force first.
+
+    :param node_pool: name of the pool.
+    """
+
+    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
+        super().__init__(builder="node_class", node_pool=node_pool, **kwargs)
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
+        if self.kube.get(ObjectRef(NODE_POOL, self.node_pool)) is not None:
+            self.log.info("NodePool %s first: its disruption budgets decide about drifted nodes", self.node_pool)
+            self._apply_pool()
+        return super().act(context)

@@ -15,7 +15,13 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
-from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, HoldCapacityOperator, PoolOperator
+from gpu_fleet.operators.capacity import (
+    FAILURE,
+    AwaitCapacityOperator,
+    HoldCapacityOperator,
+    PoolOperator,
+    RequestCapacityOperator,
+)
 from gpu_fleet.operators.changes import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
@@ -27,6 +33,8 @@ REMEDIATION = "remediation"
 VERDICT = "verdict"
 #: Most drifted nodes that an asset event lists; the report has all.
 MOST_DRIFTED = 10
+#: Most nodes of an older template that an event names; the report has all.
+_OLDER_NAMED = 20
 #: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
 TOLD = "told"
 
@@ -113,6 +121,7 @@ class PublishPoolOperator(PoolOperator):
             "events": uris,
             "validUntil": extra.get("validUntil"),
             "without": list(finding.without),
+            "older": dict(found.get("drifted") or {}),
             "remediation": remediation,
             "drifted": drifted,
         }
@@ -127,7 +136,8 @@ class PublishPoolOperator(PoolOperator):
             return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was taken down on purpose")
         ti = context["ti"]
         summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
-        failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in upstream_tasks(self, AwaitCapacityOperator)]
+        asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
+        failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in asked]
         return rules.finding_of(summaries, next(filter(None, failures), None))
 
     def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
@@ -195,6 +205,8 @@ class PublishPoolOperator(PoolOperator):
         }
         if finding.without:
             extra["without"] = list(finding.without)
+        if older := found.get("drifted"):
+            extra["older"] = sorted(older)[:_OLDER_NAMED]
         if finding.outcome == Outcome.PASSED:
             extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
         return rules.bounded(extra)

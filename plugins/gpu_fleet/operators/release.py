@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
+from gpu_fleet.core.readiness.releases import PLUGIN_PROVEN
+from gpu_fleet.core.releases.decide import LACKS_NEEDED
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.helm import EngineMixin
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.in_use import InUse
     from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.core.verdict import Verdict
@@ -47,7 +50,19 @@ class ReleaseOperator(EngineMixin, FleetOperator):
     def _request(self) -> ReleaseRequest:
         from gpu_fleet.core.releases.components import known_component, release_request
 
-        return release_request(self.spec, known_component(self.component))
+        return release_request(self.spec, known_component(self.component), in_use=self._in_use())
+
+    def _in_use(self) -> InUse:
+        """What living nodes carry: whatever is installed, or rolled back to, must have it."""
+        from gpu_fleet.core.in_use import NOTHING_IN_USE, kept_sentences
+        from gpu_fleet.hooks.in_use import observe_in_use
+
+        if self.component != "device-plugin":
+            return NOTHING_IN_USE
+        found = observe_in_use(self.kube, self.spec)
+        for line in kept_sentences(self.spec, found):
+            self.log.warning("%s", line)
+        return found
 
     def _open(self, context: Mapping[str, Any]) -> ReleaseEngine:
         return self._make_engine(context, self.kube, self._request())
@@ -82,8 +97,8 @@ class ReleaseOperator(EngineMixin, FleetOperator):
             "every_node": every_node,
         }
 
-    def _promises(self) -> dict[str, dict[str, int]]:
-        """Per pool: physical GPUs of a node according to EC2, and how often each is advertised."""
+    def _promises(self) -> dict[str, dict[str, Any]]:
+        """Per pool: its instance types, a node's physical GPUs according to EC2, and how often each is advertised."""
         from gpu_fleet.core.physical import hardware_of
         from gpu_fleet.hooks.aws import aws_session
 
@@ -92,7 +107,8 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         for pool in self.spec.node_pools:
             types = list(pool.instance_types)
             described = aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=types)
-            promises[pool.name] = {"physical": hardware_of(described, types).count, "replicas": pool.replicas}
+            physical = hardware_of(described, types).count
+            promises[pool.name] = {"physical": physical, "replicas": pool.replicas, "types": types}
         return promises
 
     def _deadline_s(self) -> float:
@@ -185,7 +201,8 @@ class RemediateReleaseOperator(ReleaseOperator):
     Nothing is done when the deployed revision is proven, when its workloads turn out to be healthy, or when there is no
     node that could tell (capacity failed for another cause). Nor when nobody can look: that fails the task. After a
     rollback it waits until the old revision works
-    again and reads storage once more.
+    again and reads storage once more. A proven revision that lacks a config entry or a toleration which living nodes
+    carry is no target: its chart version and values are installed anew, with those added.
 
     :raises ReleaseError: no revision was ever proven, or the rollback failed: a person is needed.
     """
@@ -262,7 +279,19 @@ class RemediateReleaseOperator(ReleaseOperator):
         """
         from gpu_fleet.triggers.looking import await_gate
 
-        outcome = engine.remediate(judged=(judged.revision or 0, judged.secret_uid) if judged is not None else None)
+        who = (judged.revision or 0, judged.secret_uid) if judged is not None else None
+        restored = False
+        try:
+            outcome = engine.remediate(judged=who)
+        except ReleaseError as error:
+            if error.reason != LACKS_NEEDED:
+                raise
+            self.log.warning("%s; its chart version and values are installed anew, with those added", error.message)
+            if (request := engine.restoring(who)) is None:
+                outcome = engine.candidate()
+            else:
+                # The repair, without the breakage.
+                outcome, restored = self._make_engine(context, self.kube, request).install(), True
         self._show(engine.request, outcome)
         self._raise_if_killed()
         if outcome.revision is None:
@@ -275,9 +304,9 @@ class RemediateReleaseOperator(ReleaseOperator):
             args,
             self._deadline_s(),
             "rolled_back",
-            kwargs={"revision": outcome.revision, "actions": list(outcome.actions)},
+            kwargs={"revision": outcome.revision, "actions": list(outcome.actions), "restored": restored},
         )
-        return self._verify(engine, verdict, outcome.revision, list(outcome.actions))
+        return self._verify(engine, verdict, outcome.revision, list(outcome.actions), restored=restored)
 
     def rolled_back(
         self,
@@ -285,18 +314,34 @@ class RemediateReleaseOperator(ReleaseOperator):
         event: Mapping[str, Any],
         revision: int | None = None,
         actions: list[str] | None = None,
+        restored: bool = False,
     ) -> dict[str, Any]:
-        """The old revision's workloads are ready again, or not."""
+        """The old content's workloads are ready again, or not."""
         from gpu_fleet.triggers.looking import conclude
 
         verdict = conclude(event)
         self.prepare(context)
-        return self._verify(self._open(context), verdict, revision, actions or [])
+        return self._verify(self._open(context), verdict, revision, actions or [], restored=restored)
 
     def _verify(
-        self, engine: ReleaseEngine, verdict: Verdict, revision: int | None, actions: list[str]
+        self,
+        engine: ReleaseEngine,
+        verdict: Verdict,
+        revision: int | None,
+        actions: list[str],
+        *,
+        restored: bool = False,
     ) -> dict[str, Any]:
+        """
+        :param restored: the revision is new, and was proven by what the verdict saw, if that saw anything.
+        """
         outcome = engine.candidate()
+        if restored and revision in (None, outcome.revision):
+            if verdict.reason == PLUGIN_PROVEN:
+                outcome = engine.mark_proven(outcome.revision or 0, outcome.secret_uid)
+            self.log.info("installed anew with the proven content: %s: %s", verdict.reason, verdict.message)
+            found = self._done(engine, outcome)
+            return {**found, "remediation": "restored", "actions": actions, "verdict": verdict.to_json()}
         if revision not in (None, outcome.revision) or not outcome.proven:
             raise ReleaseError(
                 f"{engine.request}: rolled back as revision {revision}, but storage shows revision {outcome.revision}; "
@@ -347,6 +392,11 @@ class UninstallReleaseOperator(ReleaseOperator):
         super().__init__(**kwargs)
         self.keep_crds = keep_crds
         self.plan_task_id = plan_task_id
+
+    def _in_use(self) -> InUse:
+        from gpu_fleet.core.in_use import NOTHING_IN_USE
+
+        return NOTHING_IN_USE  # what goes needs to keep nothing
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         if self.component == "device-plugin":

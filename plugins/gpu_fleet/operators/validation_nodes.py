@@ -12,6 +12,7 @@ from gpu_fleet.core.assets import Topic, blamed_nodes, uri
 from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
+from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, sentence
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
 from gpu_fleet.operators.changes import note_drifted
@@ -28,8 +29,10 @@ class ProtectNodesOperator(PoolOperator):
     """Keeps Karpenter from removing the pool's nodes while they are validated.
 
     Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
-    probe, and nodes that have only just joined are not finished: both are left out. Quarantined nodes are looked at by
-    a revalidation, which is what releases them; they are none of the nodes that capacity was waited for. The run's
+    probe, and nodes that have only just joined are not finished: both are left out. So are nodes of an older template
+    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes
+    are looked at by a revalidation, which is what releases them; they are none of the nodes that capacity was waited
+    for. The run's
     Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
     others in each run; those for which the pool was last reported not ready are always among them, or it could become
     ready again without them.
@@ -38,8 +41,9 @@ class ProtectNodesOperator(PoolOperator):
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
         surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
 
-    :returns: ``{"nodes", "untested", "idle", "blamed", "nodeClaims", "claims": {NodeClaim: node}, "physical",
-        "replicas", "protected", "instances"}``; ``idle`` says why none of the nodes that are there can be looked at;
+    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
+        "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
+        nodes that are there can be looked at;
         ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
         the NodeClaims are what the end of validation is compared with. XCom ``drifted`` lists the pool's nodes that
         have drifted, and why.
@@ -63,7 +67,14 @@ class ProtectNodesOperator(PoolOperator):
 
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
-        present = pool_nodes(self.kube.list(NODE, label_selector=self.of_pool()), pool.name)
+        found = self.kube.list(NODE, label_selector=self.of_pool())
+        known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        template = PoolTemplate.of(pool)
+        drifted = drifted_nodes(template, pool.name, found, known)
+        for name, why in drifted.items():
+            self.log.warning("pool %s: %s: left out", pool.name, sentence(name, why))
+        everything = pool_nodes(found, pool.name)
+        present = [node for node in everything if node.name not in drifted]
         nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
         only = context["params"].get("node")
         if only:
@@ -81,7 +92,7 @@ class ProtectNodesOperator(PoolOperator):
                 "taken away or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
-        idle = "" if nodes else self._why_idle(present, only)
+        idle = "" if nodes else self._why_idle(everything, only, drifted)
         if idle:
             self.log.warning("%s", idle)
         failed = self._failed_before(context)
@@ -98,6 +109,7 @@ class ProtectNodesOperator(PoolOperator):
             "untested": untested,
             "idle": idle,
             "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
+            "drifted": {name: list(why) for name, why in drifted.items()},
             "nodeClaims": [claim.name for claim in claims],
             "claims": {claim.name: claim.node for claim in claims if claim.node},
             "physical": gpus.count,
@@ -106,14 +118,15 @@ class ProtectNodesOperator(PoolOperator):
             "instances": {node.name: node.instance() for node in nodes},
         }
 
-    def _why_idle(self, present: list[PoolNode], only: str | None) -> str:
+    def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
         """Why none of the nodes that are there takes probes; empty if there are none."""
         asked = [node for node in present if only in (None, "", node.name)]
         if only and not asked:
             return f"node {only} is gone, or is being removed"
-        cordoned = [node.name for node in asked if not self._takes_probes(node)]
-        unfinished = [node.name for node in asked if node.name not in cordoned]
-        causes = [("cordoned", cordoned), ("not initialized yet", unfinished)]
+        old = [f"{node.name} ({'; '.join(drifted[node.name])})" for node in asked if node.name in drifted]
+        cordoned = [n.name for n in asked if n.name not in drifted and not self._takes_probes(n)]
+        unfinished = [n.name for n in asked if n.name not in drifted and n.name not in cordoned]
+        causes = [("drifted", old), ("cordoned", cordoned), ("not initialized yet", unfinished)]
         words = "; ".join(f"{cause}: {', '.join(names[:5])}" for cause, names in causes if names)
         return f"no node takes probes: {words}" if words else ""
 

@@ -14,7 +14,7 @@ from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import end_run, settle
 from gpu_fleet.phases.preflight import preflight, teardown_preflight
 from gpu_fleet.phases.prove import prove
-from gpu_fleet.phases.provision import provision
+from gpu_fleet.phases.provision import APPLY_NODE_CLASS, APPLY_NODE_POOL, provision
 from gpu_fleet.phases.rollout import rollout
 from gpu_fleet.phases.teardown import teardown
 from gpu_fleet.phases.validation import validation
@@ -31,6 +31,11 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
     provisioned = provision(spec)
     rolled_out = rollout(spec)
     cross_downstream(before.tails, provisioned.heads + rolled_out.heads)
+    if spec.device_plugin.manage:
+        # A node carries the config entry that its NodePool names: the plugin has to know it before a node can come.
+        for task in provisioned.tasks:
+            if task.label in (APPLY_NODE_CLASS, APPLY_NODE_POOL):
+                cross_downstream(rolled_out.tails, [task])
     pools = capacity(spec)
     for phase in pools.values():
         cross_downstream(provisioned.tails + rolled_out.tails, phase.heads)

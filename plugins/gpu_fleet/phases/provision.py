@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.core.overlays import overlaid, overlay_name, overlays_used
-from gpu_fleet.operators.changes import ApplyNodeClassOperator
-from gpu_fleet.operators.pools import ApplyNodePoolOperator
+from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
+
+#: The tasks that give a pool its template; nodes of it may come from then on.
+APPLY_NODE_CLASS, APPLY_NODE_POOL = "apply_node_class", "apply_node_pool"
 
 
 _CRDS = ("nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws")
@@ -61,8 +63,8 @@ def provision(spec: ClusterSpec) -> Phase:
                 tasks += [class_ready, pool_ready]
                 tails.append(pool_ready)
                 if pool.manage:
-                    node_class = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=pool.name)
-                    node_pool = ApplyNodePoolOperator(task_id="apply_node_pool", node_pool=pool.name)
+                    node_class = ApplyNodeClassOperator(task_id=APPLY_NODE_CLASS, node_pool=pool.name)
+                    node_pool = ApplyNodePoolOperator(task_id=APPLY_NODE_POOL, node_pool=pool.name)
                     crds >> node_class >> class_ready >> node_pool >> pool_ready
                     tasks += [node_class, node_pool]
                 else:

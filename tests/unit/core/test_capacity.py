@@ -12,6 +12,7 @@ from gpu_fleet.core.capacity import (
     placeholder_pod,
     plan_placeholders,
 )
+from gpu_fleet.core.manifests import pool_labels
 from sandbox.karpenter.validation import refusal
 from tests.unit.core.cluster_objects import POOL, claim, node, placeholder
 from tests.unit.core.specs import demo_spec
@@ -171,7 +172,8 @@ def test_the_placeholder_pod() -> None:
     assert pod["metadata"]["name"] == "placeholder-shared-a10g-1"
     assert pod["metadata"]["labels"]["gpu-fleet.io/component"] == "placeholder"
     assert body["priorityClassName"] == "gpu-fleet-placeholder"
-    assert body["nodeSelector"] == {"karpenter.sh/nodepool": POOL}
+    # Of today's template only: one that Karpenter launches from yesterday's is not what is asked for.
+    assert body["nodeSelector"] == {"karpenter.sh/nodepool": POOL, **pool_labels(spec.pool(POOL))}
     assert body["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
     ]

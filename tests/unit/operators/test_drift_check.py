@@ -12,6 +12,7 @@ import yaml
 
 from gpu_fleet.core.drift import managed_manifests
 from gpu_fleet.core.errors import DriftFound, GateFailed, TransientError
+from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse
 from gpu_fleet.core.kinds import (
     CONFIG_MAP,
     LEASE,
@@ -35,6 +36,7 @@ from gpu_fleet.core.releases.lease import lease_name, render_lease
 from gpu_fleet.core.releases.ledger import Entry, Ledger
 from gpu_fleet.hooks import drift as drift_hook
 from gpu_fleet.hooks import kubernetes_transport
+from gpu_fleet.hooks.drift import DriftCheck
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators.drift import DRIFT, UNREAD, CheckDriftOperator
@@ -90,9 +92,11 @@ def manifest_of(release: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
 
 
-def install(kube: KubeClient, spec: Any, component: Any, *, proven: bool = True) -> None:
+def install(
+    kube: KubeClient, spec: Any, component: Any, *, proven: bool = True, in_use: InUse = NOTHING_IN_USE
+) -> None:
     """A deployed revision in Helm's storage, its object, and the ledger that knows it."""
-    request = release_request(spec, component)
+    request = release_request(spec, component, in_use=in_use)
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": request.namespace}})
     document = manifest_of(request.name)
     kube.apply(completed(document, request.name, request.namespace, request.namespace), field_manager=HELM, force=True)
@@ -356,3 +360,53 @@ def test_a_pool_of_which_ec2_says_nothing_is_named_and_not_passed(
     _, (error, unread) = check(cluster)
     assert isinstance(error, GateFailed)
     assert [item["object"] for item in unread] == ["NodePool shared-a10g", "NodePool whole-a100"]
+
+
+# --- entries that living nodes carry ---------------------------------------------------------------------------------
+def reinstall(cluster: SandboxCluster, used: InUse) -> None:
+    namespace = "nvidia-device-plugin"
+    cluster.kube.delete(ObjectRef(SECRET, storage.secret_name(namespace, 1), namespace))
+    cluster.kube.delete(ObjectRef(CONFIG_MAP, f"gpu-fleet-release-{namespace}", namespace))
+    install(cluster.kube, spec_at(str(cluster.access.path)), "device-plugin", in_use=used)
+
+
+def carries(cluster: SandboxCluster, entry: str) -> None:
+    body = {"metadata": {"labels": {"nvidia.com/device-plugin.config": entry}}}
+    cluster.kube.patch(ObjectRef(NODE, "n1"), body)
+
+
+OLD = InUse({"time-slicing-2": ("node n1",), "mps-4": ("node n2",)}, (("old", "NoSchedule"),))
+
+
+def test_an_entry_that_a_node_carries_belongs_to_the_release(cluster: SandboxCluster) -> None:
+    reinstall(cluster, OLD)
+    carries(cluster, "time-slicing-2")
+    assert check(cluster)[0] == []
+
+
+def test_an_entry_that_no_node_carries_any_more_is_a_word_and_no_drift(cluster: SandboxCluster) -> None:
+    reinstall(cluster, OLD)
+    spec = spec_at(str(cluster.access.path))
+    looked = DriftCheck(cluster.kube, spec).run()
+    assert looked.drifts == []
+    assert looked.notes == [
+        "no node carries config entry mps-4 any more; the next lifecycle drops it",
+        "no node carries config entry time-slicing-2 any more; the next lifecycle drops it",
+    ]
+    assert check(cluster)[0] == []
+
+
+def test_an_entry_that_a_node_carries_and_the_release_lacks_is_drift(cluster: SandboxCluster) -> None:
+    carries(cluster, "time-slicing-2")
+    ((kind, target, field, _, found),) = brief(check(cluster)[0])
+    assert (kind, target) == ("deleted", "release nvidia-device-plugin/nvidia-device-plugin")
+    assert (field, found) == ("values.config.map.time-slicing-2", None)
+
+
+def test_an_entry_that_is_none_of_ours_is_named(cluster: SandboxCluster) -> None:
+    carries(cluster, "mig-mixed")
+    looked = DriftCheck(cluster.kube, spec_at(str(cluster.access.path))).run()
+    assert looked.drifts == []
+    (note,) = looked.notes
+    assert "'mig-mixed'" in note
+    assert "node n1" in note

@@ -16,7 +16,7 @@ from gpu_fleet.core.drifted import DriftedNode
 from gpu_fleet.core.node_template import Change
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation_report import PoolReport
-from gpu_fleet.operators.capacity import HoldCapacityOperator
+from gpu_fleet.operators.capacity import FAILURE, HoldCapacityOperator, RequestCapacityOperator
 from gpu_fleet.operators.changes import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
@@ -88,6 +88,8 @@ def run(
     held: list[str] | None = None,
     hold: bool = False,
     drifted: list[dict[str, Any]] | None = None,
+    older: dict[str, list[str]] | None = None,
+    refused: dict[str, str] | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
@@ -100,14 +102,16 @@ def run(
         probes = [RunProbesOperator(task_id=name, node_pool=POOL, probe=name) for name in names]
         remediate = CleanUpValidationOperator(task_id="remediate", node_pool=POOL)
         publish = PublishPoolOperator(task_id="publish", node_pool=POOL)
-        protect >> probes >> remediate >> publish
+        RequestCapacityOperator(task_id="request", node_pool=POOL) >> protect >> probes >> remediate >> publish
         if hold:
             probes >> HoldCapacityOperator(task_id="hold", node_pool=POOL) >> publish
     nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
     left: dict[tuple[str, str], Any] = {
-        ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4, "blamed": blamed or []},
+        ("protect", "return_value"): {"nodes": nodes, "physical": 1, "replicas": 4, "blamed": blamed or []}
+        | ({"drifted": older} if older else {}),
         ("protect", DRIFTED): drifted,
         ("remediate", REMEDIATION): remediation,
+        ("request", FAILURE): refused,
         ("hold", "return_value"): held,
     }
     for name, one in zip(names, reports, strict=True):
@@ -321,3 +325,19 @@ def test_the_link_to_the_report(monkeypatch: pytest.MonkeyPatch, base_url: str, 
     assert link.get_link(done.task, ti_key=done.ti) == (
         f"{prefix}/gpu-fleet/reports/gpu_revalidate.demo/scheduled__2026-11-23T04%3A00%3A00%2B00%3A00"
     )
+
+
+# --- nodes of an older template --------------------------------------------------------------------------------------
+def test_nodes_of_an_older_template_are_named_and_are_none_of_the_pools_gpus() -> None:
+    why = {"n9": ["sharing time-slicing-2 -> time-slicing-4"]}
+    done = run([healthy()], older=why)
+    extra = done.events[READY]
+    assert extra["older"] == ["n9"]
+    assert extra["gpus"] == {"physical": 2, "allocatable": 8}
+    assert done.verdict["older"] == why
+
+
+def test_a_cap_that_drifted_nodes_hold_is_the_reason_that_is_told() -> None:
+    refused = {"reason": "DriftedNodesHoldTheCap", "message": "node n9 drifted"}
+    done = run([None], refused=refused)
+    assert (done.verdict["reason"], done.verdict["message"]) == ("DriftedNodesHoldTheCap", "node n9 drifted")

@@ -22,7 +22,8 @@ from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolRep
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.apply import ApplyManifestsOperator
 from gpu_fleet.operators.capacity import RequestCapacityOperator, delete_pods, placeholders
-from gpu_fleet.operators.changes import MARKDOWN, PLAN, ApplyNodeClassOperator, PlanChangesOperator
+from gpu_fleet.operators.changes import MARKDOWN, PLAN, PlanChangesOperator
+from gpu_fleet.operators.pools import ApplyNodeClassOperator
 from gpu_fleet.operators.replacement import REPLACEMENT, ReplaceDriftedOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator

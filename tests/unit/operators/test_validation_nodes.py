@@ -267,3 +267,44 @@ def test_a_pool_without_nodes_is_idle_where_nobody_has_waited_for_them(kube: Kub
     assert kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={POOL}") == []
     found = protect(all_wanted=False)
     assert (found["nodes"], found["idle"]) == ([], "")
+
+
+# --- nodes of an older template --------------------------------------------------------------------------------------
+def launched_with(kube: KubeClient, name: str, entry: str) -> None:
+    joined(kube, name, gpus=int(entry.rpartition("-")[2]))
+    kube.patch(ObjectRef(NODE, name), {"metadata": {"labels": {"nvidia.com/device-plugin.config": entry}}})
+
+
+def test_drifted_nodes_are_neither_validated_nor_protected_nor_blamed(kube: KubeClient) -> None:
+    launched_with(kube, "n1", "time-slicing-4")
+    launched_with(kube, "n2", "time-slicing-4")
+    launched_with(kube, "old", "time-slicing-2")
+    found = protect(all_wanted=True)
+    assert (found["nodes"], found["protected"]) == (["n1", "n2"], ["n1", "n2"])
+    assert found["drifted"] == {"old": ["sharing time-slicing-2 -> time-slicing-4"]}
+
+
+def test_drifted_nodes_are_not_the_nodes_that_capacity_was_waited_for(kube: KubeClient) -> None:
+    launched_with(kube, "n1", "time-slicing-4")
+    launched_with(kube, "old", "time-slicing-2")
+    with pytest.raises(GateFailed, match="1 of 2 wanted"):
+        protect(all_wanted=True)
+
+
+def test_a_pool_with_nothing_but_drifted_nodes_says_so(kube: KubeClient) -> None:
+    launched_with(kube, "old", "time-slicing-2")
+    found = protect(all_wanted=False, node="old")
+    assert found["nodes"] == []
+    assert found["idle"] == "no node takes probes: drifted: old (sharing time-slicing-2 -> time-slicing-4)"
+
+
+def test_nothing_is_held_on_a_drifted_node(kube: KubeClient) -> None:
+    launched_with(kube, "n1", "time-slicing-4")
+    launched_with(kube, "old", "time-slicing-2")
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
+    account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+    kube.apply(account | {"metadata": {"name": "default", "namespace": SYSTEM_NAMESPACE}})
+    spec = demo_spec(nodePools__0__capacity={"hold": 5})
+    held = HoldCapacityOperator(task_id="hold", node_pool=POOL).execute(context(TaskInstance(spec=spec)))
+    assert held == [f"hold-{POOL}-n1"]
+    kube.delete(ObjectRef(POD, held[0], SYSTEM_NAMESPACE), grace_seconds=0)

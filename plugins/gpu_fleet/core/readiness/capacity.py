@@ -1,6 +1,7 @@
 """Gate ``pool_capacity``: as many nodes of a pool as wanted are there, each with physical × replicas GPUs.
 
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
+``template`` (what a node is launched with today, :class:`PoolTemplate` as JSON; without it any node counts),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
 plugin's start, to GPUs) and ``mismatch_patience_s`` (how long a wrong number may stand).
 
@@ -12,7 +13,7 @@ verdict names it, and it is not among the nodes that later tasks use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from gpu_fleet.core.capacity import COMPONENT_PLACEHOLDER
@@ -41,6 +42,7 @@ from gpu_fleet.core.names import (
     LABEL_POOL,
     SYSTEM_NAMESPACE,
 )
+from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, of_template, short
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
 PLUGIN_PATIENCE_S = 300.0
@@ -97,8 +99,12 @@ def queries(args: Args) -> tuple[Query, ...]:
 def judge(snapshot: Snapshot, args: Args) -> Verdict:
     pool, wanted = str(args["pool"]), int(args["wanted"])
     expected = int(args["physical"]) * int(args["replicas"])
-    nodes = pool_nodes(snapshot.get("nodes", []), pool)
-    claims = pool_claims(snapshot.get("claims", []), pool)
+    template = PoolTemplate.from_json(args.get("template"))
+    drifted = drifted_nodes(template, pool, snapshot.get("nodes", []), snapshot.get("claims", []))
+    old = short(drifted)
+    present = pool_nodes(snapshot.get("nodes", []), pool)
+    nodes = [node for node in present if node.name not in drifted]
+    claims = pool_claims(of_template(snapshot.get("claims", []), template), pool)
     verdicts = {node.name: _node_verdict(node, snapshot, args, expected) for node in nodes}
     broken = [verdict for verdict in verdicts.values() if verdict.failed]
     good = [node for node in nodes if verdicts[node.name].ready]
@@ -106,17 +112,18 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
         surplus = f"; beyond the {wanted} wanted: {broken[0].message}" if broken else ""
         return ready(
             "CapacityReady",
-            f"{len(good)} node(s) of pool {pool} have {expected} allocatable {GPU_RESOURCE} each, as promised{surplus}",
+            f"{len(good)} node(s) of pool {pool} have {expected} allocatable {GPU_RESOURCE} each, as promised"
+            f"{surplus}{old}",
             **_findings(good, claims, args),
         )
     if broken:
         return broken[0]
-    why = _missing(pool, wanted, nodes, claims, snapshot, args)
+    why = _missing(pool, wanted, nodes, {node.name for node in present}, claims, snapshot, args)
     waiting = next((v for v in verdicts.values() if v.phase is Phase.PROGRESSING), None)
     verdict = why if why is not None and (why.failed or waiting is None) else waiting or why
     if verdict is None:
         verdict = progressing("NodesMissing", "nothing is on its way")
-    text = f"{len(good)} of {wanted} node(s) of pool {pool} have {expected} {GPU_RESOURCE}: {verdict.message}"
+    text = f"{len(good)} of {wanted} node(s) of pool {pool} have {expected} {GPU_RESOURCE}: {verdict.message}{old}"
     return Verdict(verdict.phase, verdict.reason, text, verdict.permanent, verdict.data)
 
 
@@ -182,16 +189,19 @@ def _missing(
     pool: str,
     wanted: int,
     nodes: Sequence[PoolNode],
+    present: Set[str],
     claims: Sequence[PoolClaim],
     snapshot: Snapshot,
     args: Args,
 ) -> Verdict | None:
-    """Why fewer nodes than wanted have joined; ``None`` if enough have."""
+    """Why fewer nodes than wanted have joined; ``None`` if enough have.
+
+    :param present: names of all nodes of the pool, also of those that do not count.
+    """
     now, started = _clock(args)
     here = {node.name for node in nodes if not node.cordoned}
     if len(here) >= wanted:
         return None
-    present = {node.name for node in nodes}
     arriving = [claim for claim in claims if claim.node not in present]
     pending = [
         pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)

@@ -17,7 +17,8 @@ from typing import Any
 from gpu_fleet.core.capacity_objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import DAEMON_SET, DEPLOYMENT, EVENT, JOB, NODE, POD, REPLICA_SET, STATEFUL_SET, Kind
-from gpu_fleet.core.names import GPU_RESOURCE, LABEL_NODE_POOL
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.plugin_entries import entry_replicas
 from gpu_fleet.core.readiness.conditions import is_deleting, label_of, outdated
 from gpu_fleet.core.readiness.karpenter import CRDS_ESTABLISHED
 from gpu_fleet.core.readiness.workloads import (
@@ -48,6 +49,7 @@ MISMATCH_PATIENCE_S = 45.0
 JOB_GONE = "JobGone"
 NOT_OURS = "NodeNotOurs"
 NO_GPU_NODES = "NoGPUNodes"
+PLUGIN_PROVEN = "PluginProven"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
 #: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
@@ -175,7 +177,8 @@ def _plugin_queries(args: Args) -> tuple[Query, ...]:
 def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     """At least one node runs *this* revision's plugin pod, Ready, and has the GPUs that its pool was promised.
 
-    Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n}``;
+    Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n, "types":
+    [instance types]}``; a node with another config entry than its pool's by now has to offer what that one says;
     ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay broken).
     """
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
@@ -194,9 +197,9 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         message = f"{label_of(sets[0])} wants no pod: no node with GPUs is there, so nothing can be proven"
         return (ready if scene.allow_unproven else progressing)(NO_GPU_NODES, message)
     nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
-    pools = {name_of(node): labels_of(node).get(LABEL_NODE_POOL, "") for node in snapshot.get("nodes", [])}
+    labels = {name_of(node): labels_of(node) for node in snapshot.get("nodes", [])}
     verdicts = [
-        _plugin_pod(pod, nodes.get(node_of(pod)), pools.get(node_of(pod), ""), args, scene)
+        _plugin_pod(pod, nodes.get(node_of(pod)), labels.get(node_of(pod), {}), args, scene)
         for item in wanting
         for pod in owned_by(scene.pods, str(item["metadata"].get("uid", "")))
         if is_current(pod, item) and not is_deleting(pod) and not finished(pod)
@@ -210,7 +213,7 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         chosen = [verdict for verdict in verdicts if verdict.phase is phase]
         if chosen and phase is Phase.READY:
             names = [str((verdict.data or {}).get("node")) for verdict in chosen]
-            return ready("PluginProven", "; ".join(v.message for v in chosen), nodes=sorted(names))
+            return ready(PLUGIN_PROVEN, "; ".join(v.message for v in chosen), nodes=sorted(names))
         if chosen:
             return chosen[0]
     return progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod of this revision runs yet")
@@ -220,7 +223,7 @@ def _is_companion(workload: Object) -> bool:
     return any(part in str((workload.get("metadata") or {}).get("name")) for part in _COMPANIONS)
 
 
-def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene: Scene) -> Verdict:
+def _plugin_pod(pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene) -> Verdict:
     name = label_of(pod)
     if node is not None and node.quarantined:
         # It is known to be broken: what the plugin shows there says nothing about the plugin.
@@ -231,7 +234,7 @@ def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene
     serving = condition(pod, "Ready") or {}
     if serving.get("status") != "True":
         return progressing("PluginStarting", f"{name} is not Ready yet")
-    promise = _promise(args, pool)
+    promise = _promise(args, labels)
     if node is None or promise is None or node.leaving:
         return progressing(NOT_OURS, f"{name} runs on {node_of(pod)}, which belongs to no pool of this cluster")
     if not node.ready:
@@ -239,7 +242,7 @@ def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene
     physical, replicas = promise
     if node.gpus == physical * replicas:
         message = f"node {node.name} runs {name} and has {node.gpus} {GPU_RESOURCE} ({physical} physical × {replicas})"
-        return ready("PluginProven", message, node=node.name)
+        return ready(PLUGIN_PROVEN, message, node=node.name)
     message = (
         f"node {node.name} runs {name}, but has {node.gpus or 0} allocatable {GPU_RESOURCE} instead of "
         f"{physical * replicas} ({physical} physical × {replicas})"
@@ -250,10 +253,19 @@ def _plugin_pod(pod: Object, node: PoolNode | None, pool: str, args: Args, scene
     return progressing("AllocatableMismatch", message)
 
 
-def _promise(args: Args, pool: str) -> tuple[int, int] | None:
+def _promise(args: Args, labels: Mapping[str, str]) -> tuple[int, int] | None:
+    """Physical GPUs and replicas of a node: those of the config entry that it carries, which a node that was launched
+    before the pool's sharing changed keeps. ``None`` where no pool of the cluster says anything about it.
+    """
     pools: Mapping[str, Mapping[str, Any]] = args.get("pools") or {}
-    entry = pools.get(pool)
-    return (int(entry["physical"]), int(entry["replicas"])) if entry is not None else None
+    pool = pools.get(labels.get(LABEL_NODE_POOL, ""))
+    if pool is None:
+        return None
+    types, instance = pool.get("types"), labels.get(LABEL_INSTANCE_TYPE)
+    if types and instance and instance not in types:
+        return None  # launched before the pool's instance types changed: EC2 was not asked about it
+    carried = entry_replicas(labels.get(LABEL_PLUGIN_CONFIG, ""))
+    return int(pool["physical"]), carried if carried is not None else int(pool["replicas"])
 
 
 RELEASE_WORKLOADS = register(Gate("release_workloads", _queries, judge_workloads))

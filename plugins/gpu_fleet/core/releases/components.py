@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse, needed_values
 from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, KARPENTER_CRD_RELEASE, KARPENTER_NAMESPACE, KARPENTER_RELEASE
+from gpu_fleet.core.releases.needed import with_needed
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.values import Component, helm_values
@@ -25,13 +29,18 @@ def known_component(component: str) -> Component:
     raise SpecError(f"unknown component {component!r}", field="component", remedy=f"one of {', '.join(COMPONENTS)}")
 
 
-def release_request(spec: ClusterSpec, component: Component) -> ReleaseRequest:
-    """What the spec wants of a component's release."""
-    values = helm_values(spec, component)
+def release_request(spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE) -> ReleaseRequest:
+    """What the spec wants of a component's release.
+
+    :param in_use: what living nodes carry; the device plugin keeps it, in upgrades and in rollbacks.
+    """
+    values = helm_values(spec, component, in_use=in_use)
     if component == "device-plugin":
         plugin = spec.device_plugin
         chart = ChartRef(plugin.chart.name, plugin.chart.version, plugin.chart.repository, plugin.chart.digest or "")
-        return ReleaseRequest(DEVICE_PLUGIN_RELEASE, plugin.namespace, chart, values, _POLICY)
+        return ReleaseRequest(
+            DEVICE_PLUGIN_RELEASE, plugin.namespace, chart, values, _POLICY, needed=needed_values(in_use)
+        )
     source = spec.karpenter.chart
     namespace = spec.karpenter.namespace
     # kube-system exists in every cluster; one that lacks it is not what it seems.
@@ -42,3 +51,15 @@ def release_request(spec: ClusterSpec, component: Component) -> ReleaseRequest:
     chart = ChartRef("karpenter", source.version, source.repository, source.digest or "")
     # The chart brings the same CRDs again in crds/, which Helm never upgrades: the release karpenter-crd owns them.
     return ReleaseRequest(KARPENTER_RELEASE, namespace, chart, values, replace(policy, skip_crds=True))
+
+
+def restored_request(wanted: ReleaseRequest, proven: Mapping[str, Any], *, digest: str = "") -> ReleaseRequest:
+    """The proven revision's chart version and values, with what living nodes need added.
+
+    :param wanted: today's request: release, repository, policy, and what is needed.
+    :param proven: the proven revision's decoded payload.
+    :param digest: sha256 of the archive of that version, where it is known.
+    """
+    metadata = (proven.get("chart") or {}).get("metadata") or {}
+    chart = replace(wanted.chart, version=str(metadata.get("version") or wanted.chart.version), digest=digest)
+    return replace(wanted, chart=chart, values=with_needed(proven.get("config") or {}, wanted.needed))

@@ -7,6 +7,8 @@ pending-install, or failed at revision 1     uninstall (by policy; CRDs and PVCs
 pending-upgrade, pending-rollback, failed    roll back to the revision that the ledger says is proven, then upgrade
 the same, with no proven revision            unlock: rewrite the status to failed, upgrade, prune leaked objects
 the same, proven revision no longer stored   stop: never "the previous revision"
+the same, proven revision lacks what living  installing: unlock and upgrade, which has it; remediating: stop, the caller
+things need (``ReleaseRequest.needed``)      installs the proven content anew with what it lacks
 uninstalling                                 repeat the uninstall (one that we did not begin: only when it is old)
 several deployed                             roll back to ours (the proven one first), report
 objects differ from the manifest             upgrade to the same content; fields that others own: only if forced
@@ -67,6 +69,7 @@ class Decision:
 
 NO_PROVEN = "NoProvenRevision"
 PRUNED = "TargetPruned"
+LACKS_NEEDED = "TargetLacksEntriesInUse"
 FIELD_CONFLICT = "FieldConflict"
 
 _Rule = Callable[[Observation, Finding, ReleasePolicy], Decision]
@@ -94,7 +97,10 @@ def _decision(action: Action, finding: Finding, target: int | None = None) -> De
 
 
 def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
-    """Roll back to the proven revision, or stop if it was pruned; ``None`` if nothing was ever proven."""
+    """Roll back to the proven revision, or stop if it was pruned or would break what lives.
+
+    ``None`` if nothing was ever proven.
+    """
     if seen.ledger.proven is None:
         return None
     if seen.proven is None:
@@ -104,6 +110,14 @@ def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
             PRUNED,
             f"{finding.message}; its proven revision {seen.ledger.proven.revision} is no longer in Helm's history, so "
             "there is nothing safe to roll back to: install a known good version by hand, or uninstall the release",
+        )
+    if seen.lacking:
+        return Decision(
+            Action.STOP,
+            finding.state,
+            LACKS_NEEDED,
+            f"{finding.message}; its proven revision {seen.proven.revision} lacks what living nodes need "
+            f"({'; '.join(seen.lacking)}), so a rollback to it would break them",
         )
     return _decision(Action.ROLLBACK, finding, seen.proven.revision)
 
@@ -126,7 +140,8 @@ def _recover_change(seen: Observation, finding: Finding, policy: ReleasePolicy) 
         return _decision(Action.UNINSTALL, finding)
     if policy.remediation is Remediation.ROLLBACK:
         rollback = _to_proven(seen, finding)
-        if rollback is not None:
+        # What is wanted has all that is needed: going on to it breaks nobody, going back would.
+        if rollback is not None and rollback.reason != LACKS_NEEDED:
             return rollback
     return _unlock_or_upgrade(seen, finding)
 
@@ -134,11 +149,11 @@ def _recover_change(seen: Observation, finding: Finding, policy: ReleasePolicy) 
 def _keep_ours(seen: Observation, finding: Finding, _policy: ReleasePolicy) -> Decision:
     """Several deployed: keep the proven one, else the candidate. Helm's rollback supersedes all others."""
     deployed = {item.revision for item in seen.deployed}
-    for kept in (seen.proven, seen.candidate):
+    for kept in (seen.candidate, seen.proven) if seen.lacking else (seen.proven, seen.candidate):
         if kept is not None and kept.revision in deployed:
             return _decision(Action.ROLLBACK, finding, kept.revision)
-    if seen.proven is not None:
-        return _decision(Action.ROLLBACK, finding, seen.proven.revision)
+    if (proven := _to_proven(seen, finding)) is not None:
+        return proven
     return Decision(
         Action.STOP,
         finding.state,

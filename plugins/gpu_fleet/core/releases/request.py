@@ -119,6 +119,8 @@ _WORDS: tuple[tuple[str, type[StrEnum]], ...] = (
 class ReleaseRequest:
     """One release as it shall be.
 
+    :ivar needed: a part of the values that whatever is put in force must have (:mod:`gpu_fleet.core.releases.needed`):
+        a rollback to a revision without it would break what lives. No part of the digest.
     :raises SpecError: on construction, naming the field, if the request cannot be meant.
     """
 
@@ -127,6 +129,7 @@ class ReleaseRequest:
     chart: ChartRef
     values: Mapping[str, Any] = field(default_factory=dict)
     policy: ReleasePolicy = ReleasePolicy()
+    needed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -87,6 +87,7 @@ class Observation:
     :ivar same_content: the newest revision's chart and values are the wanted ones (read from its payload).
     :ivar drift: differences between the manifest and the cluster; ``None`` if nobody looked.
     :ivar now: epoch seconds of the look.
+    :ivar lacking: what the proven revision's values lack of what living things need: then it is no target.
     """
 
     release: str
@@ -99,6 +100,7 @@ class Observation:
     same_content: bool = False
     drift: tuple[Difference, ...] | None = None
     now: float = 0.0
+    lacking: tuple[str, ...] = ()
 
     @property
     def newest(self) -> StoredRevision | None:

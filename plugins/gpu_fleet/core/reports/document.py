@@ -138,6 +138,7 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
         yield from _remediation(pool)
     if pool.drifted:
         yield from _drifted_nodes(pool)
+    yield from _older_nodes(pool)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:
@@ -176,6 +177,17 @@ def _failures(pool: PoolSection) -> Iterator[Block]:
     reasons = dict.fromkeys(check.reason for _, _, _, check in found)
     yield Heading(3, "What to do")
     yield Items(tuple((code(reason), Text(": "), text(remedy(reason))) for reason in reasons))
+
+
+def _older_nodes(pool: PoolSection) -> Iterator[Block]:
+    if not pool.older:
+        return
+    yield Heading(3, "Nodes of an older template")
+    rows = tuple((code(name), text("; ".join(why))) for name, why in list(pool.older.items())[:LISTED])
+    yield Table("Nodes of an older template, not looked at", ("node", "launched with -> wanted today"), rows)
+    if len(pool.older) > LISTED:
+        yield Paragraph((text(f"and {len(pool.older) - LISTED} more"),))
+    yield Note("They keep serving the pods that they have, and are none of the pool's capacity.")
 
 
 def _remediation(pool: PoolSection) -> Iterator[Block]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.assets import TORN_DOWN, Finding, PoolState, finding_of
@@ -24,6 +24,7 @@ class PoolSection:
 
     :ivar was: the pool's state before, :ivar now: after; ``None``: nothing has been published (yet).
     :ivar remediation: what was done about failed nodes.
+    :ivar older: node -> in what it is not of the pool's present template; these were not looked at.
     :ivar history: newest first; ``None``: the reader may not see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     """
@@ -37,6 +38,7 @@ class PoolSection:
     remediation: Mapping[str, Any] | None = None
     history: tuple[VerdictAt, ...] | None = ()
     drifted: tuple[Mapping[str, Any], ...] = ()
+    older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def bad(self) -> bool:
@@ -143,6 +145,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "validUntil": pool.valid_until,
         "remediation": None if pool.remediation is None else dict(pool.remediation),
         "drifted": [dict(item) for item in pool.drifted],
+        "older": {name: list(why) for name, why in pool.older.items()},
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -235,7 +238,13 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         remediation=remediation if isinstance(remediation, Mapping) else None,
         history=history,
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
+        older=_older(verdict.get("older")),
     )
+
+
+def _older(value: Any) -> dict[str, tuple[str, ...]]:
+    found = value if isinstance(value, Mapping) else {}
+    return {str(name): tuple(map(str, why)) for name, why in found.items() if isinstance(why, list)}
 
 
 def _state(value: Any) -> PoolState | None:

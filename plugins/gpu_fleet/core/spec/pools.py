@@ -303,7 +303,10 @@ class NodePool(SpecModel):
         description="Default: one node more than wanted, so that a drifted node can be replaced before it goes; with "
         "wantedNodes 0 no node at all. Give it to let pending pods buy nodes beyond that, from 0 too.",
     )
-    sharing: Sharing = Field(default_factory=Exclusive)
+    sharing: Sharing = Field(
+        default_factory=Exclusive,
+        description="How each GPU is shared. A change is for new nodes: those that live keep theirs, and do not count.",
+    )
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(

@@ -8,8 +8,11 @@ import pytest
 
 from gpu_fleet.core.capacity_plugin import plugin_blamed
 from gpu_fleet.core.gates import gate_named
+from gpu_fleet.core.manifests import pool_labels, pool_taints
+from gpu_fleet.core.pool_template import PoolTemplate
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core.cluster_objects import NOW, POOL, claim, event, node, placeholder, plugin_pod
+from tests.unit.core.specs import demo_spec
 
 LIMITS = "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=shared-a10g)"
 NODE_LIMIT = "Failed to schedule pod, node limits have been exhausted for nodepool (NodePool=shared-a10g)"
@@ -305,3 +308,48 @@ def test_objects_without_anything_are_never_ready() -> None:
 
 def test_wanting_nothing_is_never_ready_of_nothing() -> None:
     assert not judge(wanted=0).ready
+
+
+# --- the pool's sharing has changed while nodes live ------------------------------------------------------------------
+EIGHT = demo_spec(nodePools__0__sharing={"mode": "timeSlicing", "replicas": 8})
+
+
+def launched(spec: Any, item: dict[str, Any]) -> dict[str, Any]:
+    item["metadata"]["labels"] |= pool_labels(spec.pool(POOL))
+    return {**item, "spec": {"taints": pool_taints(spec.pool(POOL))}}
+
+
+def judged(wanted: int, **objects: Any) -> Verdict:
+    gate = gate_named("pool_capacity")
+    template = PoolTemplate.of(EIGHT.pool(POOL))
+    assert template is not None
+    args = {
+        "pool": POOL, "wanted": wanted, "physical": 1, "replicas": 8, "now": NOW, "started": NOW - 5,
+        "template": template.to_json(),
+    }  # fmt: skip
+    return gate.judge({query.key: [] for query in gate.queries(args)} | objects, args)
+
+
+def test_nodes_of_the_old_template_are_no_capacity_and_no_failure() -> None:
+    old, new = launched(demo_spec(), claim("a", node_name=N1)), launched(EIGHT, claim("b", node_name=N2))
+    verdict = judged(1, claims=[old], nodes=[node(N1, gpus=4)])
+    assert verdict.phase is Phase.PROGRESSING
+    assert f"drifted, not counted: {N1} (sharing time-slicing-4 -> time-slicing-8)" in verdict.message
+    verdict = judged(1, claims=[old, new], nodes=[node(N1, gpus=4), node(N2, gpus=8)])
+    assert verdict.ready
+    assert verdict.data is not None
+    assert (verdict.data["nodes"], verdict.data["nodeClaims"]) == ([N2], ["b"])
+    assert N1 in verdict.message
+
+
+def test_a_claim_of_the_old_template_on_its_way_is_not_what_is_waited_for() -> None:
+    old = launched(demo_spec(), claim("a", node_name="", waiting=REGISTERING))
+    verdict = judged(1, claims=[old], placeholders=[placeholder(0)])
+    assert verdict.reason == "WaitingForKarpenter"
+    new = launched(EIGHT, claim("b", node_name="", waiting=REGISTERING))
+    assert judged(1, claims=[old, new], placeholders=[placeholder(0)]).reason == "NodeNotFound"
+
+
+def test_a_node_of_todays_template_with_the_wrong_number_still_fails() -> None:
+    verdict = judged(1, claims=[launched(EIGHT, claim("a", node_name=N1))], nodes=[node(N1, gpus=4)])
+    assert (verdict.phase, verdict.reason) == (Phase.FAILED, "AllocatableMismatch")

@@ -426,6 +426,30 @@ def test_the_plugins_proof_in_a_situation(situation: str) -> None:
     assert (verdict.phase, verdict.reason) == (phase, reason), verdict.message
 
 
+def carrying(entry: str, item: Object, **labels: str) -> Object:
+    item["metadata"]["labels"] |= {"nvidia.com/device-plugin.config": entry, **labels}
+    return item
+
+
+def test_a_node_that_carries_an_older_entry_has_to_offer_what_that_one_says() -> None:
+    """The pool shares by eight now; the node was launched when it shared by four, and serves four."""
+    eight = {"shared": {"physical": 1, "replicas": 8, "types": ["g5.xlarge"]}}
+    for offered, phase in ((4, Phase.READY), (8, Phase.FAILED), (1, Phase.FAILED)):
+        old = carrying("time-slicing-4", node(offered))
+        verdict = judge("device_plugin_proven", daemon_set(), pod(), old, pools=eight, every_node=True)
+        assert verdict.phase is phase, verdict.message
+    assert judge("device_plugin_proven", daemon_set(), pod(), carrying("time-slicing-8", node(8)), pools=eight).ready
+    unknown = carrying("theirs", node(8))
+    assert judge("device_plugin_proven", daemon_set(), pod(), unknown, pools=eight).ready
+
+
+def test_a_node_of_instance_types_that_the_pool_no_longer_has_says_nothing() -> None:
+    pools = {"shared": {"physical": 1, "replicas": 8, "types": ["g5.xlarge"]}}
+    old = carrying("exclusive", node(8), **{"node.kubernetes.io/instance-type": "p4d.24xlarge"})
+    verdict = judge("device_plugin_proven", daemon_set(), pod(), old, pools=pools)
+    assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "NodeNotOurs")
+
+
 def test_after_a_rollback_a_quarantined_node_may_still_be_broken() -> None:
     broken = [pod(node="node-2"), quarantined(node(1, name="node-2"))]
     assert judge(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_fleet.core.releases.decide import NO_PROVEN, PRUNED, Action, Decision, Goal, decide
+from gpu_fleet.core.releases.decide import LACKS_NEEDED, NO_PROVEN, PRUNED, Action, Decision, Goal, decide
 from gpu_fleet.core.releases.drift import Change, Difference
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.request import Conflicts, Drift, ReleasePolicy, Remediation
@@ -189,6 +189,52 @@ def test_a_pruned_target_stops_with_the_revision_named() -> None:
     decision = decide(Goal.INSTALL, observation, WANTED, POLICY)
     assert (decision.action, decision.reason) == (Action.STOP, PRUNED)
     assert "revision 1" in decision.message
+
+
+# --- a target that would break what lives ----------------------------------------------------------------------------
+LACKING = ("config.map.time-slicing-8",)
+
+
+def test_a_broken_upgrade_is_not_rolled_back_to_a_revision_without_an_entry_in_use() -> None:
+    observation = seen(OLD, NEW, ledger=with_newest(NEW))
+    assert decide(Goal.REMEDIATE, observation, None, POLICY).target == 1
+    decision = decide(Goal.REMEDIATE, replace(observation, lacking=LACKING), None, POLICY)
+    assert (decision.action, decision.reason) == (Action.STOP, LACKS_NEEDED)
+    assert "revision 1 lacks what living nodes need (config.map.time-slicing-8)" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("situation", "action"),
+    [
+        ("killed in an upgrade", Action.UNLOCK),
+        ("an upgrade failed", Action.UPGRADE),
+        ("killed in a rollback", Action.UNLOCK),
+        ("an unknown status", Action.UPGRADE),
+    ],
+)
+def test_an_install_goes_on_to_what_is_wanted_where_the_proven_revision_lacks_an_entry(
+    situation: str, action: Action
+) -> None:
+    observation, _, normally = SITUATIONS[situation]
+    assert normally is Action.ROLLBACK
+    assert decide(Goal.INSTALL, replace(observation, lacking=LACKING), WANTED, POLICY).action is action
+
+
+def test_of_two_deployed_the_one_with_what_is_in_use_stays() -> None:
+    observation, _, _ = SITUATIONS["a zombie came back"]
+    assert decide(Goal.INSTALL, observation, WANTED, POLICY).target == 1
+    assert decide(Goal.INSTALL, replace(observation, lacking=LACKING), WANTED, POLICY).target == 2
+
+
+@pytest.mark.parametrize("goal", list(Goal))
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_nothing_is_ever_rolled_back_to_a_proven_revision_that_lacks_something(situation: str, goal: Goal) -> None:
+    observation = replace(SITUATIONS[situation][0], lacking=LACKING)
+    decision = decide(goal, observation, WANTED, POLICY)
+    check(decision, observation)
+    proven, candidate = observation.proven, observation.candidate
+    if decision.action is Action.ROLLBACK and proven is not None and proven != candidate:
+        assert decision.target != proven.revision
 
 
 def test_a_reinstalled_release_is_not_taken_for_the_proven_one() -> None:

@@ -427,6 +427,20 @@ def test_drifted_nodes_are_named_and_are_no_failure() -> None:
     assert report.outcome == "Passed"
 
 
+def test_nodes_of_an_older_template_are_told_with_their_difference() -> None:
+    section = PoolSection(
+        "shared-a10g",
+        Finding("Passed", "Validated", "fine"),
+        (healthy(),),
+        older={host(9): ("sharing time-slicing-4 -> time-slicing-8",)},
+    )
+    text = markdown.render(document(run_of(pools=(section,))))
+    assert "Nodes of an older template" in text
+    assert host(9) in text
+    assert "none of the pool's capacity" in text
+    assert "Nodes of an older template" not in markdown.render(document(run_of()))
+
+
 def reasons_in_sources() -> set[str]:
     """Every reason that a rule of core/ can fail or doubt with, as far as it stands there in words."""
     found = set()

@@ -22,6 +22,7 @@ VERDICT = {
     "validUntil": "2026-09-21T15:00:00+00:00",
     "without": ["n2"],
     "remediation": {"quarantined": ["n2"]},
+    "older": {"n9": ["sharing time-slicing-4 -> time-slicing-8"]},
 }
 
 
@@ -45,6 +46,7 @@ def test_the_published_verdict_counts_and_reports_are_in_order_of_time() -> None
     assert (found.finding.reason, found.finding.without) == ("ValidatedWithout", ("n2",))
     assert (found.was, found.now) == (PoolState.NOT_READY, PoolState.READY)
     assert found.remediation == {"quarantined": ["n2"]}
+    assert found.older == {"n9": ("sharing time-slicing-4 -> time-slicing-8",)}
     assert (found.proven, found.bad) == (True, False)
 
 
