@@ -107,7 +107,11 @@ GATED = [
         entry
         for pool in POOLS
         for entry in (
-            (f"provision.pool_{pool}.apply_node_class", {"provision.crds_established"}),
+            (
+                # It applies the NodePool as well, if there is one.
+                f"provision.pool_{pool}.apply_node_class",
+                {"provision.crds_established", "rollout.install_device_plugin"},
+            ),
             (
                 f"provision.pool_{pool}.node_class_ready",
                 {f"provision.pool_{pool}.apply_node_class", "provision.karpenter_available"},

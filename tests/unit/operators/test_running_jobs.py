@@ -18,12 +18,12 @@ from gpu_fleet.core.capacity_objects import PoolNode, pool_nodes
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, ObjectRef
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.pool_template import PoolTemplate
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.apply import ApplyManifestsOperator
 from gpu_fleet.operators.capacity import RequestCapacityOperator, delete_pods, placeholders
 from gpu_fleet.operators.changes import MARKDOWN, PLAN, PlanChangesOperator
-from gpu_fleet.operators.pools import ApplyNodeClassOperator
+from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.replacement import REPLACEMENT, ReplaceDriftedOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
@@ -87,13 +87,16 @@ class Run:
 
     def apply(self) -> None:
         self.act(ApplyNodeClassOperator(task_id="class", node_pool=POOL))
-        self.act(ApplyManifestsOperator(task_id="pool", builder="node_pool", builder_args={"pool": POOL}))
+        self.act(ApplyNodePoolOperator(task_id="pool", node_pool=POOL))
 
     def capacity(self) -> list[str]:
         """Ask, wait, and give the placeholders' places free; the names of the nodes."""
         self.act(self.request)
         surge = self.ti.xcoms[REPLACEMENT]["surge"]
+        template = PoolTemplate.of(self.pool)
+        assert template is not None
         args = {"pool": POOL, "wanted": self.pool.wanted_nodes + surge, "physical": 1, "replicas": 4}
+        args |= {"template": template.to_json()}
 
         def ready() -> bool:
             self.most = max(self.most, len(self.kube.list(NODE_CLAIM)))
