@@ -283,8 +283,8 @@ class Machine:
         It knows a resource by its name alone: when *any* of the plugins that registered it goes away, also one whose
         devices were replaced long ago, all of the resource's devices become unhealthy (kubernetes
         ``pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go``, runClient; ``manager.go``, PluginDisconnected). The
-        other one notices nothing: it registers at its start, on SIGHUP and when ``kubelet.sock`` is created anew, and at
-        no other time (k8s-device-plugin ``cmd/nvidia-device-plugin/main.go``).
+        other one notices nothing: it registers at its start, on SIGHUP and when ``kubelet.sock`` is created, at no
+        other time (k8s-device-plugin ``cmd/nvidia-device-plugin/main.go``).
         """
         resource = self.connected.pop(process, None)
         if resource is not None:
