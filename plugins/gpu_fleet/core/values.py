@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from gpu_fleet.core.manifests import pool_taints
-from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME, TAINT_QUARANTINED
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED, TAINT_QUARANTINED
 from gpu_fleet.core.overlays import overlays_used
 from gpu_fleet.core.spec import ClusterSpec, Mps, NodePool, TimeSlicing
 from gpu_fleet.core.templates import template
@@ -29,7 +29,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sharing(pool: NodePool) -> dict[str, Any]:
+def sharing_block(pool: NodePool) -> dict[str, Any]:
     """The ``sharing`` block of a shared pool.
 
     Under MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
@@ -59,7 +59,7 @@ def plugin_configs(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
     configs = {DEFAULT_CONFIG_ENTRY: base}
     for pool in spec.node_pools:
         if pool.shared:
-            configs[pool.config_entry] = {**base, "sharing": _sharing(pool)}
+            configs[pool.config_entry] = {**base, "sharing": sharing_block(pool)}
     return {key: configs[key] for key in sorted(configs)}
 
 
@@ -78,6 +78,12 @@ def plugin_tolerations(spec: ClusterSpec) -> list[dict[str, str]]:
     return tolerations
 
 
+def plugin_affinity() -> dict[str, Any]:
+    """The affinity of all DaemonSets of the release: only nodes with our label, as their node selector has it."""
+    mine = {"matchExpressions": [{"key": LABEL_DEVICE_PLUGIN, "operator": "In", "values": [SERVED]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [mine]}}}
+
+
 def _device_plugin(spec: ClusterSpec) -> dict[str, Any]:
     plugin = spec.device_plugin
     derived = {
@@ -90,7 +96,10 @@ def _device_plugin(spec: ClusterSpec) -> dict[str, Any]:
         },
         "runtimeClassName": RUNTIME_CLASS_NAME,
         "deviceListStrategy": plugin.device_list_strategy,
-        "nodeSelector": {LABEL_GPU_PRESENT: "true"},
+        # By a label of our own: nvidia.com/gpu.present is on every team's GPU nodes (nodeadm, from Kubernetes 1.35 on).
+        "nodeSelector": {LABEL_DEVICE_PLUGIN: SERVED},
+        # Instead of the chart's own terms, of which none is ours to rely on: a list replaces a list.
+        "affinity": plugin_affinity(),
         "tolerations": plugin_tolerations(spec),
     }
     if any(pool.mps for pool in spec.node_pools):
