@@ -141,7 +141,11 @@ GATED = [
         {"prove.prove_device_plugin", *(f"capacity.pool_{pool}.await_capacity" for pool in POOLS)},
     ),
     ("preflight.plan_changes", {"preflight.cluster_active"}),
-    ("preflight.acquire_turn", {"preflight.check_tools", "preflight.check_aws", "preflight.plan_changes"}),
+    ("preflight.check_neighbours", {"preflight.cluster_active"}),
+    (
+        "preflight.acquire_turn",
+        {"preflight.check_tools", "preflight.check_aws", "preflight.check_neighbours", "preflight.plan_changes"},
+    ),
 ]
 
 TEARDOWN_GATED = [

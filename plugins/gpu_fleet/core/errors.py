@@ -142,7 +142,7 @@ class DriftFound(PermanentError):
 
 
 class NeighbourConflict(PermanentError):
-    """Something that belongs to others and the spec cannot both serve the same GPUs; the message names both remedies."""
+    """Something of others and the spec cannot both serve the same GPUs; the message names the remedies."""
 
 
 class GateRefused(PermanentError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gpu_fleet.core.device_plugins import Ours, plugins_of_others
@@ -39,14 +40,14 @@ def look_at_neighbours(kube: KubeClient, spec: ClusterSpec, *, auto_mode: bool =
     for pool in spec.node_pools:
         if not pool.manage:
             ref = ObjectRef(NODE_POOL, pool.name)
-            item = seen(str(ref), lambda ref=ref: kube.get(ref), None)
+            item = seen(str(ref), partial(kube.get, ref), None)
             if item is not None:
                 node_pools[pool.name] = item
     maps = {}
     for plugin in [] if spec.device_plugin.manage else plugins_of_others(sets, Ours.of(spec)):
         if plugin.found.config_map:
             ref = ObjectRef(CONFIG_MAP, plugin.found.config_map, plugin.namespace)
-            maps[f"{ref.namespace}/{ref.name}"] = seen(str(ref), lambda ref=ref: kube.get(ref), None)
+            maps[f"{ref.namespace}/{ref.name}"] = seen(str(ref), partial(kube.get, ref), None)
     return Seen(sets, operator, auto_mode, node_pools, nodes, maps, unknown)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core import capacity as rules
 from gpu_fleet.core.errors import AlreadyExists, Forbidden, GpuFleetError, NotFound
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
@@ -262,6 +262,7 @@ class AwaitCapacityOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_plugin import plugin_daemon_set
+        from gpu_fleet.core.device_plugins import Ours, plugins_of_others
         from gpu_fleet.operators.replacement import planned_replacement, without_surge
 
         pool = self.this_pool
@@ -275,6 +276,7 @@ class AwaitCapacityOperator(PoolOperator):
         surge = planned_replacement(self, context).surge
         if context["ti"].try_number > 1:
             request_capacity(self, context, gpus, surge=surge)
+        ours = Ours.of(self.spec)
         args = {
             "pool": pool.name,
             "wanted": pool.wanted_nodes + surge,
@@ -283,6 +285,8 @@ class AwaitCapacityOperator(PoolOperator):
             "plugin_namespace": self.spec.device_plugin.namespace,
             "plugin_daemon_set": plugin_daemon_set(self.spec.device_plugin),
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
+            "ours": ours.to_json(),
+            "plugins_of_others": [plugin.ref for plugin in plugins_of_others(self.kube.list(DAEMON_SET), ours)],
         }
         seconds = float(self.spec.deadlines.capacity)
         until = wait_started(context) + seconds
