@@ -219,8 +219,11 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     ]
     verdicts += refused
     if args.get("every_node"):
+        second = next((verdict for verdict in verdicts if verdict.reason == SECOND_PLUGIN), None)
         verdicts = [verdict for verdict in verdicts if verdict.reason not in _NO_WITNESS]
         verdicts += [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
+        if second is not None and not verdicts:
+            return ready(SECOND_PLUGIN, second.message, unproven=True)
         return combine(verdicts, nothing=progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod runs yet"))
     for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
         chosen = [verdict for verdict in verdicts if verdict.phase is phase]
