@@ -288,8 +288,8 @@ class NodePool(SpecModel):
 
     manage: bool = Field(
         default=True,
-        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on. Our device plugin "
-        "runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
+        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on. Our device "
+        "plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
     )
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
