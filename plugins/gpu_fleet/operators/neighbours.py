@@ -35,6 +35,8 @@ class CheckNeighboursOperator(FleetOperator):
         found = survey(self.spec, look_at_neighbours(self.kube, self.spec, auto_mode=runs_auto_mode(self.spec)))
         for item in found.neighbours:
             self.log.info("%s", item)
+        for conflict in found.conflicts:
+            self.log.error("%s: %s", conflict.reason, conflict.message)
         if found.conflicts:
             first = found.conflicts[0]
             told = "; ".join(item.message for item in found.conflicts[:SHOWN])
