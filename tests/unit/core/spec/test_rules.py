@@ -378,7 +378,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "a label of ours": (
         {"nodePools__0__labels": {"gpu-fleet.io/device-plugin": "false"}},
         "nodePools[0].labels",
-        "the package's own",
+        "one that the package sets itself",
         "remove",
     ),
     "a neighbour without its namespace": (
