@@ -1,4 +1,4 @@
-"""``python -m sandbox up|down|status|env|interrupt|fault``: a small cloud on this machine.
+"""``python -m sandbox up|down|status|env|interrupt|node|fault``: a small cloud on this machine.
 
 Exit codes: 0 done; 1 failed, with a message; 2 wrong use; 3 no sandbox is running; 130 ended by Ctrl-C while starting.
 """
@@ -73,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     interrupt.add_argument("instance", metavar="INSTANCE", help="instance id")
     interrupt.add_argument("--kind", choices=["spot", "rebalance", "scheduled", "state"], default="spot")
     interrupt.set_defaults(command=_interrupt)
+
+    node = commands.add_parser("node", help="nodes that are not Karpenter's")
+    node_verbs = node.add_subparsers(required=True, metavar="VERB")
+    node_add = node_verbs.add_parser("add", parents=[common], help="launch a node of another team's managed node group")
+    node_add.add_argument("--instance-type", required=True, metavar="TYPE", help="for example g5.xlarge")
+    node_add.add_argument("--group", required=True, metavar="NAME", help="the node group; it is made if there is none")
+    node_add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
+    node_add.set_defaults(command=_node_add)
 
     fault = commands.add_parser("fault", help="make something go wrong")
     verbs = fault.add_subparsers(required=True, metavar="VERB")
@@ -177,6 +186,19 @@ def _env(options: argparse.Namespace) -> int:
 def _interrupt(options: argparse.Namespace) -> int:
     event = _call(_state(options), "POST", "/interrupt", {"instance": options.instance, "kind": options.kind})
     print(f"{event['detail-type']} for {options.instance} is on its way")
+    return 0
+
+
+def _node_add(options: argparse.Namespace) -> int:
+    labels = {}
+    for text in options.label:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise SandboxError(f"{text!r} is not KEY=VALUE", code=2)
+        labels[key] = value
+    body = {"instanceType": options.instance_type, "group": options.group, "labels": labels, "taints": options.taint}
+    added = _call(_state(options), "POST", "/nodes", body)
+    print(f"instance {added['instance']} of node group {options.group} joins the cluster")
     return 0
 
 

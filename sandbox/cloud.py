@@ -24,6 +24,7 @@ from sandbox import chartrepo, state
 from sandbox.audit import AuditLog
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
+from sandbox.aws import nodegroups
 from sandbox.aws.authenticator import Authenticator, Identity
 from sandbox.aws.client import Aws
 from sandbox.aws.eks import admit_creator
@@ -421,6 +422,12 @@ class Cloud:
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return event
+
+    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str:
+        """A node of another team's managed node group; the instance's id."""
+        if self._aws is None:
+            raise SandboxError("the part aws does not run here")
+        return await nodegroups.add_node(self._aws, self.settings, instance_type, group, labels, taints)
 
 
 def _minor_version(told: Any) -> str:

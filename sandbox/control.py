@@ -8,6 +8,8 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
 ``PUT /faults/<name>``      body ``{"params": {…}, "count": n|null}``
 ``DELETE /faults[/<name>]`` one fault, or all
 ``POST /interrupt``         body ``{"instance": "i-…", "kind": "spot|rebalance|scheduled|state"}``
+``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"]}``: a node of
+                            another team's managed node group
 ``GET /requests``           counters of the API server's requests
 ``GET /audit?since=N``      every write from number N on (0: the first), ``{"next", "lost", "entries"}``
 ``GET /waits``              injected waits so far: label, started, ended (epoch seconds)
@@ -26,6 +28,7 @@ from aiohttp import web
 
 from sandbox.audit import AuditLog
 from sandbox.aws.interruptions import Kind, UnknownInstance
+from sandbox.aws.nodegroups import NodeGroupError
 from sandbox.faults import FaultBoard
 from sandbox.parts import Stoppable
 
@@ -51,6 +54,8 @@ class Controlled(Protocol):
     async def waits(self) -> list[dict[str, Any]]: ...
 
     async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]: ...
+
+    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str: ...
 
 
 class BadRequest(ValueError):
@@ -95,6 +100,7 @@ class ControlApi:
                 web.delete("/faults/{name}", self._clear_fault),
                 web.delete("/faults", self._clear_fault),
                 web.post("/interrupt", self._interrupt),
+                web.post("/nodes", self._add_node),
                 web.get("/requests", self._requests),
                 web.get("/audit", self._audit),
                 web.get("/waits", self._waits),
@@ -155,6 +161,21 @@ class ControlApi:
             return web.json_response(await self._cloud.interrupt(instance, kind))
         except UnknownInstance as error:
             return _json_error(404, str(error))
+
+    async def _add_node(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        instance_type, group = body.get("instanceType"), body.get("group")
+        labels, taints = body.get("labels") or {}, body.get("taints") or []
+        if not isinstance(instance_type, str) or not isinstance(group, str) or not instance_type or not group:
+            raise BadRequest("instanceType and group are texts")
+        if not isinstance(labels, dict) or not all(isinstance(item, str) for item in labels.values()):
+            raise BadRequest("labels is not an object of texts")
+        if not isinstance(taints, list) or not all(isinstance(item, str) for item in taints):
+            raise BadRequest("taints is not a list of KEY=VALUE:EFFECT")
+        try:
+            return web.json_response({"instance": await self._cloud.add_node(instance_type, group, labels, taints)})
+        except NodeGroupError as error:
+            raise BadRequest(str(error)) from error
 
     async def _requests(self, _: web.Request) -> web.Response:
         return web.json_response(self._cloud.requests())

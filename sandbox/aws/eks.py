@@ -149,6 +149,10 @@ class Eks:
         }
         dressed["upgradePolicy"] = {"supportType": "STANDARD"}
         dressed["health"] = {"issues": []}
+        # Fault eks-auto-mode: EKS runs a Karpenter and a device plugin of its own for *its* nodes (Amazon EKS API,
+        # type ComputeConfigResponse).
+        auto = self._faults.active("eks-auto-mode")
+        dressed["computeConfig"] = {"enabled": auto is not None, "nodePools": ["general-purpose"] if auto else []}
         digest = hashlib.sha256(state.name.encode()).hexdigest()[:32].upper()
         dressed["identity"] = {"oidc": {"issuer": f"https://oidc.eks.{region}.amazonaws.com/id/{digest}"}}
         if dressed["status"] == "CREATING" or state.endpoint is None:

@@ -49,17 +49,16 @@ class DeviceManager:
     _held: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def register(self, gpus: list[Gpu], sharing: Sharing, replicas: int) -> None:
-        """A plugin serves: its resource becomes allocatable, one it served before under another name stays at 0."""
-        self.unregister()
+        """A plugin serves: its resource becomes allocatable with its devices, whoever served it before."""
         devices = [gpu.uuid for gpu in gpus]
         if replicas > 1:
             devices = [f"{gpu.uuid}{_SEPARATOR}{replica}" for gpu in gpus for replica in range(replicas)]
         self.announced[sharing.resource] = Announced(devices, sharing)
 
-    def unregister(self) -> None:
-        """The plugin's socket is closed: allocatable falls to 0, running pods keep what they hold."""
-        for resource in self.announced.values():
-            resource.healthy = False
+    def unregister(self, resource: str) -> None:
+        """A plugin of the resource has gone: allocatable falls to 0, running pods keep what they hold."""
+        if resource in self.announced:
+            self.announced[resource].healthy = False
 
     def forget(self) -> None:
         """No plugin has come back in the kubelet's grace: its resources fall to 0 in the capacity, too."""

@@ -14,6 +14,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws.client import Aws
+from sandbox.aws.nodegroups import registration_of
 from sandbox.informers import Change, SharedInformers
 from sandbox.kube import Kube
 from sandbox.latency import Latencies
@@ -111,8 +112,9 @@ class Fleet:
             log.error("EC2 does not describe instance type %s", instance["InstanceType"])
             return
         # The cluster's own node group was there long before the sandbox's first look.
-        existing = first and nodeobject.GROUP_TAG in nodeobject.tags_of(instance)
-        machine = Machine(self, instance, shape, existing=existing)
+        grouped = nodeobject.GROUP_TAG in nodeobject.tags_of(instance)
+        registration = await registration_of(self._aws, instance["InstanceId"]) if grouped else ({}, [])
+        machine = Machine(self, instance, shape, existing=first and grouped, registration=registration)
         self._machines[instance["InstanceId"]] = machine
         machine.start()
 

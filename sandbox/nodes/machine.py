@@ -44,14 +44,26 @@ _ERRORS = (ApiError, aiohttp.ClientError, OSError, TimeoutError)
 class Machine:
     """
     :ivar folder: private files of this node; removed with it.
-    :ivar plugin_owner: the device plugin's process that announced the devices.
-    :ivar plugin_pod: the pod that this process is in.
+    :param existing: it joined long before the sandbox's first look.
+    :param registration: labels and taints that its user data asks for.
+    :ivar connected: the device plugins' processes that the kubelet has a stream of devices from, with their resource.
+        One socket is served by one at a time: each removes the file of the other before it listens (NVIDIA/
+        k8s-device-plugin v0.20.0 ``internal/plugin/server.go``, Serve), which ends no stream that is open already.
+    :ivar plugin_pod: the pod of the plugin that registered last, whose devices the kubelet shows.
     :ivar ailments: what faults do to the GPUs now.
     :ivar ailments_changed: set at the next change of those and then replaced.
     :ivar labels_changed: set at the next change of the node's labels and then replaced.
     """
 
-    def __init__(self, fleet: Fleet, instance: dict[str, Any], shape: Shape, *, existing: bool) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        instance: dict[str, Any],
+        shape: Shape,
+        *,
+        existing: bool,
+        registration: tuple[dict[str, str], list[dict[str, str]]] = ({}, []),
+    ) -> None:
         self.fleet = fleet
         self.clock = fleet.clock
         self.kube: Kube = fleet.kube
@@ -66,13 +78,14 @@ class Machine:
         self.devices = DeviceManager()
         self.images = ImageStore()
         self.folder: Path = fleet.folder / instance["InstanceId"]
-        self.plugin_owner: Process | None = None
+        self.connected: dict[Process, str] = {}
         self.plugin_pod: PluginPod | None = None
         self.ailments = Ailments()
         self.ailments_changed = asyncio.Event()
         self.mps_daemons: set[int] = set()
         self.labels_changed = asyncio.Event()
         self._existing = existing
+        self._registration = registration
         self._node: dict[str, Any] | None = None
         self._ready = False
         self._ready_since = ""
@@ -140,7 +153,7 @@ class Machine:
                 return False  # a predecessor with the same address has not gone yet
             self._adopt(found)
             return True
-        node = nodeobject.node_of(self.instance, self.shape, self.fleet.settings)
+        node = nodeobject.node_of(self.instance, self.shape, self.fleet.settings, *self._registration)
         moment = now()
         self._ready_since = moment
         status = nodeobject.status_of(self.instance, self.shape, self.fleet.settings, moment)
@@ -258,16 +271,26 @@ class Machine:
                     await asyncio.sleep(_RETRY)
 
     def plugin_serves(self, process: Process, pod: PluginPod, sharing: Sharing, replicas: int) -> None:
-        """A plugin has registered with the kubelet."""
-        self.plugin_owner, self.plugin_pod = process, pod
+        """A plugin has registered with the kubelet: of several for one resource the last one's devices count."""
+        self.connected[process] = sharing.resource
+        self.plugin_pod = pod
         self._plugin_losses += 1
         self.devices.register(self.gpus, sharing, replicas)
 
     def plugin_ended(self, process: Process) -> None:
-        """The kubelet loses the plugin's socket."""
-        if self.plugin_owner is process:
-            self.plugin_owner = self.plugin_pod = None
-            self.devices.unregister()
+        """The kubelet loses a plugin's stream.
+
+        It knows a resource by its name alone: when *any* of the plugins that registered it goes away, also one whose
+        devices were replaced long ago, all of the resource's devices become unhealthy (kubernetes
+        ``pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go``, runClient; ``manager.go``, PluginDisconnected). The
+        other one notices nothing: it registers at its start, on SIGHUP and when ``kubelet.sock`` is created, at no
+        other time (k8s-device-plugin ``cmd/nvidia-device-plugin/main.go``).
+        """
+        resource = self.connected.pop(process, None)
+        if resource is not None:
+            if self.plugin_pod is not None and resource not in self.connected.values():
+                self.plugin_pod = None
+            self.devices.unregister(resource)
             self._plugin_losses += 1
             self.keep(self.publish_devices(), f"devices of {self.name}")
             self.keep(self._forget_devices(self._plugin_losses), f"grace of {self.name}")

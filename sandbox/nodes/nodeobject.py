@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sandbox.nodes.quantities import render_all
@@ -14,6 +15,10 @@ NOT_READY_TAINT = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"
 UNREGISTERED_TAINT = {"key": "karpenter.sh/unregistered", "effect": "NoExecute"}
 POOL_TAG = "karpenter.sh/nodepool"
 GROUP_TAG = "eks:nodegroup-name"
+#: First Kubernetes version for which nodeadm labels nodes with NVIDIA devices at registration, whoever launched them
+#: (awslabs/amazon-eks-ami v20260714 ``nodeadm/internal/kubelet/config.go``, ``labels.go``: the PCI vendor decides).
+LABELS_NVIDIA_FROM = (1, 35)
+GPU_PRESENT = "nvidia.com/gpu.present"
 _KUBELET_PATCH = {"1.33": 5, "1.34": 4, "1.35": 2}
 _NETWORK_MISSING = (
     "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
@@ -34,10 +39,18 @@ def provider_id(instance: Object) -> str:
     return f"aws:///{instance['Placement']['AvailabilityZone']}/{instance['InstanceId']}"
 
 
-def node_of(instance: Object, shape: Shape, settings: Settings) -> Object:
+def node_of(
+    instance: Object,
+    shape: Shape,
+    settings: Settings,
+    more_labels: Mapping[str, str] | None = None,
+    more_taints: Iterable[Mapping[str, str]] = (),
+) -> Object:
     """What is registered: not ready, tainted as the admission plugin ``TaintNodesByCondition`` does.
 
     An instance that Karpenter launched also carries ``karpenter.sh/unregistered``, which its user data asks for.
+
+    :param more_labels: and ``more_taints``: those of a managed node group.
     """
     tags = tags_of(instance)
     zone = instance["Placement"]["AvailabilityZone"]
@@ -62,6 +75,10 @@ def node_of(instance: Object, shape: Shape, settings: Settings) -> Object:
     if tags.get(GROUP_TAG):
         labels["eks.amazonaws.com/nodegroup"] = tags[GROUP_TAG]
         labels["eks.amazonaws.com/capacityType"] = "ON_DEMAND"
+    if shape.gpus and tuple(int(part) for part in settings.kubernetes_version.split(".")) >= LABELS_NVIDIA_FROM:
+        labels[GPU_PRESENT] = "true"
+    labels |= more_labels or {}
+    taints += [dict(taint) for taint in more_taints]
     return {
         "apiVersion": "v1",
         "kind": "Node",

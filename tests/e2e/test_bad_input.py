@@ -208,8 +208,7 @@ def test_unreachable_api_server_fails_the_first_task_that_needs_it(empty: Fleet)
     with empty.part_stopped("apiserver"):
         run = empty.lifecycle()
     assert run.state == "failed"
-    # The turn may have been taken before an answer was lost, so its release looks, too; both give up after a minute.
-    assert run.failed == ["preflight.acquire_turn", "release_turn"]
+    assert run.failed == ["preflight.check_neighbours"]
     for task_id in run.failed:
         log = run.log(task_id)
         assert f"cannot connect to {empty.sandbox.state['kubernetes']['url']} (EKS cluster 'demo-gpu'" in log

@@ -342,3 +342,23 @@ def test_real_archives_take_the_stand_ins_place(tmp_path: Path) -> None:
     (tmp_path / "broken.tgz").write_bytes(b"no archive")
     with pytest.raises(ChartError, match=r"broken\.tgz is not a chart archive"):
         ChartRepository(tmp_path)
+
+
+def test_node_selector_and_affinity_reach_all_three_daemon_sets_and_replace_the_default_terms(home: Path) -> None:
+    """As in NVIDIA/k8s-device-plugin v0.20.0 ``daemonset-{device-plugin,mps-control-daemon,gfd}.yml``: the MPS daemon's
+    own selector comes on top; Helm merges maps and replaces lists, so given terms leave nothing of the default ones.
+    """
+    terms = [{"matchExpressions": [{"key": "example.com/mine", "operator": "In", "values": ["true"]}]}]
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+    values = {"nodeSelector": {"example.com/mine": "true"}, "affinity": affinity, "gfd": {"enabled": True}}
+    objects = _render(home, "nvidia-device-plugin", values)
+    pods = {
+        name: item["spec"]["template"]["spec"]
+        for (kind, name), item in objects.items()
+        if kind == "DaemonSet" and "node-feature-discovery" not in name
+    }
+    assert len(pods) == 3
+    for name, pod in pods.items():
+        mps = {"nvidia.com/mps.capable": "true"} if "mps" in name else {}
+        assert pod["nodeSelector"] == {**mps, "example.com/mine": "true"}
+        assert pod["affinity"] == affinity

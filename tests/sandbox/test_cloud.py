@@ -224,6 +224,30 @@ def test_interruption_on_the_command_line(up: Path) -> None:
     assert (absent.returncode, absent.stderr) == (1, "error: there is no instance i-0\n")
 
 
+def test_node_of_another_team_on_the_command_line(up: Path) -> None:
+    done = _sandbox(
+        up,
+        "node",
+        "add",
+        "--instance-type",
+        "g5.xlarge",
+        "--group",
+        "team-b",
+        "--label",
+        "team=b",
+        "--taint",
+        "x=y:NoSchedule",
+    )
+    assert done.returncode == 0, done.stderr
+    instance = done.stdout.split()[1]
+    status, body = _control(_state(up), "POST", "/nodes", {"instanceType": "g5.xlarge", "group": "team-b"})
+    assert status == 200
+    assert {body["instance"], instance} == {i for i in (body["instance"], instance) if i.startswith("i-")}
+    assert _control(_state(up), "POST", "/nodes", {"group": "team-b"})[0] == 400
+    assert _control(_state(up), "POST", "/nodes", {"instanceType": "no.such", "group": "b"})[0] == 400
+    assert _sandbox(up, "node", "add", "--instance-type", "g5.xlarge", "--group", "b", "--label", "x").returncode == 2
+
+
 def test_second_sandbox_in_one_directory_is_refused(up: Path) -> None:
     for mode in ([], ["--detach"]):
         done = _sandbox(up, "up", *mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +112,15 @@ class SandboxCloud:
     """AWS with one EKS cluster and its API server.
 
     :ivar connection: the Airflow connection of the account, as JSON for ``AIRFLOW_CONN_…``.
+    :ivar kubeconfig: of the cluster's administrator.
+    :ivar add_node: instance type, node group, labels, taints -> instance id; see ``sandbox.aws.nodegroups``.
     """
 
     settings: Settings
     connection: str
     endpoint_url: str
+    kubeconfig: Path
+    add_node: Callable[[str, str, dict[str, str], list[str]], str]
 
 
 @contextmanager
@@ -129,6 +133,7 @@ def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator
             options = Options(parts=frozenset({"aws", "apiserver", *parts}))
             cloud = Cloud(settings, options, lambda text: None)
             await cloud.start()
+            await cloud.wait_ready()
             return cloud
 
         cloud = _wait(loop, start())
@@ -140,7 +145,13 @@ def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator
                 "password": account.secret_access_key,
                 "extra": {"region_name": settings.region, "endpoint_url": url},
             }
-            yield SandboxCloud(settings, json.dumps(connection), url)
+            yield SandboxCloud(
+                settings,
+                json.dumps(connection),
+                url,
+                state_dir / "admin.kubeconfig",
+                lambda *node: str(_wait(loop, cloud.add_node(*node))),
+            )
         finally:
             close_clients()
             forget_sessions()

@@ -69,6 +69,20 @@ def test_notes_are_printed_and_fail_nothing(fleet: Path, capsys: pytest.CaptureF
     assert "note: demo: nodePools[0].terminationGracePeriod: 48h after a node" in capsys.readouterr().out
 
 
+def test_pools_of_others_need_a_label_for_our_plugin_which_is_noted(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = DEMO.replace("  - name: whole-a100\n", "  - name: whole-a100\n    manage: false\n")
+    foreign = foreign.replace("uninstallKarpenter: true", "uninstallKarpenter: false")
+    (fleet / "demo.yaml").write_text(foreign)
+    assert main(["validate", str(fleet)]) == 0
+    note = "our device plugin serves the nodes of pool whole-a100 only if their owner labels them gpu-fleet.io/"
+    assert note in capsys.readouterr().out
+    (fleet / "demo.yaml").write_text(foreign.replace("devicePlugin:\n  manage: true", "devicePlugin:\n  manage: false"))
+    assert main(["validate", str(fleet)]) == 0
+    assert note not in capsys.readouterr().out
+
+
 def test_a_folder_that_is_not_there_or_empty_is_a_wrong_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from gpu_fleet.core.capacity_objects import (
     name_of,
     node_of,
 )
-from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE
+from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE, LABEL_DEVICE_PLUGIN, SERVED
 from gpu_fleet.core.verdict import Verdict, failed, progressing
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def no_gpus(
     started: float,
     patience_s: float,
     daemon_set: str = "",
+    whose: str = "",
 ) -> Verdict:
     """The verdict on a Ready node without allocatable GPUs.
 
@@ -91,7 +92,24 @@ def no_gpus(
     :param started: epoch seconds of the first look, used where the node does not tell since when it is Ready.
     :param patience_s: seconds from Ready (or the plugin's start) after which the plugin is taken for broken.
     :param daemon_set: see :func:`plugin_pods`.
+    :param whose: of a plugin that is not ours, whose it is and where its config is.
     """
+    verdict = _no_gpus(node, pods, events, now=now, started=started, patience_s=patience_s, daemon_set=daemon_set)
+    if not whose:
+        return verdict
+    return Verdict(verdict.phase, verdict.reason, f"{verdict.message}; {whose}", verdict.permanent, verdict.data)
+
+
+def _no_gpus(
+    node: PoolNode,
+    pods: Iterable[Object],
+    events: Iterable[Object],
+    *,
+    now: float,
+    started: float,
+    patience_s: float,
+    daemon_set: str,
+) -> Verdict:
     since = node.ready_since if node.ready_since is not None else started
     mine = [pod for pod in plugin_pods(pods, daemon_set) if node_of(pod) == node.name]
     if not mine:
@@ -151,7 +169,7 @@ def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience
         return failed(
             f"{PLUGIN_CAUSE}Absent",
             f"{message} after {waited:.0f} s: its DaemonSet does not want one there; check the node's label "
-            "nvidia.com/gpu.present and the DaemonSet's affinity and tolerations",
+            f"{LABEL_DEVICE_PLUGIN}={SERVED} (for our plugin) and the DaemonSet's selector, affinity and tolerations",
             node=node.name,
         )
     return progressing(f"{PLUGIN_CAUSE}Absent", f"{message} yet")

@@ -16,6 +16,8 @@ from typing import Any
 
 from gpu_fleet.core.manifests import Manifest, build
 from gpu_fleet.core.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.neighbours import UNKNOWN as NEIGHBOURS_UNKNOWN
+from gpu_fleet.core.neighbours import Conflict
 from gpu_fleet.core.overlays import overlaid, overlay_name
 from gpu_fleet.core.pool_facts import UNKNOWN, PoolFacts
 from gpu_fleet.core.releases.components import COMPONENTS
@@ -172,6 +174,17 @@ def surplus(spec: ClusterSpec, objects: Iterable[Mapping[str, Any]]) -> list[Dri
         if ours and metadata.get("name") not in known:
             found.append(Drift(Kind.ADDED, f"{item.get('kind')} {metadata.get('name')}", found="present"))
     return found
+
+
+def neighbour_drifts(conflicts: Iterable[Conflict]) -> tuple[list[Drift], list[Unread]]:
+    """What of others keeps the cluster from being what the spec says: the spec wants one device plugin per node."""
+    found, unread = [], []
+    for item in conflicts:
+        if item.reason == NEIGHBOURS_UNKNOWN:
+            unread.append(Unread(item.object, item.reason, item.message))
+        else:
+            found.append(Drift(Kind.ADDED, item.object, item.reason, found=item.message))
+    return found, unread
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@
         ├── ValidationFailed        GPUs do not do what the spec promises
         ├── LeakFound               something that costs money is left
         ├── DriftFound              the cluster is not what the spec says
+        ├── NeighbourConflict       something of others and the spec cannot both serve the same GPUs
         ├── GateRefused             a gate failed for a permanent cause
         │   └── GateBlind           nobody could look: it says nothing about the objects
         └── DeadlinePassed          the absolute deadline of a wait has passed
@@ -138,6 +139,10 @@ class LeakFound(PermanentError):
 
 class DriftFound(PermanentError):
     """The cluster differs from its spec, or whether it does cannot be known; the message lists the objects."""
+
+
+class NeighbourConflict(PermanentError):
+    """Something of others and the spec cannot both serve the same GPUs; the message names the remedies."""
 
 
 class GateRefused(PermanentError):

@@ -18,12 +18,14 @@ from gpu_fleet.core.names import (
     LABEL_CAPACITY_TYPE,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
+    LABEL_DEVICE_PLUGIN,
     LABEL_GPU_PRESENT,
     LABEL_INSTANCE_TYPE,
     LABEL_MPS_CAPABLE,
     LABEL_NODE_POOL,
     LABEL_PLUGIN_CONFIG,
     LABEL_POOL,
+    SERVED,
     SYSTEM_NAMESPACE,
 )
 from gpu_fleet.core.overlays import WEIGHT, overlaid, overlay_name, shares
@@ -121,11 +123,15 @@ def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
 
 
 def pool_labels(pool: NodePool) -> dict[str, str]:
-    """Labels of a pool's nodes: the first makes the device plugin want pods there, the second picks its config, and
-    the third, of MPS pools, makes the chart's MPS control daemon want one (GPU Feature Discovery, which would set it
-    too, is not installed).
+    """Labels of a pool's nodes.
+
+    The first makes our device plugin want pods there. Nodes have it also where the plugin belongs to others: so these
+    can tell our nodes from theirs, and a change of owner drifts no node. The second says that there are GPUs, the third
+    picks the plugin's config (an entry of others' naming where the plugin is theirs), and the fourth, of MPS pools,
+    makes the chart's MPS control daemon want a pod (GPU Feature Discovery, which would set it too, is not installed).
     """
-    mine = {LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: pool.config_entry}
+    entry = pool.labels.get(LABEL_PLUGIN_CONFIG, pool.config_entry)
+    mine = {LABEL_DEVICE_PLUGIN: SERVED, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: entry}
     return {**pool.labels, **mine, **({LABEL_MPS_CAPABLE: "true"} if pool.mps else {})}
 
 

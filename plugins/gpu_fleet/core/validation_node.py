@@ -23,7 +23,9 @@ from gpu_fleet.core.capacity_objects import (
     quantity,
 )
 from gpu_fleet.core.capacity_plugin import plugin_pods
-from gpu_fleet.core.names import GPU_RESOURCE, RUNTIME_CLASS_NAME
+from gpu_fleet.core.device_plugins import DaemonSetPlugin
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED
+from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
 from gpu_fleet.core.validation_report import Check, failed, not_reached, passed, skipped
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ class DaemonPod:
 class Promise:
     """What the cluster spec promises of every node of the pool.
 
-    :ivar labels: of the node, :ivar taints: as (key, effect); both empty where others own the NodePool.
-    :ivar plugin: whether the package owns the device plugin; else it may run anywhere, or be part of the AMI.
+    :ivar labels: of the node, :ivar taints: as (key, effect); where others own the NodePool no taints, and of the
+        labels only the one that our device plugin needs.
+    :ivar plugin: whether the package owns the device plugin; else it is somebody's DaemonSet, or part of the AMI.
     """
 
     labels: Mapping[str, str]
@@ -72,9 +75,9 @@ class Promise:
     def of(cls, spec: ClusterSpec, pool: NodePool) -> Promise:
         from gpu_fleet.core.manifests import pool_labels
 
-        validation = spec.validation
+        validation, served = spec.validation, {LABEL_DEVICE_PLUGIN: SERVED}
         return cls(
-            labels=pool_labels(pool) if pool.manage else {},
+            labels=pool_labels(pool) if pool.manage else served if spec.device_plugin.manage else {},
             taints=[(taint.key, taint.effect) for taint in pool.taints] if pool.manage else [],
             mps=pool.mps,
             plugin=spec.device_plugin.manage,
@@ -93,6 +96,7 @@ class NodeFacts:
     :ivar hardware: status, reason and message of the EKS node monitoring agent's condition; ``None`` without the agent.
     :ivar runtime_class: whether the RuntimeClass exists.
     :ivar initialized_at: epoch seconds at which Karpenter saw the GPUs registered.
+    :ivar others: device plugins of others there, the one that came first before the rest.
     """
 
     name: str
@@ -105,6 +109,7 @@ class NodeFacts:
     plugin: DaemonPod | None
     mps_daemon: DaemonPod | None
     initialized_at: float | None = None
+    others: tuple[OnNode, ...] = ()
 
 
 def node_facts(
@@ -115,18 +120,26 @@ def node_facts(
     runtime_class: bool,
     claims: Iterable[Object] = (),
     daemon_set: str = "",
+    plugins: Iterable[DaemonSetPlugin] = (),
+    pods_of_others: Iterable[Object] = (),
+    ours: bool = True,
 ) -> NodeFacts:
     """The facts about a node.
 
     :param node: the Node object, ``None`` if there is none.
     :param pods: all pods of the device plugin's namespace; :param claims: NodeClaims, of any node.
     :param daemon_set: the plugin's, see :func:`gpu_fleet.core.capacity_plugin.plugin_pods`.
+    :param plugins: DaemonSets of others with a device plugin; :param pods_of_others: all pods of their namespaces.
+    :param ours: whether the package's own plugin is to serve the node; else the first of the others does.
     """
     item: Object = node or {}
     view = PoolNode.of(item) if node is not None else None
     spec, status = item.get("spec") or {}, item.get("status") or {}
     hardware = condition(item, HARDWARE_CONDITION)
     here = [pod for pod in pods if node_of(pod) == name and not deleting(pod)]
+    theirs = [pod for pod in pods_of_others if node_of(pod) == name and not deleting(pod)]
+    others = tuple(plugins_on(item, plugins, theirs)) if node is not None else ()
+    served_by = plugin_pods(here, daemon_set) if ours else [each.pod for each in others[:1] if each.pod is not None]
     return NodeFacts(
         name=name,
         view=None if view is None or view.leaving else view,
@@ -137,9 +150,10 @@ def node_facts(
         if hardware is None
         else (str(hardware.get("status")), str(hardware.get("reason", "")), str(hardware.get("message", ""))),
         runtime_class=runtime_class,
-        plugin=_newest(plugin_pods(here, daemon_set)),
-        mps_daemon=_newest(pod for pod in here if _MPS_DAEMON in _owner(pod)),
+        plugin=_newest(served_by),
+        mps_daemon=_newest(pod for pod in (here if ours else theirs) if _MPS_DAEMON in _owner(pod)),
         initialized_at=_initialized_at(name, claims),
+        others=others,
     )
 
 
@@ -193,6 +207,17 @@ class Looked:
         return self.physical * self.replicas
 
     @property
+    def whose(self) -> str:
+        """Where the plugin's config is, if it is not ours; to be put behind a message."""
+        if self.promise.plugin or not self.facts.others:
+            return ""
+        plugin = self.facts.others[0].plugin
+        config = (
+            f"ConfigMap {plugin.namespace}/{plugin.found.config_map}" if plugin.found.config_map else "no ConfigMap"
+        )
+        return f"; the plugin there is {plugin}, which others manage, with {config}"
+
+    @property
     def gpus(self) -> int:
         """Allocatable; 0 where the node does not have the resource."""
         return (self.facts.view.gpus if self.facts.view is not None else None) or 0
@@ -219,8 +244,13 @@ def runtime_class(e: Looked) -> Check:
 
 
 def labels(e: Looked) -> Check:
-    """The node has the pool's labels: two of them decide whether and how the device plugin runs there."""
-    wrong = [(key, value) for key, value in e.promise.labels.items() if e.facts.labels.get(key) != value]
+    """The node has the pool's labels: two of them decide whether and how the device plugin runs there.
+
+    The one by which our plugin finds its nodes may lack where the plugin is there all the same: a release of an earlier
+    version of the package selects by another label, and the next rollout adds this one first.
+    """
+    needless = {LABEL_DEVICE_PLUGIN} if e.facts.plugin is not None or not e.promise.plugin else set()
+    wrong = [(k, v) for k, v in e.promise.labels.items() if e.facts.labels.get(k) != v and k not in needless]
     if wrong:
         key, value = wrong[0]
         found = f"is {e.facts.labels[key]!r}" if key in e.facts.labels else "is missing"
@@ -255,6 +285,15 @@ def hardware(e: Looked) -> Check:
     if reason == _COUNT_MISMATCH:
         return failed("hardware", "GpuLost", words)
     return failed("hardware", "HardwareNotReady", words, condition=reason)
+
+
+def one_plugin(e: Looked) -> Check:
+    """No second device plugin is there: with one every number below is right or wrong by chance."""
+    others, ours = e.facts.others, e.promise.plugin
+    if rivals(others, ours=ours):
+        figures = {"others": [each.plugin.ref for each in others], "allocatable": e.gpus}
+        return failed("onePlugin", SECOND_PLUGIN, sentence(e.facts.name, others, ours=ours), **figures)
+    return passed("onePlugin", "OnePlugin", "no second device plugin runs on the node")
 
 
 def mps_daemon(e: Looked) -> Check:
@@ -297,10 +336,10 @@ def plugin(e: Looked) -> Check:
             and pod.started > e.facts.initialized_at
         )
         if not capacity or restarted or not (sound or unmanaged):
-            message = f"node {e.facts.name} offers no {GPU_RESOURCE}: {who}"
+            message = f"node {e.facts.name} offers no {GPU_RESOURCE}: {who}{e.whose}"
             return failed("plugin", "DevicePluginNotRegistered", message, **figures)
     elif not sound and not unmanaged:
-        message = f"node {e.facts.name} still offers {e.gpus} {GPU_RESOURCE}, but {who}"
+        message = f"node {e.facts.name} still offers {e.gpus} {GPU_RESOURCE}, but {who}{e.whose}"
         return failed("plugin", "DevicePluginNotReady", message, **figures)
     if unmanaged:
         return skipped("plugin", "NotOurs", "the device plugin belongs to others, or is part of the AMI")
@@ -331,6 +370,7 @@ def allocatable(e: Looked) -> Check:
         return failed("allocatable", "GpuLost", message, **figures)
     if e.replicas > 1 and actual == e.physical:
         message = f"node {name} offers its {e.physical} GPU(s) unshared, not {e.slots} shares: no sharing is configured"
+        message += e.whose
         return failed("allocatable", "SharingNotApplied", message, **figures)
     if actual < e.slots and actual % e.replicas == 0 and (e.replicas == 1 or actual % e.physical):
         message = (
@@ -340,7 +380,7 @@ def allocatable(e: Looked) -> Check:
     return failed(
         "allocatable",
         "AllocatableMismatch",
-        f"node {name} offers {actual} {GPU_RESOURCE}, not {e.slots} ({e.physical} physical × {e.replicas})",
+        f"node {name} offers {actual} {GPU_RESOURCE}, not {e.slots} ({e.physical} physical × {e.replicas}){e.whose}",
         **figures,
     )
 
@@ -352,6 +392,7 @@ NODE_RULES: tuple[tuple[str, NodeRule], ...] = (
     ("labels", labels),
     ("taints", taints),
     ("hardware", hardware),
+    ("onePlugin", one_plugin),
     ("mpsDaemon", mps_daemon),
     ("plugin", plugin),
     ("allocatable", allocatable),

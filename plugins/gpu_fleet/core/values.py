@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse, toleration
 from gpu_fleet.core.manifests import pool_taints
-from gpu_fleet.core.names import GPU_RESOURCE, LABEL_GPU_PRESENT, RUNTIME_CLASS_NAME, TAINT_QUARANTINED
+from gpu_fleet.core.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED, TAINT_QUARANTINED
 from gpu_fleet.core.overlays import overlays_used
 from gpu_fleet.core.plugin_entries import EXCLUSIVE, entry_config, entry_text
 from gpu_fleet.core.spec import ClusterSpec
@@ -52,6 +52,12 @@ def plugin_tolerations(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> lis
     return tolerations
 
 
+def plugin_affinity() -> dict[str, Any]:
+    """The affinity of all DaemonSets of the release: only nodes with our label, as their node selector has it."""
+    mine = {"matchExpressions": [{"key": LABEL_DEVICE_PLUGIN, "operator": "In", "values": [SERVED]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [mine]}}}
+
+
 def _device_plugin(spec: ClusterSpec, in_use: InUse) -> dict[str, Any]:
     plugin = spec.device_plugin
     derived = {
@@ -61,7 +67,10 @@ def _device_plugin(spec: ClusterSpec, in_use: InUse) -> dict[str, Any]:
         },
         "runtimeClassName": RUNTIME_CLASS_NAME,
         "deviceListStrategy": plugin.device_list_strategy,
-        "nodeSelector": {LABEL_GPU_PRESENT: "true"},
+        # By a label of our own: nvidia.com/gpu.present is on every team's GPU nodes (nodeadm, from Kubernetes 1.35 on).
+        "nodeSelector": {LABEL_DEVICE_PLUGIN: SERVED},
+        # Instead of the chart's own terms, of which none is ours to rely on: a list replaces a list.
+        "affinity": plugin_affinity(),
         "tolerations": plugin_tolerations(spec, in_use),
     }
     if in_use.mps or any(pool.mps for pool in spec.node_pools):

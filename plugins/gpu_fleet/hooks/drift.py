@@ -11,6 +11,7 @@ from gpu_fleet.core.errors import GpuFleetError, TransientError
 from gpu_fleet.core.in_use import InUse, carried_by, kept_sentences
 from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_OVERLAY, NODE_POOL
 from gpu_fleet.core.names import FIELD_MANAGER, LABEL_CLUSTER, LABEL_NODE_POOL
+from gpu_fleet.core.neighbours import survey
 from gpu_fleet.core.pool_facts import PoolFacts
 from gpu_fleet.core.releases.components import release_request
 from gpu_fleet.core.releases.state import classify
@@ -21,6 +22,7 @@ from gpu_fleet.hooks.helm_drift import Look, look_at_manifests, look_at_release
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.in_use import observe_in_use
 from gpu_fleet.hooks.kubernetes_client import KubeClient
+from gpu_fleet.hooks.neighbours import look_at_neighbours
 from gpu_fleet.hooks.pool_facts import pool_facts
 
 #: Holds no Lease: whoever does is somebody else.
@@ -45,6 +47,7 @@ class DriftCheck:
     def run(self) -> DriftCheck:
         self._manifests()
         self._surplus()
+        self._neighbours()
         for component in rules.managed_releases(self.spec):
             self._release(component)
         return self
@@ -74,6 +77,17 @@ class DriftCheck:
                 self.drifts += rules.surplus(self.spec, self.kube.list(kind, label_selector=selector))
             except GpuFleetError as error:
                 self._failed(f"all of kind {kind.kind}", error)
+
+    def _neighbours(self) -> None:
+        """Device plugins of others on our nodes; see ``preflight.check_neighbours``, which refuses them."""
+        try:
+            conflicts = survey(self.spec, look_at_neighbours(self.kube, self.spec)).conflicts
+        except GpuFleetError as error:
+            self._failed("the device plugins of others", error)
+            return
+        drifts, unread = rules.neighbour_drifts(conflicts)
+        self.drifts += drifts
+        self.unread += unread
 
     def _release(self, component: Component) -> None:
         request = release_request(self.spec, component)

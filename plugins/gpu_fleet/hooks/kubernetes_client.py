@@ -262,6 +262,10 @@ class KubeClient:
             reason="NoKindMatch",
         )
 
+    def kinds(self, api_version: str) -> builtins.list[Kind]:
+        """The kinds of an API version, as the server has them now; none of one that it lacks."""
+        return self._discover(api_version)
+
     def _discover(self, api_version: str) -> builtins.list[Kind]:
         group, _, version = api_version.rpartition("/")
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"

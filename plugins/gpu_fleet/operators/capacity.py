@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core import capacity as rules
 from gpu_fleet.core.errors import AlreadyExists, Forbidden, GateRefused, GpuFleetError, NotFound
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
@@ -296,6 +296,7 @@ class AwaitCapacityOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_plugin import plugin_daemon_set
+        from gpu_fleet.core.device_plugins import Ours, plugins_of_others
         from gpu_fleet.operators.replacement import planned_replacement, without_surge
 
         pool = self.this_pool
@@ -310,6 +311,7 @@ class AwaitCapacityOperator(PoolOperator):
         if context["ti"].try_number > 1:
             with reported_failure(context):
                 request_capacity(self, context, gpus, surge=surge)
+        ours = Ours.of(self.spec)
         args = {
             "pool": pool.name,
             "wanted": pool.wanted_nodes + surge,
@@ -319,6 +321,8 @@ class AwaitCapacityOperator(PoolOperator):
             "plugin_daemon_set": plugin_daemon_set(self.spec.device_plugin),
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
             "template": template.to_json() if (template := PoolTemplate.of(pool)) is not None else None,
+            "ours": ours.to_json(),
+            "plugins_of_others": [plugin.ref for plugin in plugins_of_others(self.kube.list(DAEMON_SET), ours)],
         }
         seconds = float(self.spec.deadlines.capacity)
         until = wait_started(context) + seconds

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import RUNTIME_CLASS_NAME
 from gpu_fleet.core.probes import NodeRound, Probe, pinned_to
 from gpu_fleet.core.validation_report import NodeReport
@@ -136,6 +136,7 @@ def unpack(text: str) -> Any:
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
     """The facts about some nodes of the operator's pool, in the same order."""
     from gpu_fleet.core.capacity_plugin import plugin_daemon_set
+    from gpu_fleet.core.device_plugins import Ours, plugins_of_others
     from gpu_fleet.core.validation_node import node_facts
 
     kube, spec = operator.kube, operator.spec
@@ -144,12 +145,25 @@ def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFact
         # A node that lost the very label by which the pool's nodes are found is there all the same.
         if name not in found and (item := kube.get(ObjectRef(NODE, name))) is not None:
             found[name] = item
-    pods = kube.list(POD, spec.device_plugin.namespace)
+    ours, home = Ours.of(spec), spec.device_plugin.namespace
+    plugins = plugins_of_others(kube.list(DAEMON_SET), ours)
+    theirs = [pod for namespace in sorted({each.namespace for each in plugins}) for pod in kube.list(POD, namespace)]
+    pods = kube.list(POD, home)
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
     exists = kube.get(ObjectRef(RUNTIME_CLASS, RUNTIME_CLASS_NAME)) is not None
     plugin = plugin_daemon_set(spec.device_plugin)
     return [
-        node_facts(name, found.get(name), pods=pods, runtime_class=exists, claims=claims, daemon_set=plugin)
+        node_facts(
+            name,
+            found.get(name),
+            pods=pods,
+            runtime_class=exists,
+            claims=claims,
+            daemon_set=plugin,
+            plugins=plugins,
+            pods_of_others=theirs,
+            ours=ours.namespace is not None,
+        )
         for name in names
     ]
 

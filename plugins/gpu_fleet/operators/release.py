@@ -90,9 +90,12 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         }
         if self.component == "karpenter":
             return "release_workloads", args
+        from gpu_fleet.core.device_plugins import Ours
+
         return "device_plugin_proven", {
             **args,
             "pools": self._promises(),
+            "ours": Ours.of(self.spec).to_json(),
             "allow_unproven": allow_idle,
             "every_node": every_node,
         }
@@ -120,7 +123,8 @@ class ReleaseOperator(EngineMixin, FleetOperator):
 class InstallReleaseOperator(ReleaseOperator):
     """Installs or upgrades the component's release; does not wait for its workloads.
 
-    A device plugin is installed before any GPU node exists and so cannot be ready here: it ends *unproven*.
+    A device plugin is installed before any GPU node exists and so cannot be ready here: it ends *unproven*. Our nodes
+    that stand already get the label by which it finds them first.
     A rerun without a change writes nothing to the cluster.
 
     :returns: release, namespace, revision, digest, secretUid, proven, actions, workloads, crds.
@@ -129,6 +133,12 @@ class InstallReleaseOperator(ReleaseOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         engine = self._open(context)
         self.values = dict(engine.request.values)  # readable also when the installation fails
+        if self.component == "device-plugin":
+            from gpu_fleet.operators.plugin_nodes import label_nodes
+
+            labelled = label_nodes(self.kube, self.spec)
+            if labelled:
+                self.log.info("labelled for the device plugin: %s", ", ".join(labelled))
         return self._done(engine, engine.install())
 
 
@@ -185,7 +195,10 @@ class ProveReleaseOperator(ReleaseOperator):
         except GateBlind:
             raise
         except _UNHEALTHY as error:
-            context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
+            from gpu_fleet.core.second_plugin import SECOND_PLUGIN
+
+            if error.reason != SECOND_PLUGIN:  # which is not this revision's fault
+                context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
             raise
 
     def _mark(self, engine: ReleaseEngine, verdict: Verdict, revision: int, secret_uid: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.operators.changes import PlanChangesOperator
+from gpu_fleet.operators.neighbours import CheckNeighboursOperator
 from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
@@ -28,16 +29,20 @@ def _cluster_active(spec: ClusterSpec) -> GateSensor:
 
 
 def preflight(spec: ClusterSpec) -> Phase:
-    """Tools, AWS identity and offers, cluster ACTIVE: side by side; then what the run will change, and the turn."""
+    """Tools, AWS identity and offers, cluster ACTIVE: side by side; then who else serves its GPUs, what the run will
+    change, and the turn.
+    """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
         active = _cluster_active(spec)
+        neighbours = CheckNeighboursOperator(task_id="check_neighbours")
         changes = PlanChangesOperator(task_id="plan_changes")
         turn = AcquireTurnOperator(task_id="acquire_turn")
-        active >> changes
-        [tools, aws, changes] >> turn
-    return Phase(heads=[tools, aws, active], tails=[turn], tasks=[tools, aws, active, changes, turn])
+        active >> [neighbours, changes]
+        [tools, aws, neighbours, changes] >> turn
+    tasks = [tools, aws, active, neighbours, changes, turn]
+    return Phase(heads=[tools, aws, active], tails=[turn], tasks=tasks)
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:

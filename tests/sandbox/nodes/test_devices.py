@@ -48,7 +48,7 @@ def test_before_the_plugin_there_is_no_resource_and_the_pod_gets_nothing():
 def test_while_the_plugin_is_away_nothing_is_allocatable_and_pods_are_refused():
     manager = _manager(1)
     manager.admit(_pod("a", 1))
-    manager.unregister()
+    manager.unregister("nvidia.com/gpu")
     assert manager.capacity() == {"nvidia.com/gpu": "4"}
     assert manager.allocatable() == {"nvidia.com/gpu": "0"}
     assert manager.visible_gpus("a", "main"), "a running pod keeps its GPU"
@@ -101,5 +101,6 @@ def test_a_pod_that_has_ended_gives_its_gpu_back():
 def test_renamed_the_old_name_stays_at_zero():
     manager = _manager(1)
     renamed = Sharing(Strategy.TIME_SLICING, 2, "nvidia.com/gpu.shared")
+    manager.unregister("nvidia.com/gpu")  # the plugin ends what it served before it serves anew
     manager.register(_gpus(1), renamed, 2)
     assert manager.allocatable() == {"nvidia.com/gpu": "0", "nvidia.com/gpu.shared": "2"}

@@ -30,6 +30,7 @@ def test_the_node_pool_says_what_the_spec_says() -> None:
     )
     node = pool["spec"]["template"]
     assert node["metadata"]["labels"] == {
+        "gpu-fleet.io/device-plugin": "true",
         "nvidia.com/gpu.present": "true",
         "nvidia.com/device-plugin.config": "time-slicing-4",
         "gpu-fleet.io/pool": "shared-a10g",
@@ -61,6 +62,7 @@ def test_an_exclusive_pool_has_the_exclusive_config() -> None:
 def test_nodes_of_an_mps_pool_ask_for_the_control_daemon() -> None:
     spec = demo_spec(nodePools__0__sharing={"mode": "mps", "replicas": 4})
     assert build("node_pool", spec, pool="shared-a10g")[0]["spec"]["template"]["metadata"]["labels"] == {
+        "gpu-fleet.io/device-plugin": "true",
         "nvidia.com/gpu.present": "true",
         "nvidia.com/device-plugin.config": "mps-4",
         "nvidia.com/mps.capable": "true",

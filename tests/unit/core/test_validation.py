@@ -27,7 +27,7 @@ PROMISE = Promise(
     labels={"karpenter.sh/nodepool": "shared-a10g"}, taints=[("nvidia.com/gpu", "NoSchedule")], mps=False, plugin=True
 )
 MPS_DAEMON = plugin_pod(NODE, owner="nvidia-device-plugin-mps-control-daemon")
-BEFORE = ("node", "runtimeClass", "labels", "taints", "hardware", "mpsDaemon", "plugin", "allocatable")
+BEFORE = ("node", "runtimeClass", "labels", "taints", "hardware", "onePlugin", "mpsDaemon", "plugin", "allocatable")
 
 
 def sharers(count: int = 4, **kwargs: Any) -> Pods:
@@ -97,6 +97,7 @@ def test_a_shared_gpu_that_does_all_it_should() -> None:
             "runtimeClass",
             "labels",
             "taints",
+            "onePlugin",
             "plugin",
             "allocatable",
             "room",

@@ -17,7 +17,11 @@ from tests.unit.core.cluster_objects import NOW, claim, node, plugin_pod, stamp
 from tests.unit.core.probe_objects import NODE
 from tests.unit.core.specs import demo_spec
 
-LABELS = {"nvidia.com/gpu.present": "true", "nvidia.com/device-plugin.config": "time-slicing-4"}
+LABELS = {
+    "gpu-fleet.io/device-plugin": "true",
+    "nvidia.com/gpu.present": "true",
+    "nvidia.com/device-plugin.config": "time-slicing-4",
+}
 MPS = {"mode": "mps", "replicas": 4}
 MPS_LABELS = LABELS | {"nvidia.com/device-plugin.config": "mps-4", "nvidia.com/mps.capable": "true"}
 DAEMON = "nvidia-device-plugin-mps-control-daemon"

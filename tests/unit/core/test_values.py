@@ -67,7 +67,7 @@ def test_the_plugin_tolerates_every_taint_of_every_pool() -> None:
         {"key": "gpu-fleet.io/quarantined", "operator": "Exists", "effect": "NoSchedule"},
         {"key": "team", "operator": "Exists", "effect": "NoExecute"},
     ]
-    assert values["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert values["nodeSelector"] == {"gpu-fleet.io/device-plugin": "true"}
     assert values["runtimeClassName"] == "nvidia"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpu_fleet.core.errors import DriftFound, GateFailed, TransientError
 from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse
 from gpu_fleet.core.kinds import (
     CONFIG_MAP,
+    DAEMON_SET,
     LEASE,
     NODE,
     NODE_CLAIM,
@@ -41,6 +43,7 @@ from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators.drift import DRIFT, UNREAD, CheckDriftOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
+from tests.unit.core.neighbour_objects import config_map, daemon_set, slicing, static
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
 CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
@@ -238,12 +241,58 @@ def test_parts_that_are_managed_elsewhere_are_left_out(cluster: SandboxCluster) 
     namespace = "nvidia-device-plugin"
     cluster.kube.delete(ObjectRef(SECRET, storage.secret_name(namespace, 1), namespace))
     spec = spec_at(str(cluster.access.path)).to_json()
-    drift, _ = check(
-        cluster,
-        runtimeClass={**spec["runtimeClass"], "manage": False},
-        devicePlugin={**spec["devicePlugin"], "manage": False},
-    )
-    assert drift == []
+    theirs = {
+        "runtimeClass": {**spec["runtimeClass"], "manage": False},
+        "devicePlugin": {**spec["devicePlugin"], "manage": False},
+    }
+    # Then the plugin is somebody else's; the spec is about what it does.
+    drift, _ = check(cluster, **theirs)
+    assert [(item["object"], item["field"]) for item in drift] == [
+        ("pool shared-a10g", "NoDevicePlugin"),
+        ("pool whole-a100", "NoDevicePlugin"),
+    ]
+    with theirs_installed(cluster.kube, exclusive="version: v1", time_slicing_4=slicing(4)):
+        assert check(cluster, **theirs)[0] == []
+    with theirs_installed(cluster.kube, exclusive="version: v1", time_slicing_4=slicing(8)):
+        (drift,) = check(cluster, **theirs)[0]
+    assert drift["field"] == "ConfigEntryDiffers"
+    assert "time-slicing, 8 per GPU" in drift["found"]
+
+
+@contextmanager
+def theirs_installed(kube: KubeClient, **entries: str) -> Iterator[None]:
+    """Somebody else's release of NVIDIA's chart, with these configs."""
+    plugin = daemon_set("their-plugin", "kube-system", config_map="their-configs", managed=True, default="exclusive")
+    meta = {"name": "their-configs", "namespace": "kube-system"}
+    del plugin["metadata"]["uid"]
+    kube.apply(plugin)
+    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, **config_map(**entries)})
+    try:
+        yield
+    finally:
+        kube.delete(ObjectRef(DAEMON_SET, "their-plugin", "kube-system"))
+        kube.delete(ObjectRef(CONFIG_MAP, "their-configs", "kube-system"))
+
+
+def test_a_second_device_plugin_is_drift_and_gone_it_is_none(cluster: SandboxCluster) -> None:
+    plugin = static()
+    del plugin["metadata"]["uid"]
+    cluster.kube.apply(plugin)
+    try:
+        (found,) = check(cluster)[0]
+    finally:
+        cluster.kube.delete(ObjectRef(DAEMON_SET, plugin["metadata"]["name"], "kube-system"))
+    assert (found["kind"], found["object"]) == ("added", "DaemonSet kube-system/nvidia-device-plugin-daemonset")
+    assert found["field"] == "ForeignDevicePlugin"
+    assert "shared-a10g, whole-a100" in found["found"]
+    assert check(cluster)[0] == []
+
+
+def test_what_cannot_be_known_of_others_is_no_pass(cluster: SandboxCluster) -> None:
+    cluster.fail_requests(verb="list", kind="DaemonSet", status=403, reason="Forbidden")
+    _, (error, unread) = check(cluster)
+    assert error.reason == "DriftUnknown"
+    assert ("all DaemonSets", "NeighboursUnknown") in [(item["object"], item["reason"]) for item in unread]
 
 
 def test_what_cannot_be_read_for_a_while_is_named_and_looked_at_again(

@@ -28,6 +28,7 @@ POOL = "shared-a10g"
 NODES = [f"n{index}" for index in range(5)]
 LABELS = {
     LABEL_NODE_POOL: POOL,
+    "gpu-fleet.io/device-plugin": "true",
     "nvidia.com/gpu.present": "true",
     "nvidia.com/device-plugin.config": "time-slicing-4",
 }

@@ -3,7 +3,9 @@
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
 ``template`` (what a node is launched with today, :class:`PoolTemplate` as JSON; without it any node counts),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
-plugin's start, to GPUs) and ``mismatch_patience_s`` (how long a wrong number may stand).
+plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may stand), ``ours`` (see
+:class:`gpu_fleet.core.device_plugins.Ours`) and ``plugins_of_others`` (``namespace/name`` of those that were there at
+the start: their pods are looked at, too).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
@@ -26,14 +28,16 @@ from gpu_fleet.core.capacity_objects import (
     epoch,
     event_time,
     finished,
+    name_of,
     newest,
     node_of,
     pool_claims,
     pool_nodes,
 )
 from gpu_fleet.core.capacity_plugin import no_gpus, plugin_pods
+from gpu_fleet.core.device_plugins import Ours, plugins_of_others
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
-from gpu_fleet.core.kinds import EVENT, NODE, NODE_CLAIM, POD
+from gpu_fleet.core.kinds import DAEMON_SET, EVENT, NODE, NODE_CLAIM, POD
 from gpu_fleet.core.names import (
     DEVICE_PLUGIN_NAMESPACE,
     GPU_RESOURCE,
@@ -43,6 +47,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
 )
 from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, of_template, short
+from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
 PLUGIN_PATIENCE_S = 300.0
@@ -72,6 +77,7 @@ def queries(args: Args) -> tuple[Query, ...]:
     pool = str(args["pool"])
     of_pool = f"{LABEL_NODE_POOL}={pool}"
     plugin = str(args.get("plugin_namespace") or DEVICE_PLUGIN_NAMESPACE)
+    elsewhere = sorted({str(ref).partition("/")[0] for ref in args.get("plugins_of_others") or ()} - {plugin})
     return (
         KubeQuery("claims", NODE_CLAIM, label_selector=of_pool),
         KubeQuery("nodes", NODE, label_selector=of_pool),
@@ -83,6 +89,10 @@ def queries(args: Args) -> tuple[Query, ...]:
         ),
         KubeQuery("plugin_pods", POD, plugin),
         KubeQuery("plugin_events", EVENT, plugin, watch=False),
+        *(KubeQuery(f"plugin_pods/{namespace}", POD, namespace) for namespace in elsewhere),
+        *(KubeQuery(f"plugin_events/{namespace}", EVENT, namespace, watch=False) for namespace in elsewhere),
+        # Few, and a second device plugin may be installed at any time, in any namespace.
+        KubeQuery("daemon_sets", DAEMON_SET, watch=False),
         KubeQuery("pod_events", EVENT, SYSTEM_NAMESPACE, watch=False),
         # Events about objects without a namespace are kept in 'default'.
         KubeQuery("claim_events", EVENT, "default", field_selector="involvedObject.kind=NodeClaim", watch=False),
@@ -105,7 +115,8 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     present = pool_nodes(snapshot.get("nodes", []), pool)
     nodes = [node for node in present if node.name not in drifted]
     claims = pool_claims(of_template(snapshot.get("claims", []), template), pool)
-    verdicts = {node.name: _node_verdict(node, snapshot, args, expected) for node in nodes}
+    served = _served_by(snapshot, args)
+    verdicts = {node.name: _node_verdict(node, snapshot, args, expected, served.get(node.name, [])) for node in nodes}
     broken = [verdict for verdict in verdicts.values() if verdict.failed]
     good = [node for node in nodes if verdicts[node.name].ready]
     if wanted > 0 and len(good) >= wanted:
@@ -127,7 +138,26 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     return Verdict(verdict.phase, verdict.reason, text, verdict.permanent, verdict.data)
 
 
-def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int) -> Verdict:
+def _served_by(snapshot: Snapshot, args: Args) -> dict[str, list[OnNode]]:
+    """Node -> the device plugins of others on it."""
+    plugins = plugins_of_others(snapshot.get("daemon_sets", []), _ours(args))
+    if not plugins:
+        return {}
+    pods = _everywhere(snapshot, "plugin_pods")
+    return {name_of(node): plugins_on(node, plugins, pods) for node in snapshot.get("nodes", [])}
+
+
+def _ours(args: Args) -> Ours:
+    found = args.get("ours")
+    namespace = str(args.get("plugin_namespace") or DEVICE_PLUGIN_NAMESPACE)
+    return Ours(namespace) if found is None else Ours.from_json(found)
+
+
+def _everywhere(snapshot: Snapshot, key: str) -> list[Object]:
+    return [item for name, items in snapshot.items() if name.partition("/")[0] == key for item in items]
+
+
+def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, others: Sequence[OnNode]) -> Verdict:
     now, started = _clock(args)
     if node.unregistered:
         return progressing("NodeNotRegistered", f"node {node.name} has not been taken over by Karpenter yet")
@@ -140,10 +170,17 @@ def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int)
         )
     if node.cordoned:
         return progressing("NodeCordoned", f"node {node.name} is cordoned and takes no job; uncordon or delete it")
-    pods = snapshot.get("plugin_pods", [])
+    managed = _ours(args).namespace is not None
+    if rivals(others, ours=managed):
+        return failed(SECOND_PLUGIN, sentence(node.name, others, ours=managed), node=node.name)
+    pods: Sequence[Object] = snapshot.get("plugin_pods", [])
+    events: Sequence[Object] = snapshot.get("plugin_events", [])
+    if not managed:
+        # Whoever the plugin belongs to: its DaemonSet tells which pods are its.
+        pods = [each.pod for each in others[:1] if each.pod is not None]
+        events = _everywhere(snapshot, "plugin_events")
     patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)
     if not node.gpus:
-        events = snapshot.get("plugin_events", [])
         return no_gpus(
             node,
             pods,
@@ -151,24 +188,43 @@ def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int)
             now=now,
             started=started,
             patience_s=patience,
-            daemon_set=str(args.get("plugin_daemon_set") or ""),
+            daemon_set=_daemon_set(args, others),
+            whose=_whose(args, others),
         )
     if node.gpus != expected:
-        return _mismatch(node, pods, args, expected)
+        return _mismatch(node, pods, args, expected, others)
     if not node.initialized:
         return progressing("NodeNotInitialized", f"node {node.name} has its GPUs; Karpenter has yet to initialize it")
     return ready("NodeReady", f"node {node.name} has {expected} {GPU_RESOURCE}")
 
 
-def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int) -> Verdict:
+def _daemon_set(args: Args, others: Sequence[OnNode]) -> str:
+    if _ours(args).namespace is not None:
+        return str(args.get("plugin_daemon_set") or "")
+    return others[0].plugin.name if others else ""
+
+
+def _whose(args: Args, others: Sequence[OnNode]) -> str:
+    """Of a plugin that is not ours: whose it is and where its config is."""
+    if _ours(args).namespace is not None:
+        return ""
+    if not others:
+        return "no DaemonSet of others with a device plugin wants a pod there (devicePlugin.manage: false)"
+    plugin = others[0].plugin
+    where = f"its config is ConfigMap {plugin.namespace}/{plugin.found.config_map}" if plugin.found.config_map else ""
+    return f"the plugin there is {plugin} and belongs to others; {where or 'it has no config file'}"
+
+
+def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int, others: Sequence[OnNode]) -> Verdict:
     now, started = _clock(args)
     known = [node.ready_since if node.ready_since is not None else started]
-    for pod in plugin_pods(pods, str(args.get("plugin_daemon_set") or "")):
+    for pod in plugin_pods(pods, _daemon_set(args, others)):
         if node_of(pod) == node.name:
             serving = epoch((condition(pod, "Ready") or {}).get("lastTransitionTime"))
             known.append(serving if serving is not None else started)
     waited = now - max(known)
     physical, replicas = int(args["physical"]), int(args["replicas"])
+    whose = _whose(args, others)
     message = (
         f"node {node.name} ({node.instance_type or 'unknown type'}) has {node.gpus} allocatable {GPU_RESOURCE}, "
         f"expected {expected} ({physical} physical × {replicas})"
@@ -177,7 +233,7 @@ def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int)
         return failed(
             "AllocatableMismatch",
             f"{message}; the device plugin's config on that node is not the pool's: compare the ConfigMap's entry with "
-            "the node label nvidia.com/device-plugin.config",
+            f"the node label nvidia.com/device-plugin.config{f'; {whose}' if whose else ''}",
             node=node.name,
             expected=expected,
             actual=node.gpus,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.core.capacity_objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
+from gpu_fleet.core.device_plugins import Ours, plugins_of_others
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import DAEMON_SET, DEPLOYMENT, EVENT, JOB, NODE, POD, REPLICA_SET, STATEFUL_SET, Kind
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
@@ -35,6 +36,7 @@ from gpu_fleet.core.readiness.workloads import (
     why,
 )
 from gpu_fleet.core.releases.objects import belongs_to
+from gpu_fleet.core.second_plugin import SECOND_PLUGIN, plugins_on, sentence
 from gpu_fleet.core.verdict import Phase, Verdict, combine, failed, progressing, ready
 
 _KINDS: dict[str, tuple[str, Kind]] = {
@@ -52,6 +54,8 @@ NO_GPU_NODES = "NoGPUNodes"
 PLUGIN_PROVEN = "PluginProven"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
+#: Verdicts about a node that say nothing about the plugin's revision.
+_NO_WITNESS = (NOT_OURS, QUARANTINED, SECOND_PLUGIN)
 #: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
 _COMPANIONS = ("mps-control-daemon", "feature-discovery")
 
@@ -171,7 +175,12 @@ def _installed(workload: Object, scene: Scene) -> Verdict:
 
 
 def _plugin_queries(args: Args) -> tuple[Query, ...]:
-    return (*_queries(args), KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL))
+    return (
+        *_queries(args),
+        KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL),
+        # Of others' plugins only what they want is looked at: their pods may be in any namespace.
+        KubeQuery("every_daemon_set", DAEMON_SET, watch=False),
+    )
 
 
 def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
@@ -179,7 +188,11 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
 
     Further arguments: ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n, "types":
     [instance types]}``; a node with another config entry than its pool's by now has to offer what that one says;
-    ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay broken).
+    ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay broken);
+    ``ours``: see :class:`gpu_fleet.core.device_plugins.Ours`.
+
+    A node that a second device plugin fights over neither proves nor disproves anything, and no release is rolled back
+    because of it.
     """
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
     found, missing = _workloads(snapshot, args)
@@ -198,32 +211,62 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         return (ready if scene.allow_unproven else progressing)(NO_GPU_NODES, message)
     nodes = {name_of(node): PoolNode.of(node) for node in snapshot.get("nodes", [])}
     labels = {name_of(node): labels_of(node) for node in snapshot.get("nodes", [])}
+    fought = _fought_over(snapshot, args)
     verdicts = [
-        _plugin_pod(pod, nodes.get(node_of(pod)), labels.get(node_of(pod), {}), args, scene)
+        _plugin_pod(
+            pod, nodes.get(node_of(pod)), labels.get(node_of(pod), {}), args, scene, fought.get(node_of(pod), "")
+        )
         for item in wanting
         for pod in owned_by(scene.pods, str(item["metadata"].get("uid", "")))
         if is_current(pod, item) and not is_deleting(pod) and not finished(pod)
     ]
     verdicts += refused
     if args.get("every_node"):
-        verdicts = [verdict for verdict in verdicts if verdict.reason not in (NOT_OURS, QUARANTINED)]
+        second = next((verdict for verdict in verdicts if verdict.reason == SECOND_PLUGIN), None)
+        verdicts = [verdict for verdict in verdicts if verdict.reason not in _NO_WITNESS]
         verdicts += [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
+        if second is not None and not verdicts:
+            return ready(SECOND_PLUGIN, second.message, unproven=True)
         return combine(verdicts, nothing=progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod runs yet"))
     for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
         chosen = [verdict for verdict in verdicts if verdict.phase is phase]
         if chosen and phase is Phase.READY:
             names = [str((verdict.data or {}).get("node")) for verdict in chosen]
             return ready(PLUGIN_PROVEN, "; ".join(v.message for v in chosen), nodes=sorted(names))
+        if chosen and (second := _undecided(chosen, scene)) is not None:
+            return second
         if chosen:
             return chosen[0]
     return progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod of this revision runs yet")
+
+
+def _fought_over(snapshot: Snapshot, args: Args) -> dict[str, str]:
+    """Node -> what is to be said about the second device plugin on it."""
+    found = args.get("ours")
+    ours = Ours.from_json(found) if found is not None else Ours(str(args.get("namespace") or ""))
+    plugins = plugins_of_others(snapshot.get("every_daemon_set", []), ours)
+    others = {name_of(node): plugins_on(node, plugins, ()) for node in snapshot.get("nodes", []) if plugins}
+    return {name: sentence(name, each, ours=True) for name, each in others.items() if each}
+
+
+def _undecided(progress: list[Verdict], scene: Scene) -> Verdict | None:
+    """The verdict if nothing but second plugins keeps a proof from coming: waiting brings none."""
+    others = [verdict for verdict in progress if verdict.reason not in (NOT_OURS, QUARANTINED)]
+    second = [verdict for verdict in others if verdict.reason == SECOND_PLUGIN]
+    if progress[0].phase is not Phase.PROGRESSING or not second or len(second) < len(others):
+        return None
+    if scene.allow_unproven:
+        return ready(SECOND_PLUGIN, second[0].message, unproven=True)
+    return failed(SECOND_PLUGIN, second[0].message)
 
 
 def _is_companion(workload: Object) -> bool:
     return any(part in str((workload.get("metadata") or {}).get("name")) for part in _COMPANIONS)
 
 
-def _plugin_pod(pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene) -> Verdict:
+def _plugin_pod(
+    pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene, fought_over: str
+) -> Verdict:
     name = label_of(pod)
     if node is not None and node.quarantined:
         # It is known to be broken: what the plugin shows there says nothing about the plugin.
@@ -231,6 +274,8 @@ def _plugin_pod(pod: Object, node: PoolNode | None, labels: Mapping[str, str], a
     trouble = pod_trouble(pod, scene)
     if trouble is not None:
         return trouble
+    if fought_over:
+        return progressing(SECOND_PLUGIN, fought_over)
     serving = condition(pod, "Ready") or {}
     if serving.get("status") != "True":
         return progressing("PluginStarting", f"{name} is not Ready yet")

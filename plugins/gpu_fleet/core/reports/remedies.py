@@ -26,6 +26,8 @@ REMEDIES: dict[str, str] = {
     "TaintMissing": "Somebody took it off, or the NodePool has changed: run gpu_lifecycle, then replace the node.",
     "LabelMissing": "Somebody took it off, or the NodePool has changed: run gpu_lifecycle, then replace the node.",
     # --- device plugin and sharing -----------------------------------------------------------------------------------
+    "SecondDevicePlugin": "Two device plugins fight over the node: keep the other one off it as the message says (or "
+    "set devicePlugin.manage: false), then restart the one that stays there.",
     "DevicePluginNotRegistered": "Read the log of the device plugin's pod on this node; without a pod, check the "
     "DaemonSet's nodeSelector and tolerations.",
     "DevicePluginNotReady": "Read the log of the device plugin's pod on this node; it may be about to lose its GPUs.",

@@ -101,7 +101,16 @@ class DevicePluginChart(SpecModel):
 class DevicePlugin(SpecModel):
     """The NVIDIA device plugin: one release for all pools, one config entry per distinct sharing."""
 
-    manage: bool = Field(default=True, description=_MANAGE)
+    manage: bool = Field(
+        default=True,
+        description="false: another device plugin serves the pools' nodes (its DaemonSet, whoever installs it); the "
+        "package installs none, checks that exactly one is there, and compares its config with `sharing`.",
+    )
+    coexists_with: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$")], ...] = Field(
+        default=(),
+        description="`namespace/name` of DaemonSets that mount the kubelet's device-plugin folder and certainly serve "
+        "no nvidia.com/gpu; any other on our nodes is refused. NVIDIA's own plugin cannot be named here.",
+    )
     namespace: DnsLabel = Field(
         default=DEVICE_PLUGIN_NAMESPACE, description="Never `default`: the chart refuses to be installed there."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpu_fleet.core.spec import notes_jobs, notes_pools
+from gpu_fleet.core.spec import notes_jobs, notes_plugins, notes_pools
 from gpu_fleet.core.spec.problems import Note
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.burst_buys_a_node_per_share,
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
+    notes_plugins.nodes_of_others_need_our_label,
 )
 
 

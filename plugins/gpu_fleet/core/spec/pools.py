@@ -288,7 +288,8 @@ class NodePool(SpecModel):
 
     manage: bool = Field(
         default=True,
-        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on.",
+        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on. Our device "
+        "plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
     )
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
@@ -328,7 +329,12 @@ class NodePool(SpecModel):
         max_length=50,
         description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
     )
-    labels: dict[str, str] = Field(default_factory=dict, max_length=100, description="Extra labels on the nodes.")
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Extra labels on the nodes. With devicePlugin.manage: false also nvidia.com/device-plugin.config, "
+        "if the entry in the plugin's ConfigMap is not called as this package calls it.",
+    )
     weight: int | None = Field(
         default=None,
         ge=1,

@@ -162,6 +162,8 @@ def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
     for index, pool in enumerate(spec.node_pools):
         for key in pool.labels:
             domain = key.split("/")[0]
+            if key == LABEL_PLUGIN_CONFIG and not spec.device_plugin.manage:
+                continue  # the entry's name in the ConfigMap of whoever owns the plugin
             if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG, LABEL_MPS_CAPABLE):
                 yield Problem(
                     f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"

@@ -369,6 +369,24 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "'replace'",
     ),
     "a budget of nothing": ({"validation__onFailure__budget": 0}, "validation.onFailure.budget", "0", ""),
+    "the label of the plugin's config, which is ours": (
+        {"nodePools__0__labels": {"nvidia.com/device-plugin.config": "mine"}},
+        "nodePools[0].labels",
+        "follows from the pool's sharing",
+        "set sharing",
+    ),
+    "a label of ours": (
+        {"nodePools__0__labels": {"gpu-fleet.io/device-plugin": "false"}},
+        "nodePools[0].labels",
+        "one that the package sets itself",
+        "remove",
+    ),
+    "a neighbour without its namespace": (
+        {"devicePlugin__coexistsWith": ["fuse"]},
+        "devicePlugin.coexistsWith[0]",
+        "",
+        "",
+    ),
     "replacing nodes of others": (
         {
             "validation__onFailure__policy": "replace",
@@ -515,6 +533,9 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
         {"nodeClass__amiAlias": "bottlerocket@1.20.0", "devicePlugin__manage": False},
         {"nodePools__0__manage": False, "teardown__uninstallKarpenter": False},
         {"nodePools__0__manage": False, "karpenter__manage": False},
+        {"nodePools__0__labels": {"nvidia.com/device-plugin.config": "theirs"}, "devicePlugin__manage": False},
+        {"nodePools__0__labels": {"nvidia.com/gpu.deploy.operands": "false"}},
+        {"devicePlugin__coexistsWith": ["kube-system/fuse-device-plugin"]},
         {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.2xlarge", "g6.xlarge"]},
         {"nodePools__0__instanceTypes": ["g9.xlarge"]},
         {"nodePools__0__expireAfter": "Never"},
