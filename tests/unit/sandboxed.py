@@ -62,6 +62,14 @@ async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
         await asyncio.sleep(0.05)
 
 
+async def _end_tasks() -> None:
+    """Ends what a part has left running: a kubelet's five minutes' grace for a plugin that went with its machine."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
 @dataclass(frozen=True)
 class SandboxCluster:
     """An API server without controllers."""
@@ -137,3 +145,29 @@ def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator
             close_clients()
             forget_sessions()
             _wait(loop, cloud.close())
+
+
+@contextmanager
+def whole_sandbox(state_dir: Path, *, speed: float = 60.0) -> Iterator[dict[str, str]]:
+    """Every part of the sandbox, in a thread: AWS, API server, charts, controllers, nodes, Karpenter.
+
+    :returns: the environment in which operators reach it.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    settings = Settings(state_dir=state_dir, speed=speed)
+    with background_loop() as loop:
+
+        async def start() -> Cloud:
+            cloud = Cloud(settings, Options(), lambda text: None)
+            await cloud.start()
+            await cloud.wait_ready()
+            return cloud
+
+        cloud = _wait(loop, start())
+        try:
+            yield cloud.environment()
+        finally:
+            close_clients()
+            forget_sessions()
+            _wait(loop, cloud.close())
+            _wait(loop, _end_tasks())
