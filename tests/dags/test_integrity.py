@@ -137,7 +137,10 @@ GATED = [
         "prove.remediate_device_plugin",
         {"prove.prove_device_plugin", *(f"capacity.pool_{pool}.await_capacity" for pool in POOLS)},
     ),
-    ("preflight.acquire_turn", {"preflight.check_tools", "preflight.check_aws", "preflight.cluster_active"}),
+    (
+        "preflight.acquire_turn",
+        {"preflight.check_tools", "preflight.check_aws", "preflight.check_prerequisites", "preflight.cluster_active"},
+    ),
 ]
 
 TEARDOWN_GATED = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
+from gpu_fleet.operators.prerequisites import CheckPrerequisitesOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
@@ -27,14 +28,16 @@ def _cluster_active(spec: ClusterSpec) -> GateSensor:
 
 
 def preflight(spec: ClusterSpec) -> Phase:
-    """Tools, AWS identity and offers, cluster ACTIVE: side by side; then the turn."""
+    """Tools, AWS identity and offers, what the account has to have, cluster ACTIVE: side by side; then the turn."""
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
+        prerequisites = CheckPrerequisitesOperator(task_id="check_prerequisites")
         active = _cluster_active(spec)
         turn = AcquireTurnOperator(task_id="acquire_turn")
-        [tools, aws, active] >> turn
-    return Phase(heads=[tools, aws, active], tails=[turn], tasks=[tools, aws, active, turn])
+        heads = [tools, aws, prerequisites, active]
+        heads >> turn
+    return Phase(heads=heads, tails=[turn], tasks=[*heads, turn])
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:
