@@ -12,7 +12,6 @@ import pytest
 from gpu_fleet.core.errors import PrerequisiteMissing
 from gpu_fleet.core.kinds import NODE, ObjectRef
 from gpu_fleet.core.spec import parse_cluster
-from gpu_fleet.hooks import kubernetes_access
 from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
@@ -37,22 +36,28 @@ def cloud(shared: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[San
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", shared.connection)
     yield shared
     shared.settings.faults.clear()
-    kubernetes_access.forget(ACCESS)
+
+
+@pytest.fixture
+def connection_changes() -> Iterator[None]:
+    """For tests that change the connection, which sessions read once."""
+    forget_sessions()
+    yield
     forget_sessions()
 
 
 @pytest.fixture(autouse=True)
 def nodes(cloud: SandboxCloud) -> Iterator[None]:
+    """Two system nodes, as a managed node group would give."""
     kube = KubernetesHook(ACCESS).client()
     for name in ("system-1", "system-2"):
-        kube.create(
-            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}}}
-        )
-        status = {"conditions": [{"type": "Ready", "status": "True"}]}
-        kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
+        if kube.get(ObjectRef(NODE, name)) is None:
+            metadata = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
+            kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+            status = {"conditions": [{"type": "Ready", "status": "True"}]}
+            kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
     yield
-    for name in ("system-1", "system-2"):
-        kube.delete(ObjectRef(NODE, name))
+    kube.patch(ObjectRef(NODE, "system-2"), {"spec": {"unschedulable": None}})
 
 
 def check(**changes: Any) -> dict[str, Any]:
@@ -155,23 +160,23 @@ def test_a_cluster_that_cannot_be_described_is_left_to_the_tasks_that_say_why(ch
 
 
 def test_credentials_that_aws_refuses_are_no_missing_permission(
-    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch, connection_changes: None
 ) -> None:
     wrong = {**json.loads(cloud.connection), "password": "not-the-secret"}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", json.dumps(wrong))
-    forget_sessions()
     found = check()
     assert found["unknown"] == 8
     assert not any("grant" in each["remedy"] for each in found["prerequisites"])
 
 
-def test_what_does_not_answer_is_asked_once(cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_answer_is_asked_once(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch, connection_changes: None
+) -> None:
     """A private network may have no way to IAM: that must not cost every look its time-out."""
     extra = json.loads(cloud.connection)["extra"]
     extra["service_config"] = {"iam": {"endpoint_url": "http://127.0.0.1:9"}}
     extra["config_kwargs"] = {"retries": {"max_attempts": 1}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", json.dumps({**json.loads(cloud.connection), "extra": extra}))
-    forget_sessions()
     found = check()
     unknown = [each["name"] for each in found["prerequisites"] if each["state"] == "unknown"]
     assert unknown == ["node role", "service-linked role for spot"]
