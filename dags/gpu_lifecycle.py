@@ -3,9 +3,9 @@
 
 The whole life of a cluster's GPU capacity in one graph. Start it by hand, over the REST API or from CI.
 
-1. **preflight**: tools, AWS identity, cluster ACTIVE; no second device plugin on our nodes (task `check_neighbours`);
-   which nodes this run makes drift, and whose jobs run there (task `plan_changes`, before anything is applied); then
-   the cluster's turn, so that no two runs change it at once.
+1. **preflight**: tools, AWS identity, what nodes and Karpenter need of the account, cluster ACTIVE; no second device
+   plugin on our nodes (task `check_neighbours`); which nodes this run makes drift, and whose jobs run there (task
+   `plan_changes`, before anything is applied); then the cluster's turn, so that no two runs change it at once.
 2. **provision** beside **rollout**: Karpenter, node classes and node pools; RuntimeClass and, strictly after it, the
    NVIDIA device plugin.
 3. **capacity**: the wanted nodes of each pool, until every node offers exactly `physical GPUs x replicas`. With the

@@ -152,7 +152,10 @@ GATED = [
     ("preflight.check_neighbours", {"preflight.cluster_active"}),
     (
         "preflight.acquire_turn",
-        {"preflight.check_tools", "preflight.check_aws", "preflight.check_neighbours", "preflight.plan_changes"},
+        {
+            f"preflight.{task}"
+            for task in ("check_tools", "check_aws", "check_prerequisites", "check_neighbours", "plan_changes")
+        },
     ),
 ]
 

@@ -16,7 +16,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 #: These run whatever happened, and have nothing to give back.
 RELEASES = {"release_turn", "teardown.release_turn"}
-PREFLIGHT = {"preflight.check_tools", "preflight.check_aws", "preflight.cluster_active"}
+PREFLIGHT = {
+    "preflight.check_tools",
+    "preflight.check_aws",
+    "preflight.check_prerequisites",
+    "preflight.cluster_active",
+}
 
 
 CHECK_AWS, ACTIVE = "preflight.check_aws", "preflight.cluster_active"

@@ -18,6 +18,7 @@
         ├── NotFound                404 where the object must exist
         ├── Invalid                 400, 415, 422: the server refuses the content
         ├── ToolError               helm or kubectl missing or of an unsupported version
+        ├── PrerequisiteMissing     the account or the cluster lacks what nodes or Karpenter need
         ├── ReleaseError            a Helm release needs a person (no proven target, foreign, unmanaged)
         ├── ValidationFailed        GPUs do not do what the spec promises
         ├── LeakFound               something that costs money is left
@@ -123,6 +124,10 @@ class Invalid(PermanentError):
 
 class ToolError(PermanentError):
     """helm or kubectl is missing or of an unsupported version."""
+
+
+class PrerequisiteMissing(PermanentError):
+    """The account or the cluster lacks what nodes or Karpenter need; the message says how to create each."""
 
 
 class ReleaseError(PermanentError):

@@ -80,6 +80,11 @@ def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuF
     return Invalid(text, reason=code)
 
 
+def refuses_credentials(error: GpuFleetError) -> bool:
+    """Whether the credentials themselves were refused, or missing: no permission would cure that."""
+    return error.reason in _BAD_CREDENTIALS or error.reason == "NoCredentials"
+
+
 def dig(response: Any, path: str) -> list[Any]:
     """The values at a dotted path of a response, lists flattened; a missing step gives nothing.
 

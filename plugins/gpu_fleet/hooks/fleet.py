@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
@@ -84,6 +85,14 @@ def read_cluster_file(path: Path) -> Document:
         raise SpecErrors(
             [_problem(f"cannot be read: {error.strerror or error}", "check its mode")], where=shown(path)
         ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file, read as cluster files are.
+
+    :raises SpecErrors: see :func:`read_cluster_file`.
+    """
+    return read_cluster_file(path).value
 
 
 def _problem(message: str, remedy: str) -> SpecError:

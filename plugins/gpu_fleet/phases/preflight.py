@@ -9,6 +9,7 @@ from airflow.sdk import TaskGroup
 from gpu_fleet.operators.changes import PlanChangesOperator
 from gpu_fleet.operators.neighbours import CheckNeighboursOperator
 from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
+from gpu_fleet.operators.prerequisites import CheckPrerequisitesOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
@@ -29,20 +30,21 @@ def _cluster_active(spec: ClusterSpec) -> GateSensor:
 
 
 def preflight(spec: ClusterSpec) -> Phase:
-    """Tools, AWS identity and offers, cluster ACTIVE: side by side; then who else serves its GPUs, what the run will
-    change, and the turn.
+    """Tools, AWS identity and offers, what the account has to have, cluster ACTIVE: side by side; then who else serves
+    its GPUs, what the run will change, and the turn.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
         aws = CheckAwsOperator(task_id="check_aws")
+        prerequisites = CheckPrerequisitesOperator(task_id="check_prerequisites")
         active = _cluster_active(spec)
         neighbours = CheckNeighboursOperator(task_id="check_neighbours")
         changes = PlanChangesOperator(task_id="plan_changes")
         turn = AcquireTurnOperator(task_id="acquire_turn")
         active >> [neighbours, changes]
-        [tools, aws, neighbours, changes] >> turn
-    tasks = [tools, aws, active, neighbours, changes, turn]
-    return Phase(heads=[tools, aws, active], tails=[turn], tasks=tasks)
+        [tools, aws, prerequisites, neighbours, changes] >> turn
+    heads = [tools, aws, prerequisites, active]
+    return Phase(heads=heads, tails=[turn], tasks=[*heads, neighbours, changes, turn])
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:

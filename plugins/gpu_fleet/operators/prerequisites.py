@@ -1,0 +1,218 @@
+"""Looks for what nodes and Karpenter need of the account and the cluster, before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    Forbidden,
+    GpuFleetError,
+    NotFound,
+    PrerequisiteMissing,
+    Throttled,
+)
+from gpu_fleet.operators.base import FleetOperator
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.prerequisites import Facts, Unseen
+    from gpu_fleet.hooks.aws import AwsSession
+
+Found = TypeVar("Found")
+
+
+class CheckPrerequisitesOperator(FleetOperator):
+    """Node role and its access entry, discovery tags, the controller's identity, queue and nodes.
+
+    What cannot be looked at is a warning that names the permission: whoever may not look is not therefore wrong. A
+    cluster that cannot be described leaves everything unknown; other tasks of preflight say why and fail.
+
+    :returns: ``{"prerequisites": [{"name", "state", "message", "remedy"}], "unknown": n}``.
+    :raises PrerequisiteMissing: naming all that is missing and how to create each.
+    """
+
+    needs_kube = False
+    ui_color = "#eef2f7"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        from gpu_fleet.core.prerequisites import State, judge
+        from gpu_fleet.hooks.aws import aws_session
+
+        look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
+        found = judge(self.spec, look.facts())
+        for each in found:
+            (self.log.info if each.state is State.MET else self.log.warning)("%s: %s", each.state, each)
+        missing = [each for each in found if each.state is State.MISSING]
+        if missing:
+            raise PrerequisiteMissing(
+                f"cluster {self.spec.cluster.name} lacks {len(missing)} of what it needs:"
+                + "".join(f"\n  - {each}" for each in missing)
+            )
+        unknown = sum(each.state is State.UNKNOWN for each in found)
+        if unknown:
+            self.log.warning(
+                "%d of %d prerequisites are unknown: a later wait may show that one is missing", unknown, len(found)
+            )
+        return {"prerequisites": [each.to_json() for each in found], "unknown": unknown}
+
+
+class Look:
+    """Asks AWS and Kubernetes, one thing after the other; each answer is a fact or :class:`Unseen`."""
+
+    def __init__(self, operator: FleetOperator, aws: AwsSession) -> None:
+        self.spec = operator.spec
+        self._access = operator.access
+        self._aws = aws
+        #: What did not answer once is not waited for again: a network may have no way to it.
+        self._silent: dict[str, Unseen] = {}
+
+    def facts(self) -> Facts:
+        from gpu_fleet.core import prerequisites as core
+        from gpu_fleet.core.names import DISCOVERY_TAG
+
+        spec, cluster = self.spec, self.spec.cluster.name
+        described = self._ask("eks", "DescribeCluster", "describe_cluster", name=cluster)
+        if isinstance(described, core.Unseen) and not described.permission:
+            return self._blind(described)
+        found: dict[str, Any] = {}
+        if core.makes_nodes(spec):
+            found["authentication_mode"] = mode = (
+                described
+                if isinstance(described, core.Unseen)
+                else str((described["cluster"].get("accessConfig") or {}).get("authenticationMode") or "CONFIG_MAP")
+            )
+            if mode != "CONFIG_MAP":
+                found["entries"] = self._entries()
+            found["node_role"] = self._role(spec.node_class.role)
+            for key, action, operation, path in (
+                ("subnets", "DescribeSubnets", "describe_subnets", "Subnets.SubnetId"),
+                ("security_groups", "DescribeSecurityGroups", "describe_security_groups", "SecurityGroups.GroupId"),
+            ):
+                tag = {"Name": f"tag:{DISCOVERY_TAG}", "Values": [spec.node_class.discovery_tag]}
+                found[key] = self._list("ec2", action, operation, path, Filters=[tag])
+        if core.buys_spot(spec):
+            found["spot_role"] = self._role(core.SPOT_ROLE)
+        if spec.karpenter.manage:
+            found |= self._karpenter()
+        return core.Facts(**found)
+
+    def _karpenter(self) -> dict[str, Any]:
+        from gpu_fleet.core import prerequisites as core
+        from gpu_fleet.core.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
+
+        spec, cluster = self.spec, self.spec.cluster.name
+        namespace, account = spec.karpenter.namespace, core.service_account_name(spec)
+        found: dict[str, Any] = {
+            "associations": self._list(
+                "eks",
+                "ListPodIdentityAssociations",
+                "list_pod_identity_associations",
+                "associations",
+                clusterName=cluster,
+                namespace=namespace,
+                serviceAccount=account,
+            )
+        }
+        if found["associations"] and not isinstance(found["associations"], core.Unseen):
+            found["addons"] = self._list("eks", "ListAddons", "list_addons", "addons", clusterName=cluster)
+        if not core.makes_service_account(spec):
+            found["service_account"] = self._kube(
+                "get serviceaccounts", lambda kube: kube.get(ObjectRef(SERVICE_ACCOUNT, account, namespace)) or {}
+            )
+        if spec.karpenter.interruption_queue:
+            queue = self._ask(
+                "sqs", "GetQueueUrl", "get_queue_url", absent={}, QueueName=spec.karpenter.interruption_queue
+            )
+            found["queue"] = queue if isinstance(queue, core.Unseen) else bool(queue)
+        nodes = found["nodes"] = self._kube("list nodes", lambda kube: list(kube.list(NODE)))
+        if not isinstance(nodes, core.Unseen) and len(core.nodes_for_karpenter(spec, nodes)) < spec.karpenter.replicas:
+            found["fargate_profiles"] = self._list(
+                "eks", "ListFargateProfiles", "list_fargate_profiles", "fargateProfileNames", clusterName=cluster
+            )
+        return found
+
+    def _blind(self, unseen: Unseen) -> Facts:
+        from dataclasses import fields
+
+        from gpu_fleet.core.prerequisites import Facts
+
+        unknown: dict[str, Any] = {each.name: unseen for each in fields(Facts)}
+        return Facts(**unknown)
+
+    def _entries(self) -> dict[str, str] | Unseen:
+        """The node role's access entries, with their types. An ARN may hold a path: the role's name is its end."""
+        from gpu_fleet.core.prerequisites import Unseen
+
+        cluster = self.spec.cluster.name
+        arns = self._list("eks", "ListAccessEntries", "list_access_entries", "accessEntries", clusterName=cluster)
+        if isinstance(arns, Unseen):
+            return arns
+        found: dict[str, str] = {}
+        for arn in arns:
+            if ":role/" in arn and arn.rpartition("/")[2] == self.spec.node_class.role:
+                entry = self._ask(
+                    "eks",
+                    "DescribeAccessEntry",
+                    "describe_access_entry",
+                    absent={},
+                    clusterName=cluster,
+                    principalArn=arn,
+                )
+                if isinstance(entry, Unseen):
+                    return entry
+                if entry:
+                    found[arn] = str(entry["accessEntry"].get("type"))
+        return found
+
+    def _role(self, name: str) -> Mapping[str, Any] | Unseen:
+        from gpu_fleet.core.prerequisites import Unseen
+
+        role = self._ask("iam", "GetRole", "get_role", absent={}, RoleName=name)
+        return role if isinstance(role, Unseen) else role.get("Role") or {}
+
+    # --- one look ----------------------------------------------------------------------------------------------------
+    def _list(self, service: str, action: str, operation: str, path: str, **params: Any) -> list[Any] | Unseen:
+        return self._looked(
+            service, f"{service}:{action}", lambda: self._aws.paginate(service, operation, path, **params)
+        )
+
+    def _ask(
+        self, service: str, action: str, operation: str, *, absent: dict[str, Any] | None = None, **params: Any
+    ) -> dict[str, Any] | Unseen:
+        """
+        :param absent: the answer for what does not exist; without it that is not known either.
+        """
+
+        def ask() -> dict[str, Any]:
+            try:
+                return self._aws.call(service, operation, **params)
+            except NotFound:
+                if absent is None:
+                    raise
+                return absent
+
+        return self._looked(service, f"{service}:{action}", ask)
+
+    def _kube(self, permission: str, ask: Callable[[Any], Found]) -> Found | Unseen:
+        from gpu_fleet.hooks.kubernetes import KubernetesHook
+
+        return self._looked("kubernetes", permission, lambda: ask(KubernetesHook(self._access()).client()))
+
+    def _looked(self, service: str, permission: str, ask: Callable[[], Found]) -> Found | Unseen:
+        from gpu_fleet.core.prerequisites import Unseen
+        from gpu_fleet.hooks.aws import refuses_credentials
+
+        if service in self._silent:
+            return self._silent[service]
+        try:
+            return ask()
+        except Forbidden as error:
+            if refuses_credentials(error):
+                return Unseen(str(error))
+            return Unseen(f"{permission} is not allowed ({error.reason})", permission)
+        except (ApiUnavailable, Throttled) as error:
+            self._silent[service] = Unseen(str(error))
+            return self._silent[service]
+        except GpuFleetError as error:
+            return Unseen(str(error))

@@ -1,0 +1,189 @@
+"""Preflight against an account that has everything, and against ones that lack or hide something."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.errors import PrerequisiteMissing
+from gpu_fleet.core.kinds import NODE, ObjectRef
+from gpu_fleet.core.spec import parse_cluster
+from gpu_fleet.hooks.aws import forget_sessions
+from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+from gpu_fleet.operators.prerequisites import CheckPrerequisitesOperator
+from tests.unit.airflow_context import TaskInstance, context
+from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
+
+ACCESS = ClusterAccess("eks", "aws_demo", "us-west-2", "demo-gpu")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCloud]:
+    with sandbox_cloud(tmp_path_factory.mktemp("sandbox")) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def cloud(shared: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCloud]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", shared.connection)
+    yield shared
+    shared.settings.faults.clear()
+
+
+@pytest.fixture
+def connection_changes() -> Iterator[None]:
+    """For tests that change the connection, which sessions read once."""
+    forget_sessions()
+    yield
+    forget_sessions()
+
+
+@pytest.fixture(autouse=True)
+def nodes(cloud: SandboxCloud) -> Iterator[None]:
+    """Two system nodes, as a managed node group would give."""
+    kube = KubernetesHook(ACCESS).client()
+    for name in ("system-1", "system-2"):
+        if kube.get(ObjectRef(NODE, name)) is None:
+            metadata = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
+            kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+            status = {"conditions": [{"type": "Ready", "status": "True"}]}
+            kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
+    yield
+    kube.patch(ObjectRef(NODE, "system-2"), {"spec": {"unschedulable": None}})
+
+
+def check(**changes: Any) -> dict[str, Any]:
+    value = {**load_cluster("demo").to_json(), **changes}
+    operator = CheckPrerequisitesOperator(task_id="check_prerequisites")
+    found: dict[str, Any] = operator.execute(context(TaskInstance(spec=parse_cluster(value))))
+    return found
+
+
+def test_an_account_that_has_everything_passes() -> None:
+    found = check()
+    assert found["unknown"] == 0
+    assert {each["state"] for each in found["prerequisites"]} == {"met"}
+    assert len(found["prerequisites"]) == 8
+
+
+#: what the account lacks -> what the refusal names
+LACKING = {
+    "access-entry": ("access entry of the node role: KarpenterNodeRole-demo-gpu has none", "create-access-entry"),
+    "pod-identity": ("ServiceAccount kube-system/karpenter has neither", "create-pod-identity-association"),
+    "queue": ("there is no SQS queue demo-gpu in us-west-2", "karpenter.interruptionQueue"),
+    "node-role": ("there is no IAM role KarpenterNodeRole-demo-gpu", "nodeClass.role"),
+    "spot-role": ("the account has no AWSServiceRoleForEC2Spot", "aws iam create-service-linked-role"),
+    "discovery-tags": ("no subnet of us-west-2 has the tag karpenter.sh/discovery=demo-gpu", "aws ec2 create-tags"),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_what_the_account_lacks_is_named_with_how_to_create_it(cloud: SandboxCloud, what: str) -> None:
+    cloud.settings.faults.set("aws-absent", {"what": [what]})
+    with pytest.raises(PrerequisiteMissing) as caught:
+        check()
+    for said in LACKING[what]:
+        assert said in caught.value.message
+
+
+def test_all_that_is_missing_is_named_at_once(cloud: SandboxCloud) -> None:
+    cloud.settings.faults.set("aws-absent", {"what": list(LACKING)})
+    with pytest.raises(PrerequisiteMissing, match="lacks 7 of what it needs"):
+        check()
+
+
+def test_too_few_nodes_for_karpenter_are_named(cloud: SandboxCloud) -> None:
+    kube = KubernetesHook(ACCESS).client()
+    kube.patch(ObjectRef(NODE, "system-2"), {"spec": {"unschedulable": True}})
+    with pytest.raises(
+        PrerequisiteMissing, match=r"2 replicas need 2 schedulable nodes .* there are 1 \(system-2 is c"
+    ):
+        check()
+    assert check(karpenter={**load_cluster("demo").to_json()["karpenter"], "replicas": 1})["unknown"] == 0
+
+
+#: permission -> what is unknown without it
+PERMISSIONS = {
+    "eks:ListAccessEntries": "access entry of the node role",
+    "eks:DescribeAccessEntry": "access entry of the node role",
+    "eks:ListPodIdentityAssociations": "AWS identity of Karpenter's controller",
+    "eks:ListAddons": "AWS identity of Karpenter's controller",
+    "sqs:GetQueueUrl": "interruption queue",
+    "ec2:DescribeSubnets": "subnet with the discovery tag",
+    "ec2:DescribeSecurityGroups": "security group with the discovery tag",
+}
+
+
+@pytest.mark.parametrize("permission", PERMISSIONS)
+def test_what_may_not_be_looked_at_is_unknown_and_names_the_permission(
+    cloud: SandboxCloud, permission: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": [permission]})
+    with caplog.at_level(logging.WARNING):
+        found = check()
+    (unknown,) = [each for each in found["prerequisites"] if each["state"] != "met"]
+    assert (unknown["name"], unknown["state"]) == (PERMISSIONS[permission], "unknown")
+    assert f"grant {permission}" in unknown["remedy"]
+
+
+def test_an_identity_without_any_permission_is_no_failure(cloud: SandboxCloud) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": [*PERMISSIONS, "iam:GetRole", "eks:ListFargateProfiles"]})
+    assert check()["unknown"] == 7
+
+
+def test_a_cluster_that_trusts_its_config_map_is_unknown(cloud: SandboxCloud) -> None:
+    cloud.settings.faults.set("eks-authentication-mode", {"mode": "CONFIG_MAP"})
+    found = check()
+    (unknown,) = [each for each in found["prerequisites"] if each["state"] != "met"]
+    assert unknown["name"] == "access entry of the node role"
+    assert "CONFIG_MAP" in unknown["message"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster": {"name": "no-such-gpu", "version": "1.35"}},
+        {"aws": {"connection": "aws_missing", "region": "us-west-2"}},
+    ],
+)
+def test_a_cluster_that_cannot_be_described_is_left_to_the_tasks_that_say_why(changes: dict[str, Any]) -> None:
+    found = check(**changes)
+    assert found["unknown"] == len(found["prerequisites"]) == 8
+
+
+def test_credentials_that_aws_refuses_are_no_missing_permission(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch, connection_changes: None
+) -> None:
+    wrong = {**json.loads(cloud.connection), "password": "not-the-secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", json.dumps(wrong))
+    found = check()
+    assert found["unknown"] == 8
+    assert not any("grant" in each["remedy"] for each in found["prerequisites"])
+
+
+def test_what_does_not_answer_is_asked_once(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch, connection_changes: None
+) -> None:
+    """A private network may have no way to IAM: that must not cost every look its time-out."""
+    extra = json.loads(cloud.connection)["extra"]
+    extra["service_config"] = {"iam": {"endpoint_url": "http://127.0.0.1:9"}}
+    extra["config_kwargs"] = {"retries": {"max_attempts": 1}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", json.dumps({**json.loads(cloud.connection), "extra": extra}))
+    found = check()
+    unknown = [each["name"] for each in found["prerequisites"] if each["state"] == "unknown"]
+    assert unknown == ["node role", "service-linked role for spot"]
+
+
+def test_a_fleet_of_others_is_not_looked_at(cloud: SandboxCloud) -> None:
+    value = load_cluster("demo").to_json()
+    pools = [{**pool, "manage": False} for pool in value["nodePools"]]
+    found = check(nodePools=pools, karpenter={**value["karpenter"], "manage": False})
+    assert found == {"prerequisites": [], "unknown": 0}
