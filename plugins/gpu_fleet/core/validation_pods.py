@@ -17,6 +17,8 @@ MAX_SKEW_S = 10.0
 #: memory or places for pods are used up.
 TAKEN, NO_ROOM = "TakenMeanwhile", "NoRoomLeft"
 
+#: The reason of a probe that made no CUDA context, because too little memory is free beside users (``gpu.sh``).
+LITTLE_MEMORY = "LittleMemoryFree"
 #: The reasons of probes whose CUDA calls failed, and CUDA's words for a GPU without free memory
 #: (``cudaErrorMemoryAllocation``, ``CUDA_ERROR_OUT_OF_MEMORY``).
 _OF_CUDA, _OUT_OF_MEMORY = frozenset({"VectorAddFailed", "CudaFailed"}), "out of memory"
@@ -26,9 +28,8 @@ def room(e: NodeEvidence) -> Check:
     """Somebody else may hold the GPUs; that is no fault of the node."""
     if e.round.busy:
         if e.round.held < e.slots:
-            words = (
-                f"this probe needs node {e.round.node} to itself, and others hold {e.round.held} of its {e.slots} GPUs"
-            )
+            what = "shares of GPUs" if e.replicas > 1 else "GPUs"
+            words = f"this probe needs node {e.round.node} to itself, and others hold {e.round.held} of its {e.slots} {what}"
             return busy("room", "Busy", words)
         return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
@@ -72,6 +73,8 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
     if shared and e.promise.mps and trouble.reason == "ProbeTimedOut":
         return TAKEN
     # Sharing isolates no memory: whoever comes last finds none.
+    if shared and trouble.reason == LITTLE_MEMORY:
+        return "MemoryInUse"
     if shared and trouble.reason in _OF_CUDA and _OUT_OF_MEMORY in trouble.message.lower():
         return "MemoryInUse"
     return None

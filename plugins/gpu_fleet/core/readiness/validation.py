@@ -26,6 +26,7 @@ from gpu_fleet.core.capacity_objects import (
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import EVENT, NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
+from gpu_fleet.core.probe_status import has_ended, waiting_reason
 from gpu_fleet.core.probes import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
@@ -134,11 +135,11 @@ def _waits_for(
 
 
 def is_over(pod: Object, failing_since: Mapping[str, float], now: float) -> bool:
-    """Whether a pod has ended, or waits for what never comes.
+    """Whether a pod's probe has ended, or waits for what never comes.
 
     The patience begins with the first failure: an image may be pulled for long before the registry stumbles once.
     """
-    if finished(pod):
+    if has_ended(pod):
         return True
     stuck = waiting_reason(pod)
     if stuck is None or stuck[0] not in STUCK:
@@ -147,15 +148,6 @@ def is_over(pod: Object, failing_since: Mapping[str, float], now: float) -> bool
     if since is None and stuck[0] != _FIRST_ERROR:
         since = _scheduled_at(pod)  # its events are lost, or too old
     return stuck[0] == "InvalidImageName" or (since is not None and now - since >= STUCK_PATIENCE_S)
-
-
-def waiting_reason(pod: Object) -> tuple[str, str] | None:
-    """Reason and message of the probe container's waiting state."""
-    for container in (pod.get("status") or {}).get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting:
-            return str(waiting.get("reason", "")), str(waiting.get("message", ""))
-    return None
 
 
 def _unscheduled(pod: Object) -> bool:

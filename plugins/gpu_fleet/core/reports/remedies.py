@@ -66,6 +66,9 @@ REMEDIES: dict[str, str] = {
     "in yours, or set validation.probes.vectorAdd: false.",
     "Interrupted": "The probe was told to stop: somebody deleted it, or its node is being drained; start another run.",
     "ProbeBroken": "The probe itself failed; its message says how. Run the image by hand on this node.",
+    "LittleMemoryFree": "Users' pods fill the memory of a GPU that they share, so no probe ran on it; nothing to do.",
+    "InjectedContainerFailed": "An admission webhook adds a container to the probe pods that cannot run: exempt "
+    "validation.namespace from it, or mend its image.",
     "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
     "ImageUnpullable": "Check the image's name and tag in validation.images, the pull secret, and the way to the "
     "registry; mirror the image for clusters without Internet access.",

@@ -1,0 +1,79 @@
+"""Probes on nodes that run users' pods, too: nobody is slowed down or driven out of memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_fleet.core.probes import Probe
+from tests.unit.operators.nodes_world import NodesWorld, checks, nodes_world, users_work
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesWorld]:
+    with nodes_world(tmp_path_factory.mktemp("users")) as found:
+        yield found
+
+
+@contextmanager
+def company(world: NodesWorld) -> Iterator[list[int]]:
+    """How many processes have had a context on one GPU, look by look, while the block lasts."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            seen.append(max(world.gpu_processes().values(), default=0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_users_inference_is_not_slowed_by_a_measurement(world: NodesWorld) -> None:
+    """Before: 'PartlyBusy', and the user had a quarter of the GPU for a minute."""
+    world.users_pod("inference", **users_work(3000))
+    world.until(lambda: max(world.gpu_processes().values(), default=0) == 1)
+    with company(world) as seen:
+        report = world.probe(Probe.THROUGHPUT)
+    assert not report["raised"], report
+    world.remove("inference")
+    assert max(seen) == 1, "the user had company"
+    assert report["outcome"] == "Busy"
+    room = checks(report)["room"]
+    assert (room["outcome"], room["reason"]) == ("Busy", "Busy")
+    assert "others hold 1 of its 4 shares of GPUs" in room["message"]
+    assert checks(report)["throughput"]["reason"] == "NotReached"
+
+
+def test_the_last_free_memory_of_a_users_gpu_is_left_to_the_user(world: NodesWorld) -> None:
+    """Time-slicing isolates no memory: three contexts would take what the user is about to allocate."""
+    process = """mkdir -p "$SANDBOX_GPU_USE/$NVIDIA_VISIBLE_DEVICES" && cd "$SANDBOX_GPU_USE/$NVIDIA_VISIBLE_DEVICES" &&
+        printf '%s\\ttrain\\t22000\\n' $$$$ >$$$$ && sleep 100000"""
+    world.users_pod("training", command=["sh", "-c", process])
+    world.until(lambda: max(world.gpu_processes().values(), default=0) == 1)
+    with company(world) as seen:
+        report = world.probe(Probe.SHARING)
+    world.remove("training")
+    assert not report["raised"], report
+    assert max(seen) == 1, "a probe made a CUDA context"
+    assert report["outcome"] == "Busy"
+    found = checks(report)["probes"]
+    assert (found["outcome"], found["reason"]) == ("Busy", "MemoryInUse")
+    assert "1028 MiB of GPU" in found["message"]
+
+
+def test_sharing_is_proven_beside_a_user_with_room_to_spare(world: NodesWorld) -> None:
+    world.users_pod("notebook")
+    report = world.probe(Probe.SHARING)
+    world.remove("notebook")
+    assert (report["outcome"], report["raised"]) == ("Passed", ""), report
+    assert checks(report)["concurrency"]["figures"]["containers"] == 3
