@@ -26,7 +26,7 @@ from gpu_fleet.core.capacity_objects import (
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import EVENT, NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
-from gpu_fleet.core.probe_status import has_ended, waiting_reason
+from gpu_fleet.core.probe_status import has_ended, own_state, waiting_reason
 from gpu_fleet.core.probes import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
@@ -116,7 +116,11 @@ def _waits_for(
     greedy = [pod for pod in mine if is_greedy(pod)]
     # A pod that is not there any more will not report either.
     over = [pod for pod in users if is_over(pod, since, now)]
-    settled = len(over) + max(0, round_.users - len(users))
+    gone = max(0, round_.users - len(users))
+    # The verdict is on those that had room, the first to get a place. Of probes that end at once the pod too many may
+    # have come and gone before the last of them.
+    first = sorted(users, key=_place)[: max(0, round_.fill - gone)]
+    settled = round_.fill - sum(not is_over(pod, since, now) for pod in first)
     open_users = settled < round_.fill
     open_greedy = round_.greedy and any(_unscheduled(pod) for pod in greedy)
     if not open_users and not open_greedy:
@@ -157,6 +161,14 @@ def _unscheduled(pod: Object) -> bool:
 def _scheduled_at(pod: Object) -> float | None:
     scheduled = condition(pod, "PodScheduled") or {}
     return epoch(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
+
+
+def _place(pod: Object) -> tuple[bool, float, bool, float, str]:
+    """Who got a place first, as the verdict has it (``validation_evidence``)."""
+    state = own_state(pod)
+    begun = state.get("terminated") or state.get("running") or {}
+    scheduled, started = _scheduled_at(pod), epoch(begun.get("startedAt"))
+    return scheduled is None, scheduled or 0.0, started is None, started or 0.0, name_of(pod)
 
 
 def _no_room_for(pods: Sequence[Object], now: float) -> float:

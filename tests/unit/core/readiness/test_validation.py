@@ -199,3 +199,11 @@ def test_a_request_for_two_that_finds_no_room_is_given_up() -> None:
 def test_pods_without_a_status_are_waited_for() -> None:
     bare = [{"metadata": {}, "spec": {"nodeSelector": {"kubernetes.io/hostname": NODE}}}] * 5
     assert judge(bare).phase is Phase.PROGRESSING
+
+
+def test_a_pod_too_many_that_ends_before_a_sharer_does_not_stand_for_it() -> None:
+    """Probes that end at once, because too little memory is free, let the pod too many in."""
+    sharers, extra = ended(0, 1, scheduled=40.0), ended(3, scheduled=30.0)
+    three = NodeRound(NODE, users=4, fill=3, greedy=False, held=1)
+    assert judge([*sharers, probes.running(2, scheduled=39.0), *extra], three).reason == "ProbesRunning"
+    assert judge([*sharers, *ended(2, scheduled=39.0), *extra], three).ready
