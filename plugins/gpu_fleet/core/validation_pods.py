@@ -5,9 +5,11 @@ One signature for all rules; ``gpu_fleet.core.validation`` says which rests on w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.validation_evidence import PREEMPTED, NodeEvidence, PodEvidence, vanished
-from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
+from gpu_fleet.core.validation_report import Check, Outcome, busy, doubt, failed, passed, skipped
 
 #: Seconds by which a node's clock may differ from the cluster's: far more than any that is set, and than time stamps of
 #: whole seconds and a busy kubelet explain.
@@ -123,6 +125,30 @@ def clock(e: NodeEvidence) -> Check:
                 )
                 return failed(name, "ClockSkew", message, seconds=round(earlier - later))
     return passed(name, "ClocksAgree", f"no time stamp is off by more than {MAX_SKEW_S:.0f} s")
+
+
+def strangers(e: NodeEvidence) -> Check:
+    """Which pods see the node's GPUs without having asked. It decides nothing: what they do is not the node's fault.
+
+    Only what pods' specs tell can be known; images may set the variable as well.
+    """
+    name = "unasked"
+    agents = [each.pod for each in e.others.unasked if each.expected]
+    found = [each for each in e.others.unasked if not each.expected]
+    also = f"; node agents that can, as is their work: {_listed(agents)}" if agents else ""
+    if not found:
+        message = f"no pod's spec shows it GPUs that it did not ask for{also}; what images set themselves is not known"
+        return passed(name, "NoneByTheirSpecs", message, agents=agents)
+    sees = [str(each) for each in found if each.certain]
+    could = [str(each) for each in found if not each.certain]
+    parts = [f"see GPUs without having asked for any: {_listed(sees)}"] if sees else []
+    parts += [f"could open GPUs without having asked for any: {_listed(could)}"] if could else []
+    message = f"pods on node {e.round.node} that {'; that '.join(parts)}{also}; what images set themselves is not known"
+    return Check(name, Outcome.SKIPPED, "GpusSeenUnasked", message, {"sees": sees, "could": could, "agents": agents})
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def vector_add(e: NodeEvidence) -> Check:

@@ -180,6 +180,7 @@ class RunProbesOperator(PoolOperator):
 
     def _plan(self, before: Mapping[str, Any], nodes: Sequence[str]) -> Plan:
         from gpu_fleet.core.probes import plan_round
+        from gpu_fleet.core.validation import busy_node
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
 
         probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
@@ -198,10 +199,21 @@ class RunProbesOperator(PoolOperator):
             for node in nodes
             if node not in unfit
         ]
+        # What measures would take its time from whoever computes there without having asked.
+        disturbed = {
+            round_.node: busy_node(
+                round_.node,
+                f"pods see the GPUs of node {round_.node} without having asked for any and may compute on them: "
+                + ", ".join(str(each) for each in seeing[:5]),
+                "Busy",
+            )
+            for round_ in rounds
+            if probe in MEASURING and (seeing := others.get(round_.node, NOBODY).strangers)
+        }
         for report in unfit.values():
             if cause := report.cause:
                 self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
-        return Plan(rounds, list(unfit.values()), self.kube.now())
+        return Plan(rounds, list(unfit.values()), self.kube.now()).without(disturbed)
 
     def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> tuple[Plan, Forbidden | None]:
         """The wave's pods.
@@ -343,7 +355,7 @@ class RunProbesOperator(PoolOperator):
 
     def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
         from gpu_fleet.core.capacity_objects import pool_claims
-        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
+        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION, seen_unasked
         from gpu_fleet.core.validation_claims import claims_unchanged, told_before
         from gpu_fleet.core.validation_report import PoolReport
 
@@ -370,7 +382,7 @@ class RunProbesOperator(PoolOperator):
             finished_at=time.time(),
             nodes=reports,
             pool_checks=(check,) if reports else (),
-            notes=(NO_MEMORY_ISOLATION,) if time_sliced else (),
+            notes=((NO_MEMORY_ISOLATION,) if time_sliced else ()) + seen_unasked(reports),
             idle=str(before.get("idle") or ""),
         )
 

@@ -104,6 +104,7 @@ def test_a_shared_gpu_that_does_all_it_should() -> None:
             "clock",
             "vectorAdd",
             "visible",
+            "unasked",
             "concurrency",
             "distribution",
             "physical",
@@ -167,7 +168,7 @@ def test_vectoradd_alone() -> None:
     report = judge_node(Probe.VECTORADD, evidence([probes.ended(0)], fill=1, users=1))
     assert report.outcome is Outcome.PASSED
     assert [found.name for found in report.checks] == [
-        *BEFORE, "room", "driver", "probes", "clock", "vectorAdd", "visible",
+        *BEFORE, "room", "driver", "probes", "clock", "vectorAdd", "visible", "unasked",
     ]  # fmt: skip
 
 

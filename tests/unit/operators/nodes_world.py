@@ -113,7 +113,10 @@ class NodesWorld:
 
     def users_pod(self, name: str, **changes: Any) -> None:
         """A pod of somebody's, Running."""
-        self.kube.create(gpu_pod(name, **{"nodeName": self.node, **changes}))
+        env = changes.pop("env", [])
+        pod = gpu_pod(name, **{"nodeName": self.node, **changes})
+        pod["spec"]["containers"][0]["env"] = env
+        self.kube.create(pod)
         self.until(lambda: self.pod(name)["status"].get("phase") == "Running")
 
     def pod(self, name: str, namespace: str = USERS_NAMESPACE) -> Json:

@@ -46,7 +46,7 @@ def test_a_users_inference_is_not_slowed_by_a_measurement(world: NodesWorld) -> 
         report = world.probe(Probe.THROUGHPUT)
     assert not report["raised"], report
     world.remove("inference")
-    assert max(seen) == 1, "the user had company"
+    assert max(seen, default=1) == 1, "the user had company"
     assert report["outcome"] == "Busy"
     room = checks(report)["room"]
     assert (room["outcome"], room["reason"]) == ("Busy", "Busy")
@@ -64,7 +64,7 @@ def test_the_last_free_memory_of_a_users_gpu_is_left_to_the_user(world: NodesWor
         report = world.probe(Probe.SHARING)
     world.remove("training")
     assert not report["raised"], report
-    assert max(seen) == 1, "a probe made a CUDA context"
+    assert max(seen, default=1) == 1, "a probe made a CUDA context"
     assert report["outcome"] == "Busy"
     found = checks(report)["probes"]
     assert (found["outcome"], found["reason"]) == ("Busy", "MemoryInUse")
@@ -77,3 +77,22 @@ def test_sharing_is_proven_beside_a_user_with_room_to_spare(world: NodesWorld) -
     world.remove("notebook")
     assert (report["outcome"], report["raised"]) == ("Passed", ""), report
     assert checks(report)["concurrency"]["figures"]["containers"] == 3
+
+
+def test_a_pod_that_takes_gpus_without_asking_is_named_and_left_alone(world: NodesWorld) -> None:
+    """The scheduler does not count it: every share is free, and yet a measurement would slow it down."""
+    world.users_pod("thief", gpus=0, env=[{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}], **users_work(3000))
+    world.until(lambda: max(world.gpu_processes().values(), default=0) == 1)
+    with company(world) as seen:
+        measured = world.probe(Probe.THROUGHPUT)
+    assert max(seen, default=1) == 1, "the pod had company"
+    assert not measured["raised"], measured
+    (room,) = measured["nodes"][0]["checks"]
+    assert (measured["outcome"], room["reason"]) == ("Busy", "Busy")
+    assert "default/thief (NVIDIA_VISIBLE_DEVICES=all)" in room["message"]
+    proven = world.probe(Probe.SHARING)
+    world.remove("thief")
+    assert (proven["outcome"], proven["raised"]) == ("Passed", ""), proven
+    told = checks(proven)["unasked"]
+    assert (told["outcome"], told["reason"]) == ("Skipped", "GpusSeenUnasked")
+    assert any("default/thief" in note for note in proven["notes"])

@@ -26,7 +26,7 @@ from gpu_fleet.core.capacity_objects import (
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import EVENT, NODE, POD
 from gpu_fleet.core.names import LABEL_NODE_POOL
-from gpu_fleet.core.probe_status import has_ended, own_state, waiting_reason
+from gpu_fleet.core.probe_status import has_ended, waiting_reason
 from gpu_fleet.core.probes import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
@@ -117,10 +117,7 @@ def _waits_for(
     # A pod that is not there any more will not report either.
     over = [pod for pod in users if is_over(pod, since, now)]
     gone = max(0, round_.users - len(users))
-    # The verdict is on those that had room, the first to get a place. Of probes that end at once the pod too many may
-    # have come and gone before the last of them.
-    first = sorted(users, key=_place)[: max(0, round_.fill - gone)]
-    settled = round_.fill - sum(not is_over(pod, since, now) for pod in first)
+    settled = round_.fill - _first_open(users, round_.fill - gone, since, now)
     open_users = settled < round_.fill
     open_greedy = round_.greedy and any(_unscheduled(pod) for pod in greedy)
     if not open_users and not open_greedy:
@@ -163,12 +160,17 @@ def _scheduled_at(pod: Object) -> float | None:
     return epoch(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
 
 
-def _place(pod: Object) -> tuple[bool, float, bool, float, str]:
-    """Who got a place first, as the verdict has it (``validation_evidence``)."""
-    state = own_state(pod)
-    begun = state.get("terminated") or state.get("running") or {}
-    scheduled, started = _scheduled_at(pod), epoch(begun.get("startedAt"))
-    return scheduled is None, scheduled or 0.0, started is None, started or 0.0, name_of(pod)
+def _first_open(users: Sequence[Object], count: int, since: Mapping[str, float], now: float) -> int:
+    """How many of the first ``count`` pods to get a place are not over.
+
+    The verdict is on those. Of probes that end at once the pod too many may have come and gone before the last of them.
+    Times are whole seconds, so whoever got a place in the same second as the last of them counts as well.
+    """
+    placed = sorted(users, key=lambda pod: (_scheduled_at(pod) is None, _scheduled_at(pod) or 0.0))
+    first = placed[: max(0, count)]
+    last = _scheduled_at(first[-1]) if first else None
+    first += [pod for pod in placed[len(first) :] if last is not None and _scheduled_at(pod) == last]
+    return min(max(0, count), sum(not is_over(pod, since, now) for pod in first))
 
 
 def _no_room_for(pods: Sequence[Object], now: float) -> float:

@@ -91,6 +91,9 @@ REMEDIES: dict[str, str] = {
     "NoOutput": "The probe ended without a report: run the image by hand on this node.",
     "AbsurdFigures": "The figures cannot be true: suspect the driver or the image before the GPU.",
     "ClockSkew": "The node's clock is wrong: check chrony on the node, then replace it.",
+    "GpusSeenUnasked": "Let these pods ask for GPUs, or take NVIDIA_VISIBLE_DEVICES out of them. Only a device plugin "
+    "with the device list strategy volume-mounts or CDI, and nodes whose toolkit does not believe the variable, keep "
+    "all pods from it; see docs/guides/validation.md.",
     # --- doubt -------------------------------------------------------------------------------------------------------
     "ReportsMissing": "Some probes left no report: start another run.",
     "NotRefused": "The scheduler's refusal was not seen: start another run.",

@@ -62,7 +62,7 @@ def aged(pod: dict[str, Any], seconds: float = 90.0) -> dict[str, Any]:
     ("situation", "pods"),
     [
         ("all ended, one waits", [*ended(0, 1, 2, 3), probes.unplaced(4)]),
-        ("all ended, the one too many runs now", [*ended(0, 1, 2, 3), probes.running(4)]),
+        ("all ended, the one too many runs now", [*ended(0, 1, 2, 3), probes.running(4, scheduled=9.0)]),
         ("some failed", [*ended(0, 1, 2), probes.ended(3, code=1), probes.unplaced(4)]),
         ("refused by the kubelet", [*ended(0, 1, 2), probes.refused(3, role="user"), probes.unplaced(4)]),
         ("an image cannot be pulled", [*ended(0, 1, 2), probes.waiting(3, "ImagePullBackOff", scheduled=60.0)]),
