@@ -69,10 +69,15 @@ class NodesWorld:
 
         return self.wait(self.cluster.until(look))
 
-    def probe(self, probe: Probe) -> Json:
-        """The report of one probe on the node, whatever came of it, and its exception as ``raised``."""
+    def probe(self, probe: Probe, **throughput: str) -> Json:
+        """The report of one probe on the node, whatever came of it, and its exception as ``raised``.
+
+        :param throughput: changes of the spec's ``validation.throughput``.
+        """
         self.probed += 1
-        ti = TaskInstance(f"run-{self.probed}", self.spec)
+        value = self.spec.to_json()
+        value["validation"]["throughput"] |= throughput
+        ti = TaskInstance(f"run-{self.probed}", type(self.spec).model_validate(value))
         before = {
             "nodes": [self.node],
             "nodeClaims": [],

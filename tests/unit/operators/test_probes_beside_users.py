@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,3 +98,20 @@ def test_a_pod_that_takes_gpus_without_asking_is_named_and_left_alone(world: Nod
     told = checks(proven)["unasked"]
     assert (told["outcome"], told["reason"]) == ("Skipped", "GpusSeenUnasked")
     assert any("default/thief" in note for note in proven["notes"])
+
+
+def test_a_user_who_comes_meanwhile_has_the_gpu_alone_at_once(world: NodesWorld) -> None:
+    """The pod takes one probe's place; the other three would compute beside it for minutes."""
+    with ThreadPoolExecutor(1) as worker:
+        measuring = worker.submit(world.probe, Probe.THROUGHPUT, duration="5m")
+        world.until(lambda: max(world.gpu_processes().values(), default=0) == 4)
+        began = time.monotonic()
+        world.users_pod("urgent", nodeName=None, **users_work(3000))
+        report = measuring.result(timeout=60)
+        took = time.monotonic() - began
+    world.until(lambda: set(world.gpu_processes().values()) == {1})
+    world.remove("urgent")
+    assert took < 7, "real seconds; the measurement would have lasted 18"
+    (room,) = report["nodes"][0]["checks"]
+    assert (report["outcome"], room["reason"], report["raised"]) == ("Busy", "TakenMeanwhile", "")
+    assert "were ended at once" in room["message"]

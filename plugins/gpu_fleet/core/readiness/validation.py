@@ -1,6 +1,8 @@
 """Gate ``probes_finished``: there is nothing left to wait for in a round of probe pods.
 
-Arguments: ``namespace``, ``selector`` (of the round's pods), ``pool``, ``rounds`` (one ``NodeRound`` as JSON per node).
+Arguments: ``namespace``, ``selector`` (of the round's pods), ``pool``, ``rounds`` (one ``NodeRound`` as JSON per node);
+``yields``: be ready with :data:`DISPLACED` as soon as a user's pod has taken a probe's place, naming its node: the other
+probes there are to end at once, for the user shares their GPU.
 
 The gate does not judge GPUs. A node whose image cannot be pulled, or that vanishes, is as much 'settled' as one whose
 probes ran: otherwise one bad node would keep the verdicts of all others from being given. It fails only if the whole
@@ -33,6 +35,8 @@ from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 #: The kubelet's events about an image that cannot be pulled and a container that cannot be made or started (kubernetes
 #: pkg/kubelet/events/event.go).
 FAILED = "Failed"
+#: The scheduler's event about a pod that gave its place to a more important one.
+PREEMPTED = "Preempted"
 #: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's hiccup
 #: is shorter.
 STUCK_PATIENCE_S = 45.0
@@ -43,6 +47,9 @@ FIRST_ROOM_PATIENCE_S = 60.0
 #: Seconds after which a round without any pod is taken for deleted by somebody.
 GONE_PATIENCE_S = 10.0
 
+#: Reason of the verdict that names nodes on which a user's pod has taken the place of a probe (data: ``nodes``).
+DISPLACED = "ProbesDisplaced"
+
 #: Waiting reasons that end a probe's wait after the patience above; a probe is never restarted, so it cannot crash in a
 #: loop.
 STUCK = (STUCK_WAITING - {"CrashLoopBackOff"}) | {"ErrImagePull"}
@@ -51,7 +58,11 @@ _FIRST_ERROR = "ErrImagePull"
 
 
 def queries(args: Args) -> tuple[Query, ...]:
+    preemptions = KubeQuery(
+        "preemptions", EVENT, str(args["namespace"]), field_selector=f"reason={PREEMPTED}", watch=False
+    )
     return (
+        *((preemptions,) if args.get("yields") else ()),
         KubeQuery("pods", POD, str(args["namespace"]), label_selector=str(args["selector"])),
         KubeQuery("nodes", NODE, label_selector=f"{LABEL_NODE_POOL}={args['pool']}"),
         # Of pods that cannot start only, and looked up with every look: when their trouble began.
@@ -81,6 +92,12 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
             continue  # never ends by itself
         by_node.setdefault(pinned_to(pod), []).append(pod)
     since = _failing_since(snapshot.get("failures", []))
+    if args.get("yields"):
+        taken = snapshot.get("preemptions", [])
+        displaced = [round_.node for round_ in active if _displaced(round_, by_node.get(round_.node, []), taken, since, now)]
+        if displaced:
+            message = f"users' pods took the place of probes on {', '.join(displaced)}: the others there must end"
+            return ready(DISPLACED, message, nodes=displaced)
     waiting = [
         why
         for round_ in active
@@ -158,6 +175,32 @@ def _unscheduled(pod: Object) -> bool:
 def _scheduled_at(pod: Object) -> float | None:
     scheduled = condition(pod, "PodScheduled") or {}
     return epoch(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
+
+
+def _displaced(
+    round_: NodeRound, mine: Sequence[Object], events: Iterable[Object], since: Mapping[str, float], now: float
+) -> bool:
+    """Whether the scheduler has taken a probe's place for a user's pod while others of the round still run.
+
+    A victim is gone within a second or two, so its event counts as well (kubernetes pkg/scheduler/framework/preemption:
+    'Preempted by pod <uid> on node <name>'), if it is about a pod that is missing and no older than the round.
+    """
+    if not any(node_of(pod) and not _preempted(pod) and not is_over(pod, since, now) for pod in mine):
+        return False
+    if any(_preempted(pod) for pod in mine):
+        return True
+    born = min(epoch((pod.get("metadata") or {}).get("creationTimestamp")) or now for pod in mine)
+    users = [pod for pod in mine if not is_greedy(pod)]
+    return len(users) < round_.users and any(
+        str(event.get("message", "")).endswith(f" on node {round_.node}") and event_time(event) >= born
+        for event in events
+        if event.get("reason") == PREEMPTED
+    )
+
+
+def _preempted(pod: Object) -> bool:
+    found = condition(pod, "DisruptionTarget") or {}
+    return found.get("status") == "True" and found.get("reason") == "PreemptionByScheduler"
 
 
 def _first_open(users: Sequence[Object], count: int, since: Mapping[str, float], now: float) -> int:

@@ -29,6 +29,8 @@ def judge(
     nodes: Pods | None = None,
     started: float = 60.0,
     failures: Pods | None = None,
+    yields: bool = False,
+    preemptions: Pods | None = None,
 ) -> Verdict:
     args = {
         "namespace": "gpu-fleet-validation",
@@ -37,12 +39,14 @@ def judge(
         "rounds": [round_.to_json() for round_ in rounds or (FULL,)],
         "now": NOW,
         "started": NOW - started,
+        "yields": yields,
     }
     return gate_named("probes_finished").judge(
         {
             "pods": pods,
             "nodes": [node(NODE), node(OTHER)] if nodes is None else nodes,
             "failures": failures or [],
+            "preemptions": preemptions or [],
         },
         args,
     )
@@ -207,3 +211,19 @@ def test_a_pod_too_many_that_ends_before_a_sharer_does_not_stand_for_it() -> Non
     three = NodeRound(NODE, users=4, fill=3, greedy=False, held=1)
     assert judge([*sharers, probes.running(2, scheduled=39.0), *extra], three).reason == "ProbesRunning"
     assert judge([*sharers, *ended(2, scheduled=39.0), *extra], three).ready
+
+
+def test_where_a_user_takes_a_probes_place_the_others_must_end_at_once() -> None:
+    pods = [probes.preempted(0), *(probes.running(index) for index in (1, 2, 3))]
+    full = NodeRound(NODE, users=4, fill=4, greedy=False, held=0)
+    verdict = judge(pods, full, yields=True)
+    assert (verdict.ready, verdict.reason, verdict.data) == (True, "ProbesDisplaced", {"nodes": [NODE]})
+    assert judge(pods, full).reason == "ProbesRunning"
+    over = [probes.preempted(0), *ended(1, 2, 3)]
+    assert judge(over, full, yields=True).reason == "ProbesSettled"
+    deleted = [probes.running(index) for index in (1, 2, 3)]
+    assert judge(deleted, full, yields=True).reason == "ProbesRunning", "a person deleted one: no user has come"
+    seen = [probes.preempted_event(NODE, NOW - 3)]
+    assert judge(deleted, full, yields=True, preemptions=seen).reason == "ProbesDisplaced"
+    for other in (probes.preempted_event(OTHER, NOW - 3), probes.preempted_event(NODE, NOW - 300)):
+        assert judge(deleted, full, yields=True, preemptions=[other]).reason == "ProbesRunning"
