@@ -79,7 +79,10 @@ def _inject(spec: Obj, params: dict[str, Any]) -> None:
     resources = {"requests": {"cpu": "10m", "memory": "16Mi"}}
     names = {container["name"] for container in [*(spec.get("initContainers") or []), *spec["containers"]]}
     if params.get("sidecar") and SIDECAR not in names:
-        spec["containers"] = [*spec["containers"], {"name": SIDECAR, "image": params["sidecar"], "resources": resources}]
+        spec["containers"] = [
+            *spec["containers"],
+            {"name": SIDECAR, "image": params["sidecar"], "resources": resources},
+        ]
     if params.get("initImage") and INIT not in names:
         command = ["sh", "-c", f"exit {int(params.get('initExit') or 0)}"]
         first = {"name": INIT, "image": params["initImage"], "command": command, "resources": resources}

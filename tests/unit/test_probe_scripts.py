@@ -53,9 +53,7 @@ class Container:
             "nvidia-smi", f'case "${{1:-}}" in\n--query-gpu=*) cat <<X\n{listing}\nX\n;;\n*) echo "{banner}" ;;\nesac'
         )
 
-    def start(
-        self, shell: list[str], hold: str = "0", *vector_add: str, **env: str
-    ) -> subprocess.Popen[bytes]:
+    def start(self, shell: list[str], hold: str = "0", *vector_add: str, **env: str) -> subprocess.Popen[bytes]:
         text = SCRIPT.read_text().replace("/dev/termination-log", str(self.log))
         return subprocess.Popen(
             [*shell, "-c", text, "gpu", hold, *(vector_add or ("-",))],

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 #: The node that a pod is pinned to, as an annotation: node names may be longer than a label value.
 ANNOTATION_NODE = f"{DOMAIN}/node"
 TERMINATION_LOG = "/dev/termination-log"
-#: MiB of a GPU's memory that the CUDA context of one vectorAdd takes at most, rounded up: 526 MiB per process on an H200
-#: with driver 580 (recorded by ``bench/gpu.py``), less on GPUs with fewer multiprocessors.
+#: MiB of a GPU's memory that the CUDA context of one vectorAdd takes at most, rounded up: 526 MiB per process on an
+#: H200 with driver 580 (recorded by ``bench/gpu.py``), less on GPUs with fewer multiprocessors.
 CONTEXT_MIB = 600
 #: Probes that make CUDA contexts on GPUs which users may share.
 CUDA_BESIDE_USERS = frozenset({Probe.VECTORADD, Probe.SHARING})

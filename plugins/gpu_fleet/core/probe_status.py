@@ -1,8 +1,8 @@
 """What the status of a probe's pod says of the probe itself: of its own container, by name.
 
-Admission webhooks add containers to pods, and the kubelet lists all of them in the order of their names. A sidecar never
-ends, so a pod with one never does: what counts is the probe's container. Our probes have no init containers, so each
-one that is there was added.
+Admission webhooks add containers to pods, and the kubelet lists all of them in the order of their names. A sidecar
+never ends, so a pod with one never does: what counts is the probe's container. Our probes have no init containers, so
+each one that is there was added.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ On EKS's AL2023 images every container runs with the NVIDIA runtime (awslabs/ama
 ``internal/containerd/runtime_config_nvidia.go``, ``default_runtime_name``), and the NVIDIA Container Toolkit, installed
 there as it comes (``templates/al2023/provisioners/install-nvidia-driver.sh``), believes the variable
 ``NVIDIA_VISIBLE_DEVICES`` of any container (``accept-nvidia-visible-devices-envvar-when-unprivileged``, true by
-default). The device plugin tells its choice by the same variable (k8s-device-plugin ``DEVICE_LIST_STRATEGY``, ``envvar``
-by default). So whoever sets it gets GPUs that the scheduler counts as somebody else's. What an *image* sets is in no
-pod's spec.
+default). The device plugin tells its choice by the same variable (k8s-device-plugin ``DEVICE_LIST_STRATEGY``,
+``envvar`` by default). So whoever sets it gets GPUs that the scheduler counts as somebody else's. What an *image* sets
+is in no pod's spec.
 """
 
 from __future__ import annotations

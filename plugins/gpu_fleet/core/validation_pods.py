@@ -31,7 +31,8 @@ def room(e: NodeEvidence) -> Check:
     if e.round.busy:
         if e.round.held < e.slots:
             what = "shares of GPUs" if e.replicas > 1 else "GPUs"
-            words = f"this probe needs node {e.round.node} to itself, and others hold {e.round.held} of its {e.slots} {what}"
+            held = f"others hold {e.round.held} of its {e.slots} {what}"
+            words = f"this probe needs node {e.round.node} to itself, and {held}"
             return busy("room", "Busy", words)
         return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)

@@ -42,7 +42,9 @@ def mutate(cluster: Running) -> Any:
 
 async def test_pods_are_rewritten_when_they_are_created(api: Api, mutate: Any) -> None:
     labels = {"injected": "yes"}
-    mutate(registry=REGISTRY, env={"AGENT": "1"}, labels=labels, annotations=labels, sidecar="registry.k8s.io/pause:3.9")
+    mutate(
+        registry=REGISTRY, env={"AGENT": "1"}, labels=labels, annotations=labels, sidecar="registry.k8s.io/pause:3.9"
+    )
     found = (await api.post(PODS, pod("a", labels={"app": "x"}))).body
     main, agent = found["spec"]["containers"]
     assert main["image"] == f"{REGISTRY}/docker.io/library/busybox:1.36"

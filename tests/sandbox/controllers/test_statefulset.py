@@ -39,7 +39,9 @@ async def test_update_replaces_the_highest_ordinal_first(cluster: World) -> None
 async def test_pods_bear_the_name_of_their_revision(cluster: World) -> None:
     """kubernetes pkg/controller/statefulset/stateful_set_utils.go, ``setPodRevision``."""
     await cluster.create(builders.node(), builders.workload("StatefulSet", replicas=1, serviceName="w"))
-    statefulset = await cluster.object("StatefulSet", "w", "default", lambda obj: "updateRevision" in (obj.get("status") or {}))
+    statefulset = await cluster.object(
+        "StatefulSet", "w", "default", lambda obj: "updateRevision" in (obj.get("status") or {})
+    )
     (pod,) = await cluster.pods(1, bool)
     (revision,) = await cluster.kube.list("ControllerRevision", "default")
     assert meta(pod)["labels"]["controller-revision-hash"] == statefulset["status"]["updateRevision"]

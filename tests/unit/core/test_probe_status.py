@@ -52,9 +52,7 @@ def test_the_report_of_a_pod_that_still_runs_is_read() -> None:
 
 def test_an_added_init_container_that_fails_is_named_and_is_no_fault_of_the_node() -> None:
     broken = [
-        with_init(
-            probes.waiting(index, "PodInitializing"), "Failed", terminated={"exitCode": 3, "reason": "Error"}
-        )
+        with_init(probes.waiting(index, "PodInitializing"), "Failed", terminated={"exitCode": 3, "reason": "Error"})
         for index in range(4)
     ]
     assert failed_before(broken[0]) == "init container agent-init ended with status 3: Error"

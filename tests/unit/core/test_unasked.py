@@ -61,7 +61,7 @@ DCGM = "nvcr.io/nvidia/k8s/dcgm-exporter:4.8.2-4.15.0-ubuntu22.04"
         (pod(owner="ReplicaSet", env=ALL, image=DCGM), "NVIDIA_VISIBLE_DEVICES=all", True, False),
     ],
     ids=[
-        "an ordinary pod", "all by the variable", "two by the variable", "none by the variable", "the variable is empty",
+        "an ordinary pod", "all by the variable", "two by the variable", "none by the variable", "an empty variable",
         "the variable comes from elsewhere", "it asked for one", "it asked for a slice", "privileged", "all devices",
         "a GPU's device file", "a volume that nobody mounts", "another folder", "a privileged node agent",
         "dcgm-exporter", "a DaemonSet that is no agent", "an agent's image in a Deployment",

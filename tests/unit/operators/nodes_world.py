@@ -24,8 +24,8 @@ from gpu_fleet.core.names import (
 from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
-from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators import validation
+from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.triggers.looking import look
 from tests.e2e.validation_worker import TaskInstance
 from tests.sandbox.nodes.cluster import CRDS, Cluster, gpu_pod, plugin_objects, simulated, slicing
@@ -152,7 +152,9 @@ def checks(report: Json) -> dict[str, Json]:
 
 
 @contextmanager
-def nodes_world(folder: Path, instance_type: str = "g5.xlarge", gpus: int = 1, speed: float = 40.0) -> Iterator[NodesWorld]:
+def nodes_world(
+    folder: Path, instance_type: str = "g5.xlarge", gpus: int = 1, speed: float = 40.0
+) -> Iterator[NodesWorld]:
     with background_loop() as loop:
         manager = simulated(folder, "controllers", "nodes", speed=speed)
         cluster = asyncio.run_coroutine_threadsafe(manager.__aenter__(), loop).result(60)

@@ -1,8 +1,8 @@
 """Gate ``probes_finished``: there is nothing left to wait for in a round of probe pods.
 
 Arguments: ``namespace``, ``selector`` (of the round's pods), ``pool``, ``rounds`` (one ``NodeRound`` as JSON per node);
-``yields``: be ready with :data:`DISPLACED` as soon as a user's pod has taken a probe's place, naming its node: the other
-probes there are to end at once, for the user shares their GPU.
+``yields``: be ready with :data:`DISPLACED` as soon as a user's pod has taken a probe's place, naming its node: the
+other probes there are to end at once, for the user shares their GPU.
 
 The gate does not judge GPUs. A node whose image cannot be pulled, or that vanishes, is as much 'settled' as one whose
 probes ran: otherwise one bad node would keep the verdicts of all others from being given. It fails only if the whole
@@ -94,7 +94,9 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     since = _failing_since(snapshot.get("failures", []))
     if args.get("yields"):
         taken = snapshot.get("preemptions", [])
-        displaced = [round_.node for round_ in active if _displaced(round_, by_node.get(round_.node, []), taken, since, now)]
+        displaced = [
+            round_.node for round_ in active if _displaced(round_, by_node.get(round_.node, []), taken, since, now)
+        ]
         if displaced:
             message = f"users' pods took the place of probes on {', '.join(displaced)}: the others there must end"
             return ready(DISPLACED, message, nodes=displaced)
