@@ -7,6 +7,9 @@
 # HOLD_SECONDS  how long to keep the GPU after the work, so that sharers overlap
 # VECTOR_ADD    path of NVIDIA's vectorAdd sample, or - to leave CUDA out; its arguments follow
 #
+# With LEAST_FREE_MIB in the environment it makes no CUDA context on a GPU of which less memory is free: users' pods share
+# it, and whoever comes last finds none.
+#
 # POSIX sh; needs date, sleep, tr, cut, sed, and nvidia-smi, which the NVIDIA container toolkit puts into the container.
 # Exit status: 0 fine, 1 the GPU does not do what it should, 2 the probe itself could not run.
 set -u
@@ -59,6 +62,7 @@ driver=
 cuda=
 gpus=
 vector_add_result=null
+scarce=
 trap interrupted TERM INT
 
 command -v nvidia-smi >/dev/null 2>&1 ||
@@ -69,6 +73,8 @@ if listing=$(nvidia-smi --query-gpu=uuid,name,memory.total,memory.free,driver_ve
         [ -n "$uuid" ] || continue
         gpus="$gpus${gpus:+,}{\"uuid\":\"$(plain "$uuid" 60)\",\"name\":\"$(plain "${name# }" 60)\",\"memoryTotalMiB\":$(number "$total"),\"memoryFreeMiB\":$(number "$free")}"
         driver=$(plain "${version# }" 30)
+        left=$(number "$free")
+        [ "$left" = null ] || [ "$left" -ge "${LEAST_FREE_MIB:-0}" ] || scarce="$left MiB of GPU $(plain "$uuid" 60)"
     done <<LISTING
 $listing
 LISTING
@@ -79,6 +85,8 @@ fi
 cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p' | cut -c 1-10)
 
 if [ "$vector_add" != - ]; then
+    [ -z "$scarce" ] ||
+        report 1 LittleMemoryFree "$scarce are free, and the CUDA contexts of this probe may take $LEAST_FREE_MIB MiB: none was made"
     [ -x "$vector_add" ] || report 2 NoVectorAdd "$vector_add is not in the image"
     before=$(now)
     text=$("$vector_add" "$@" 2>&1)

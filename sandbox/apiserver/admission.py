@@ -10,6 +10,7 @@ from sandbox.apiserver import quota
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.errors import forbidden, not_found
 from sandbox.apiserver.jsontools import Obj, clone
+from sandbox.apiserver.mutation import MutatingWebhook
 from sandbox.apiserver.resources import Registry, Resource
 from sandbox.apiserver.store import Store
 from sandbox.faults import FaultBoard
@@ -26,6 +27,7 @@ class Admission:
         self._store = store
         self._registry = registry
         self._faults = faults
+        self.webhook = MutatingWebhook(faults)
 
     # ---- namespaces
 

@@ -137,6 +137,9 @@ class Writer(Deletion):
         if resource.kind == "Job" and not resource.custom:
             defaults.generate_job_selector(obj)
         self.admission.mutate(resource, obj, options.user)
+        asked = self.admission.webhook.call(resource, obj, "CREATE")
+        if asked is not None:
+            self._default(resource, obj)
         if not resource.custom:
             defaults.initial_status(resource, obj)
         elif resource.status:
@@ -149,13 +152,24 @@ class Writer(Deletion):
             raise errors.already_exists(resource, metadata["name"])
         self.admission.validate_create(resource, obj, options.user)
         if not managed:
-            node = self.types.of(resource)
-            apply.record_update(node, None, obj, options.manager, resource.api_version, "")
+            self._record(resource, None, obj, asked, options, "")
         if options.dry_run:
             return Record(obj, self.store.revision)
         record = self.store.put(resource.storage, obj)
         self._stored(resource, record)
         return record
+
+    def _record(
+        self, resource: Resource, old: Obj | None, new: Obj, asked: Obj | None, options: Options, subresource: str
+    ) -> None:
+        """Write down who owns what, in ``new``.
+
+        :param asked: the object before a webhook changed it, ``None`` if none did: what a webhook adds has no owner.
+        """
+        node = self.types.of(resource)
+        apply.record_update(node, old, asked or new, options.manager, resource.api_version, subresource)
+        if asked is not None and "managedFields" in asked["metadata"]:
+            new["metadata"]["managedFields"] = asked["metadata"]["managedFields"]
 
     def _place(self, resource: Resource, namespace: str, metadata: Obj) -> None:
         if not resource.namespaced:
@@ -223,6 +237,9 @@ class Writer(Deletion):
                 new["metadata"]["managedFields"] = old["metadata"]["managedFields"]
             elif cleared:
                 new["metadata"].pop("managedFields", None)
+        asked = None if subresource else self.admission.webhook.call(resource, new, "UPDATE")
+        if asked is not None:
+            self._default(resource, new)
         if equal(new, old):
             return record, False
         self._validate(resource, new, old)
@@ -230,8 +247,7 @@ class Writer(Deletion):
         if resource.generation and self._spec_changed(resource, new, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not applied:
-            node = self.types.of(resource)
-            apply.record_update(node, old, new, options.manager, resource.api_version, subresource)
+            self._record(resource, old, new, asked, options, subresource)
         if options.dry_run:
             return Record(new, self.store.revision), True
         if finished(resource, new):

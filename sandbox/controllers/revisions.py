@@ -1,6 +1,11 @@
 """ControllerRevisions: the history of a DaemonSet's or StatefulSet's pod template.
 
-Source: kubernetes/kubernetes ``pkg/controller/history/controller_history.go``.
+A rollback makes no new revision: the one whose template is wanted again becomes the newest by its number. The hash is
+the label ``controller-revision-hash`` of a DaemonSet's revisions and ``controller.kubernetes.io/hash`` of a
+StatefulSet's. Pods bear the former: of a DaemonSet with the hash, of a StatefulSet with the revision's whole name.
+
+Source: kubernetes/kubernetes ``pkg/controller/history/controller_history.go``, ``pkg/controller/daemon/update.go``
+(``constructHistory``), ``pkg/controller/statefulset/stateful_set_utils.go`` (``setPodRevision``).
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from sandbox.informers import Informer
 from sandbox.kube import ApiError, Kube
 
 HASH_LABEL = "controller-revision-hash"
+HISTORY_LABEL = "controller.kubernetes.io/hash"
 
 
 def revisions_of(owner: Object, informer: Informer) -> list[Object]:
@@ -24,6 +30,7 @@ def revisions_of(owner: Object, informer: Informer) -> list[Object]:
 
 async def current_revision(owner: Object, informer: Informer, kube: Kube) -> str:
     """The hash of the owner's present template; its ControllerRevision is created, or made the newest, when needed."""
+    label = HASH_LABEL if owner["kind"] == "DaemonSet" else HISTORY_LABEL
     known = revisions_of(owner, informer)
     data = {"spec": {"template": owner["spec"]["template"] | {"$patch": "replace"}}}
     newest = known[-1]["revision"] if known else 0
@@ -34,7 +41,7 @@ async def current_revision(owner: Object, informer: Informer, kube: Kube) -> str
                     "ControllerRevision", meta(revision)["name"], {"revision": newest + 1}, meta(owner)["namespace"]
                 )
                 await informer.caught_up(answer)
-            return str(meta(revision)["labels"][HASH_LABEL])
+            return str(meta(revision)["labels"][label])
     digest = hash_of(data)
     labels = dict((owner["spec"]["template"].get("metadata") or {}).get("labels") or {})
     body: dict[str, Any] = {
@@ -43,7 +50,7 @@ async def current_revision(owner: Object, informer: Informer, kube: Kube) -> str
         "metadata": {
             "name": f"{meta(owner)['name']}-{digest}",
             "namespace": meta(owner)["namespace"],
-            "labels": labels | {HASH_LABEL: digest},
+            "labels": labels | {label: digest},
             "ownerReferences": [owner_reference(owner)],
         },
         "data": data,
@@ -58,9 +65,16 @@ async def current_revision(owner: Object, informer: Informer, kube: Kube) -> str
 
 
 async def trim(owner: Object, informer: Informer, kube: Kube, in_use: set[str]) -> None:
-    """Delete the oldest revisions beyond ``revisionHistoryLimit`` that no pod runs."""
+    """Delete the oldest revisions beyond ``revisionHistoryLimit`` that no pod runs.
+
+    :param in_use: what live pods bear as their revision: hashes, or names.
+    """
     known = revisions_of(owner, informer)
-    idle = [each for each in known[:-1] if meta(each)["labels"][HASH_LABEL] not in in_use]
+    idle = [
+        each
+        for each in known[:-1]
+        if in_use.isdisjoint({meta(each)["name"], meta(each)["labels"].get(HASH_LABEL, meta(each)["name"])})
+    ]
     limit = owner["spec"].get("revisionHistoryLimit")
     for revision in idle[: max(0, len(idle) - (10 if limit is None else limit))]:
         await kube.delete(

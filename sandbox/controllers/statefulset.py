@@ -28,13 +28,13 @@ class StatefulSetController(PodOwner):
         statefulset = self.live_owner(key)
         if statefulset is None:
             return
-        digest = await current_revision(statefulset, self.revisions, self.kube)
-        await self._step(statefulset, digest)
+        revision = f"{key[1]}-{await current_revision(statefulset, self.revisions, self.kube)}"
+        await self._step(statefulset, revision)
         in_use = {meta(pod)["labels"].get(HASH_LABEL, "") for pod in self.pods_of(statefulset)}
         await trim(statefulset, self.revisions, self.kube, in_use)
-        await self._update_status(statefulset, digest)
+        await self._update_status(statefulset, revision)
 
-    async def _step(self, statefulset: Object, digest: str) -> None:
+    async def _step(self, statefulset: Object, revision: str) -> None:
         """One move: create or replace the first pod that needs it, else delete the last that is too many or old."""
         wanted = statefulset["spec"].get("replicas", 1)
         ordered = statefulset["spec"].get("podManagementPolicy", "OrderedReady") == "OrderedReady"
@@ -42,7 +42,7 @@ class StatefulSetController(PodOwner):
         for ordinal in range(wanted):
             pod = pods.get(ordinal)
             if pod is None:
-                await self._create(statefulset, ordinal, digest)
+                await self._create(statefulset, ordinal, revision)
                 if ordered:
                     return
             elif is_finished(pod) and not is_deleting(pod):
@@ -63,16 +63,16 @@ class StatefulSetController(PodOwner):
             pod = pods.get(ordinal)
             if pod is None or is_deleting(pod):
                 return
-            if meta(pod)["labels"].get(HASH_LABEL) != digest:
+            if meta(pod)["labels"].get(HASH_LABEL) != revision:
                 await self.delete_pods(statefulset, [pod])
                 return
             if not self._is_available(statefulset, pod):
                 return
 
-    async def _create(self, statefulset: Object, ordinal: int, digest: str) -> None:
+    async def _create(self, statefulset: Object, ordinal: int, revision: str) -> None:
         name = f"{meta(statefulset)['name']}-{ordinal}"
         labels = {
-            HASH_LABEL: digest,
+            HASH_LABEL: revision,
             "statefulset.kubernetes.io/pod-name": name,
             "apps.kubernetes.io/pod-index": str(ordinal),
         }
@@ -95,29 +95,27 @@ class StatefulSetController(PodOwner):
             self.queue.add_after((meta(pod)["namespace"], meta(statefulset)["name"]), minimum - ready + 0.05)
         return ready >= minimum and ready >= 0
 
-    async def _update_status(self, statefulset: Object, digest: str) -> None:
+    async def _update_status(self, statefulset: Object, revision: str) -> None:
         pods = [pod for pod in self.pods_of(statefulset) if not is_finished(pod)]
         running = [pod for pod in pods if not is_deleting(pod)]
-        updated = [pod for pod in running if meta(pod)["labels"].get(HASH_LABEL) == digest]
+        updated = [pod for pod in running if meta(pod)["labels"].get(HASH_LABEL) == revision]
         wanted = statefulset["spec"].get("replicas", 1)
-        name = f"{meta(statefulset)['name']}-{digest}"
         old = statefulset.get("status") or {}
         ready = [pod for pod in running if is_ready(pod)]
         done = len(updated) == wanted == len(ready)
-        current = name if done else old.get("currentRevision", name)
+        current = revision if done else old.get("currentRevision", revision)
         status: dict[str, Any] = {
             "observedGeneration": meta(statefulset)["generation"],
             "replicas": len(pods),
             "availableReplicas": sum(self._is_available(statefulset, pod) for pod in running),
             "currentRevision": current,
-            "updateRevision": name,
+            "updateRevision": revision,
             "collisionCount": 0,
         }
-        suffix = current.removeprefix(f"{meta(statefulset)['name']}-")
         counts = {
             "readyReplicas": len(ready),
             "updatedReplicas": len(updated),
-            "currentReplicas": sum(meta(pod)["labels"].get(HASH_LABEL) == suffix for pod in running),
+            "currentReplicas": sum(meta(pod)["labels"].get(HASH_LABEL) == current for pod in running),
         }
         status |= {field: count for field, count in counts.items() if count}
         await self.write_status(statefulset, status)

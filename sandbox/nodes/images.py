@@ -61,6 +61,7 @@ CATALOGUE = (
 )
 _BY_NAME = {repository.name: repository for repository in CATALOGUE}
 _REGISTRIES = {repository.name.partition("/")[0] for repository in CATALOGUE}
+_MIRROR = re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com")
 _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 
 
@@ -103,7 +104,8 @@ def resolve(image: str) -> Repository:
     :raises PullError: with containerd's words when no registry has it.
     """
     reference = parse_reference(image)
-    repository = _BY_NAME.get(reference.repository)
+    # A mirror in ECR keeps the host of the original as the first part of the path.
+    repository = _BY_NAME.get(reference.path if _MIRROR.fullmatch(reference.registry) else reference.repository)
     failed = f'failed to pull and unpack image "{reference}": failed to resolve reference "{reference}"'
     if reference.registry not in _REGISTRIES and not reference.registry.endswith(".amazonaws.com"):
         host = reference.registry.partition(":")[0]

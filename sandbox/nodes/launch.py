@@ -136,9 +136,12 @@ async def _execute(start: Start) -> Process:
         SAMPLES: str(samples),
     }
     visible = ",".join(_visible_gpus(start))
-    if not visible and machine.gpus and not PYTHON_IMAGE.search(container["image"]):
-        # The CUDA images set NVIDIA_VISIBLE_DEVICES=all themselves, and the NVIDIA runtime believes them.
-        visible = start.env.get("NVIDIA_VISIBLE_DEVICES", "all")
+    if not visible and machine.gpus:
+        # The NVIDIA runtime believes the variable whoever sets it: a manifest, or the image itself, as CUDA's do
+        # (nvidia-container-toolkit, accept-nvidia-visible-devices-envvar-when-unprivileged, true by default).
+        of_image = "" if PYTHON_IMAGE.search(container["image"]) else "all"
+        visible = start.env.get("NVIDIA_VISIBLE_DEVICES", of_image)
+        visible = "" if visible in ("void", "none") else visible
     env = {
         "HOME": str(scratch),
         "TMPDIR": str(start.folder / "tmp"),

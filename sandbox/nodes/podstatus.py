@@ -97,7 +97,8 @@ def status_of(pod: Object, facts: PodFacts, moment: str) -> Object:
         "observedGeneration": pod["metadata"].get("generation", 1),
     }
     if not rejected:
-        status["containerStatuses"] = [state.show() for state in facts.main]
+        # By name, not in the order of the spec (pkg/kubelet/kubelet_pods.go, convertToAPIContainerStatuses).
+        status["containerStatuses"] = [state.show() for state in sorted(facts.main, key=lambda each: each.name)]
         if facts.init or facts.sidecars:
             by_name = {state.name: state for state in [*facts.init, *facts.sidecars]}
             order = [container["name"] for container in pod["spec"].get("initContainers") or []]

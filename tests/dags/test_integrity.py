@@ -52,7 +52,7 @@ def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) 
     per_pool = 4 + 2 + 6 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 18
     assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 2
-    assert len(lifecycle) == 1 + 6 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
+    assert len(lifecycle) == 1 + 7 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
 
 
 @pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))

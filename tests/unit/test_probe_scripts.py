@@ -53,17 +53,19 @@ class Container:
             "nvidia-smi", f'case "${{1:-}}" in\n--query-gpu=*) cat <<X\n{listing}\nX\n;;\n*) echo "{banner}" ;;\nesac'
         )
 
-    def start(self, shell: list[str], hold: str = "0", *vector_add: str) -> subprocess.Popen[bytes]:
+    def start(self, shell: list[str], hold: str = "0", *vector_add: str, **env: str) -> subprocess.Popen[bytes]:
         text = SCRIPT.read_text().replace("/dev/termination-log", str(self.log))
         return subprocess.Popen(
             [*shell, "-c", text, "gpu", hold, *(vector_add or ("-",))],
-            env={"PATH": str(self.bin)},
+            env={"PATH": str(self.bin), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
-    def run(self, hold: str = "0", vector_add: str = "-", shell: list[str] | None = None) -> tuple[int, str]:
-        process = self.start(shell or ["/bin/sh"], hold, vector_add)
+    def run(
+        self, hold: str = "0", vector_add: str = "-", shell: list[str] | None = None, **env: str
+    ) -> tuple[int, str]:
+        process = self.start(shell or ["/bin/sh"], hold, vector_add, **env)
         _, errors = process.communicate(timeout=30)
         assert errors == b""
         return process.returncode, self.log.read_text() if self.log.exists() else ""
@@ -230,3 +232,21 @@ def test_told_to_stop_while_holding(container: Container) -> None:
 def test_an_empty_termination_message_is_refused() -> None:
     with pytest.raises(ProbeOutputError, match="no termination message"):
         parse_output("")
+
+
+@pytest.mark.parametrize("shell", shells(), ids=" ".join)
+@pytest.mark.parametrize(("free", "runs"), [("599", False), ("600", True), ("[N/A]", True)])
+def test_no_cuda_context_is_made_where_too_little_memory_is_free(
+    container: Container, tmp_path: Path, shell: list[str], free: str, runs: bool
+) -> None:
+    container.nvidia_smi([f"{UUIDS[0]}, NVIDIA A10G, 23028, {free}, 570.133.20"])
+    ran = tmp_path / "ran"
+    vector_add = container.program("vectorAdd", f': >"{ran}"; echo Test PASSED')
+    code, text = container.run("0", str(vector_add), shell, LEAST_FREE_MIB="600")
+    output = parse_output(text)
+    assert (code, ran.exists()) == (0 if runs else 1, runs)
+    if not runs:
+        assert output.error is not None
+        assert output.error.reason == "LittleMemoryFree"
+        assert f"599 MiB of GPU {UUIDS[0]} are free" in output.error.message
+        assert container.run("0", "-", shell, LEAST_FREE_MIB="600")[0] == 0, "without CUDA nothing is taken"

@@ -64,6 +64,7 @@ DAEMON_SET = Kind("apps", "v1", "DaemonSet", "daemonsets")
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 REPLICA_SET = Kind("apps", "v1", "ReplicaSet", "replicasets")
 STATEFUL_SET = Kind("apps", "v1", "StatefulSet", "statefulsets")
+CONTROLLER_REVISION = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 JOB = Kind("batch", "v1", "Job", "jobs")
 CRON_JOB = Kind("batch", "v1", "CronJob", "cronjobs")
 PERSISTENT_VOLUME = Kind("", "v1", "PersistentVolume", "persistentvolumes", namespaced=False)
@@ -79,8 +80,8 @@ EC2_NODE_CLASS = Kind("karpenter.k8s.aws", "v1", "EC2NodeClass", "ec2nodeclasses
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACE, NODE, POD, EVENT, SECRET, CONFIG_MAP, SERVICE, SERVICE_ACCOUNT, DAEMON_SET, DEPLOYMENT, REPLICA_SET,
-    STATEFUL_SET, JOB, CRON_JOB, PERSISTENT_VOLUME, LEASE, RUNTIME_CLASS, PRIORITY_CLASS, POD_DISRUPTION_BUDGET, CRD,
-    NODE_POOL, NODE_CLAIM, NODE_OVERLAY, EC2_NODE_CLASS,
+    STATEFUL_SET, CONTROLLER_REVISION, JOB, CRON_JOB, PERSISTENT_VOLUME, LEASE, RUNTIME_CLASS, PRIORITY_CLASS,
+    POD_DISRUPTION_BUDGET, CRD, NODE_POOL, NODE_CLAIM, NODE_OVERLAY, EC2_NODE_CLASS,
 )  # fmt: skip
 
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}

@@ -21,6 +21,7 @@ from gpu_fleet.core.names import (
     TAINT_QUARANTINED,
     TAINT_UNSCHEDULABLE,
 )
+from gpu_fleet.core.probe_status import PROBE_CONTAINER
 from gpu_fleet.core.probes import COMPONENT_PROBE, LABEL_PROBE, LABEL_ROLE, NodeRound, Probe, Role, pod_name
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 #: The node that a pod is pinned to, as an annotation: node names may be longer than a label value.
 ANNOTATION_NODE = f"{DOMAIN}/node"
 TERMINATION_LOG = "/dev/termination-log"
+#: MiB of a GPU's memory that the CUDA context of one vectorAdd takes at most, rounded up: 526 MiB per process on an
+#: H200 with driver 580 (recorded by ``bench/gpu.py``), less on GPUs with fewer multiprocessors.
+CONTEXT_MIB = 600
+#: Probes that make CUDA contexts on GPUs which users may share.
+CUDA_BESIDE_USERS = frozenset({Probe.VECTORADD, Probe.SHARING})
 #: Where the DCGM image may write; its file system is read-only otherwise.
 SCRATCH = "/scratch"
 
@@ -56,12 +62,13 @@ class PodMaker:
         """
         first = [self._pod(round_.node, Role.GREEDY, 0, 2)] if round_.greedy else []
         first += [self._pod(round_.node, Role.HOLDER, index, 1) for index in range(round_.holders)]
-        return first + [self._pod(round_.node, Role.USER, index, round_.gpus) for index in range(round_.users)]
+        least = least_free_mib(round_, self.pool)
+        return first + [self._pod(round_.node, Role.USER, index, round_.gpus, least) for index in range(round_.users)]
 
-    def _pod(self, node: str, role: Role, index: int, gpus: int) -> dict[str, Any]:
+    def _pod(self, node: str, role: Role, index: int, gpus: int, least_free: int = 0) -> dict[str, Any]:
         spec = self.spec
         container = {
-            "name": "probe",
+            "name": PROBE_CONTAINER,
             "terminationMessagePath": TERMINATION_LOG,
             "terminationMessagePolicy": "File",
             "securityContext": container_security(),
@@ -71,6 +78,8 @@ class PodMaker:
             },
             **self._program(role, index),
         }
+        if least_free and self.probe in CUDA_BESIDE_USERS:
+            container["env"] = [{"name": "LEAST_FREE_MIB", "value": str(least_free)}]
         body: dict[str, Any] = {
             # Whoever wants its place gets it at once, and it takes nobody's.
             "priorityClassName": PLACEHOLDER_PRIORITY_CLASS,
@@ -153,6 +162,17 @@ def _as_dcgm_needs(body: dict[str, Any], container: dict[str, Any]) -> None:
     # The memory tests keep buffers of the host's memory.
     container["resources"]["requests"] |= {"cpu": "500m", "memory": "1Gi"}
     container["resources"]["limits"] |= {"memory": "8Gi"}
+
+
+def least_free_mib(round_: NodeRound, pool: NodePool) -> int:
+    """MiB that must be free on a GPU so that the probes may make their CUDA contexts there; 0: whatever is.
+
+    Where users hold shares of time-sliced GPUs, which isolate no memory, the probes of one GPU must not take what the
+    users are about to. In the worst case all of them are on one GPU, at the same time.
+    """
+    if not pool.shared or pool.mps or not round_.held:
+        return 0
+    return CONTEXT_MIB * min(round_.fill, pool.replicas)
 
 
 def measuring_seconds(spec: ClusterSpec, pool: NodePool, *, alone: bool) -> int:

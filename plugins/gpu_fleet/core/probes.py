@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.names import DOMAIN, LABEL_COMPONENT, LABEL_HOSTNAME, LABEL_POOL, LABEL_RUN, short_hash
+from gpu_fleet.core.probe_status import has_ended
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec, NodePool
@@ -32,7 +33,8 @@ class Probe(StrEnum):
     ``VECTORADD``: CUDA works, one pod per node. ``SHARING``: all replicas of all GPUs at once, and not one more.
     ``EXCLUSIVE``: the same on a pool without sharing: as many pods as GPUs, each with a GPU of its own.
     ``OVERFLOW``: a container that asks for two shared GPUs is refused (``failRequestsGreaterThanOne``).
-    ``THROUGHPUT``: how fast all GPUs compute, for sharers together and for one alone.
+    ``THROUGHPUT``: how fast all GPUs compute, for sharers together and for one alone; shared GPUs only on nodes where
+    nobody holds a share.
     ``DCGM``: NVIDIA's diagnostics pass, on nodes whose GPUs are all free.
     """
 
@@ -114,6 +116,11 @@ def plan_round(
 ) -> NodeRound:
     """What a probe does on a node, taking only what is free there.
 
+    Throughput needs a node with shared GPUs to itself. Which GPUs the users' shares are of is known on the node alone
+    (kubernetes pkg/kubelet/apis/podresources is a local socket, and the device plugin answers only the kubelet), not to
+    the API server, and the device plugin chooses the GPU of each pod. So nobody can tell a probe to keep away from a
+    user's GPU, and a measurement beside users is worthless as well.
+
     An MPS server serves one user id at a time, and clients of another wait until it ends (NVIDIA MPS documentation,
     'Control daemon'). Beside pods of others the probes would wait for them, so such a node is left alone.
 
@@ -131,6 +138,7 @@ def plan_round(
             extra = 1 if free and spec.validation.probes.oversubscription else 0
             return NodeRound(node, users=free + extra, fill=free, greedy=refuses and free >= 2, held=held)
         case Probe.THROUGHPUT:
+            free = 0 if pool.shared and held else free
             return NodeRound(node, users=free, fill=free, greedy=False, held=held)
         case Probe.DCGM:
             gpus = diagnosable_gpus(pool, physical) or 0
@@ -205,5 +213,5 @@ def reusable(existing: Sequence[Mapping[str, Any]], expected: Sequence[str]) -> 
     if not names <= set(expected):
         return False
     users = [pod for pod in existing if not is_greedy(pod)]
-    ended = any((pod.get("status") or {}).get("phase") in ("Succeeded", "Failed") for pod in users)
+    ended = any(has_ended(pod) for pod in users)
     return names == set(expected) or not ended

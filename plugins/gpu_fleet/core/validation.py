@@ -7,12 +7,12 @@ anything runs), ``validation_pods``, ``validation_sharing``, ``validation_throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gpu_fleet.core.probes import Probe
 from gpu_fleet.core.validation_evidence import NodeEvidence
 from gpu_fleet.core.validation_node import NODE_RULES, Looked, look_at_node
-from gpu_fleet.core.validation_pods import TAKEN, clock, diagnostics, driver, reported, room, vector_add
+from gpu_fleet.core.validation_pods import TAKEN, clock, diagnostics, driver, reported, room, strangers, vector_add
 from gpu_fleet.core.validation_report import Check, NodeReport, busy, failed, not_reached
 from gpu_fleet.core.validation_sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
 from gpu_fleet.core.validation_throughput import fairness, memory, total, whole_gpus
@@ -20,6 +20,12 @@ from gpu_fleet.core.validation_throughput import fairness, memory, total, whole_
 NO_MEMORY_ISOLATION = (
     "Time-slicing isolates no memory: every sharer sees the GPU's whole memory, and one that allocates too much makes "
     "the others fail."
+)
+
+#: A sentence for the reader of a pool's report; the nodes' checks ``unasked`` name the pods.
+SEEN_UNASKED = (
+    "Pods see GPUs that they did not ask for ({pods}): the scheduler and the shares do not count them. See "
+    "docs/guides/validation.md, 'What exclusive proves'."
 )
 
 #: The reason of a node that the pods of an earlier probe do not leave.
@@ -56,6 +62,7 @@ _VECTOR_ADD: tuple[tuple[str, Rule, tuple[str, ...]], ...] = (
     *_PODS,
     ("vectorAdd", vector_add, ("clock",)),
     ("visible", one_gpu_each, ("clock",)),
+    ("unasked", strangers, ()),
 )
 _SHARING: tuple[tuple[str, Rule, tuple[str, ...]], ...] = (
     *_VECTOR_ADD,
@@ -113,9 +120,17 @@ def refused_node(node: str, reason: str, message: str) -> NodeReport:
     return NodeReport(node, {}, (failed("probes", reason, message),))
 
 
-def busy_node(node: str, message: str) -> NodeReport:
-    """The report on a node whose GPUs were taken before its probes could begin."""
-    return NodeReport(node, {}, (busy("room", TAKEN, message),))
+def busy_node(node: str, message: str, reason: str = TAKEN) -> NodeReport:
+    """The report on a node on which others use the GPUs; by default they took them before its probes could begin."""
+    return NodeReport(node, {}, (busy("room", reason, message),))
+
+
+def seen_unasked(reports: Iterable[NodeReport]) -> tuple[str, ...]:
+    """The note on pods that see GPUs of some node without having asked; none if there are no such pods."""
+    checks = [check for report in reports for check in report.checks if check.name == "unasked"]
+    pods = sorted({str(pod) for check in checks for pod in check.figures.get("sees") or []})
+    more = f" and {len(pods) - 5} more" if len(pods) > 5 else ""
+    return (SEEN_UNASKED.format(pods=", ".join(pods[:5]) + more),) if pods else ()
 
 
 def refusal_reason(message: str) -> str:

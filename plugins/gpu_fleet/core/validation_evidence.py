@@ -9,12 +9,12 @@ from typing import Any
 
 from gpu_fleet.core.capacity_objects import Object, condition, epoch, name_of, node_of
 from gpu_fleet.core.names import GPU_RESOURCE
+from gpu_fleet.core.probe_status import failed_before, own_state, waiting_reason
 from gpu_fleet.core.probes import NodeRound, Probe, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.probes_dcgm import Diagnosis, parse_dcgm
 from gpu_fleet.core.probes_json import Output, ProbeOutputError
 from gpu_fleet.core.probes_output import ProbeOutput, parse_output
 from gpu_fleet.core.probes_throughput import Measurement, parse_throughput
-from gpu_fleet.core.readiness.validation import waiting_reason
 from gpu_fleet.core.validation_node import Looked, NodeFacts, Promise
 from gpu_fleet.core.validation_others import NOBODY, Others
 
@@ -26,6 +26,8 @@ _SHORTAGE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage)\b|(Too many
 _OUT_OF = "OutOf"
 #: Reason of a probe that had to give its place to a pod of others.
 PREEMPTED = "Preempted"
+#: Reason of a probe that a container which an admission webhook added kept from running.
+INJECTED = "InjectedContainerFailed"
 
 Parser = Callable[[str], Output]
 #: What reads the reports of a probe's pods.
@@ -184,7 +186,8 @@ def _pod_evidence(pod: Object, refusals: Mapping[str, str], parse: Parser) -> Po
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     scheduled = condition(pod, "PodScheduled") or {}
     placed = scheduled.get("status") == "True" or bool(node_of(pod))
-    terminated = _terminated(status)
+    state = own_state(pod)
+    terminated = dict(state.get("terminated") or {})
     words = None if placed else str(scheduled.get("message", ""))
     output, trouble = _result(pod, terminated, words, parse)
     reason = str(status.get("reason", ""))
@@ -201,24 +204,12 @@ def _pod_evidence(pod: Object, refusals: Mapping[str, str], parse: Parser) -> Po
         unschedulable=words,
         refused=INSUFFICIENT in told,
         short_of=frozenset(short_of),
-        started=epoch(terminated.get("startedAt") or _running(status).get("startedAt")),
+        started=epoch(terminated.get("startedAt") or (state.get("running") or {}).get("startedAt")),
         finished=epoch(terminated.get("finishedAt")),
         admission=str(status.get("message", "")) if reason == "UnexpectedAdmissionError" else None,
         output=output,
         trouble=trouble,
     )
-
-
-def _states(status: Any) -> list[dict[str, Any]]:
-    return [dict(container.get("state") or {}) for container in status.get("containerStatuses") or []]
-
-
-def _terminated(status: Any) -> dict[str, Any]:
-    return next((dict(state["terminated"]) for state in _states(status) if state.get("terminated")), {})
-
-
-def _running(status: Any) -> dict[str, Any]:
-    return next((dict(state["running"]) for state in _states(status) if state.get("running")), {})
 
 
 def _result(
@@ -236,6 +227,8 @@ def _result(
         return None, Trouble(_admission_reason(reason), f"pod {name}: {reason} {status.get('message', '')}".rstrip())
     if terminated:
         return _report(name, terminated, parse)
+    if words := failed_before(pod):
+        return None, Trouble(INJECTED, f"pod {name}: {words}; an admission webhook added it, so no probe ran")
     if unscheduled is not None:
         if INSUFFICIENT in unscheduled:
             return None, Trouble("NoFreeGpu", f"pod {name} found no free GPU: {unscheduled}")

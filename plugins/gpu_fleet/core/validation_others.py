@@ -9,6 +9,7 @@ from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
 from gpu_fleet.core.capacity_objects import Object, event_time, finished, gpus_requested, labels_of, node_of
 from gpu_fleet.core.names import LABEL_COMPONENT
 from gpu_fleet.core.probes import COMPONENT_PROBE
+from gpu_fleet.core.unasked import Unasked, unasked
 
 #: Seconds by which the time stamps of events may lie before the moment that they are compared with: whole seconds.
 _ROUNDING_S = 1.0
@@ -21,11 +22,18 @@ class Others:
     :ivar gpus: GPUs that they hold, or that the scheduler has just made room for.
     :ivar pods: how many there are, those of DaemonSets aside.
     :ivar preempted: whether the scheduler took a probe's place for one of them.
+    :ivar unasked: those of them that see GPUs without having asked for any.
     """
 
     gpus: int = 0
     pods: int = 0
     preempted: bool = False
+    unasked: tuple[Unasked, ...] = ()
+
+    @property
+    def strangers(self) -> tuple[Unasked, ...]:
+        """Those that were given GPUs by name and are no agents: they may compute on any."""
+        return tuple(each for each in self.unasked if each.certain and not each.expected)
 
 
 NOBODY = Others()
@@ -44,6 +52,7 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
     """
     gpus: dict[str, int] = {}
     count: dict[str, int] = {}
+    seeing: dict[str, list[Unasked]] = {}
     for pod in pods:
         # A pod that preempts others has its place before they are gone, and is bound to it after.
         node = node_of(pod) or str((pod.get("status") or {}).get("nominatedNodeName") or "")
@@ -51,6 +60,8 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
             continue
         gpus[node] = gpus.get(node, 0) + gpus_requested(pod)
         count[node] = count.get(node, 0) + (not _of_daemon_set(pod))
+        if found := unasked(pod):
+            seeing.setdefault(node, []).append(found)
     # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which
     # is gone when its probe is judged.
     displaced = {
@@ -59,7 +70,12 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
         if event.get("reason") == "Preempted" and event_time(event) >= since - _ROUNDING_S
     }
     return {
-        node: Others(gpus.get(node, 0), count.get(node, 0), node in displaced)
+        node: Others(
+            gpus.get(node, 0),
+            count.get(node, 0),
+            node in displaced,
+            tuple(sorted(seeing.get(node, ()), key=lambda each: each.pod)),
+        )
         for node in gpus.keys() | (displaced - {""})
     }
 

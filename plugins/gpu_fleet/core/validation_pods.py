@@ -5,9 +5,11 @@ One signature for all rules; ``gpu_fleet.core.validation`` says which rests on w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.validation_evidence import PREEMPTED, NodeEvidence, PodEvidence, vanished
-from gpu_fleet.core.validation_report import Check, busy, doubt, failed, passed, skipped
+from gpu_fleet.core.validation_report import Check, Outcome, busy, doubt, failed, passed, skipped
 
 #: Seconds by which a node's clock may differ from the cluster's: far more than any that is set, and than time stamps of
 #: whole seconds and a busy kubelet explain.
@@ -17,6 +19,8 @@ MAX_SKEW_S = 10.0
 #: memory or places for pods are used up.
 TAKEN, NO_ROOM = "TakenMeanwhile", "NoRoomLeft"
 
+#: The reason of a probe that made no CUDA context, because too little memory is free beside users (``gpu.sh``).
+LITTLE_MEMORY = "LittleMemoryFree"
 #: The reasons of probes whose CUDA calls failed, and CUDA's words for a GPU without free memory
 #: (``cudaErrorMemoryAllocation``, ``CUDA_ERROR_OUT_OF_MEMORY``).
 _OF_CUDA, _OUT_OF_MEMORY = frozenset({"VectorAddFailed", "CudaFailed"}), "out of memory"
@@ -26,9 +30,9 @@ def room(e: NodeEvidence) -> Check:
     """Somebody else may hold the GPUs; that is no fault of the node."""
     if e.round.busy:
         if e.round.held < e.slots:
-            words = (
-                f"this probe needs node {e.round.node} to itself, and others hold {e.round.held} of its {e.slots} GPUs"
-            )
+            what = "shares of GPUs" if e.replicas > 1 else "GPUs"
+            held = f"others hold {e.round.held} of its {e.slots} {what}"
+            words = f"this probe needs node {e.round.node} to itself, and {held}"
             return busy("room", "Busy", words)
         return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
@@ -72,6 +76,8 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
     if shared and e.promise.mps and trouble.reason == "ProbeTimedOut":
         return TAKEN
     # Sharing isolates no memory: whoever comes last finds none.
+    if shared and trouble.reason == LITTLE_MEMORY:
+        return "MemoryInUse"
     if shared and trouble.reason in _OF_CUDA and _OUT_OF_MEMORY in trouble.message.lower():
         return "MemoryInUse"
     return None
@@ -120,6 +126,30 @@ def clock(e: NodeEvidence) -> Check:
                 )
                 return failed(name, "ClockSkew", message, seconds=round(earlier - later))
     return passed(name, "ClocksAgree", f"no time stamp is off by more than {MAX_SKEW_S:.0f} s")
+
+
+def strangers(e: NodeEvidence) -> Check:
+    """Which pods see the node's GPUs without having asked. It decides nothing: what they do is not the node's fault.
+
+    Only what pods' specs tell can be known; images may set the variable as well.
+    """
+    name = "unasked"
+    agents = [each.pod for each in e.others.unasked if each.expected]
+    found = [each for each in e.others.unasked if not each.expected]
+    also = f"; node agents that can, as is their work: {_listed(agents)}" if agents else ""
+    if not found:
+        message = f"no pod's spec shows it GPUs that it did not ask for{also}; what images set themselves is not known"
+        return passed(name, "NoneByTheirSpecs", message, agents=agents)
+    sees = [str(each) for each in found if each.certain]
+    could = [str(each) for each in found if not each.certain]
+    parts = [f"see GPUs without having asked for any: {_listed(sees)}"] if sees else []
+    parts += [f"could open GPUs without having asked for any: {_listed(could)}"] if could else []
+    message = f"pods on node {e.round.node} that {'; that '.join(parts)}{also}; what images set themselves is not known"
+    return Check(name, Outcome.SKIPPED, "GpusSeenUnasked", message, {"sees": sees, "could": could, "agents": agents})
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def vector_add(e: NodeEvidence) -> Check:

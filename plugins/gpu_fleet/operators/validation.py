@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE_CLAIM, POD
 from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
-from gpu_fleet.core.probes import MEASURING, Probe
+from gpu_fleet.core.probes import MEASURING, Probe, pinned_to
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import run_name
@@ -102,6 +102,7 @@ class RunProbesOperator(PoolOperator):
         self.prepare(context)
         before, progress = protected_nodes(self, context), Progress.load(context)
         plan = Plan.from_json(context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN))
+        plan = self._awaited(context, plan, verdict)
         self._end_wave(context, before, progress, plan)
         return self._advance(context, before, progress)
 
@@ -111,20 +112,43 @@ class RunProbesOperator(PoolOperator):
         """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
         while (wave := progress.wave()) is not None:
             plan, refused = self._create(context, self._plan(before, wave), first=not progress.ended)
-            if refused is None and any(not round_.busy for round_ in plan.rounds):
-                context["ti"].xcom_push(PLAN, plan.to_json())
-                self._await(context, plan)
+            if refused is None:
+                plan = self._awaited(context, plan)
             self._end_wave(context, before, progress, plan, refused)
         return self._publish(context, self._report(context, before, progress))
 
-    def _await(self, context: Mapping[str, Any], plan: Plan) -> None:
+    def _awaited(self, context: Mapping[str, Any], plan: Plan, verdict: Verdict | None = None) -> Plan:
+        """Wait until the wave is over; where a user's pod takes a probe's place the others give way at once.
+
+        :param verdict: of the wait that has just ended, if there was one.
+        :returns: the plan without the nodes that were given up, which are Busy.
+        """
+        from gpu_fleet.core.readiness.validation import DISPLACED
+        from gpu_fleet.core.validation import busy_node
+
+        while any(not round_.busy for round_ in plan.rounds):
+            if verdict is None:
+                context["ti"].xcom_push(PLAN, plan.to_json())
+                verdict = self._await(context, plan)
+            if verdict.reason != DISPLACED:
+                break
+            nodes, verdict = {str(node) for node in (verdict.data or {}).get("nodes") or ()}, None
+            self.log.info("ending the probes on %s: a user's pod has come", ", ".join(sorted(nodes)))
+            delete_pods(self.kube, [pod for pod in self._pods(context) if pinned_to(pod) in nodes])
+            words = "a user's pod took the place of a probe on node {}; the other probes were ended at once"
+            plan = plan.without({node: busy_node(node, words.format(node)) for node in nodes})
+        return plan
+
+    def _await(self, context: Mapping[str, Any], plan: Plan) -> Verdict:
         args = {
+            # Those that compute would take the user's time.
+            "yields": Probe(self.probe) is Probe.THROUGHPUT and self.this_pool.shared,
             "namespace": self.spec.validation.namespace,
             "selector": self._selector(context),
             "pool": self.node_pool,
             "rounds": [round_.to_json() for round_ in plan.rounds],
         }
-        await_gate(self, context, "probes_finished", args, self.spec.deadlines.validation.seconds, "probed")
+        return await_gate(self, context, "probes_finished", args, self.spec.deadlines.validation.seconds, "probed")
 
     def _end_wave(
         self,
@@ -180,6 +204,7 @@ class RunProbesOperator(PoolOperator):
 
     def _plan(self, before: Mapping[str, Any], nodes: Sequence[str]) -> Plan:
         from gpu_fleet.core.probes import plan_round
+        from gpu_fleet.core.validation import busy_node
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
 
         probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
@@ -198,10 +223,21 @@ class RunProbesOperator(PoolOperator):
             for node in nodes
             if node not in unfit
         ]
+        # What measures would take its time from whoever computes there without having asked.
+        disturbed = {
+            round_.node: busy_node(
+                round_.node,
+                f"pods see the GPUs of node {round_.node} without having asked for any and may compute on them: "
+                + ", ".join(str(each) for each in seeing[:5]),
+                "Busy",
+            )
+            for round_ in rounds
+            if probe in MEASURING and (seeing := others.get(round_.node, NOBODY).strangers)
+        }
         for report in unfit.values():
             if cause := report.cause:
                 self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
-        return Plan(rounds, list(unfit.values()), self.kube.now())
+        return Plan(rounds, list(unfit.values()), self.kube.now()).without(disturbed)
 
     def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> tuple[Plan, Forbidden | None]:
         """The wave's pods.
@@ -210,7 +246,7 @@ class RunProbesOperator(PoolOperator):
             the pods for, if it did.
         """
         from gpu_fleet.core.probe_pods import PodMaker
-        from gpu_fleet.core.probes import SCRIPTS, is_greedy, is_holder, pinned_to
+        from gpu_fleet.core.probes import SCRIPTS, is_greedy, is_holder
         from gpu_fleet.hooks.templates import include_dir
 
         if not plan.rounds:
@@ -259,7 +295,7 @@ class RunProbesOperator(PoolOperator):
 
         :returns: the plan without the nodes where a user's pod was quicker, which are Busy.
         """
-        from gpu_fleet.core.probes import holds, pinned_to
+        from gpu_fleet.core.probes import holds
         from gpu_fleet.core.validation import busy_node
 
         wanted = {pod["metadata"]["name"]: pinned_to(pod) for pod in holders}
@@ -280,7 +316,7 @@ class RunProbesOperator(PoolOperator):
         :returns: the plan without the nodes that some of those pods do not leave. One dead kubelet must not take the
             other nodes' verdicts down.
         """
-        from gpu_fleet.core.probes import pinned_to, reusable, selector
+        from gpu_fleet.core.probes import reusable, selector
         from gpu_fleet.core.validation import PROBES_STAY, refused_node
 
         nodes = {round_.node for round_ in plan.rounds}
@@ -343,7 +379,7 @@ class RunProbesOperator(PoolOperator):
 
     def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
         from gpu_fleet.core.capacity_objects import pool_claims
-        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
+        from gpu_fleet.core.validation import NO_MEMORY_ISOLATION, seen_unasked
         from gpu_fleet.core.validation_claims import claims_unchanged, told_before
         from gpu_fleet.core.validation_report import PoolReport
 
@@ -370,7 +406,7 @@ class RunProbesOperator(PoolOperator):
             finished_at=time.time(),
             nodes=reports,
             pool_checks=(check,) if reports else (),
-            notes=(NO_MEMORY_ISOLATION,) if time_sliced else (),
+            notes=((NO_MEMORY_ISOLATION,) if time_sliced else ()) + seen_unasked(reports),
             idle=str(before.get("idle") or ""),
         )
 

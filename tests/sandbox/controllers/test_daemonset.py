@@ -133,3 +133,20 @@ async def test_fault_plugin_wants_zero(cluster: World, image: str, desired: int)
     await cluster.object("DaemonSet", "w", "default", _status(desiredNumberScheduled=desired))
     cluster.settings.faults.clear()
     await cluster.object("DaemonSet", "w", "default", _status(numberReady=1))
+
+
+async def test_a_rollback_gives_the_old_revision_the_highest_number(cluster: World) -> None:
+    """kubernetes pkg/controller/daemon/update.go, ``constructHistory``: nothing new is made, pods bear the old hash."""
+    await cluster.create(builders.node("n1"), builders.workload("DaemonSet"))
+    await cluster.object("DaemonSet", "w", "default", _status(numberReady=1))
+    (first,) = await cluster.kube.list("ControllerRevision", "default")
+    old = (await cluster.object("DaemonSet", "w", "default", bool))["spec"]["template"]
+    for body in (_template_of("pause:2"), {"spec": {"template": old}}):
+        await cluster.patch("DaemonSet", "w", body, "default")
+        await cluster.object("DaemonSet", "w", "default", _status(numberAvailable=1, updatedNumberScheduled=1))
+    revisions = await cluster.kube.list("ControllerRevision", "default")
+    newest = max(revisions, key=lambda each: each["revision"])
+    assert sorted(each["revision"] for each in revisions) == [2, 3]
+    assert meta(newest)["uid"] == meta(first)["uid"]
+    (pod,) = await cluster.pods(1, bool)
+    assert meta(pod)["labels"]["controller-revision-hash"] == meta(newest)["labels"]["controller-revision-hash"]

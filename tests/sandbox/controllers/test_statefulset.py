@@ -34,3 +34,16 @@ async def test_update_replaces_the_highest_ordinal_first(cluster: World) -> None
     await cluster.patch("StatefulSet", "w", body, "default")
     await cluster.pods(2, lambda pod: phase(pod) == "Running" and pod["spec"]["containers"][0]["image"] == "pause:2")
     assert gone == ["w-1", "w-0"]
+
+
+async def test_pods_bear_the_name_of_their_revision(cluster: World) -> None:
+    """kubernetes pkg/controller/statefulset/stateful_set_utils.go, ``setPodRevision``."""
+    await cluster.create(builders.node(), builders.workload("StatefulSet", replicas=1, serviceName="w"))
+    statefulset = await cluster.object(
+        "StatefulSet", "w", "default", lambda obj: "updateRevision" in (obj.get("status") or {})
+    )
+    (pod,) = await cluster.pods(1, bool)
+    (revision,) = await cluster.kube.list("ControllerRevision", "default")
+    assert meta(pod)["labels"]["controller-revision-hash"] == statefulset["status"]["updateRevision"]
+    assert meta(revision)["name"] == statefulset["status"]["updateRevision"]
+    assert meta(revision)["labels"]["controller.kubernetes.io/hash"] == meta(revision)["name"].removeprefix("w-")

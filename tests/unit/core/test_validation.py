@@ -105,6 +105,7 @@ def test_a_shared_gpu_that_does_all_it_should() -> None:
             "clock",
             "vectorAdd",
             "visible",
+            "unasked",
             "concurrency",
             "distribution",
             "physical",
@@ -168,7 +169,7 @@ def test_vectoradd_alone() -> None:
     report = judge_node(Probe.VECTORADD, evidence([probes.ended(0)], fill=1, users=1))
     assert report.outcome is Outcome.PASSED
     assert [found.name for found in report.checks] == [
-        *BEFORE, "room", "driver", "probes", "clock", "vectorAdd", "visible",
+        *BEFORE, "room", "driver", "probes", "clock", "vectorAdd", "visible", "unasked",
     ]  # fmt: skip
 
 
@@ -352,7 +353,7 @@ def test_doubt_is_never_a_pass(found: NodeEvidence, name: str, reason: str) -> N
 def test_a_node_that_a_probe_needs_to_itself_is_busy_and_not_said_to_be_full() -> None:
     report = judge_node(Probe.SHARING, evidence([], held=1, fill=0, users=0))
     assert report.outcome is Outcome.BUSY
-    assert "others hold 1 of its 4 GPUs" in check(report, "room").message
+    assert "others hold 1 of its 4 shares of GPUs" in check(report, "room").message
 
 
 def test_a_full_node_is_busy_not_broken() -> None:

@@ -562,3 +562,39 @@ def test_the_device_plugin_stays_if_it_was_approved_to_stay_and_without_any_plan
     assert caught.value.reason == "NoPlan"
     here["ti"].xcoms["return_value"] = {"plan": {"keeps": {"devicePlugin": ["NodePool vision"], "runtimeClass": []}}}
     assert uninstall.execute(here)["why"] == ["NodePool vision (when the teardown was approved)"]
+
+    assert found == {"release": "nvidia-device-plugin", "kept": "GpuNodesOfOthers", "nodes": ["theirs"]}
+
+
+# --- beside admission webhooks ---------------------------------------------------------------------------------------
+
+ECR = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
+#: Kyverno's rules for pods, generated for their controllers as well.
+REWRITES = {
+    "registry": ECR,
+    "env": {"DD_AGENT_HOST": "10.0.0.1"},
+    "labels": {"team": "x"},
+    "kinds": ["Pod", "Deployment", "DaemonSet", "StatefulSet", "Job"],
+}
+
+
+def test_a_webhook_that_rewrites_workloads_is_no_drift_and_makes_no_second_revision(cluster: SandboxCluster) -> None:
+    """A dry run passes the webhook, too, so it is compared with what the webhook makes of the manifest."""
+    cluster.faults.set("mutate-pods", REWRITES)
+    first = operator(cluster).execute(task_context(cluster))
+    assert operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), FINE)["proven"]
+    live = cluster.kube.get(ObjectRef(DEPLOYMENT, "tiny", "ns"))
+    assert live is not None
+    (container,) = live["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith(f"{ECR}/")
+    assert HelmHook(cluster.access).status("tiny", "ns").reason == "Proven"
+    again = operator(cluster).execute(task_context(cluster))
+    assert (again["revision"], again["actions"]) == (first["revision"], [])
+
+
+def test_a_webhook_that_came_later_is_seen_once_and_converges(cluster: SandboxCluster) -> None:
+    operator(cluster).execute(task_context(cluster))
+    operator(cluster, wait_for="workloads").execute_complete(task_context(cluster), FINE)
+    cluster.faults.set("mutate-pods", REWRITES)
+    assert operator(cluster).execute(task_context(cluster))["actions"] == ["upgrade 2"]
+    assert operator(cluster).execute(task_context(cluster))["actions"] == []

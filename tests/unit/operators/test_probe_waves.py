@@ -15,6 +15,7 @@ from gpu_fleet.core.errors import GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
 from gpu_fleet.core.probes import is_holder, pinned_to
+from gpu_fleet.core.verdict import Verdict, ready
 from gpu_fleet.operators import probing, validation
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -93,7 +94,7 @@ class World:
     def pods(self) -> list[dict[str, Any]]:
         return self.kube.list(POD, VALIDATION_NAMESPACE)
 
-    def wait(self, operator: Any, context: Any, gate: str, args: Any, *more: Any) -> None:
+    def wait(self, operator: Any, context: Any, gate: str, args: Any, *more: Any) -> Verdict:
         found = [pod for pod in self.pods() if pod["metadata"]["labels"].get("gpu-fleet.io/probe")]
         self.waves.append(sorted({pinned_to(pod) for pod in found}))
         self.planned.append(sorted(round_["node"] for round_ in args["rounds"] if round_["users"]))
@@ -107,6 +108,7 @@ class World:
         for pod in ending:
             pod["metadata"]["creationTimestamp"] = at
             self.end(pod)
+        return ready("ProbesSettled", "over")
 
     def end(self, pod: dict[str, Any]) -> None:
         at = pod["metadata"]["creationTimestamp"]

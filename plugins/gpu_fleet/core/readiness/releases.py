@@ -17,7 +17,18 @@ from typing import Any
 from gpu_fleet.core.capacity_objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
 from gpu_fleet.core.device_plugins import Ours, plugins_of_others
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
-from gpu_fleet.core.kinds import DAEMON_SET, DEPLOYMENT, EVENT, JOB, NODE, POD, REPLICA_SET, STATEFUL_SET, Kind
+from gpu_fleet.core.kinds import (
+    CONTROLLER_REVISION,
+    DAEMON_SET,
+    DEPLOYMENT,
+    EVENT,
+    JOB,
+    NODE,
+    POD,
+    REPLICA_SET,
+    STATEFUL_SET,
+    Kind,
+)
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.plugin_entries import entry_replicas
 from gpu_fleet.core.readiness.conditions import is_deleting, label_of, outdated
@@ -45,6 +56,8 @@ _KINDS: dict[str, tuple[str, Kind]] = {
     "StatefulSet": ("statefulsets", STATEFUL_SET),
     "Job": ("jobs", JOB),
 }
+#: Kinds whose controllers keep ControllerRevisions, which tell the pods of the newest template from older ones.
+_WITH_REVISIONS = frozenset({"DaemonSet", "StatefulSet"})
 #: Seconds for which a node may advertise another number than promised: the kubelet publishes a changed device count
 #: within 10 s, and while the plugin re-registers the count is 0.
 MISMATCH_PATIENCE_S = 45.0
@@ -77,6 +90,8 @@ def _queries(args: Args) -> tuple[Query, ...]:
             key, rest = _KINDS[kind]
             queries.append(KubeQuery(f"{key}/{namespace}", rest, namespace))
         queries.append(KubeQuery(f"pods/{namespace}", POD, namespace))
+        if kinds & _WITH_REVISIONS:
+            queries.append(KubeQuery(f"controllerrevisions/{namespace}", CONTROLLER_REVISION, namespace))
         queries.append(KubeQuery(f"replicasets/{namespace}", REPLICA_SET, namespace, watch=False))
         queries.append(KubeQuery(f"events/{namespace}", EVENT, namespace, watch=False))
     if args.get("crds"):
@@ -98,6 +113,7 @@ def _scene(snapshot: Snapshot, args: Args, *, allow_unproven: bool) -> Scene:
         started=float(args.get("started") or now),
         patience_s=float(args.get("patience_s") or PATIENCE_S),
         allow_unproven=allow_unproven,
+        revisions=_all(snapshot, "controllerrevisions"),
     )
 
 
@@ -218,7 +234,7 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         )
         for item in wanting
         for pod in owned_by(scene.pods, str(item["metadata"].get("uid", "")))
-        if is_current(pod, item) and not is_deleting(pod) and not finished(pod)
+        if is_current(pod, item, scene) and not is_deleting(pod) and not finished(pod)
     ]
     verdicts += refused
     if args.get("every_node"):

@@ -21,6 +21,8 @@ Object = Mapping[str, Any]
 PATIENCE_S = 30.0
 #: A container that crashed this often is broken, however young its pod is.
 RESTARTS = 3
+#: The label by which a controller marks the pods of a revision of its template.
+LABEL_REVISION = "controller-revision-hash"
 #: Reasons of a workload that wants no pod: nothing is wrong with it, and nothing is shown to work.
 NO_NODE_MATCHES = "NoNodeMatches"
 SCALED_TO_ZERO = "ScaledToZero"
@@ -37,6 +39,7 @@ class Scene:
 
     :ivar now: epoch seconds; :ivar started: of the gate's first look; :ivar patience_s: see :data:`PATIENCE_S`.
     :ivar allow_unproven: a workload that wants no pod counts as ready; its verdict's reason is one of :data:`IDLE`.
+    :ivar revisions: ControllerRevisions.
     """
 
     pods: Sequence[Object]
@@ -46,6 +49,7 @@ class Scene:
     started: float
     patience_s: float = PATIENCE_S
     allow_unproven: bool = False
+    revisions: Sequence[Object] = ()
 
 
 def owned_by(objects: Iterable[Object], uid: str) -> list[Object]:
@@ -79,34 +83,48 @@ def _revision(replica_set: Object) -> tuple[int, float]:
     return (int(text) if text.isdigit() else 0, created_at(replica_set) or 0.0)
 
 
-def is_current(pod: Object, workload: Object) -> bool:
-    """Whether a DaemonSet's pod was made from its present template.
+def revision_of(workload: Object, scene: Scene) -> str:
+    """What the pods of a DaemonSet's or StatefulSet's present template bear in :data:`LABEL_REVISION`; empty: unknown.
 
-    Compared directly, because the hash in ``controller-revision-hash`` is computed by the controller alone: what the
-    template asks for (labels, annotations, images, commands, environment) must be in the pod.
+    Of a DaemonSet it is the hash of its newest ControllerRevision: a rollback gives the old revision that it goes back
+    to the highest number (kubernetes pkg/controller/daemon/update.go ``constructHistory``). The controller makes that
+    revision before it reports the generation as observed. Of a StatefulSet it is the revision's name, which the status
+    tells (pkg/controller/statefulset/stateful_set_utils.go ``setPodRevision``).
     """
-    template = (workload.get("spec") or {}).get("template") or {}
-    wanted, found = template.get("metadata") or {}, pod.get("metadata") or {}
-    for key in ("labels", "annotations"):
-        actual = found.get(key) or {}
-        if any(actual.get(name) != value for name, value in (wanted.get(key) or {}).items()):
-            return False
-    pod_spec, spec = pod.get("spec") or {}, template.get("spec") or {}
-    for group in ("containers", "initContainers"):
-        actual_containers = {item.get("name"): item for item in pod_spec.get(group) or []}
-        for container in spec.get(group) or []:
-            actual = actual_containers.get(container.get("name"))
-            if actual is None or any(
-                actual.get(field) != container.get(field) for field in ("image", "command", "args", "env")
-            ):
-                return False
-    return True
+    if outdated(workload) is not None:
+        return ""
+    if workload.get("kind") == "StatefulSet":
+        return str((workload.get("status") or {}).get("updateRevision") or "")
+    newest = max(
+        owned_by(scene.revisions, _uid(workload)), key=lambda item: int(item.get("revision") or 0), default=None
+    )
+    labels = ((newest or {}).get("metadata") or {}).get("labels") or {}
+    return str(labels.get(LABEL_REVISION) or "")
+
+
+def is_current(pod: Object, workload: Object, scene: Scene) -> bool:
+    """Whether a DaemonSet's or StatefulSet's pod was made from its present template.
+
+    By the controller's own mark, never by comparing the pod with the template: admission webhooks rewrite images and
+    add variables, labels and containers to pods, which are of the present template all the same.
+    """
+    revision = revision_of(workload, scene)
+    labels = (pod.get("metadata") or {}).get("labels") or {}
+    return bool(revision) and labels.get(LABEL_REVISION) == revision
 
 
 def _counting_pods(daemon_set: Object, scene: Scene) -> list[Object]:
     """A DaemonSet's pods less those that the controller replaces by itself."""
     pods = pods_of(daemon_set, scene)
-    return pods if _on_delete(daemon_set) else [pod for pod in pods if is_current(pod, daemon_set)]
+    return pods if _on_delete(daemon_set) else [pod for pod in pods if is_current(pod, daemon_set, scene)]
+
+
+def _suspects(workload: Object, scene: Scene) -> list[Object]:
+    """The pods that may explain why a rollout does not end: the new ones, or the old ones that it waits for."""
+    pods = pods_of(workload, scene)
+    if workload.get("kind") != "StatefulSet":
+        return pods
+    return [pod for pod in pods if is_current(pod, workload, scene)] or pods
 
 
 # --- causes ----------------------------------------------------------------------------------------------------------
@@ -316,10 +334,10 @@ def _replicated(workload: Object, scene: Scene) -> Verdict:
         return _up(name, message, replaced=updated >= (needed or wanted))
     stuck = conditions(workload).get("Progressing", {})
     if stuck.get("reason") == "ProgressDeadlineExceeded":
-        cause = why(workload, pods_of(workload, scene), scene)
+        cause = why(workload, _suspects(workload, scene), scene)
         detail = f"; {cause.message}" if cause else ""
         return failed("ProgressDeadlineExceeded", f"{message}: {sentence(stuck)}{detail}")
-    return _explained("RollingOut", message, workload, pods_of(workload, scene), scene)
+    return _explained("RollingOut", message, workload, _suspects(workload, scene), scene)
 
 
 def _job(workload: Object, scene: Scene) -> Verdict:

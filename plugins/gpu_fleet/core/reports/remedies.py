@@ -70,6 +70,9 @@ REMEDIES: dict[str, str] = {
     "in yours, or set validation.probes.vectorAdd: false.",
     "Interrupted": "The probe was told to stop: somebody deleted it, or its node is being drained; start another run.",
     "ProbeBroken": "The probe itself failed; its message says how. Run the image by hand on this node.",
+    "LittleMemoryFree": "Users' pods fill the memory of a GPU that they share, so no probe ran on it; nothing to do.",
+    "InjectedContainerFailed": "An admission webhook adds a container to the probe pods that cannot run: exempt "
+    "validation.namespace from it, or mend its image.",
     "VectorAddFailed": "CUDA itself fails here: compare driver and image, look for XID errors, replace the node.",
     "ImageUnpullable": "Check the image's name and tag in validation.images, the pull secret, and the way to the "
     "registry; mirror the image for clusters without Internet access.",
@@ -92,6 +95,9 @@ REMEDIES: dict[str, str] = {
     "NoOutput": "The probe ended without a report: run the image by hand on this node.",
     "AbsurdFigures": "The figures cannot be true: suspect the driver or the image before the GPU.",
     "ClockSkew": "The node's clock is wrong: check chrony on the node, then replace it.",
+    "GpusSeenUnasked": "Let these pods ask for GPUs, or take NVIDIA_VISIBLE_DEVICES out of them. Only a device plugin "
+    "with the device list strategy volume-mounts or CDI, and nodes whose toolkit does not believe the variable, keep "
+    "all pods from it; see docs/guides/validation.md.",
     # --- doubt -------------------------------------------------------------------------------------------------------
     "ReportsMissing": "Some probes left no report: start another run.",
     "NotRefused": "The scheduler's refusal was not seen: start another run.",

@@ -165,7 +165,8 @@ class Sharing:
 
     def used_by_others(self) -> int:
         """Bytes."""
-        return sum(int(fields[2]) * _MIB for _, _, fields in self._entries() if len(fields) > 2)
+        alive = [fields for name, _, fields in self._entries() if os.path.exists(f"/proc/{name}")]
+        return sum(int(fields[2]) * _MIB for fields in alive if len(fields) > 2)
 
 
 def _remove(path: str) -> None:

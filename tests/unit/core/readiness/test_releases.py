@@ -56,6 +56,22 @@ def deployment(wanted: int = 2, updated: int = 2, available: int = 2, total: int
     }  # fmt: skip
 
 
+def revision(number: int, digest: str, owner: str = "plugin") -> Object:
+    """A ControllerRevision of the DaemonSet."""
+    return {
+        "kind": "ControllerRevision",
+        "revision": number,
+        "metadata": {
+            "name": f"{owner}-{digest}", "namespace": NS, "labels": {"controller-revision-hash": digest},
+            "ownerReferences": [{"kind": "DaemonSet", "name": owner, "uid": f"uid-{owner}", "controller": True}],
+        },
+    }  # fmt: skip
+
+
+#: What the controller has kept, unless a test says otherwise.
+HISTORY = [revision(1, "old"), revision(2, "new")]
+
+
 def stateful_set(available: int) -> Object:
     return {
         "kind": "StatefulSet",
@@ -91,11 +107,11 @@ def pod(
     return {
         "kind": "Pod",
         "metadata": {
-            "name": f"{owner}-x", "namespace": NS, "creationTimestamp": at(age), "labels": {"app": "plugin"},
-            "annotations": {"checksum/config": "old" if old else "new"},
+            "name": f"{owner}-x", "namespace": NS, "creationTimestamp": at(age),
+            "labels": {"app": "plugin", "controller-revision-hash": "old" if old else "new"},
             "ownerReferences": [{"kind": kind, "name": owner, "uid": f"uid-{owner}"}],
         },
-        "spec": {"nodeName": node, "containers": [{"name": "plugin", "image": "plugin:2", "env": None}]},
+        "spec": {"nodeName": node, "containers": [{"name": "plugin", "image": "plugin:2"}]},
         "status": {
             "phase": "Running", "conditions": conditions,
             "containerStatuses": [{"name": "plugin", "restartCount": restarts, "state": state}],
@@ -129,7 +145,7 @@ def quarantined(item: Object) -> Object:
 
 KEYS = {
     "DaemonSet": "daemonsets", "Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs", "Pod": "pods",
-    "Event": "events", "ReplicaSet": "replicasets",
+    "Event": "events", "ReplicaSet": "replicasets", "ControllerRevision": "controllerrevisions",
 }  # fmt: skip
 
 
@@ -137,7 +153,8 @@ def judge(gate: str, *objects: Object, **args: Any) -> Verdict:
     known = gate_named(gate)
     found: dict[str, Any] = {"release": "plugin", "namespace": NS, "now": NOW, "started": NOW - 5, **args}
     snapshot: dict[str, list[Object]] = {query.key: [] for query in known.queries(found)}
-    for item in objects:
+    kept = [] if any(item["kind"] == "ControllerRevision" for item in objects) else HISTORY
+    for item in [*objects, *(kept if f"{KEYS['ControllerRevision']}/{NS}" in snapshot else [])]:
         key = "nodes" if item["kind"] == "Node" else f"{KEYS[item['kind']]}/{NS}"
         snapshot[key].append(item)
     return known.judge(snapshot, found)
@@ -242,6 +259,53 @@ def test_a_named_workload_that_does_not_exist_is_waited_for() -> None:
     verdict = judge("release_workloads", daemon_set(), workloads=[f"DaemonSet/{NS}/plugin", f"DaemonSet/{NS}/two"])
     assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "WorkloadMissing")
     assert "gpu/two" in verdict.message
+
+
+# --- revisions -------------------------------------------------------------------------------------------------------
+
+
+def rewritten(item: Object) -> Object:
+    """The pod as Kyverno, a mesh and an agent leave it."""
+    item["metadata"]["labels"] |= {"security.istio.io/tlsMode": "istio"}
+    item["spec"]["containers"] = [
+        {"name": "istio-proxy", "image": "proxy"},
+        {"name": "plugin", "image": "1.dkr.ecr.us-west-2.amazonaws.com/plugin:2", "env": [{"name": "DD_AGENT_HOST"}]},
+    ]
+    return item
+
+
+def test_a_pod_that_a_webhook_rewrote_proves_its_revision() -> None:
+    verdict = judge("device_plugin_proven", daemon_set(), rewritten(pod()), node(), pools=POOLS)
+    assert (verdict.ready, verdict.reason) == (True, "PluginProven"), verdict.message
+    assert not judge("device_plugin_proven", daemon_set(), rewritten(pod(old=True)), node(), pools=POOLS).ready
+
+
+def test_a_pod_that_looks_like_the_template_and_bears_an_old_revision_proves_nothing() -> None:
+    """A change that the old comparison did not look at, such as a volume."""
+    same = pod(old=True)
+    verdict = judge("device_plugin_proven", daemon_set(), same, node(), pools=POOLS)
+    assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, "PodsOutdated")
+
+
+def test_after_a_rollback_the_old_revision_has_the_highest_number() -> None:
+    again = [revision(3, "old"), revision(2, "new"), revision(9, "others", owner="other")]
+    assert judge("device_plugin_proven", daemon_set(), pod(old=True), node(), *again, pools=POOLS).ready
+    assert not judge("device_plugin_proven", daemon_set(), pod(), node(), *again, pools=POOLS).ready
+
+
+def test_without_any_revision_nothing_is_proven() -> None:
+    foreign = revision(1, "new", owner="other")
+    assert not judge("device_plugin_proven", daemon_set(), pod(), node(), foreign, pools=POOLS).ready
+
+
+def test_a_stateful_sets_new_pod_is_the_cause_and_not_an_old_one() -> None:
+    late = {**stateful_set(0), "status": {**stateful_set(0)["status"], "updateRevision": "db-new"}}
+    old = pod("db", waiting="CrashLoopBackOff", restarts=9, ready=False, kind="StatefulSet")
+    new = pod("db", waiting="ErrImagePull", ready=False, kind="StatefulSet")
+    old["metadata"]["labels"]["controller-revision-hash"] = "db-old"
+    new["metadata"]["labels"]["controller-revision-hash"] = "db-new"
+    assert judge("release_workloads", late, old, new).reason == "ErrImagePull"
+    assert judge("release_workloads", late, old).reason == "CrashLoopBackOff"
 
 
 # --- Jobs that the cluster deletes ---------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ def judge(
     nodes: Pods | None = None,
     started: float = 60.0,
     failures: Pods | None = None,
+    yields: bool = False,
+    preemptions: Pods | None = None,
 ) -> Verdict:
     args = {
         "namespace": "gpu-fleet-validation",
@@ -37,12 +39,14 @@ def judge(
         "rounds": [round_.to_json() for round_ in rounds or (FULL,)],
         "now": NOW,
         "started": NOW - started,
+        "yields": yields,
     }
     return gate_named("probes_finished").judge(
         {
             "pods": pods,
             "nodes": [node(NODE), node(OTHER)] if nodes is None else nodes,
             "failures": failures or [],
+            "preemptions": preemptions or [],
         },
         args,
     )
@@ -62,7 +66,7 @@ def aged(pod: dict[str, Any], seconds: float = 90.0) -> dict[str, Any]:
     ("situation", "pods"),
     [
         ("all ended, one waits", [*ended(0, 1, 2, 3), probes.unplaced(4)]),
-        ("all ended, the one too many runs now", [*ended(0, 1, 2, 3), probes.running(4)]),
+        ("all ended, the one too many runs now", [*ended(0, 1, 2, 3), probes.running(4, scheduled=9.0)]),
         ("some failed", [*ended(0, 1, 2), probes.ended(3, code=1), probes.unplaced(4)]),
         ("refused by the kubelet", [*ended(0, 1, 2), probes.refused(3, role="user"), probes.unplaced(4)]),
         ("an image cannot be pulled", [*ended(0, 1, 2), probes.waiting(3, "ImagePullBackOff", scheduled=60.0)]),
@@ -199,3 +203,27 @@ def test_a_request_for_two_that_finds_no_room_is_given_up() -> None:
 def test_pods_without_a_status_are_waited_for() -> None:
     bare = [{"metadata": {}, "spec": {"nodeSelector": {"kubernetes.io/hostname": NODE}}}] * 5
     assert judge(bare).phase is Phase.PROGRESSING
+
+
+def test_a_pod_too_many_that_ends_before_a_sharer_does_not_stand_for_it() -> None:
+    """Probes that end at once, because too little memory is free, let the pod too many in."""
+    sharers, extra = ended(0, 1, scheduled=40.0), ended(3, scheduled=30.0)
+    three = NodeRound(NODE, users=4, fill=3, greedy=False, held=1)
+    assert judge([*sharers, probes.running(2, scheduled=39.0), *extra], three).reason == "ProbesRunning"
+    assert judge([*sharers, *ended(2, scheduled=39.0), *extra], three).ready
+
+
+def test_where_a_user_takes_a_probes_place_the_others_must_end_at_once() -> None:
+    pods = [probes.preempted(0), *(probes.running(index) for index in (1, 2, 3))]
+    full = NodeRound(NODE, users=4, fill=4, greedy=False, held=0)
+    verdict = judge(pods, full, yields=True)
+    assert (verdict.ready, verdict.reason, verdict.data) == (True, "ProbesDisplaced", {"nodes": [NODE]})
+    assert judge(pods, full).reason == "ProbesRunning"
+    over = [probes.preempted(0), *ended(1, 2, 3)]
+    assert judge(over, full, yields=True).reason == "ProbesSettled"
+    deleted = [probes.running(index) for index in (1, 2, 3)]
+    assert judge(deleted, full, yields=True).reason == "ProbesRunning", "a person deleted one: no user has come"
+    seen = [probes.preempted_event(NODE, NOW - 3)]
+    assert judge(deleted, full, yields=True, preemptions=seen).reason == "ProbesDisplaced"
+    for other in (probes.preempted_event(OTHER, NOW - 3), probes.preempted_event(NODE, NOW - 300)):
+        assert judge(deleted, full, yields=True, preemptions=[other]).reason == "ProbesRunning"
