@@ -563,8 +563,6 @@ def test_the_device_plugin_stays_if_it_was_approved_to_stay_and_without_any_plan
     here["ti"].xcoms["return_value"] = {"plan": {"keeps": {"devicePlugin": ["NodePool vision"], "runtimeClass": []}}}
     assert uninstall.execute(here)["why"] == ["NodePool vision (when the teardown was approved)"]
 
-    assert found == {"release": "nvidia-device-plugin", "kept": "GpuNodesOfOthers", "nodes": ["theirs"]}
-
 
 # --- beside admission webhooks ---------------------------------------------------------------------------------------
 
