@@ -133,7 +133,7 @@ class Teardown:
 
 
 def frozen_pools(kube: KubeClient) -> list[str]:
-    return [pool["metadata"]["name"] for pool in kube.list(NODE_POOL) if pool["spec"]["limits"] == {"nodes": "0"}]
+    return [pool["metadata"]["name"] for pool in kube.list(NODE_POOL) if pool["spec"]["limits"]["nodes"] == "0"]
 
 
 def cordoned(kube: KubeClient) -> list[str]:
@@ -457,16 +457,19 @@ def test_the_freeze_of_an_earlier_run_is_taken_over_unless_that_one_evicted(kube
 
 
 def test_a_limit_of_before_comes_back_with_what_others_own(kube: KubeClient) -> None:
+    before = (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"]
     theirs = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": POOL},
-              "spec": {"limits": {"cpu": "100"}}}  # fmt: skip
+              "spec": {"limits": {"memory": "100Gi"}}}  # fmt: skip
     kube.apply(theirs, field_manager="flux")
     teardown = Teardown()
     teardown.freeze()
-    assert (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"] == {"cpu": "100", "nodes": "0"}
+    during = (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"]
+    assert (during["memory"], during["nodes"]) == ("100Gi", "0")
     teardown.states |= {f"drain_{POOL}": "failed", f"drain_{OTHER}": "failed"}
     teardown.undo()
-    assert (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"] == {"cpu": "100", "nodes": "4"}
-    kube.apply({**theirs, "spec": {"limits": {"cpu": "200"}}}, field_manager="flux")  # no conflict with us
+    after = (kube.get(ObjectRef(NODE_POOL, POOL)) or {})["spec"]["limits"]
+    assert after == {**before, "memory": "100Gi"}
+    kube.apply({**theirs, "spec": {"limits": {"memory": "200Gi"}}}, field_manager="flux")  # no conflict with us
 
 
 def test_a_bare_pod_that_came_after_the_plan_is_found_before_the_cordon(kube: KubeClient) -> None:
