@@ -176,7 +176,6 @@ def kept_sentences(spec: ClusterSpec, use: InUse) -> list[str]:
         "plugin's config-manager exits there with 'specified config … does not exist'; correct the label "
         f"{LABEL_PLUGIN_CONFIG}, or replace the node"
         for entry, holders in use.unknown.items()
-        if entry not in entries_of(spec.device_plugin.values)
     ]
     return told
 

@@ -292,7 +292,15 @@ def plugin_objects(configs: dict[str, str], default: str) -> list[Object]:
         {
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
-            "metadata": {"name": "nvidia-device-plugin", "namespace": "kube-system"},
+            # As helm annotates it: the release that a cluster file manages by default.
+            "metadata": {
+                "name": "nvidia-device-plugin",
+                "namespace": "kube-system",
+                "annotations": {
+                    "meta.helm.sh/release-name": "nvidia-device-plugin",
+                    "meta.helm.sh/release-namespace": "nvidia-device-plugin",
+                },
+            },
             "spec": {
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels}, "spec": spec},

@@ -199,6 +199,7 @@ def proof(*nodes: dict[str, Any], pods: list[dict[str, Any]] | None = None, **ar
     snapshot["nodes"] = list(nodes)
     snapshot[f"daemonsets/{releases.NS}"] = [releases.daemon_set(len(nodes))]
     snapshot[f"pods/{releases.NS}"] = pods or [releases.pod(node=node["metadata"]["name"]) for node in nodes]
+    snapshot[f"controllerrevisions/{releases.NS}"] = releases.HISTORY
     snapshot["every_daemon_set"] = [static(nodeSelector={"second": "yes"})]
     return plugin.judge(snapshot, found)
 

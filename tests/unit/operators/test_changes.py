@@ -19,10 +19,10 @@ from gpu_fleet.operators.changes import (
     DRIFTED,
     MARKDOWN,
     PLAN,
-    ApplyNodeClassOperator,
     PlanChangesOperator,
     note_drifted,
 )
+from gpu_fleet.operators.pools import ApplyNodeClassOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job, made_of
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster

@@ -148,7 +148,11 @@ def test_nodes_of_ours_that_are_older_than_the_label_get_it_and_no_others(kube: 
     spec = load_cluster("demo")
     nodes = {
         "old": {"karpenter.sh/nodepool": "shared-a10g"},
-        "new": {"karpenter.sh/nodepool": "shared-a10g", "gpu-fleet.io/device-plugin": "true"},
+        "new": {
+            "karpenter.sh/nodepool": "shared-a10g",
+            "gpu-fleet.io/device-plugin": "true",
+            "gpu-fleet.io/pool": "shared-a10g",
+        },
         "other-pool": {"karpenter.sh/nodepool": "team-b"},
         "other-group": {"eks.amazonaws.com/nodegroup": "team-b", "nvidia.com/gpu.present": "true"},
     }
