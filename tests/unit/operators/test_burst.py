@@ -121,7 +121,8 @@ def test_without_overlays_it_buys_more_up_to_the_cap_and_gives_them_back(kube: K
     assert kube.list(NODE_OVERLAY) == []
     with pytest.raises(GateRefused, match=r"8 pods of one share each bought [34] NodeClaims .* instead of 2"):
         run(RequestSharedCapacityOperator(task_id="request", node_pool=POOL), spec, proveBurst=True)
-    assert 2 < bought(spec) <= CAP
+    # How many claims there were is in the message; one that goes before it is launched never becomes an instance.
+    assert bought(spec) <= CAP
     left = [item for item in kube.list(NODE_CLAIM) if not item["metadata"].get("deletionTimestamp")]
     assert left == []
     assert kube.list(POD, SYSTEM_NAMESPACE) == []

@@ -14,6 +14,8 @@ from gpu_fleet.core.kinds import CONFIG_MAP, EC2_NODE_CLASS, NODE, NODE_CLAIM, N
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.node_records import CONFIG_MAP_NAME, records_of
+from gpu_fleet.core.pool_facts import UNKNOWN
+from gpu_fleet.hooks import pool_facts as facts_hook
 from gpu_fleet.hooks.drifted import look_at_nodes, remember_class
 from gpu_fleet.operators.changes import (
     DRIFTED,
@@ -163,9 +165,12 @@ def test_what_may_not_be_compared_is_said_and_fails_nothing(cluster: SandboxClus
     assert words.startswith(f"what this run changes in pool {POOL} cannot be said: NodePool {POOL}:")
 
 
-def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(cluster: SandboxCluster) -> None:
+def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An older release, or a person, let Karpenter replace drifted nodes: the class alone would set it off."""
     applied(cluster, spec_of(cluster, disruption={"budgets": [{"nodes": "5", "reasons": ["Drifted"]}]}))
+    monkeypatch.setattr(facts_hook, "pool_facts", lambda spec, pool: UNKNOWN)
     cluster.fail_requests(verb="patch", resource="ec2nodeclasses", status=403)
     spec = spec_of(cluster, nodeClass={"amiAlias": "al2023@v20260601"})
     operator = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=POOL)
