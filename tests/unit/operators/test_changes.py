@@ -14,15 +14,16 @@ from gpu_fleet.core.kinds import CONFIG_MAP, EC2_NODE_CLASS, NODE, NODE_CLAIM, N
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.node_records import CONFIG_MAP_NAME, records_of
+from gpu_fleet.core.pool_facts import UNKNOWN
 from gpu_fleet.hooks.drifted import look_at_nodes, remember_class
 from gpu_fleet.operators.changes import (
     DRIFTED,
     MARKDOWN,
     PLAN,
-    ApplyNodeClassOperator,
     PlanChangesOperator,
     note_drifted,
 )
+from gpu_fleet.operators.pools import ApplyNodeClassOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job, made_of
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -163,12 +164,15 @@ def test_what_may_not_be_compared_is_said_and_fails_nothing(cluster: SandboxClus
     assert words.startswith(f"what this run changes in pool {POOL} cannot be said: NodePool {POOL}:")
 
 
-def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(cluster: SandboxCluster) -> None:
+def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An older release, or a person, let Karpenter replace drifted nodes: the class alone would set it off."""
     applied(cluster, spec_of(cluster, disruption={"budgets": [{"nodes": "5", "reasons": ["Drifted"]}]}))
     cluster.fail_requests(verb="patch", resource="ec2nodeclasses", status=403)
     spec = spec_of(cluster, nodeClass={"amiAlias": "al2023@v20260601"})
     operator = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=POOL)
+    monkeypatch.setattr("gpu_fleet.hooks.pool_facts.pool_facts", lambda *_: UNKNOWN)  # no EC2 here
     with pytest.raises(Forbidden):
         operator.execute(context(TaskInstance(spec=spec)))
     budgets = cluster.kube.get(ObjectRef(NODE_POOL, POOL))["spec"]["disruption"]["budgets"]
