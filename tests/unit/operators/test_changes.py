@@ -15,7 +15,6 @@ from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.node_records import CONFIG_MAP_NAME, records_of
 from gpu_fleet.core.pool_facts import UNKNOWN
-from gpu_fleet.hooks import pool_facts as facts_hook
 from gpu_fleet.hooks.drifted import look_at_nodes, remember_class
 from gpu_fleet.operators.changes import (
     DRIFTED,
@@ -170,10 +169,10 @@ def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(
 ) -> None:
     """An older release, or a person, let Karpenter replace drifted nodes: the class alone would set it off."""
     applied(cluster, spec_of(cluster, disruption={"budgets": [{"nodes": "5", "reasons": ["Drifted"]}]}))
-    monkeypatch.setattr(facts_hook, "pool_facts", lambda spec, pool: UNKNOWN)
     cluster.fail_requests(verb="patch", resource="ec2nodeclasses", status=403)
     spec = spec_of(cluster, nodeClass={"amiAlias": "al2023@v20260601"})
     operator = ApplyNodeClassOperator(task_id="apply_node_class", node_pool=POOL)
+    monkeypatch.setattr("gpu_fleet.hooks.pool_facts.pool_facts", lambda *_: UNKNOWN)  # no EC2 here
     with pytest.raises(Forbidden):
         operator.execute(context(TaskInstance(spec=spec)))
     budgets = cluster.kube.get(ObjectRef(NODE_POOL, POOL))["spec"]["disruption"]["budgets"]

@@ -17,7 +17,7 @@ from airflow.sdk import DAG
 from gpu_fleet.core.capacity_objects import PoolNode, pool_nodes
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, NODE_POOL, POD, ObjectRef
-from gpu_fleet.core.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, SYSTEM_NAMESPACE
 from gpu_fleet.core.pool_template import PoolTemplate
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
@@ -54,10 +54,17 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
         runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
         kube.apply(runtime | {"handler": "nvidia"})
         configs = {"exclusive": "version: v1\n", "time-slicing-4": slicing(4)}
-        for manifest in (karpenter_deployment("demo-gpu"), *plugin_objects(configs, "exclusive")):
-            kube.apply(manifest)
-        for name in (SYSTEM_NAMESPACE, "ml"):
+        for name in (SYSTEM_NAMESPACE, DEVICE_PLUGIN_NAMESPACE, "ml"):
             kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        kube.apply(karpenter_deployment("demo-gpu"))
+        for manifest in plugin_objects(configs, "exclusive"):
+            # As Helm marks what a release has made: it is ours.
+            marks = {"release-name": DEVICE_PLUGIN_RELEASE, "release-namespace": DEVICE_PLUGIN_NAMESPACE}
+            manifest["metadata"] |= {
+                "namespace": DEVICE_PLUGIN_NAMESPACE,
+                "annotations": {f"meta.helm.sh/{key}": value for key, value in marks.items()},
+            }
+            kube.apply(manifest)
         yield kube
 
 
@@ -96,7 +103,7 @@ class Run:
         template = PoolTemplate.of(self.pool)
         assert template is not None
         args = {"pool": POOL, "wanted": self.pool.wanted_nodes + surge, "physical": 1, "replicas": 4}
-        args |= {"template": template.to_json()}
+        args |= {"template": template.to_json(), "plugin_daemon_set": DEVICE_PLUGIN_RELEASE}
 
         def ready() -> bool:
             self.most = max(self.most, len(self.kube.list(NODE_CLAIM)))
