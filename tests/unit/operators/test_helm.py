@@ -487,8 +487,8 @@ def component(monkeypatch: pytest.MonkeyPatch, chart: str) -> None:
 
     real = components.release_request
 
-    def local(spec: Any, name: Any) -> Any:
-        return replace(real(spec, name), chart=ChartRef(chart), values={})
+    def local(spec: Any, name: Any, **more: Any) -> Any:
+        return replace(real(spec, name, **more), chart=ChartRef(chart), values={})
 
     monkeypatch.setattr(components, "release_request", local)
 
