@@ -25,6 +25,7 @@ def full_mapping() -> dict[str, Any]:
         karpenter__settings={"batchIdleDuration": "1s"},
         karpenter__values={"podLabels": {"a": "b"}},
         devicePlugin__values={"podAnnotations": {"a": "b"}},
+        devicePlugin__coexistsWith=["kube-system/fuse-device-plugin"],
         karpenter__chart__digest=DIGEST,
         karpenter__chart__crdDigest=DIGEST,
         devicePlugin__chart__digest=DIGEST,
