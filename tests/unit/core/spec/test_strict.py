@@ -28,6 +28,7 @@ def full_mapping() -> dict[str, Any]:
         karpenter__chart__digest=DIGEST,
         karpenter__chart__crdDigest=DIGEST,
         devicePlugin__chart__digest=DIGEST,
+        devicePlugin__coexistsWith=["kube-system/efa"],
         nodeClass__tags={"team": "a"},
         nodePools__0__amiAlias="al2023@v20260714",
         nodePools__0__labels={"team": "a"},
