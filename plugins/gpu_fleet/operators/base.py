@@ -56,9 +56,10 @@ DEFAULT_ARGS: dict[str, Any] = {
 def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
     """The spec that this Dag run was pinned to by its first task.
 
-    :raises SpecError: if the run has no frozen spec (the first task was never run).
+    :raises SpecError: if the run has no frozen spec (the first task was never run), or one that an older version of the
+        package froze and this one refuses.
     """
-    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.core.spec import parse_cluster
 
     value = context["ti"].xcom_pull(task_ids=FREEZE_SPEC_TASK_ID)
     if not isinstance(value, Mapping) or "spec" not in value:
@@ -66,7 +67,7 @@ def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
             f"task {FREEZE_SPEC_TASK_ID!r} of this run has not frozen a cluster spec",
             remedy=f"clear {FREEZE_SPEC_TASK_ID!r} and let the run go on",
         )
-    return ClusterSpec.model_validate(value["spec"])
+    return parse_cluster(value["spec"], where="the spec that this run was pinned to")
 
 
 def run_name(context: Mapping[str, Any]) -> str:

@@ -13,8 +13,10 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, SpecError
-from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, RunIf
+from gpu_fleet.core.spec import SpecErrors
+from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, RunIf, frozen_spec
 from gpu_fleet.operators.turn import AcquireTurnOperator
+from tests.unit.core.specs import demo_mapping
 
 
 class Probe(FleetOperator):
@@ -130,3 +132,10 @@ def test_graph_without_turns_is_not_restricted() -> None:
 )
 def test_retry_policy_tells_what_a_retry_can_cure(error: Exception, action: RetryAction) -> None:
     assert RETRY_POLICY.evaluate(error, try_number=1, max_tries=3).action is action
+
+
+def test_a_spec_that_an_older_version_froze_and_this_one_refuses_is_named() -> None:
+    """Cleared after an upgrade, a task must not end in an error without a type, nor be retried."""
+    frozen = {"spec": {**demo_mapping(), "schedule": "@daily\n"}}
+    with pytest.raises(SpecErrors, match=r"the spec that this run was pinned to: .*\n  - schedule: "):
+        frozen_spec({"ti": FakeTaskInstance(xcoms={"freeze_spec": frozen})})

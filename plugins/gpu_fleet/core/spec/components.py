@@ -26,6 +26,11 @@ def _queue(value: str) -> str:
     )
 
 
+def _daemon_set(value: str) -> str:
+    return f"{value!r} does not name a DaemonSet; write namespace/name, for example kube-system/efa-device-plugin"
+
+
+DaemonSetName = Annotated[str, Pattern(r"[a-z0-9.-]+/[a-z0-9.-]+", _daemon_set)]
 QueueName = Annotated[str, Pattern(r"[0-9A-Za-z_-]{0,80}", _queue)]
 
 
@@ -106,8 +111,9 @@ class DevicePlugin(SpecModel):
         description="false: another device plugin serves the pools' nodes (its DaemonSet, whoever installs it); the "
         "package installs none, checks that exactly one is there, and compares its config with `sharing`.",
     )
-    coexists_with: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$")], ...] = Field(
+    coexists_with: tuple[DaemonSetName, ...] = Field(
         default=(),
+        max_length=50,
         description="`namespace/name` of DaemonSets that mount the kubelet's device-plugin folder and certainly serve "
         "no nvidia.com/gpu; any other on our nodes is refused. NVIDIA's own plugin cannot be named here.",
     )
