@@ -190,11 +190,16 @@ class Neighbour:
             if "gpu-fleet-sandbox" not in raw["userAgent"]
         ]
 
-    def changed_by_us(self, before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:
+    def changed_by_us(
+        self, before: dict[str, Seen], after: dict[str, Seen], announced: Iterable[str] = ()
+    ) -> list[str]:
         """Objects of others whose resourceVersion is another, or which are gone, and that we wrote to meanwhile.
 
         Their own controllers go on writing: a status changes, a pod is replaced. The audit log tells who it was.
+
+        :param announced: ``namespace/name`` of the pods whose eviction the approved plan named: that is no surprise.
         """
+        fine = {f"Pod {name}" for name in announced}
         writers: dict[str, list[Entry]] = {}
         for entry in self.read():
             if entry.uid and entry.took_effect:
@@ -202,7 +207,8 @@ class Neighbour:
         found = []
         for uid, seen in before.items():
             if after.get(uid) != seen:
-                found += [f"{seen.name}: {e}" for e in writers.get(uid, []) if is_by_us(e)]
+                mine = [entry for entry in writers.get(uid, []) if is_by_us(entry)]
+                found += [f"{seen.name}: {e}" for e in mine if not (e.subresource == "eviction" and seen.name in fine)]
         return found
 
     def unexplained(self, before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:
