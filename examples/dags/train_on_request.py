@@ -10,7 +10,7 @@ idle for the pool's `disruption.consolidateAfter`. Give the pool `capacity.hold`
 that after the proof.
 
 The pod has no controller, as all pods of Airflow's pod operators: while it runs, a teardown of the cluster is refused
-and names this DAG, task and run. Let the task end first, or start the teardown with the Param `evict_bare_pods`: the
+and names this DAG, task and run. Let the task end first, or start the teardown with the Param `evictBarePods`: the
 pod is evicted then, and `retries` decide whether the work is done again.
 
 Runs of `gpu_lifecycle` for one cluster take turns, so two of these at once are served one after the other.

@@ -68,8 +68,8 @@ def test_dag_is_documented_tagged_owned_and_bounded(fleet: dict[str, Any], dag_i
 
 def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
     params = fleet["dags"]["gpu_lifecycle.demo"]["params"]
-    assert set(params) == {"until", "pools", "evict_bare_pods", "replaceDrifted", "proveBurst"}
-    assert set(fleet["dags"]["gpu_teardown.demo"]["params"]) == {"evict_bare_pods"}
+    assert set(params) == {"until", "pools", "evictBarePods", "replaceDrifted", "proveBurst"}
+    assert set(fleet["dags"]["gpu_teardown.demo"]["params"]) == {"evictBarePods"}
     assert params["replaceDrifted"]["enum"] == ["none", "idle"]
     assert params["until"]["enum"] == ["validated", "torn_down"]
     assert params["pools"]["items"]["enum"] == list(POOLS)

@@ -95,7 +95,7 @@ def test_a_bare_pod_of_an_airflow_task_stops_a_teardown_before_anybody_is_asked(
         "default/train-7",
         "task train of Airflow",
         "manual__7",
-        "evict_bare_pods",
+        "evictBarePods",
     ):
         assert part in log
     assert changes(before, after) == {}

@@ -22,7 +22,7 @@ Pod = Mapping[str, Any]
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 #: The Param of a run that stands for ``drain.force: true``.
-PARAM_BARE_PODS = "evict_bare_pods"
+PARAM_BARE_PODS = "evictBarePods"
 
 
 class Fate(StrEnum):

@@ -134,7 +134,7 @@ def make_plan(
 ) -> TeardownPlan:
     """The plan for what is there now.
 
-    :param bare_pods_go: the run's Param ``evict_bare_pods``.
+    :param bare_pods_go: the run's Param ``evictBarePods``.
     :param approved: what an approved plan keeps; this one keeps it as well.
     """
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]

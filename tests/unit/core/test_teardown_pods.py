@@ -48,7 +48,7 @@ def test_what_refuses_is_no_victim_and_is_named_by_its_task() -> None:
     text = found.drain.refusal()
     assert text.startswith("2 pods must not be evicted:")
     assert "t/train on n1 works for task t of Airflow's DAG d in run r" in text
-    assert "evict_bare_pods" in text
+    assert "evictBarePods" in text
 
 
 def test_where_pods_are_deleted_no_budget_holds_them() -> None:

@@ -163,7 +163,7 @@ def test_a_bare_pod_of_an_airflow_task_refuses_the_teardown_before_anything_is_d
         "task train of Airflow's DAG train_on_request in run manual__7",
         "nothing was frozen, cordoned or evicted",
         "let the task end",
-        "evict_bare_pods",
+        "evictBarePods",
         "drain.force: true",
         "clear plan",
     ):
@@ -173,7 +173,7 @@ def test_a_bare_pod_of_an_airflow_task_refuses_the_teardown_before_anything_is_d
 
 def test_the_param_lets_bare_pods_go_and_the_approval_says_so(kube: KubeClient) -> None:
     running(kube, "train-abc", on=f"node-{POOL}", labels=AIRFLOW)
-    result = Teardown(evict_bare_pods=True).plan()
+    result = Teardown(evictBarePods=True).plan()
     assert "task train of Airflow's DAG train_on_request" in result["markdown"]
     assert "only a retry of task train" in result["markdown"]
     assert result["plan"]["refused"] == []
@@ -181,7 +181,7 @@ def test_the_param_lets_bare_pods_go_and_the_approval_says_so(kube: KubeClient) 
 
 
 def test_another_try_of_the_same_airflow_task_is_no_growth(kube: KubeClient) -> None:
-    teardown = Teardown(evict_bare_pods=True)
+    teardown = Teardown(evictBarePods=True)
     running(kube, "train-1", on=f"node-{POOL}", labels=AIRFLOW)
     teardown.ti.xcoms["return_value"] = teardown.plan()
     kube.delete(ObjectRef(POD, "train-1", "default"), grace_seconds=0)

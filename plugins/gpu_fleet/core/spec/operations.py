@@ -250,7 +250,7 @@ class Drain(SpecModel):
     force: bool = Field(
         default=False,
         description="Pods without a controller may go although nothing recreates them, such as those of Airflow's pod "
-        "operators; false: they refuse a teardown before its approval. For one run: its Param evict_bare_pods.",
+        "operators; false: they refuse a teardown before its approval. For one run: its Param evictBarePods.",
     )
     disable_eviction: bool = Field(
         default=False, description="Delete instead of evict: ignores every PodDisruptionBudget. Avoid."
