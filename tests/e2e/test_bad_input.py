@@ -20,8 +20,12 @@ PREFLIGHT = {
     "preflight.check_tools",
     "preflight.check_aws",
     "preflight.check_prerequisites",
+    "preflight.check_neighbours",
+    "preflight.plan_changes",
     "preflight.cluster_active",
 }
+#: Runs whatever happened, and undoes what was frozen: nothing here.
+UNDOES = {"teardown.undo_freeze"}
 
 
 CHECK_AWS, ACTIVE = "preflight.check_aws", "preflight.cluster_active"
@@ -92,7 +96,7 @@ def failed_early(run: Run, failed: frozenset[str] | set[str]) -> None:
     assert run.state == "failed"
     assert set(run.failed) == failed
     assert {task_id: run.tasks[task_id]["try_number"] for task_id in failed} == dict.fromkeys(failed, 1)
-    after = set(run.in_state("success")) - PREFLIGHT - {"freeze_spec", "reached_end", *RELEASES}
+    after = set(run.in_state("success")) - PREFLIGHT - {"freeze_spec", "reached_end", *RELEASES, *UNDOES}
     assert after == set(), f"went on with {sorted(after)}"
     for task_id in RELEASES & set(run.tasks):
         assert run.xcom(task_id) == "NeverAsked"
@@ -218,7 +222,7 @@ def test_unreachable_api_server_fails_the_first_task_that_needs_it(empty: Fleet)
         log = run.log(task_id)
         assert f"cannot connect to {empty.sandbox.state['kubernetes']['url']} (EKS cluster 'demo-gpu'" in log
         assert "check the network" in log
-    assert set(run.in_state("success")) <= {*PREFLIGHT, "freeze_spec", "teardown.release_turn", "reached_end"}
+    assert set(run.in_state("success")) <= {*PREFLIGHT, "freeze_spec", "teardown.release_turn", "reached_end", *UNDOES}
     assert empty.leftovers() == []
 
 
