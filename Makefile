@@ -72,7 +72,6 @@ test: lint unit helm sandbox e2e ## everything that CI runs (under 25 minutes)
 test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m full tests/unit
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
-	@$(TOOLS) && $(PYTEST) -m full tests/unit
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
 	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
 

@@ -49,7 +49,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
     short_hash,
 )
-from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, of_template
+from gpu_fleet.core.pool_template import PoolTemplate, of_template, older_nodes
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
@@ -106,7 +106,7 @@ def plan_placeholders(
     claims = list(claims)
     nodes = [node for node in nodes if labels_of(node).get(LABEL_NODE_POOL) == pool]
     present = pool_nodes(nodes, pool)
-    drifted = drifted_nodes(template, pool, nodes, claims)
+    drifted = older_nodes(template, pool, nodes, claims)
     of_today = [node for node in present if node.name not in drifted]
     standing = [node for node in of_today if counts_as_capacity(node)]
     arriving = _arriving(pool_claims(of_template(claims, template), pool), present)

@@ -109,7 +109,7 @@ def _type_differs(template: PoolTemplate, labels: Mapping[str, str]) -> Iterable
         yield f"instance type {found} -> {', '.join(template.instance_types)}"
 
 
-def drifted_nodes(
+def older_nodes(
     template: PoolTemplate | None, pool: str, nodes: Iterable[Object], claims: Iterable[Object]
 ) -> dict[str, tuple[str, ...]]:
     """Node name -> in what it is not of the pool's present template, of the nodes that are not.

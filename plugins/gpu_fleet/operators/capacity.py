@@ -18,7 +18,7 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
     run_label,
 )
-from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes
+from gpu_fleet.core.pool_template import PoolTemplate, older_nodes
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.operators.cordons import take_back_cordons
@@ -429,7 +429,7 @@ class HoldCapacityOperator(PoolOperator):
         others, names = others_by_node(self.kube.list(POD)), []
         nodes = self.kube.list(NODE, label_selector=self.of_pool())
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
-        drifted = drifted_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
+        drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         for node in pool_nodes(nodes, pool.name):
             if node.name in drifted:
                 continue  # of an older template: none of the nodes that were validated

@@ -46,7 +46,7 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
     if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
         return Replacement.from_json(kept["plan"])
     from gpu_fleet.core.capacity_objects import pool_nodes
-    from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes
+    from gpu_fleet.core.pool_template import PoolTemplate, older_nodes
     from gpu_fleet.hooks.drifted import look_at_nodes
 
     pool = operator.this_pool
@@ -54,7 +54,7 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
         return Replacement()
     seen = look_at_nodes(operator.kube, [pool.name])
     nodes = operator.kube.list(NODE, label_selector=operator.of_pool())
-    older = drifted_nodes(PoolTemplate.of(pool), pool.name, nodes, seen.claims)
+    older = older_nodes(PoolTemplate.of(pool), pool.name, nodes, seen.claims)
     found = rules.choose(
         mode,
         seen.drifted(),

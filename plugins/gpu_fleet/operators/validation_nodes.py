@@ -12,7 +12,7 @@ from gpu_fleet.core.assets import Topic, blamed_nodes, uri
 from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
-from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, sentence
+from gpu_fleet.core.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
 from gpu_fleet.operators.changes import note_drifted
@@ -70,7 +70,7 @@ class ProtectNodesOperator(PoolOperator):
         found = self.kube.list(NODE, label_selector=self.of_pool())
         known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         template = PoolTemplate.of(pool)
-        drifted = drifted_nodes(template, pool.name, found, known)
+        drifted = older_nodes(template, pool.name, found, known)
         for name, why in drifted.items():
             self.log.warning("pool %s: %s: left out", pool.name, sentence(name, why))
         everything = pool_nodes(found, pool.name)

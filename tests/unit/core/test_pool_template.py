@@ -12,7 +12,7 @@ from gpu_fleet.core.pool_template import (
     PoolTemplate,
     cap_is_held,
     claim_differs,
-    drifted_nodes,
+    older_nodes,
     sentence,
     stays,
     users_gpu_pods,
@@ -65,7 +65,7 @@ def new(name: str, node_name: str) -> dict[str, Any]:
 def test_a_node_drifts_by_what_jobs_see(launched_with: dict[str, Any], why: tuple[str, ...]) -> None:
     made = of(demo_spec(**launched_with), claim("c", node_name=N1))
     assert claim_differs(TEMPLATE, made) == why
-    assert drifted_nodes(TEMPLATE, POOL, [node(N1)], [made]) == ({N1: why} if why else {})
+    assert older_nodes(TEMPLATE, POOL, [node(N1)], [made]) == ({N1: why} if why else {})
 
 
 def test_labels_and_instance_types_are_the_pools() -> None:
@@ -80,21 +80,21 @@ def test_labels_and_instance_types_are_the_pools() -> None:
 def test_a_label_that_somebody_took_off_the_node_is_no_other_template() -> None:
     item = node(N1)
     item["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "time-slicing-4"
-    assert drifted_nodes(TEMPLATE, POOL, [item], [new("c", N1)]) == {}
+    assert older_nodes(TEMPLATE, POOL, [item], [new("c", N1)]) == {}
     # Without its claim only the label can tell, and only if it is one of ours.
-    assert drifted_nodes(TEMPLATE, POOL, [item], []) == {N1: ("sharing time-slicing-4 -> time-slicing-8",)}
+    assert older_nodes(TEMPLATE, POOL, [item], []) == {N1: ("sharing time-slicing-4 -> time-slicing-8",)}
     item["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "theirs"
-    assert drifted_nodes(TEMPLATE, POOL, [item], []) == {}
+    assert older_nodes(TEMPLATE, POOL, [item], []) == {}
 
 
 def test_a_label_that_a_living_node_was_given_since_makes_up_for_its_claims() -> None:
     item = node(N1)
     item["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "time-slicing-8"
-    assert drifted_nodes(TEMPLATE, POOL, [item], [old("c", N1)]) == {}
+    assert older_nodes(TEMPLATE, POOL, [item], [old("c", N1)]) == {}
 
 
 def test_a_node_that_is_being_removed_is_named_no_more() -> None:
-    assert drifted_nodes(TEMPLATE, POOL, [node(N1, deleting=True)], [old("c", N1)]) == {}
+    assert older_nodes(TEMPLATE, POOL, [node(N1, deleting=True)], [old("c", N1)]) == {}
 
 
 def test_the_template_of_somebody_elses_pool_is_theirs() -> None:
@@ -102,7 +102,7 @@ def test_the_template_of_somebody_elses_pool_is_theirs() -> None:
         PoolTemplate.of(demo_spec(nodePools__0__manage=False, teardown={"uninstallKarpenter": False}).pool(POOL))
         is None
     )
-    assert drifted_nodes(None, POOL, [node(N1)], [old("c", N1)]) == {}
+    assert older_nodes(None, POOL, [node(N1)], [old("c", N1)]) == {}
 
 
 def test_the_template_survives_an_xcom() -> None:

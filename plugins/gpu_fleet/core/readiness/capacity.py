@@ -46,7 +46,7 @@ from gpu_fleet.core.names import (
     LABEL_POOL,
     SYSTEM_NAMESPACE,
 )
-from gpu_fleet.core.pool_template import PoolTemplate, drifted_nodes, of_template, short
+from gpu_fleet.core.pool_template import PoolTemplate, of_template, older_nodes, short
 from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
@@ -110,7 +110,7 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     pool, wanted = str(args["pool"]), int(args["wanted"])
     expected = int(args["physical"]) * int(args["replicas"])
     template = PoolTemplate.from_json(args.get("template"))
-    drifted = drifted_nodes(template, pool, snapshot.get("nodes", []), snapshot.get("claims", []))
+    drifted = older_nodes(template, pool, snapshot.get("nodes", []), snapshot.get("claims", []))
     old = short(drifted)
     present = pool_nodes(snapshot.get("nodes", []), pool)
     nodes = [node for node in present if node.name not in drifted]
