@@ -22,6 +22,7 @@ from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.apply import ApplyManifestsOperator
 from gpu_fleet.operators.capacity import AwaitCapacityOperator, ReleasePlaceholdersOperator, RequestCapacityOperator
 from gpu_fleet.operators.drift import DRIFT, CheckDriftOperator
+from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator, RemediateReleaseOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
@@ -112,8 +113,8 @@ def provide(kube: KubeClient, spec: ClusterSpec) -> dict[str, Any]:
     run(ApplyManifestsOperator(task_id="apply", builder="runtime_class"), spec)
     installed: dict[str, Any] = run(InstallReleaseOperator(task_id="install", component="device-plugin"), spec)
     for pool in spec.node_pools:
-        for builder in ("node_class", "node_pool"):
-            run(ApplyManifestsOperator(task_id="apply", builder=builder, builder_args={"pool": pool.name}), spec)
+        run(ApplyNodeClassOperator(task_id="apply_class", node_pool=pool.name), spec)
+        run(ApplyNodePoolOperator(task_id="apply_pool", node_pool=pool.name), spec)
     return installed
 
 
@@ -294,7 +295,9 @@ def test_a_pool_that_is_removed_from_the_file_keeps_its_entry_and_its_toleration
     with pytest.raises(DriftFound):
         run(CheckDriftOperator(task_id="drift"), alone, ti)
     # The NodePool may go on buying, and is named; the release is as it has to be.
-    assert {item["object"] for item in ti.xcoms[DRIFT]} == {"NodePool team-a", "EC2NodeClass team-a"}
+    assert {item["object"] for item in ti.xcoms[DRIFT]} == {
+        *("NodePool team-a", "EC2NodeClass team-a", "NodeOverlay gpu-fleet-team-a")
+    }
 
     # Its NodePool is deleted by hand while a pod holds the node: the entry stays as long as the node does.
     pod = job_that_stays(kube, "held", old, taint)
