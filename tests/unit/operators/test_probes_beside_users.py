@@ -13,6 +13,8 @@ import pytest
 from gpu_fleet.core.probes import Probe
 from tests.unit.operators.nodes_world import NodesWorld, checks, nodes_world, users_work
 
+pytestmark = pytest.mark.whole_sandbox
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesWorld]:

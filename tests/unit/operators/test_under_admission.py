@@ -13,6 +13,8 @@ from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.triggers.looking import look
 from tests.unit.operators.nodes_world import POOL, NodesWorld, checks, nodes_world
 
+pytestmark = pytest.mark.whole_sandbox
+
 REGISTRY = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
 PLUGIN = "nvidia-device-plugin"
 
