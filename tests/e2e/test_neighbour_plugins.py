@@ -19,7 +19,9 @@ CHECK, GROUP = "preflight.check_neighbours", "team-b"
 @pytest.fixture
 def neighbour(empty: Fleet) -> Iterator[str]:
     """A GPU node of another team, served by NVIDIA's static DaemonSet as eksctl installs it; the node's name."""
-    instance = empty.sandbox.call("POST", "/nodes", json={"instanceType": "g5.xlarge", "group": GROUP})["instance"]
+    # Tainted, as GPU nodes are: our placeholders, probes and plugin tolerate that, and are kept off by labels alone.
+    wanted = {"instanceType": "g5.xlarge", "group": GROUP, "taints": [f"{GPU}=present:NoSchedule"]}
+    instance = empty.sandbox.call("POST", "/nodes", json=wanted)["instance"]
     empty.kubectl.apply(static_plugin())
     try:
         node = until("the neighbour's node and its GPU", lambda: _served(empty))
@@ -35,7 +37,7 @@ def _nodes(fleet: Fleet) -> list[Json]:
 
 
 def _served(fleet: Fleet) -> Json | None:
-    ready = [node for node in _nodes(fleet) if not node["spec"].get("taints")]
+    ready = [node for node in _nodes(fleet) if {taint["key"] for taint in node["spec"].get("taints", [])} == {GPU}]
     return next((node for node in ready if node["status"].get("allocatable", {}).get(GPU) == "1"), None)
 
 
