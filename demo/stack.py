@@ -98,6 +98,7 @@ class Stack:
             self._wait_for_sandbox()
             self.environment.update(self._sandbox_environment())
             self._wait_for_airflow()
+            self._wait_for_system_nodes()
             self._save()
         except BaseException:
             self.stop()
@@ -172,6 +173,18 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the sandbox did not come up in {timeout:.0f} s; see {self.build_dir / 'sandbox.log'}"
+                )
+            time.sleep(0.2)
+
+    def _wait_for_system_nodes(self, timeout: float = 120) -> None:
+        """The cluster's own nodes, on which Karpenter runs, join while Airflow starts; a lifecycle expects them there."""
+        deadline = time.monotonic() + timeout
+        while self.sandbox_state()["phase"] != "ready":
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"the sandbox's system nodes are not Ready after {timeout:.0f} s; see "
+                    f"{self.build_dir / 'sandbox.log'}"
                 )
             time.sleep(0.2)
 
