@@ -177,7 +177,7 @@ class Stack:
             time.sleep(0.2)
 
     def _wait_for_system_nodes(self, timeout: float = 120) -> None:
-        """The cluster's own nodes, on which Karpenter runs, join while Airflow starts; a lifecycle expects them there."""
+        """The cluster's own nodes, on which Karpenter runs, join while Airflow starts; a lifecycle expects them."""
         deadline = time.monotonic() + timeout
         while self.sandbox_state()["phase"] != "ready":
             self.check()
