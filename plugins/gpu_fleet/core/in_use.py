@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.capacity_objects import Object, labels_of, name_of
-from gpu_fleet.core.names import DOMAIN, LABEL_CLUSTER, LABEL_NODE_CLASS, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.names import (
+    DOMAIN,
+    LABEL_CLUSTER,
+    LABEL_DEVICE_PLUGIN,
+    LABEL_NODE_CLASS,
+    LABEL_NODE_POOL,
+    LABEL_PLUGIN_CONFIG,
+    SERVED,
+)
 from gpu_fleet.core.plugin_entries import entries_of, entry_replicas, entry_text, is_mps
 
 if TYPE_CHECKING:
@@ -141,8 +149,11 @@ def toleration(key: str, effect: str) -> dict[str, str]:
 
 
 def needed_values(use: InUse) -> dict[str, Any]:
-    """What any revision of the plugin's release must have in its values; empty if nothing is in use."""
-    needed: dict[str, Any] = {}
+    """What any revision of the plugin's release must have in its values.
+
+    The node selector always: a revision from before it was introduced selects every team's GPU nodes.
+    """
+    needed: dict[str, Any] = {"nodeSelector": {LABEL_DEVICE_PLUGIN: SERVED}}
     if use.entries:
         needed["config"] = {"map": {entry: entry_text(entry) for entry in use.entries}}
     if use.taints:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpu_fleet.core.in_use import InUse, carried_by, in_use, kept_sentences, needed_values
+from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse, carried_by, in_use, kept_sentences, needed_values
 from gpu_fleet.core.plugin_entries import entry_config, entry_replicas
 from gpu_fleet.core.releases.components import release_request, restored_request
 from gpu_fleet.core.releases.needed import lacking, with_needed
@@ -198,6 +198,17 @@ def test_a_proven_revision_without_an_entry_in_use_is_found_out() -> None:
         "tolerations: new, Exists, NoSchedule",
     )
     assert lacking(proven, needed_values(found(nodes=[thing("Node", "n1", "time-slicing-4")]))) == ()
+
+
+def test_a_proven_revision_that_selects_every_teams_gpu_nodes_is_found_out_and_narrowed() -> None:
+    """From before the label of our own: rolled back to it, the plugin would take over the nodes of others."""
+    proven = {**helm_values(demo_spec(), "device-plugin"), "nodeSelector": {"nvidia.com/gpu.present": "true"}}
+    needed = needed_values(NOTHING_IN_USE)
+    assert lacking(proven, needed) == ("nodeSelector.gpu-fleet.io/device-plugin",)
+    assert with_needed(proven, needed)["nodeSelector"] == {
+        "nvidia.com/gpu.present": "true",
+        "gpu-fleet.io/device-plugin": "true",
+    }
 
 
 def test_what_lacks_is_added_and_what_was_proven_stays() -> None:
