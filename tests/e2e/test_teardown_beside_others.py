@@ -131,7 +131,7 @@ def test_a_drain_that_a_budget_forbids_ends_without_evicting_and_is_taken_back(s
         standing.end_users_job()
         standing.write_cluster()
     text = approval(run)
-    assert "**Hurt:** 2 running pods will be evicted and hold 2 GPUs" in text
+    assert "**Interrupts:** 2 running pods will be evicted and hold 2 GPUs" in text
     assert "training/Deployment/trainer" in text
     assert "PodDisruptionBudget all-of-them allows no disruption (it needs 2 healthy pods and has 2)" in text
     assert run.failed[0] == f"teardown.drain_{SHARED}"
@@ -206,7 +206,7 @@ def test_device_plugin_and_runtime_class_stay_for_others_and_the_approval_says_w
     try:
         run = standing.teardown().succeeded()
         text = approval(run)
-        stays = text.split("**Stays:**")[1].split("| removed")[0]
+        stays = text.split("**Keeps:**")[1].split("| removed")[0]
         for part in (
             f"NodePools `{TEAM}`, `{WHOLE}`",
             f"the device plugin: pool {WHOLE} of the same file stays (manage: false)",
@@ -215,7 +215,7 @@ def test_device_plugin_and_runtime_class_stay_for_others_and_the_approval_says_w
             "Karpenter (teardown.uninstallKarpenter: false)",
         ):
             assert part in stays
-        assert "volumes of" in text.split("**Hurt:**")[0]
+        assert "volumes of" in text.split("**Interrupts:**")[0]
         assert run.xcom("teardown.uninstall_device_plugin")["kept"] == "InUse"
         assert run.xcom("teardown.delete_runtime_class")["kept"] == ["RuntimeClass nvidia"]
         assert changes(kept, {name: version for name, version in standing.snapshot().items() if name in kept}) == {}

@@ -40,24 +40,24 @@ def to_markdown(plan: TeardownPlan, spec: ClusterSpec) -> str:
     if plan.empty:
         parts = [["Nothing is left: no NodePool, NodeClaim, node, instance or Helm release of ours."]]
     else:
-        parts = [_goes(plan), *_hurt(plan), *_holds_up(plan, spec)]
-    parts += [_stays(plan), *([f"**Note:** {note}"] for note in plan.notes)]
+        parts = [_removes(plan), *_interrupts(plan), *_holds_up(plan, spec)]
+    parts += [_keeps(plan), *([f"**Note:** {note}"] for note in plan.notes)]
     if not plan.empty:
         parts += _details(plan)
     paragraphs = ["\n".join(lines) for lines in parts if lines]
     return "\n\n".join([f"## Teardown of the GPU capacity of `{plan.cluster}`", *paragraphs])
 
 
-def _goes(plan: TeardownPlan) -> list[str]:
+def _removes(plan: TeardownPlan) -> list[str]:
     going = [volume for volume in plan.volumes if volume.goes]
     what = [_count(len(plan.pools), "NodePool"), _count(len(plan.instances), "instance")]
     if going:
         what.append(f"{_count(len(going), 'volume')} of {sum(volume.gib for volume in going)} GiB")
     month = "" if not plan.cost.usd else f" (about {plan.cost.usd * HOURS_PER_MONTH:,.0f} USD a month)"
-    return [f"**Goes:** {', '.join(what)}: **{plan.cost}**{month}. {plan.prices}"]
+    return [f"**Removes:** {', '.join(what)}: **{plan.cost}**{month}. {plan.prices}"]
 
 
-def _hurt(plan: TeardownPlan) -> list[list[str]]:
+def _interrupts(plan: TeardownPlan) -> list[list[str]]:
     victims = plan.judged.victims
     parts: list[list[str]] = []
     if victims:
@@ -66,10 +66,10 @@ def _hurt(plan: TeardownPlan) -> list[list[str]]:
             by_owner.setdefault(victim.owner, []).append(victim)
         gpus = sum(victim.gpus for victim in victims)
         holds = f" and hold {_count(gpus, 'GPU')} or shares of GPUs" if gpus else ""
-        head = f"**Hurt:** {_count(len(victims), 'running pod')} will be evicted{holds}:"
+        head = f"**Interrupts:** {_count(len(victims), 'running pod')} will be evicted{holds}:"
         parts.append([head, *_items([_of_owner(owner, pods) for owner, pods in by_owner.items()])])
     elif not plan.judged.drain.refuse:
-        parts.append(["**Hurt:** nobody; no user's pod runs on these nodes."])
+        parts.append(["**Interrupts:** nobody; no user's pod runs on these nodes."])
     protected = [victim for victim in victims if victim.asked_to_stay is not None]
     if protected:
         head = f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"
@@ -103,19 +103,19 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
             if policy.when_time_expires == "delete"
             else "the drain fails, and what has not been evicted stays (drain.whenTimeExpires: fail)"
         )
-        head = f"**Holds the drain up:** as long as this is so; after {policy.timeout.text} {then}:"
+        head = f"**Blocks the drain:** as long as this is so; after {policy.timeout.text} {then}:"
         parts.append([head, *_items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
     lingering = plan.judged.lingering
     if lingering and plan.way is Way.BY_KARPENTER:
         head = (
-            "**Holds Karpenter up:** a drain leaves these pods of DaemonSets, and Karpenter terminates no node before "
+            "**Blocks Karpenter:** a drain leaves these pods of DaemonSets, and Karpenter terminates no node before "
             "they are gone or the pool's terminationGracePeriod is over (for ever if it is null):"
         )
         parts.append([head, *_items([f"`{name}`: {why}" for name, why in lingering.items()])])
     return parts
 
 
-def _stays(plan: TeardownPlan) -> list[str]:
+def _keeps(plan: TeardownPlan) -> list[str]:
     stays = [f"NodePools {_list(plan.kept_pools)}"] if plan.kept_pools else []
     stays += plan.stays
     stays += [
@@ -124,7 +124,7 @@ def _stays(plan: TeardownPlan) -> list[str]:
         for volume in plan.volumes
         if not volume.goes
     ]
-    return ["**Stays:**", *_items(stays)] if stays else []
+    return ["**Keeps:**", *_items(stays)] if stays else []
 
 
 def _details(plan: TeardownPlan) -> list[list[str]]:

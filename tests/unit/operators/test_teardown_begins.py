@@ -202,8 +202,8 @@ def test_the_approval_names_budgets_that_allow_nothing_and_pods_that_ask_to_stay
     budget(kube, 1, "two", "db")
     result = Teardown().plan()
     text = result["markdown"]
-    order = [text.index(part) for part in ("**Goes:**", "**Hurt:** 2 running pods", "ask not to be disrupted",
-                                           "**Holds the drain up:**", "| removed")]  # fmt: skip
+    order = [text.index(part) for part in ("**Removes:**", "**Interrupts:** 2 running pods", "ask not to be disrupted",
+                                           "**Blocks the drain:**", "| removed")]  # fmt: skip
     assert order == sorted(order)
     assert "`default/web-1` (`72h`)" in text
     assert (
@@ -252,7 +252,7 @@ def test_the_sum_has_the_volumes_that_go_and_the_text_those_that_stay(kube: Kube
     assert result["plan"]["usdPerHour"] == pytest.approx(1.006 + 100 * 0.08 / 730)
     assert "1 volume of 100 GiB" in result["markdown"]
     stays = f"volume `{kept}`, 1000 GiB gp3, 80.00 USD a month: PersistentVolume pv-1 of team/data, Retain"
-    assert stays in result["markdown"].split("**Stays:**")[1]
+    assert stays in result["markdown"].split("**Keeps:**")[1]
 
 
 # --- what stays -------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_the_approval_says_for_whom_the_runtime_class_stays_and_the_task_keeps_t
     teardown = Teardown(spec)
     result = teardown.plan()
     assert result["plan"]["keeps"]["runtimeClass"] == ["NodePool vision may launch nodes with GPUs"]
-    assert "the RuntimeClass: NodePool vision may launch nodes with GPUs" in result["markdown"].split("**Stays:**")[1]
+    assert "the RuntimeClass: NodePool vision may launch nodes with GPUs" in result["markdown"].split("**Keeps:**")[1]
     kube.delete(ObjectRef(NODE_POOL, "vision"))
     teardown.ti.xcoms["return_value"] = result
     again = teardown.plan(approved_task_id="plan")
