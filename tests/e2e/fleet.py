@@ -69,6 +69,8 @@ DEADLINES = {
 #: How the cluster is reached, if its API server is somebody else's: fields of the cluster file, set by conftest.py.
 BORROWED: Json = {}
 
+#: The node group that the sandbox's cluster begins with.
+SYSTEM_NODE_GROUP = "system"
 #: Folder of the workers' chart cache, below the stack's.
 CHART_CACHE = "chart-cache"
 
@@ -475,11 +477,33 @@ class Fleet:
         self.repair()
         self.write_cluster()
         self.end_users_job()
+        self.end_node_groups()
         if self.leftovers():
             self.terminate_unclaimed()
             self.teardown()
         left = self.leftovers()
         assert not left, f"the teardown between two tests left: {left}"
+
+    def end_node_groups(self) -> None:
+        """Other teams' managed node groups with their instances: while one with GPUs exists, also without a node, a
+        teardown rightly keeps the RuntimeClass for it."""
+        eks, cluster = self.aws("eks"), str(self.sandbox.state["cluster"])
+        for group in eks.list_nodegroups(clusterName=cluster)["nodegroups"]:
+            if group != SYSTEM_NODE_GROUP:
+                self._end_instances_of(group)
+                eks.delete_nodegroup(clusterName=cluster, nodegroupName=group)
+
+    def _end_instances_of(self, group: str) -> None:
+        filters = [
+            {"Name": "tag:eks:nodegroup-name", "Values": [group]},
+            {"Name": "instance-state-name", "Values": ["pending", "running"]},
+        ]
+        found = self.aws("ec2").describe_instances(Filters=filters)["Reservations"]
+        ids = [instance["InstanceId"] for each in found for instance in each["Instances"]]
+        if ids:
+            self.aws("ec2").terminate_instances(InstanceIds=ids)
+        label = f"eks.amazonaws.com/nodegroup={group}"
+        until(f"the end of the nodes of {group}", lambda: not self.kubectl.get("nodes", "-l", label))
 
     def terminate_unclaimed(self) -> None:
         """Instances that Karpenter knows nothing of (a fault's doing): the package reports them, a person ends them."""

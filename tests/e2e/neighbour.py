@@ -104,6 +104,7 @@ class Neighbour:
         for kind, name in (("runtimeclass", "gvisor"), ("priorityclass", "research")):
             kubectl.run_quietly("delete", kind, name, "--ignore-not-found")
         kubectl.run_quietly("delete", "namespace", *theirs.NAMESPACES, "--ignore-not-found")
+        self.fleet.end_node_groups()
 
     # --- looking -----------------------------------------------------------------------------------------------------
     def look(self, _tasks: Any = None) -> None:

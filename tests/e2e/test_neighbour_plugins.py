@@ -21,15 +21,14 @@ def neighbour(empty: Fleet) -> Iterator[str]:
     """A GPU node of another team, served by NVIDIA's static DaemonSet as eksctl installs it; the node's name."""
     # Tainted, as GPU nodes are: our placeholders, probes and plugin tolerate that, and are kept off by labels alone.
     wanted = {"instanceType": "g5.xlarge", "group": GROUP, "taints": [f"{GPU}=present:NoSchedule"]}
-    instance = empty.sandbox.call("POST", "/nodes", json=wanted)["instance"]
+    empty.sandbox.call("POST", "/nodes", json=wanted)
     empty.kubectl.apply(static_plugin())
     try:
         node = until("the neighbour's node and its GPU", lambda: _served(empty))
         yield str(node["metadata"]["name"])
     finally:
         empty.kubectl.run("-n", NAMESPACE, "delete", "daemonset", NAME, "--ignore-not-found")
-        empty.aws("ec2").terminate_instances(InstanceIds=[instance])
-        until("the end of the neighbour's node", lambda: not _nodes(empty))
+        empty.end_node_groups()
 
 
 def _nodes(fleet: Fleet) -> list[Json]:
