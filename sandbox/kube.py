@@ -66,6 +66,7 @@ class Kube:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._session: aiohttp.ClientSession | None = None
+        self._ended = False
         self._events: dict[tuple[str, ...], tuple[str, int]] = {}
 
     @classmethod
@@ -109,6 +110,8 @@ class Kube:
         return other
 
     async def close(self) -> None:
+        """For good: a task that is only ending must not open another session, which nobody would close."""
+        self._ended = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -116,6 +119,8 @@ class Kube:
     # --- requests ----------------------------------------------------------------------------------------------
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._ended:
+            raise aiohttp.ClientConnectionError(f"the client of {self.server} is closed")
         if self._session is None:
             # Each watch holds a connection for minutes: no limit, or twenty informers would starve the requests.
             connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True, limit=0)
