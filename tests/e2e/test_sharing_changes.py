@@ -127,7 +127,8 @@ def test_four_to_eight_with_busy_nodes_and_back_again(watched: Watched) -> None:
     assert f"node {old} drifted: sharing time-slicing-4 -> time-slicing-8, holds 2 GPU pods" in log
     assert [node["node"] for node in run.xcom(f"validation.pool_{SHARED}.sharing", "report")["nodes"]] == [new]
     event = fleet.events(f"gpu-fleet://{CLUSTER}/{SHARED}/validated")[-1]["extra"]
-    assert (list(event["nodes"]), event["drifted"]) == ([new], [old])
+    assert (list(event["nodes"]), event["older"]) == ([new], [old])
+    assert [(each["node"], each["fields"], each["gpuPods"]) for each in event["drifted"]] == [(old, ["sharing"], 2)]
     assert run.span("rollout.install_device_plugin")[1] <= run.span(f"provision.pool_{SHARED}.apply_node_pool")[0]
 
     # A second run changes nothing.
