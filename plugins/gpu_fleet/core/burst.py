@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity import container_security, pod_security, tolerations
-from gpu_fleet.core.names import (
-    ANNOTATION_RUN,
-    GPU_RESOURCE,
-    LABEL_CLUSTER,
-    LABEL_COMPONENT,
-    LABEL_NODE_POOL,
-    LABEL_POOL,
-    LABEL_RUN,
-    PLACEHOLDER_PRIORITY_CLASS,
-    SYSTEM_NAMESPACE,
-)
+from gpu_fleet.core.capacity import pause_pod
+from gpu_fleet.core.names import LABEL_COMPONENT, LABEL_NODE_POOL, LABEL_POOL
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
@@ -64,44 +54,12 @@ def burst_pod(
     cluster: str, pool: NodePool, index: int, *, lifetime_s: int, image: str, run: str, run_label: str
 ) -> dict[str, Any]:
     """A pod that asks for one share of any node of the pool. It gives way to everything and ends by itself."""
-    share = {GPU_RESOURCE: "1"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": f"burst-{pool.name}-{index}",
-            "namespace": SYSTEM_NAMESPACE,
-            "labels": {
-                LABEL_CLUSTER: cluster,
-                LABEL_POOL: pool.name,
-                LABEL_COMPONENT: COMPONENT_BURST,
-                LABEL_RUN: run_label,
-            },
-            "annotations": {ANNOTATION_RUN: run},
-        },
-        "spec": {
-            "nodeSelector": {LABEL_NODE_POOL: pool.name},
-            "priorityClassName": PLACEHOLDER_PRIORITY_CLASS,
-            "restartPolicy": "Always",
-            "activeDeadlineSeconds": lifetime_s,
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "tolerations": tolerations(pool),
-            "securityContext": pod_security(),
-            "containers": [
-                {
-                    "name": "pause",
-                    "image": image,
-                    "securityContext": container_security(),
-                    "resources": {
-                        "requests": {"cpu": "1m", "memory": "8Mi", **share},
-                        "limits": {"memory": "16Mi", **share},
-                    },
-                }
-            ],
-        },
-    }
+    pod = pause_pod(
+        f"burst-{pool.name}-{index}", COMPONENT_BURST, cluster, pool, 1, image, run, run_label, cpu="1m", memory="8Mi"
+    )
+    pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name}
+    pod["spec"]["activeDeadlineSeconds"] = lifetime_s
+    return pod
 
 
 def burst_selector(pool: str) -> str:

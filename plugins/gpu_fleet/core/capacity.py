@@ -190,7 +190,9 @@ def placeholder_pod(
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
     :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
     """
-    pod = _pod(placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label)
+    pod = pause_pod(
+        placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label
+    )
     # The labels of today's template: a node that Karpenter launches from an older one is not what is asked for.
     pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name, **(pool_labels(pool) if pool.manage else {})}
     pod["spec"]["activeDeadlineSeconds"] = lifetime_s
@@ -221,7 +223,7 @@ def hold_pod(
 
     It is pinned to the node, so it can never buy one, and ends by itself: nobody has to remember to release it.
     """
-    pod = _pod(hold_name(pool.name, node), COMPONENT_HOLD, cluster, pool, gpus, image, run, run_label)
+    pod = pause_pod(hold_name(pool.name, node), COMPONENT_HOLD, cluster, pool, gpus, image, run, run_label)
     pod["spec"]["nodeSelector"] = {LABEL_HOSTNAME: node}
     pod["spec"]["activeDeadlineSeconds"] = minutes * 60
     return pod
@@ -233,9 +235,23 @@ def hold_name(pool: str, node: str) -> str:
     return name if len(name) <= 63 else f"{name[:52].rstrip('-')}-{short_hash(pool, node)}"
 
 
-def _pod(
-    name: str, component: str, cluster: str, pool: NodePool, gpus: int, image: str, run: str, run_label: str
+def pause_pod(
+    name: str,
+    component: str,
+    cluster: str,
+    pool: NodePool,
+    gpus: int,
+    image: str,
+    run: str,
+    run_label: str,
+    *,
+    cpu: str = "10m",
+    memory: str = "16Mi",
 ) -> dict[str, Any]:
+    """A pod of ours that asks for GPUs of the pool's nodes and uses none; it gives way to everything.
+
+    :param cpu: and ``memory``: what it requests.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -264,7 +280,7 @@ def _pod(
                     "image": image,
                     "securityContext": container_security(),
                     "resources": {
-                        "requests": {"cpu": "10m", "memory": "16Mi", GPU_RESOURCE: str(gpus)},
+                        "requests": {"cpu": cpu, "memory": memory, GPU_RESOURCE: str(gpus)},
                         "limits": {"memory": "16Mi", GPU_RESOURCE: str(gpus)},
                     },
                 }
