@@ -69,7 +69,7 @@ class Decision:
 
 NO_PROVEN = "NoProvenRevision"
 PRUNED = "TargetPruned"
-LACKS_NEEDED = "TargetLacksEntriesInUse"
+LACKS_NEEDED = "TargetLacksNeededValues"
 FIELD_CONFLICT = "FieldConflict"
 
 _Rule = Callable[[Observation, Finding, ReleasePolicy], Decision]
@@ -116,8 +116,8 @@ def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
             Action.STOP,
             finding.state,
             LACKS_NEEDED,
-            f"{finding.message}; its proven revision {seen.proven.revision} lacks what living nodes need "
-            f"({'; '.join(seen.lacking)}), so a rollback to it would break them",
+            f"{finding.message}; its proven revision {seen.proven.revision} lacks values that every revision must "
+            f"have ({'; '.join(seen.lacking)}): a rollback to it would break our nodes, or reach those of others",
         )
     return _decision(Action.ROLLBACK, finding, seen.proven.revision)
 

@@ -200,7 +200,7 @@ def test_a_broken_upgrade_is_not_rolled_back_to_a_revision_without_an_entry_in_u
     assert decide(Goal.REMEDIATE, observation, None, POLICY).target == 1
     decision = decide(Goal.REMEDIATE, replace(observation, lacking=LACKING), None, POLICY)
     assert (decision.action, decision.reason) == (Action.STOP, LACKS_NEEDED)
-    assert "revision 1 lacks what living nodes need (config.map.time-slicing-8)" in decision.message
+    assert "revision 1 lacks values that every revision must have (config.map.time-slicing-8)" in decision.message
 
 
 @pytest.mark.parametrize(
