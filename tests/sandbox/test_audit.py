@@ -41,7 +41,7 @@ async def test_every_kind_of_write_is_an_event_as_a_real_api_server_writes_it(cl
     await api.call("DELETE", f"{PODS}?labelSelector=team%3Da")
     created, patched, bound, evicted, collection = told(cluster)
 
-    assert created["kind"], created["apiVersion"] == ("Event", "audit.k8s.io/v1")
+    assert (created["kind"], created["apiVersion"]) == ("Event", "audit.k8s.io/v1")
     assert (created["stage"], created["verb"], created["userAgent"]) == (
         "ResponseComplete",
         "create",
@@ -180,17 +180,6 @@ def test_file_that_is_full_is_put_aside(tmp_path: Path) -> None:
     log.close()
     assert [json.loads(line)["number"] for line in (tmp_path / FILE).read_text().splitlines()] == [3, 4]
     assert [json.loads(line)["number"] for line in (tmp_path / f"{FILE}.1").read_text().splitlines()] == [0, 1, 2]
-
-
-def test_an_entry_costs_microseconds(tmp_path: Path) -> None:
-    """A busy test writes a few hundred objects a second; a thousandth of a second each would be noticed."""
-    log = AuditLog(tmp_path)
-    entry = {"user": {"groups": ["g"] * 3}, "objectRef": {"name": "n" * 40}, "annotations": {"k": "v" * 200}}
-    began = time.perf_counter()
-    for _ in range(2000):
-        log.append(entry)
-    log.close()
-    assert (time.perf_counter() - began) / 2000 < 0.0005
 
 
 def _epoch(text: str) -> float:
