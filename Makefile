@@ -53,10 +53,10 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/python tools/dag_docs.py --check
 
 unit: setup ## unit, DAG and deployment tests
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not whole_sandbox and not full" tests/dags tests/unit tests/deployment
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not slow and not full" tests/dags tests/unit tests/deployment
 
-helm: setup ## the operators with real helm, or with nodes that run pods; without Airflow
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "(real_helm or whole_sandbox) and not full" tests/unit
+helm: setup ## the operators with real helm, and tests with processes or nodes that run pods; without Airflow
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "(real_helm or slow) and not full" tests/unit
 
 sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox

@@ -15,6 +15,8 @@ from tests.e2e.caps import CapWatch, caps_of
 from tests.unit.core.specs import demo_mapping
 from tests.unit.sandboxed import sandbox_cloud
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder: Path, **changes: Any) -> None:
     (folder / "demo.yaml").write_text(yaml.safe_dump(demo_mapping(**changes)))

@@ -13,6 +13,8 @@ import pytest
 
 from demo.processes import alive
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 #: A command that starts a child in a session of its own and tells both pids.
 COMMAND = """

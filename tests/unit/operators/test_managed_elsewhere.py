@@ -24,7 +24,7 @@ from tests.sandbox.nodes.static_plugin import static_plugin
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
 
-pytestmark = pytest.mark.whole_sandbox
+pytestmark = pytest.mark.slow
 
 ACCESS = ClusterAccess("eks", "aws_demo", "us-west-2", "demo-gpu")
 POOL, GPU = "shared-a10g", "nvidia.com/gpu"

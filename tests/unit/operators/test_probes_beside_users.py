@@ -13,7 +13,7 @@ import pytest
 from gpu_fleet.core.probes import Probe
 from tests.unit.operators.nodes_world import NodesWorld, checks, nodes_world, users_work
 
-pytestmark = pytest.mark.whole_sandbox
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

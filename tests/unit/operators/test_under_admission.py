@@ -13,7 +13,7 @@ from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.triggers.looking import look
 from tests.unit.operators.nodes_world import POOL, NodesWorld, checks, nodes_world
 
-pytestmark = pytest.mark.whole_sandbox
+pytestmark = pytest.mark.slow
 
 REGISTRY = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
 PLUGIN = "nvidia-device-plugin"
