@@ -9,14 +9,9 @@ from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.operators.base import run_name, wait_started
-from gpu_fleet.operators.capacity import (
-    RequestCapacityOperator,
-    create_pod,
-    delete_pods,
-    ensure_objects,
-    hardware,
-    reported_failure,
-)
+from gpu_fleet.operators.pods import create_pod, delete_pods, ensure_objects
+from gpu_fleet.operators.pool import hardware, reported_failure
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 #: The run's Param that asks for the proof.

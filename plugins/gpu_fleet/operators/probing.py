@@ -16,12 +16,12 @@ from gpu_fleet.core.probes import NodeRound, Probe, pinned_to
 from gpu_fleet.core.validation_report import NodeReport
 from gpu_fleet.core.waves import waves
 from gpu_fleet.operators.base import attempt
-from gpu_fleet.operators.capacity import delete_pods
+from gpu_fleet.operators.pods import delete_pods
 
 if TYPE_CHECKING:
     from gpu_fleet.core.validation_node import NodeFacts
     from gpu_fleet.hooks.kubernetes import KubeClient
-    from gpu_fleet.operators.capacity import PoolOperator
+    from gpu_fleet.operators.pool import PoolOperator
 
 #: Keys in Airflow's task state store, which a retry of the task still finds: how far it has come, and the reports of
 #: each wave that is over.

@@ -15,15 +15,12 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.validation_report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
-from gpu_fleet.operators.capacity import (
-    FAILURE,
-    AwaitCapacityOperator,
-    HoldCapacityOperator,
-    PoolOperator,
-    RequestCapacityOperator,
-)
+from gpu_fleet.operators.capacity import AwaitCapacityOperator
 from gpu_fleet.operators.changes import DRIFTED
+from gpu_fleet.operators.hold import HoldCapacityOperator
 from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.operators.pool import FAILURE, PoolOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, upstream_tasks
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.capacity import PoolOperator
+from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.publish import REMEDIATION
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import upstream_tasks

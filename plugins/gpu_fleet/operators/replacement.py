@@ -12,7 +12,8 @@ from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.replacement import Left, Mode, Replacement, Why
 from gpu_fleet.operators.base import attempt, run_name
-from gpu_fleet.operators.capacity import PoolOperator, RequestCapacityOperator
+from gpu_fleet.operators.pool import PoolOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import REPORT, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import protected_nodes, upstream_tasks
 

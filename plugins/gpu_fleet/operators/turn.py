@@ -95,7 +95,7 @@ def _swap(operator: FleetOperator, found: dict[str, Any] | None, me: Holder) -> 
 def _ensure_namespace(operator: FleetOperator) -> None:
     """With the spec's labels: others would be reported as drift until something is applied there."""
     if operator.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
-        from gpu_fleet.operators.capacity import ensure_objects
+        from gpu_fleet.operators.pods import ensure_objects
 
         ensure_objects(operator.kube, operator.spec, "system_namespaces", {SYSTEM_NAMESPACE})
 

@@ -16,12 +16,8 @@ from gpu_fleet.core.probes import MEASURING, Probe, pinned_to
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.apply import as_yaml
 from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.capacity import (
-    PoolOperator,
-    create_pod,
-    delete_pods,
-    ensure_objects,
-)
+from gpu_fleet.operators.pods import create_pod, delete_pods, ensure_objects
+from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.probing import Plan, Progress, look_at_nodes, remove_pods, unfit_nodes
 from gpu_fleet.operators.validation_nodes import protected_nodes, upstream_tasks
 from gpu_fleet.triggers.looking import await_gate

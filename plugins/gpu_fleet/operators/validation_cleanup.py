@@ -9,15 +9,11 @@ from typing import Any
 from gpu_fleet.core.burst import COMPONENT_BURST
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.operators.capacity import (
-    FAILURE,
-    AwaitCapacityOperator,
-    PoolOperator,
-    RequestCapacityOperator,
-    delete_pods,
-    placeholders,
-)
+from gpu_fleet.operators.capacity import AwaitCapacityOperator
+from gpu_fleet.operators.pods import delete_pods, placeholders
+from gpu_fleet.operators.pool import FAILURE, PoolOperator
 from gpu_fleet.operators.probing import remove_pods
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.standing import unmark_standing
 from gpu_fleet.operators.validation import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks

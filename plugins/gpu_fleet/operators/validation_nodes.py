@@ -14,8 +14,8 @@ from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
 from gpu_fleet.core.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.operators.base import cluster_of_dag, run_name
-from gpu_fleet.operators.capacity import PoolOperator, hardware, protect_nodes
 from gpu_fleet.operators.changes import note_drifted
+from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes
 
 if TYPE_CHECKING:
     from gpu_fleet.core.capacity_objects import PoolNode

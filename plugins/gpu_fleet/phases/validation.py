@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import TaskGroup, TriggerRule
 
 from gpu_fleet.core.probes import Probe
-from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator
+from gpu_fleet.operators.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.publish import PublishPoolOperator
 from gpu_fleet.operators.replacement import ReplaceDriftedOperator
 from gpu_fleet.operators.validation import RunProbesOperator

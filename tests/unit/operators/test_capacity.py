@@ -10,8 +10,9 @@ import pytest
 from gpu_fleet.core.kinds import NODE, POD, ObjectRef
 from gpu_fleet.core.names import LABEL_INITIALIZED, LABEL_NODE_POOL, LABEL_STANDING, SYSTEM_NAMESPACE
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators import capacity
-from gpu_fleet.operators.capacity import ReleasePlaceholdersOperator, RequestCapacityOperator
+from gpu_fleet.operators import request_capacity
+from gpu_fleet.operators.hold import ReleasePlaceholdersOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
@@ -85,7 +86,7 @@ def test_killed_between_the_marks_and_the_placeholders(kube: KubeClient, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capacity, "create_pod", killed)
+        patch.setattr(request_capacity, "create_pod", killed)
         with pytest.raises(KeyboardInterrupt):
             request(2)
     assert (standing(kube), placeholders(kube)) == (["n1"], [])

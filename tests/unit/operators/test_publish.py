@@ -16,10 +16,12 @@ from gpu_fleet.core.drifted import DriftedNode
 from gpu_fleet.core.node_template import Change
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation_report import PoolReport
-from gpu_fleet.operators.capacity import FAILURE, HoldCapacityOperator, RequestCapacityOperator
 from gpu_fleet.operators.changes import DRIFTED
+from gpu_fleet.operators.hold import HoldCapacityOperator
 from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.operators.pool import FAILURE
 from gpu_fleet.operators.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator

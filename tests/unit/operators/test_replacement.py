@@ -17,8 +17,8 @@ from gpu_fleet.core.replacement import Replacement
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators import replacement
-from gpu_fleet.operators.capacity import RequestCapacityOperator
 from gpu_fleet.operators.replacement import DELETED, ReplaceDriftedOperator, without_surge
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at

@@ -21,10 +21,11 @@ from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE,
 from gpu_fleet.core.pool_template import PoolTemplate
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.capacity import RequestCapacityOperator, delete_pods, placeholders
 from gpu_fleet.operators.changes import MARKDOWN, PLAN, PlanChangesOperator
+from gpu_fleet.operators.pods import delete_pods, placeholders
 from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.replacement import REPLACEMENT, ReplaceDriftedOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator

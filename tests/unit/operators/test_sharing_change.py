@@ -20,10 +20,12 @@ from gpu_fleet.core.kinds import CONFIG_MAP, NODE, NODE_CLAIM, NODE_POOL, POD, O
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.apply import ApplyManifestsOperator
-from gpu_fleet.operators.capacity import AwaitCapacityOperator, ReleasePlaceholdersOperator, RequestCapacityOperator
+from gpu_fleet.operators.capacity import AwaitCapacityOperator
 from gpu_fleet.operators.drift import DRIFT, CheckDriftOperator
+from gpu_fleet.operators.hold import ReleasePlaceholdersOperator
 from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator, RemediateReleaseOperator
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from gpu_fleet.triggers.looking import look

@@ -23,7 +23,9 @@ from gpu_fleet.core.names import (
     VALIDATION_NAMESPACE,
 )
 from gpu_fleet.operators import validation_cleanup
-from gpu_fleet.operators.capacity import FAILURE, AwaitCapacityOperator, RequestCapacityOperator
+from gpu_fleet.operators.capacity import AwaitCapacityOperator
+from gpu_fleet.operators.pool import FAILURE
+from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator

@@ -21,7 +21,8 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
 )
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.capacity import HoldCapacityOperator, ReleasePlaceholdersOperator, create_pod
+from gpu_fleet.operators.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
+from gpu_fleet.operators.pods import create_pod
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.cluster_objects import stamp

@@ -1,0 +1,158 @@
+"""Asks for GPU nodes: one placeholder pod per node that a pool lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_fleet.core import capacity as rules
+from gpu_fleet.core.errors import GateRefused
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.pool_template import PoolTemplate
+from gpu_fleet.operators.apply import as_yaml
+from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.cordons import take_back_cordons
+from gpu_fleet.operators.pods import create_pod, ensure_objects, placeholders
+from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes, reported_failure
+from gpu_fleet.operators.standing import mark_standing
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.physical import Hardware
+
+
+class RequestCapacityOperator(PoolOperator):
+    """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
+
+    With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
+    missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
+    disruption until validation has cleaned up: without a placeholder an idle one would go while the others come.
+
+    :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical", "drifted":
+        {node: in what it is not of the pool's present template}}``.
+    :raises SpecError: if EC2 contradicts the pool's instance types.
+    :raises GateRefused: ``DriftedNodesHoldTheCap``: nodes of an older template, which do not go by themselves, leave no
+        room under ``limits.nodes`` for those that are wanted. Nothing has been asked for then.
+
+    The created pods are shown among the task's rendered fields.
+    """
+
+    changes_cluster = True
+    template_fields = ("manifests",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
+    #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
+    overwrite_rtif_after_execution = True
+    ui_color = "#e9f0fb"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.manifests = ""
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.hooks.drifted import remember_class
+        from gpu_fleet.operators.replacement import REPLACEMENT, plan_replacement
+
+        if self.this_pool.manage:
+            remember_class(self.kube, self.spec.name, self.node_pool)
+        replacement = plan_replacement(self, context)
+        context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
+        gpus = hardware(self.spec, self.this_pool)
+        with reported_failure(context):
+            found = request_capacity(self, context, gpus, surge=replacement.surge)
+        self.manifests = as_yaml(found.pop("manifests"))
+        return found
+
+
+def request_capacity(
+    operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, *, surge: int = 0
+) -> dict[str, Any]:
+    """Create the placeholders that are missing; idempotent.
+
+    :param surge: nodes beyond ``wantedNodes``, which come before drifted ones go.
+    """
+    from gpu_fleet.core.capacity_objects import pool_nodes
+
+    kube, spec, pool = operator.kube, operator.spec, operator.this_pool
+    nodes = take_back_cordons(kube, kube.list(NODE, label_selector=operator.of_pool()))
+    claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    waiting = placeholders(kube, pool.name)
+    wanted = pool.wanted_nodes + surge
+    plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))
+    _look_at_drifted(operator, plan)
+    if pool.wanted_nodes:
+        # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
+        mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
+        protect_nodes(kube, filter(rules.counts_as_capacity, mine), run_name(context))
+    for name in plan.remove:
+        # Grace 0: a finished pod has nothing to end, and its name is needed now.
+        kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
+        operator.log.info("removed placeholder %s: it had ended, or its node is gone", name)
+    each = rules.placeholder_gpus(pool, gpus.count)
+    manifests = [
+        rules.placeholder_pod(
+            spec.name,
+            pool,
+            index,
+            gpus=each,
+            lifetime_s=rules.placeholder_lifetime_s(spec.deadlines),
+            image=spec.validation.images.placeholder,
+            run=run_name(context),
+            run_label=operator.run_label(context),
+        )
+        for index in plan.create
+    ]
+    if manifests:
+        from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
+
+        ensure_objects(kube, spec, "system_namespaces", {SYSTEM_NAMESPACE})
+        ensure_objects(kube, spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
+    mark_standing(kube, plan.mark)
+    for manifest in manifests:
+        create_pod(kube, manifest)
+    operator.log.info(
+        "pool %s: %d of %d wanted node(s) stand, %d are asked for, %d placeholder(s) created",
+        pool.name,
+        plan.standing,
+        pool.wanted_nodes + surge,
+        plan.asked,
+        len(manifests),
+    )
+    return {
+        "wanted": pool.wanted_nodes,
+        "standing": plan.standing,
+        "asked": plan.asked,
+        "created": [manifest["metadata"]["name"] for manifest in manifests],
+        "gpus": each,
+        "physical": gpus.count,
+        "manifests": manifests,
+        "drifted": {name: list(why) for name, why in plan.drifted.items()},
+    }
+
+
+def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan) -> None:
+    """Name the nodes of an older template, and stop before anything is bought that they leave no room for.
+
+    :raises GateRefused: ``DriftedNodesHoldTheCap``.
+    """
+    from gpu_fleet.core.manifests import build
+    from gpu_fleet.core.pool_template import cap_is_held, sentence, stays, users_gpu_pods
+
+    if not plan.drifted:
+        return
+    spec, pool = operator.spec, operator.this_pool
+    holders = users_gpu_pods(operator.kube.list(POD))
+    for name, why in plan.drifted.items():
+        operator.log.warning("pool %s: %s: no capacity", pool.name, sentence(name, why, holders.get(name, [])))
+    if not plan.create:
+        return
+    (manifest,) = build("node_pool", spec, pool=pool.name)
+    within = float(spec.deadlines.capacity)
+    held = cap_is_held(
+        pool,
+        needed=plan.standing + plan.asked + len(plan.create) + plan.idle_places,
+        drifted=plan.drifted,
+        staying=[name for name in plan.drifted if stays(pool, manifest, within_s=within, held=name in holders)],
+        holders=holders,
+    )
+    if held:
+        raise GateRefused(held, reason="DriftedNodesHoldTheCap")
