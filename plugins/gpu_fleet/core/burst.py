@@ -6,16 +6,18 @@ with fewer allowed, a Karpenter that counts physical GPUs could not buy too many
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity import pause_pod
+from gpu_fleet.core.capacity import COMPONENT_BURST, pause_pod
+from gpu_fleet.core.capacity_objects import Object, deleting, name_of
+from gpu_fleet.core.drifted import describe
 from gpu_fleet.core.names import LABEL_COMPONENT, LABEL_NODE_POOL, LABEL_POOL
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
 
-COMPONENT_BURST = "burst"
 #: Nodes that the burst may buy.
 NODES = 2
 #: More pods at once than this say no more about Karpenter, and load the API server for everybody.
@@ -64,3 +66,52 @@ def burst_pod(
 
 def burst_selector(pool: str) -> str:
     return f"{LABEL_COMPONENT}={COMPONENT_BURST},{LABEL_POOL}={pool}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a burst ends: noted before anything of it is removed, so that a task that is killed in between goes on.
+
+    :ivar keep: how many nodes the pool wants, and the burst may leave to it.
+    :ivar claims: name -> UID of the NodeClaims that there were when the burst ended. The pool was empty before, so they
+        are the burst's; whatever comes later is somebody else's.
+    :ivar nodes: what the burst has bought, if it went well.
+    :ivar failure: class name, reason and message of the error with which the task ends; ``None`` if all went well.
+    """
+
+    keep: int
+    claims: Mapping[str, str]
+    nodes: Sequence[str] = ()
+    failure: tuple[str, str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "keep": self.keep,
+            "claims": dict(self.claims),
+            "nodes": list(self.nodes),
+            "failure": None if self.failure is None else list(self.failure),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Ending:
+        failure = value.get("failure")
+        return cls(
+            int(value["keep"]),
+            {str(name): str(uid) for name, uid in value["claims"].items()},
+            [str(name) for name in value.get("nodes") or ()],
+            None if failure is None else (str(failure[0]), str(failure[1]), str(failure[2])),
+        )
+
+
+def surplus(ending: Ending, claims: Iterable[Object], pods: Iterable[Object]) -> list[Object]:
+    """The NodeClaims that the burst has bought and nobody needs, by name. Total; the same state gives the same answer.
+
+    Nodes in use stay, and count among those that the pool keeps.
+
+    :param claims: the pool's NodeClaims, :param pods: of any namespace.
+    """
+    pods = list(pods)
+    present = sorted((claim for claim in claims if not deleting(claim)), key=name_of)
+    mine = [claim for claim in present if ending.claims.get(name_of(claim)) == claim["metadata"].get("uid")]
+    idle = [claim for claim in mine if describe(claim, pods).idle]
+    return idle[max(0, ending.keep - (len(mine) - len(idle))) :]

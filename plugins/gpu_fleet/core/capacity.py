@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 COMPONENT_PLACEHOLDER = "placeholder"
 COMPONENT_HOLD = "hold"
+COMPONENT_BURST = "burst"
 
 #: Seconds by which a placeholder outlives the waits that it serves: retries, queueing and short tasks between them.
 PLACEHOLDER_SLACK_S = 1800

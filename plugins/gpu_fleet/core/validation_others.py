@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gpu_fleet.core.capacity import COMPONENT_HOLD, COMPONENT_PLACEHOLDER
+from gpu_fleet.core.capacity import COMPONENT_BURST, COMPONENT_HOLD, COMPONENT_PLACEHOLDER
 from gpu_fleet.core.capacity_objects import Object, event_time, finished, gpus_requested, labels_of, node_of
 from gpu_fleet.core.names import LABEL_COMPONENT
 from gpu_fleet.core.probes import COMPONENT_PROBE
 from gpu_fleet.core.unasked import Unasked, unasked
+
+_OURS = (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD, COMPONENT_BURST)
 
 #: Seconds by which the time stamps of events may lie before the moment that they are compared with: whole seconds.
 _ROUNDING_S = 1.0
@@ -40,8 +42,8 @@ NOBODY = Others()
 
 
 def is_ours(pod: Object) -> bool:
-    """Whether a pod is a probe or a placeholder of this package."""
-    return labels_of(pod).get(LABEL_COMPONENT) in (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD)
+    """Whether a pod is this package's own: a probe, a placeholder, a hold, or one of a burst."""
+    return labels_of(pod).get(LABEL_COMPONENT) in _OURS
 
 
 def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, Others]:

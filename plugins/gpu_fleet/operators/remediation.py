@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.operators import removal
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.publish import REMEDIATION
@@ -105,11 +106,15 @@ class RemediateNodesOperator(PoolOperator):
         from gpu_fleet.core import quarantine as rules
 
         run, at = run_name(context), datetime.now(UTC).isoformat(timespec="seconds")
+        cordoned = False
         for name, found in plan.quarantine:
             if name not in before and name not in acted:
                 self._note(context, acted, name, QUARANTINE)
             if self._patch(name, partial(rules.quarantined, found=found, run=run, at=at)):
                 self.log.warning("node %s is quarantined: %s: %s", name, found.reason, found.message)
+                cordoned = True
+        if cordoned and plan.replace:
+            removal.settle()
 
     def _replace(self, context: Mapping[str, Any], plan: Plan, acted: dict[str, str]) -> list[Left]:
         """Delete the NodeClaims of the nodes that nobody uses; they are quarantined by now, so nobody new comes."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core import replacement as rules
 from gpu_fleet.core.capacity import counts_as_capacity
-from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.errors import GpuFleetError
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.replacement import Left, Mode, Replacement, Why
+from gpu_fleet.operators import removal
 from gpu_fleet.operators.base import attempt, run_name
 from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.request_capacity import RequestCapacityOperator
@@ -27,10 +27,6 @@ PARAM = "replaceDrifted"
 REPLACEMENT = "replacement"
 #: Task-state key: NodeClaims whose deletion was asked for, noted before it is done.
 DELETED = "deleted"
-
-#: Seconds between cordoning a node and looking at it for the last time. A pod that the scheduler had placed before it
-#: saw the cordon is bound within this time: it works on a watched copy of the nodes and binds right after its decision.
-SETTLE_S = 2.0
 
 
 def mode_of(context: Mapping[str, Any]) -> Mode:
@@ -188,17 +184,17 @@ class ReplaceDriftedOperator(PoolOperator):
     def _remove(self, context: Mapping[str, Any], go: list[str], left: list[Left]) -> list[str]:
         """Cordon, look again, delete; the names of the nodes whose NodeClaims were deleted."""
         noted, run, removed = self._noted(context), run_name(context), []
-        cordoned = [name for name in go if self._cordon(name, run, left)]
+        cordoned = [name for name in go if self._cordoned(name, run, left)]
         if cordoned:
-            time.sleep(SETTLE_S)
+            removal.settle()
         claims = self._claims()
         for name in cordoned:
             claim = claims.get(name)
             if claim is None or claim["metadata"].get("deletionTimestamp"):
                 left.append(Left(name, Why.GONE, "its NodeClaim is gone, or is being deleted already"))
                 continue
-            if users := self._users(claim):
-                self.kube.patch(ObjectRef(NODE, name), rules.uncordon())
+            if users := removal.users(self.kube, claim):
+                removal.uncordon(self.kube, name, run)
                 left.append(Left(name, Why.IN_USE, users))
                 continue
             noted[name] = str(claim["metadata"]["uid"])
@@ -215,37 +211,9 @@ class ReplaceDriftedOperator(PoolOperator):
     def _take_back(self, context: Mapping[str, Any], left: list[Left]) -> None:
         """The cordons of an earlier try of this task on nodes that are to stay after all."""
         for item in left:
-            node = self.kube.get(ObjectRef(NODE, item.node))
-            if node is not None and rules.cordoned_by(node, run_name(context)):
-                self.kube.patch(ObjectRef(NODE, item.node), rules.uncordon())
+            removal.uncordon(self.kube, item.node, run_name(context))
 
-    def _cordon(self, name: str, run: str, left: list[Left]) -> bool:
-        ref = ObjectRef(NODE, name)
-        node = self.kube.get(ref)
-        if node is None:
-            left.append(Left(name, Why.GONE, "there is no such node any more"))
-            return False
-        if rules.cordoned_by(node, run):
-            return True  # an earlier try of this task has done it
-        body = rules.cordon(node, run)
-        try:
-            if body is not None:
-                self.kube.patch(ref, body)
-                return True
-        except NotFound:
-            left.append(Left(name, Why.GONE, "it went away just now"))
-            return False
-        except Conflict:
-            left.append(Left(name, Why.OUT_OF_SERVICE, "somebody changed it just now; the next run goes on"))
-            return False
-        left.append(Left(name, Why.OUT_OF_SERVICE, "cordoned meanwhile: somebody is at work on it"))
-        return False
-
-    def _users(self, claim: Mapping[str, Any]) -> str:
-        """Who uses the node now, in words; empty if nobody does."""
-        from gpu_fleet.core.drifted import describe
-
-        # All pods of the cluster that are about to be bound there count, too: those have no node yet.
-        pods = self.kube.list(POD, field_selector="status.phase!=Succeeded,status.phase!=Failed")
-        found = describe(claim, pods)
-        return "" if found.idle else rules.in_use(found)
+    def _cordoned(self, name: str, run: str, left: list[Left]) -> bool:
+        if why := removal.cordon(self.kube, name, run):
+            left.append(why)
+        return why is None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_fleet.core.burst import COMPONENT_BURST
+from gpu_fleet.core.capacity import COMPONENT_BURST
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.capacity import AwaitCapacityOperator

@@ -15,7 +15,7 @@ from airflow.sdk import DAG
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.names import ANNOTATION_QUARANTINED, LABEL_NODE_POOL, TAINT_QUARANTINED
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
-from gpu_fleet.operators import remediation
+from gpu_fleet.operators import remediation, removal
 from gpu_fleet.operators.remediation import ACTED, RemediateNodesOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -34,7 +34,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 
 
 @pytest.fixture
-def cluster(shared: SandboxCluster) -> Iterator[SandboxCluster]:
+def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
+    monkeypatch.setattr(removal, "SETTLE_S", 0.0)
     for name in ("n1", "n2", "n3"):
         join(shared, name)
     yield shared
@@ -248,6 +249,16 @@ def test_killed_after_any_request_and_run_again_one_run_takes_no_more_than_its_b
     assert ("claim-n1" in claims(cluster)) is (policy == "quarantine")
     again = remediate(mine, report(TWO_BAD), monkeypatch)
     assert sorted([*again["quarantined"], *again["replaced"]]) == ["n1"]
+
+
+def test_a_job_that_is_bound_just_after_the_quarantine_keeps_the_node(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler decided before it saw the cordon: users are looked for after a pause."""
+    monkeypatch.setattr(removal.time, "sleep", lambda _: use(cluster, "n1"))
+    found = remediate(task_context(cluster, policy="replace"), report(ONE_BAD), monkeypatch)
+    assert (found["quarantined"], found["replaced"]) == (["n1"], [])
+    assert "default/training-n1" in str(found["left"])
 
 
 def test_a_replaced_node_that_has_gone_by_the_retry_is_still_told(

@@ -16,7 +16,7 @@ from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, LABEL_NODE_POOL
 from gpu_fleet.core.replacement import Replacement
 from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import progressing, ready
-from gpu_fleet.operators import replacement
+from gpu_fleet.operators import removal
 from gpu_fleet.operators.replacement import DELETED, ReplaceDriftedOperator, without_surge
 from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.operators.validation import RunProbesOperator
@@ -43,7 +43,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 @pytest.fixture
 def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
     """Nodes ``old`` and ``busy`` are drifted, ``new`` has come in place of ``old``."""
-    monkeypatch.setattr(replacement, "SETTLE_S", 0.0)
+    monkeypatch.setattr(removal, "SETTLE_S", 0.0)
     for name in ("old", "busy", "new"):
         join(shared, name)
     yield shared
@@ -161,7 +161,7 @@ def test_a_job_that_was_bound_just_after_the_cordon_keeps_the_node(
     cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scheduler decided before it saw the cordon: the last look is after a pause."""
-    monkeypatch.setattr(replacement.time, "sleep", lambda _: cluster.kube.create(job("late", "old")))
+    monkeypatch.setattr(removal.time, "sleep", lambda _: cluster.kube.create(job("late", "old")))
     assert [item["reason"] for item in Run(cluster)()["left"]] == ["InUse"]
     assert cordoned(cluster) == []
     assert len(claims(cluster)) == 3
