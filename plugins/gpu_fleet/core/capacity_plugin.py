@@ -19,6 +19,7 @@ from gpu_fleet.core.capacity_objects import (
     name_of,
     node_of,
 )
+from gpu_fleet.core.injected import INJECTED, injected_trouble
 from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE, LABEL_DEVICE_PLUGIN, SERVED
 from gpu_fleet.core.verdict import Verdict, failed, progressing
 
@@ -118,7 +119,13 @@ def _no_gpus(
     name = name_of(pod)
     created = epoch((pod.get("metadata") or {}).get("creationTimestamp"))
     age = now - max(since, created if created is not None else since)
-    stuck = _waiting(pod)
+    injected = injected_trouble(pod)
+    if injected is not None and injected.blocks:
+        message = f"node {node.name} has no {GPU_RESOURCE}: {injected}; mend it, or exempt the namespace"
+        if injected.stuck and age >= STUCK_PATIENCE_S:
+            return failed(INJECTED, message, node=node.name)
+        return progressing(INJECTED, message)
+    stuck = None if injected is not None else _waiting(pod)
     if stuck:
         reason, detail, restarts = stuck
         message = f"node {node.name} has no {GPU_RESOURCE}: device-plugin pod {name} is in {reason}: {detail}".rstrip(
@@ -128,7 +135,8 @@ def _no_gpus(
             return failed(f"{PLUGIN_CAUSE}{reason}", message, node=node.name)
         return progressing(f"{PLUGIN_CAUSE}{reason}", message)
     serving = condition(pod, "Ready") or {}
-    if serving.get("status") != "True":
+    # The plugin serves although an added container is not ready: what counts is how long it has.
+    if serving.get("status") != "True" and injected is None:
         return progressing(
             f"{PLUGIN_CAUSE}Starting",
             f"node {node.name} has no {GPU_RESOURCE} yet: device-plugin pod {name} is starting",

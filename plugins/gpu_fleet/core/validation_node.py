@@ -24,6 +24,7 @@ from gpu_fleet.core.capacity_objects import (
 )
 from gpu_fleet.core.capacity_plugin import plugin_pods
 from gpu_fleet.core.device_plugins import DaemonSetPlugin
+from gpu_fleet.core.injected import INJECTED, Injected, injected_trouble
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED
 from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
 from gpu_fleet.core.validation_report import Check, failed, not_reached, passed, skipped
@@ -47,11 +48,13 @@ class DaemonPod:
 
     :ivar trouble: why it is not Ready, empty if it is.
     :ivar started: epoch seconds at which its newest container started.
+    :ivar injected: if it is not Ready only because of a container that a webhook has added: that one.
     """
 
     name: str
     trouble: str
     started: float | None
+    injected: Injected | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def _daemon_pod(pod: Object) -> DaemonPod:
         waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
         words = f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
         trouble = words or f"not Ready, phase {status.get('phase', 'unknown')}"
-    return DaemonPod(name_of(pod), trouble, max(starts, default=None))
+    return DaemonPod(name_of(pod), trouble, max(starts, default=None), injected_trouble(pod))
 
 
 def _initialized_at(name: str, claims: Iterable[Object]) -> float | None:
@@ -305,6 +308,10 @@ def mps_daemon(e: Looked) -> Check:
         if not e.promise.plugin:
             return skipped("mpsDaemon", "NotOurs", "the device plugin belongs to others")
         return failed("mpsDaemon", "MpsDaemonAbsent", f"node {e.facts.name} has no pod of the MPS control daemon")
+    if daemon.injected is not None:
+        return failed(
+            "mpsDaemon", INJECTED, f"node {e.facts.name}: {daemon.injected}", container=daemon.injected.container
+        )
     if daemon.trouble:
         message = f"MPS control daemon {daemon.name} of node {e.facts.name} does not serve: {daemon.trouble}"
         return failed("mpsDaemon", "MpsDaemonAbsent", message)
@@ -326,6 +333,11 @@ def plugin(e: Looked) -> Check:
     else:
         who = f"although its device-plugin pod {pod.name} is Ready"
     figures = {"allocatable": e.gpus, "capacity": capacity, "pod": pod.name if pod else None}
+    added = pod.injected if pod is not None else None
+    if added is not None and (e.gpus or added.blocks):
+        offers = f"node {e.facts.name} offers {e.gpus} {GPU_RESOURCE}" if e.gpus else f"node {e.facts.name} offers none"
+        message = f"{offers}; the device plugin's own containers are not to blame, but {added}"
+        return failed("plugin", INJECTED, message, **figures, container=added.container)
     sound = pod is not None and not pod.trouble
     unmanaged = pod is None and not e.promise.plugin
     if not e.gpus:

@@ -195,9 +195,9 @@ class ProveReleaseOperator(ReleaseOperator):
         except GateBlind:
             raise
         except _UNHEALTHY as error:
-            from gpu_fleet.core.second_plugin import SECOND_PLUGIN
+            from gpu_fleet.core.readiness.releases import NOT_THE_PLUGINS
 
-            if error.reason != SECOND_PLUGIN:  # which is not this revision's fault
+            if error.reason not in NOT_THE_PLUGINS:  # which are not this revision's fault
                 context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
             raise
 

@@ -266,11 +266,11 @@ def plugin_objects(configs: dict[str, str], default: str) -> list[Object]:
         "runtimeClassName": "nvidia",
         "nodeSelector": {"nvidia.com/gpu.present": "true"},
         "tolerations": [GPU_TOLERATION],
-        "initContainers": [manager("init", "true")],
+        "initContainers": [manager("nvidia-device-plugin-init", "true")],
         "containers": [
-            manager("sidecar", "false"),
+            manager("nvidia-device-plugin-sidecar", "false"),
             {
-                "name": "plugin",
+                "name": "nvidia-device-plugin-ctr",
                 "image": PLUGIN_IMAGE,
                 "command": ["nvidia-device-plugin"],
                 "env": [{"name": "CONFIG_FILE", "value": "/config/config.yaml"}],

@@ -53,10 +53,10 @@ async def test_an_entry_that_goes_while_a_node_carries_it(nodes: Cluster) -> Non
 
     async def looping() -> Object | None:
         pod = await plugin_pod(nodes, node)
-        return pod if restarts(pod, "init", "initContainerStatuses") >= 1 else None
+        return pod if restarts(pod, "nvidia-device-plugin-init", "initContainerStatuses") >= 1 else None
 
     pod = await nodes.until(looping, lambda: plugin_pod(nodes, node))
-    assert "specified config four does not exist" in await said(nodes, pod, "init")
+    assert "specified config four does not exist" in await said(nodes, pod, "nvidia-device-plugin-init")
     await nodes.allocatable(node, "0")
     # The kubelet stops nothing that runs.
     user = await nodes.pod("user")
@@ -81,10 +81,10 @@ async def test_a_running_pod_notices_a_missing_entry_only_when_it_starts_anew(no
 
     async def looping() -> Object | None:
         found = await plugin_pod(nodes, node)
-        return found if restarts(found, "sidecar") >= 1 else None
+        return found if restarts(found, "nvidia-device-plugin-sidecar") >= 1 else None
 
     found = await nodes.until(looping, lambda: plugin_pod(nodes, node))
-    assert "specified config four does not exist" in await said(nodes, found, "sidecar")
+    assert "specified config four does not exist" in await said(nodes, found, "nvidia-device-plugin-sidecar")
     # What the plugin serves stays as it was.
     await nodes.allocatable(node, "1")
 

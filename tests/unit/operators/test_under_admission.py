@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from gpu_fleet.core.injected import INJECTED
 from gpu_fleet.core.kinds import DAEMON_SET, POD, ObjectRef
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE
 from gpu_fleet.core.probes import Probe
+from gpu_fleet.core.validation import NODE_CAUSES
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.triggers.looking import look
 from tests.unit.operators.nodes_world import POOL, NodesWorld, checks, nodes_world
@@ -88,3 +90,17 @@ def test_sharing_is_proven_with_a_sidecar_that_never_ends(world: NodesWorld) -> 
 def test_throughput_is_measured_with_a_sidecar_that_never_ends(world: NodesWorld) -> None:
     report = world.probe(Probe.THROUGHPUT)
     assert (report["outcome"], report["raised"]) == ("Passed", ""), report
+
+
+def test_a_sidecar_that_never_starts_is_named_and_neither_the_plugin_nor_the_node_is_blamed(world: NodesWorld) -> None:
+    world.mutate(sidecar="registry.example.invalid/agent:1", namespaces=[DEVICE_PLUGIN_NAMESPACE])
+    restart_plugin(world, revision="two")
+    verdict = world.until(lambda: (found := proof(world)).failed and found)
+    assert verdict.reason == INJECTED
+    (pod,) = plugin_pods(world)
+    name = pod["metadata"]["name"]  # type: ignore[index]
+    assert f"container agent of pod {DEVICE_PLUGIN_NAMESPACE}/{name}" in verdict.message
+    assert "ImagePullBackOff" in verdict.message
+    report = world.probe(Probe.SHARING)
+    assert [check["reason"] for check in report["nodes"][0]["checks"] if check["outcome"] == "Failed"] == [INJECTED]
+    assert INJECTED not in NODE_CAUSES

@@ -17,6 +17,7 @@ from typing import Any
 from gpu_fleet.core.capacity_objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
 from gpu_fleet.core.device_plugins import Ours, plugins_of_others
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.injected import INJECTED
 from gpu_fleet.core.kinds import (
     CONTROLLER_REVISION,
     DAEMON_SET,
@@ -67,8 +68,10 @@ NO_GPU_NODES = "NoGPUNodes"
 PLUGIN_PROVEN = "PluginProven"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
+#: What others have done to the node or the pod: waiting proves nothing then, and no release is rolled back for it.
+NOT_THE_PLUGINS = frozenset({SECOND_PLUGIN, INJECTED})
 #: Verdicts about a node that say nothing about the plugin's revision.
-_NO_WITNESS = (NOT_OURS, QUARANTINED, SECOND_PLUGIN)
+_NO_WITNESS = (NOT_OURS, QUARANTINED, SECOND_PLUGIN, INJECTED)
 #: Other DaemonSets of the plugin's chart and its subcharts; they run on the same nodes and prove nothing.
 _COMPANIONS = ("mps-control-daemon", "feature-discovery")
 
@@ -207,8 +210,8 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay broken);
     ``ours``: see :class:`gpu_fleet.core.device_plugins.Ours`.
 
-    A node that a second device plugin fights over neither proves nor disproves anything, and no release is rolled back
-    because of it.
+    A node that a second device plugin fights over neither proves nor disproves anything, nor does one whose pod is not
+    Ready for a container that a webhook has added; no release is rolled back because of either.
     """
     scene = _scene(snapshot, args, allow_unproven=bool(args.get("allow_unproven")))
     found, missing = _workloads(snapshot, args)
@@ -238,11 +241,12 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
     ]
     verdicts += refused
     if args.get("every_node"):
-        second = next((verdict for verdict in verdicts if verdict.reason == SECOND_PLUGIN), None)
+        second = next((verdict for verdict in verdicts if verdict.reason in NOT_THE_PLUGINS), None)
         verdicts = [verdict for verdict in verdicts if verdict.reason not in _NO_WITNESS]
-        verdicts += [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
+        rollouts = [rollout for item in wanting if not (rollout := judge_workload(item, scene)).ready]
+        verdicts += [rollout for rollout in rollouts if rollout.reason not in NOT_THE_PLUGINS]
         if second is not None and not verdicts:
-            return ready(SECOND_PLUGIN, second.message, unproven=True)
+            return ready(second.reason, second.message, unproven=True)
         return combine(verdicts, nothing=progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod runs yet"))
     for phase in (Phase.FAILED, Phase.READY, Phase.PROGRESSING):
         chosen = [verdict for verdict in verdicts if verdict.phase is phase]
@@ -266,14 +270,14 @@ def _fought_over(snapshot: Snapshot, args: Args) -> dict[str, str]:
 
 
 def _undecided(progress: list[Verdict], scene: Scene) -> Verdict | None:
-    """The verdict if nothing but second plugins keeps a proof from coming: waiting brings none."""
+    """The verdict if nothing but what others have done keeps a proof from coming: waiting brings none."""
     others = [verdict for verdict in progress if verdict.reason not in (NOT_OURS, QUARANTINED)]
-    second = [verdict for verdict in others if verdict.reason == SECOND_PLUGIN]
+    second = [verdict for verdict in others if verdict.reason in NOT_THE_PLUGINS]
     if progress[0].phase is not Phase.PROGRESSING or not second or len(second) < len(others):
         return None
     if scene.allow_unproven:
-        return ready(SECOND_PLUGIN, second[0].message, unproven=True)
-    return failed(SECOND_PLUGIN, second[0].message)
+        return ready(second[0].reason, second[0].message, unproven=True)
+    return failed(second[0].reason, second[0].message)
 
 
 def _is_companion(workload: Object) -> bool:
@@ -288,6 +292,9 @@ def _plugin_pod(
         # It is known to be broken: what the plugin shows there says nothing about the plugin.
         return progressing(QUARANTINED, f"{name} runs on node {node.name}, which is quarantined")
     trouble = pod_trouble(pod, scene)
+    if trouble is not None and trouble.reason == INJECTED:
+        # While it may still get ready by itself, it is waited for as any pod that starts.
+        return progressing(INJECTED if trouble.failed else "PluginStarting", trouble.message)
     if trouble is not None:
         return trouble
     if fought_over:

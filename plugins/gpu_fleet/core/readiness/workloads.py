@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_fleet.core.capacity_objects import STUCK_WAITING, epoch, event_time, finished
+from gpu_fleet.core.injected import INJECTED, injected_trouble
 from gpu_fleet.core.readiness.conditions import conditions, created_at, is_deleting, label_of, outdated, sentence
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
@@ -150,6 +151,9 @@ def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
     since = max(
         epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started, _troubled(pod, scene)
     )
+    if (injected := injected_trouble(pod)) is not None:
+        stuck = injected.stuck and scene.now - since >= scene.patience_s
+        return (failed if stuck else progressing)(INJECTED, f"{name}: {injected}")
     trouble = container_trouble(pod)
     if trouble is not None:
         reason, detail, restarts = trouble

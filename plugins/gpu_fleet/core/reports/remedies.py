@@ -31,6 +31,9 @@ REMEDIES: dict[str, str] = {
     "DevicePluginNotRegistered": "Read the log of the device plugin's pod on this node; without a pod, check the "
     "DaemonSet's nodeSelector and tolerations.",
     "DevicePluginNotReady": "Read the log of the device plugin's pod on this node; it may be about to lose its GPUs.",
+    "InjectedContainerNotReady": "An admission webhook adds a container to the device plugin's pods that does not get "
+    "ready: exempt the plugin's namespace from it, or mend the container that the message names. Neither the plugin's "
+    "release nor the node is at fault.",
     "SharingNotApplied": "The plugin runs without the pool's sharing config: check the node's label "
     "nvidia.com/device-plugin.config and the release's ConfigMap; run gpu_lifecycle.",
     "AllocatableMismatch": "This node's plugin advertises another number than the spec promises: restart its pod, and "
