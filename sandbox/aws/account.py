@@ -15,6 +15,8 @@ from sandbox.settings import Settings
 
 ADMIN_USER = "sandbox-admin"
 SYSTEM_NODE_GROUP = "system"
+#: Prefix of the role of managed node groups; Karpenter's nodes have one of their own.
+GROUP_ROLE = "EKSNodeRole"
 SYSTEM_INSTANCE_TYPE = "m5.large"
 SYSTEM_NODES = 2
 _NODE_POLICIES = (
@@ -38,6 +40,7 @@ class Account:
     subnet_ids: list[str]
     security_group_id: str
     node_role_arn: str
+    group_role_arn: str
     controller_role_arn: str
     karpenter_queue_url: str
     fleet_queue_url: str
@@ -65,7 +68,8 @@ async def prepare(aws: Aws, settings: Settings) -> Account:
     node_role, controller_role = await _roles(aws, settings)
     queues = await _queues(aws, settings)
     await _cluster(aws, settings, subnet_ids, group_id)
-    instances = await _system_nodes(aws, settings, subnet_ids, group_id, node_role)
+    group_role = await _role(aws, f"{GROUP_ROLE}-{settings.cluster_name}", "ec2.amazonaws.com")
+    instances = await _system_nodes(aws, settings, subnet_ids, group_id, group_role)
     return Account(
         access_key_id=key["AccessKeyId"],
         secret_access_key=key["SecretAccessKey"],
@@ -74,6 +78,7 @@ async def prepare(aws: Aws, settings: Settings) -> Account:
         subnet_ids=subnet_ids,
         security_group_id=group_id,
         node_role_arn=node_role,
+        group_role_arn=group_role,
         controller_role_arn=controller_role,
         karpenter_queue_url=queues[0],
         fleet_queue_url=queues[1],

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.aws.account import Account
+from sandbox.aws.account import GROUP_ROLE, Account
 from sandbox.aws.permissions import absent
 from sandbox.faults import FaultBoard
 from sandbox.settings import Settings
@@ -184,10 +184,12 @@ class Eks:
 
     def list_access_entries(self, state: ClusterState) -> list[str]:
         self._need_api_mode()
-        hidden = absent(self._faults, "access-entry")
-        return sorted(
-            arn for arn, entry in state.access_entries.items() if not (hidden and entry.type.startswith("EC2"))
-        )
+        return sorted(arn for arn, entry in state.access_entries.items() if not self._lacks(entry))
+
+    def _lacks(self, entry: AccessEntry) -> bool:
+        """The fault is about Karpenter's nodes; EKS itself makes the entry of a managed node group's role."""
+        grouped = f"role/{GROUP_ROLE}-" in entry.principal_arn
+        return absent(self._faults, "access-entry") and entry.type.startswith("EC2") and not grouped
 
     def create_access_entry(self, state: ClusterState, body: JsonObject) -> AccessEntry:
         self._need_api_mode()
@@ -211,7 +213,7 @@ class Eks:
     def access_entry(self, state: ClusterState, arn: str) -> AccessEntry:
         self._need_api_mode()
         entry = state.access_entries.get(arn)
-        if entry is None:
+        if entry is None or self._lacks(entry):
             raise not_found(
                 f"The specified principalArn could not be found. You can view your available access entries with "
                 f"'list-access-entries': {arn}"
@@ -311,7 +313,8 @@ def admit_creator(eks: Eks, settings: Settings, account: Account) -> ClusterStat
     state = eks.add(ClusterState(settings.cluster_name, settings.region, settings.account))
     creator = eks.create_access_entry(state, {"principalArn": account.admin_arn})
     eks.associate_policy(creator, {"policyArn": CLUSTER_ADMIN_POLICY})
-    eks.create_access_entry(state, {"principalArn": account.node_role_arn, "type": "EC2_LINUX"})
+    for role in (account.node_role_arn, account.group_role_arn):
+        eks.create_access_entry(state, {"principalArn": role, "type": "EC2_LINUX"})
     eks.create_addon(state, {"addonName": "eks-pod-identity-agent"})
     eks.create_pod_identity(
         state,

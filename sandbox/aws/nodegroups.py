@@ -14,7 +14,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from sandbox.aws.account import image_of
+from sandbox.aws.account import GROUP_ROLE, image_of
 from sandbox.aws.client import Aws
 from sandbox.settings import Settings
 
@@ -101,7 +101,7 @@ async def _ensure_group(
             scalingConfig={"minSize": 0, "maxSize": 10, "desiredSize": 1},
             instanceTypes=[instance_type],
             subnets=subnets[:1],
-            nodeRole=f"arn:aws:iam::{settings.account}:role/KarpenterNodeRole-{settings.cluster_name}",
+            nodeRole=f"arn:aws:iam::{settings.account}:role/{GROUP_ROLE}-{settings.cluster_name}",
             labels=labels,
             version=settings.kubernetes_version,
         )

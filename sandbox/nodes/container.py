@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox.kube import now
 from sandbox.nodes import images
 from sandbox.nodes.environment import MissingReference, resolve_env
+from sandbox.nodes.identity import without_credentials
 from sandbox.nodes.launch import KARPENTER_IMAGE, Start, container_id, is_probe, launch
 from sandbox.nodes.podstatus import ContainerState
 from sandbox.nodes.tampering import tampered
@@ -166,7 +167,7 @@ class ContainerRun:
         seconds = self.machine.latencies.sample("container_start")
         await clock.sleep(seconds, f"{self.worker.name}/{name} started")
         began = now()
-        self.process = await launch(start)
+        self.process = await self._launched(start)
         self.process.listen(lambda: self.machine.logs.changed(self.worker.pod, name, self.output))
         self.worker.event("Started", f"Started container {name}")
         self.state.ever_started = True
@@ -196,6 +197,14 @@ class ContainerRun:
                     task.cancel()
         await self.ended(code, began)
         return code
+
+    async def _launched(self, start: Start) -> Process:
+        """The container's process; Karpenter's controller ends at once where nothing gives it AWS credentials."""
+        if KARPENTER_IMAGE in self.spec["image"]:
+            identity = self.machine.fleet.identity
+            if not await identity.has_credentials(self.worker.pod, start.env):
+                return without_credentials(start.env)
+        return await launch(start)
 
     async def ended(self, code: int, began: str | None = None) -> None:
         """Take over the end of the process into the state."""

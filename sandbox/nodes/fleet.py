@@ -19,6 +19,7 @@ from sandbox.informers import Change, SharedInformers
 from sandbox.kube import Kube
 from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
+from sandbox.nodes.identity import Identity
 from sandbox.nodes.logs import LogUploader
 from sandbox.nodes.machine import Machine
 from sandbox.nodes.patience import PatientKube
@@ -46,6 +47,7 @@ class Fleet:
         self.recorder = Recorder(kube, "kubelet")
         self.logs = LogUploader(kube)
         self.folder = settings.state_dir / "nodes"
+        self.identity = Identity(aws, self.kube, settings.cluster_name)
         self._aws = aws
         self._shapes = Shapes(aws)
         self._informers = SharedInformers(kube)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.informers import Change
 from sandbox.kube import Kube, now
@@ -34,6 +35,8 @@ LEASE_NAMESPACE = "kube-node-lease"
 #: real pause has a floor, or a fast sandbox would do nothing else.
 LEASE_SECONDS, LEASE_INTERVAL, LEAST_PAUSE = 40, 10.0, 1.0
 _RETRY = 0.5
+#: Simulated seconds between two attempts of a kubelet that is not let in (``registerWithAPIServer``: up to 7 s).
+_REGISTRATION_PAUSE = 7.0
 _FAULT_LOOK = 2.0
 #: Simulated seconds after which the kubelet forgets the resources of a plugin that went away (kubernetes
 #: ``pkg/kubelet/cm/devicemanager/endpoint.go``, endpointStopGracePeriod).
@@ -133,12 +136,19 @@ class Machine:
             step = "node_register_gpu" if self.gpus else "node_register_cpu"
             await self.clock.sleep(self.latencies.sample(step), f"{self.instance['InstanceId']} joined as {self.name}")
         while True:
+            pause = _RETRY
             try:
-                if await self._registered():
+                if not await self._admitted():
+                    pause = max(LEAST_PAUSE, self.clock.real(_REGISTRATION_PAUSE))
+                elif await self._registered():
                     return
-            except _ERRORS as error:
+            except (*_ERRORS, ClientError, BotoCoreError) as error:
                 log.warning("node %s: registration: %s", self.name, error)
-            await asyncio.sleep(_RETRY)
+            await asyncio.sleep(pause)
+
+    async def _admitted(self) -> bool:
+        """Whether EKS accepts this kubelet's identity; once it has registered it stays in."""
+        return self._existing or await self._known() or await self.fleet.identity.joins(self.instance)
 
     async def _known(self) -> bool:
         """Whether the Node is there already: this process has been started anew."""

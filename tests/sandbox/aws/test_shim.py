@@ -191,7 +191,10 @@ async def test_what_the_account_lacks_is_absent_for_everybody(cloud: RunningClou
     assert (await aws.call("iam", "get_role", **spot))["Role"]["Path"] == "/aws-service-role/spot.amazonaws.com/"
     faults.set("aws-absent", {"what": ["access-entry", "pod-identity", "queue", "node-role", "spot-role"]})
     entries = (await aws.call("eks", "list_access_entries", clusterName="demo-gpu"))["accessEntries"]
-    assert entries == [cloud.account.admin_arn]
+    assert entries == [cloud.account.group_role_arn, cloud.account.admin_arn]
+    entry = {"clusterName": "demo-gpu", "principalArn": cloud.account.node_role_arn}
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        await aws.call("eks", "describe_access_entry", **entry)
     found = await aws.call("eks", "list_pod_identity_associations", clusterName="demo-gpu")
     assert found["associations"] == []
     # As boto3 has it: the JSON protocol of SQS keeps the codes of the query protocol.

@@ -14,7 +14,7 @@ import yaml
 from sandbox import controllers, karpenter, nodes
 from sandbox.apiserver.server import running
 from sandbox.aws.client import Aws
-from sandbox.aws.testing import running_account
+from sandbox.aws.testing import running_account, running_cloud
 from sandbox.karpenter.conditions import is_true
 from sandbox.kube import ApiError, Kube
 from sandbox.settings import Clock, Settings
@@ -133,6 +133,8 @@ class Cluster:
         for path in sorted(CRDS.glob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 await self.kube.apply(document, field_manager="test")
+        account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+        await self.apply(account | {"metadata": {"name": "karpenter", "namespace": "kube-system"}})
         deployment = karpenter_deployment(self.settings.cluster_name)
         if gates:
             env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -206,10 +208,14 @@ class Cluster:
 
 
 @asynccontextmanager
-async def simulated(folder: Path, *parts: str, speed: float = 40.0) -> AsyncIterator[Cluster]:
-    """Moto and an API server, and the named parts."""
+async def simulated(folder: Path, *parts: str, speed: float = 40.0, eks: bool = False) -> AsyncIterator[Cluster]:
+    """Moto and an API server, and the named parts.
+
+    :param eks: with what moto's EKS lacks: access entries and pod identity.
+    """
     settings = Settings(state_dir=folder, speed=speed)
-    async with running_account(settings) as account, running(folder, settings=settings) as server:
+    cloud = running_cloud(settings) if eks else running_account(settings)
+    async with cloud as account, running(folder, settings=settings) as server:
         clock = Clock(speed)
         kube = Kube.from_kubeconfig(server.kubeconfig, user_agent="test")
         cluster = Cluster(settings, clock, kube, account.aws)
@@ -242,7 +248,10 @@ def karpenter_deployment(cluster_name: str) -> Object:
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"serviceAccountName": "karpenter", "containers": [container]},
+            },
         },
     }
 
