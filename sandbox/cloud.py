@@ -243,6 +243,13 @@ class Cloud:
             self._apiserver = await serve(settings, pki, authenticator, port=chosen)
 
         await _bind("kubernetes", start, port)
+        eks = self._shim.eks
+
+        def associated(namespace: str, account: str) -> bool:
+            cluster = eks.known(settings.region, settings.cluster_name)
+            return cluster is not None and bool(eks.list_pod_identities(cluster, namespace, account))
+
+        self._apiserver.admission.associated = associated
         self._closers.append(("apiserver", self._apiserver.close))
         self._doors["apiserver"] = self._apiserver.door
         cluster = settings.cluster_name

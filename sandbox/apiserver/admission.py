@@ -6,7 +6,7 @@ DefaultTolerationSeconds, ResourceQuota.
 
 from __future__ import annotations
 
-from sandbox.apiserver import quota
+from sandbox.apiserver import podidentity, quota
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.errors import forbidden, not_found
 from sandbox.apiserver.jsontools import Obj, clone
@@ -23,8 +23,14 @@ _NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
 
 
 class Admission:
-    def __init__(self, store: Store, registry: Registry, faults: FaultBoard) -> None:
+    """
+    :ivar associated: which ServiceAccounts have a pod identity association; EKS knows.
+    """
+
+    def __init__(self, store: Store, registry: Registry, faults: FaultBoard, region: str = "") -> None:
         self._store = store
+        self._region = region
+        self.associated: podidentity.Associations = podidentity.nobody
         self._registry = registry
         self._faults = faults
         self.webhook = MutatingWebhook(faults)
@@ -66,6 +72,7 @@ class Admission:
         del user
         if resource.kind == "Pod" and not resource.custom:
             self._service_account(resource, obj)
+            self._identify(obj)
             self._priority(resource, obj)
             self._runtime_class(resource, obj)
             _default_tolerations(obj["spec"])
@@ -97,6 +104,11 @@ class Admission:
         if name != "default" and self._store.get(accounts.storage, namespace, name) is None:
             detail = f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
             raise forbidden(resource, self._pod_name(pod), detail)
+
+    def _identify(self, pod: Obj) -> None:
+        accounts = self._registry.builtin("serviceaccounts")
+        record = self._store.get(accounts.storage, pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"])
+        podidentity.identify(pod, None if record is None else record.obj, self.associated, self._region)
 
     def _priority(self, resource: Resource, pod: Obj) -> None:
         spec = pod["spec"]

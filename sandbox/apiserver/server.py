@@ -55,7 +55,7 @@ class Application:
         self.store = Store()
         self.registry = Registry()
         self.types = Types(settings.kubernetes_version)
-        admission = Admission(self.store, self.registry, settings.faults)
+        admission = self.admission = Admission(self.store, self.registry, settings.faults, settings.region)
         self.writer = Writer(self.store, self.registry, self.types, admission)
         self.authorizer = Authorizer(self.store)
         self.tokens = ServiceAccountTokens()
@@ -195,6 +195,7 @@ class ApiServer:
         self.door = door
         self.port = port
         self.url = f"https://127.0.0.1:{port}"
+        self.admission = application.admission
 
     @property
     def store(self) -> Store:

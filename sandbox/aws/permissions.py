@@ -34,6 +34,8 @@ _EKS_ACTIONS = {
     ("GET", "pod-identity-associations/*"): "DescribePodIdentityAssociation",
     ("GET", "addons"): "ListAddons",
     ("GET", "fargate-profiles"): "ListFargateProfiles",
+    ("GET", "node-groups"): "ListNodegroups",
+    ("GET", "node-groups/*"): "DescribeNodegroup",
 }
 
 

@@ -21,6 +21,7 @@ from aiohttp import web
 
 from sandbox.aws import eks_routes, permissions, refusals, signature, trail
 from sandbox.aws.eks import ClusterState, Eks, EksError
+from sandbox.aws.eks_nodegroups import NodeGroups
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
 from sandbox.settings import Clock, Settings
@@ -56,6 +57,7 @@ class Shim:
         self._runner: web.AppRunner | None = None
         self._trail = trail.Trail(settings.audit, settings.region)
         self.eks = Eks(settings.faults)
+        self.node_groups = NodeGroups(settings.faults)
         self.port = 0
 
     @property
@@ -202,6 +204,10 @@ class Shim:
         status, headers, body = await self._ask_moto(seen)
         if status != 200:
             return web.Response(status=status, headers=headers, body=body)
+        if segments[2:3] == ["node-groups"] and (
+            group := self._node_group(seen.method, segments, json.loads(body or b"{}"))
+        ):
+            return web.json_response(group)
         creates = seen.method == "POST" and segments == ["clusters"]
         describes = seen.method == "GET" and len(segments) == 2 and segments[0] == "clusters"
         if not (creates or describes):
@@ -211,6 +217,17 @@ class Shim:
             seconds = self._clock.real(self._latencies.sample("cluster_create"))
             self.eks.add(ClusterState(cluster["name"], region, self._settings.account, active_at=time.time() + seconds))
         return web.json_response({"cluster": self.eks.dress(cluster, region)})
+
+    def _node_group(self, method: str, segments: list[str], answer: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply to a call that makes or describes one node group."""
+        if "nodegroup" not in answer or method not in ("GET", "POST"):
+            return None
+        group = answer["nodegroup"]
+        if method == "POST" and len(segments) == 3:
+            sample = self._latencies.sample
+            seconds = self._clock.real(sample("instance_running") + sample("node_register_cpu") + sample("node_ready"))
+            self.node_groups.created(group["clusterName"], group["nodegroupName"], time.time() + seconds)
+        return {"nodegroup": self.node_groups.dress(group, time.time())}
 
     async def _delete_cluster(self, seen: signature.Request, region: str, name: str) -> web.Response:
         """``DELETING`` for a while, then gone; moto's own refusals (node groups left) come first."""

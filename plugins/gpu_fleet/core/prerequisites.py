@@ -1,19 +1,19 @@
 """What nodes and a managed Karpenter need of the account and the cluster, and would show only minutes later. Pure.
 
-Each prerequisite is met, missing or unknown. What could not be looked at is unknown: neither a failure, since the
-identity may rightly lack the permission, nor a pass. Sources: karpenter.sh/docs/getting-started (roles, queue, tags),
-aws/karpenter-provider-aws v1.14.1 charts/karpenter (placement of the controller), docs.aws.amazon.com/eks (access
-entries, pod identity).
+Each prerequisite is met, missing, coming or unknown. What could not be looked at is unknown: neither a failure, since
+the identity may rightly lack the permission, nor a pass. What is coming needs nothing but time: nodes that still join.
+Sources: karpenter.sh/docs/getting-started (roles, queue, tags), docs.aws.amazon.com/eks (access entries, pod identity).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.names import DISCOVERY_TAG, KARPENTER_RELEASE, LABEL_NODE_POOL
+from gpu_fleet.core.karpenter_nodes import Placement, coming, faults
+from gpu_fleet.core.names import DISCOVERY_TAG, KARPENTER_RELEASE
 from gpu_fleet.core.spec import ClusterSpec
 
 Object = Mapping[str, Any]
@@ -25,17 +25,13 @@ IRSA_ANNOTATION = "eks.amazonaws.com/role-arn"
 POD_IDENTITY_ADDON = "eks-pod-identity-agent"
 #: The kind of access entry that lets EC2 instances with Linux join (Amazon EKS API, CreateAccessEntry ``type``).
 NODE_ENTRY_TYPE = "EC2_LINUX"
-#: What the chart gives the controller (charts/karpenter/values.yaml).
-_CHART_TOLERATIONS: tuple[Object, ...] = ({"key": "CriticalAddonsOnly", "operator": "Exists"},)
-_CHART_NODE_SELECTOR = {"kubernetes.io/os": "linux"}
-#: Effects that keep a pod away.
-_BARRING = ("NoSchedule", "NoExecute")
 _NODES_SHOWN = 10
 
 
 class State(StrEnum):
     MET = "met"
     MISSING = "missing"
+    COMING = "coming"
     UNKNOWN = "unknown"
 
 
@@ -84,6 +80,7 @@ class Facts:
     :ivar service_account: the controller's service account where the chart does not make it, empty if there is none.
     :ivar nodes: all nodes of the cluster.
     :ivar fargate_profiles: names; looked up only when nodes are short.
+    :ivar node_groups: EKS managed node groups; likewise.
     """
 
     authentication_mode: str | Unseen = "API"
@@ -98,6 +95,7 @@ class Facts:
     service_account: Object | Unseen | None = None
     nodes: Sequence[Object] | Unseen | None = None
     fargate_profiles: Sequence[str] | Unseen | None = None
+    node_groups: Sequence[Object] | Unseen | None = None
 
 
 def makes_nodes(spec: ClusterSpec) -> bool:
@@ -142,44 +140,6 @@ def _has_own_credentials(spec: ClusterSpec) -> bool:
     return bool(controller.get("envFrom")) or any(str(name).startswith("AWS_") for name in entries)
 
 
-def _tolerates(toleration: Object, taint: Object) -> bool:
-    """https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/."""
-    if toleration.get("effect") not in (None, "", taint.get("effect")):
-        return False
-    if toleration.get("operator") == "Exists":
-        return toleration.get("key") in (None, "", taint.get("key"))
-    return toleration.get("key") == taint.get("key") and (toleration.get("value") or "") == (taint.get("value") or "")
-
-
-def why_not_for_karpenter(spec: ClusterSpec, node: Object) -> str:
-    """Why the controller cannot run on this node; empty if it can."""
-    values = spec.karpenter.values
-    labels = _mapping(_mapping(node.get("metadata")).get("labels"))
-    if LABEL_NODE_POOL in labels:
-        return "is Karpenter's own"
-    state, conditions = _mapping(node.get("spec")), _mapping(node.get("status")).get("conditions") or ()
-    if state.get("unschedulable"):
-        return "is cordoned"
-    if not any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions):
-        return "is not Ready"
-    selector = {**_CHART_NODE_SELECTOR, **_mapping(values.get("nodeSelector"))}
-    if "nodeSelector" in values and values["nodeSelector"] is None:
-        selector = {}
-    for key, wanted in selector.items():
-        if wanted is not None and labels.get(key) != wanted:
-            return f"has no label {key}={wanted}"
-    tolerations = values["tolerations"] or () if "tolerations" in values else _CHART_TOLERATIONS
-    for taint in state.get("taints") or ():
-        if taint.get("effect") in _BARRING and not any(_tolerates(each, taint) for each in tolerations):
-            return f"has the taint {taint.get('key')}:{taint.get('effect')}, which Karpenter does not tolerate"
-    return ""
-
-
-def nodes_for_karpenter(spec: ClusterSpec, nodes: Iterable[Object]) -> list[str]:
-    """Names of the nodes on which the controller can run."""
-    return sorted(str(node["metadata"]["name"]) for node in nodes if not why_not_for_karpenter(spec, node))
-
-
 # --- judgements ------------------------------------------------------------------------------------------------------
 def _unknown(name: str, unseen: Unseen, also: str = "") -> Prerequisite:
     remedy = f"grant {unseen.permission} to have it checked" if unseen.permission else "check it yourself"
@@ -190,7 +150,8 @@ def _met(name: str, message: str) -> Prerequisite:
     return Prerequisite(name, State.MET, message)
 
 
-def _access_entry(spec: ClusterSpec, facts: Facts) -> Prerequisite:
+def access_entry(spec: ClusterSpec, facts: Facts) -> Prerequisite:
+    """Whether EKS lets the nodes in that are launched with the spec's role."""
     name, role, mode = "access entry of the node role", spec.node_class.role, facts.authentication_mode
     if isinstance(mode, Unseen):
         return _unknown(name, mode)
@@ -353,10 +314,11 @@ def _nodes(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     name, wanted = "nodes for Karpenter itself", spec.karpenter.replicas
     if facts.nodes is None or isinstance(facts.nodes, Unseen):
         return _unknown(name, facts.nodes or Unseen("there was no answer"))
-    usable = nodes_for_karpenter(spec, facts.nodes)
+    placement = Placement.of(spec)
+    usable = placement.usable(facts.nodes)
     if len(usable) >= wanted:
         return _met(name, f"{len(usable)} can run it: {', '.join(usable[:_NODES_SHOWN])}")
-    others = [f"{node['metadata']['name']} {why}" for node in facts.nodes if (why := why_not_for_karpenter(spec, node))]
+    others = [f"{node['metadata']['name']} {why}" for node in facts.nodes if (why := placement.why_not(node))]
     if len(others) > _NODES_SHOWN:
         others = [*others[:_NODES_SHOWN], f"{len(others) - _NODES_SHOWN} more"]
     message = (
@@ -376,6 +338,13 @@ def _nodes(spec: ClusterSpec, facts: Facts) -> Prerequisite:
         return Prerequisite(
             name, State.UNKNOWN, f"{message}; Fargate profile {', '.join(profiles)} may run it instead", remedy
         )
+    groups = facts.node_groups
+    if isinstance(groups, Unseen):
+        return Prerequisite(name, State.MISSING, f"{message}; node groups were not looked at: {groups.why}", remedy)
+    if on_the_way := coming(placement, facts.nodes, groups or ()):
+        return Prerequisite(name, State.COMING, f"{message}; {'; '.join(map(str, on_the_way))}")
+    if found := faults(groups or ()):
+        message += f"; {'; '.join(found)}"
     return Prerequisite(name, State.MISSING, message, remedy)
 
 
@@ -385,7 +354,7 @@ def judge(spec: ClusterSpec, facts: Facts) -> list[Prerequisite]:
     if makes_nodes(spec):
         found += [
             _role(spec, facts),
-            _access_entry(spec, facts),
+            access_entry(spec, facts),
             _discovery(spec, "subnet", facts.subnets),
             _discovery(spec, "security group", facts.security_groups),
         ]

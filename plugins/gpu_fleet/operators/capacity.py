@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kinds import DAEMON_SET
 from gpu_fleet.core.pool_template import PoolTemplate
+from gpu_fleet.core.readiness.capacity import NODE_DOES_NOT_JOIN
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure
 from gpu_fleet.operators.request_capacity import request_capacity
 from gpu_fleet.triggers.looking import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.verdict import Verdict
 
 
 class AwaitCapacityOperator(PoolOperator):
@@ -22,6 +26,7 @@ class AwaitCapacityOperator(PoolOperator):
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "allocatable": {node: GPUs}, "instances": {node: …}}``.
     :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
         (``AllocatableMismatch``), or Karpenter cannot place the placeholders.
+    :raises GateRefused: ``NodeRoleNotAdmitted``: EKS lets no node with the pool's role in.
     :raises GateFailed: a launch failed, or nodes were lost; retried.
     :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``, counted
         from the first try.
@@ -34,7 +39,7 @@ class AwaitCapacityOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_plugin import plugin_daemon_set
         from gpu_fleet.core.device_plugins import Ours, plugins_of_others
-        from gpu_fleet.operators.replacement import planned_replacement, without_surge
+        from gpu_fleet.operators.replacement import planned_replacement
 
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
@@ -61,16 +66,41 @@ class AwaitCapacityOperator(PoolOperator):
             "ours": ours.to_json(),
             "plugins_of_others": [plugin.ref for plugin in plugins_of_others(self.kube.list(DAEMON_SET), ours)],
         }
-        seconds = float(self.spec.deadlines.capacity)
-        until = wait_started(context) + seconds
         with reported_failure(context):
-            try:
-                verdict = await_gate(
-                    self, context, "pool_capacity", args, seconds, deadline=until, kwargs={"surge": surge, "args": args}
-                )
-            except GpuFleetError as error:
-                verdict = without_surge(self, error, args, surge)
+            verdict = self._awaited(context, args, surge, lambda: self._await(context, args, surge))
         return self._found(verdict.message, verdict.data)
+
+    def _await(self, context: Mapping[str, Any], args: Mapping[str, Any], surge: int) -> Verdict:
+        seconds = float(self.spec.deadlines.capacity)
+        return await_gate(
+            self,
+            context,
+            "pool_capacity",
+            args,
+            seconds,
+            deadline=wait_started(context) + seconds,
+            kwargs={"surge": surge, "args": dict(args)},
+        )
+
+    def _awaited(
+        self, context: Mapping[str, Any], args: Mapping[str, Any], surge: int, wait: Callable[[], Verdict]
+    ) -> Verdict:
+        """The end of the wait. A node that does not join is asked why, and waited for further if nothing is found."""
+        from gpu_fleet.operators.joining import not_admitted
+        from gpu_fleet.operators.replacement import without_surge
+
+        try:
+            try:
+                return wait()
+            except GpuFleetError as error:
+                if error.reason != NODE_DOES_NOT_JOIN or not args:
+                    raise
+                if refused := not_admitted(self, error):
+                    raise refused from error
+                self.log.warning("%s", error.message)
+            return self._await(context, {**args, "join_patience_s": None}, surge)
+        except GpuFleetError as error:
+            return without_surge(self, error, args, surge)
 
     def execute_complete(
         self,
@@ -79,16 +109,19 @@ class AwaitCapacityOperator(PoolOperator):
         surge: int = 0,
         args: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        from gpu_fleet.operators.replacement import without_surge
-
         with reported_failure(context):
             try:
                 verdict = conclude(event)
             except GpuFleetError as error:
                 self.prepare(context)
-                verdict = without_surge(self, error, args or {}, surge)
+                ended = error  # the name of an exception is gone after its clause
+                verdict = self._awaited(context, args or {}, surge, lambda: _raise(ended))
         return self._found(verdict.message, verdict.data)
 
     def _found(self, message: str, data: dict[str, Any] | None) -> dict[str, Any]:
         self.log.info("%s", message)
         return dict(data or {})
+
+
+def _raise(error: GpuFleetError) -> NoReturn:
+    raise error

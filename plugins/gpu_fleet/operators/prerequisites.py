@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Forbidden,
+    GateBlind,
+    GateRefused,
     GpuFleetError,
     NotFound,
     PrerequisiteMissing,
     Throttled,
 )
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.prerequisites import Facts, Unseen
@@ -25,17 +29,21 @@ Found = TypeVar("Found")
 class CheckPrerequisitesOperator(FleetOperator):
     """Node role and its access entry, discovery tags, the controller's identity, queue and nodes.
 
+    If nothing is missing but nodes of a managed node group that are still joining, they are waited for, at most
+    ``deadlines.cluster_active``; then everything is looked at again.
+
     What cannot be looked at is a warning that names the permission: whoever may not look is not therefore wrong. A
     cluster that cannot be described leaves everything unknown; other tasks of preflight say why and fail.
 
     :returns: ``{"prerequisites": [{"name", "state", "message", "remedy"}], "unknown": n}``.
     :raises PrerequisiteMissing: naming all that is missing and how to create each.
+    :raises DeadlinePassed: the nodes have not joined in time; the message says which node group was waited for.
     """
 
     needs_kube = False
     ui_color = "#eef2f7"
 
-    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.prerequisites import State, judge
         from gpu_fleet.hooks.aws import aws_session
 
@@ -49,12 +57,47 @@ class CheckPrerequisitesOperator(FleetOperator):
                 f"cluster {self.spec.cluster.name} lacks {len(missing)} of what it needs:"
                 + "".join(f"\n  - {each}" for each in missing)
             )
+        if any(each.state is State.COMING for each in found):
+            self._await_nodes(context)
+            return self.act(context)
         unknown = sum(each.state is State.UNKNOWN for each in found)
         if unknown:
             self.log.warning(
                 "%d of %d prerequisites are unknown: a later wait may show that one is missing", unknown, len(found)
             )
         return {"prerequisites": [each.to_json() for each in found], "unknown": unknown}
+
+    def _await_nodes(self, context: Mapping[str, Any]) -> None:
+        """Returns when there are enough, or when it has become pointless to wait; else defers."""
+        from gpu_fleet.core.karpenter_nodes import Placement
+        from gpu_fleet.hooks.aws import aws_session
+
+        seconds = float(self.spec.deadlines.cluster_active)
+        until = wait_started(context) + seconds
+        groups = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region)).node_group_names()
+        args = {
+            "placement": Placement.of(self.spec).to_json(),
+            "cluster": self.spec.cluster.name,
+            "groups": groups,
+            "until": datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            await_gate(self, context, "karpenter_nodes", args, seconds, "after_nodes", deadline=until)
+        except GateRefused as error:
+            if isinstance(error, GateBlind):
+                raise
+            self.log.warning("%s", error.message)  # what is missing is said with all the rest
+
+    def after_nodes(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+        """When there are enough nodes, or none is coming any more."""
+        self.prepare(context)
+        try:
+            conclude(event)
+        except GateRefused as error:
+            if isinstance(error, GateBlind):
+                raise
+            self.log.warning("%s", error.message)
+        return self.act(context)
 
 
 class Look:
@@ -71,19 +114,13 @@ class Look:
         from gpu_fleet.core import prerequisites as core
         from gpu_fleet.core.names import DISCOVERY_TAG
 
-        spec, cluster = self.spec, self.spec.cluster.name
-        described = self._ask("eks", "DescribeCluster", "describe_cluster", name=cluster)
+        spec = self.spec
+        described = self._described()
         if isinstance(described, core.Unseen) and not described.permission:
             return self._blind(described)
         found: dict[str, Any] = {}
         if core.makes_nodes(spec):
-            found["authentication_mode"] = mode = (
-                described
-                if isinstance(described, core.Unseen)
-                else str((described["cluster"].get("accessConfig") or {}).get("authenticationMode") or "CONFIG_MAP")
-            )
-            if mode != "CONFIG_MAP":
-                found["entries"] = self._entries()
+            found |= self._admission(described)
             found["node_role"] = self._role(spec.node_class.role)
             for key, action, operation, path in (
                 ("subnets", "DescribeSubnets", "describe_subnets", "Subnets.SubnetId"),
@@ -97,8 +134,27 @@ class Look:
             found |= self._karpenter()
         return core.Facts(**found)
 
+    def admission(self) -> Facts:
+        """Only what says whether EKS lets the nodes in."""
+        from gpu_fleet.core.prerequisites import Facts
+
+        return Facts(**self._admission(self._described()))
+
+    def _described(self) -> dict[str, Any] | Unseen:
+        return self._ask("eks", "DescribeCluster", "describe_cluster", name=self.spec.cluster.name)
+
+    def _admission(self, described: dict[str, Any] | Unseen) -> dict[str, Any]:
+        from gpu_fleet.core.prerequisites import Unseen
+
+        if isinstance(described, Unseen):
+            mode: str | Unseen = described
+        else:
+            mode = str((described["cluster"].get("accessConfig") or {}).get("authenticationMode") or "CONFIG_MAP")
+        return {"authentication_mode": mode, "entries": None if mode == "CONFIG_MAP" else self._entries()}
+
     def _karpenter(self) -> dict[str, Any]:
         from gpu_fleet.core import prerequisites as core
+        from gpu_fleet.core.karpenter_nodes import Placement
         from gpu_fleet.core.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
 
         spec, cluster = self.spec, self.spec.cluster.name
@@ -126,10 +182,42 @@ class Look:
             )
             found["queue"] = queue if isinstance(queue, core.Unseen) else bool(queue)
         nodes = found["nodes"] = self._kube("list nodes", lambda kube: list(kube.list(NODE)))
-        if not isinstance(nodes, core.Unseen) and len(core.nodes_for_karpenter(spec, nodes)) < spec.karpenter.replicas:
+        placement = Placement.of(spec)
+        if not isinstance(nodes, core.Unseen) and len(placement.usable(nodes)) < placement.wanted:
+            found["node_groups"] = self._node_groups()
             found["fargate_profiles"] = self._list(
                 "eks", "ListFargateProfiles", "list_fargate_profiles", "fargateProfileNames", clusterName=cluster
             )
+        return found
+
+    def node_group_names(self) -> list[str]:
+        """Names of the cluster's managed node groups; empty if they cannot be listed."""
+        from gpu_fleet.core.prerequisites import Unseen
+
+        names = self._list("eks", "ListNodegroups", "list_nodegroups", "nodegroups", clusterName=self.spec.cluster.name)
+        return [] if isinstance(names, Unseen) else [str(name) for name in names]
+
+    def _node_groups(self) -> list[Mapping[str, Any]] | Unseen:
+        from gpu_fleet.core.prerequisites import Unseen
+
+        cluster = self.spec.cluster.name
+        names = self._list("eks", "ListNodegroups", "list_nodegroups", "nodegroups", clusterName=cluster)
+        if isinstance(names, Unseen):
+            return names
+        found: list[Mapping[str, Any]] = []
+        for name in names:
+            group = self._ask(
+                "eks",
+                "DescribeNodegroup",
+                "describe_nodegroup",
+                absent={},
+                clusterName=cluster,
+                nodegroupName=str(name),
+            )
+            if isinstance(group, Unseen):
+                return group
+            if group:
+                found.append(group["nodegroup"])
         return found
 
     def _blind(self, unseen: Unseen) -> Facts:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.prerequisites import Facts, State, Unseen, judge, nodes_for_karpenter, why_not_for_karpenter
+from gpu_fleet.core.karpenter_nodes import Placement
+from gpu_fleet.core.prerequisites import Facts, State, Unseen, judge
 from tests.unit.core.specs import demo_spec
 
 
@@ -209,9 +210,9 @@ def test_only_what_the_spec_needs_is_asked_for() -> None:
     ],
 )
 def test_where_karpenter_can_run(found: Any, why: str) -> None:
-    assert why_not_for_karpenter(demo_spec(), found).startswith(why)
-    assert bool(why_not_for_karpenter(demo_spec(), found)) == bool(why)
-    assert nodes_for_karpenter(demo_spec(), [found]) == ([] if why else ["a"])
+    assert Placement.of(demo_spec()).why_not(found).startswith(why)
+    assert bool(Placement.of(demo_spec()).why_not(found)) == bool(why)
+    assert Placement.of(demo_spec()).usable([found]) == ([] if why else ["a"])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_where_karpenter_can_run(found: Any, why: str) -> None:
 def test_the_values_of_the_chart_decide_where_karpenter_can_run(values: dict[str, Any], runs: bool) -> None:
     taints = [{"key": "CriticalAddonsOnly", "value": "true", "effect": "NoSchedule"}]
     spec = demo_spec(karpenter__values=values)
-    assert nodes_for_karpenter(spec, [node("a", taints=taints)]) == (["a"] if runs else [])
+    assert Placement.of(spec).usable([node("a", taints=taints)]) == (["a"] if runs else [])
 
 
 def test_a_judgement_is_json_and_a_sentence() -> None:

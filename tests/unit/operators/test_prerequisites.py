@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import PrerequisiteMissing
+from gpu_fleet.core.errors import DeadlinePassed, PrerequisiteMissing
 from gpu_fleet.core.kinds import NODE, ObjectRef
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
 from gpu_fleet.operators.prerequisites import CheckPrerequisitesOperator
+from gpu_fleet.triggers.looking import WAITING_FOR, look
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
 
@@ -52,12 +54,17 @@ def nodes(cloud: SandboxCloud) -> Iterator[None]:
     kube = KubernetesHook(ACCESS).client()
     for name in ("system-1", "system-2"):
         if kube.get(ObjectRef(NODE, name)) is None:
-            metadata = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
-            kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
-            status = {"conditions": [{"type": "Ready", "status": "True"}]}
-            kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
+            labels = {"kubernetes.io/os": "linux", "eks.amazonaws.com/nodegroup": "system"}
+            kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+        is_ready(name, "True")
     yield
     kube.patch(ObjectRef(NODE, "system-2"), {"spec": {"unschedulable": None}})
+
+
+def is_ready(name: str, status: str) -> None:
+    conditions = {"conditions": [{"type": "Ready", "status": status}]}
+    kube = KubernetesHook(ACCESS).client()
+    kube.patch(ObjectRef(NODE, name), {"status": conditions}, subresource="status")
 
 
 def check(**changes: Any) -> dict[str, Any]:
@@ -108,6 +115,74 @@ def test_too_few_nodes_for_karpenter_are_named(cloud: SandboxCloud) -> None:
     ):
         check()
     assert check(karpenter={**load_cluster("demo").to_json()["karpenter"], "replicas": 1})["unknown"] == 0
+
+
+def waits(ti: TaskInstance | None = None) -> tuple[CheckPrerequisitesOperator, dict[str, Any], TaskDeferred]:
+    """The task, deferred because nodes are still joining."""
+    operator, where = CheckPrerequisitesOperator(task_id="check_prerequisites"), context(ti)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(where)
+    return operator, where, deferred.value
+
+
+def resumed(operator: CheckPrerequisitesOperator, where: dict[str, Any], deferred: TaskDeferred) -> dict[str, Any]:
+    """The task goes on with what its gate says now."""
+    waiting = deferred.trigger.serialize()[1]
+    verdict = look(waiting["gate"], waiting["args"], ACCESS)
+    kind = "verdict" if verdict.ready or verdict.failed else "deadline"
+    event = {"type": kind, "gate": waiting["gate"], "verdict": verdict.to_json()}
+    found: dict[str, Any] = getattr(operator, deferred.method_name)(where, event=event)
+    return found
+
+
+def test_a_node_of_a_node_group_that_still_joins_is_waited_for() -> None:
+    is_ready("system-2", "False")
+    ti = TaskInstance()
+    operator, where, deferred = waits(ti)
+    told = ti.xcoms[WAITING_FOR]
+    assert (told["gate"], told["reason"]) == ("karpenter_nodes", "NodeGroupJoining")
+    for words in ("node group system has been ACTIVE since 20", "1 of 2 node(s) are Ready", "waiting until 20"):
+        assert words in told["message"]
+    is_ready("system-2", "True")
+    assert resumed(operator, where, deferred)["unknown"] == 0
+
+
+def test_it_is_waited_for_no_longer_than_the_deadline() -> None:
+    is_ready("system-2", "False")
+    with pytest.raises(DeadlinePassed, match="NodeGroupJoining.*node group system"):
+        resumed(*waits())
+
+
+def test_a_node_group_that_will_bring_no_node_is_not_waited_for_any_longer(cloud: SandboxCloud) -> None:
+    is_ready("system-2", "False")
+    task = waits()
+    issue = {"code": "NodeCreationFailure", "message": "Instances failed to join the kubernetes cluster"}
+    cloud.settings.faults.set("eks-nodegroup", {"name": "system", "status": "DEGRADED", "issues": [issue]})
+    with pytest.raises(PrerequisiteMissing, match="add a managed node group") as caught:
+        resumed(*task)
+    assert "node group system (NodeCreationFailure: Instances failed to join the kubernetes cluster)" in str(
+        caught.value
+    )
+
+
+def test_a_node_that_fell_silent_is_no_node_that_joins() -> None:
+    is_ready("system-2", "Unknown")
+    with pytest.raises(PrerequisiteMissing, match="system-2 is not Ready"):
+        check()
+
+
+def test_what_else_is_missing_is_said_without_waiting_for_nodes(cloud: SandboxCloud) -> None:
+    is_ready("system-2", "False")
+    cloud.settings.faults.set("aws-absent", {"what": ["queue"]})
+    with pytest.raises(PrerequisiteMissing, match="lacks 1 of what it needs:\n  - interruption queue"):
+        check()
+
+
+def test_node_groups_that_may_not_be_seen_are_not_waited_for(cloud: SandboxCloud) -> None:
+    is_ready("system-2", "False")
+    cloud.settings.faults.set("aws-denied", {"actions": ["eks:ListNodegroups"]})
+    with pytest.raises(PrerequisiteMissing, match="node groups were not looked at: eks:ListNodegroups is not allowed"):
+        check()
 
 
 #: permission -> what is unknown without it

@@ -5,6 +5,7 @@ from gpu_fleet.core.readiness import capacity as capacity
 from gpu_fleet.core.readiness import drain as drain
 from gpu_fleet.core.readiness import eks as eks
 from gpu_fleet.core.readiness import karpenter as karpenter
+from gpu_fleet.core.readiness import karpenter_nodes as karpenter_nodes
 from gpu_fleet.core.readiness import objects as objects
 from gpu_fleet.core.readiness import releases as releases
 from gpu_fleet.core.readiness import teardown as teardown

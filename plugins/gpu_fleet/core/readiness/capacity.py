@@ -3,7 +3,8 @@
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
 ``template`` (what a node is launched with today, :class:`PoolTemplate` as JSON; without it any node counts),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
-plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may stand), ``ours`` (see
+plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may stand), ``join_patience_s`` (from the
+launch of an instance to its node; ``None``: until Karpenter gives it up), ``ours`` (see
 :class:`gpu_fleet.core.device_plugins.Ours`) and ``plugins_of_others`` (``namespace/name`` of those that were there at
 the start: their pods are looked at, too).
 
@@ -58,6 +59,11 @@ LAUNCH_PATIENCE_S = 120.0
 #: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
 #: placeholder with it); Karpenter answers a pending pod within 10 s.
 LOST_PATIENCE_S = 30.0
+
+#: How long a launched instance may take to join before it is asked why; GPU instances take one to three minutes. The
+#: task that waits looks at what EKS says of the node role then, and goes on waiting if that is not it.
+JOIN_PATIENCE_S = 300.0
+NODE_DOES_NOT_JOIN = "NodeDoesNotJoin"
 
 #: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
 EVENT_AGE_S = 300.0
@@ -262,8 +268,9 @@ def _missing(
     pending = [
         pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
     ]
+    patience = args.get("join_patience_s", JOIN_PATIENCE_S)
     for claim in arriving:
-        verdict = _claim_verdict(claim, now)
+        verdict = _claim_verdict(claim, now, patience)
         if verdict.failed:
             return verdict
     insufficient = newest(snapshot.get("claim_events", []), "InsufficientCapacityError")
@@ -275,7 +282,7 @@ def _missing(
             "trying; more instance types, zones or capacity types would help",
         )
     if arriving:
-        return _claim_verdict(arriving[0], now)
+        return _claim_verdict(arriving[0], now, patience)
     if pending:
         return _unschedulable(pool, pending, snapshot, now)
     message = (
@@ -286,7 +293,7 @@ def _missing(
     return progressing("NodesMissing", message)
 
 
-def _claim_verdict(claim: PoolClaim, now: float) -> Verdict:
+def _claim_verdict(claim: PoolClaim, now: float, join_patience_s: float | None) -> Verdict:
     if claim.waiting is None:
         return progressing("NodeVanished", f"NodeClaim {claim.name} is complete, but its node {claim.node} is gone")
     kind, reason, message = claim.waiting
@@ -296,6 +303,17 @@ def _claim_verdict(claim: PoolClaim, now: float) -> Verdict:
         return failed(
             "LaunchFailed",
             f"{text}; until Karpenter gives it up (5 minutes) nothing else in the cluster is provisioned",
+            permanent=False,
+        )
+    waited = 0.0 if claim.waiting_since is None else now - claim.waiting_since
+    if kind == "Registered" and join_patience_s is not None and waited >= join_patience_s:
+        # Karpenter makes no event of it: it deletes the claim 15 minutes after the launch and makes another
+        # (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/nodeclaim/lifecycle/liveness.go).
+        return failed(
+            NODE_DOES_NOT_JOIN,
+            f"{text}; the instance runs and is not let in, or cannot reach the API server: look at the access entry of "
+            "its role, at the way from its subnet to the cluster's endpoint, and at its console output; Karpenter "
+            "gives it up 15 minutes after its launch and buys another",
             permanent=False,
         )
     if kind == "Launched" and reason == "AwaitingReconciliation":

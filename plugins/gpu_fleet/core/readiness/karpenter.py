@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.karpenter_credentials import without_credentials
 from gpu_fleet.core.kinds import CRD, DEPLOYMENT, EC2_NODE_CLASS, NODE_OVERLAY, NODE_POOL, POD, Kind
 from gpu_fleet.core.names import KARPENTER_SELECTOR
 from gpu_fleet.core.readiness.conditions import (
@@ -167,7 +168,7 @@ def _judge_deployment(obj: Mapping[str, Any], pods: list[dict[str, Any]]) -> Ver
         return progressing("NotObserved", f"{name}: no controller has looked at it yet")
     known = conditions(obj)
     stuck = known.get("Progressing", {})
-    if stuck.get("reason") == "ProgressDeadlineExceeded":
+    if stuck.get("reason") == "ProgressDeadlineExceeded" and not without_credentials(pods):
         return failed("ProgressDeadlineExceeded", f"{name}: {sentence(stuck)}{_pod_trouble(pods)}", permanent=False)
     refused = known.get("ReplicaFailure", {})
     if refused.get("status") == "True":
@@ -175,6 +176,8 @@ def _judge_deployment(obj: Mapping[str, Any], pods: list[dict[str, Any]]) -> Ver
     updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
     if known.get("Available", {}).get("status") == "True" and updated >= wanted and available >= 1:
         return ready("KarpenterAvailable", f"{name}: {available} of {wanted} replicas available")
+    if not available and (why := without_credentials(pods)):
+        return failed("KarpenterWithoutCredentials", f"{name}: {why}")
     return progressing(
         "DeploymentNotAvailable",
         f"{name}: {available} of {wanted} replicas available, {updated} updated{_pod_trouble(pods)}",

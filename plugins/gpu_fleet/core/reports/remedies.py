@@ -8,6 +8,12 @@ REMEDIES: dict[str, str] = {
     "NodesMissing": "Nodes went away between the wait for capacity and validation; start another run.",
     "DriftedNodesHoldTheCap": "Raise limits.nodes for the time being, wait for the jobs on the drifted nodes, or run "
     "gpu_lifecycle with replaceDrifted: idle.",
+    "NodeRoleNotAdmitted": "Create the access entry of the node role with the command in the message, then clear the "
+    "task: instances that wait go on trying to join.",
+    "NodeDoesNotJoin": "Look at the instance's console output (aws ec2 get-console-output), at the access entry of its "
+    "role, and at the way from its subnet to the cluster's endpoint.",
+    "KarpenterWithoutCredentials": "Create the pod identity association (or annotate the ServiceAccount for IRSA), "
+    "then restart Karpenter's Deployment: credentials are given to pods when they are created.",
     "Drifted": "Apply the spec again with gpu_lifecycle, or change the spec to what is there.",
     # --- the node ----------------------------------------------------------------------------------------------------
     "NodeVanished": "The node was removed in mid-probe: look for a spot interruption or a deletion by hand, then start "

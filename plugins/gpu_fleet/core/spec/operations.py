@@ -19,7 +19,8 @@ class Deadlines(SpecModel):
     turn: Seconds = Field(default=Seconds.parse("30m"), description="For the cluster's turn, held by another run.")
     cluster_active: Seconds = Field(
         default=Seconds.parse("20m"),
-        description="For the EKS cluster to be ACTIVE; creating or updating a control plane takes 9 to 17 minutes.",
+        description="For the EKS cluster to be ACTIVE, and for nodes of its node groups that are still joining; "
+        "creating or updating a control plane takes 9 to 17 minutes.",
     )
     crds: Seconds = Field(default=Seconds.parse("2m"), description="For Karpenter's CRDs to be Established.")
     release: Seconds = Field(

@@ -26,6 +26,7 @@ ARGS: dict[str, Any] = {
     "physical": 1,
     "replicas": 4,
     "plugin_namespace": "nvidia-device-plugin",
+    "placement": {"wanted": 2, "selector": {}, "tolerations": []},
     "now": 1_000.0,
     "started": 999.0,
 }

@@ -10,6 +10,7 @@ from gpu_fleet.core.capacity_plugin import plugin_blamed
 from gpu_fleet.core.gates import gate_named
 from gpu_fleet.core.manifests import pool_labels, pool_taints
 from gpu_fleet.core.pool_template import PoolTemplate
+from gpu_fleet.core.reports.remedies import UNKNOWN, remedy
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core.cluster_objects import NOW, POOL, claim, event, node, placeholder, plugin_pod
 from tests.unit.core.specs import demo_spec
@@ -353,3 +354,21 @@ def test_a_claim_of_the_old_template_on_its_way_is_not_what_is_waited_for() -> N
 def test_a_node_of_todays_template_with_the_wrong_number_still_fails() -> None:
     verdict = judged(1, claims=[launched(EIGHT, claim("a", node_name=N1))], nodes=[node(N1, gpus=4)])
     assert (verdict.phase, verdict.reason) == (Phase.FAILED, "AllocatableMismatch")
+
+
+def test_an_instance_that_does_not_join_is_waited_for_and_then_asked_about() -> None:
+    young = judge(claims=[claim("a", node_name="", waiting=REGISTERING, since=200.0)])
+    assert (young.phase, young.reason) == (Phase.PROGRESSING, "NodeNotFound")
+    verdict = judge(claims=[claim("a", node_name="", waiting=REGISTERING, since=400.0)])
+    assert (verdict.phase, verdict.reason, verdict.permanent) == (Phase.FAILED, "NodeDoesNotJoin", False)
+    assert "NodeClaim a launched, waits for its node to join" in verdict.message
+    assert "access entry" in verdict.message
+    assert remedy("NodeDoesNotJoin") != UNKNOWN
+
+
+def test_once_asked_about_it_is_waited_for_as_long_as_karpenter_does() -> None:
+    gate = gate_named("pool_capacity")
+    args = {"pool": POOL, "wanted": 1, "physical": 1, "replicas": 4, "now": NOW, "started": NOW - 500.0}
+    snapshot: dict[str, list[Any]] = {query.key: [] for query in gate.queries(args)}
+    snapshot["claims"] = [claim("a", node_name="", waiting=REGISTERING, since=400.0)]
+    assert gate.judge(snapshot, {**args, "join_patience_s": None}).reason == "NodeNotFound"

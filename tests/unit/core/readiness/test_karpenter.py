@@ -250,6 +250,56 @@ def test_karpenter_says_what_keeps_its_pods(status: dict[str, Any], text: str) -
     assert text in karpenter(deployment(), pods=[pod]).message
 
 
+def crashed(code: int = 2, *, deleting: bool = False, **env: str) -> dict[str, Any]:
+    """A pod of Karpenter's whose controller has ended, with these variables besides the chart's."""
+    variables = [{"name": name, "value": value} for name, value in {"CLUSTER_NAME": "demo-gpu", **env}.items()]
+    metadata: dict[str, Any] = {"name": "karpenter-1", "namespace": "kube-system"}
+    if deleting:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    state = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": {"exitCode": code, "reason": "Error"}},
+    }
+    return {
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"serviceAccountName": "karpenter", "containers": [{"name": "controller", "env": variables}]},
+        "status": {"containerStatuses": [{"name": "controller", "restartCount": 1, **state}]},
+    }
+
+
+def test_karpenter_that_was_given_no_credentials_is_not_waited_for() -> None:
+    timed_out = [condition("Progressing", "False", "ProgressDeadlineExceeded", "timed out")]
+    for conditions in ([], timed_out):
+        verdict = karpenter(deployment(conditions=conditions), pods=[crashed()])
+        assert (verdict.phase, verdict.reason, verdict.permanent) == (Phase.FAILED, "KarpenterWithoutCredentials", True)
+    for words in (
+        "Pod kube-system/karpenter-1, container controller ended with status 2",
+        "create-pod-identity-association --cluster-name demo-gpu --namespace kube-system --service-account karpenter",
+        "rollout restart",
+    ):
+        assert words in verdict.message
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        crashed(AWS_CONTAINER_CREDENTIALS_FULL_URI="http://169.254.170.23/v1/credentials"),
+        crashed(AWS_WEB_IDENTITY_TOKEN_FILE="/var/run/secrets/token"),
+        crashed(AWS_ACCESS_KEY_ID="AKIA"),
+        crashed(0),
+        crashed(deleting=True),
+    ],
+    ids=["pod identity", "IRSA", "keys", "ended well", "on its way out"],
+)
+def test_a_crash_of_another_cause_is_waited_for(pod: dict[str, Any]) -> None:
+    assert karpenter(deployment(), pods=[pod]).reason == "DeploymentNotAvailable"
+
+
+def test_a_replica_that_serves_needs_no_explanation() -> None:
+    assert karpenter(deployment(updatedReplicas=2, availableReplicas=1, replicas=2), pods=[crashed()]).ready
+
+
 CRDS = {"crds": ["a.karpenter.sh", "b.karpenter.sh"], "now": 1.0, "started": 0.0}
 ESTABLISHED = thing("CustomResourceDefinition", condition("Established", "True", generation=None))
 
