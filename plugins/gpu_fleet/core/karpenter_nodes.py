@@ -149,7 +149,7 @@ def coming(placement: Placement, nodes: Sequence[Object], groups: Iterable[Objec
 
 
 def _joined(node: Object) -> bool:
-    """Whether a node no longer joins: it is Ready, or was and fell silent (kubernetes ``pkg/controller/nodelifecycle``)."""
+    """Whether a node no longer joins: Ready, or silent by now (kubernetes ``pkg/controller/nodelifecycle``)."""
     conditions = _mapping(node.get("status")).get("conditions") or ()
     return any(item.get("type") == "Ready" and item.get("status") in ("True", "Unknown") for item in conditions)
 

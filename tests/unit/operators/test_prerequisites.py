@@ -149,7 +149,7 @@ def test_a_node_of_a_node_group_that_still_joins_is_waited_for() -> None:
 
 def test_it_is_waited_for_no_longer_than_the_deadline() -> None:
     is_ready("system-2", "False")
-    with pytest.raises(DeadlinePassed, match="NodeGroupJoining.*node group system"):
+    with pytest.raises(DeadlinePassed, match=r"NodeGroupJoining.*node group system"):
         resumed(*waits())
 
 
