@@ -62,7 +62,7 @@ class Identity:
 
     async def _role_of(self, instance: Object) -> str:
         """ARN of the role with which the instance speaks; empty if it has none."""
-        profile = instance.get("IamInstanceProfile")
+        profile = instance.get("IamInstanceProfile") or await self._profile_of(instance["InstanceId"])
         if profile:
             name = str(profile["Arn"]).rpartition("/")[2]
             found = await self._aws.call("iam", "get_instance_profile", InstanceProfileName=name)
@@ -73,6 +73,13 @@ class Identity:
             return ""
         described = await self._aws.call("eks", "describe_nodegroup", clusterName=self._cluster, nodegroupName=group)
         return str(described["nodegroup"]["nodeRole"])
+
+    async def _profile_of(self, instance_id: str) -> Object | None:
+        """Moto gives an instance its profile a moment after it is running, so what was seen first may lack it."""
+        wanted = [{"Name": "instance-id", "Values": [instance_id]}]
+        answer = await self._aws.call("ec2", "describe_iam_instance_profile_associations", Filters=wanted)
+        found = [each["IamInstanceProfile"] for each in answer["IamInstanceProfileAssociations"]]
+        return found[0] if found else None
 
     async def has_credentials(self, pod: Object, env: dict[str, str]) -> bool:
         """Whether the AWS SDK in a container of this pod finds credentials."""
