@@ -89,11 +89,14 @@ def until(what: str, there: Callable[[], Any], patience: float = 60.0) -> Any:
 
 
 # --- the lifecycle's tasks -------------------------------------------------------------------------------------------
-def run(operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None) -> Any:
-    """A task to its end, with the triggerer's part of it done here."""
+def run(operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None, **params: Any) -> Any:
+    """A task to its end, with the triggerer's part of it done here.
+
+    :param params: of the run.
+    """
     ti = ti or TaskInstance(spec=spec)
     ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]
-    where = context(ti)
+    where = context(ti, **params)
     try:
         return operator.execute(where)
     except TaskDeferred as deferred:

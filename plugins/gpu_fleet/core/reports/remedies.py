@@ -6,8 +6,8 @@ REMEDIES: dict[str, str] = {
     # --- before validation -------------------------------------------------------------------------------------------
     "NotValidated": "Open the run: the first failed task's log names the cause.",
     "NodesMissing": "Nodes went away between the wait for capacity and validation; start another run.",
-    "DriftedNodesHoldTheCap": "Raise limits.nodes for the time being, wait for the jobs on the drifted nodes, or run "
-    "gpu_lifecycle with replaceDrifted: idle.",
+    "DriftedNodesHoldTheCap": "Raise limits.nodes as far as the message says and run gpu_lifecycle with "
+    "replaceDrifted: idle; or do the other thing that the message names.",
     "Drifted": "Apply the spec again with gpu_lifecycle, or change the spec to what is there.",
     # --- the node ----------------------------------------------------------------------------------------------------
     "NodeVanished": "The node was removed in mid-probe: look for a spot interruption or a deletion by hand, then start "
