@@ -98,7 +98,7 @@ class Teardown:
 
     def run(self, name: str, operator: Any) -> Any:
         """Run a task, and note its state; deferred tasks give None."""
-        here = self.contexts.setdefault(name, context(self.ti, **self.params))
+        here = self._context(name)
         try:
             result = operator.execute(here)
         except TaskDeferred:
@@ -108,6 +108,13 @@ class Teardown:
             raise
         self.states[name] = "success"
         return result
+
+    def _context(self, name: str) -> dict[str, Any]:
+        return self.contexts.setdefault(name, context(self.ti, **self.params))
+
+    def state_of(self, name: str) -> Any:
+        """What a task keeps over its tries."""
+        return self._context(name)["task_state_store"]
 
     def plan(self, **more: Any) -> dict[str, Any]:
         return self.run("plan", PlanTeardownOperator(task_id="plan", **more))  # type: ignore[no-any-return]
