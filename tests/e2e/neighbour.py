@@ -1,21 +1,31 @@
 """Other teams on the cluster, and what happened to them: the oracle of 'safe beside others'.
 
 :class:`Neighbour` puts their objects there with kubectl, as the people of those teams would, remembers them, and reads
-the sandbox's audit log. It knows three questions: did we write to anything that is not ours
-(:meth:`foreign_writes`), is any object of theirs another one than before by our doing (:meth:`changed_by_us`), and did
-a pod of a user end that nobody had announced (:meth:`killed_pods`).
+the sandbox's audit log. It knows four questions: did we write to anything that is not ours
+(:meth:`foreign_writes`), is any object of theirs another one than before by our doing (:meth:`changed_by_us`), did
+a pod of a user end that nobody had announced (:meth:`killed_pods`), and did anything change for nodes and jobs before
+it was announced (:meth:`unannounced`, :meth:`unapproved`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo.timeline import epoch
 from tests.e2e import neighbour_objects as theirs
+from tests.e2e.announced import (
+    Announcement,
+    Effect,
+    Standing,
+    effects,
+    is_of_teardown,
+    moment,
+    unannounced,
+    unplanned,
+)
 from tests.e2e.fleet import CLUSTER, GPU, POOL_LABEL, POOLS, Fleet, Run, until
 from tests.e2e.ours import DOMAIN, PLUGIN, SYSTEM, VALIDATION, Entry, Ours, foreign, is_by_us
 
@@ -242,20 +252,50 @@ class Neighbour:
         return killed
 
     # --- announcements -----------------------------------------------------------------------------------------------
-    def told_too_late(self, run: Run, task_id: str, effect: Callable[[Entry], bool]) -> list[str]:
-        """Effects of a run that came before the task that announces them had ended."""
-        told = run.span(task_id)[1]
-        begun = run.span(min(run.tasks, key=lambda each: run.span(each)[0] or float("inf")))[0]
-        effects = [e for e in self.read() if e.took_effect and effect(e) and begun <= _at(e) <= run_end(run)]
-        return [str(entry) for entry in effects if _at(entry) < told]
+    def standing(self) -> dict[str, dict[str, set[str]]]:
+        """Pool of ours -> node -> the users' pods that hold GPUs there, as kubectl shows them now."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for node in self.fleet.nodes():
+            meta = node["metadata"]
+            found.setdefault(meta["labels"][POOL_LABEL], {})[meta["name"]] = set()
+        for pod in self.fleet.objects("pods"):
+            meta, spec = pod["metadata"], pod["spec"]
+            ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+            if meta["namespace"] in PREPARED or ended or not _asks_for_gpus(spec):
+                continue
+            for nodes in found.values():
+                if spec.get("nodeName") in nodes:
+                    nodes[spec["nodeName"]].add(f"{meta['namespace']}/{meta['name']}")
+        return found
+
+    def unannounced(self, run: Run, standing: Standing) -> tuple[list[str], list[Effect]]:
+        """What a lifecycle run changed for the nodes of our pools without having announced it; and all that it changed.
+
+        :param standing: :meth:`standing` before the run.
+        """
+        task_id = "preflight.plan_changes"
+        told = Announcement.of(run.span(task_id)[1], run.xcom(task_id, "plan"), run.log(task_id))
+        found = effects(self.read(), *_span(run))
+        return unannounced(found, told, standing), found
+
+    def unapproved(self, run: Run) -> tuple[list[str], list[Entry]]:
+        """What a teardown closed, evicted or removed before it was approved, or without its plan's naming it; and all
+        that it did."""
+        begun, ended = _span(run)
+        writes = [e for e in self.read() if e.took_effect and is_of_teardown(e) and begun <= moment(e) <= ended]
+        approved = run.span("teardown.approve")[1]
+        early = [f"before the approval: {entry}" for entry in writes if moment(entry) < approved]
+        return early + unplanned(writes, run.xcom("teardown.plan_again")["plan"]), writes
 
 
-def _at(entry: Entry) -> float:
-    return epoch(entry.at) or 0.0
+def _span(run: Run) -> tuple[float, float]:
+    """Begin of a run's first task and end of its last one, epoch seconds."""
+    spans = [span for task_id in run.tasks if (span := run.span(task_id))[0]]
+    return min(begun for begun, _ in spans), max(ended for _, ended in spans)
 
 
-def run_end(run: Run) -> float:
-    return max(run.span(task_id)[1] for task_id in run.tasks)
+def _asks_for_gpus(spec: Json) -> bool:
+    return any(GPU in (each.get("resources", {}).get("limits") or {}) for each in spec["containers"])
 
 
 def _is_a_users(entry: Entry) -> bool:

@@ -16,13 +16,13 @@ import pytest
 
 from demo import workload
 from tests.e2e import neighbour_objects as theirs
+from tests.e2e.announced import SHARING, TEMPLATE
 from tests.e2e.fleet import (
     CLUSTER,
     LIFECYCLE,
     POOL_LABEL,
     SHARED,
     TEARDOWN,
-    VALIDATION_NAMESPACE,
     Fleet,
     Json,
     Run,
@@ -30,7 +30,6 @@ from tests.e2e.fleet import (
     pool_changes,
 )
 from tests.e2e.neighbour import Neighbour, Seen
-from tests.e2e.ours import Entry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -48,6 +47,7 @@ class Story:
     """What happened, for the tests below.
 
     :ivar most: the largest number of our instances that was ever seen at once.
+    :ivar standing: run -> the nodes of our pools before it, and the users' pods that held GPUs there.
     """
 
     fleet: Fleet
@@ -55,6 +55,7 @@ class Story:
     before: dict[str, Seen] = field(default_factory=dict)
     after: dict[str, Seen] = field(default_factory=dict)
     most: int = 0
+    standing: dict[str, dict[str, dict[str, set[str]]]] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     job: list[str] = field(default_factory=list)
     job_after_change: list[str] = field(default_factory=list)
@@ -70,10 +71,12 @@ class Story:
         self.before = neighbour.snapshot()
         with neighbour.webhook():
             fleet.write_spec(spec(4))
+            self.standing["first"] = neighbour.standing()
             self.runs["first"] = fleet.run(LIFECYCLE, {"until": "validated", "pools": [SHARED]}, on_tick=self.look)
             neighbour.install_node_pool()
             fleet.users_job(SHARED)
             self.job = self._job()
+            self.standing["change"] = neighbour.standing()
             self.before |= neighbour.snapshot()
             fleet.write_spec(spec(8))
             self.runs["change"] = fleet.run(LIFECYCLE, {"until": "validated", "pools": [SHARED]}, on_tick=self.look)
@@ -160,18 +163,23 @@ def test_others_pods_run_as_before(story: Story) -> None:
     assert story.fleet.kubectl.get("nodepool", theirs.NODE_POOL)
 
 
-def test_evictions_and_removals_came_after_the_approval(story: Story) -> None:
-    run = story.runs["teardown"]
+def test_every_change_of_nodes_and_sharing_was_announced_before_it_was_written(story: Story) -> None:
+    for name in ("first", "change"):
+        problems, found = story.neighbour.unannounced(story.runs[name], story.standing[name])
+        assert problems == []
+        written = {(each.entry.resource, each.what) for each in found if each.pool == SHARED}
+        # What the run did is what was compared: NodePool, NodeOverlay, and the release with its ConfigMap.
+        assert {("nodepools", TEMPLATE), ("nodeoverlays", SHARING)} <= written
+        assert {("secrets", SHARING), ("configmaps", SHARING)} <= written
+    nodes = story.standing["change"][SHARED]
+    assert [len(pods) for pods in nodes.values()] == [len(story.job)], "the change met no node that was in use"
 
-    def removes(entry: Entry) -> bool:
-        if entry.namespace == VALIDATION_NAMESPACE:
-            return False
-        evicts = entry.resource == "pods" and entry.subresource == "eviction"
-        return evicts or (entry.verb == "delete" and entry.resource in ("nodepools", "nodeclaims", "ec2nodeclasses"))
 
-    late = story.neighbour.told_too_late(run, "teardown.approve", removes)
-    assert late == []
-    assert [e for e in story.neighbour.read() if removes(e)], "nothing was removed at all"
+def test_every_freeze_eviction_and_removal_was_planned_and_came_after_the_approval(story: Story) -> None:
+    problems, writes = story.neighbour.unapproved(story.runs["teardown"])
+    assert problems == []
+    done = {(entry.resource, entry.verb) for entry in writes}
+    assert {("nodepools", "patch"), ("nodes", "patch"), ("pods", "create"), ("nodepools", "delete")} <= done
 
 
 def test_users_pods_that_went_were_named_in_the_plan_that_was_approved(story: Story) -> None:

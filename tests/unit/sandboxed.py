@@ -14,6 +14,7 @@ from typing import Any
 from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
+from sandbox.audit import AuditLog
 from sandbox.cloud import Cloud, Options
 from sandbox.faults import FaultBoard
 from sandbox.settings import Settings
@@ -159,13 +160,14 @@ def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator
 
 
 @contextmanager
-def whole_sandbox(state_dir: Path, *, speed: float = 60.0) -> Iterator[dict[str, str]]:
+def whole_sandbox(state_dir: Path, *, speed: float = 60.0, audit: AuditLog | None = None) -> Iterator[dict[str, str]]:
     """Every part of the sandbox, in a thread: AWS, API server, charts, controllers, nodes, Karpenter.
 
+    :param audit: where every write is logged; in memory by default.
     :returns: the environment in which operators reach it.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
-    settings = Settings(state_dir=state_dir, speed=speed)
+    settings = Settings(state_dir=state_dir, speed=speed, audit=audit or AuditLog())
     with background_loop() as loop:
 
         async def start() -> Cloud:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity_objects import Object, PoolNode, finished, gpus_requested, labels_of, name_of, node_of
-from gpu_fleet.core.names import LABEL_COMPONENT, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.capacity_objects import Object, PoolNode, labels_of, name_of
+from gpu_fleet.core.names import LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.plugin_entries import entry_replicas
 
 if TYPE_CHECKING:
@@ -139,18 +139,6 @@ def _carries_another(template: PoolTemplate, labels: Mapping[str, str]) -> tuple
     return (f"sharing {found} -> {wanted}",)
 
 
-def users_gpu_pods(pods: Iterable[Object]) -> dict[str, list[str]]:
-    """Node -> ``namespace/name`` of the pods of others that hold a GPU there."""
-    found: dict[str, list[str]] = {}
-    for pod in pods:
-        if not node_of(pod) or finished(pod) or not gpus_requested(pod):
-            continue
-        if LABEL_COMPONENT in labels_of(pod):
-            continue  # ours: a placeholder, a probe, or what holds capacity
-        found.setdefault(node_of(pod), []).append(f"{(pod.get('metadata') or {}).get('namespace')}/{name_of(pod)}")
-    return {node: sorted(names) for node, names in found.items()}
-
-
 def sentence(node: str, why: Iterable[str], holders: Iterable[str] = ()) -> str:
     """``node n1 drifted: sharing time-slicing-4 -> time-slicing-8, holds 2 GPU pods (team-a/x, team-a/y)``."""
     names = list(holders)
@@ -169,55 +157,6 @@ def short(drifted: Mapping[str, Iterable[str]]) -> str:
         return ""
     told = [f"{name} ({'; '.join(why)})" for name, why in drifted.items()]
     return f"; drifted, not counted: {_few(told)}"
-
-
-def stays(pool: NodePool, node_pool: Mapping[str, Any], *, within_s: float, held: bool) -> bool:
-    """Whether a drifted node will still be there after so many seconds, as far as Karpenter decides it.
-
-    :param node_pool: the pool's manifest.
-    :param held: a user's pod holds a GPU there.
-    """
-    if _drift_is_rolled(node_pool):
-        return False
-    after = pool.disruption.consolidate_after
-    return held or after.never or after.seconds > within_s
-
-
-def _drift_is_rolled(node_pool: Mapping[str, Any]) -> bool:
-    """Whether Karpenter replaces drifted nodes by itself: no budget without a schedule forbids it
-    (kubernetes-sigs/karpenter v1.14.1 ``pkg/apis/v1/nodepool.go``, ``GetAllowedDisruptionsByReason``)."""
-    budgets = ((node_pool.get("spec") or {}).get("disruption") or {}).get("budgets") or []
-    return not any(
-        str(budget.get("nodes")) in ("0", "0%")
-        and not budget.get("schedule")
-        and (not budget.get("reasons") or "Drifted" in budget["reasons"])
-        for budget in budgets
-    )
-
-
-def cap_is_held(
-    pool: NodePool,
-    *,
-    needed: int,
-    drifted: Mapping[str, tuple[str, ...]],
-    staying: Iterable[str],
-    holders: Mapping[str, list[str]],
-) -> str:
-    """Why the missing nodes cannot come: drifted ones take their places under ``limits.nodes``; empty if they do not.
-
-    :param needed: nodes of the present template that the pool must have room for.
-    :param staying: those of the drifted nodes that will not go by themselves.
-    """
-    old = sorted(staying)
-    if not old or needed + len(old) <= pool.node_limit:
-        return ""
-    told = "; ".join(sentence(name, drifted[name], holders.get(name, [])) for name in old[:_NAMED])
-    more = f" (and {len(old) - _NAMED} more)" if len(old) > _NAMED else ""
-    return (
-        f"pool {pool.name} may have {pool.node_limit} node(s) at once, and {len(old)} that drifted hold places that "
-        f"{needed} node(s) of the present template need: {told}{more}. Raise limits.nodes of pool {pool.name} to "
-        f"{needed + len(old)} for the time being, wait for the jobs, or delete the idle ones' NodeClaims"
-    )
 
 
 def of_template(claims: Iterable[Object], template: PoolTemplate | None) -> list[Object]:

@@ -120,6 +120,7 @@ def choose(
     at_once: int,
     cap: int,
     present: int,
+    coming: int = 0,
     counts: Callable[[PoolNode], bool],
 ) -> Replacement:
     """What is to be replaced, and how many nodes have to come first. Total; the same state gives the same answer.
@@ -127,6 +128,7 @@ def choose(
     :param nodes: the pool's nodes that are there to stay.
     :param wanted: ``wantedNodes``, :param cap: ``limits.nodes``; :param at_once: most nodes that one run replaces.
     :param present: the pool's NodeClaims, those that come and those that go included: all of them count for the cap.
+    :param coming: those of them that wanted nodes will join with.
     :param counts: whether a node is one of the wanted ones; a node of another template is none.
     """
     by_name = {node.name: node for node in nodes}
@@ -136,9 +138,14 @@ def choose(
     candidates, left = chooser(drifted, by_name)
     counting = {name for name, node in by_name.items() if counts(node)}
     lacking = max(0, wanted - len(counting))  # asked for in any case
-    room = max(0, cap - present - lacking)
+    unasked = max(0, lacking - coming)
+    room = max(0, cap - present - unasked)
     chosen: list[str] = []
     surge = 0
+    if unasked and present + unasked > cap:
+        # Not even the wanted nodes have a place, so none can come before one of these goes.
+        words = f"limits.nodes {cap} leaves no place for the {unasked} wanted node(s) that have to be proven before"
+        return Replacement((), 0, tuple(sorted(by_name)), (*left, *(Left(n, Why.NO_ROOM, words) for n in candidates)))
     for name in candidates:
         if len(chosen) == at_once:
             words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next one goes on"

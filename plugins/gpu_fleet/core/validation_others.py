@@ -61,7 +61,7 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
         if not node or finished(pod) or is_ours(pod):
             continue
         gpus[node] = gpus.get(node, 0) + gpus_requested(pod)
-        count[node] = count.get(node, 0) + (not _of_daemon_set(pod))
+        count[node] = count.get(node, 0) + (not of_daemon_set(pod))
         if found := unasked(pod):
             seeing.setdefault(node, []).append(found)
     # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which
@@ -82,6 +82,7 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
     }
 
 
-def _of_daemon_set(pod: Object) -> bool:
+def of_daemon_set(pod: Object) -> bool:
+    """Whether a DaemonSet has made a pod: it comes and goes with its node."""
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
     return any(owner.get("kind") == "DaemonSet" for owner in owners)

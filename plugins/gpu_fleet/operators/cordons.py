@@ -34,12 +34,12 @@ def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list
     return now
 
 
-def take_back_cordons_of(kube: KubeClient, nodes: Iterable[dict[str, Any]], run: str) -> list[str]:
-    """Uncordon the nodes that this run cordoned; returns their names."""
+def take_back_own_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list[str]:
+    """Uncordon the nodes that any run of ours cordoned, also one that is dead; returns their names."""
     mine = [
         node
         for node in nodes
-        if (node["metadata"].get("annotations") or {}).get(ANNOTATION_CORDONED_BY) == run
+        if ANNOTATION_CORDONED_BY in (node["metadata"].get("annotations") or {})
         and not node["metadata"].get("deletionTimestamp")
     ]
     return sorted(node["metadata"]["name"] for node in take_back_cordons(kube, mine))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
 RECORDS = "records"
+#: Outcome of a pod whose eviction was about to be asked for: what a try that was killed knows of it.
+ASKED = "Asked"
 
 
 class DrainOperator(FleetOperator):
@@ -86,12 +88,12 @@ class DrainOperator(FleetOperator):
             # Nodes are looked up again each time: one that was launched before the freeze may register only now.
             nodes, pods, plan = self._look(context)
             if plan.refuse:
-                raise self._refused(plan, run, records)
+                raise self._refused(plan, records)
             if self._cordon(run):
                 # A pod may have come until the cordon.
                 nodes, pods, plan = self._look(context)
                 if plan.refuse:
-                    raise self._refused(plan, run, records)
+                    raise self._refused(plan, records)
             self._note_departures(records, pods)
             for left in plan.leave:
                 records[left.uid] = _record(left, "Left", left.verdict.reason)
@@ -106,11 +108,11 @@ class DrainOperator(FleetOperator):
             if step is Step.DONE:
                 return self._report(nodes, records, elapsed)
             if step is Step.GIVE_UP:
-                raise self._deadline_passed(plan, pods, elapsed, run, records)
+                raise self._deadline_passed(plan, pods, elapsed, records)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
             try:
-                blocked = self._evict(plan.evict, records, run, force=step is Step.DELETE)
+                blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE)
             finally:
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
@@ -132,8 +134,10 @@ class DrainOperator(FleetOperator):
                 kwargs={"started": started, "records": records},
             )
 
-    def _evict(self, targets: Sequence[Any], records: dict[str, dict[str, str]], run: str, *, force: bool) -> list[str]:
-        """Evict or delete the pods.
+    def _evict(
+        self, context: Mapping[str, Any], targets: Sequence[Any], records: dict[str, dict[str, str]], *, force: bool
+    ) -> list[str]:
+        """Evict or delete the pods. Whom it asks is noted before, for the report of a try after a kill.
 
         :returns: what blocks the pods that were not accepted, in words.
         """
@@ -146,7 +150,10 @@ class DrainOperator(FleetOperator):
                 targets = [target for target in targets if not target.missed]
             else:
                 blocked = []
-                mark(self.kube, self._pools_of(target.node for target in missed), run)
+                mark(self.kube, self._pools_of(target.node for target in missed), run_name(context))
+        for target in targets:
+            records[target.uid] = _record(target, ASKED, target.verdict.reason)
+        _keep(context, records)
         removed = [self._remove(target, records, force=force) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
@@ -156,7 +163,9 @@ class DrainOperator(FleetOperator):
         :returns: ``None`` if the API accepted it, else what blocks it, in words.
         """
         problem = self._ask(target, force=force)
-        if problem is None:
+        if problem is not None:
+            del records[target.uid]
+        else:
             outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
             reason = "the time for evictions was up" if force else target.verdict.reason
             records[target.uid] = _record(target, outcome, reason)
@@ -213,20 +222,20 @@ class DrainOperator(FleetOperator):
         doomed = going_pools(self.kube, self.spec)
         return [pool for pool in doomed if pool["metadata"]["name"] in names] or doomed
 
-    def _give_back(self, run: str, records: Mapping[str, Mapping[str, str]]) -> str:
-        """Take this drain's cordons back if it has evicted nobody.
+    def _give_back(self, records: Mapping[str, Mapping[str, str]]) -> str:
+        """Take the cordons of these nodes back if nobody was evicted from them since the freeze.
 
         :returns: what became of the cordons, in words.
         """
         from gpu_fleet.core.freeze import evicted_for
-        from gpu_fleet.operators.cordons import take_back_cordons_of
+        from gpu_fleet.operators.cordons import take_back_own_cordons
 
         nodes = self._nodes()
         pools = self._pools_of(node["metadata"]["name"] for node in nodes)
         evicted = any(record["outcome"] in ("Evicted", "Deleted", "Forced") for record in records.values())
         if evicted or any(evicted_for(pool) is not None for pool in pools):
             return "the nodes stay cordoned until capacity is asked for again, as pods have been evicted"
-        names = take_back_cordons_of(self.kube, nodes, run)
+        names = take_back_own_cordons(self.kube, nodes)
         return f"nothing was evicted; uncordoned {', '.join(names)}" if names else "nothing was evicted or cordoned"
 
     # --- observing ---------------------------------------------------------------------------------------------
@@ -270,21 +279,22 @@ class DrainOperator(FleetOperator):
 
     # --- reporting ---------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _note_departures(records: dict[str, dict[str, str]], pods: list[dict[str, Any]]) -> None:
+    def _note_departures(self, records: dict[str, dict[str, str]], pods: list[dict[str, Any]]) -> None:
+        """What became of pods that are gone: after a kill it is not known whether they went because they were asked."""
         present = {pod["metadata"]["uid"] for pod in pods}
+        gone = {"Terminating": "Terminated", ASKED: "Deleted" if self.spec.drain.disable_eviction else "Evicted"}
         for uid, record in records.items():
-            if uid not in present and record["outcome"] == "Terminating":
-                record["outcome"] = "Terminated"
+            if uid not in present:
+                record["outcome"] = gone.get(record["outcome"], record["outcome"])
 
     def _report(self, nodes: list[str], records: dict[str, dict[str, str]], elapsed: float) -> dict[str, Any]:
         rows = sorted(records.values(), key=lambda row: (row["node"], row["pod"]))
         self.log.info("pool %s is drained: %d nodes, %d pods", self.subject, len(nodes), len(rows))
         return {"pool": self.subject, "nodes": nodes, "pods": rows, "seconds": round(elapsed, 1)}
 
-    def _refused(self, plan: DrainPlan, run: str, records: Mapping[str, Mapping[str, str]]) -> PermanentError:
+    def _refused(self, plan: DrainPlan, records: Mapping[str, Mapping[str, str]]) -> PermanentError:
         return PermanentError(
-            f"the drain of {self.subject} was not started ({self._give_back(run, records)}): {plan.refusal()}",
+            f"the drain of {self.subject} was not started ({self._give_back(records)}): {plan.refusal()}",
             reason="DrainRefused",
         )
 
@@ -293,7 +303,6 @@ class DrainOperator(FleetOperator):
         plan: DrainPlan,
         pods: list[dict[str, Any]],
         elapsed: float,
-        run: str,
         records: Mapping[str, Mapping[str, str]],
     ) -> DeadlinePassed:
         from gpu_fleet.core.drain import protection
@@ -307,7 +316,7 @@ class DrainOperator(FleetOperator):
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
-            f"({self._give_back(run, records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
+            f"({self._give_back(records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
             "teardown.plan_again and what follows it, or set drain.whenTimeExpires: delete and start another run:"
             f"{lines}"
         )

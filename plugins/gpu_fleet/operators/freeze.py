@@ -99,7 +99,9 @@ class FreezePoolsOperator(FleetOperator):
 
 
 class UndoFreezeOperator(FleetOperator):
-    """After a drain that failed: takes this run's freeze and cordons back if no drain of it has evicted anybody.
+    """After a drain that failed: takes freeze and cordons back if no drain has evicted anybody.
+
+    That goes for what an earlier run left, too: this run's freeze has taken it over.
 
     It runs when all drains are over, whatever became of them, also in a run that a person ends, and does nothing if
     all succeeded. As soon as one pod has been evicted everything stays as it is: an open pool would buy nodes for the
@@ -150,7 +152,9 @@ class UndoFreezeOperator(FleetOperator):
     def _undo(self, run: str, pools: list[dict[str, Any]]) -> dict[str, Any]:
         from gpu_fleet.core.freeze import may_thaw, thawed
         from gpu_fleet.core.kinds import NODE
-        from gpu_fleet.operators.cordons import take_back_cordons_of
+        from gpu_fleet.core.replacement import cordoned_by
+        from gpu_fleet.core.teardown_scope import pool_of
+        from gpu_fleet.operators.cordons import take_back_own_cordons
 
         opened = []
         for pool in pools:
@@ -161,7 +165,10 @@ class UndoFreezeOperator(FleetOperator):
                     continue
                 opened.append(pool["metadata"]["name"])
                 self.log.info("took the freeze of NodePool %s back: nothing was evicted", opened[-1])
-        uncordoned = take_back_cordons_of(self.kube, self.kube.list(NODE), run)
+        names = {pool["metadata"]["name"] for pool in pools}
+        nodes = [node for node in self.kube.list(NODE) if pool_of(node) in names or cordoned_by(node, run)]
+        # Nobody was evicted since these pools were frozen, so a cordon of an earlier run was for nothing, too.
+        uncordoned = take_back_own_cordons(self.kube, nodes)
         for name in uncordoned:
             self.log.info("uncordoned node %s: nothing was evicted", name)
         why = "a drain failed before anything was evicted"

@@ -43,7 +43,7 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
     if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
         return Replacement.from_json(kept["plan"])
     from gpu_fleet.core.capacity_objects import pool_nodes
-    from gpu_fleet.core.pool_template import PoolTemplate, older_nodes
+    from gpu_fleet.core.pool_template import PoolTemplate, of_template, older_nodes
     from gpu_fleet.hooks.drifted import look_at_nodes
 
     pool = operator.this_pool
@@ -51,7 +51,14 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
         return Replacement()
     seen = look_at_nodes(operator.kube, [pool.name])
     nodes = operator.kube.list(NODE, label_selector=operator.of_pool())
-    older = older_nodes(PoolTemplate.of(pool), pool.name, nodes, seen.claims)
+    template = PoolTemplate.of(pool)
+    older = older_nodes(template, pool.name, nodes, seen.claims)
+    joined = {node["metadata"]["name"] for node in nodes}
+    coming = [
+        claim
+        for claim in of_template(seen.claims, template)
+        if (claim.get("status") or {}).get("nodeName") not in joined and not claim["metadata"].get("deletionTimestamp")
+    ]
     found = rules.choose(
         mode,
         seen.drifted(),
@@ -60,6 +67,7 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
         at_once=pool.disruption.replace_at_once,
         cap=pool.node_limit,
         present=len(seen.claims),
+        coming=len(coming),
         counts=lambda node: counts_as_capacity(node) and node.name not in older,
     )
     if found.chosen:

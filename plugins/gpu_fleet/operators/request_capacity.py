@@ -78,7 +78,7 @@ def request_capacity(
     waiting = placeholders(kube, pool.name)
     wanted = pool.wanted_nodes + surge
     plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))
-    _look_at_drifted(operator, plan)
+    _look_at_drifted(operator, plan, claims)
     if pool.wanted_nodes:
         # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
         mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
@@ -129,20 +129,20 @@ def request_capacity(
     }
 
 
-def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan) -> None:
+def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims: list[dict[str, Any]]) -> None:
     """Name the nodes of an older template, and stop before anything is bought that they leave no room for.
 
     :raises GateRefused: ``DriftedNodesHoldTheCap``.
     """
+    from gpu_fleet.core.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
     from gpu_fleet.core.manifests import build
-    from gpu_fleet.core.pool_template import cap_is_held, sentence, stays, users_gpu_pods
 
     if not plan.drifted:
         return
     spec, pool = operator.spec, operator.this_pool
-    holders = users_gpu_pods(operator.kube.list(POD))
-    for name, why in plan.drifted.items():
-        operator.log.warning("pool %s: %s: no capacity", pool.name, sentence(name, why, holders.get(name, [])))
+    old = old_nodes(plan.drifted, claims, operator.kube.list(POD))
+    for node in old:
+        operator.log.warning("pool %s: %s: no capacity", pool.name, node)
     if not plan.create:
         return
     (manifest,) = build("node_pool", spec, pool=pool.name)
@@ -150,9 +150,8 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan) -> Non
     held = cap_is_held(
         pool,
         needed=plan.standing + plan.asked + len(plan.create) + plan.idle_places,
-        drifted=plan.drifted,
-        staying=[name for name in plan.drifted if stays(pool, manifest, within_s=within, held=name in holders)],
-        holders=holders,
+        staying=[node for node in old if stays(pool, manifest, within_s=within, empty=node.empty)],
+        go_when_empty=goes_when_empty(pool, manifest, within_s=within),
     )
     if held:
         raise GateRefused(held, reason="DriftedNodesHoldTheCap")

@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.capacity import plan_placeholders
-from gpu_fleet.core.manifests import build, pool_labels, pool_taints
+from gpu_fleet.core.manifests import pool_labels, pool_taints
 from gpu_fleet.core.pool_template import (
     PoolTemplate,
-    cap_is_held,
     claim_differs,
     older_nodes,
     sentence,
-    stays,
-    users_gpu_pods,
 )
-from tests.unit.core.cluster_objects import POOL, claim, node, placeholder, user_pod
+from tests.unit.core.cluster_objects import POOL, claim, node, placeholder
 from tests.unit.core.specs import demo_spec
 
 N1, N2, N3 = (f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in (1, 2, 3))
@@ -139,64 +136,7 @@ def test_a_placeholder_on_a_drifted_node_holds_nothing() -> None:
     assert (plan.remove, plan.create) == ((f"placeholder-{POOL}-0",), (0,))
 
 
-# --- the cap ---------------------------------------------------------------------------------------------------------
-def manifest(**changes: Any) -> Any:
-    spec = demo_spec(**changes)
-    return build("node_pool", spec, pool=POOL)[0]
-
-
-#: Without a budget for drift the package adds one that forbids it.
-ROLLS = {"nodes": "1", "reasons": ["Drifted"]}
-NO_DRIFT = [{"nodes": "0", "reasons": ["Drifted"]}, {"nodes": "10%"}]
-
-
-@pytest.mark.parametrize(
-    ("budgets", "after", "held", "expected"),
-    [
-        ([{"nodes": "10%"}, ROLLS], "5m", True, False),
-        (NO_DRIFT, "5m", True, True),
-        (NO_DRIFT, "5m", False, False),
-        (NO_DRIFT, "24h", False, True),
-        (NO_DRIFT, "Never", False, True),
-        ([{"nodes": "0"}], "5m", True, True),
-        ([{"nodes": "0", "reasons": ["Empty"]}, ROLLS], "5m", True, False),
-        ([{"nodes": "0", "schedule": "0 9 * * *", "duration": "8h"}, ROLLS], "5m", True, False),
-    ],
-    ids=[
-        "Karpenter rolls it", "busy", "idle, consolidated soon", "idle, consolidated late", "idle, never",
-        "no disruption", "only emptiness is barred", "barred for some hours only",
-    ],
-)  # fmt: skip
-def test_whether_a_drifted_node_goes_by_itself(budgets: Any, after: str, held: bool, expected: bool) -> None:
-    changes = {"nodePools__0__disruption": {"budgets": budgets, "consolidateAfter": after}}
-    pool = demo_spec(**changes).pool(POOL)
-    assert stays(pool, manifest(**changes), within_s=1200.0, held=held) is expected
-
-
-def test_drifted_nodes_that_leave_no_room_are_named_with_their_pods_and_the_remedies() -> None:
-    pool = demo_spec(nodePools__0__limits={"nodes": 3}).pool(POOL)
-    why = {N1: ("sharing time-slicing-4 -> time-slicing-8",), N2: ("sharing time-slicing-4 -> time-slicing-8",)}
-    holders = {N1: ["team-a/train"], N2: ["team-a/x", "team-b/y"]}
-    assert cap_is_held(pool, needed=1, drifted=why, staying=why, holders=holders) == ""
-    assert cap_is_held(pool, needed=2, drifted=why, staying=[N1], holders=holders) == ""
-    assert cap_is_held(pool, needed=9, drifted=why, staying=[], holders=holders) == ""
-    told = cap_is_held(pool, needed=2, drifted=why, staying=why, holders=holders)
-    assert f"node {N2} drifted: sharing time-slicing-4 -> time-slicing-8, holds 2 GPU pods (team-a/x, team-b/y)" in told
-    assert "limits.nodes of pool shared-a10g to 4" in told
-    assert "delete the idle ones' NodeClaims" in told
-
-
-def test_only_users_pods_with_gpus_hold_a_node() -> None:
-    pods = [
-        user_pod("a", node_name=N1),
-        user_pod("b", node_name=N1, gpus=0),
-        user_pod("c", node_name=N2, phase="Succeeded"),
-        placeholder(0, node_name=N3),
-        user_pod("pending"),
-    ]
-    assert users_gpu_pods(pods) == {N1: ["team-a/a"]}
-
-
+# --- words ------------------------------------------------------------------------------------------------------------
 def test_a_node_without_pods_is_named_without_them() -> None:
     assert sentence("n1", ["sharing a -> b"]) == "node n1 drifted: sharing a -> b"
     assert sentence("n1", ["x"], ["t/p"]).endswith("holds 1 GPU pod (t/p)")

@@ -103,6 +103,32 @@ def test_a_node_of_another_template_is_no_capacity_and_needs_no_node_beyond_the_
     assert (plan.chosen, plan.surge) == (("a",), 0)  # one node is asked for anyway
 
 
+def of_another_sharing(**limits: Any) -> Replacement:
+    """Two wanted nodes; ``a`` and ``b`` count as none of them."""
+    known = {"wanted": 2, "at_once": 9, "cap": 2, "present": 2, **limits}
+    found = [drifted("a"), drifted("b", pods=("ml/train",))]
+    return choose(Mode.IDLE, found, nodes("a", "b"), counts=lambda found: found.name not in ("a", "b"), **known)
+
+
+def test_where_not_even_the_wanted_nodes_have_a_place_none_is_said_to_be_replaced() -> None:
+    plan = of_another_sharing()
+    assert (plan.chosen, plan.surge) == ((), 0)
+    assert [(item.node, item.reason) for item in plan.left] == [("b", Why.IN_USE), ("a", Why.NO_ROOM)]
+    assert "limits.nodes 2 leaves no place for the 2 wanted node(s)" in plan.left[1].message
+    assert of_another_sharing(cap=3).chosen == ()
+    assert of_another_sharing(cap=4).chosen == ("a",)
+
+
+def test_wanted_nodes_that_are_on_their_way_have_their_place_already() -> None:
+    assert of_another_sharing(cap=4, present=4, coming=2).chosen == ("a",)
+    assert of_another_sharing(cap=4, present=4, coming=1).chosen == ()
+
+
+def test_pool_above_a_limit_that_was_put_back_lets_go_of_what_it_has_too_many() -> None:
+    plan = chosen([drifted("a")], nodes("a", "b", "c"), wanted=2, cap=2, present=3)
+    assert (plan.chosen, plan.surge) == (("a",), 0)
+
+
 def test_a_plan_survives_an_xcom() -> None:
     plan = chosen([drifted("a"), drifted("b", pods=("ml/x",))], nodes("a", "b"))
     assert Replacement.from_json(plan.to_json()) == plan

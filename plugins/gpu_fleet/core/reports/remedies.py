@@ -6,8 +6,8 @@ REMEDIES: dict[str, str] = {
     # --- before validation -------------------------------------------------------------------------------------------
     "NotValidated": "Open the run: the first failed task's log names the cause.",
     "NodesMissing": "Nodes went away between the wait for capacity and validation; start another run.",
-    "DriftedNodesHoldTheCap": "Raise limits.nodes for the time being, wait for the jobs on the drifted nodes, or run "
-    "gpu_lifecycle with replaceDrifted: idle.",
+    "DriftedNodesHoldTheCap": "Raise limits.nodes as far as the message says and run gpu_lifecycle with "
+    "replaceDrifted: idle; or do the other thing that the message names.",
     "NodeRoleNotAdmitted": "Create the access entry of the node role with the command in the message, then clear the "
     "task: instances that wait go on trying to join.",
     "NodeDoesNotJoin": "Look at the instance's console output (aws ec2 get-console-output), at the access entry of its "
