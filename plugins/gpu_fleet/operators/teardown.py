@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go
@@ -44,7 +45,8 @@ class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
-    :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
+    :returns: ``{"plan": {…}, "markdown": "…", "id": "…"}``; the Markdown is the approval's text, and the id, which
+        is another one each time, is what the answer names.
     :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools, EC2NodeClasses or
         NodeOverlays of others live on: nobody would serve them any more. ``KarpenterDead`` under the policy ``fail``:
         nobody's pods are evicted for a teardown that cannot go on. ``DrainRefused`` if a pod there must not be
@@ -53,11 +55,14 @@ class PlanTeardownOperator(FleetOperator):
         approved.
     """
 
+    carries_out_plan = True
+
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.approval import PLAN_ID
         from gpu_fleet.core.teardown import make_plan
         from gpu_fleet.core.teardown_karpenter import Way
         from gpu_fleet.core.teardown_scope import needs_karpenter
@@ -89,7 +94,7 @@ class PlanTeardownOperator(FleetOperator):
             self._refuse_without_freeze()
         if self.approved_task_id is not None:
             self._refuse_growth(approved, self.approved_task_id, plan)
-        return {"plan": plan.to_json(), "markdown": markdown}
+        return {"plan": plan.to_json(), "markdown": markdown, PLAN_ID: uuid4().hex}
 
     def _approved(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the task whose plan was approved has returned."""
