@@ -368,8 +368,20 @@ class DrainRemovedPoolsOperator(DrainOperator):
         from gpu_fleet.core.names import LABEL_NODE_POOL
 
         nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
-        names = remaining_nodes(self.spec, nodes, self.kube.list(NODE_POOL), self.drained)
+        pools, emergency = self.kube.list(NODE_POOL), self._emergency()
+        names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=emergency)
         return [node for node in nodes if node["metadata"]["name"] in names]
+
+    def _emergency(self) -> bool:
+        """Whether the teardown goes on without Karpenter."""
+        from gpu_fleet.core.kinds import POD
+        from gpu_fleet.core.names import KARPENTER_SELECTOR
+        from gpu_fleet.core.teardown_karpenter import Karpenter, karpenter_state
+
+        if self.spec.teardown.when_karpenter_is_dead != "emergency":
+            return False
+        pods = self.kube.list(POD, self.spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR)
+        return karpenter_state(pods) is Karpenter.DEAD
 
 
 def _kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -71,7 +71,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         undo = UndoFreezeOperator(
             task_id="undo_freeze", freeze=freeze.task_id, drains=[drain.task_id for drain in drains]
         ).as_teardown()
-        delete = DeleteNodePoolsOperator(task_id="delete_node_pools")
+        delete = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id=plan.task_id)
         claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
