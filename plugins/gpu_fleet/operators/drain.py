@@ -303,7 +303,7 @@ class DrainOperator(FleetOperator):
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         left = [*plan.evict, *plan.wait]
         lines = "".join(
-            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time())}" for one in left
+            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, self.kube.now())}" for one in left
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
