@@ -69,6 +69,7 @@ class GateTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         verdict = Verdict.from_json(self.last) if self.last else None
+        looked = False
         changed = asyncio.Event()
         try:
             try:
@@ -84,14 +85,17 @@ class GateTrigger(BaseTrigger):
                 found = await self._judge(observers)
                 if found is not None:
                     self._report(verdict, found)
-                    verdict = found
+                    verdict, looked = found, True
                     if found.ready or found.failed:
                         yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": found.to_json()})
                         return
                 left = self.deadline - time.time()
                 if left <= 0:
                     missed = "the deadline passed before the first complete look"
-                    last = verdict or unseen("NotObserved", missed, permanent=False)
+                    if verdict is not None and not looked:
+                        # The worker's word is as old as the wait: nobody has seen what is there now.
+                        missed += f"; the worker had seen {verdict.reason}: {verdict.message}"
+                    last = verdict if verdict and looked else unseen("NotObserved", missed, permanent=False)
                     yield TriggerEvent({"type": "deadline", "gate": self.gate, "verdict": last.to_json()})
                     return
                 changed.clear()
