@@ -179,7 +179,12 @@ def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: flo
         facts["cost"] = _cost(plan["plan"], seconds)
     leaks = xcom("teardown.leak_check")
     facts["leaks"] = (
-        None if leaks is None else [f"{leak['kind']} {leak['name']} ({leak['detail']})" for leak in leaks["leaks"]]
+        None
+        if leaks is None
+        else [
+            *(f"{leak['kind']} {leak['name']} ({leak['detail']})" for leak in leaks["leaks"]),
+            *(f"not checked: {each['subject']}: {each['why']}" for each in leaks["unchecked"]),
+        ]
     )
     return facts
 

@@ -202,7 +202,7 @@ def read_spans(database: Path, dag_id: str, run_id: str) -> list[TaskSpan]:
         started, ended = epoch(row["start_date"]), epoch(row["end_date"])
         if started is None or ended is None or row["task_id"] not in ran:
             continue
-        person = row["operator"] == "ApprovalOperator"
+        person = row["operator"] == "TeardownApprovalOperator"
         count = 0 if person else deferrals.get(row["task_id"], 0)
         spans.append(
             TaskSpan(

@@ -69,8 +69,16 @@ def play(name, dag_id, begun, mark):
         ti.state = begun.get(ti.task_id, "success" if ti.task_id in before else None)
         ti.refresh_from_task(dag.get_task(ti.task_id))
     session.flush()
-    end = getattr(mark_tasks, "set_dag_run_state_to_" + mark)
-    end(dag=dag, run_id=run.run_id, commit=True, session=session)
+    if ":" in mark:
+        marked, state = mark.split(":")
+        inside = [t for t, task in dag.task_dict.items() if t.startswith("teardown.") and not task.is_teardown]
+        for task_id in inside if marked == "*" else [marked]:
+            dag.set_task_instance_state(
+                task_id=task_id, run_id=run.run_id, state=TaskInstanceState(state), session=session
+            )
+    else:
+        end = getattr(mark_tasks, "set_dag_run_state_to_" + mark)
+        end(dag=dag, run_id=run.run_id, commit=True, session=session)
     session.flush()
     ran, said = [], ""
     for _ in range(20):
@@ -87,7 +95,10 @@ def play(name, dag_id, begun, mark):
             if ti.task_id == "run_verdict":
                 try:
                     bag.dags[dag_id].get_task("run_verdict").execute(
-                        {"ti": Asking(run, {t.task_id: str(t.state) for t in tis if t.state})}
+                        {
+                            "ti": Asking(run, {t.task_id: str(t.state) for t in tis if t.state}),
+                            "params": {"until": "torn_down"} if "lifecycle" in dag_id else {},
+                        }
                     )
                 except Exception as error:
                     ti.state = TaskInstanceState.FAILED
@@ -141,6 +152,29 @@ SCENARIOS: dict[str, tuple[str, dict[str, str], str]] = {
     "teardown, drain runs": ("gpu_teardown.demo", {f"teardown.drain_{SHARED}": "running"}, "failed"),
 }
 
+#: Tasks of a teardown that a person marked, while nothing had failed: the DAG, the tasks that had begun, and what was
+#: marked (``*``: all tasks of the teardown) as what.
+MARKED: dict[str, tuple[str, dict[str, str], str]] = {
+    "the approval is skipped": (
+        "gpu_teardown.demo",
+        {"teardown.approve": "awaiting_input"},
+        "teardown.approve:skipped",
+    ),
+    "the approval is a success": (
+        "gpu_teardown.demo",
+        {"teardown.approve": "awaiting_input"},
+        "teardown.approve:success",
+    ),
+    "everything is skipped": ("gpu_teardown.demo", {"teardown.plan": "running"}, "*:skipped"),
+    "everything is a success": ("gpu_teardown.demo", {"teardown.plan": "running"}, "*:success"),
+    "the leak check is a success": (
+        "gpu_teardown.demo",
+        {"teardown.leak_check": "running"},
+        "teardown.leak_check:success",
+    ),
+    "of a lifecycle, everything is skipped": ("gpu_lifecycle.demo", {"teardown.plan": "running"}, "*:skipped"),
+}
+
 CLEAN_UP = {of(pool, "clean_up") for pool in POOLS}
 #: What then still has to run, by family; of a lifecycle whose validation is over, what of a teardown.
 GIVES_BACK = {
@@ -167,7 +201,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             *(str(path) for path in sorted((ROOT / "dags").glob("*.py"))),
         ],
         env=airflow_environment(home, None, **database),
-        input=json.dumps(SCENARIOS),
+        input=json.dumps({**SCENARIOS, **MARKED}),
         capture_output=True,
         text=True,
         timeout=240,
@@ -184,6 +218,15 @@ def test_run_ended_by_hand_gives_back_and_is_no_success(ended: dict[str, Any], n
     assert len(found["ran"]) == len(gives_back(name))
     assert found["ran"][-1] == "run_verdict"
     assert found["state"] == "failed", found["said"]
+
+
+@pytest.mark.parametrize("name", list(MARKED))
+def test_a_teardown_whose_tasks_were_marked_is_no_success(ended: dict[str, Any], name: str) -> None:
+    """No task failed, and Airflow's marks leave nothing that a task has shown."""
+    found = ended[name]
+    assert found["ran"][-1] == "run_verdict"
+    assert "has not shown that nothing is left" in found["said"]
+    assert found["state"] == "failed"
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if gives_back(name) >= CLEAN_UP])

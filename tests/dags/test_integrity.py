@@ -83,7 +83,7 @@ def test_every_task_is_retryable_and_bounded(fleet: dict[str, Any], dag_id: str)
         assert task["retries"] >= 1, task_id
         assert task["retry_policy"], task_id
         # A person's answer is bounded by response_timeout instead.
-        assert task["execution_timeout"] or task["operator"] == "ApprovalOperator", task_id
+        assert task["execution_timeout"] or task["operator"] == "TeardownApprovalOperator", task_id
 
 
 def test_run_verdict_is_the_only_leaf_and_watches_everything(fleet: dict[str, Any]) -> None:

@@ -161,6 +161,8 @@ def remaining_nodes(
     nodes: Iterable[Mapping[str, Any]],
     node_pools: Sequence[Mapping[str, Any]],
     drained: Iterable[str],
+    *,
+    emergency: bool = False,
 ) -> list[str]:
     """Names of the nodes that a teardown removes and that no pool's own drain takes care of.
 
@@ -168,10 +170,12 @@ def remaining_nodes(
     without asking what ``drain`` says of them.
 
     :param nodes: those with a NodePool's label. :param drained: pools with a drain of their own.
+    :param emergency: Karpenter is dead, and the teardown goes on without it: it then takes what is ours alone
+        (``core/teardown_emergency.py``), and of a NodePool that is gone it is not known whose it was.
     """
     existing = {pool["metadata"]["name"] for pool in node_pools}
     doomed = set(doomed_pools(spec, node_pools))
-    orphans = orphans_go(spec)
+    orphans = orphans_go(spec) and not emergency
     elsewhere = set(drained)
     return sorted(
         node["metadata"]["name"]

@@ -66,7 +66,9 @@ class Gate:
     :ivar queries: args -> what to look at.
     :ivar judge: (snapshot, args) -> verdict; pure and total: an empty snapshot is never Ready unless the gate waits for
         absence (``waits_for_absence``), and an old ``observedGeneration`` is Progressing.
-        ``args["now"]`` holds the wall clock (epoch seconds) of the look; ``args["started"]`` that of the first look.
+        ``args["now"]`` holds the time of the look, ``args["started"]`` that of the first look, both in epoch seconds by
+        the API server's clock, for they are compared with time stamps of the cluster; ``args["here"]`` the time of the
+        look by the clock of the process that judges, for deadlines of our own.
     """
 
     name: str

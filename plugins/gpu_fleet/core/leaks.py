@@ -311,14 +311,18 @@ def find_leaks(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]
     return [leak for check in CHECKS for leak in check(spec, found, prices)]
 
 
-def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList, unread: str = "") -> str:
+def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList, unread: str = "", unchecked: str = "") -> str:
     """What to tell: each leak with its price, and the sum.
 
     :param unread: why the cluster's own objects are not known.
+    :param unchecked: what else AWS did not let us see, in words; there may be more of it.
     """
     lines = "".join(f"\n  - {leak}" for leak in leaks)
     cost = total(leak.price for leak in leaks)
-    return f"cluster {cluster}: {len(leaks)} things are left, {cost} together:{lines}\n{prices.describe()}" + (
+    found = f"cluster {cluster}: {len(leaks)} things are left, {cost} together:{lines}\n{prices.describe()}"
+    if unchecked:
+        found += f"\nThere may be more: {unchecked}"
+    return found + (
         f"\nThe cluster could not be read ({unread}), so what belongs to NodePools that live on is listed as well"
         if unread
         else ""

@@ -21,6 +21,7 @@ from gpu_fleet.core.names import (
 )
 from gpu_fleet.core.readiness.teardown import left_instances, living_pools, tags_of
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown_emergency import emergency_scope, our_pools
 from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown_keeps import Keeps, decide
 from gpu_fleet.core.teardown_pods import Judged, judge, user_pods
@@ -75,6 +76,7 @@ class TeardownPlan:
     :ivar cost: per hour, of the instances and of the volumes that go with them.
     :ivar notes: what else the reader has to know.
     :ivar stays: what else stays by the cluster file, in words.
+    :ivar spared: instances that are left and that an emergency does not terminate, as they are not ours.
     """
 
     cluster: str
@@ -94,6 +96,7 @@ class TeardownPlan:
     volumes: Sequence[Volume] = ()
     keeps: Keeps = field(default_factory=Keeps)
     stays: Sequence[str] = ()
+    spared: Sequence[Json] = ()
 
     @property
     def empty(self) -> bool:
@@ -106,6 +109,7 @@ class TeardownPlan:
             "nodeClaims": self.node_claims,
             "nodes": self.nodes,
             "instances": self.instances,
+            "spared": list(self.spared),
             "volumes": [volume.to_json() for volume in self.volumes],
             "pods": dict(self.pods),
             "victims": [victim.to_json() for victim in self.judged.victims],
@@ -131,11 +135,13 @@ def make_plan(
     *,
     bare_pods_go: bool = False,
     approved: Keeps | None = None,
+    approved_pools: Iterable[str] = (),
 ) -> TeardownPlan:
     """The plan for what is there now.
 
     :param bare_pods_go: the run's Param ``evictBarePods``.
     :param approved: what an approved plan keeps; this one keeps it as well.
+    :param approved_pools: the NodePools of an approved plan, of which an earlier try may have deleted some.
     """
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]
     doomed = doomed_pools(spec, observed.node_pools)
@@ -143,15 +149,21 @@ def make_plan(
     living = living_pools(observed.node_pools, standalone=not orphans_go(spec)) - set(doomed)
     claims = doomed_claims(spec, observed.node_claims, doomed, existing)
     nodes = doomed_nodes(spec, observed)
-    rows, costs = _instances(observed.instances, living, prices)
     going = left_instances(observed.instances, living)
-    volumes = volumes_of(going, observed.volumes, observed.persistent_volumes, prices)
     karpenter = karpenter_state(observed.karpenter_pods)
     way = choose_way(
         karpenter=karpenter,
-        something_left=bool(doomed or claims or rows),
+        something_left=bool(doomed or claims or going),
         policy=spec.teardown.when_karpenter_is_dead,
     )
+    spared: list[Json] = []
+    if way is Way.EMERGENCY:
+        ours = our_pools(spec, observed.node_pools, approved_pools)
+        scope = emergency_scope(spec, going, observed.node_claims, observed.nodes, ours)
+        going, claims, nodes = scope.instances, scope.claims, scope.nodes
+        spared, _ = _instances(scope.spared, prices)
+    rows, costs = _instances(going, prices)
+    volumes = volumes_of(going, observed.volumes, observed.persistent_volumes, prices)
     keeps = decide(spec, observed)
     if approved is not None:
         keeps = keeps.merged(approved)
@@ -180,19 +192,18 @@ def make_plan(
         way=way,
         cost=total([*costs, *(volume.price for volume in volumes if volume.goes)]),
         prices=prices.describe(),
-        notes=_notes(spec, way, costs, volumes, judged),
+        notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared)],
         judged=judged,
         volumes=volumes,
         keeps=keeps,
         stays=_stays(spec, keeps),
+        spared=spared,
     )
 
 
-def _instances(
-    instances: Iterable[Mapping[str, Any]], living: frozenset[str], prices: PriceList
-) -> tuple[list[Json], list[Price]]:
+def _instances(instances: Iterable[Mapping[str, Any]], prices: PriceList) -> tuple[list[Json], list[Price]]:
     rows, costs = [], []
-    for instance in left_instances(instances, living):
+    for instance in instances:
         price = prices.instance(str(instance.get("InstanceType")), capacity_type(instance))
         tags = tags_of(instance)
         costs.append(price)
@@ -230,6 +241,17 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price], volumes: Sequence[Vo
         if count:
             notes.append(f"{count} {what} have no list price here; the sum leaves them out.")
     return notes
+
+
+def _spared(rows: Sequence[Json]) -> list[str]:
+    """What an emergency leaves to its owners, although nobody in the cluster terminates it any more."""
+    if not rows:
+        return []
+    shown = ", ".join(f"{row['id']} ({row['type']}, NodePool {row['pool'] or 'none'})" for row in rows)
+    return [
+        f"Not touched, although their NodePools are going or gone: {shown}. Their tags name no managed pool of this "
+        "cluster file, and without Karpenter nobody terminates them: bring it back, or have their owners do it."
+    ]
 
 
 def _stays(spec: ClusterSpec, keeps: Keeps) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.gates import KubeQuery, gate_named
 from gpu_fleet.core.releases.objects import passing, workloads
@@ -15,7 +13,7 @@ def cause_of(client: KubeClient, manifest: str, release: str, namespace: str) ->
     names = list(workloads(manifest, namespace))
     if not names:
         return ""
-    gate, now = gate_named("release_workloads"), time.time()
+    gate, now = gate_named("release_workloads"), client.now()
     args = {
         "release": release, "namespace": namespace, "workloads": names, "passing": list(passing(manifest, namespace)),
         "patience_s": 0, "now": now, "started": now,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpu_fleet.hooks import kubernetes_access
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess
 from gpu_fleet.hooks.kubernetes_client import Json, object_path, typed
 from gpu_fleet.hooks.kubernetes_errors import ApiNotFound, error_for, parse_status
-from gpu_fleet.hooks.kubernetes_transport import query_string
+from gpu_fleet.hooks.kubernetes_transport import query_string, seconds_ahead
 
 #: The server ends a watch after this many seconds; the next one goes on from the last resourceVersion.
 WATCH_TIMEOUT_S = 280
@@ -34,6 +35,14 @@ class AsyncKubeClient:
     def __init__(self, access: ClusterAccess) -> None:
         self.access = access
         self._session: Any = None
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+
+        What is compared with time stamps of the cluster must be of the cluster, see the synchronous client's.
+        """
+        return time.time() + self._ahead
 
     async def get(self, ref: ObjectRef) -> Json | None:
         """The object, or ``None`` if it is absent."""
@@ -132,6 +141,7 @@ class AsyncKubeClient:
             response = await self._session.get(
                 url, headers=headers, ssl=endpoint.ssl_context or False, timeout=limits, allow_redirects=False
             )
+            self._ahead = seconds_ahead(response.headers.get("Date"), time.time())
             if response.status < 400:
                 return response
             async with response:

@@ -290,6 +290,11 @@ class KubeClient:
         """Epoch seconds by the API server's clock; see :meth:`Transport.now`."""
         return self._transport.now()
 
+    @property
+    def ahead(self) -> float | None:
+        """By how many seconds that clock is ahead of this machine's; ``None`` before the server's first answer."""
+        return self._transport.ahead
+
     def close(self) -> None:
         """Close idle connections; the client stays usable."""
         self._transport.close()

@@ -47,7 +47,12 @@ class Transport:
         self._sleep = sleep
         self._pool: Any = None
         self._pool_key: Any = None
-        self._ahead = 0.0
+        self._ahead: float | None = None
+
+    @property
+    def ahead(self) -> float | None:
+        """Seconds by which the API server's clock is ahead of this machine's; ``None`` before its first answer."""
+        return self._ahead
 
     def now(self) -> float:
         """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
@@ -55,7 +60,7 @@ class Transport:
         What is compared with time stamps of the cluster must be of the cluster: a worker whose clock is off would blame
         every node for it.
         """
-        return time.time() + self._ahead
+        return time.time() + (self._ahead or 0.0)
 
     def request(
         self,

@@ -164,8 +164,11 @@ class FleetOperator(BaseOperator):
     #: set to ``True`` by operators that run whatever happened before and yet must not touch a cluster whose turn this
     #: run never had: another run may be at work there.
     only_in_turn = False
-    #: set to ``True`` by operators that change the cluster: they see to it that their run holds its turn.
+    #: set to ``True`` by operators that change the cluster: they see to it that their run holds its turn, and that a
+    #: person has answered the approval before them, if there is one (not those of ``only_in_turn``, which give back).
     changes_cluster = False
+    #: set to ``True`` by other operators that must not run after an approval without that answer.
+    carries_out_plan = False
 
     def __init__(self, *, run_if: RunIf | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -179,6 +182,10 @@ class FleetOperator(BaseOperator):
         if self.only_in_turn:
             self._skip_without_turn(context)
         self.prepare(context)
+        if self.carries_out_plan or (self.changes_cluster and not self.only_in_turn):
+            from gpu_fleet.operators.approval import require_approval
+
+            require_approval(self, context)
         if self.changes_cluster:
             from gpu_fleet.operators.turn import keep_turn
 

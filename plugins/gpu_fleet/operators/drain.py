@@ -312,7 +312,7 @@ class DrainOperator(FleetOperator):
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         left = [*plan.evict, *plan.wait]
         lines = "".join(
-            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time())}" for one in left
+            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, self.kube.now())}" for one in left
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
@@ -377,8 +377,20 @@ class DrainRemovedPoolsOperator(DrainOperator):
         from gpu_fleet.core.names import LABEL_NODE_POOL
 
         nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
-        names = remaining_nodes(self.spec, nodes, self.kube.list(NODE_POOL), self.drained)
+        pools, emergency = self.kube.list(NODE_POOL), self._emergency()
+        names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=emergency)
         return [node for node in nodes if node["metadata"]["name"] in names]
+
+    def _emergency(self) -> bool:
+        """Whether the teardown goes on without Karpenter."""
+        from gpu_fleet.core.kinds import POD
+        from gpu_fleet.core.names import KARPENTER_SELECTOR
+        from gpu_fleet.core.teardown_karpenter import Karpenter, karpenter_state
+
+        if self.spec.teardown.when_karpenter_is_dead != "emergency":
+            return False
+        pods = self.kube.list(POD, self.spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR)
+        return karpenter_state(pods) is Karpenter.DEAD
 
 
 def _kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:

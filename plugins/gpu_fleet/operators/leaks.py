@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, TransientError
+from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, PermanentError, TransientError
 from gpu_fleet.operators.base import FleetOperator
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.leak_check import Unchecked
 
 
 class LeakCheckOperator(FleetOperator):
@@ -14,18 +17,30 @@ class LeakCheckOperator(FleetOperator):
 
     The report is also pushed as XCom ``report`` before the task fails, so that it can be read afterwards.
 
-    :returns: ``{"leaks": [{"kind", "name", "detail", "usdPerHour"}], "checked", "unchecked": [{"subject", "why"}]}``;
-        what the AWS identity may not list is *unchecked*, never taken as clean.
+    :param plan_task_id: the task whose plan was carried out; ``about`` in the result names that plan, so that nobody
+        takes the check of an earlier teardown of the same run for this one's.
+    :returns: ``{"leaks": [{"kind", "name", "detail", "usdPerHour"}], "checked", "unchecked": [{"subject", "why"}],
+        "sentence", "about"}``; what the AWS identity may not list is *unchecked*, never taken as clean.
     :raises LeakFound: naming each leak, its price and what to do.
+    :raises PermanentError: ``LeaksUnchecked`` if nothing was found, but AWS refused to list instances or volumes.
+        What costs nothing may stay unchecked: it is named in the sentence, which the run's verdict repeats.
     :raises GpuFleetError: why the cluster could not be read, and, if that may pass, what AWS has; the task never
         succeeds without the cluster. A cluster that was deleted before its nodes leaves instances that only AWS knows.
     """
 
+    def __init__(self, *, plan_task_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan_task_id = plan_task_id
+
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.approval import ABOUT, about
+        from gpu_fleet.core.leak_check import clean_sentence, costly, unseen_message, words
         from gpu_fleet.core.leaks import find_leaks, leak_message
         from gpu_fleet.hooks.prices import load_prices
 
-        found, unchecked = self._observe_aws()
+        cluster = self.spec.cluster.name
+        found, refused = self._observe_aws()
+        unchecked = [each.to_json() for each in refused]
         unread: GpuFleetError | None = None
         try:
             found.update(self._observe_cluster())
@@ -42,7 +57,9 @@ class LeakCheckOperator(FleetOperator):
         context["ti"].xcom_push("report", report)
         for item in unchecked:
             self.log.warning("not checked: %s: %s", item["subject"], item["why"])
-        message = leak_message(self.spec.cluster.name, leaks, prices, unread=unread.message if unread else "")
+        message = leak_message(
+            cluster, leaks, prices, unread=unread.message if unread else "", unchecked=words(refused)
+        )
         if leaks and isinstance(unread, TransientError):
             # Tried again: with the cluster read, what belongs to pools that live on is no leak.
             raise type(unread)(message, reason=unread.reason) from unread
@@ -50,17 +67,22 @@ class LeakCheckOperator(FleetOperator):
             raise LeakFound(message) from unread
         if unread is not None:
             raise unread
-        self.log.info("nothing is left of cluster %s's GPU capacity", self.spec.cluster.name)
-        return report
+        if costly(refused):
+            raise PermanentError(unseen_message(cluster, refused), reason="LeaksUnchecked")
+        sentence = clean_sentence(cluster, refused)
+        self.log.info("%s", sentence)
+        plan = None if self.plan_task_id is None else context["ti"].xcom_pull(task_ids=self.plan_task_id)
+        return {**report, "sentence": sentence, ABOUT: about(plan)}
 
-    def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str]]]:
+    def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[Unchecked]]:
         """What AWS has, by subject; and the subjects that the identity is not allowed to see."""
+        from gpu_fleet.core.leak_check import Unchecked
         from gpu_fleet.core.leaks import aws_queries
-        from gpu_fleet.hooks.aws import aws_session
+        from gpu_fleet.hooks.aws import aws_session, refuses_credentials
 
         session = aws_session(self.spec.aws.connection, self.spec.aws.region)
         found: dict[str, list[dict[str, Any]]] = {}
-        unchecked: list[dict[str, str]] = []
+        unchecked: list[Unchecked] = []
         for query in aws_queries(self.spec.cluster.name):
             try:
                 items = session.paginate(query.service, query.operation, query.path, **query.params)
@@ -68,9 +90,9 @@ class LeakCheckOperator(FleetOperator):
                     items = self._karpenters_profiles(session, items)
                 found[query.key] = items
             except Forbidden as error:
-                if error.reason in ("NoCredentials", "AuthFailure"):
+                if refuses_credentials(error):
                     raise
-                unchecked.append({"subject": query.key, "why": error.message})
+                unchecked.append(Unchecked(query.key, error.message))
         return found, unchecked
 
     def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go
-from gpu_fleet.operators.teardown_looks import keeps_of, observe
+from gpu_fleet.operators.teardown_approved import approved_plan, pools_of, refuse_more
+from gpu_fleet.operators.teardown_looks import instances_of, keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
     from gpu_fleet.core.teardown import TeardownPlan
 
-#: How much of what was not approved an error message names.
-MOST_GROWTH = 10
 #: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
 FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
 
@@ -44,20 +44,24 @@ class PlanTeardownOperator(FleetOperator):
     """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
-    :returns: ``{"plan": {…}, "markdown": "…"}``; the Markdown is the approval's text.
+    :returns: ``{"plan": {…}, "markdown": "…", "id": "…"}``; the Markdown is the approval's text, and the id, which
+        is another one each time, is what the answer names.
     :raises PermanentError: ``KarpenterStillNeeded`` if Karpenter is to go while NodePools, EC2NodeClasses or
         NodeOverlays of others live on: nobody would serve them any more. ``KarpenterDead`` under the policy ``fail``:
         nobody's pods are evicted for a teardown that cannot go on. ``DrainRefused`` if a pod there must not be
         evicted: nobody is asked, and nothing frozen or cordoned, for a drain that would not start.
         ``KarpenterTooOld`` if the freeze would not hold. ``PlanGrew`` if something would be removed that was not
-        approved.
+        approved, ``WayNotApproved`` if Karpenter has died since.
     """
+
+    carries_out_plan = True
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.approval import PLAN_ID
         from gpu_fleet.core.teardown import make_plan
         from gpu_fleet.core.teardown_karpenter import Way
         from gpu_fleet.core.teardown_scope import needs_karpenter
@@ -67,13 +71,14 @@ class PlanTeardownOperator(FleetOperator):
         observed = observe(self.spec, self.kube)
         if needed := needs_karpenter(self.spec, observed):
             raise karpenter_needed(self.spec, needed)
-        approved = self._approved(context)
+        approved = approved_plan(context, self.approved_task_id)
         plan = make_plan(
             self.spec,
             observed,
             load_prices(self.spec.aws.region),
             bare_pods_go=bare_pods_go(context),
             approved=keeps_of(approved),
+            approved_pools=pools_of(approved),
         )
         markdown = to_markdown(plan, self.spec)
         self.log.info("%s", markdown)
@@ -88,14 +93,8 @@ class PlanTeardownOperator(FleetOperator):
         if plan.way is Way.BY_KARPENTER and plan.pools:
             self._refuse_without_freeze()
         if self.approved_task_id is not None:
-            self._refuse_growth(approved, self.approved_task_id, plan)
-        return {"plan": plan.to_json(), "markdown": markdown}
-
-    def _approved(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the task whose plan was approved has returned."""
-        if self.approved_task_id is None:
-            return {}
-        return context["ti"].xcom_pull(task_ids=self.approved_task_id) or {}
+            refuse_more(approved, self.approved_task_id, plan)
+        return {"plan": plan.to_json(), "markdown": markdown, PLAN_ID: uuid4().hex}
 
     def _refuse_without_freeze(self) -> None:
         """The version in the file is checked with the file; the controller that runs may be another, above all where
@@ -122,54 +121,50 @@ class PlanTeardownOperator(FleetOperator):
                 reason="KarpenterTooOld",
             )
 
-    def _refuse_growth(self, approved: Mapping[str, Any], approved_task_id: str, plan: TeardownPlan) -> None:
-        from gpu_fleet.core.teardown import growth
-
-        grown = growth(approved.get("plan") or {}, plan.to_json())
-        if grown:
-            more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
-            shown = ", ".join(grown[:MOST_GROWTH]) + more
-            raise PermanentError(
-                f"since {approved_task_id} was approved, the teardown of {plan.cluster} would also remove {shown}; "
-                f"nothing was removed: clear {approved_task_id} and what follows it, or start another run, and approve "
-                "the new plan",
-                reason="PlanGrew",
-            )
-
 
 class DeleteNodePoolsOperator(FleetOperator):
     """Deletes the NodePools in the foreground while Karpenter lives, so that its finalizers terminate the instances.
 
     With Karpenter dead it follows ``teardown.whenKarpenterIsDead``: ``fail`` changes nothing; ``emergency`` terminates
     the instances through EC2, waits until they are gone, and only then removes pools, claims, nodes and finalizers: the
-    other way round an instance would live on that nothing in the cluster knows of.
+    other way round an instance would live on that nothing in the cluster knows of. It terminates only instances whose
+    tags name a pool of ours and this cluster file (``core/teardown_emergency.py``).
 
-    :returns: ``{"way", "pools", "nodeClaims", "instances"}``.
-    :raises PermanentError: ``KarpenterDead`` under the policy ``fail``.
+    :param approved_task_id: task whose plan a person has approved; what has come since is refused, also when this task
+        is cleared alone, long after the plan was compared.
+    :returns: ``{"way", "pools", "nodeClaims", "nodes", "instances"}``.
+    :raises PermanentError: ``KarpenterDead`` under the policy ``fail``; ``PlanGrew`` and ``WayNotApproved`` if more, or
+        worse, than was approved would be done.
     """
 
     changes_cluster = True
 
+    def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.approved_task_id = approved_task_id
+
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.teardown_karpenter import Karpenter, Way
 
-        plan = self._plan()
-        if plan.way is not Way.REFUSED:
-            self._delete_overlays()
+        approved = approved_plan(context, self.approved_task_id)
+        plan = self._plan(pools_of(approved))
+        if plan.way is Way.REFUSED:
+            raise karpenter_dead(self.spec, plan)
+        if self.approved_task_id is not None:
+            refuse_more(approved, self.approved_task_id, plan)
+        self._delete_overlays()
         if plan.way is Way.NOTHING_LEFT:
             self.log.info("no NodePool, NodeClaim or instance of ours is left")
             if plan.karpenter is Karpenter.DEAD and self.spec.teardown.when_karpenter_is_dead == "emergency":
                 # An earlier try may have ended between the instances and the finalizers of nodes and node classes.
-                return self._strip(_result(plan))
+                return self._strip(_result(plan, pools_of(approved)))
             return _result(plan)
-        if plan.way is Way.REFUSED:
-            raise karpenter_dead(self.spec, plan)
         if plan.way is Way.BY_KARPENTER:
             self._delete_pools(plan.pools, propagation="Foreground")
             self._delete_claims(plan.node_claims)
             return _result(plan)
         if plan.way is Way.EMERGENCY:
-            return self._emergency(context, plan)
+            return self._emergency(context, plan, pools_of(approved))
         raise ValueError(f"unknown way {plan.way!r}")
 
     def resume(self, context: Mapping[str, Any], event: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
@@ -180,11 +175,12 @@ class DeleteNodePoolsOperator(FleetOperator):
 
     # --- by Karpenter ------------------------------------------------------------------------------------------
 
-    def _plan(self) -> TeardownPlan:
+    def _plan(self, approved_pools: list[str]) -> TeardownPlan:
         from gpu_fleet.core.teardown import make_plan
         from gpu_fleet.hooks.prices import load_prices
 
-        return make_plan(self.spec, observe(self.spec, self.kube), load_prices(self.spec.aws.region))
+        prices = load_prices(self.spec.aws.region)
+        return make_plan(self.spec, observe(self.spec, self.kube), prices, approved_pools=approved_pools)
 
     def _delete_overlays(self) -> None:
         """Ours, first of all: they go with the pools, which buy nothing any more, and while the CRD is there."""
@@ -212,8 +208,7 @@ class DeleteNodePoolsOperator(FleetOperator):
 
     # --- emergency ---------------------------------------------------------------------------------------------
 
-    def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan) -> dict[str, Any]:
-        from gpu_fleet.core.teardown_scope import orphans_go
+    def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan, approved_pools: list[str]) -> dict[str, Any]:
         from gpu_fleet.hooks.aws import aws_session
 
         ids = [str(row["id"]) for row in plan.instances]
@@ -221,14 +216,16 @@ class DeleteNodePoolsOperator(FleetOperator):
             self.log.warning("Karpenter is dead: terminating %s through EC2", ", ".join(ids))
             session = aws_session(self.spec.aws.connection, self.spec.aws.region)
             session.call("ec2", "terminate_instances", InstanceIds=ids)
-        result = _result(plan)
-        # The pools go first, unfinalized as they are: otherwise they count as living and the gate would look past them.
+        if plan.spared:
+            spared = ", ".join(f"{row['id']} (NodePool {row['pool'] or 'none'})" for row in plan.spared)
+            self.log.warning("not ours, and left alone: %s", spared)
+        result = _result(plan, approved_pools)
         self._delete_pools(plan.pools, propagation="Background")
         await_gate(
             self,
             context,
             "instances_gone",
-            {"cluster": self.spec.cluster.name, "standalone_stays": not orphans_go(self.spec)},
+            {"cluster": self.spec.cluster.name, "only": ids},
             float(self.spec.deadlines.teardown),
             method_name="resume",
             kwargs={"plan": result},
@@ -236,16 +233,19 @@ class DeleteNodePoolsOperator(FleetOperator):
         return self._strip(result)
 
     def _strip(self, plan: dict[str, Any]) -> dict[str, Any]:
-        """Remove what only a controller would finish: the instances behind it are gone."""
-        from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM
-        from gpu_fleet.core.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
-        from gpu_fleet.core.readiness.teardown import left_classes, left_in_pools, living_pools
+        """Remove what only a controller would finish: the instances behind it are gone.
 
-        living = living_pools(self._pools())
-        names = set(plan["nodeClaims"])
-        claims = [claim for claim in self.kube.list(NODE_CLAIM) if claim["metadata"]["name"] in names]
-        nodes = left_in_pools(self.kube.list(NODE, label_selector=LABEL_NODE_POOL), living)
-        for item in (*claims, *nodes):
+        Looked at once more, and only of our pools: what has an instance that lives keeps its finalizer, whosever it is.
+        """
+        from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
+        from gpu_fleet.core.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
+        from gpu_fleet.core.readiness.teardown import left_classes
+        from gpu_fleet.core.teardown_emergency import finishable, our_pools
+
+        pools = our_pools(self.spec, self.kube.list(NODE_POOL), plan["pools"])
+        alive = instances_of(self.spec)
+        nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
+        for item in finishable([*self.kube.list(NODE_CLAIM), *nodes], pools, alive):
             self._finish(item, FINALIZER_TERMINATION)
         kept = [pool.name for pool in self.spec.node_pools if not pool.manage]
         classes = self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}")
@@ -253,11 +253,6 @@ class DeleteNodePoolsOperator(FleetOperator):
             self._finish(item, FINALIZER_NODE_CLASS)
         self.log.warning("emergency: launch templates and instance profiles may be left; the leak check names them")
         return plan
-
-    def _pools(self) -> list[dict[str, Any]]:
-        from gpu_fleet.core.kinds import NODE_POOL
-
-        return self.kube.list(NODE_POOL)
 
     def _finish(self, item: Mapping[str, Any], finalizer: str) -> None:
         """Delete an object, then take off the one finalizer that nobody serves any more."""
@@ -281,10 +276,12 @@ class DeleteNodePoolsOperator(FleetOperator):
         self.log.warning("stripped finalizer %s from %s", finalizer, ref)
 
 
-def _result(plan: TeardownPlan) -> dict[str, Any]:
+def _result(plan: TeardownPlan, also: Iterable[str] = ()) -> dict[str, Any]:
+    """:param also: pools that an earlier try has deleted, whose nodes and NodeClaims it may have left."""
     return {
         "way": plan.way.value,
-        "pools": plan.pools,
+        "pools": sorted({*plan.pools, *also}),
         "nodeClaims": plan.node_claims,
+        "nodes": plan.nodes,
         "instances": [str(row["id"]) for row in plan.instances],
     }

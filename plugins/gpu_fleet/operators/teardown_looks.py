@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +118,7 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
             for secret in kube.list_metadata(SECRET, namespace, label_selector="owner=helm")
         ],
         karpenter_pods=kube.list(POD, spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR),
-        now=time.time(),
+        now=kube.now(),
     )
 
 

@@ -131,6 +131,8 @@ class AcquireTurnOperator(FleetOperator):
     :raises DeadlinePassed: naming the holder.
     """
 
+    #: After an approval that nobody answered, no other run is to wait for this one.
+    carries_out_plan = True
     ui_color = "#eef2f7"
 
     def __init__(self, *, if_taken: Literal["wait", "skip"] = "wait", **kwargs: Any) -> None:

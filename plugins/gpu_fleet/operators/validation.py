@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.errors import Forbidden, GateFailed, SpecError, ValidationFailed
+from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NODE_CLAIM, POD
 from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.core.probes import MEASURING, Probe, pinned_to
@@ -90,7 +90,12 @@ class RunProbesOperator(PoolOperator):
         return self._advance(context, before, Progress.begin(context, nodes, self.spec.validation.nodes.at_once))
 
     def probed(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """A wave's probes are over, or their deadline has passed: then whatever has not finished has failed."""
+        """A wave's probes are over, or their deadline has passed: then whatever has not finished has failed.
+
+        Not so if nobody could see at the deadline: how the probes went is not known then, and no node is blamed.
+
+        :raises ApiUnavailable: they are not over by now, either; the next try probes the same nodes again.
+        """
         verdict = Verdict.from_json(event["verdict"])
         self.log.info("%s: %s: %s", event["type"], verdict.reason, verdict.message)
         if verdict.failed:
@@ -98,6 +103,8 @@ class RunProbesOperator(PoolOperator):
         self.prepare(context)
         before, progress = protected_nodes(self, context), Progress.load(context)
         plan = Plan.from_json(context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN))
+        if event["type"] == "deadline" and verdict.blind:
+            verdict = self._seen_at_last(context, plan, verdict)
         plan = self._awaited(context, plan, verdict)
         self._end_wave(context, before, progress, plan)
         return self._advance(context, before, progress)
@@ -135,8 +142,29 @@ class RunProbesOperator(PoolOperator):
             plan = plan.without({node: busy_node(node, words.format(node)) for node in nodes})
         return plan
 
+    def _seen_at_last(self, context: Mapping[str, Any], plan: Plan, blind: Verdict) -> Verdict:
+        """One look from here after a deadline that nobody saw pass; returned if the probes are over by now."""
+        from gpu_fleet.triggers.looking import look
+
+        found = look("probes_finished", self._gate_args(context, plan), self.access())
+        self.log.info("looked at again: %s: %s", found.reason, found.message)
+        if found.ready:
+            return found
+        if found.failed:
+            raise found.error()
+        raise ApiUnavailable(
+            f"the probes of pool {self.node_pool} could not be seen until their deadline ({blind.reason}: "
+            f"{blind.message}), and from here it is {found.reason}: {found.message}; no node is judged, and the next "
+            "try probes these nodes again",
+            reason=blind.reason,
+        )
+
     def _await(self, context: Mapping[str, Any], plan: Plan) -> Verdict:
-        args = {
+        args = self._gate_args(context, plan)
+        return await_gate(self, context, "probes_finished", args, self.spec.deadlines.validation.seconds, "probed")
+
+    def _gate_args(self, context: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        return {
             # Those that compute would take the user's time.
             "yields": Probe(self.probe) is Probe.THROUGHPUT and self.this_pool.shared,
             "namespace": self.spec.validation.namespace,
@@ -144,7 +172,6 @@ class RunProbesOperator(PoolOperator):
             "pool": self.node_pool,
             "rounds": [round_.to_json() for round_ in plan.rounds],
         }
-        return await_gate(self, context, "probes_finished", args, self.spec.deadlines.validation.seconds, "probed")
 
     def _end_wave(
         self,

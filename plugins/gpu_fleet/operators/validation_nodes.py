@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +133,7 @@ class ProtectNodesOperator(PoolOperator):
         """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
         if node.initialized or self.all_wanted:
             return node.initialized
-        return node.ready_since is not None and time.time() - node.ready_since > self.spec.deadlines.prove.seconds
+        return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
 
     def _sample(
         self, context: Mapping[str, Any], nodes: list[PoolNode], failed: set[str]

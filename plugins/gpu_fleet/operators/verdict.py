@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from gpu_fleet.core.approval import Answer, answer_to, shows_nothing_left
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.turn import SKIPPED
@@ -15,6 +17,9 @@ from gpu_fleet.operators.validation_cleanup import STILL_PAID
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
 FAILED_STATES = frozenset({"failed"})
+
+#: The value of the Param ``until`` that asks for a teardown.
+TORN_DOWN = "torn_down"
 
 
 class RunFailed(PermanentError):
@@ -35,19 +40,36 @@ def failed_tasks(states: Mapping[str, Any], watched: Iterable[str]) -> list[str]
     return failed
 
 
+@dataclass(frozen=True)
+class TornDown:
+    """The tasks that show that a teardown took place; their results count, not their states.
+
+    :ivar plan: id of the task whose plan was to be approved. :ivar approval: of the approval.
+    :ivar leak_check: of the task that shows that nothing is left.
+    """
+
+    plan: str
+    approval: str
+    leak_check: str
+
+
 class RunVerdictOperator(BaseOperator):
     """Fails if any task of the run failed.
 
     Airflow takes a run's state from its leaf tasks alone, so a lifecycle that fails and is then torn down cleanly would
     end as a success. This task is the only leaf and carries the earlier failure to the run's state. So does a run that
-    was ended by hand before it came to its end.
+    was ended by hand before it came to its end, and a teardown whose tasks were marked as success or skipped: it needs
+    the leak check's own result, unless its approval was answered with Reject.
 
     :param watched: the task ids whose failure fails the run.
     :param clean_ups: ids of the tasks that may have found nodes that are left and cost money.
-    :param nothing_left: id of the task whose success shows that they are gone.
+    :param torn_down: the tasks of the teardown, in a DAG that has one; it is asked for by the run's Param ``until``, or
+        by any run of a DAG without that Param.
     :param turn: id of the task that takes the cluster's turn, where it may be skipped.
     :param end: id of the task that is skipped only in a run that a person ends, whatever state they give it.
-    :returns: a sentence; of a run that was skipped because the turn was taken, who holds it.
+    :raises RunFailed: naming the failed tasks; with reason ``NotTornDown`` if a teardown has shown nothing.
+    :returns: a sentence, with what the leak check could not see; of a run that was skipped because the turn was taken,
+        who holds it.
     """
 
     operator_extra_links = (ReportLink(),)
@@ -57,7 +79,7 @@ class RunVerdictOperator(BaseOperator):
         *,
         watched: list[str],
         clean_ups: Iterable[str] = (),
-        nothing_left: str = "",
+        torn_down: TornDown | None = None,
         turn: str = "",
         end: str = "",
         **kwargs: Any,
@@ -65,7 +87,7 @@ class RunVerdictOperator(BaseOperator):
         super().__init__(**kwargs)
         self.watched = watched
         self.clean_ups = list(clean_ups)
-        self.nothing_left = nothing_left
+        self.torn_down = torn_down
         self.turn = turn
         self.end = end
 
@@ -75,7 +97,7 @@ class RunVerdictOperator(BaseOperator):
         states = answer.get(ti.run_id, {})
         failed = failed_tasks(states, self.watched)
         if failed:
-            gone = states.get(self.nothing_left) == "success"
+            gone = self._nothing_left(ti) is not None
             told = [] if gone else [ti.xcom_pull(task_ids=task_id, key=STILL_PAID) for task_id in self.clean_ups]
             raise RunFailed(
                 f"{len(failed)} task(s) of this run failed: {', '.join(failed)}; the first one's log names the cause"
@@ -86,7 +108,42 @@ class RunVerdictOperator(BaseOperator):
         skipped = ti.xcom_pull(task_ids=self.turn, key=SKIPPED) if self.turn else None
         if isinstance(skipped, Mapping):
             return f"{skipped.get('reason')}: {skipped.get('message')}"
-        return f"none of {len(self.watched)} tasks failed"
+        return f"none of {len(self.watched)} tasks failed{self._teardown_told(context)}"
+
+    def _nothing_left(self, ti: Any) -> Mapping[str, Any] | None:
+        """The result of the leak check that has shown that nothing is left."""
+        if self.torn_down is None:
+            return None
+        report = _result(ti, self.torn_down.leak_check)
+        return report if shows_nothing_left(_result(ti, self.torn_down.plan), report) else None
+
+    def _teardown_told(self, context: Any) -> str:
+        """What is to be said of the teardown, if one was asked for.
+
+        :raises RunFailed: it has shown nothing, although none of its tasks failed.
+        """
+        if self.torn_down is None or not wants_teardown(context):
+            return ""
+        ti, tasks = context["ti"], self.torn_down
+        if report := self._nothing_left(ti):
+            return f"; {report.get('sentence')}"
+        if answer_to(_result(ti, tasks.plan), _result(ti, tasks.approval)) is Answer.REJECTED:
+            return f"; {tasks.approval} was answered with Reject: the capacity stays"
+        raise RunFailed(
+            f"{tasks.leak_check} has not shown that nothing is left, and {tasks.approval} was not answered with "
+            "Reject: a task that was marked as success or skipped by hand has torn nothing down; clear "
+            f"{tasks.leak_check} to see what is left, or {tasks.plan} and what follows it to go on",
+            reason="NotTornDown",
+        )
+
+
+def _result(ti: Any, task_id: str) -> Any:
+    return ti.xcom_pull(task_ids=task_id, key="return_value")
+
+
+def wants_teardown(context: Any) -> bool:
+    """Whether the run is to tear down: by its Param ``until``, and always without that Param."""
+    return bool((context.get("params") or {}).get("until", TORN_DOWN) == TORN_DOWN)
 
 
 class TeardownRequestedOperator(BaseOperator):
@@ -94,6 +151,6 @@ class TeardownRequestedOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         until = context["params"].get("until")
-        if until != "torn_down":
+        if until != TORN_DOWN:
             raise AirflowSkipException(f"param until={until!r}: the capacity stays")
         return str(until)

@@ -27,7 +27,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
-from gpu_fleet.operators.verdict import RunVerdictOperator
+from gpu_fleet.operators.verdict import RunVerdictOperator, TornDown
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def settle(tasks: Iterable[Any]) -> list[Any]:
     return [ends[task_id] for task_id in sorted(ends)]
 
 
-def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", nothing_left: str = "") -> None:
+def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", torn_down: TornDown | None = None) -> None:
     """The run's last two tasks: one that shows that the run came to its end, and the verdict.
 
     Of a run that is marked failed while nothing runs (its tasks are queued, or wait for a retry) Airflow keeps no
@@ -70,7 +70,7 @@ def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", nothing_le
 
     :param tasks: all other tasks of the run.
     :param last: those after which nothing of them still runs, in a run that is ended by hand too.
-    :param turn: see :class:`RunVerdictOperator`. :param nothing_left: the same.
+    :param turn: see :class:`RunVerdictOperator`. :param torn_down: the same.
     """
     tasks = list(tasks)
     end = EmptyOperator(task_id="reached_end", trigger_rule=TriggerRule.ALL_DONE)
@@ -79,7 +79,7 @@ def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", nothing_le
         task_id="run_verdict",
         watched=watched,
         clean_ups=[task.task_id for task in tasks if isinstance(task, CleanUpValidationOperator)],
-        nothing_left=nothing_left,
+        torn_down=torn_down,
         turn=turn,
         end=end.task_id,
     )

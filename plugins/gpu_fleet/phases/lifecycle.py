@@ -9,18 +9,21 @@ from airflow.sdk import TriggerRule, cross_downstream
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
-from gpu_fleet.operators.verdict import TeardownRequestedOperator
+from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
 from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import end_run, settle
 from gpu_fleet.phases.preflight import preflight, teardown_preflight
 from gpu_fleet.phases.prove import prove
 from gpu_fleet.phases.provision import APPLY_NODE_CLASS, APPLY_NODE_POOL, provision
 from gpu_fleet.phases.rollout import rollout
-from gpu_fleet.phases.teardown import teardown
+from gpu_fleet.phases.teardown import APPROVE, LEAK_CHECK, PLAN, teardown
 from gpu_fleet.phases.validation import validation
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
+
+
+TORN_DOWN = TornDown(plan=PLAN, approval=APPROVE, leak_check=LEAK_CHECK)
 
 
 def lifecycle_graph(spec: ClusterSpec) -> None:
@@ -60,7 +63,7 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
     release >> requested >> removed.heads
     tasks += [release, requested, *removed.tasks]
     # The first release, too: when a person ends the run, it is still waiting for the clean-up when the second is done.
-    end_run(tasks, [release, requested, *removed.tails], nothing_left="teardown.leak_check")
+    end_run(tasks, [release, requested, *removed.tails], torn_down=TORN_DOWN)
 
 
 def teardown_graph(spec: ClusterSpec) -> None:
@@ -70,4 +73,4 @@ def teardown_graph(spec: ClusterSpec) -> None:
     removed = teardown(spec)
     freeze >> before.heads
     cross_downstream(before.tails, removed.heads)
-    end_run([freeze, *before.tasks, *removed.tasks], removed.tails)
+    end_run([freeze, *before.tasks, *removed.tasks], removed.tails, torn_down=TORN_DOWN)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, TaskGroup, TriggerRule
 
 from gpu_fleet.core.teardown_scope import orphans_go
+from gpu_fleet.operators.approval import TeardownApprovalOperator
 from gpu_fleet.operators.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
 from gpu_fleet.operators.drain import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.operators.freeze import FreezePoolsOperator, UndoFreezeOperator
@@ -27,6 +27,8 @@ from gpu_fleet.sensors.gate import GateSensor
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
+#: The tasks on which a run's verdict about its teardown rests.
+PLAN, APPROVE, LEAK_CHECK = "teardown.plan", "teardown.approve", "teardown.leak_check"
 APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
 
 
@@ -50,8 +52,9 @@ def teardown(spec: ClusterSpec) -> Phase:
     classes_that_go = {"spec": spec.name, "kept": [pool.name for pool in spec.node_pools if not pool.manage]}
     with TaskGroup("teardown", tooltip="Remove the GPU capacity and show that nothing is left"):
         plan = PlanTeardownOperator(task_id="plan")
-        approve = ApprovalOperator(
+        approve = TeardownApprovalOperator(
             task_id="approve",
+            plan_task_id=plan.task_id,
             subject=f"Tear down the GPU capacity of cluster {spec.name}?",
             body=APPROVAL_BODY,
             response_timeout=spec.deadlines.approval.timedelta,
@@ -68,13 +71,15 @@ def teardown(spec: ClusterSpec) -> Phase:
         undo = UndoFreezeOperator(
             task_id="undo_freeze", freeze=freeze.task_id, drains=[drain.task_id for drain in drains]
         ).as_teardown()
-        delete = DeleteNodePoolsOperator(task_id="delete_node_pools")
+        delete = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id=plan.task_id)
         claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)
         # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
-        leaks = LeakCheckOperator(task_id="leak_check", trigger_rule=TriggerRule.NONE_SKIPPED)
+        leaks = LeakCheckOperator(
+            task_id="leak_check", plan_task_id=plan.task_id, trigger_rule=TriggerRule.NONE_SKIPPED
+        )
         release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
 
         plan >> approve >> turn >> replan >> freeze >> drains
@@ -114,4 +119,4 @@ def teardown(spec: ClusterSpec) -> Phase:
     return Phase(heads=[plan], tails=[release], tasks=tasks)
 
 
-__all__ = ["APPROVAL_BODY", "bare_pods_param", "teardown"]
+__all__ = ["APPROVAL_BODY", "APPROVE", "LEAK_CHECK", "PLAN", "bare_pods_param", "teardown"]

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from gpu_fleet.core.gates import AwsQuery, gate_named
 from gpu_fleet.core.verdict import Verdict, unseen
-from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error
+from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error, with_clocks
 from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
 
 #: Seconds between judgements without any change: some verdicts depend on the clock.
@@ -30,7 +30,8 @@ class GateTrigger(BaseTrigger):
     :param args: its JSON-able arguments.
     :param access: ``ClusterAccess.to_json()``; no credentials.
     :param deadline: epoch seconds.
-    :param started: epoch seconds of the first look.
+    :param started: epoch seconds of the first look, by the API server's clock; ``None`` if the worker has had no answer
+        yet: then that of this trigger's first complete look.
     :param last: the verdict that the worker has logged already, so that only changes of it are logged here.
     """
 
@@ -40,7 +41,7 @@ class GateTrigger(BaseTrigger):
         args: dict[str, Any],
         access: dict[str, Any],
         deadline: float,
-        started: float,
+        started: float | None,
         last: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +69,7 @@ class GateTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         verdict = Verdict.from_json(self.last) if self.last else None
+        looked = False
         changed = asyncio.Event()
         try:
             try:
@@ -83,14 +85,17 @@ class GateTrigger(BaseTrigger):
                 found = await self._judge(observers)
                 if found is not None:
                     self._report(verdict, found)
-                    verdict = found
+                    verdict, looked = found, True
                     if found.ready or found.failed:
                         yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": found.to_json()})
                         return
                 left = self.deadline - time.time()
                 if left <= 0:
                     missed = "the deadline passed before the first complete look"
-                    last = verdict or unseen("NotObserved", missed, permanent=False)
+                    if verdict is not None and not looked:
+                        # The worker's word is as old as the wait: nobody has seen what is there now.
+                        missed += f"; the worker had seen {verdict.reason}: {verdict.message}"
+                    last = verdict if verdict and looked else unseen("NotObserved", missed, permanent=False)
                     yield TriggerEvent({"type": "deadline", "gate": self.gate, "verdict": last.to_json()})
                     return
                 changed.clear()
@@ -110,7 +115,8 @@ class GateTrigger(BaseTrigger):
         self._client = KubernetesHook(access).async_client()
         interval_s = Settings.from_environment().poll_interval_s
         observers: list[Observer] = []
-        args = {**self.args, "now": time.time(), "started": self.started}
+        now = self._client.now()
+        args = with_clocks(self.args, now, now if self.started is None else self.started)
         for query in gate_named(self.gate).queries(args):
             if isinstance(query, AwsQuery):
                 observers.append(AwsPoller(query, access, changed, interval_s))
@@ -144,7 +150,10 @@ class GateTrigger(BaseTrigger):
                 return None
             snapshot[observer.key] = observer.objects
         try:
-            return judge(self.gate, snapshot, self.args, self.started)
+            now = self._client.now()
+            if self.started is None:
+                self.started = now
+            return judge(self.gate, snapshot, self.args, now=now, started=self.started)
         except Exception as error:
             self.log.exception("gate %s broke", self.gate)
             message = f"gate {self.gate} cannot judge what it sees: {error!r}; this is a bug"

@@ -77,26 +77,44 @@ def verdict_of_error(error: GpuFleetError) -> Verdict:
     return unseen(error.reason, error.message, permanent=True)
 
 
-def judge(gate: str, snapshot: Mapping[str, list[dict[str, Any]]], args: Mapping[str, Any], started: float) -> Verdict:
-    """The gate's verdict on a complete snapshot, with the clock added to its arguments."""
-    return gate_named(gate).judge(snapshot, {**args, "now": time.time(), "started": started})
+def with_clocks(args: Mapping[str, Any], now: float, started: float) -> dict[str, Any]:
+    """A gate's arguments with the clocks that it judges by, see :class:`gpu_fleet.core.gates.Gate`."""
+    return {**args, "now": now, "started": started, "here": time.time()}
+
+
+def judge(
+    gate: str, snapshot: Mapping[str, list[dict[str, Any]]], args: Mapping[str, Any], *, now: float, started: float
+) -> Verdict:
+    """The gate's verdict on a complete snapshot.
+
+    :param now: and ``started``: epoch seconds by the API server's clock.
+    """
+    return gate_named(gate).judge(snapshot, with_clocks(args, now, started))
+
+
+def _ahead(access: ClusterAccess) -> float | None:
+    """Seconds by which the API server's clock is ahead of ours; ``None`` if this process has not heard of it yet."""
+    from gpu_fleet.hooks.kubernetes import KubernetesHook
+
+    return KubernetesHook(access).client().ahead
 
 
 def look(gate: str, args: Mapping[str, Any], access: ClusterAccess, *, started: float | None = None) -> Verdict:
     """One look, from the worker.
 
     :param args: the gate's JSON-able arguments.
-    :param started: epoch seconds of the first look; now by default.
+    :param started: epoch seconds of the first look, by this machine's clock; now by default.
     :raises KeyError: for a gate that is not registered.
     """
     since = time.time() if started is None else started
-    with_clock = {**args, "now": time.time(), "started": since}
-    queries = gate_named(gate).queries(with_clock)
+    queries = gate_named(gate).queries(with_clocks(args, time.time(), since))
     try:
         snapshot = {query.key: _observe(access, query) for query in queries}
     except GpuFleetError as error:
         return verdict_of_error(error)
-    return judge(gate, snapshot, args, since)
+    # Not before the look: the answers have told what time it is there.
+    ahead = _ahead(access) or 0.0
+    return judge(gate, snapshot, args, now=time.time() + ahead, started=since + ahead)
 
 
 def await_gate(
@@ -114,7 +132,8 @@ def await_gate(
 ) -> Verdict:
     """Look; return the verdict if it is Ready, else defer until it is, fails, or the deadline passes.
 
-    :param deadline_s: seconds from now; :param deadline: epoch seconds instead, for a wait that goes on.
+    :param deadline_s: seconds from now; :param deadline: epoch seconds instead, for a wait that goes on. Deadlines are
+        our own, and by our own clock.
     :param access: how to reach the cluster; ``operator.access()`` by default.
     :param method_name: called as ``method(context, event=..., **kwargs)``; it starts with :func:`conclude`.
     :raises GateFailed: the gate failed for a cause that may pass.
@@ -135,6 +154,7 @@ def await_gate(
         raise deadline_error(gate, verdict)
     from gpu_fleet.triggers.gate import GateTrigger
 
+    ahead = _ahead(access)
     # Airflow's API hides a trigger's arguments, and its log is far away: an XCom tells anybody who asks what a deferred
     # task waits for and why; later changes of the reason are in the task's log.
     context["ti"].xcom_push(
@@ -146,7 +166,7 @@ def await_gate(
             args=dict(args),
             access=access.to_json(),
             deadline=until,
-            started=since,
+            started=None if ahead is None else since + ahead,
             last=verdict.to_json(),
         ),
         method_name=method_name,

@@ -11,11 +11,11 @@ import yaml
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.capacity_objects import epoch
-from gpu_fleet.core.errors import GateFailed, SpecError, ValidationFailed
+from gpu_fleet.core.errors import ApiUnavailable, GateBlind, GateFailed, SpecError, ValidationFailed
 from gpu_fleet.core.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
 from gpu_fleet.core.probes import is_holder, pinned_to
-from gpu_fleet.core.verdict import Verdict, ready
+from gpu_fleet.core.verdict import Verdict, progressing, ready, unseen
 from gpu_fleet.operators import probing, validation
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -434,3 +434,75 @@ def test_diagnostics_begin_when_all_other_shares_are_held_and_a_quicker_user_mak
     roles = [name.split("-")[1] for name in kubelet]
     assert roles == ["holder"] * 6 + ["user"] + (["holder"] * 6 + ["user"] * 2) + ["holder"] * 3 + ["user"]
     assert world.pods() == []
+
+
+# --- a deadline that nobody saw pass ----------------------------------------------------------------------------------
+
+OUTAGE = unseen("ApiUnavailable", "list pods: 503", permanent=False)
+SLOW = progressing("ProbesRunning", "pod a runs")
+
+
+class Deferral(BaseException):
+    """The task gives its slot back."""
+
+
+def at_the_deadline(world: World, monkeypatch: pytest.MonkeyPatch, seen: Verdict, found: Verdict) -> dict[str, Any]:
+    """The first wave has been waited for until its deadline.
+
+    :param seen: the triggerer's last word. :param found: what the worker's look shows afterwards.
+    :returns: the task's context.
+    """
+
+    def defer(*_: Any, **__: Any) -> Verdict:
+        raise Deferral
+
+    task_context = context(TaskInstance(spec=world.spec))
+    monkeypatch.setattr(validation, "await_gate", defer)
+    with pytest.raises(Deferral):
+        run(world, task_context)
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    for pod in world.pods():
+        ref = ObjectRef(POD, pod["metadata"]["name"], VALIDATION_NAMESPACE)
+        world.kube.patch(ref, {"status": {"phase": "Running", "conditions": [scheduled]}}, subresource="status")
+    monkeypatch.setattr(validation, "await_gate", world.wait)
+    monkeypatch.setattr("gpu_fleet.triggers.looking.look", lambda *_, **__: found)
+    task_context["event"] = {"type": "deadline", "gate": "probes_finished", "verdict": seen.to_json()}
+    return task_context
+
+
+def resumed(task_context: dict[str, Any]) -> Any:
+    operator = RunProbesOperator(task_id="vectoradd", node_pool=POOL, probe="vectoradd")
+    return operator.probed(task_context, task_context["event"])
+
+
+@pytest.mark.parametrize("found", [OUTAGE, SLOW], ids=["still away", "back again"])
+def test_an_outage_until_the_deadline_blames_no_node_and_the_next_try_probes_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, found: Verdict
+) -> None:
+    task_context = at_the_deadline(world, monkeypatch, OUTAGE, found)
+    with pytest.raises(ApiUnavailable, match="no node is judged"):
+        resumed(task_context)
+    assert SUMMARY not in task_context["ti"].xcoms
+    summary, _ = run(world, task_context)
+    assert (summary["outcome"], set(summary["nodes"])) == ("Passed", set(NODES))
+
+
+def test_probes_that_ended_during_the_outage_are_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_context = at_the_deadline(world, monkeypatch, OUTAGE, ready("ProbesSettled", "over"))
+    for pod in world.pods():
+        world.end(pod)
+    assert resumed(task_context)["outcome"] == "Passed"
+
+
+def test_a_look_that_is_forbidden_after_the_outage_is_blind_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbidden = unseen("Forbidden", "cannot list pods", permanent=True)
+    with pytest.raises(GateBlind, match="cannot list pods"):
+        resumed(at_the_deadline(world, monkeypatch, OUTAGE, forbidden))
+
+
+def test_probes_that_were_seen_unfinished_at_the_deadline_have_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_context = at_the_deadline(world, monkeypatch, SLOW, SLOW)
+    with pytest.raises(ValidationFailed, match="ProbeTimedOut"):
+        resumed(task_context)

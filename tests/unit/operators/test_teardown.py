@@ -132,11 +132,18 @@ def node(kube: KubeClient, name: str, pool_name: str = POOL) -> None:
     kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
 
 
-def instance(aws: AwsSession, pool_name: str = POOL, kind: str = "g5.xlarge") -> str:
+def instance(
+    aws: AwsSession, pool_name: str = POOL, kind: str = "g5.xlarge", *, file: str | None = "demo", claim: str = "c"
+) -> str:
+    """An instance that Karpenter launched.
+
+    :param file: the cluster file whose EC2NodeClass it was launched with; ``None`` for another team's.
+    """
     tags = {
         "kubernetes.io/cluster/demo-gpu": "owned",
         "karpenter.sh/nodepool": pool_name,
-        "karpenter.sh/nodeclaim": "c",
+        "karpenter.sh/nodeclaim": claim,
+        **({"gpu-fleet.io/cluster": file, "gpu-fleet.io/pool": pool_name} if file else {}),
     }
     image = aws.paginate("ec2", "describe_images", "Images")[0]["ImageId"]
     answer = aws.call(
@@ -484,6 +491,121 @@ def test_in_an_emergency_instances_go_before_finalizers(kube: KubeClient, aws: A
         assert not deleting(kube, kind, name)
     node_class = kube.get(ObjectRef(EC2_NODE_CLASS, POOL)) or {}
     assert node_class["metadata"]["finalizers"] == ["a.b/keep"]
+
+
+@pytest.mark.parametrize(
+    ("pool_name", "file"),
+    [("cpu", None), ("whole-a100", "demo"), (POOL, None), (POOL, "other"), ("gone", None)],
+    ids=["another team's", "manage: false", "without our tags", "another file's", "of a pool that is gone"],
+)
+def test_an_emergency_spares_what_is_not_ours_though_its_pool_is_going(
+    kube: KubeClient, aws: AwsSession, pool_name: str, file: str | None
+) -> None:
+    """Karpenter is dead, and somebody deletes a NodePool of theirs: what Karpenter made for it is left alone."""
+    spec = demo_spec(nodePools__1__manage=False, teardown__uninstallKarpenter=False, **EMERGENCY)
+    pool(kube)
+    if pool_name in ("cpu", "whole-a100"):
+        manifest = build("node_pool", demo_spec(), pool=POOL)[0]
+        manifest["metadata"] = {"name": pool_name, "finalizers": ["team.example/keep"]}
+        kube.apply(manifest, field_manager="somebody")
+        kube.delete(ObjectRef(NODE_POOL, pool_name))
+    theirs = instance(aws, pool_name, file=file, claim="theirs")
+    mine = instance(aws, claim="mine")
+    for name, instance_id, of_pool in (("theirs", theirs, pool_name), ("mine", mine, POOL)):
+        claim(kube, name, of_pool)
+        node(kube, f"node-{name}", of_pool)
+        kube.patch(ObjectRef(NODE, f"node-{name}"), {"spec": {"providerID": f"aws:///us-west-2a/{instance_id}"}})
+    plan = run(PlanTeardownOperator, spec)
+    assert [row["id"] for row in plan["plan"]["instances"]] == [mine]
+    assert [row["id"] for row in plan["plan"]["spared"]] == [theirs]
+    assert f"Not touched, although their NodePools are going or gone: {theirs}" in plan["markdown"]
+    result = run(DeleteNodePoolsOperator, spec)
+    assert (result["way"], result["instances"]) == ("Emergency", [mine])
+    assert state(aws, theirs) in ("pending", "running")
+    assert state(aws, mine) in ("shutting-down", "terminated")
+    for kind, name in ((NODE, "node-theirs"), (NODE_CLAIM, "theirs")):
+        left = kube.get(ObjectRef(kind, name)) or {}
+        assert left["metadata"]["finalizers"] == [FINALIZER_TERMINATION]
+        assert kube.get(ObjectRef(kind, name.replace("theirs", "mine"))) is None
+
+
+def test_an_emergency_takes_the_instances_of_our_pools_that_the_file_no_longer_has(
+    kube: KubeClient, aws: AwsSession
+) -> None:
+    manifest = build("node_pool", demo_spec(), pool=POOL)[0]
+    manifest["metadata"] = {"name": "old", "labels": {"gpu-fleet.io/cluster": "demo"}}
+    kube.apply(manifest)
+    mine = instance(aws, "old")
+    assert run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))["instances"] == [mine]
+
+
+# --- what was approved ------------------------------------------------------------------------------------------------
+
+
+def approved(kube: KubeClient, spec: ClusterSpec) -> TaskInstance:
+    """A run whose plan of this moment was approved."""
+    ti = TaskInstance(spec=spec)
+    ti.xcoms["return_value"] = PlanTeardownOperator(task_id="plan").execute(context(ti))
+    return ti
+
+
+def delete(ti: TaskInstance) -> dict[str, Any]:
+    operator = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id="plan")
+    return operator.execute(context(ti))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["by Karpenter", "emergency"])
+def test_the_deletion_that_is_cleared_alone_refuses_what_has_come_since_the_approval(
+    kube: KubeClient, aws: AwsSession, alive: bool
+) -> None:
+    pool(kube)
+    karpenter(kube, ready=alive)
+    instance(aws)
+    ti = approved(kube, demo_spec(**EMERGENCY))
+    new = instance(aws)
+    with pytest.raises(PermanentError, match=rf"would also remove instance {new} .*nothing was removed") as refused:
+        delete(ti)
+    assert refused.value.reason == "PlanGrew"
+    assert not deleting(kube, NODE_POOL, POOL)
+    assert state(aws, new) in ("pending", "running")
+
+
+@pytest.mark.parametrize("operator", [PlanTeardownOperator, DeleteNodePoolsOperator])
+def test_an_emergency_that_nobody_has_approved_is_refused(kube: KubeClient, aws: AwsSession, operator: Any) -> None:
+    """Karpenter has died since a teardown through it was approved."""
+    pool(kube)
+    karpenter(kube)
+    mine = instance(aws)
+    ti = approved(kube, demo_spec(**EMERGENCY))
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+    kube.patch(ObjectRef(POD, "karpenter-0", "kube-system"), ready, subresource="status")
+    with pytest.raises(PermanentError, match="Karpenter has died") as refused:
+        operator(task_id="task", approved_task_id="plan").execute(context(ti))
+    assert refused.value.reason == "WayNotApproved"
+    assert not deleting(kube, NODE_POOL, POOL)
+    assert state(aws, mine) in ("pending", "running")
+
+
+def test_an_approved_emergency_is_carried_out_and_finished_by_the_next_try(kube: KubeClient, aws: AwsSession) -> None:
+    """Also for a pool that the file no longer has, and which the first try has deleted."""
+    manifest = build("node_pool", demo_spec(), pool=POOL)[0]
+    manifest["metadata"] = {"name": "old", "labels": {"gpu-fleet.io/cluster": "demo"}}
+    kube.apply(manifest)
+    mine = instance(aws, "old")
+    ti = approved(kube, demo_spec(**EMERGENCY))
+    kube.delete(ObjectRef(NODE_POOL, "old"))
+    node(kube, "late", "old")
+    assert delete(ti)["instances"] == [mine]
+    assert kube.get(ObjectRef(NODE, "late")) is None
+
+
+def test_without_an_approved_plan_the_deletion_removes_nothing(kube: KubeClient) -> None:
+    pool(kube)
+    karpenter(kube)
+    with pytest.raises(PermanentError) as refused:
+        delete(TaskInstance(spec=demo_spec()))
+    assert refused.value.reason == "PlanGrew"
+    assert not deleting(kube, NODE_POOL, POOL)
 
 
 def test_an_emergency_that_was_killed_is_finished_by_the_next_try(kube: KubeClient, aws: AwsSession) -> None:

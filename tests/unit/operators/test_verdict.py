@@ -9,7 +9,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.operators.turn import SKIPPED
 from gpu_fleet.operators.validation_cleanup import STILL_PAID
-from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator, TeardownRequestedOperator, failed_tasks
+from gpu_fleet.operators.verdict import (
+    RunFailed,
+    RunVerdictOperator,
+    TeardownRequestedOperator,
+    TornDown,
+    failed_tasks,
+)
 
 
 class FakeTaskInstance:
@@ -52,15 +58,26 @@ def test_earlier_failure_fails_the_run() -> None:
         operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "failed"})})
 
 
+TORN_DOWN = TornDown(plan="plan", approval="approve", leak_check="leak_check")
+RETURNED = "return_value"
+PLAN = {"plan": {}, "markdown": "", "id": "p1"}
+CLEAN = {"leaks": [], "unchecked": [], "about": "p1", "sentence": "nothing is left of cluster demo-gpu's GPU capacity"}
+APPROVED = {"chosen_options": ["Approve"], "about": "p1"}
+REJECTED = {"chosen_options": ["Reject"], "about": "p1"}
+
+
 @pytest.mark.parametrize(
-    ("leak_check", "told"), [("success", False), ("skipped", True), ("failed", True)], ids=["torn down", "kept", "left"]
+    ("leak_check", "report", "told"),
+    [("success", CLEAN, False), ("success", None, True), ("skipped", None, True), ("failed", None, True)],
+    ids=["torn down", "marked a success", "kept", "left"],
 )
-def test_verdict_names_nodes_that_are_still_paid_for(leak_check: str, told: bool) -> None:
+def test_verdict_names_nodes_that_are_still_paid_for(leak_check: str, report: Any, told: bool) -> None:
     operator = RunVerdictOperator(
-        task_id="run_verdict", watched=["wait"], clean_ups=["clean", "other"], nothing_left="leak_check"
+        task_id="run_verdict", watched=["wait"], clean_ups=["clean", "other"], torn_down=TORN_DOWN
     )
     ti = FakeTaskInstance({"wait": "failed", "clean": "success", "leak_check": leak_check})
     ti.xcoms["clean", STILL_PAID] = "still paid for: NodeClaim a"
+    ti.xcoms["plan", RETURNED], ti.xcoms["leak_check", RETURNED] = PLAN, report
     with pytest.raises(RunFailed) as caught:
         operator.execute({"ti": ti})
     assert ("still paid for: NodeClaim a" in caught.value.message) is told
@@ -84,6 +101,54 @@ def test_a_run_that_found_the_cluster_busy_says_so() -> None:
     ti.xcoms["acquire", SKIPPED] = {"reason": "ClusterBusy", "message": "held by x/run_1"}
     operator = RunVerdictOperator(task_id="run_verdict", watched=["acquire", "a"], turn="acquire")
     assert operator.execute({"ti": ti}) == "ClusterBusy: held by x/run_1"
+
+
+def teardown_verdict(answer: Any, report: Any, plan: Any = PLAN, state: str = "success", **params: Any) -> str:
+    """What the verdict says of a run whose tasks all have one state."""
+    ti = FakeTaskInstance(dict.fromkeys(("plan", "approve", "delete", "leak_check"), state))
+    for task_id, value in (("plan", plan), ("approve", answer), ("leak_check", report)):
+        ti.xcoms[task_id, RETURNED] = value
+    watched = ["plan", "approve", "delete", "leak_check"]
+    operator = RunVerdictOperator(task_id="run_verdict", watched=watched, torn_down=TORN_DOWN)
+    return operator.execute({"ti": ti, "params": params})
+
+
+#: What the tasks of a teardown have returned, none of which failed: the answer, the leak check's report, the plan.
+SHOWN_NOTHING: dict[str, tuple[Any, Any, Any]] = {
+    "every task was marked by hand": (None, None, None),
+    "only the plan was made": (None, None, PLAN),
+    "approved, and what follows was marked": (APPROVED, None, PLAN),
+    "the approval was marked": (None, None, PLAN),
+    "the leak check is of an earlier plan": (APPROVED, {**CLEAN, "about": "p0"}, PLAN),
+    "the rejection was of an earlier plan": ({**REJECTED, "about": "p0"}, None, PLAN),
+    "the leak check of a plan without an id": (APPROVED, {**CLEAN, "about": None}, {"plan": {}}),
+    "the report names leaks": (APPROVED, {**CLEAN, "leaks": [{"kind": "EC2 instance"}]}, PLAN),
+}
+
+
+@pytest.mark.parametrize("state", ["success", "skipped"])
+@pytest.mark.parametrize("situation", SHOWN_NOTHING)
+def test_a_teardown_that_has_shown_nothing_is_no_success(situation: str, state: str) -> None:
+    answer, report, plan = SHOWN_NOTHING[situation]
+    with pytest.raises(RunFailed, match="leak_check has not shown that nothing is left") as caught:
+        teardown_verdict(answer, report, plan, state)
+    assert caught.value.reason == "NotTornDown"
+
+
+def test_a_teardown_whose_leak_check_found_nothing_passes_with_its_sentence() -> None:
+    assert teardown_verdict(APPROVED, CLEAN) == f"none of 4 tasks failed; {CLEAN['sentence']}"
+
+
+def test_a_teardown_that_was_answered_with_reject_passes_and_says_that_the_capacity_stays() -> None:
+    assert teardown_verdict(REJECTED, None, state="skipped").endswith(
+        "approve was answered with Reject: the capacity stays"
+    )
+
+
+def test_a_lifecycle_demands_a_teardown_only_if_its_param_asks_for_one() -> None:
+    assert teardown_verdict(None, None, None, until="validated") == "none of 4 tasks failed"
+    with pytest.raises(RunFailed):
+        teardown_verdict(None, None, None, until="torn_down")
 
 
 @pytest.mark.parametrize("until", ["validated", None])

@@ -103,6 +103,16 @@ async def test_the_deadline_brings_the_last_reason(cluster: SandboxCluster) -> N
     assert event["verdict"]["reason"] == "NotFound"
 
 
+async def test_a_deadline_before_the_first_look_is_blind_though_the_worker_has_seen(
+    cluster: SandboxCluster,
+) -> None:
+    last = progressing("RollingOut", "0 of 1 ready").to_json()
+    event = await event_of(trigger(cluster, seconds=-1.0, last=last))
+    assert event["type"] == "deadline"
+    assert (event["verdict"]["reason"], event["verdict"]["blind"]) == ("NotObserved", True)
+    assert "the worker had seen RollingOut: 0 of 1 ready" in event["verdict"]["message"]
+
+
 async def test_a_deadline_before_the_first_look_says_so(cluster: SandboxCluster) -> None:
     event = await event_of(trigger(cluster, seconds=-1))
     assert event["type"] == "deadline"

@@ -155,6 +155,8 @@ def judge_nodes_gone(snapshot: Snapshot, args: Args) -> Verdict:  # noqa: ARG001
 
 
 def _instances_queries(args: Args) -> tuple[Query, ...]:
+    if args.get("only") is not None:
+        return (karpenter_instances(str(args["cluster"])),)
     return (
         karpenter_instances(str(args["cluster"])),
         KubeQuery("pools", NODE_POOL),
@@ -166,7 +168,13 @@ def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
     """Ready when EC2 has no instance of the cluster's removed NodePools that costs money.
 
     Failed when an instance has no NodeClaim and Karpenter's garbage collection had its time: nobody will remove it.
+
+    :param args: ``only``: ids of the instances to wait for, whatever pools there are: those that an emergency has
+        terminated itself.
     """
+    if (only := args.get("only")) is not None:
+        costly = left_instances(snapshot["instances"], frozenset())
+        return _instances_verdict([i for i in costly if i["InstanceId"] in only], str(args["cluster"]))
     living = living_pools(snapshot["pools"], standalone=bool(args.get("standalone_stays")))
     left = left_instances(snapshot["instances"], living)
     claims = {claim["metadata"]["name"] for claim in snapshot["claims"]}
@@ -178,10 +186,14 @@ def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
             f"no NodeClaim stands for {shorten([str(i['InstanceId']) for i in orphans])}, and Karpenter has not "
             f"removed them within {waited:.0f} s; terminate the instances, then run the task again",
         )
+    return _instances_verdict(left, str(args["cluster"]))
+
+
+def _instances_verdict(left: list[Mapping[str, Any]], cluster: str) -> Verdict:
     if left:
         names = [f"{i['InstanceId']} ({i.get('InstanceType', '?')}, {i['State']['Name']})" for i in left]
         return progressing("InstancesRemain", f"{len(left)} EC2 instances remain: {shorten(names)}")
-    return ready("InstancesGone", f"EC2 has no Karpenter instance of cluster {args['cluster']} left")
+    return ready("InstancesGone", f"EC2 has no Karpenter instance of cluster {cluster} left that was to go")
 
 
 def _classes_queries(args: Args) -> tuple[Query, ...]:

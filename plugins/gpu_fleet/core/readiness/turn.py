@@ -12,12 +12,13 @@ def _queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001  (the record's pl
 
 
 def _judge(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when free, or at ``recheck_at`` (epoch seconds): then the worker asks Airflow about the holder."""
+    """Ready when free, or at ``recheck_at`` (epoch seconds, by our own clock): then the worker asks Airflow about the
+    holder."""
     records = snapshot["turn"]
     if not records or read_holder(records[0]) is None:
         return ready("TurnFree", "the cluster's turn is free")
     recheck_at = args.get("recheck_at")
-    if recheck_at is not None and float(args["now"]) >= float(recheck_at):
+    if recheck_at is not None and float(args["here"]) >= float(recheck_at):
         return ready("Recheck", f"time to ask whether the holder still runs: {held_by(records[0])}")
     return progressing("ClusterBusy", f"the cluster's turn is held by {held_by(records[0])}")
 

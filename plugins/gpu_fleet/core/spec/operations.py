@@ -280,6 +280,6 @@ class Teardown(SpecModel):
     )
     when_karpenter_is_dead: Literal["fail", "emergency"] = Field(
         default="fail",
-        description="emergency: terminate this cluster's Karpenter instances through EC2 first, and only when they are "
+        description="emergency: terminate the instances of this file's pools through EC2 first, and only when they are "
         "gone strip the finalizers of NodeClaims and nodes. fail: stop and say so.",
     )

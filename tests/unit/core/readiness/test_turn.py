@@ -21,10 +21,10 @@ HELD = record(Holder("https://af", "gpu_lifecycle.demo", "manual__1", "2026-09-0
     ],
 )
 def test_turn(records: list[dict[str, Any]], now: float, phase: Phase, reason: str) -> None:
-    verdict = gate_named("turn_free").judge({"turn": records}, {"recheck_at": 60, "now": now, "started": 0})
+    verdict = gate_named("turn_free").judge({"turn": records}, {"recheck_at": 60, "here": now, "now": 0, "started": 0})
     assert (verdict.phase, verdict.reason) == (phase, reason)
 
 
 def test_the_holder_is_named() -> None:
-    verdict = gate_named("turn_free").judge({"turn": [HELD]}, {"now": 1, "started": 0})
+    verdict = gate_named("turn_free").judge({"turn": [HELD]}, {"here": 1, "now": 1, "started": 0})
     assert "gpu_lifecycle.demo/manual__1 of https://af since 2026-09-01T10:00:00Z" in verdict.message
