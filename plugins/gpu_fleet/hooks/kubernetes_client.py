@@ -49,12 +49,18 @@ def typed(item: Json, kind: Kind) -> Json:
 class KubeClient:
     """One cluster's API. Safe for threads.
 
-    :param sleep: waits between retries; injected by tests.
+    :param sleep: waits between retries; :param monotonic: the clock of their budget. Both are injected by tests.
     """
 
-    def __init__(self, access: ClusterAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.access = access
-        self._transport = Transport(access, sleep=sleep)
+        self._transport = Transport(access, sleep=sleep, monotonic=monotonic)
         self._discovered: dict[str, builtins.list[Kind]] = {}
 
     # --- reading -----------------------------------------------------------------------------------------------
