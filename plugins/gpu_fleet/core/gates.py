@@ -67,12 +67,15 @@ class Gate:
     :ivar judge: (snapshot, args) -> verdict; pure and total: an empty snapshot is never Ready unless the gate waits for
         absence (``waits_for_absence``), and an old ``observedGeneration`` is Progressing.
         ``args["now"]`` holds the wall clock (epoch seconds) of the look; ``args["started"]`` that of the first look.
+    :ivar confirm: what waits for it cannot be taken back: when its trigger says Ready, the worker looks once more, with
+        the connection as it is now (a triggerer's session may be of an account that it named before).
     """
 
     name: str
     queries: Callable[[Args], tuple[Query, ...]]
     judge: Callable[[Snapshot, Args], Verdict]
     waits_for_absence: bool = False
+    confirm: bool = False
 
 
 _GATES: dict[str, Gate] = {}

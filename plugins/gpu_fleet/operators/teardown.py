@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator, bare_pods_go
+from gpu_fleet.operators.base import FleetOperator, bare_pods_go, wait_started
 from gpu_fleet.operators.teardown_looks import keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -173,10 +173,10 @@ class DeleteNodePoolsOperator(FleetOperator):
         raise ValueError(f"unknown way {plan.way!r}")
 
     def resume(self, context: Mapping[str, Any], event: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-        """After EC2 has confirmed that the instances are gone."""
+        """After the triggerer saw that the instances are gone: once more from here, before anything is stripped."""
         self.prepare(context)
         conclude(event)
-        return self._strip(plan)
+        return self._strip_when_gone(context, plan)
 
     # --- by Karpenter ------------------------------------------------------------------------------------------
 
@@ -213,7 +213,6 @@ class DeleteNodePoolsOperator(FleetOperator):
     # --- emergency ---------------------------------------------------------------------------------------------
 
     def _emergency(self, context: Mapping[str, Any], plan: TeardownPlan) -> dict[str, Any]:
-        from gpu_fleet.core.teardown_scope import orphans_go
         from gpu_fleet.hooks.aws import aws_session
 
         ids = [str(row["id"]) for row in plan.instances]
@@ -224,16 +223,23 @@ class DeleteNodePoolsOperator(FleetOperator):
         result = _result(plan)
         # The pools go first, unfinalized as they are: otherwise they count as living and the gate would look past them.
         self._delete_pools(plan.pools, propagation="Background")
+        return self._strip_when_gone(context, result)
+
+    def _strip_when_gone(self, context: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.teardown_scope import orphans_go
+
+        seconds = float(self.spec.deadlines.teardown)
         await_gate(
             self,
             context,
             "instances_gone",
             {"cluster": self.spec.cluster.name, "standalone_stays": not orphans_go(self.spec)},
-            float(self.spec.deadlines.teardown),
+            seconds,
+            deadline=wait_started(context) + seconds,
             method_name="resume",
-            kwargs={"plan": result},
+            kwargs={"plan": plan},
         )
-        return self._strip(result)
+        return self._strip(plan)
 
     def _strip(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Remove what only a controller would finish: the instances behind it are gone."""
