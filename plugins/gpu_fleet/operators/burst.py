@@ -120,10 +120,11 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         """Remove the pods, and the pool's NodeClaims beyond ``keep``: it was empty, so they are the burst's."""
         from gpu_fleet.core.capacity_objects import pool_claims
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
+        from gpu_fleet.hooks.pods import pods_on
 
         delete_pods(self.kube, self._pods())
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), self.node_pool)
-        others = others_by_node(self.kube.list(POD))
+        others = others_by_node(pods_on(self.kube, (claim.node for claim in claims[keep:])))
         for claim in claims[keep:]:
             if claim.node and others.get(claim.node, NOBODY).gpus:
                 self.log.warning("NodeClaim %s stays: a user's pod holds a GPU on its node %s", claim.name, claim.node)

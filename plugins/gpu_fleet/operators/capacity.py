@@ -249,11 +249,12 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan) -> Non
     """
     from gpu_fleet.core.manifests import build
     from gpu_fleet.core.pool_template import cap_is_held, sentence, stays, users_gpu_pods
+    from gpu_fleet.hooks.pods import pods_on
 
     if not plan.drifted:
         return
     spec, pool = operator.spec, operator.this_pool
-    holders = users_gpu_pods(operator.kube.list(POD))
+    holders = users_gpu_pods(pods_on(operator.kube, plan.drifted))
     for name, why in plan.drifted.items():
         operator.log.warning("pool %s: %s: no capacity", pool.name, sentence(name, why, holders.get(name, [])))
     if not plan.create:
@@ -419,15 +420,17 @@ class HoldCapacityOperator(PoolOperator):
         from gpu_fleet.core.capacity_objects import pool_nodes
         from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
+        from gpu_fleet.hooks.pods import pods_on
 
         pool, minutes = self.this_pool, self.this_pool.capacity.hold
         if not minutes:
             return []
         ensure_objects(self.kube, self.spec, "system_namespaces", {SYSTEM_NAMESPACE})
         ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
-        # Without our own: probes that are just ending keep no node.
-        others, names = others_by_node(self.kube.list(POD)), []
+        names = []
         nodes = self.kube.list(NODE, label_selector=self.of_pool())
+        # Without our own: probes that are just ending keep no node.
+        others = others_by_node(pods_on(self.kube, (node["metadata"]["name"] for node in nodes)))
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         for node in pool_nodes(nodes, pool.name):

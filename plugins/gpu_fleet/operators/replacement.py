@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpu_fleet.core import replacement as rules
 from gpu_fleet.core.capacity import counts_as_capacity
 from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.replacement import Left, Mode, Replacement, Why
 from gpu_fleet.operators.base import attempt, run_name
 from gpu_fleet.operators.capacity import PoolOperator, RequestCapacityOperator
@@ -243,8 +243,8 @@ class ReplaceDriftedOperator(PoolOperator):
     def _users(self, claim: Mapping[str, Any]) -> str:
         """Who uses the node now, in words; empty if nobody does."""
         from gpu_fleet.core.drifted import describe
+        from gpu_fleet.hooks.pods import pods_on
 
-        # All pods of the cluster that are about to be bound there count, too: those have no node yet.
-        pods = self.kube.list(POD, field_selector="status.phase!=Succeeded,status.phase!=Failed")
-        found = describe(claim, pods)
+        node = str((claim.get("status") or {}).get("nodeName") or "")
+        found = describe(claim, pods_on(self.kube, [node]))
         return "" if found.idle else rules.in_use(found)
