@@ -16,7 +16,13 @@ request = ReleaseRequest(
     "tiny", task["namespace"], ChartRef(task["chart"]), task["values"], ReleasePolicy(create_namespace=True)
 )
 engine = ReleaseEngine(
-    client, request, me=f"worker@{os.getpid()}", run="dag/worker", lease_wait_s=60, lease_s=task["lease_s"]
+    client,
+    request,
+    me=f"worker@{os.getpid()}",
+    run="dag/worker",
+    lease_wait_s=60,
+    lease_s=task["lease_s"],
+    lease_grace_s=task["lease_grace_s"],
 )
 print("ready to begin", flush=True)  # imports took a while; whoever kills this waits for it
 print(json.dumps(getattr(engine, task["method"])().to_json()))

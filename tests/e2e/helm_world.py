@@ -38,6 +38,8 @@ CHARTS = Path(__file__).parent / "charts"
 NAMESPACE = "tiny-ns"
 #: Seconds; a test that kills a holder waits for it.
 LEASE_S = 4
+#: A killed worker's helm has its signal at once, so that little is needed beyond the Lease.
+LEASE_GRACE_S = 0.5
 #: Every namespaced kind that the test charts make, and the engine's own. CRDs are left out: they stay by policy.
 LOOKED_AT = ("secrets", "configmaps", "leases", "deployments", "daemonsets", "jobs", "pods")
 _KINDS = frozenset({"Secret", "ConfigMap", "Deployment", "DaemonSet", "Job", "Pod"})
@@ -97,6 +99,7 @@ class World:
             run="dag/run",
             lease_wait_s=30,
             lease_s=lease_s,
+            lease_grace_s=LEASE_GRACE_S,
         )
 
     def install_proven(self, values: dict[str, Any] | None = None, **policy: Any) -> int:
@@ -217,7 +220,7 @@ class World:
         child = Path(__file__).with_name("helm_worker.py")
         task = {
             "access": self.access.to_json(), "chart": str(CHARTS / "tiny"), "values": values, "method": method,
-            "namespace": NAMESPACE, "lease_s": lease_s,
+            "namespace": NAMESPACE, "lease_s": lease_s, "lease_grace_s": LEASE_GRACE_S,
         }  # fmt: skip
         return subprocess.Popen(
             [sys.executable, str(child), json.dumps(task)], env=worker_environment(self.helm), text=True,

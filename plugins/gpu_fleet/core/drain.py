@@ -271,6 +271,39 @@ def next_step(plan: DrainPlan, *, elapsed: float, timeout: float, deadline: floa
     return Step.DELETE
 
 
+#: Seconds after which a refused eviction is tried again in any case, also when no budget has changed.
+LONGEST_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A pod whose eviction was refused.
+
+    :ivar why: in words, with the pod's name.
+    :ivar by_budget: whether PodDisruptionBudgets forbid it: then nothing changes before they do.
+    """
+
+    uid: str
+    why: str
+    by_budget: bool
+
+    def __str__(self) -> str:
+        return self.why
+
+
+def pause_s(blocked: Sequence[Blocked], *, elapsed: float, every: float) -> float:
+    """Seconds until refused evictions are tried again, whatever is seen meanwhile.
+
+    What only budgets forbid is waited for by watching them; a try is no more than a precaution, and each costs a task's
+    start. So their pause is half of the time that the drain has taken, within ``every`` and :data:`LONGEST_PAUSE_S`.
+
+    :param elapsed: seconds since the drain began. :param every: ``drain.retryEvery``.
+    """
+    if not all(each.by_budget for each in blocked):
+        return every
+    return max(every, min(elapsed / 2, LONGEST_PAUSE_S))
+
+
 def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None = None) -> str:
     """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers.
 

@@ -69,12 +69,15 @@ class Gate:
         ``args["now"]`` holds the time of the look, ``args["started"]`` that of the first look, both in epoch seconds by
         the API server's clock, for they are compared with time stamps of the cluster; ``args["here"]`` the time of the
         look by the clock of the process that judges, for deadlines of our own.
+    :ivar confirm: what waits for it cannot be taken back: when its trigger says Ready, the worker looks once more, with
+        the connection as it is now (a triggerer's session may be of an account that it named before).
     """
 
     name: str
     queries: Callable[[Args], tuple[Query, ...]]
     judge: Callable[[Snapshot, Args], Verdict]
     waits_for_absence: bool = False
+    confirm: bool = False
 
 
 _GATES: dict[str, Gate] = {}

@@ -43,6 +43,14 @@ def budgets_of(pod: Json, budgets: Iterable[Json]) -> list[Json]:
     ]
 
 
+def versions_of(pod: Json, budgets: Iterable[Json]) -> dict[str, str]:
+    """The ``resourceVersion`` of each budget that selects a pod, by name: they differ once anything has changed."""
+    return {
+        str(budget["metadata"]["name"]): str(budget["metadata"].get("resourceVersion", ""))
+        for budget in budgets_of(pod, budgets)
+    }
+
+
 def forbidden_by(pod: Json, budgets: Iterable[Json]) -> str | None:
     """Which budget would refuse the pod's eviction now, and why; ``None`` if none would."""
     status = pod.get("status") or {}

@@ -20,7 +20,7 @@ class Observed:
 
     :ivar node_classes: and ``node_overlays``: looked at only where Karpenter is to go.
     :ivar nodes: all nodes of the cluster, those of others as well.
-    :ivar pods: all pods of the cluster: those on the nodes that go, and those that name the RuntimeClass.
+    :ivar pods: those on nodes of Karpenter's, and those that name the RuntimeClass.
     :ivar workloads: DaemonSets, Deployments, ReplicaSets, StatefulSets, Jobs and CronJobs, with their ``kind``.
     :ivar budgets: the PodDisruptionBudgets.
     :ivar node_groups: EKS managed node groups (``DescribeNodegroup``); ``None`` if AWS did not let us look.

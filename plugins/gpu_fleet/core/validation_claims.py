@@ -42,7 +42,8 @@ def claims_unchanged(
     :param before: what the task that protected the nodes has returned: ``nodes`` under test, ``nodeClaims`` of the
         pool, ``claims`` (NodeClaim to node), ``instances`` of the nodes.
     :param after: the pool's NodeClaims now. Those that are being deleted are on neither side.
-    :param pods: all pods; :param events: ``Nominated`` of all pods, and all events about NodeClaims.
+    :param pods: those on the nodes of new NodeClaims, and those with GPUs that are on no node yet.
+    :param events: ``Nominated`` of all pods, and all events about NodeClaims.
     :param our_namespaces: where probes and placeholders live. Of a pod that is gone an event tells no more than its
         namespace and name.
     :param known: NodeClaims of which another verdict of the run says it already: their node vanished under test, or an

@@ -49,7 +49,8 @@ def is_ours(pod: Object) -> bool:
 def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, Others]:
     """Node -> what others do there.
 
-    :param pods: all pods, :param events: of the probes' namespace.
+    :param pods: on the nodes in question, and those that have their place there.
+    :param events: of the probes' namespace.
     :param since: epoch seconds; earlier events are about other probes.
     """
     gpus: dict[str, int] = {}

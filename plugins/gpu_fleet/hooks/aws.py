@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +24,8 @@ from gpu_fleet.core.errors import (
     Unauthorized,
 )
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
 #: boto3's defaults wait 60 s for a connection; a wrong endpoint must show sooner. Overridden by the connection's
@@ -30,6 +35,10 @@ CLIENT_DEFAULTS: dict[str, Any] = {
     "read_timeout": 30,
     "retries": {"mode": "standard", "max_attempts": 5},
 }
+
+#: Seconds after which a session looks whether its Airflow connection is still the one that it was made of. A triggerer
+#: lives for weeks, and a connection may be given another account meanwhile, whose instances would then be 'gone'.
+CONNECTION_TTL_S = 30.0
 
 _THROTTLED = frozenset(
     {"Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "TooManyRequestsException",
@@ -129,18 +138,32 @@ def regional_endpoint(service: str, region: str) -> str:
 class AwsSession:
     """boto3 clients for one Airflow connection and region. Cheap to make: nothing is resolved before the first use.
 
+    It follows the connection: when that has changed, session and clients are made anew.
+
     :param aws_conn_id: Airflow connection; ``None`` means boto3's own chain (environment, profile, instance role).
     :param region_name: AWS region; ``None`` takes the connection's.
+    :param monotonic: the clock of :data:`CONNECTION_TTL_S`; injected by tests.
     """
 
-    def __init__(self, aws_conn_id: str | None, region_name: str | None = None) -> None:
+    def __init__(
+        self,
+        aws_conn_id: str | None,
+        region_name: str | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.aws_conn_id = aws_conn_id
         self._region = region_name
+        self._monotonic = monotonic
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._clients: dict[str, Any] = {}
         self._hook: Any = None
         self._session: Any = None
+        #: Digest of the connection that these were made of, and when it was last looked at.
+        self._made_of = ""
+        self._looked_at = 0.0
+        self._making = False
 
     @property
     def label(self) -> str:
@@ -164,6 +187,7 @@ class AwsSession:
         """The boto3 session of the connection (role assumed, if it says so)."""
         with self._lock:
             self._forget_after_fork()
+            self._follow_connection()
             if self._session is None:
                 with self.errors("open a session"):
                     self._session = self._connection_hook().get_session()
@@ -196,9 +220,14 @@ class AwsSession:
         """A boto3 client, made once per process; its errors are botocore's (:meth:`call` maps them)."""
         with self._lock:
             self._forget_after_fork()
+            self._follow_connection()
             if service not in self._clients:
-                with self.errors(f"make a client for {service}"):
-                    self._clients[service] = self._make_client(service)
+                self._making = True
+                try:
+                    with self.errors(f"make a client for {service}"):
+                        self._clients[service] = self._make_client(service)
+                finally:
+                    self._making = False
             return self._clients[service]
 
     def call(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
@@ -304,25 +333,55 @@ class AwsSession:
             if self._hook is None:
                 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-                self._require_connection()
+                self._made_of, self._looked_at = self._connection_digest(), self._monotonic()
                 self._hook = AwsGenericHook(aws_conn_id=self.aws_conn_id, region_name=self._region, client_type="sts")
             return self._hook
 
-    def _require_connection(self) -> None:
-        # The stock hook only warns and goes on with whatever credentials it finds: possibly another account's.
-        if self.aws_conn_id is None:
+    def _follow_connection(self) -> None:
+        """Drop what was made of a connection that is another one by now; under the lock.
+
+        :raises ApiUnavailable: if the connection cannot be read. Airflow calls it absent also in an outage: errors of a
+            secrets backend are passed over (Airflow 3.3.2 airflow/sdk/execution_time/context.py, ``_get_connection``).
+        """
+        # Not half-way: a client is made of hook and session, and both have to be of the same connection.
+        if self.aws_conn_id is None or self._hook is None or self._making:
             return
+        if self._monotonic() - self._looked_at < CONNECTION_TTL_S:
+            return
+        try:
+            found = self._connection_digest()
+        except SpecError as error:
+            raise ApiUnavailable(
+                f"Airflow no longer hands out connection {self.aws_conn_id!r}, so nobody can tell whose account the "
+                "present session is of; check Airflow's API server and secrets backend, and that the connection exists",
+                reason="ConnectionUnreadable",
+            ) from error
+        if found == self._made_of:
+            self._looked_at = self._monotonic()
+            return
+        log.info("%s has changed; its clients are made anew", self.label)
+        self._forget(None)
+
+    def _connection_digest(self) -> str:
+        """What the connection says, as a digest: no secret is kept for the comparison.
+
+        :raises SpecError: if there is no such connection. The stock hook only warns and goes on with whatever
+            credentials it finds: possibly another account's.
+        """
+        if self.aws_conn_id is None:
+            return ""
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
         try:
-            BaseHook.get_connection(self.aws_conn_id)
+            found = BaseHook.get_connection(self.aws_conn_id)
         except AirflowNotFoundException as error:
             raise SpecError(
                 f"there is no Airflow connection {self.aws_conn_id!r}",
                 field="aws.connection",
                 remedy="create a connection of type 'aws' with that id, or name another one in the cluster file",
             ) from error
+        return hashlib.sha256(found.get_uri().encode()).hexdigest()
 
     def _make_client(self, service: str) -> Any:
         from botocore.config import Config

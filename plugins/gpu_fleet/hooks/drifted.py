@@ -8,11 +8,12 @@ from typing import Any
 
 from gpu_fleet.core.capacity_objects import labels_of, name_of
 from gpu_fleet.core.drifted import DriftedNode, drifted_nodes
-from gpu_fleet.core.kinds import CONFIG_MAP, EC2_NODE_CLASS, NODE_CLAIM, NODE_POOL, POD, ObjectRef
+from gpu_fleet.core.kinds import CONFIG_MAP, EC2_NODE_CLASS, NODE_CLAIM, NODE_POOL, ObjectRef
 from gpu_fleet.core.names import LABEL_NODE_POOL, SYSTEM_NAMESPACE
 from gpu_fleet.core.node_records import CONFIG_MAP_NAME, Record, config_map, records_of, remembered
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.kubernetes_client import KubeClient
+from gpu_fleet.hooks.pods import pods_on
 
 #: One for all pools; each pool's task writes its own key.
 RECORD = ObjectRef(CONFIG_MAP, CONFIG_MAP_NAME, SYSTEM_NAMESPACE)
@@ -20,7 +21,10 @@ RECORD = ObjectRef(CONFIG_MAP, CONFIG_MAP_NAME, SYSTEM_NAMESPACE)
 
 @dataclass(frozen=True)
 class NodesSeen:
-    """What is to be known of the spec's own pools; all of it empty on a cluster without Karpenter."""
+    """What is to be known of the spec's own pools; all of it empty on a cluster without Karpenter.
+
+    :ivar pods: those on the NodeClaims' nodes, and those that are about to be bound there.
+    """
 
     claims: list[dict[str, Any]] = field(default_factory=list)
     pods: list[dict[str, Any]] = field(default_factory=list)
@@ -53,7 +57,7 @@ def look_at_nodes(kube: KubeClient, pools: Iterable[str]) -> NodesSeen:
         return NodesSeen(pools=found)
     return NodesSeen(
         claims=claims,
-        pods=kube.list(POD, field_selector="status.phase!=Succeeded,status.phase!=Failed"),
+        pods=pods_on(kube, (str((claim.get("status") or {}).get("nodeName") or "") for claim in claims)),
         pools=found,
         classes={name_of(item): item for item in kube.list(EC2_NODE_CLASS)},
         records=records_of(kube.get(RECORD)),

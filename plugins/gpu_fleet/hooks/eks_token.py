@@ -75,10 +75,19 @@ class EksCredentials:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token()}"}
 
+    def ready(self) -> dict[str, str] | None:
+        # Without the lock, which is held while AWS is asked. The time first: with an older one than the token's own, it
+        # is renewed too soon, never too late.
+        signed_at, token = self._signed_at, self._token
+        return {"Authorization": f"Bearer {token}"} if token is not None and self._is_fresh(signed_at) else None
+
+    def _is_fresh(self, signed_at: float) -> bool:
+        # Wall clock, not monotonic: a suspended machine must notice that its token died meanwhile.
+        return 0 <= self._now() - signed_at < RENEW_AFTER_S
+
     def token(self) -> str:
         with self._lock:
-            # Wall clock, not monotonic: a suspended machine must notice that its token died meanwhile.
-            if self._token is None or not 0 <= self._now() - self._signed_at < RENEW_AFTER_S:
+            if self._token is None or not self._is_fresh(self._signed_at):
                 signed_at = self._now()
                 self._token = self._sign()
                 self._signed_at = signed_at

@@ -13,6 +13,7 @@ from gpu_fleet.core.kinds import LEASE, ObjectRef
 from gpu_fleet.core.releases.lease import (
     LEASE_SECONDS,
     RENEWALS,
+    TAKEOVER_GRACE_SECONDS,
     LeaseRecord,
     lease_name,
     may_take,
@@ -32,7 +33,8 @@ class ReleaseLease:
     :param me: identity, distinct per process.
     :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`; for one that does not renew its
         Lease at least until that has run out.
-    :param seconds: without renewal after which the holder counts as dead.
+    :param seconds: without renewal after which the holder has lost it, and ends its helm.
+    :param grace: seconds after that until its helm is surely dead, and another may take it.
     :param stop: a non-empty answer ends the wait.
     """
 
@@ -45,13 +47,14 @@ class ReleaseLease:
         *,
         wait_s: float,
         seconds: int = LEASE_SECONDS,
+        grace: float = TAKEOVER_GRACE_SECONDS,
         stop: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client, self._release, self._namespace, self._me = client, release, namespace, me
-        self._wait_s, self._seconds, self._stop = wait_s, seconds, stop
+        self._wait_s, self._seconds, self._grace, self._stop = wait_s, seconds, grace, stop
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
         self._record: LeaseRecord | None = None
         self._acquired = 0.0
@@ -120,14 +123,15 @@ class ReleaseLease:
                 alive = seen is not None  # it was written while we watched
                 seen, seen_since = record, self._monotonic()
             now = self._monotonic()
-            if may_take(record, self._me, now - seen_since) and self._try_take(record):
+            if may_take(record, self._me, now - seen_since, grace=self._grace) and self._try_take(record):
                 return
             holder = record.holder if record else ""
             if holder and holder != told:
                 log.info("release %s/%s is held by %s; waiting", self._namespace, self._release, holder)
                 told = holder
             # A dead holder shows only when its Lease has run out: less patience than that would never get it.
-            patience = max(self._wait_s, record.duration + _POLL_SECONDS) if record and not alive else self._wait_s
+            dead_after = record.duration + self._grace + _POLL_SECONDS if record and not alive else 0.0
+            patience = max(self._wait_s, dead_after)
             if self._stop() or now - started > patience:
                 raise ClusterBusy(
                     f"release {self._namespace}/{self._release} is being changed by {holder or 'somebody'}; "

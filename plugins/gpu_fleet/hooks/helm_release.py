@@ -45,7 +45,8 @@ class ReleaseEngine(ReleaseSteps):
     :param me: identity for the Lease, distinct per process.
     :param run: ``<dag_id>/<run_id>``, for the ledger.
     :param lease_wait_s: seconds to wait for another holder of the Lease.
-    :param lease_s: seconds without renewal after which a holder of the Lease counts as dead.
+    :param lease_s: seconds without renewal after which a holder has lost the Lease.
+    :param lease_grace_s: seconds after that until its helm is surely dead, and the Lease may be taken.
     """
 
     # --- goals ---------------------------------------------------------------------------------------------------

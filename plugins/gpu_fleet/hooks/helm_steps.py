@@ -19,7 +19,7 @@ from gpu_fleet.core.errors import (
 )
 from gpu_fleet.core.releases.decide import Action, Decision, Goal, decide
 from gpu_fleet.core.releases.helm_output import error_of
-from gpu_fleet.core.releases.lease import LEASE_SECONDS
+from gpu_fleet.core.releases.lease import LEASE_SECONDS, TAKEOVER_GRACE_SECONDS
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger
 from gpu_fleet.core.releases.objects import crds, passing, readable_manifest, workloads
 from gpu_fleet.core.releases.outcome import Outcome
@@ -52,7 +52,8 @@ class ReleaseSteps:
     :param me: identity for the Lease, distinct per process.
     :param run: ``<dag_id>/<run_id>``, for the ledger.
     :param lease_wait_s: seconds to wait for another holder of the Lease.
-    :param lease_s: seconds without renewal after which a holder of the Lease counts as dead.
+    :param lease_s: seconds without renewal after which a holder has lost the Lease.
+    :param lease_grace_s: seconds after that until its helm is surely dead, and the Lease may be taken.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class ReleaseSteps:
         run: str,
         lease_wait_s: float = 120.0,
         lease_s: int = LEASE_SECONDS,
+        lease_grace_s: float = TAKEOVER_GRACE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.client, self.request, self.me, self.run = client, request, me, run
         self.storage = ReleaseStorage(client, request.name, request.namespace, needed=request.needed, clock=clock)
         self.cleanup = ReleaseCleanup(client, self.storage)
         self._clock = clock
-        self._lease_wait_s, self._lease_s = lease_wait_s, lease_s
+        self._lease_wait_s, self._lease_s, self._lease_grace_s = lease_wait_s, lease_s, lease_grace_s
         self._lease: ReleaseLease | None = None
         self._cancelled = ""
         self._actions: list[str] = []
@@ -389,6 +391,7 @@ class ReleaseSteps:
             self.me,
             wait_s=self._lease_wait_s,
             seconds=self._lease_s,
+            grace=self._lease_grace_s,
             stop=lambda: self._cancelled,
         )
         return self._lease

@@ -12,7 +12,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Seconds after which address and trust are looked up again: a cluster may be recreated under its old name.
 ENDPOINT_TTL_S = 600.0
+#: Seconds after which a trigger reads a token's file again (client-go v0.36 transport/token_source.go: a minute, less
+#: ten seconds).
+TOKEN_FILE_TTL_S = 50.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,13 @@ class ClusterAccess:
 class Credentials(Protocol):
     """What authenticates a request, besides a client certificate in the SSL context."""
 
-    def headers(self) -> dict[str, str]: ...
+    def headers(self) -> dict[str, str]:
+        """The headers; blocks while they are renewed."""
+        ...
+
+    def ready(self) -> dict[str, str] | None:
+        """The headers if they are at hand, without blocking; ``None`` if they have to be renewed."""
+        ...
 
     def renew(self) -> bool:
         """After a 401: drop what is cached; ``True`` if another attempt may be accepted."""
@@ -88,6 +97,9 @@ class FixedCredentials:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
+    def ready(self) -> dict[str, str]:
+        return self.headers()
+
     def renew(self) -> bool:
         return False
 
@@ -95,16 +107,26 @@ class FixedCredentials:
 class TokenFile:
     """A token kept fresh in a file by somebody else (kubeconfig ``tokenFile``)."""
 
-    def __init__(self, path: Path, kubeconfig: Path) -> None:
-        self._path, self._kubeconfig = path, kubeconfig
+    def __init__(self, path: Path, kubeconfig: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._kubeconfig, self._monotonic = path, kubeconfig, monotonic
+        self._read: tuple[float, str] | None = None
 
     def headers(self) -> dict[str, str]:
         """:raises SpecError: the file cannot be read."""
+        read_at = self._monotonic()
         with _usable(self._kubeconfig, f"tokenFile {self._path}"):
             token = self._path.read_text().strip()
+        self._read = (read_at, token)
         return {"Authorization": f"Bearer {token}"}
 
+    def ready(self) -> dict[str, str] | None:
+        read = self._read
+        if read is None or self._monotonic() - read[0] >= TOKEN_FILE_TTL_S:
+            return None
+        return {"Authorization": f"Bearer {read[1]}"}
+
     def renew(self) -> bool:
+        self._read = None
         return True
 
 
@@ -127,7 +149,7 @@ _endpoints: dict[ClusterAccess, tuple[int, float, Endpoint]] = {}
 
 
 def resolve(access: ClusterAccess) -> Endpoint:
-    """The cluster's endpoint, cached for :data:`ENDPOINT_TTL_S`. Blocking: call it from a thread in async code.
+    """The cluster's endpoint, cached for :data:`ENDPOINT_TTL_S`. Blocking; triggers use ``kubernetes_endpoints.py``.
 
     :raises NotFound: the EKS cluster, file or context does not exist.
     :raises ApiUnavailable: the cluster has no endpoint yet.
@@ -137,17 +159,30 @@ def resolve(access: ClusterAccess) -> Endpoint:
         own = _locks.setdefault(access, threading.Lock())
     # One lock per cluster: an AWS region that does not answer must not hold up the others.
     with own:
-        known = _endpoints.get(access)
-        if known and known[0] == os.getpid() and time.monotonic() - known[1] < ENDPOINT_TTL_S:
-            return known[2]
+        found = known(access)
+        if found is not None:
+            return found
         endpoint = _resolve_eks(access) if access.mode == "eks" else _resolve_kubeconfig(access)
         _endpoints[access] = (os.getpid(), time.monotonic(), endpoint)
         return endpoint
 
 
-def forget(access: ClusterAccess) -> None:
-    """Look the cluster up again next time (its address or trust may have changed)."""
-    _endpoints.pop(access, None)
+def known(access: ClusterAccess) -> Endpoint | None:
+    """The cluster's endpoint if it was looked up lately; never blocks."""
+    found = _endpoints.get(access)
+    if found and found[0] == os.getpid() and time.monotonic() - found[1] < ENDPOINT_TTL_S:
+        return found[2]
+    return None
+
+
+def forget(access: ClusterAccess, endpoint: Endpoint | None = None) -> None:
+    """Look the cluster up again next time (its address or trust may have changed).
+
+    :param endpoint: only if it is still this one: of many watches that break at once, one look-up is enough.
+    """
+    found = _endpoints.get(access)
+    if found is not None and (endpoint is None or found[2] is endpoint):
+        _endpoints.pop(access, None)
 
 
 def proxy_for(server: str) -> str | None:

@@ -1,6 +1,7 @@
 """The asynchronous, read-only Kubernetes client of triggers: list, watch and get over one aiohttp session.
 
-Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, certificates) runs in a thread.
+Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, names) runs in a thread of the region's
+own (``hooks/kubernetes_endpoints.py``), and whoever waits for it gives up after a while and says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Unauthorized
 from gpu_fleet.core.gates import KubeQuery
 from gpu_fleet.core.kinds import ObjectRef
-from gpu_fleet.hooks import kubernetes_access
+from gpu_fleet.hooks import kubernetes_access, kubernetes_endpoints
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess
 from gpu_fleet.hooks.kubernetes_client import Json, object_path, typed
 from gpu_fleet.hooks.kubernetes_errors import ApiNotFound, error_for, parse_status
@@ -25,6 +26,9 @@ WATCH_TIMEOUT_S = 280
 #: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
 WATCH_SILENCE_S = 100.0
 CALL_TIMEOUT_S = 30.0
+#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then is
+#: blind, and says so.
+OPEN_TIMEOUT_S = 30.0
 CLOSING_TURNS = 10
 PAGE_SIZE = 500
 
@@ -114,28 +118,42 @@ class AsyncKubeClient:
             return value
 
     async def _open(self, path: str, parameters: Mapping[str, Any], what: str, limits: Any) -> Any:
-        """A successful response, with one fresh token after a 401."""
-        for attempt in (1, 2):
-            endpoint = await asyncio.to_thread(kubernetes_access.resolve, self.access)
-            try:
-                return await self._open_once(endpoint, path, parameters, what, limits)
-            except Unauthorized:
-                if attempt == 2 or not endpoint.credentials.renew():
-                    # The cluster may have been recreated: look it up again before the next call.
-                    kubernetes_access.forget(self.access)
-                    raise
+        """A successful response, with one fresh token after a 401.
+
+        :raises ApiUnavailable: also if there is none within :data:`OPEN_TIMEOUT_S`.
+        """
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                for attempt in (1, 2):
+                    endpoint = await kubernetes_endpoints.endpoint_of(self.access)
+                    identity = await kubernetes_endpoints.headers_of(self.access, endpoint)
+                    try:
+                        return await self._open_once(endpoint, identity, path, parameters, what, limits)
+                    except Unauthorized:
+                        if attempt == 2 or not await kubernetes_endpoints.renewed(self.access, endpoint, identity):
+                            # The cluster may have been recreated: look it up again before the next call.
+                            kubernetes_access.forget(self.access, endpoint)
+                            raise
+        except TimeoutError as error:
+            raise ApiUnavailable(f"{what}: no answer of {self.access} within {OPEN_TIMEOUT_S:.0f} s") from error
         raise AssertionError("unreachable")
 
     async def _open_once(
-        self, endpoint: kubernetes_access.Endpoint, path: str, parameters: Mapping[str, Any], what: str, limits: Any
+        self,
+        endpoint: kubernetes_access.Endpoint,
+        identity: Mapping[str, str],
+        path: str,
+        parameters: Mapping[str, Any],
+        what: str,
+        limits: Any,
     ) -> Any:
         import aiohttp
         from yarl import URL
 
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=True, auto_decompress=True)
-        headers = {"Accept": "application/json", "User-Agent": "gpu-fleet"}
-        headers.update(await asyncio.to_thread(endpoint.credentials.headers))
+            connector = kubernetes_endpoints.connector(self.access)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
+        headers = {"Accept": "application/json", "User-Agent": "gpu-fleet", **identity}
         url = URL(endpoint.server + path + query_string(parameters), encoded=True)
         try:
             response = await self._session.get(
@@ -147,7 +165,7 @@ class AsyncKubeClient:
             async with response:
                 body = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            kubernetes_access.forget(self.access)
+            kubernetes_access.forget(self.access, endpoint)
             raise ApiUnavailable(
                 f"{what}: cannot talk to {endpoint.server} ({self.access}): {error or type(error).__name__}"
             ) from error

@@ -49,12 +49,18 @@ def typed(item: Json, kind: Kind) -> Json:
 class KubeClient:
     """One cluster's API. Safe for threads.
 
-    :param sleep: waits between retries; injected by tests.
+    :param sleep: waits between retries; :param monotonic: the clock of their budget. Both are injected by tests.
     """
 
-    def __init__(self, access: ClusterAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.access = access
-        self._transport = Transport(access, sleep=sleep)
+        self._transport = Transport(access, sleep=sleep, monotonic=monotonic)
         self._discovered: dict[str, builtins.list[Kind]] = {}
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -74,9 +80,13 @@ class KubeClient:
         name: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        keep: Callable[[Json], bool] | None = None,
     ) -> builtins.list[Json]:
-        """All objects that match, over all namespaces if none is given; a kind the server lacks gives an empty list."""
-        return self._list(kind, namespace, name, label_selector, field_selector, {})
+        """All objects that match, over all namespaces if none is given; a kind the server lacks gives an empty list.
+
+        :param keep: which of them matter; the others are dropped page by page, as they arrive.
+        """
+        return self._list(kind, namespace, name, label_selector, field_selector, {}, keep)
 
     def list_metadata(
         self,
@@ -334,6 +344,7 @@ class KubeClient:
         label_selector: str | None,
         field_selector: str | None,
         headers: Mapping[str, str],
+        keep: Callable[[Json], bool] | None = None,
     ) -> builtins.list[Json]:
         fields = ",".join(part for part in (f"metadata.name={name}" if name else "", field_selector or "") if part)
         query: dict[str, Any] = {"limit": PAGE_SIZE}
@@ -354,7 +365,7 @@ class KubeClient:
                     del query["continue"]
                     continue
                 raise
-            items.extend(typed(item, kind) for item in page.get("items") or [])
+            items.extend(typed(item, kind) for item in page.get("items") or [] if keep is None or keep(item))
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return items

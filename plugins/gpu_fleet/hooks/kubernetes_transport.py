@@ -22,7 +22,8 @@ from gpu_fleet.hooks.kubernetes_errors import error_for, is_expired, parse_statu
 
 log = logging.getLogger(__name__)
 
-#: Seconds that one call may spend on retries: longer outages are the task's retries' business.
+#: Seconds from the beginning of a call after which no further attempt is begun, whatever took them: attempts that hung
+#: until their time-out count as pauses do. Longer outages are the task's retries' business.
 RETRY_BUDGET_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -40,11 +41,19 @@ class Transport:
     """Requests to one cluster. Safe for threads.
 
     :param sleep: waits between retries; injected by tests.
+    :param monotonic: the clock of the retry budget; injected by tests.
     """
 
-    def __init__(self, access: ClusterAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.access = access
         self._sleep = sleep
+        self._monotonic = monotonic
         self._pool: Any = None
         self._pool_key: Any = None
         self._ahead: float | None = None
@@ -78,7 +87,7 @@ class Transport:
         :param retry: whether repeating it is harmless. A POST is repeated only if the server cannot have run it.
         """
         what = what or f"{method} {path}"
-        waited = 0.0
+        begun = self._monotonic()
         attempt = 0
         renewed = False
         error: GpuFleetError
@@ -103,11 +112,10 @@ class Transport:
                 error, pause = unavailable, None
             harmless = retry and (method != "POST" or not reached)
             pause = backoff_s(attempt) if pause is None else pause
-            if not harmless or waited + pause > RETRY_BUDGET_S:
+            if not harmless or self._monotonic() - begun + pause > RETRY_BUDGET_S:
                 raise error
             log.info("%s; trying again in %.1f s", error, pause)
             self._sleep(pause)
-            waited += pause
             attempt += 1
 
     def close(self) -> None:

@@ -175,7 +175,8 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         from gpu_fleet.core.drifted import describe
 
         cordoned: set[str] = set()
-        for claim in surplus(ending, self._claims(), removal.live_pods(self.kube)):
+        claims = self._claims()
+        for claim in surplus(ending, claims, removal.live_pods(self.kube, claims)):
             node = describe(claim, ()).node
             if not node:
                 continue
@@ -185,7 +186,8 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
                 cordoned.add(node)
         if cordoned:
             removal.settle()
-        go = surplus(ending, self._claims(), removal.live_pods(self.kube))
+        claims = self._claims()
+        go = surplus(ending, claims, removal.live_pods(self.kube, claims))
         for node in sorted(cordoned - {describe(claim, ()).node for claim in go}):
             removal.uncordon(self.kube, node, run)
             self.log.warning("node %s stays: by now it is in use, or its NodeClaim has gone", node)

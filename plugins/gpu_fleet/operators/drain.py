@@ -21,7 +21,7 @@ from gpu_fleet.operators.freeze import going_pools, is_marked, mark, require_fre
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.drain import DrainPlan
+    from gpu_fleet.core.drain import Blocked, DrainPlan
 
 #: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
 RECORDS = "records"
@@ -79,7 +79,8 @@ class DrainOperator(FleetOperator):
     def _drain(
         self, context: Mapping[str, Any], *, started: float, records: dict[str, dict[str, str]]
     ) -> dict[str, Any]:
-        from gpu_fleet.core.drain import Step, next_step
+        from gpu_fleet.core.drain import Step, next_step, pause_s
+        from gpu_fleet.core.pod_budgets import versions_of
 
         policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
         run = run_name(context)
@@ -111,21 +112,31 @@ class DrainOperator(FleetOperator):
                 raise self._deadline_passed(plan, pods, elapsed, records)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
+            budgets = self._budgets() if plan.evict and step is Step.EVICT else []  # before they refuse anything
             try:
                 blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE)
             finally:
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
+            every, now = max(1.0, float(policy.retry_every)), time.time()
             if blocked:
-                until = min(until, time.time() + max(1.0, float(policy.retry_every)))
+                until = min(until, now + pause_s(blocked, elapsed=now - started, every=every))
+            held = {each.uid for each in blocked if each.by_budget}
+            left = (*plan.evict, *plan.wait)
             await_gate(
                 self,
                 context,
                 "pods_gone",
                 {
-                    "nodes": nodes,
-                    "uids": [target.uid for target in (*plan.evict, *plan.wait)],
-                    "blocked": blocked,
+                    "nodes": sorted({target.node for target in left}),
+                    "uids": [target.uid for target in left],
+                    "blocked": [each.why for each in blocked],
+                    "held": {
+                        pod["metadata"]["uid"]: versions_of(pod, budgets)
+                        for pod in pods
+                        if pod["metadata"]["uid"] in held
+                    },
+                    "again_after": now + every,
                 },
                 0.0,
                 method_name="resume",
@@ -136,13 +147,13 @@ class DrainOperator(FleetOperator):
 
     def _evict(
         self, context: Mapping[str, Any], targets: Sequence[Any], records: dict[str, dict[str, str]], *, force: bool
-    ) -> list[str]:
+    ) -> list[Blocked]:
         """Evict or delete the pods. Whom it asks is noted before, for the report of a try after a kill.
 
-        :returns: what blocks the pods that were not accepted, in words.
+        :returns: what blocks the pods that were not accepted.
         """
         missed = [target for target in targets if target.missed]
-        blocked = []
+        blocked: list[Blocked] = []
         if missed and not is_marked(self._pools_of(target.node for target in missed)):
             if not (force or self.spec.drain.disable_eviction):
                 blocked = [problem for target in missed if (problem := self._ask(target, dry_run=True)) is not None]
@@ -157,10 +168,10 @@ class DrainOperator(FleetOperator):
         removed = [self._remove(target, records, force=force) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
-    def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> str | None:
+    def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> Blocked | None:
         """Evict or delete one pod.
 
-        :returns: ``None`` if the API accepted it, else what blocks it, in words.
+        :returns: ``None`` if the API accepted it, else what blocks it.
         """
         problem = self._ask(target, force=force)
         if problem is not None:
@@ -172,11 +183,12 @@ class DrainOperator(FleetOperator):
             self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return problem
 
-    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False) -> str | None:
+    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False) -> Blocked | None:
         """Ask the API to evict or delete one pod, or whether it would evict it.
 
-        :returns: ``None`` if it does, or the pod is gone, else what blocks it, in words.
+        :returns: ``None`` if it does, or the pod is gone, else what blocks it.
         """
+        from gpu_fleet.core.drain import Blocked
         from gpu_fleet.core.kinds import POD, ObjectRef
         from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
 
@@ -191,24 +203,24 @@ class DrainOperator(FleetOperator):
         except NotFound:
             pass
         except Throttled as error:
-            return f"{target}: {error.message}"
+            return Blocked(target.uid, f"{target}: {error.message}", by_budget=True)
         except Conflict:
             # Another pod of the same name, or the eviction raced with a status update: the next look tells.
-            return f"{target}: changed in between"
+            return Blocked(target.uid, f"{target}: changed in between", by_budget=False)
         except Forbidden as error:
             # As kubectl: a terminating namespace refuses evictions, and its own deletion takes the pod soon.
             if "being terminated" not in error.message:
                 raise
-            return f"{target}: its namespace is being terminated"
+            return Blocked(target.uid, f"{target}: its namespace is being terminated", by_budget=False)
         except Invalid as error:
             # Two PDBs on one pod block it as one does that allows nothing: until somebody removes one, or time is up.
             if error.reason != SEVERAL_BUDGETS:
                 if dry_run:  # an admission webhook that supports no dry run: only the eviction itself will tell
                     return None
                 raise
-            return f"{target}: {error.message}"
+            return Blocked(target.uid, f"{target}: {error.message}", by_budget=True)
         except ApiUnavailable as error:
-            return f"{target}: {error.message}"
+            return Blocked(target.uid, f"{target}: {error.message}", by_budget=False)
         return None
 
     # --- the cordons ---------------------------------------------------------------------------------------------
@@ -277,6 +289,11 @@ class DrainOperator(FleetOperator):
 
         return [pod for node in nodes for pod in self.kube.list(POD, field_selector=f"spec.nodeName={node}")]
 
+    def _budgets(self) -> list[dict[str, Any]]:
+        from gpu_fleet.core.kinds import POD_DISRUPTION_BUDGET
+
+        return self.kube.list(POD_DISRUPTION_BUDGET)
+
     # --- reporting ---------------------------------------------------------------------------------------------
 
     def _note_departures(self, records: dict[str, dict[str, str]], pods: list[dict[str, Any]]) -> None:
@@ -306,9 +323,8 @@ class DrainOperator(FleetOperator):
         records: Mapping[str, Mapping[str, str]],
     ) -> DeadlinePassed:
         from gpu_fleet.core.drain import protection
-        from gpu_fleet.core.kinds import POD_DISRUPTION_BUDGET
 
-        budgets = self.kube.list(POD_DISRUPTION_BUDGET)
+        budgets = self._budgets()
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         left = [*plan.evict, *plan.wait]
         lines = "".join(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.core import capacity as rules
-from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.pool_template import PoolTemplate, older_nodes
 from gpu_fleet.operators.base import run_name
@@ -63,15 +63,17 @@ class HoldCapacityOperator(PoolOperator):
         from gpu_fleet.core.capacity_objects import pool_nodes
         from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
+        from gpu_fleet.hooks.pods import pods_on
 
         pool, minutes = self.this_pool, self.this_pool.capacity.hold
         if not minutes:
             return []
         ensure_objects(self.kube, self.spec, "system_namespaces", {SYSTEM_NAMESPACE})
         ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
-        # Without our own: probes that are just ending keep no node.
-        others, names = others_by_node(self.kube.list(POD)), []
+        names = []
         nodes = self.kube.list(NODE, label_selector=self.of_pool())
+        # Without our own: probes that are just ending keep no node.
+        others = others_by_node(pods_on(self.kube, (node["metadata"]["name"] for node in nodes)))
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         for node in pool_nodes(nodes, pool.name):

@@ -7,12 +7,12 @@ Source: kubernetes ``pkg/scheduler/backend/cache`` and ``pkg/scheduler/framework
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core import replacement as rules
 from gpu_fleet.core.errors import Conflict, NotFound
-from gpu_fleet.core.kinds import NODE, POD, ObjectRef
+from gpu_fleet.core.kinds import NODE, ObjectRef
 from gpu_fleet.core.replacement import Left, Why
 
 if TYPE_CHECKING:
@@ -62,14 +62,17 @@ def settle() -> None:
     time.sleep(SETTLE_S)
 
 
-def live_pods(kube: KubeClient) -> list[dict[str, Any]]:
-    """All pods of the cluster that have not ended: those about to be bound somewhere have no node yet, and count."""
-    return kube.list(POD, field_selector="status.phase!=Succeeded,status.phase!=Failed")
+def live_pods(kube: KubeClient, claims: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pods on these NodeClaims' nodes, and those that the scheduler makes room for there, that have not ended."""
+    from gpu_fleet.hooks.pods import pods_on
+
+    found = pods_on(kube, (str((claim.get("status") or {}).get("nodeName") or "") for claim in claims))
+    return [pod for pod in found if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
 
 
 def users(kube: KubeClient, claim: Mapping[str, Any]) -> str:
     """Who uses a NodeClaim's node now, in words; empty if nobody does."""
     from gpu_fleet.core.drifted import describe
 
-    found = describe(claim, live_pods(kube))
+    found = describe(claim, live_pods(kube, [claim]))
     return "" if found.idle else rules.in_use(found)

@@ -136,11 +136,12 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims
     """
     from gpu_fleet.core.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
     from gpu_fleet.core.manifests import build
+    from gpu_fleet.hooks.pods import pods_on
 
     if not plan.drifted:
         return
     spec, pool = operator.spec, operator.this_pool
-    old = old_nodes(plan.drifted, claims, operator.kube.list(POD))
+    old = old_nodes(plan.drifted, claims, pods_on(operator.kube, plan.drifted))
     for node in old:
         operator.log.warning("pool %s: %s: no capacity", pool.name, node)
     if not plan.create:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator, bare_pods_go
+from gpu_fleet.operators.base import FleetOperator, bare_pods_go, wait_started
 from gpu_fleet.operators.teardown_approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown_looks import instances_of, keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
@@ -168,10 +168,10 @@ class DeleteNodePoolsOperator(FleetOperator):
         raise ValueError(f"unknown way {plan.way!r}")
 
     def resume(self, context: Mapping[str, Any], event: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-        """After EC2 has confirmed that the instances are gone."""
+        """After the triggerer saw that the instances are gone: once more from here, before anything is stripped."""
         self.prepare(context)
         conclude(event)
-        return self._strip(plan)
+        return self._strip_when_gone(context, plan)
 
     # --- by Karpenter ------------------------------------------------------------------------------------------
 
@@ -221,16 +221,21 @@ class DeleteNodePoolsOperator(FleetOperator):
             self.log.warning("not ours, and left alone: %s", spared)
         result = _result(plan, approved_pools)
         self._delete_pools(plan.pools, propagation="Background")
+        return self._strip_when_gone(context, result)
+
+    def _strip_when_gone(self, context: Mapping[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+        seconds = float(self.spec.deadlines.teardown)
         await_gate(
             self,
             context,
             "instances_gone",
-            {"cluster": self.spec.cluster.name, "only": ids},
-            float(self.spec.deadlines.teardown),
+            {"cluster": self.spec.cluster.name, "only": plan["instances"]},
+            seconds,
+            deadline=wait_started(context) + seconds,
             method_name="resume",
-            kwargs={"plan": result},
+            kwargs={"plan": plan},
         )
-        return self._strip(result)
+        return self._strip(plan)
 
     def _strip(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Remove what only a controller would finish: the instances behind it are gone.

@@ -77,11 +77,21 @@ def workloads_of(kube: KubeClient) -> list[dict[str, Any]]:
 def observe_users(spec: ClusterSpec, kube: KubeClient) -> dict[str, Any]:
     """The part of :class:`Observed` that says who needs device plugin and RuntimeClass."""
     from gpu_fleet.core.kinds import NODE, NODE_POOL, POD
+    from gpu_fleet.core.names import RUNTIME_CLASS_NAME
+    from gpu_fleet.core.teardown_scope import pool_of
+
+    pools, nodes = kube.list(NODE_POOL), kube.list(NODE)
+    karpenters = {node["metadata"]["name"] for node in nodes if pool_of(node)}
+
+    def matters(pod: Mapping[str, Any]) -> bool:
+        wanted = pod.get("spec") or {}
+        return wanted.get("nodeName") in karpenters or wanted.get("runtimeClassName") == RUNTIME_CLASS_NAME
 
     return {
-        "node_pools": kube.list(NODE_POOL),
-        "nodes": kube.list(NODE),
-        "pods": kube.list(POD),
+        "node_pools": pools,
+        "nodes": nodes,
+        # Nothing but the pods themselves tells who names a RuntimeClass: all of them are looked at, and few are kept.
+        "pods": kube.list(POD, keep=matters),
         "workloads": workloads_of(kube),
         "node_groups": node_groups_of(spec),
     }

@@ -23,6 +23,7 @@ from gpu_fleet.operators.validation_nodes import protected_nodes, upstream_tasks
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.capacity_objects import PoolClaim
     from gpu_fleet.core.probe_pods import PodMaker
     from gpu_fleet.core.validation_report import NodeReport, PoolReport
 
@@ -229,10 +230,11 @@ class RunProbesOperator(PoolOperator):
         from gpu_fleet.core.probes import plan_round
         from gpu_fleet.core.validation import busy_node
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
+        from gpu_fleet.hooks.pods import pods_on
 
         probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
         unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)
-        others = others_by_node(self.kube.list(POD))
+        others = others_by_node(pods_on(self.kube, nodes))
         rounds = [
             plan_round(
                 probe,
@@ -374,13 +376,15 @@ class RunProbesOperator(PoolOperator):
         from gpu_fleet.core.validation_evidence import evidence_of
         from gpu_fleet.core.validation_node import Promise
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
+        from gpu_fleet.hooks.pods import pods_on
 
         if not plan.rounds:
             return []
         probe, promise = Probe(self.probe), Promise.of(self.spec, self.this_pool)
         facts = {each.name: each for each in look_at_nodes(self, [round_.node for round_ in plan.rounds])}
         pods, events = self._pods(context), self.kube.list(EVENT, self.spec.validation.namespace)
-        others = others_by_node(self.kube.list(POD), events, plan.since)
+        there = pods_on(self.kube, (round_.node for round_ in plan.rounds))
+        others = others_by_node(there, events, plan.since)
         return [
             judge_node(
                 probe,
@@ -406,13 +410,13 @@ class RunProbesOperator(PoolOperator):
         from gpu_fleet.core.validation_claims import claims_unchanged, told_before
         from gpu_fleet.core.validation_report import PoolReport
 
-        reports, pods = tuple(progress.reports(context)), self.kube.list(POD)
+        reports = tuple(progress.reports(context))
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), self.node_pool)
         values = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
         check = claims_unchanged(
             before,
             claims,
-            pods,
+            self._who_may_have_asked([claim for claim in claims if claim.name not in before["nodeClaims"]]),
             self._claim_events() if {claim.name for claim in claims} != set(before["nodeClaims"]) else (),
             our_namespaces={self.spec.validation.namespace, SYSTEM_NAMESPACE},
             known=told_before(before, [PoolReport.from_json(value) for value in values if value], reports),
@@ -454,6 +458,17 @@ class RunProbesOperator(PoolOperator):
         return report.summary()
 
     # --- reading -------------------------------------------------------------------------------------------------
+
+    def _who_may_have_asked(self, added: Sequence[PoolClaim]) -> list[dict[str, Any]]:
+        """The pods for which these NodeClaims may have come: those on their nodes, and those that wait for GPUs."""
+        from gpu_fleet.core.capacity_objects import gpus_requested
+        from gpu_fleet.hooks.pods import pods_on, unbound_pods
+
+        if not added:
+            return []
+        # First those that wait: one that is bound meanwhile is seen twice rather than never.
+        waiting = unbound_pods(self.kube, lambda pod: gpus_requested(pod) > 0)
+        return [*waiting, *pods_on(self.kube, (claim.node for claim in added))]
 
     def _claim_events(self) -> list[dict[str, Any]]:
         """What Karpenter says of pods that wait for a node, and of NodeClaims; the latter have no namespace."""

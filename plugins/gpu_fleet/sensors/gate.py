@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.gates import gate_named
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude, look
 
@@ -64,8 +65,12 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         until = wait_started(context) + seconds
         return await_gate(self, context, self.gate, args, seconds, deadline=until).to_json()
 
-    def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
         verdict = conclude(event)
+        if gate_named(self.gate).confirm:
+            self.log.info("gate %s: %s: %s; looking once more", self.gate, verdict.reason, verdict.message)
+            self.prepare(context)
+            return self.act(context)
         self.log.info("gate %s: %s %s: %s", self.gate, verdict.phase.value, verdict.reason, verdict.message)
         return verdict.to_json()
 

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import GpuFleetError, TransientError
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, TransientError
 from gpu_fleet.core.gates import AwsQuery, KubeQuery
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: A watch that ends sooner counts as failed: opened again at once, it would be a loop without a pause (client-go v0.36
+#: tools/cache/reflector.go, 'very short watch').
+SHORT_WATCH_S = 1.0
+#: Seconds that a look at AWS may take until the observer counts as blind; the call goes on (boto3 repeats it for
+#: minutes), and the next look waits for the same one.
+AWS_PATIENCE_S = 60.0
 #: Seconds between looks at a kind that the server does not have (its CRD may come).
 ABSENT_KIND_INTERVAL_S = 2.0
 #: Seconds that the objects of an unwatched query (explanations: events, pods) may be old at a judgement.
@@ -59,7 +66,7 @@ class Observer(ABC):
         from gpu_fleet.hooks.kubernetes_transport import backoff_s
 
         retry_after = getattr(self.error, "retry_after", None)
-        await asyncio.sleep(retry_after if retry_after is not None else backoff_s(failures))
+        await asyncio.sleep(backoff_s(failures) if retry_after is None else max(retry_after, backoff_s(failures)))
 
 
 class KubeWatcher(Observer):
@@ -69,6 +76,7 @@ class KubeWatcher(Observer):
         super().__init__(query.key, changed)
         self._query = query
         self._client = client
+        #: Failures in a row: a list alone ends no row, only a watch that lives.
         self._failures = 0
 
     async def run(self) -> None:
@@ -79,11 +87,10 @@ class KubeWatcher(Observer):
             except TransientError as error:
                 from gpu_fleet.hooks.kubernetes_errors import is_expired
 
-                if is_expired(error):
+                if is_expired(error) and not self._failures:
+                    self._failures += 1
                     version = ""
-                    if not self._failures:
-                        self._failures += 1
-                        continue
+                    continue
                 self._blind(error)
                 await self._pause(self._failures)
                 self._failures += 1
@@ -94,26 +101,38 @@ class KubeWatcher(Observer):
                 return
 
     async def _follow(self, version: str) -> str:
-        """List if there is no version to go on from, then watch until the server ends the watch."""
+        """List if there is no version to go on from, then watch until the server ends the watch.
+
+        :returns: the version to go on from; empty to list first, after a pause, when the watch did not live.
+        """
         if not version:
             items, version = await self._client.list(self._query)
             self._known = {_identity(item): item for item in items}
-            self._failures = 0
             self._seen(list(self._known.values()))
             if not version:
+                self._failures = 0
                 await asyncio.sleep(ABSENT_KIND_INTERVAL_S)
                 return ""
-        async for kind, content in self._client.watch(self._query, version):
-            self._failures = 0
-            version = str((content.get("metadata") or {}).get("resourceVersion") or version)
-            if kind == "BOOKMARK":
-                continue
-            if kind == "DELETED":
-                self._known.pop(_identity(content), None)
-            else:
-                self._known[_identity(content)] = content
-            self._seen(list(self._known.values()))
-        return version
+        begun = time.monotonic()
+        try:
+            async for kind, content in self._client.watch(self._query, version):
+                version = str((content.get("metadata") or {}).get("resourceVersion") or version)
+                if kind == "BOOKMARK":
+                    continue
+                if kind == "DELETED":
+                    self._known.pop(_identity(content), None)
+                else:
+                    self._known[_identity(content)] = content
+                self._seen(list(self._known.values()))
+        finally:
+            lived = time.monotonic() - begun >= SHORT_WATCH_S
+            if lived:
+                self._failures = 0
+        if lived:
+            return version
+        await self._pause(self._failures)
+        self._failures += 1
+        return ""
 
 
 class KubeExplanation(Observer):
@@ -142,7 +161,7 @@ class KubeExplanation(Observer):
 
 
 class AwsPoller(Observer):
-    """A polled AWS call, in a thread: boto3 blocks."""
+    """A polled AWS call, in a thread of its region's own: boto3 blocks."""
 
     def __init__(self, query: AwsQuery, access: ClusterAccess, changed: asyncio.Event, interval_s: float) -> None:
         super().__init__(query.key, changed)
@@ -151,12 +170,10 @@ class AwsPoller(Observer):
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        from gpu_fleet.triggers.looking import observe_aws
-
         failures = 0
         while True:
             try:
-                self._seen(await asyncio.to_thread(observe_aws, self._access, self._query))
+                self._seen(await self._look())
                 failures = 0
                 await asyncio.sleep(self._interval_s)
             except TransientError as error:
@@ -166,6 +183,24 @@ class AwsPoller(Observer):
             except GpuFleetError as error:
                 self._blind(error)
                 return
+
+    async def _look(self) -> list[dict[str, Any]]:
+        """
+        :raises ApiUnavailable: also if AWS has not answered within :data:`AWS_PATIENCE_S`.
+        """
+        from gpu_fleet.hooks.kubernetes_endpoints import aws_lane_of
+        from gpu_fleet.hooks.lanes import shared
+        from gpu_fleet.triggers.looking import observe_aws
+
+        work = partial(observe_aws, self._access, self._query)
+        try:
+            return await shared(aws_lane_of(self._access), self, work, within=AWS_PATIENCE_S)
+        except TimeoutError as error:
+            query = self._query
+            raise ApiUnavailable(
+                f"AWS {query.service} {query.operation}: no answer within {AWS_PATIENCE_S:.0f} s; check the region "
+                "and the network"
+            ) from error
 
 
 def _identity(content: dict[str, Any]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from gpu_fleet.core.gates import gate_named
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks import kubernetes_access
-from gpu_fleet.hooks.aws import AwsSession, aws_session
+from gpu_fleet.hooks.aws import CONNECTION_TTL_S, AwsSession, aws_session
 from gpu_fleet.hooks.eks_token import RENEW_AFTER_S, TOKEN_LIFETIME_S, EksCredentials
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.kubernetes import AsyncKubeClient, ClusterAccess, KubeClient
@@ -233,6 +233,53 @@ def test_keys_that_were_rotated_since_are_read_from_the_connection(
     session = AwsSession("rotated", "us-west-2")
     session.client("sts")
     monkeypatch.setenv("AIRFLOW_CONN_ROTATED", cloud.connection)
+    assert session.call("sts", "get_caller_identity")["Arn"]
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_session_follows_a_connection_that_is_given_another_account(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS accepts the old keys as well: only the connection tells that they are of the wrong account by now."""
+    clock = Clock()
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", cloud.connection)
+    session = AwsSession("moved", "us-west-2", monotonic=clock)
+    first = session.client("ec2")
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", connection(cloud, login="AKIAOTHERACCOUNT"))
+    clock.now += CONNECTION_TTL_S - 1
+    assert session.client("ec2") is first, "it is not read for each call"
+    clock.now += 1
+    second = session.client("ec2")
+    assert second is not first
+    assert session.session().get_credentials().access_key == "AKIAOTHERACCOUNT"
+    clock.now += CONNECTION_TTL_S
+    assert session.client("ec2") is second, "an unchanged connection keeps its clients"
+
+
+def test_a_session_whose_connection_cannot_be_read_any_more_is_of_nobody_knows_which_account(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow calls a connection absent also while its API server is away: blind, not failed for good."""
+    clock = Clock()
+    monkeypatch.setenv("AIRFLOW_CONN_GONE", cloud.connection)
+    session = AwsSession("gone", "us-west-2", monotonic=clock)
+    session.client("ec2")
+    monkeypatch.delenv("AIRFLOW_CONN_GONE")
+    clock.now += CONNECTION_TTL_S
+    for _ in range(2):
+        with pytest.raises(errors.ApiUnavailable, match="no longer hands out connection 'gone'") as caught:
+            session.call("sts", "get_caller_identity")
+        assert caught.value.reason == "ConnectionUnreadable"
+    monkeypatch.setenv("AIRFLOW_CONN_GONE", cloud.connection)
     assert session.call("sts", "get_caller_identity")["Arn"]
 
 

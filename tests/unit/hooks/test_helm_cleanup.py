@@ -14,6 +14,7 @@ from gpu_fleet.core.releases.lease import lease_name, parse_lease, render_lease
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_lease import ReleaseLease
+from gpu_fleet.hooks.helm_process import GRACE_SECONDS
 from gpu_fleet.hooks.helm_release import ReleaseEngine
 from gpu_fleet.hooks.helm_storage import ReleaseStorage
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -140,8 +141,21 @@ def test_a_holder_that_renews_keeps_its_lease_whatever_its_clock_says(cluster: S
 def test_a_short_patience_lasts_as_long_as_a_dead_holders_lease(cluster: SandboxCluster) -> None:
     """Otherwise no try of a task with ``lease_wait`` below the Lease's duration would ever get it."""
     lease(cluster, "dead@3", renewed=time.time() - 3600.0)
-    with ReleaseLease(cluster.kube, RELEASE, NAMESPACE, ME, wait_s=0, seconds=2):
+    with ReleaseLease(cluster.kube, RELEASE, NAMESPACE, ME, wait_s=0, seconds=2, grace=0.5):
         assert cluster.kube.get(LEASE_REF)["spec"]["holderIdentity"] == ME  # type: ignore[index]
+
+
+def test_a_lease_is_not_taken_while_its_holder_may_still_be_ending_helm(cluster: SandboxCluster) -> None:
+    """The holder's Lease is lost after its duration; only then does it send SIGTERM, and SIGKILL after a while."""
+    lease(cluster, "stalled@3")  # for one second
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with ReleaseLease(cluster.kube, RELEASE, NAMESPACE, ME, wait_s=120, monotonic=lambda: now[0], sleep=sleep) as taken:
+        assert now[0] - 100.0 >= 1.0 + GRACE_SECONDS
+        assert not taken.lost
 
 
 @pytest.mark.parametrize("holder", ["", ME], ids=["unheld", "ours"])
@@ -180,7 +194,7 @@ def test_an_uninstall_of_an_absent_release_waits_for_a_holder_and_takes_a_dead_o
     monkeypatch.setattr("gpu_fleet.hooks.helm_command.Helm.version", None)
     monkeypatch.setenv("HELM_BIN", "/bin/true")
     request = ReleaseRequest(RELEASE, NAMESPACE, ChartRef("/chart"), {}, ReleasePolicy())
-    engine = ReleaseEngine(cluster.kube, request, me=ME, run="dag/run", lease_wait_s=30)
+    engine = ReleaseEngine(cluster.kube, request, me=ME, run="dag/run", lease_wait_s=30, lease_grace_s=0.5)
     assert engine.uninstall().leftovers == ()
     assert cluster.kube.get(LEASE_REF) is None
 

@@ -24,7 +24,7 @@ def client_of(tmp_path: Path, *replies: Reply, **user: str) -> Iterator[tuple[Ku
         path = api.kubeconfig(tmp_path, **({"token": "t0"} | user))
         pauses: list[float] = []
         access = ClusterAccess("kubeconfig", None, None, None, path=str(path))
-        yield KubeClient(access, sleep=pauses.append), api, pauses
+        yield KubeClient(access, sleep=pauses.append, monotonic=lambda: sum(pauses)), api, pauses
 
 
 @pytest.mark.parametrize(
@@ -221,3 +221,20 @@ def test_the_hook_keeps_one_client_per_cluster() -> None:
         KubernetesHook(ClusterAccess("kubeconfig", None, None, None, path="/y")).client()
         is not KubernetesHook(access).client()
     )
+
+
+def test_attempts_that_hang_use_up_the_retry_budget(tmp_path: Path) -> None:
+    """A server that is silent until the read times out, again and again: not only the pauses count."""
+    now = [0.0]
+
+    def answer(_: object) -> Reply:
+        now[0] += 8.0  # what each attempt took, by the client's clock
+        return status(503, "busy")
+
+    with serving(ScriptedApi(answer=answer)) as api:
+        path = api.kubeconfig(tmp_path, token="t0")
+        access = ClusterAccess("kubeconfig", None, None, None, path=str(path))
+        kube = KubeClient(access, sleep=lambda _: None, monotonic=lambda: now[0])
+        with pytest.raises(errors.ApiUnavailable, match="busy"):
+            kube.get(REF)
+        assert len(api.requests) == 3

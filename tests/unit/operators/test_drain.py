@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,15 @@ import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core import drain as drain_module
-from gpu_fleet.core.errors import DeadlinePassed, PermanentError, SpecError
+from gpu_fleet.core.errors import Conflict, DeadlinePassed, PermanentError, SpecError
 from gpu_fleet.core.freeze import frozen
 from gpu_fleet.core.kinds import CRD, NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
+from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators.cordons import take_back_cordons
 from gpu_fleet.operators.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.triggers.looking import look
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.specs import REPOSITORY, demo_spec
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -166,6 +169,54 @@ def test_a_budget_blocks_until_it_allows(cluster: SandboxCluster, node: str) -> 
     assert drain.waits_for["blocked"] == []
     end(cluster, "a")
     assert outcomes(drain.run()) == {"default/a": "Evicted"}
+
+
+def test_while_a_budget_forbids_no_task_is_started_for_it(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The triggerer watches the budget; the tries in between become rare, as each is a task's start."""
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain, begin, waits = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"}), time.time(), []
+    for elapsed in (0, 5, 60, 300):
+        monkeypatch.setattr(time, "time", lambda now=begin + elapsed: now)
+        assert drain.run() is None
+        assert drain.deferred is not None
+        waits.append(drain.deferred.trigger.deadline - begin - elapsed)
+    assert waits == pytest.approx([5, 5, 30, 60])
+    verdict = look("pods_gone", drain.waits_for, cluster.access)
+    assert verdict.reason == "EvictionBlocked"
+    ref = ObjectRef(POD_DISRUPTION_BUDGET, "web-pdb", "default")
+    cluster.kube.patch(ref, {"status": {"disruptionsAllowed": 1}}, subresource="status")
+    later = {**drain.waits_for, "again_after": 0.0}
+    assert look("pods_gone", drain.waits_for, cluster.access).reason == "EvictionBlocked", "not before retryEvery"
+    assert look("pods_gone", later, cluster.access).reason == "EvictionPossible"
+    assert drain.run() is None
+    assert drain.waits_for["blocked"] == []
+    end(cluster, "a")
+    assert outcomes(drain.run()) == {"default/a": "Evicted"}
+
+
+def test_what_no_budget_forbids_is_tried_again_soon(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "a")
+    drain = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"})
+    monkeypatch.setattr(KubeClient, "evict", refuse(Conflict("evict Pod default/a: changed")))
+    begin = time.time()
+    for elapsed in (0, 300):
+        monkeypatch.setattr(time, "time", lambda now=begin + elapsed: now)
+        assert drain.run() is None
+    assert drain.deferred is not None
+    assert drain.deferred.trigger.deadline - begin - 300 == pytest.approx(5)
+    assert drain.waits_for["held"] == {}
+
+
+def refuse(error: Exception) -> Any:
+    def evict(*_: Any, **__: Any) -> None:
+        raise error
+
+    return evict
 
 
 def test_two_budgets_block_until_one_is_gone(cluster: SandboxCluster, node: str) -> None:

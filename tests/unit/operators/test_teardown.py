@@ -47,6 +47,7 @@ from gpu_fleet.operators.teardown import (
     DeleteNodePoolsOperator,
     PlanTeardownOperator,
 )
+from gpu_fleet.sensors.gate import GateSensor
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import REPOSITORY, demo_spec
 from tests.unit.sandboxed import sandbox_cloud
@@ -646,6 +647,49 @@ def test_finalizers_stay_while_an_instance_lives(
     with pytest.raises(GateRefused):
         operator.resume(context(TaskInstance(spec=demo_spec())), event=event, **(deferred.value.kwargs or {}))
     assert kube.get(ObjectRef(NODE_CLAIM, "c1")) is not None
+
+
+def test_finalizers_stay_although_a_triggerer_has_looked_into_another_account(
+    kube: KubeClient, aws: AwsSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool(kube)
+    claim(kube, "c1")
+    instance(aws)
+    call = AwsSession.call
+    monkeypatch.setattr(
+        AwsSession, "call", lambda self, service, *a, **b: {} if service == "ec2" else call(self, service, *a, **b)
+    )
+    with pytest.raises(TaskDeferred) as first:
+        run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
+    operator = DeleteNodePoolsOperator(task_id="task")
+    gone = {"phase": "Ready", "reason": "InstancesGone", "message": "EC2 has no Karpenter instance left"}
+    event = {"type": "verdict", "gate": "instances_gone", "verdict": gone}
+    with pytest.raises(TaskDeferred) as again:
+        operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, **(first.value.kwargs or {}))
+    assert again.value.method_name == "resume"
+    found = kube.get(ObjectRef(NODE_CLAIM, "c1")) or {}
+    assert found["metadata"]["finalizers"] == [FINALIZER_TERMINATION]
+
+
+def test_what_waits_for_the_instances_goes_on_only_when_the_worker_sees_it_too(
+    kube: KubeClient, aws: AwsSession
+) -> None:
+    """Karpenter goes next. The triggerer's session may be of the account that the connection named before."""
+    pool(kube)
+    ref = ObjectRef(NODE_POOL, POOL)
+    kube.patch(ref, {"metadata": {"finalizers": ["karpenter.sh/hold"]}})
+    kube.delete(ref)
+    left = instance(aws)
+    sensor = GateSensor(task_id="gone", gate="instances_gone", args={"cluster": demo_spec().cluster.name})
+    gone = {"phase": "Ready", "reason": "InstancesGone", "message": "EC2 has no Karpenter instance left"}
+    event = {"type": "verdict", "gate": "instances_gone", "verdict": gone}
+    task = context(TaskInstance(spec=demo_spec()))
+    with pytest.raises(TaskDeferred):
+        sensor.execute_complete(task, event)
+    assert task["ti"].xcoms["waiting_for"]["reason"] == "InstancesRemain"
+    aws.call("ec2", "terminate_instances", InstanceIds=[left])
+    assert sensor.execute_complete(task, event)["reason"] == "InstancesGone"
+    kube.patch(ref, {"metadata": {"finalizers": None}})
 
 
 def test_where_nothing_is_left_a_dead_karpenter_does_not_matter(kube: KubeClient) -> None:

@@ -223,5 +223,8 @@ def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
 NODE_CLAIMS_GONE = register(Gate("nodeclaims_gone", _claims_queries, judge_claims_gone, waits_for_absence=True))
 NODES_GONE = register(Gate("nodes_gone", _nodes_queries, judge_nodes_gone, waits_for_absence=True))
-INSTANCES_GONE = register(Gate("instances_gone", _instances_queries, judge_instances_gone, waits_for_absence=True))
+INSTANCES_GONE = register(
+    # Karpenter goes next, and with it who would end an instance that is left.
+    Gate("instances_gone", _instances_queries, judge_instances_gone, waits_for_absence=True, confirm=True)
+)
 NODE_CLASS_GONE = register(Gate("node_class_gone", _classes_queries, judge_classes_gone, waits_for_absence=True))

@@ -17,6 +17,12 @@ COMPONENT = "lease"
 #: Seconds without renewal after which a holder counts as dead. Long enough for a stalled API server or a garbage
 #: collection pause, short enough that a retry does not wait for minutes.
 LEASE_SECONDS = 30
+#: Seconds beyond the duration for which a Lease is left alone: a holder that cannot renew it learns that at the end of
+#: its duration, and then ends its helm, with SIGTERM first and SIGKILL after ``GRACE_SECONDS`` of
+#: ``hooks/helm_process.py``; taken sooner, two helms would write at once. client-go's leader election keeps the same
+#: distance, from the other side: its ``RenewDeadline`` must be shorter than its ``LeaseDuration`` (client-go v0.36
+#: tools/leaderelection/leaderelection.go).
+TAKEOVER_GRACE_SECONDS = 6.0
 #: Renewed this many times within its duration: three renewals may be lost.
 RENEWALS = 4
 #: Clocks of two workers may differ by this many seconds; for a look a Lease older than its duration plus this is dead.
@@ -70,15 +76,18 @@ def parse_lease(lease: Mapping[str, Any] | None) -> LeaseRecord | None:
     )
 
 
-def may_take(record: LeaseRecord | None, me: str, unchanged_for: float) -> bool:
+def may_take(
+    record: LeaseRecord | None, me: str, unchanged_for: float, *, grace: float = TAKEOVER_GRACE_SECONDS
+) -> bool:
     """Whether ``me`` may take the Lease now.
 
     :param unchanged_for: seconds (by a monotonic clock of our own) for which this very record has been seen; trusts no
         other worker's clock, as client-go's leader election does (client-go tools/leaderelection).
+    :param grace: seconds beyond the Lease's duration within which the holder may still be ending its helm.
     """
     if record is None or not record.holder or record.holder == me:
         return True
-    return unchanged_for >= record.duration
+    return unchanged_for >= record.duration + grace
 
 
 def looks_alive(record: LeaseRecord | None, me: str, now: float) -> str | None:

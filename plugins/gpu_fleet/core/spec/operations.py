@@ -258,7 +258,8 @@ class Drain(SpecModel):
     )
     retry_every: Seconds = Field(
         default=Seconds.parse("5s"),
-        description="Pause before an eviction that a PDB refused is tried again.",
+        description="Shortest pause before a refused eviction is tried again. If only PDBs refuse it, that is when one "
+        "of them has changed and allows it, and in any case after half of the time so far, at most 60s.",
     )
     when_time_expires: Literal["fail", "delete"] = Field(
         default="fail",

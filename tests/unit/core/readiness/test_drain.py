@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gpu_fleet.core.gates import KubeQuery, gate_named
 
 ARGS: dict[str, Any] = {"nodes": ["n1", "n2"], "uids": ["u1", "u2"], "now": 1.0, "started": 0.0}
@@ -34,3 +36,65 @@ def test_a_blocked_eviction_is_the_reason_while_it_lasts() -> None:
     blocked = ["team/web-0: The disruption budget web-pdb needs 2 healthy pods and has 2 currently"]
     verdict = GATE.judge({"pods_0": [pod("web-0", "u1")], "pods_1": []}, {**ARGS, "blocked": blocked})
     assert (verdict.reason, "web-pdb" in verdict.message) == ("EvictionBlocked", True)
+
+
+# --- pods that budgets hold ------------------------------------------------------------------------------------------
+
+
+def held_pod(name: str = "web-0", uid: str = "u1") -> dict[str, Any]:
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    return {"metadata": {"name": name, "namespace": "team", "uid": uid, "labels": {"app": "web"}}, "status": ready}
+
+
+def budget(version: str, allowed: int, name: str = "web-pdb", observed: int = 1) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "team", "generation": 1, "resourceVersion": version},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}},
+        "status": {"disruptionsAllowed": allowed, "observedGeneration": observed},
+    }
+
+
+HELD = {**ARGS, "blocked": ["team/web-0: no"], "held": {"u1": {"web-pdb": "7"}}, "again_after": 0.5}
+
+
+def test_budgets_are_watched_only_while_they_hold_a_pod() -> None:
+    assert [query.key for query in GATE.queries(HELD)] == ["pods_0", "pods_1", "budgets"]
+    assert [query.key for query in GATE.queries({**ARGS, "held": {}})] == ["pods_0", "pods_1"]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reason"),
+    [
+        ([budget("8", 1)], "EvictionPossible"),
+        ([], "EvictionPossible"),
+        ([budget("7", 1)], "EvictionBlocked"),
+        ([budget("8", 0)], "EvictionBlocked"),
+        ([budget("8", 1, observed=0)], "EvictionBlocked"),
+        ([budget("7", 1), budget("9", 1, "second")], "EvictionBlocked"),
+    ],
+    ids=["allows now", "gone", "refused although it allowed", "forbids still", "not looked at yet", "another came"],
+)
+def test_a_held_pod_is_tried_again_when_its_budgets_have_changed_and_allow_it(
+    budgets: list[dict[str, Any]], reason: str
+) -> None:
+    verdict = GATE.judge({"pods_0": [held_pod()], "pods_1": [], "budgets": budgets}, HELD)
+    assert verdict.reason == reason
+    assert "team/web-0" in verdict.message
+    assert verdict.ready is (reason == "EvictionPossible")
+
+
+def test_no_pod_is_tried_again_before_its_time() -> None:
+    snapshot = {"pods_0": [held_pod()], "pods_1": [], "budgets": [budget("8", 1)]}
+    assert GATE.judge(snapshot, {**HELD, "again_after": 2.0}).reason == "EvictionBlocked"
+
+
+def test_a_budget_is_no_pod() -> None:
+    snapshot = {"pods_0": [], "pods_1": [], "budgets": [budget("8", 1)]}
+    assert GATE.judge(snapshot, HELD).reason == "PodsGone"
+
+
+def test_of_two_budgets_on_a_pod_one_has_to_go() -> None:
+    both = {**HELD, "held": {"u1": {"web-pdb": "7", "second": "7"}}}
+    snapshot = {"pods_0": [held_pod()], "pods_1": [], "budgets": [budget("7", 1), budget("7", 1, "second")]}
+    assert GATE.judge(snapshot, both).reason == "EvictionBlocked"
+    assert GATE.judge({**snapshot, "budgets": [budget("7", 1)]}, both).reason == "EvictionPossible"

@@ -7,6 +7,7 @@ import pytest
 from gpu_fleet.core.releases.lease import (
     CLOCK_SKEW_SECONDS,
     LEASE_SECONDS,
+    TAKEOVER_GRACE_SECONDS,
     LeaseRecord,
     looks_alive,
     may_take,
@@ -31,11 +32,12 @@ def held(age: float, holder: str = "other") -> LeaseRecord:
         (held(LEASE_SECONDS + 1.0), 0.0, False),
         (held(3600.0), LEASE_SECONDS - 1.0, False),
         (held(-3600.0), LEASE_SECONDS - 1.0, False),
-        (held(-3600.0), float(LEASE_SECONDS), True),
+        (held(-3600.0), LEASE_SECONDS + TAKEOVER_GRACE_SECONDS - 0.1, False),
+        (held(-3600.0), LEASE_SECONDS + TAKEOVER_GRACE_SECONDS, True),
     ],
     ids=[
         "no lease", "released", "our own", "fresh", "old by our clock", "holder's clock is behind",
-        "holder's clock is ahead", "unchanged for its duration",
+        "holder's clock is ahead", "its holder may be ending its helm", "its holder's helm is dead",
     ],
 )  # fmt: skip
 def test_who_may_take_it(record: LeaseRecord | None, unchanged_for: float, expected: bool) -> None:
