@@ -30,6 +30,7 @@ from gpu_fleet.hooks.helm_causes import cause_of
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import Helm, rollback_arguments, upgrade_arguments
 from gpu_fleet.hooks.helm_drift import find_drift
+from gpu_fleet.hooks.helm_gone_kinds import mend_stored, refuse_gone_target
 from gpu_fleet.hooks.helm_lease import ReleaseLease
 from gpu_fleet.hooks.helm_preparation import unknown_kinds
 from gpu_fleet.hooks.helm_process import Finished
@@ -160,6 +161,7 @@ class ReleaseSteps:
         what = f"{action} of {self.request} to revision {expected}"
         if decision.action is Action.INSTALL:
             self._finish_uninstall(seen)
+        mend_stored(self.client, self.storage, (*seen.deployed, seen.newest))
         ledger = self._intend(seen, Intent(action, expected, self.request.digest, self._now(), self.run))
         done = helm.run_in_cluster(
             upgrade_arguments(self.request, chart, values, helm.version, history=self._history(seen)),
@@ -197,6 +199,9 @@ class ReleaseSteps:
         goal = next(item for item in seen.revisions if item.revision == target)
         expected = seen.revisions[-1].revision + 1
         what = f"rollback of {self.request} to revision {target}"
+        mend_stored(self.client, self.storage, (*seen.deployed, seen.newest))
+        refuse_gone_target(self.client, self.storage, goal)
+        mend_stored(self.client, self.storage, (goal,))
         intent = Intent("rollback", expected, goal.digest, self._now(), self.run, copy_of=target)
         ledger = self._intend(seen, intent)
         done = helm.run_in_cluster(
@@ -217,8 +222,9 @@ class ReleaseSteps:
         self._confirm(replace(after, ledger=ledger), copy_of=target)
 
     def _uninstall(self, helm: Helm, seen: Observation, keep: frozenset[str], why: str) -> None:
-        objects = self.cleanup.objects_of(seen)
         newest = seen.revisions[-1]
+        mend_stored(self.client, self.storage, (*seen.deployed, newest))
+        objects = self.cleanup.objects_of(seen)
         intent = Intent("uninstall", newest.revision, newest.digest, self._now(), self.run, objects=objects)
         self._intend(seen, intent)
         self._actions.append(f"uninstall {newest.revision}")
