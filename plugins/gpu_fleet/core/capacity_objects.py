@@ -88,6 +88,20 @@ def condition(item: Object, kind: str) -> dict[str, Any] | None:
     return None
 
 
+def _not_ready(node: Object, state: Mapping[str, Any]) -> str:
+    """Why a node is not Ready: Ready's own words, and every condition beside it that is not as it should be.
+
+    Pressures and ``NetworkUnavailable`` should be False (kubernetes 'Node Status'), the EKS node monitoring agent's
+    ``…Ready`` conditions True.
+    """
+    words = [f"{state.get('reason', 'NoCondition')} {state.get('message', '')}".strip()]
+    for entry in (node.get("status") or {}).get("conditions") or []:
+        kind = str(entry.get("type", ""))
+        if kind != "Ready" and entry.get("status") == ("False" if kind.endswith("Ready") else "True"):
+            words.append(f"{kind}={entry.get('status')} {entry.get('reason', '')} {entry.get('message', '')}".strip())
+    return "; ".join(words)
+
+
 @dataclass(frozen=True)
 class PoolNode:
     """A node of a NodePool.
@@ -133,7 +147,7 @@ class PoolNode:
             name=name_of(node),
             ready=is_ready,
             ready_since=epoch(state.get("lastTransitionTime")) if is_ready else None,
-            not_ready="" if is_ready else f"{state.get('reason', 'NoCondition')} {state.get('message', '')}".strip(),
+            not_ready="" if is_ready else _not_ready(node, state),
             gpus=quantity((status.get("allocatable") or {}).get(GPU_RESOURCE)),
             initialized=labels.get(LABEL_INITIALIZED) == "true",
             cordoned=bool(spec.get("unschedulable")),
