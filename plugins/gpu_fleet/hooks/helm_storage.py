@@ -71,7 +71,9 @@ class ReleaseStorage:
                 continue
             if payload is None:  # went away between list and get: the next look will not list it
                 continue
-            revisions[index] = replace(stored, status=storage.payload_status(payload))
+            revisions[index] = replace(
+                stored, status=storage.payload_status(payload), content=storage.payload_content(payload)
+            )
             if stored is newest:
                 chart = storage.payload_chart(payload)
                 content = request is not None and same_content(payload, request)
