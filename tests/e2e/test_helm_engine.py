@@ -201,6 +201,30 @@ def test_a_persons_revision_is_reported_and_not_reverted(place: World) -> None:
     assert place.config() == {"message": "person"}
 
 
+def test_a_persons_upgrade_in_the_place_of_our_dead_command_is_not_taken_for_ours(place: World) -> None:
+    """Our upgrade to the same content died before it wrote anything; the person's gets its number, and its label."""
+    from tests.e2e.helm_world import CHARTS
+
+    first = place.engine({"message": "one"}).install()
+    place.prove(first)
+    engine = place.engine({"message": "one"})
+    seen = engine.storage.observe(engine.request)
+    assert seen.newest is not None
+    intent = Intent(
+        "upgrade", 2, first.digest, "2026-01-01T00:00:00Z", "dag/run", base_revision=1,
+        base_uid=first.secret_uid, content=seen.newest.content,
+    )  # fmt: skip
+    engine.storage.write_ledger(seen.ledger.intending(intent))
+    place.by_hand("upgrade", "tiny", str(CHARTS / "tiny"), "--set", "message=person")
+    stored = place.stored().revisions[2]
+    assert stored[1] == first.digest, "helm copies the label"
+    with pytest.raises(ReleaseError, match="made by somebody else") as refused:
+        place.engine({"message": "one"}).install()
+    assert refused.value.reason == "ForeignRevision"
+    assert place.config() == {"message": "person"}
+    assert place.ledger()["candidate"]["revision"] == 1
+
+
 @pytest.mark.parametrize("script", ["exit 0", "echo v4.2.3", "echo v2.17.0", "exit 1"])
 def test_a_false_helm_never_makes_a_task_succeed(place: World, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     fake = place.tmp / "helm"

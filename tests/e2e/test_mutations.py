@@ -32,7 +32,7 @@ def test_one_gpu_instead_of_four_is_named(mutant: Mutant) -> None:
     with mutant.fleet.fault("advertise-replicas", {"value": 1}):
         run = mutant.lifecycle()
         assert mutant.fleet.allocatable() == {SHARED: [1]}
-    red(run, AWAIT_CAPACITY, "AllocatableMismatch", "has 1 allocatable nvidia.com/gpu, expected 4 (1 physical × 4)")
+    red(run, AWAIT_CAPACITY, "SharingNotApplied", "has 1 allocatable nvidia.com/gpu, expected 4 (1 physical × 4)")
 
 
 def test_an_instance_left_after_the_teardown_is_a_leak(mutant: Mutant) -> None:
@@ -56,7 +56,7 @@ def test_a_config_without_its_sharing_block_is_named(mutant: Mutant) -> None:
     with mutant.fleet.fault("no-sharing-block"):
         run = mutant.lifecycle()
         assert mutant.fleet.allocatable() == {SHARED: [1]}
-    red(run, AWAIT_CAPACITY, "AllocatableMismatch", "has 1 allocatable nvidia.com/gpu, expected 4 (1 physical × 4)")
+    red(run, AWAIT_CAPACITY, "SharingNotApplied", "has 1 allocatable nvidia.com/gpu, expected 4 (1 physical × 4)")
     mutant.without_nodes()
     mutant.recovers()
 

@@ -14,12 +14,17 @@ from gpu_fleet.core.names import (
     LABEL_INITIALIZED,
     LABEL_INSTANCE_TYPE,
     LABEL_NODE_POOL,
+    LABEL_PLUGIN_CONFIG,
     LABEL_ZONE,
     TAINT_DISRUPTED,
     TAINT_UNREGISTERED,
 )
 
 Object = Mapping[str, Any]
+
+#: The node condition of the EKS node monitoring agent for GPUs (aws/eks-node-monitoring-agent
+#: docs/node-health-issues.adoc).
+HARDWARE_CONDITION = "AcceleratedHardwareReady"
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 
@@ -83,13 +88,30 @@ def condition(item: Object, kind: str) -> dict[str, Any] | None:
     return None
 
 
+def _not_ready(node: Object, state: Mapping[str, Any]) -> str:
+    """Why a node is not Ready: Ready's own words, and every condition beside it that is not as it should be.
+
+    Pressures and ``NetworkUnavailable`` should be False (kubernetes 'Node Status'), the EKS node monitoring agent's
+    ``…Ready`` conditions True.
+    """
+    words = [f"{state.get('reason', 'NoCondition')} {state.get('message', '')}".strip()]
+    for entry in (node.get("status") or {}).get("conditions") or []:
+        kind = str(entry.get("type", ""))
+        if kind != "Ready" and entry.get("status") == ("False" if kind.endswith("Ready") else "True"):
+            words.append(f"{kind}={entry.get('status')} {entry.get('reason', '')} {entry.get('message', '')}".strip())
+    return "; ".join(words)
+
+
 @dataclass(frozen=True)
 class PoolNode:
     """A node of a NodePool.
 
     :ivar gpus: allocatable ``nvidia.com/gpu``; ``None`` if the node does not have the resource at all.
+    :ivar capacity: ``nvidia.com/gpu`` in the capacity, which counts unhealthy devices too.
+    :ivar entry: the device plugin's config entry that the node carries, empty without one.
+    :ivar hardware: status, reason and message of :data:`HARDWARE_CONDITION`; ``None`` without the agent.
     :ivar ready_since: epoch seconds at which Ready became True; :ivar created: at which the Node object was made.
-    :ivar not_ready: reason and message while it is not Ready.
+    :ivar not_ready: reason and message while it is not Ready, :ivar not_ready_since: epoch seconds since when.
     :ivar quarantined: this package took it out of service because it failed a validation.
     """
 
@@ -109,6 +131,10 @@ class PoolNode:
     annotations: Mapping[str, str] = field(default_factory=dict)
     created: float | None = None
     quarantined: bool = False
+    capacity: int | None = None
+    hardware: tuple[str, str, str] | None = None
+    not_ready_since: float | None = None
+    entry: str = ""
 
     @classmethod
     def of(cls, node: Object) -> PoolNode:
@@ -116,11 +142,12 @@ class PoolNode:
         taints = {taint.get("key") for taint in spec.get("taints") or []}
         state = condition(node, "Ready") or {}
         is_ready = state.get("status") == "True"
+        hardware = condition(node, HARDWARE_CONDITION)
         return cls(
             name=name_of(node),
             ready=is_ready,
             ready_since=epoch(state.get("lastTransitionTime")) if is_ready else None,
-            not_ready="" if is_ready else f"{state.get('reason', 'NoCondition')} {state.get('message', '')}".strip(),
+            not_ready="" if is_ready else _not_ready(node, state),
             gpus=quantity((status.get("allocatable") or {}).get(GPU_RESOURCE)),
             initialized=labels.get(LABEL_INITIALIZED) == "true",
             cordoned=bool(spec.get("unschedulable")),
@@ -134,6 +161,12 @@ class PoolNode:
             annotations=annotations_of(node),
             created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
             quarantined=ANNOTATION_QUARANTINED in annotations_of(node),
+            capacity=quantity((status.get("capacity") or {}).get(GPU_RESOURCE)),
+            hardware=None
+            if hardware is None
+            else (str(hardware.get("status")), str(hardware.get("reason", "")), str(hardware.get("message", ""))),
+            entry=labels.get(LABEL_PLUGIN_CONFIG, ""),
+            not_ready_since=None if is_ready else epoch(state.get("lastTransitionTime")),
         )
 
     def instance(self) -> dict[str, str]:

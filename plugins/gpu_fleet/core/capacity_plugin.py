@@ -14,6 +14,7 @@ from gpu_fleet.core.capacity_objects import (
     Object,
     PoolNode,
     condition,
+    deleting,
     epoch,
     event_time,
     name_of,
@@ -21,6 +22,7 @@ from gpu_fleet.core.capacity_objects import (
 )
 from gpu_fleet.core.injected import INJECTED, injected_trouble
 from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE, LABEL_DEVICE_PLUGIN, SERVED
+from gpu_fleet.core.plugin_entries import is_mps
 from gpu_fleet.core.verdict import Verdict, failed, progressing
 
 if TYPE_CHECKING:
@@ -34,8 +36,17 @@ STUCK_PATIENCE_S = 30.0
 
 DEVICE_PLUGIN_CHART = "nvidia-device-plugin"
 
+#: Part of the name of the chart's DaemonSet for MPS (k8s-device-plugin templates/daemonset-mps-control-daemon.yml).
+MPS_DAEMON = "mps-control-daemon"
 #: Other DaemonSets of the same chart, whose pods share labels with the plugin's.
-_OTHERS = ("mps-control-daemon", "feature-discovery")
+_OTHERS = (MPS_DAEMON, "feature-discovery")
+#: Behind :data:`PLUGIN_CAUSE`: the MPS control daemon, a DaemonSet of the same release, is what fails.
+MPS_DAEMON_REASON = "MpsDaemon"
+#: Reasons of a plugin whose own pod shows no cause.
+_SILENT = frozenset(
+    {f"{PLUGIN_CAUSE}Starting", f"{PLUGIN_CAUSE}NotRegistering", f"{PLUGIN_CAUSE}CrashLoopBackOff"}
+    | {"ResourceNotRegistered"}
+)
 
 
 def plugin_blamed(reason: str) -> bool:
@@ -75,6 +86,52 @@ def _owner(pod: Object) -> str:
     return ""
 
 
+def serving_pod(node: str, pods: Iterable[Object], daemon_set: str = "") -> Object | None:
+    """The newest of the plugin's pods on a node; ``None`` without one. Arguments as of :func:`plugin_pods`."""
+    mine = [pod for pod in plugin_pods(pods, daemon_set) if node_of(pod) == node]
+    return max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")), default=None)
+
+
+def container_started(pod: Object) -> float | None:
+    """Epoch seconds at which a pod's newest container that runs started; ``None`` if none runs."""
+    states = [container.get("state") or {} for container in (pod.get("status") or {}).get("containerStatuses") or []]
+    starts = [epoch((state.get("running") or {}).get("startedAt")) for state in states]
+    return max((start for start in starts if start is not None), default=None)
+
+
+def initialized_at(node: str, claims: Iterable[Object]) -> float | None:
+    """Epoch seconds at which Karpenter saw a node's GPUs registered; ``None`` without a NodeClaim that says so."""
+    for claim in claims:
+        if (claim.get("status") or {}).get("nodeName") == node:
+            entry = condition(claim, "Initialized") or {}
+            return epoch(entry.get("lastTransitionTime")) if entry.get("status") == "True" else None
+    return None
+
+
+def mps_daemon_trouble(node: PoolNode, pods: Iterable[Object]) -> tuple[str, str, int] | None:
+    """Why the MPS control daemon of a node that shares by MPS does not serve: reason, sentence, restarts; ``None`` if
+    it does, or if the node's config entry is another one.
+
+    Without the daemon the plugin never registers a GPU, and its pod is Ready all the same: it asks for the daemon's
+    health every 30 s (NVIDIA/k8s-device-plugin v0.20.0 internal/plugin/mps.go ``waitForDaemon``,
+    cmd/nvidia-device-plugin/main.go ``startPlugins``). So this pod explains what the plugin's own pod does not.
+    """
+    if not is_mps(node.entry):
+        return None
+    mine = [pod for pod in pods if MPS_DAEMON in _owner(pod) and node_of(pod) == node.name and not deleting(pod)]
+    if not mine:
+        return "Absent", f"node {node.name} has no pod of the MPS control daemon", 0
+    pod = max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")))
+    waiting = _waiting(pod)
+    if waiting is not None:
+        reason, detail, restarts = waiting
+        words = f"MPS control daemon {name_of(pod)} of node {node.name} is in {reason}: {detail}".rstrip(": ")
+        return reason, words, restarts
+    if (condition(pod, "Ready") or {}).get("status") == "True":
+        return None
+    return "NotReady", f"MPS control daemon {name_of(pod)} of node {node.name} is not Ready", 0
+
+
 def no_gpus(
     node: PoolNode,
     pods: Iterable[Object],
@@ -85,6 +142,7 @@ def no_gpus(
     patience_s: float,
     daemon_set: str = "",
     whose: str = "",
+    daemons: Iterable[Object] = (),
 ) -> Verdict:
     """The verdict on a Ready node without allocatable GPUs.
 
@@ -94,11 +152,29 @@ def no_gpus(
     :param patience_s: seconds from Ready (or the plugin's start) after which the plugin is taken for broken.
     :param daemon_set: see :func:`plugin_pods`.
     :param whose: of a plugin that is not ours, whose it is and where its config is.
+    :param daemons: all pods among which the MPS control daemon's may be.
     """
     verdict = _no_gpus(node, pods, events, now=now, started=started, patience_s=patience_s, daemon_set=daemon_set)
+    if verdict.reason in _SILENT and (trouble := mps_daemon_trouble(node, daemons)) is not None:
+        verdict = _mps_daemon(node, verdict, trouble, now=now, started=started)
     if not whose:
         return verdict
     return Verdict(verdict.phase, verdict.reason, f"{verdict.message}; {whose}", verdict.permanent, verdict.data)
+
+
+def _mps_daemon(
+    node: PoolNode, silent: Verdict, trouble: tuple[str, str, int], *, now: float, started: float
+) -> Verdict:
+    """The verdict where the MPS control daemon explains what the plugin's own pod does not.
+
+    :param silent: the verdict without that explanation.
+    """
+    reason, words, restarts = trouble
+    message = f"node {node.name} has no {GPU_RESOURCE}: {words}; the plugin registers none without it"
+    waited = now - (node.ready_since if node.ready_since is not None else started)
+    if silent.failed or (reason in STUCK_WAITING and (waited >= STUCK_PATIENCE_S or restarts >= 3)):
+        return failed(f"{PLUGIN_CAUSE}{MPS_DAEMON_REASON}", message, node=node.name)
+    return progressing(f"{PLUGIN_CAUSE}{MPS_DAEMON_REASON}", message)
 
 
 def _no_gpus(
@@ -112,10 +188,9 @@ def _no_gpus(
     daemon_set: str,
 ) -> Verdict:
     since = node.ready_since if node.ready_since is not None else started
-    mine = [pod for pod in plugin_pods(pods, daemon_set) if node_of(pod) == node.name]
-    if not mine:
+    pod = serving_pod(node.name, pods, daemon_set)
+    if pod is None:
         return _absent(node, _about(events, daemon_set), waited=now - since, patience_s=patience_s)
-    pod = max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")))
     name = name_of(pod)
     created = epoch((pod.get("metadata") or {}).get("creationTimestamp"))
     age = now - max(since, created if created is not None else since)
@@ -147,7 +222,7 @@ def _no_gpus(
     if waited >= patience_s:
         return failed(
             f"{PLUGIN_CAUSE}NotRegistering",
-            f"{message} since {waited:.0f} s; read its log (driver missing, wrong config entry, MPS daemon?)",
+            f"{message} since {waited:.0f} s; read its log (driver missing, wrong config entry?)",
             node=node.name,
         )
     return progressing("ResourceNotRegistered", f"{message}; it takes up to a minute to register")

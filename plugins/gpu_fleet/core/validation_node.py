@@ -6,24 +6,24 @@ without the plugin no GPU; only the label is named then.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.capacity_objects import (
+    HARDWARE_CONDITION,
     Object,
     PoolNode,
     condition,
     deleting,
-    epoch,
     labels_of,
     name_of,
     node_of,
     quantity,
 )
-from gpu_fleet.core.capacity_plugin import plugin_pods
+from gpu_fleet.core.capacity_plugin import MPS_DAEMON, container_started, initialized_at, plugin_pods
 from gpu_fleet.core.device_plugins import DaemonSetPlugin
+from gpu_fleet.core.gpu_count import count, reported_fault, vouched_for
 from gpu_fleet.core.injected import INJECTED, Injected, injected_trouble
 from gpu_fleet.core.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED
 from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
@@ -31,15 +31,6 @@ from gpu_fleet.core.validation_report import Check, failed, not_reached, passed,
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec, NodePool
-
-#: The node condition of the EKS node monitoring agent for GPUs, and its reason for an XID that calls for a repair
-#: (aws/eks-node-monitoring-agent docs/node-health-issues.adoc; milder ones are events, ``NvidiaXID<code>Warning``).
-HARDWARE_CONDITION = "AcceleratedHardwareReady"
-_XID = re.compile(r"^NvidiaXID(?P<code>[0-9]+)Error$")
-#: The agent's reason for a GPU that the driver does not list any more.
-_COUNT_MISMATCH = "NvidiaDeviceCountMismatch"
-#: Part of the name of the chart's DaemonSet for MPS (k8s-device-plugin templates/daemonset-mps-control-daemon.yml).
-_MPS_DAEMON = "mps-control-daemon"
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,6 @@ def node_facts(
     item: Object = node or {}
     view = PoolNode.of(item) if node is not None else None
     spec, status = item.get("spec") or {}, item.get("status") or {}
-    hardware = condition(item, HARDWARE_CONDITION)
     here = [pod for pod in pods if node_of(pod) == name and not deleting(pod)]
     theirs = [pod for pod in pods_of_others if node_of(pod) == name and not deleting(pod)]
     others = tuple(plugins_on(item, plugins, theirs)) if node is not None else ()
@@ -149,13 +139,11 @@ def node_facts(
         labels=labels_of(item),
         taints=frozenset((str(t.get("key", "")), str(t.get("effect", ""))) for t in spec.get("taints") or []),
         capacity=quantity((status.get("capacity") or {}).get(GPU_RESOURCE)),
-        hardware=None
-        if hardware is None
-        else (str(hardware.get("status")), str(hardware.get("reason", "")), str(hardware.get("message", ""))),
+        hardware=None if view is None else view.hardware,
         runtime_class=runtime_class,
         plugin=_newest(served_by),
-        mps_daemon=_newest(pod for pod in (here if ours else theirs) if _MPS_DAEMON in _owner(pod)),
-        initialized_at=_initialized_at(name, claims),
+        mps_daemon=_newest(pod for pod in (here if ours else theirs) if MPS_DAEMON in _owner(pod)),
+        initialized_at=initialized_at(name, claims),
         others=others,
     )
 
@@ -174,23 +162,12 @@ def _daemon_pod(pod: Object) -> DaemonPod:
     status = pod.get("status") or {}
     containers: list[dict[str, Any]] = list(status.get("containerStatuses") or [])
     states = [dict(container.get("state") or {}) for container in containers]
-    starts = [
-        seconds for state in states if (seconds := epoch((state.get("running") or {}).get("startedAt"))) is not None
-    ]
     trouble = ""
     if (condition(pod, "Ready") or {}).get("status") != "True":
         waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
         words = f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
         trouble = words or f"not Ready, phase {status.get('phase', 'unknown')}"
-    return DaemonPod(name_of(pod), trouble, max(starts, default=None), injected_trouble(pod))
-
-
-def _initialized_at(name: str, claims: Iterable[Object]) -> float | None:
-    for claim in claims:
-        if (claim.get("status") or {}).get("nodeName") == name:
-            entry = condition(claim, "Initialized") or {}
-            return epoch(entry.get("lastTransitionTime")) if entry.get("status") == "True" else None
-    return None
+    return DaemonPod(name_of(pod), trouble, container_started(pod), injected_trouble(pod))
 
 
 @dataclass(frozen=True)
@@ -224,6 +201,12 @@ class Looked:
     def gpus(self) -> int:
         """Allocatable; 0 where the node does not have the resource."""
         return (self.facts.view.gpus if self.facts.view is not None else None) or 0
+
+    @property
+    def vouched(self) -> bool:
+        """Whether the plugin's pod has been running since the GPUs were first seen."""
+        started = self.facts.plugin.started if self.facts.plugin is not None else None
+        return vouched_for(started, self.facts.initialized_at, now=None)
 
 
 NodeRule = Callable[[Looked], Check]
@@ -279,15 +262,12 @@ def hardware(e: Looked) -> Check:
     """The EKS node monitoring agent, where it is installed, has found no fault of the GPUs."""
     if e.facts.hardware is None:
         return skipped("hardware", "NotMonitored", f"no agent sets the node condition {HARDWARE_CONDITION}")
-    status, reason, message = e.facts.hardware
-    if status != "False":
+    fault = reported_fault(e.facts.name, e.facts.hardware)
+    if fault is None:
+        status = e.facts.hardware[0]
         return passed("hardware", "HardwareReady", f"node condition {HARDWARE_CONDITION} is {status}")
-    words = f"node {e.facts.name}: {HARDWARE_CONDITION} is False, {reason}: {message}".rstrip(": ")
-    if xid := _XID.match(reason):
-        return failed("hardware", "XidError", words, xid=int(xid["code"]))
-    if reason == _COUNT_MISMATCH:
-        return failed("hardware", "GpuLost", words)
-    return failed("hardware", "HardwareNotReady", words, condition=reason)
+    figures = {"xid": fault.xid} if fault.xid is not None else {"condition": fault.condition} if fault.condition else {}
+    return failed("hardware", fault.reason, fault.message, **figures)
 
 
 def one_plugin(e: Looked) -> Check:
@@ -323,7 +303,8 @@ def plugin(e: Looked) -> Check:
 
     The kubelet keeps the devices of a plugin that has gone as unhealthy for five minutes (pkg/kubelet/cm/devicemanager,
     endpointStopGracePeriod), so 'all unhealthy' alone does not tell a dead GPU from a plugin that came back and never
-    registered. What tells is whether the plugin has been running since the GPUs were first seen.
+    registered. What tells is whether the plugin has been running since the GPUs were first seen
+    (:func:`gpu_fleet.core.gpu_count.vouched_for`).
     """
     pod, capacity = e.facts.plugin, e.facts.capacity or 0
     if pod is None:
@@ -341,13 +322,7 @@ def plugin(e: Looked) -> Check:
     sound = pod is not None and not pod.trouble
     unmanaged = pod is None and not e.promise.plugin
     if not e.gpus:
-        restarted = (
-            pod is not None
-            and pod.started is not None
-            and e.facts.initialized_at is not None
-            and pod.started > e.facts.initialized_at
-        )
-        if not capacity or restarted or not (sound or unmanaged):
+        if not capacity or not (e.vouched if sound else unmanaged):
             message = f"node {e.facts.name} offers no {GPU_RESOURCE}: {who}{e.whose}"
             return failed("plugin", "DevicePluginNotRegistered", message, **figures)
     elif not sound and not unmanaged:
@@ -359,42 +334,29 @@ def plugin(e: Looked) -> Check:
 
 
 def allocatable(e: Looked) -> Check:
-    """Allocatable is physical × replicas, the physical count being EC2's.
-
-    A device that the plugin calls unhealthy leaves allocatable and stays in the capacity. Of a plugin that started when
-    the GPU was gone already only the arithmetic is left: replicas change the number in steps of the physical count,
-    lost GPUs in steps of the replicas.
+    """Allocatable is physical × replicas, the physical count being EC2's; if not, :mod:`gpu_fleet.core.gpu_count` says
+    what that means.
     """
-    actual, capacity, name = e.gpus, e.facts.capacity or 0, e.facts.name
+    capacity = e.facts.capacity or 0
+    found = count(
+        e.facts.name,
+        allocatable=e.gpus,
+        capacity=capacity,
+        physical=e.physical,
+        replicas=e.replicas,
+        vouched=True,  # the rule before has seen to it
+    )
     figures = {
         "expected": e.slots,
-        "actual": actual,
+        "actual": e.gpus,
         "capacity": capacity,
         "physical": e.physical,
         "replicas": e.replicas,
     }
-    if actual == e.slots:
-        return passed("allocatable", "AllocatableAsPromised", f"{actual} = {e.physical} × {e.replicas}", **figures)
-    if capacity > actual:
-        message = (
-            f"node {name} has {capacity} {GPU_RESOURCE}, of which only {actual} are healthy: a GPU is lost or faulty"
-        )
-        return failed("allocatable", "GpuLost", message, **figures)
-    if e.replicas > 1 and actual == e.physical:
-        message = f"node {name} offers its {e.physical} GPU(s) unshared, not {e.slots} shares: no sharing is configured"
-        message += e.whose
-        return failed("allocatable", "SharingNotApplied", message, **figures)
-    if actual < e.slots and actual % e.replicas == 0 and (e.replicas == 1 or actual % e.physical):
-        message = (
-            f"node {name} offers {actual} {GPU_RESOURCE}: {actual // e.replicas} of its {e.physical} GPUs are left"
-        )
-        return failed("allocatable", "GpuLost", message, **figures)
-    return failed(
-        "allocatable",
-        "AllocatableMismatch",
-        f"node {name} offers {actual} {GPU_RESOURCE}, not {e.slots} ({e.physical} physical × {e.replicas}){e.whose}",
-        **figures,
-    )
+    if found.right:
+        return passed("allocatable", found.cause.value, found.message, **figures)
+    message = found.message if found.hardware else f"{found.message}{e.whose}"
+    return failed("allocatable", found.cause.value, message, **figures)
 
 
 #: The name of each rule's check, in the order of blame; every rule rests on all before it.

@@ -10,9 +10,9 @@ import yaml
 from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.releases.helm_output import error_of
-from gpu_fleet.core.releases.objects import object_ids
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.hooks.helm_command import Helm, dry_run_arguments, template_arguments
+from gpu_fleet.hooks.helm_gone_kinds import gone_types
 from gpu_fleet.hooks.kubernetes_client import KubeClient
 
 log = logging.getLogger(__name__)
@@ -66,18 +66,15 @@ def unknown_kinds(client: KubeClient, manifest: str) -> tuple[str, ...]:
 
     It only explains another error: of a manifest that cannot be read it names none.
     """
-    found = set()
     try:
-        items = object_ids(manifest, "")
+        gone = gone_types(client, manifest)
     except yaml.YAMLError as error:
         log.debug("the rendered manifest cannot be read: %s", error)
         return ()
-    for item in items:
-        try:
-            client.kind(item.api_version, item.kind)
-        except NotFound:
-            found.add(f"{item.kind} ({item.api_version})")
-    return tuple(sorted(found))
+    return tuple(
+        f"{kind} ({api_version}{f'; it is served as {served}' if served else ''})"
+        for (api_version, kind), served in sorted(gone.items())
+    )
 
 
 def ensure_namespace(client: KubeClient, request: ReleaseRequest) -> None:

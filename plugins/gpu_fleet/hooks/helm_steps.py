@@ -25,11 +25,20 @@ from gpu_fleet.core.releases.objects import crds, passing, readable_manifest, wo
 from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import Drift, ReleaseRequest, Remediation
 from gpu_fleet.core.releases.state import Observation, Reason
-from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
+from gpu_fleet.core.releases.storage import (
+    PENDING,
+    UNFINISHED,
+    ReleaseStatus,
+    StoredRevision,
+    fingerprint,
+    payload_content,
+)
 from gpu_fleet.hooks.helm_causes import cause_of
+from gpu_fleet.hooks.helm_charts import declared
 from gpu_fleet.hooks.helm_cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm_command import Helm, rollback_arguments, upgrade_arguments
 from gpu_fleet.hooks.helm_drift import find_drift
+from gpu_fleet.hooks.helm_gone_kinds import mend_stored, refuse_gone_target
 from gpu_fleet.hooks.helm_lease import ReleaseLease
 from gpu_fleet.hooks.helm_preparation import unknown_kinds
 from gpu_fleet.hooks.helm_process import Finished
@@ -162,13 +171,17 @@ class ReleaseSteps:
         what = f"{action} of {self.request} to revision {expected}"
         if decision.action is Action.INSTALL:
             self._finish_uninstall(seen)
-        ledger = self._intend(seen, Intent(action, expected, self.request.digest, self._now(), self.run))
+        mend_stored(self.client, self.storage, (*seen.deployed, seen.newest))
+        known = declared(chart)
+        content = fingerprint(*known, self.request.values) if known is not None else ""
+        intent = Intent(action, expected, self.request.digest, self._now(), self.run, content=content)
+        ledger = self._intend(seen, intent)
         done = helm.run_in_cluster(
             upgrade_arguments(self.request, chart, values, helm.version, history=self._history(seen)),
             deadline_s=self.request.policy.deadline,
         )
         after = self.storage.observe(self.request)
-        if self._made(after, expected, self.request.digest):
+        if self._made(after, intent):
             self._actions.append(f"{action} {expected}")
             self._confirm(replace(after, ledger=ledger))
             return
@@ -199,14 +212,19 @@ class ReleaseSteps:
         goal = next(item for item in seen.revisions if item.revision == target)
         expected = seen.revisions[-1].revision + 1
         what = f"rollback of {self.request} to revision {target}"
-        intent = Intent("rollback", expected, goal.digest, self._now(), self.run, copy_of=target)
+        mend_stored(self.client, self.storage, (*seen.deployed, seen.newest))
+        refuse_gone_target(self.client, self.storage, goal)
+        mend_stored(self.client, self.storage, (goal,))
+        payload = self.storage.payload(goal)
+        content = payload_content(payload) if payload is not None else ""
+        intent = Intent("rollback", expected, goal.digest, self._now(), self.run, copy_of=target, content=content)
         ledger = self._intend(seen, intent)
         done = helm.run_in_cluster(
             rollback_arguments(self.request, target, helm.version, history=self._history(seen)),
             deadline_s=self.request.policy.deadline,
         )
         after = self.storage.observe()
-        if not self._made(after, expected, goal.digest):
+        if not self._made(after, intent):
             error = self._failure(what, done, after)
             self._explain(error)
             if isinstance(error, TransientError):
@@ -219,8 +237,9 @@ class ReleaseSteps:
         self._confirm(replace(after, ledger=ledger), copy_of=target)
 
     def _uninstall(self, helm: Helm, seen: Observation, keep: frozenset[str], why: str) -> None:
-        objects = self.cleanup.objects_of(seen)
         newest = seen.revisions[-1]
+        mend_stored(self.client, self.storage, (*seen.deployed, newest))
+        objects = self.cleanup.objects_of(seen)
         intent = Intent("uninstall", newest.revision, newest.digest, self._now(), self.run, objects=objects)
         self._intend(seen, intent)
         self._actions.append(f"uninstall {newest.revision}")
@@ -260,14 +279,13 @@ class ReleaseSteps:
 
     # --- what storage says ---------------------------------------------------------------------------------------
 
-    def _made(self, after: Observation, expected: int, digest: str) -> bool:
+    def _made(self, after: Observation, intent: Intent) -> bool:
         newest = after.newest
         return (
             newest is not None
-            and newest.revision == expected
             and newest.status is ReleaseStatus.DEPLOYED
             and len(after.deployed) == 1
-            and newest.digest == digest
+            and intent.made(newest)
         )
 
     def _failure(self, what: str, done: Finished, after: Observation) -> GpuFleetError:

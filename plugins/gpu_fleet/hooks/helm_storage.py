@@ -19,7 +19,7 @@ from gpu_fleet.core.releases import storage
 from gpu_fleet.core.releases.lease import lease_name, looks_alive, parse_lease
 from gpu_fleet.core.releases.ledger import Ledger
 from gpu_fleet.core.releases.needed import lacking
-from gpu_fleet.core.releases.objects import without_kinds
+from gpu_fleet.core.releases.objects import TypeId, with_served_types, without_kinds
 from gpu_fleet.core.releases.request import ReleaseRequest, same_content
 from gpu_fleet.core.releases.state import Observation
 from gpu_fleet.core.releases.storage import ReleaseStatus, StorageUnreadable, StoredRevision
@@ -71,7 +71,9 @@ class ReleaseStorage:
                 continue
             if payload is None:  # went away between list and get: the next look will not list it
                 continue
-            revisions[index] = replace(stored, status=storage.payload_status(payload))
+            revisions[index] = replace(
+                stored, status=storage.payload_status(payload), content=storage.payload_content(payload)
+            )
             if stored is newest:
                 chart = storage.payload_chart(payload)
                 content = request is not None and same_content(payload, request)
@@ -155,6 +157,19 @@ class ReleaseStorage:
         if spared:
             self.client.replace(storage.with_manifest(secret, manifest))
         return spared
+
+    def mend(self, stored: StoredRevision, gone: Mapping[TypeId, str | None]) -> tuple[str, ...]:
+        """Rewrite a stored manifest to types that the server has, see :func:`with_served_types`.
+
+        :raises Conflict: if somebody wrote in between.
+        """
+        secret = self.client.get(ObjectRef(SECRET, stored.secret, self.namespace))
+        if secret is None:
+            return ()
+        manifest, changed = with_served_types(str(storage.decode_payload(secret).get("manifest") or ""), gone)
+        if changed:
+            self.client.replace(storage.with_manifest(secret, manifest))
+        return changed
 
     # --- ledger --------------------------------------------------------------------------------------------------
 

@@ -276,6 +276,20 @@ class KubeClient:
         """The kinds of an API version, as the server has them now; none of one that it lacks."""
         return self._discover(api_version)
 
+    def versions(self, group: str) -> builtins.list[str]:
+        """The ``apiVersion``s of an API group that the server has now, the preferred one first; none of a group that it
+        lacks. The core group, ``""``, has ``v1``.
+        """
+        if not group:
+            return ["v1"]
+        try:
+            answer = self.raw("GET", f"/apis/{group}", what=f"discover API group {group}")
+        except ApiNotFound:
+            return []
+        found = [str(item.get("groupVersion")) for item in answer.get("versions") or []]
+        preferred = str((answer.get("preferredVersion") or {}).get("groupVersion") or "")
+        return sorted(found, key=lambda version: version != preferred)
+
     def _discover(self, api_version: str) -> builtins.list[Kind]:
         group, _, version = api_version.rpartition("/")
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"

@@ -25,7 +25,8 @@ class AwaitCapacityOperator(PoolOperator):
 
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "allocatable": {node: GPUs}, "instances": {node: …}}``.
     :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
-        (``AllocatableMismatch``), or Karpenter cannot place the placeholders.
+        (``AllocatableMismatch``, ``SharingNotApplied``) or broken hardware (``GpuLost``, ``XidError``), or Karpenter
+        cannot place the placeholders.
     :raises GateRefused: ``NodeRoleNotAdmitted``: EKS lets no node with the pool's role in.
     :raises GateFailed: a launch failed, or nodes were lost; retried.
     :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``, counted

@@ -122,14 +122,14 @@ class DrainOperator(FleetOperator):
             if blocked:
                 until = min(until, now + pause_s(blocked, elapsed=now - started, every=every))
             held = {each.uid for each in blocked if each.by_budget}
-            left = (*plan.evict, *plan.wait)
+            to_go = (*plan.evict, *plan.wait)
             await_gate(
                 self,
                 context,
                 "pods_gone",
                 {
-                    "nodes": sorted({target.node for target in left}),
-                    "uids": [target.uid for target in left],
+                    "nodes": sorted({target.node for target in to_go}),
+                    "uids": [target.uid for target in to_go],
                     "blocked": [each.why for each in blocked],
                     "held": {
                         pod["metadata"]["uid"]: versions_of(pod, budgets)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
-from gpu_fleet.core.readiness.releases import PLUGIN_PROVEN
+from gpu_fleet.core.readiness.plugin_proof import NOT_THE_RELEASE, PLUGIN_PROVEN
 from gpu_fleet.core.releases.decide import LACKS_NEEDED
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.helm import EngineMixin
@@ -195,9 +195,7 @@ class ProveReleaseOperator(ReleaseOperator):
         except GateBlind:
             raise
         except _UNHEALTHY as error:
-            from gpu_fleet.core.readiness.releases import NOT_THE_PLUGINS
-
-            if error.reason not in NOT_THE_PLUGINS:  # which are not this revision's fault
+            if error.reason not in NOT_THE_RELEASE:  # which are not this revision's fault
                 context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
             raise
 

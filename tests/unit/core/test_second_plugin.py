@@ -162,7 +162,7 @@ def test_capacity_with_somebody_elses_plugin() -> None:
     pods = {"plugin_pods/team-b": [pod_of(theirs, N1)]}
     assert gate(plugins=(theirs,), nodes=[objects.node(N1)], args=args, **pods).ready
     verdict = gate(plugins=(theirs,), nodes=[objects.node(N1, gpus=1)], args=args, **pods)
-    assert (verdict.reason, verdict.failed) == ("AllocatableMismatch", True)
+    assert (verdict.reason, verdict.failed) == ("SharingNotApplied", True)
     assert "expected 4 (1 physical × 4)" in verdict.message
     assert "DaemonSet team-b/plugin" in verdict.message
     assert "ConfigMap team-b/theirs" in verdict.message
@@ -228,7 +228,7 @@ def test_and_disproves_nothing_so_our_release_is_not_rolled_back(gpus: int) -> N
 def test_another_node_decides() -> None:
     assert proof(fought_over(1), releases.node(4, name="node-2")).reason == "PluginProven"
     verdict = proof(fought_over(1), releases.node(1, name="node-2"), allow_unproven=True)
-    assert (verdict.phase, verdict.reason) == (Phase.FAILED, "AllocatableMismatch")
+    assert (verdict.phase, verdict.reason) == (Phase.FAILED, "SharingNotApplied")
 
 
 def test_a_plugin_that_crashes_there_is_our_release_s_fault_all_the_same() -> None:
@@ -241,4 +241,4 @@ def test_a_plugin_that_crashes_there_is_our_release_s_fault_all_the_same() -> No
 def test_after_a_rollback_such_nodes_are_not_waited_for() -> None:
     assert proof(fought_over(1), allow_unproven=True, every_node=True).ready
     both = proof(fought_over(1), releases.node(1, name="node-2"), allow_unproven=True, every_node=True)
-    assert both.reason == "AllocatableMismatch"
+    assert both.reason == "SharingNotApplied"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import Invalid, NotFound
+from gpu_fleet.core.errors import Invalid
 from gpu_fleet.core.releases.request import ChartRef, ReleaseRequest
 from gpu_fleet.hooks.helm_preparation import check_rendering, unknown_kinds
 from gpu_fleet.hooks.helm_process import Finished
@@ -82,8 +82,11 @@ TAIL = '"quantity"\n  - {a: 1\nmetadata: [\n'
 class Known(FakeClient):
     """A cluster that has no foreign kind."""
 
-    def kind(self, api_version: str, kind: str) -> None:
-        raise NotFound(f"no {kind} in {api_version}")
+    def kinds(self, api_version: str) -> list[Any]:
+        return []
+
+    def versions(self, group: str) -> list[str]:
+        return []
 
 
 @pytest.mark.parametrize("manifest", [STRANGER, TAIL + STRANGER], ids=["whole", "its beginning was cut off"])

@@ -11,7 +11,8 @@ the start: their pods are looked at, too).
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
 asked why nodes are missing. A broken node fails the pool only while fewer good ones than wanted stand; beyond those the
-verdict names it, and it is not among the nodes that later tasks use.
+verdict names it, and it is not among the nodes that later tasks use. One whose hardware is broken does not fail the
+pool either while enough others are on their way.
 """
 
 from __future__ import annotations
@@ -24,20 +25,18 @@ from gpu_fleet.core.capacity_objects import (
     Object,
     PoolClaim,
     PoolNode,
-    condition,
     deleting,
-    epoch,
     event_time,
     finished,
-    name_of,
     newest,
     node_of,
     pool_claims,
     pool_nodes,
 )
-from gpu_fleet.core.capacity_plugin import no_gpus, plugin_pods
-from gpu_fleet.core.device_plugins import Ours, plugins_of_others
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
+from gpu_fleet.core.gpu_count import (
+    HARDWARE_REASONS,
+)
 from gpu_fleet.core.kinds import DAEMON_SET, EVENT, NODE, NODE_CLAIM, POD
 from gpu_fleet.core.names import (
     DEVICE_PLUGIN_NAMESPACE,
@@ -48,12 +47,9 @@ from gpu_fleet.core.names import (
     SYSTEM_NAMESPACE,
 )
 from gpu_fleet.core.pool_template import PoolTemplate, of_template, older_nodes, short
-from gpu_fleet.core.second_plugin import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
+from gpu_fleet.core.readiness.capacity_node import clock_of, node_verdict, served_by
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
-PLUGIN_PATIENCE_S = 300.0
-#: The kubelet publishes a changed device count within 10 s (its node status update period).
-MISMATCH_PATIENCE_S = 45.0
 #: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then.
 LAUNCH_PATIENCE_S = 120.0
 #: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
@@ -121,9 +117,10 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     present = pool_nodes(snapshot.get("nodes", []), pool)
     nodes = [node for node in present if node.name not in drifted]
     claims = pool_claims(of_template(snapshot.get("claims", []), template), pool)
-    served = _served_by(snapshot, args)
-    verdicts = {node.name: _node_verdict(node, snapshot, args, expected, served.get(node.name, [])) for node in nodes}
+    served = served_by(snapshot, args)
+    verdicts = {node.name: node_verdict(node, snapshot, args, expected, served.get(node.name, [])) for node in nodes}
     broken = [verdict for verdict in verdicts.values() if verdict.failed]
+    faulty = [name for name, verdict in verdicts.items() if verdict.failed and verdict.reason in HARDWARE_REASONS]
     good = [node for node in nodes if verdicts[node.name].ready]
     if wanted > 0 and len(good) >= wanted:
         surplus = f"; beyond the {wanted} wanted: {broken[0].message}" if broken else ""
@@ -133,118 +130,37 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
             f"{surplus}{old}",
             **_findings(good, claims, args),
         )
-    if broken:
+    others = [verdict for name, verdict in verdicts.items() if verdict.failed and name not in faulty]
+    if others:
+        return others[0]
+    usable = [node for node in nodes if node.name not in faulty]
+    if broken and not _enough_to_come(wanted, usable, {node.name for node in present}, claims, snapshot):
         return broken[0]
-    why = _missing(pool, wanted, nodes, {node.name for node in present}, claims, snapshot, args)
+    why = _missing(pool, wanted, usable, {node.name for node in present}, claims, snapshot, args)
     waiting = next((v for v in verdicts.values() if v.phase is Phase.PROGRESSING), None)
     verdict = why if why is not None and (why.failed or waiting is None) else waiting or why
     if verdict is None:
         verdict = progressing("NodesMissing", "nothing is on its way")
-    text = f"{len(good)} of {wanted} node(s) of pool {pool} have {expected} {GPU_RESOURCE}: {verdict.message}{old}"
+    beside = f"; not counted: {broken[0].message}" if broken else ""
+    text = f"{len(good)} of {wanted} node(s) of pool {pool} have {expected} {GPU_RESOURCE}: {verdict.message}"
+    text += f"{beside}{old}"
     return Verdict(verdict.phase, verdict.reason, text, verdict.permanent, verdict.data)
 
 
-def _served_by(snapshot: Snapshot, args: Args) -> dict[str, list[OnNode]]:
-    """Node -> the device plugins of others on it."""
-    plugins = plugins_of_others(snapshot.get("daemon_sets", []), _ours(args))
-    if not plugins:
-        return {}
-    pods = _everywhere(snapshot, "plugin_pods")
-    return {name_of(node): plugins_on(node, plugins, pods) for node in snapshot.get("nodes", [])}
+def _enough_to_come(
+    wanted: int, usable: Sequence[PoolNode], present: Set[str], claims: Sequence[PoolClaim], snapshot: Snapshot
+) -> bool:
+    """Whether as many nodes as wanted may yet stand without those whose hardware is broken."""
+    here = [node for node in usable if not node.cordoned]
+    arriving = [claim for claim in claims if claim.node not in present]
+    return len(here) + max(len(arriving), len(_pending(snapshot))) >= wanted
 
 
-def _ours(args: Args) -> Ours:
-    found = args.get("ours")
-    namespace = str(args.get("plugin_namespace") or DEVICE_PLUGIN_NAMESPACE)
-    return Ours(namespace) if found is None else Ours.from_json(found)
-
-
-def _everywhere(snapshot: Snapshot, key: str) -> list[Object]:
-    return [item for name, items in snapshot.items() if name.partition("/")[0] == key for item in items]
-
-
-def _node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, others: Sequence[OnNode]) -> Verdict:
-    now, started = _clock(args)
-    if node.unregistered:
-        return progressing("NodeNotRegistered", f"node {node.name} has not been taken over by Karpenter yet")
-    if not node.ready:
-        return progressing("NodeNotReady", f"node {node.name} is not Ready: {node.not_ready}")
-    if node.quarantined:
-        return progressing(
-            "NodeQuarantined",
-            f"node {node.name} is quarantined since it failed a validation; it is released when it passes again",
-        )
-    if node.cordoned:
-        return progressing("NodeCordoned", f"node {node.name} is cordoned and takes no job; uncordon or delete it")
-    managed = _ours(args).namespace is not None
-    if rivals(others, ours=managed):
-        return failed(SECOND_PLUGIN, sentence(node.name, others, ours=managed), node=node.name)
-    pods: Sequence[Object] = snapshot.get("plugin_pods", [])
-    events: Sequence[Object] = snapshot.get("plugin_events", [])
-    if not managed:
-        # Whoever the plugin belongs to: its DaemonSet tells which pods are its.
-        pods = [each.pod for each in others[:1] if each.pod is not None]
-        events = _everywhere(snapshot, "plugin_events")
-    patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)
-    if not node.gpus:
-        return no_gpus(
-            node,
-            pods,
-            events,
-            now=now,
-            started=started,
-            patience_s=patience,
-            daemon_set=_daemon_set(args, others),
-            whose=_whose(args, others),
-        )
-    if node.gpus != expected:
-        return _mismatch(node, pods, args, expected, others)
-    if not node.initialized:
-        return progressing("NodeNotInitialized", f"node {node.name} has its GPUs; Karpenter has yet to initialize it")
-    return ready("NodeReady", f"node {node.name} has {expected} {GPU_RESOURCE}")
-
-
-def _daemon_set(args: Args, others: Sequence[OnNode]) -> str:
-    if _ours(args).namespace is not None:
-        return str(args.get("plugin_daemon_set") or "")
-    return others[0].plugin.name if others else ""
-
-
-def _whose(args: Args, others: Sequence[OnNode]) -> str:
-    """Of a plugin that is not ours: whose it is and where its config is."""
-    if _ours(args).namespace is not None:
-        return ""
-    if not others:
-        return "no DaemonSet of others with a device plugin wants a pod there (devicePlugin.manage: false)"
-    plugin = others[0].plugin
-    where = f"its config is ConfigMap {plugin.namespace}/{plugin.found.config_map}" if plugin.found.config_map else ""
-    return f"the plugin there is {plugin} and belongs to others; {where or 'it has no config file'}"
-
-
-def _mismatch(node: PoolNode, pods: Sequence[Object], args: Args, expected: int, others: Sequence[OnNode]) -> Verdict:
-    now, started = _clock(args)
-    known = [node.ready_since if node.ready_since is not None else started]
-    for pod in plugin_pods(pods, _daemon_set(args, others)):
-        if node_of(pod) == node.name:
-            serving = epoch((condition(pod, "Ready") or {}).get("lastTransitionTime"))
-            known.append(serving if serving is not None else started)
-    waited = now - max(known)
-    physical, replicas = int(args["physical"]), int(args["replicas"])
-    whose = _whose(args, others)
-    message = (
-        f"node {node.name} ({node.instance_type or 'unknown type'}) has {node.gpus} allocatable {GPU_RESOURCE}, "
-        f"expected {expected} ({physical} physical × {replicas})"
-    )
-    if waited >= float(args.get("mismatch_patience_s") or MISMATCH_PATIENCE_S):
-        return failed(
-            "AllocatableMismatch",
-            f"{message}; the device plugin's config on that node is not the pool's: compare the ConfigMap's entry with "
-            f"the node label nvidia.com/device-plugin.config{f'; {whose}' if whose else ''}",
-            node=node.name,
-            expected=expected,
-            actual=node.gpus,
-        )
-    return progressing("AllocatableMismatch", message)
+def _pending(snapshot: Snapshot) -> list[Object]:
+    """The placeholders that ask for a node still."""
+    return [
+        pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
+    ]
 
 
 def _missing(
@@ -260,15 +176,13 @@ def _missing(
 
     :param present: names of all nodes of the pool, also of those that do not count.
     """
-    now, started = _clock(args)
+    now, started = clock_of(args)
     here = {node.name for node in nodes if not node.cordoned}
     if len(here) >= wanted:
         return None
     arriving = [claim for claim in claims if claim.node not in present]
-    pending = [
-        pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
-    ]
     patience = args.get("join_patience_s", JOIN_PATIENCE_S)
+    pending = _pending(snapshot)
     for claim in arriving:
         verdict = _claim_verdict(claim, now, patience)
         if verdict.failed:
@@ -358,11 +272,6 @@ def _about(pool: str, message: str) -> str:
 def _from_karpenter(event: Object) -> bool:
     component = (event.get("source") or {}).get("component") or event.get("reportingComponent")
     return component == "karpenter"
-
-
-def _clock(args: Args) -> tuple[float, float]:
-    now = float(args.get("now") or 0.0)
-    return now, float(args.get("started") or now)
 
 
 def _findings(nodes: Sequence[PoolNode], claims: Sequence[PoolClaim], args: Args) -> dict[str, Any]:

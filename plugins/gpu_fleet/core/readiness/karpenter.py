@@ -12,6 +12,8 @@ from gpu_fleet.core.names import KARPENTER_SELECTOR
 from gpu_fleet.core.readiness.conditions import (
     conditions,
     created_at,
+    explained,
+    explaining,
     is_deleting,
     label_of,
     outdated,
@@ -51,12 +53,10 @@ def _blocking(obj: Mapping[str, Any], reasons: frozenset[str]) -> Mapping[str, A
     return None
 
 
-def _why(obj: Mapping[str, Any], ready_condition: Mapping[str, Any]) -> str:
-    """The most telling condition: the first that is not True, rather than the summary 'Ready'."""
-    for kind, condition in conditions(obj).items():
-        if kind != "Ready" and condition.get("status") == "False":
-            return sentence(condition)
-    return sentence(ready_condition)
+def _not_ready(obj: Mapping[str, Any], summary: Mapping[str, Any]) -> Verdict:
+    """Not Ready yet, with reason and words of the conditions that explain it rather than of the summary."""
+    reason = explaining(obj, summary).get("reason") or summary.get("reason")
+    return progressing(str(reason or "NotReady"), f"{label_of(obj)}: {explained(obj, summary)}")
 
 
 def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
@@ -79,7 +79,7 @@ def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
         return old
     if condition.get("status") == "True":
         return ready("NodeClassReady", f"{name} is Ready")
-    return progressing(str(condition.get("reason") or "NotReady"), f"{name}: {_why(obj, condition)}")
+    return _not_ready(obj, condition)
 
 
 def _pool_queries(args: Args) -> tuple[Query, ...]:
@@ -128,7 +128,7 @@ def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
         return old
     if condition.get("status") == "True":
         return ready("NodePoolReady", f"{name} is Ready")
-    return progressing(str(condition.get("reason") or "NotReady"), f"{name}: {_why(obj, condition)}")
+    return _not_ready(obj, condition)
 
 
 def _karpenter_queries(args: Args) -> tuple[Query, ...]:
@@ -143,9 +143,9 @@ def _pod_trouble(pods: list[dict[str, Any]]) -> str:
     """What keeps the pods from being ready, in the kubelet's or the scheduler's words."""
     for pod in pods:
         status = pod.get("status") or {}
-        for container in status.get("containerStatuses") or []:
+        for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
             waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") and waiting["reason"] != "ContainerCreating":
+            if waiting.get("reason") and waiting["reason"] not in ("ContainerCreating", "PodInitializing"):
                 detail = f": {waiting['message']}" if waiting.get("message") else ""
                 return f"; {label_of(pod)}, container {container.get('name')}: {waiting['reason']}{detail}"
         for condition in status.get("conditions") or []:
@@ -167,10 +167,11 @@ def _judge_deployment(obj: Mapping[str, Any], pods: list[dict[str, Any]]) -> Ver
     if "observedGeneration" not in status:
         return progressing("NotObserved", f"{name}: no controller has looked at it yet")
     known = conditions(obj)
-    stuck = known.get("Progressing", {})
+    stuck, refused = known.get("Progressing", {}), known.get("ReplicaFailure", {})
     if stuck.get("reason") == "ProgressDeadlineExceeded" and not without_credentials(pods):
-        return failed("ProgressDeadlineExceeded", f"{name}: {sentence(stuck)}{_pod_trouble(pods)}", permanent=False)
-    refused = known.get("ReplicaFailure", {})
+        why = f"; {sentence(refused)}" if refused.get("status") == "True" else ""
+        message = f"{name}: {sentence(stuck)}{why}{_pod_trouble(pods)}"
+        return failed("ProgressDeadlineExceeded", message, permanent=False)
     if refused.get("status") == "True":
         return progressing(str(refused.get("reason") or "ReplicaFailure"), f"{name}: {sentence(refused)}")
     updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)

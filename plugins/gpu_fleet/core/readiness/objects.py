@@ -12,7 +12,7 @@ from typing import Any
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.gates import Args, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import Kind, ObjectRef, kind_named
-from gpu_fleet.core.readiness.conditions import is_deleting
+from gpu_fleet.core.readiness.conditions import conditions, is_deleting, sentence
 from gpu_fleet.core.verdict import Verdict, combine, progressing, ready
 
 
@@ -61,10 +61,22 @@ def _still_there(ref: ObjectRef, obj: Mapping[str, Any]) -> Verdict:
     metadata = obj.get("metadata") or {}
     if not is_deleting(obj):
         return progressing("NotDeleted", f"{ref} exists and nobody has asked for its deletion")
-    finalizers = ", ".join(metadata.get("finalizers") or [])
-    if finalizers:
-        return progressing("WaitingForFinalizers", f"{ref} is being deleted and waits for {finalizers}")
-    return progressing("Terminating", f"{ref} is being deleted")
+    waits = [*(metadata.get("finalizers") or []), *((obj.get("spec") or {}).get("finalizers") or [])]
+    why = "; ".join(sentence(item) for kind, item in conditions(obj).items() if _keeps(kind, item))
+    why = f": {why}" if why else ""
+    if waits:
+        return progressing("WaitingForFinalizers", f"{ref} is being deleted and waits for {', '.join(waits)}{why}")
+    return progressing("Terminating", f"{ref} is being deleted{why}")
+
+
+def _keeps(kind: str, item: Mapping[str, Any]) -> bool:
+    """Whether a condition says what keeps an object that is being deleted: a namespace's content and finalizers that
+    remain (kubernetes pkg/controller/namespace/deletion/status_condition_utils.go), a CRD's instances (apiextensions
+    ``Terminating``), and what a NodeClaim waits for (karpenter ``Drained``, ``VolumesDetached``).
+    """
+    if kind in {"Drained", "VolumesDetached"}:
+        return item.get("status") != "True"
+    return item.get("status") == "True" and (kind.startswith("Namespace") or kind == "Terminating")
 
 
 def _judge_gone(snapshot: Snapshot, args: Args) -> Verdict:

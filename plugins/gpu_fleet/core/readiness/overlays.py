@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpu_fleet.core.overlays import WEIGHT
-from gpu_fleet.core.readiness.conditions import conditions, created_at, is_deleting, label_of, outdated, sentence
+from gpu_fleet.core.readiness.conditions import (
+    conditions,
+    created_at,
+    explained,
+    explaining,
+    is_deleting,
+    label_of,
+    outdated,
+    sentence,
+)
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: Without the feature gate nobody ever writes a status; with it that takes milliseconds.
@@ -56,4 +65,5 @@ def judge_overlay(name: str, overlays: Sequence[Mapping[str, Any]], *, started: 
         return old
     if condition.get("status") == "True":
         return ready("NodeOverlayReady", f"{words} is Ready")
-    return progressing(str(condition.get("reason") or "NotReady"), f"{words}: {sentence(condition)}")
+    reason = explaining(found, condition).get("reason") or condition.get("reason")
+    return progressing(str(reason or "NotReady"), f"{words}: {explained(found, condition)}")

@@ -13,6 +13,7 @@ from typing import Any
 from gpu_fleet.core.gates import Args, AwsQuery, Gate, KubeQuery, Query, Snapshot, register
 from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
 from gpu_fleet.core.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_CLAIM, TAG_NODE_POOL, owned_tag
+from gpu_fleet.core.readiness.conditions import explaining
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: EC2 states in which an instance costs money or can come back to do so; ``shutting-down`` and ``terminated`` do not.
@@ -210,8 +211,7 @@ def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
         texts = []
         for item in left:
             deleting = item["metadata"].get("deletionTimestamp")
-            conditions = (item.get("status") or {}).get("conditions") or []
-            detail = next((c.get("message") for c in conditions if c["type"] == "Ready" and c.get("message")), "")
+            detail = explaining(item).get("message") or ""
             texts.append(
                 f"{item['metadata']['name']} ({detail or 'Karpenter removes its launch templates and profiles'})"
                 if deleting

@@ -145,6 +145,18 @@ def container_trouble(pod: Object) -> tuple[str, str, int] | None:
     return None
 
 
+def container_ended(pod: Object) -> str:
+    """How a pod's first container that failed has ended, in words; empty if none has."""
+    status = pod.get("status") or {}
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = " ".join(str(ended[key]) for key in ("reason", "message") if ended.get(key))
+            named = f"{label_of(pod)}, container {container.get('name')}"
+            return f"{named}: exit code {ended['exitCode']}{f' ({words.strip()})' if words else ''}"
+    return ""
+
+
 def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
     """Why a pod is not running as it should; FAILED only for causes that do not pass and have lasted."""
     name = label_of(pod)
@@ -338,8 +350,13 @@ def _replicated(workload: Object, scene: Scene) -> Verdict:
         return _up(name, message, replaced=updated >= (needed or wanted))
     stuck = conditions(workload).get("Progressing", {})
     if stuck.get("reason") == "ProgressDeadlineExceeded":
-        cause = why(workload, _suspects(workload, scene), scene)
+        cause, refused = (
+            why(workload, _suspects(workload, scene), scene),
+            conditions(workload).get("ReplicaFailure", {}),
+        )
         detail = f"; {cause.message}" if cause else ""
+        if not cause and refused.get("status") == "True":  # its events live for an hour, the condition stays
+            detail = f"; {sentence(refused)}"
         return failed("ProgressDeadlineExceeded", f"{message}: {sentence(stuck)}{detail}")
     return _explained("RollingOut", message, workload, _suspects(workload, scene), scene)
 
@@ -350,5 +367,8 @@ def _job(workload: Object, scene: Scene) -> Verdict:
         return ready("JobComplete", f"{name} is complete")
     broken = known.get("Failed", {})
     if broken.get("status") == "True":
-        return failed(str(broken.get("reason") or "JobFailed"), f"{name} failed: {broken.get('message') or ''}")
+        pods = pods_of(workload, scene)
+        ended = next((text for pod in pods if (text := container_ended(pod))), "")
+        message = f"{name} failed: {broken.get('message') or ''}{f'; {ended}' if ended else ''}"
+        return failed(str(broken.get("reason") or "JobFailed"), message)
     return _explained("JobRunning", f"{name} is not complete yet", workload, pods_of(workload, scene), scene)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,6 +37,11 @@ _SERVERS = frozenset(
 
 #: Where a value is in an object: names of fields and indices of list items.
 Path = tuple[str | int, ...]
+#: Where an owned value is: of each step the field or index in the live object, and the key of ``fieldsV1``.
+Place = tuple[tuple[str | int, str], ...]
+#: Parts of list keys that manifests may leave out, with what the server fills in (kubernetes
+#: staging/src/k8s.io/api/core/v1/types.go: ``+default="TCP"`` of container and service ports).
+_KEY_DEFAULTS = {"protocol": "TCP"}
 #: One step of a path: ``("f", field)``, ``("k", keys of a list item)`` or ``("v", value of a set item)``.
 Step = tuple[str, Any]
 
@@ -107,11 +112,14 @@ def differences(
         owners = [name for name in _owners(live, path) if name != manager]
         change = Change.TAKEN if owners else Change.CHANGED
         found.append(Difference(change, target, dotted(path), ", ".join(owners), path))
-    known = {item.field for item in found}
-    for path, other in _foreign_fields(live, manager):
-        name = dotted(path)
-        if not _present(wanted, path) and not any(name == item or name.startswith(f"{item}.") for item in known):
-            found.append(Difference(Change.ADDED, target, name, other, path))
+    known = {item.path for item in found}
+    mine = [fields for name, fields, subresource in _entries(live) if name == manager and not subresource]
+    for place, other in _foreign_fields(live, manager):
+        added = _added(wanted, mine, place)
+        if added is None or any(added[: len(item)] == item for item in known):
+            continue
+        known.add(added)
+        found.append(Difference(Change.ADDED, target, dotted(added), other, added))
     return found
 
 
@@ -194,24 +202,27 @@ def _step(key: str) -> Step:
     return kind, text
 
 
-def _foreign_fields(live: Mapping[str, Any], mine: str) -> Iterator[tuple[Path, str]]:
+def _foreign_fields(live: Mapping[str, Any], mine: str) -> Iterator[tuple[Place, str]]:
     """Leaf fields owned by people and programs other than us and the cluster itself, with the manager."""
     for manager, fields, subresource in _entries(live):
         if subresource or manager == mine or manager.startswith(_CLUSTERS_OWN):
             continue
-        for path in _leaves(fields, live):
-            if not _is_the_clusters(path):
-                yield path, manager
+        for place in _leaves(fields, live):
+            if not _is_the_clusters(tuple(step for step, _ in place)):
+                yield place, manager
 
 
 def _is_the_clusters(path: Path) -> bool:
     if path[0] == "status" or path[:2] == ("metadata", "finalizers"):
         return True
+    # A webhook's CA is written into its configuration by whoever serves it (cert-manager's cainjector, say).
+    if path[-1] == "caBundle":
+        return True
     return path[:2] == ("metadata", "annotations") and str(path[-1]).startswith(_CONTROLLERS_ANNOTATIONS)
 
 
-def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[Path]:
-    """Paths of a field set's leaves in the live object; what is no longer there is left out."""
+def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[Place]:
+    """Places of a field set's leaves in the live object; what is no longer there is left out."""
     for key, inner in fields.items():
         if key == ".":
             continue
@@ -226,8 +237,8 @@ def _leaves(fields: Mapping[str, Any], value: Any) -> Iterator[Path]:
             if index is None:
                 continue
             step, below = index, value[index]
-        deeper = [(step, *path) for path in _leaves(inner, below)] if inner else []
-        yield from deeper or [(step,)]
+        deeper: list[Place] = [((step, key), *place) for place in _leaves(inner, below)] if inner else []
+        yield from deeper or [((step, key),)]
 
 
 def _index(value: Any, kind: str, content: Any) -> int | None:
@@ -241,16 +252,60 @@ def _index(value: Any, kind: str, content: Any) -> int | None:
     return None
 
 
-def _present(wanted: Any, path: Path) -> bool:
-    """Whether the manifest has the field. List items count as present wherever the list is: order may differ."""
-    for step in path:
-        if isinstance(step, int):
-            return isinstance(wanted, list) and step < len(wanted)
+def _added(wanted: Any, mine: Sequence[Mapping[str, Any]], place: Place) -> Path | None:
+    """What was added at a place, as a path in the live object; ``None`` if the manifest has it.
+
+    List items are found by their key, as in the place: indices differ where an item was added before them. Of an item
+    that the manifest lacks the item itself is what was added, of a field that field.
+
+    :param mine: the field sets of the manifest's manager, at this level.
+    """
+    path: Path = ()
+    for index, (step, key) in enumerate(place):
+        path = (*path, step)
+        mine = [inner for fields in mine if isinstance(inner := fields.get(key), Mapping)]
+        kind, content = _step(key)
+        if kind != "f":
+            if not isinstance(wanted, list):
+                return path
+            found = _wanted_item(wanted, kind, content, owned=bool(mine))
+            if found is None:
+                return path
+            wanted = found[0]
+            continue
         if not isinstance(wanted, Mapping):
-            return False
-        if step == "data" and step not in wanted and "stringData" in wanted:
-            return True
-        if step not in wanted:
-            return False
-        wanted = wanted[step]
-    return True
+            return tuple(each for each, _ in place)
+        if content == "data" and content not in wanted and "stringData" in wanted:
+            return None
+        if content not in wanted:
+            return _until_item(path, place[index + 1 :])
+        wanted = wanted[content]
+    return None
+
+
+def _until_item(path: Path, rest: Place) -> Path:
+    """The path of an added field, down to its first list item: what is within that came with it."""
+    for step, key in rest:
+        path = (*path, step)
+        if _step(key)[0] != "f":
+            break
+    return path
+
+
+def _wanted_item(wanted: Sequence[Any], kind: str, content: Any, *, owned: bool) -> tuple[Any] | None:
+    """The manifest's item with that key or value, in a tuple, for it may be ``None`` itself.
+
+    :param owned: the manifest's manager owns the item: then it is there, even if the manifest leaves out a part of the
+        key that has a default which is not known here.
+    """
+    if kind == "v":
+        return (content,) if content in wanted else None
+    items = [item for item in wanted if isinstance(item, Mapping)]
+    for item in items:
+        if all(item.get(field, _KEY_DEFAULTS.get(field)) == value for field, value in content.items()):
+            return (item,)
+    if not owned:
+        return None
+    alike = (item for item in items if all(item.get(field, value) == value for field, value in content.items()))
+    found = next(alike, None)
+    return None if found is None else (found,)

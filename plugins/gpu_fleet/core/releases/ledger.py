@@ -48,6 +48,7 @@ class Intent:
     :ivar digest: the content digest that it will carry.
     :ivar base_revision: and ``base_uid``: the newest revision when the command began. It was judged ours then; without
         this note a command that dies before it writes would make the revision before it look like a stranger's.
+    :ivar content: fingerprint of what the command will store (``storage.fingerprint``); empty: not known.
     :ivar objects: for an uninstall: everything the release ever created, as ``apiVersion/Kind/namespace/name``; storage
         is gone afterwards, and leftovers could not be found without it.
     """
@@ -61,10 +62,16 @@ class Intent:
     base_revision: int | None = None
     base_uid: str = ""
     objects: tuple[str, ...] = ()
+    content: str = ""
 
     def made(self, stored: StoredRevision) -> bool:
-        """Whether a stored revision is the one that this intent announced."""
-        return self.revision == stored.revision and self.digest == stored.digest
+        """Whether a stored revision is the one that this intent announced.
+
+        Number and label alone do not tell: where our command died before it wrote, the next revision of a person gets
+        that number, and Helm copies the label from the one before. The content decides, where it is known.
+        """
+        alike = not self.content or not stored.content or self.content == stored.content
+        return alike and self.revision == stored.revision and self.digest == stored.digest
 
     def began_at(self, stored: StoredRevision) -> bool:
         """Whether a stored revision was the newest one when the command began."""
@@ -197,4 +204,5 @@ def _intent(text: str | None) -> Intent | None:
         base_revision=int(value["base_revision"]) if "base_revision" in value else None,
         base_uid=str(value.get("base_uid", "")),
         objects=tuple(str(item) for item in value.get("objects", ())),
+        content=str(value.get("content", "")),
     )

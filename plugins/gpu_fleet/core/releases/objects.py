@@ -167,3 +167,41 @@ def without_kinds(manifest: str, kinds: frozenset[str]) -> tuple[str, tuple[str,
     if not removed:
         return manifest, ()
     return "".join(f"---\n{yaml.safe_dump(item, sort_keys=False)}" for item in kept), tuple(removed)
+
+
+#: ``(apiVersion, kind)`` of objects.
+TypeId = tuple[str, str]
+
+
+def types_of(manifest: str) -> tuple[TypeId, ...]:
+    """The types of a manifest's objects, sorted."""
+    found = {(str(item.get("apiVersion", "")), str(item["kind"])) for item in documents(manifest) if item.get("kind")}
+    return tuple(sorted(found))
+
+
+def with_served_types(manifest: str, gone: Mapping[TypeId, str | None]) -> tuple[str, tuple[str, ...]]:
+    """The manifest with types that a server has, and what was changed, in words.
+
+    Helm builds every object of the stored manifest by discovery before it does anything, and before an uninstall only
+    after it has written ``uninstalling`` (helm v4.2.4 pkg/action/upgrade.go, rollback.go, uninstall.go, all
+    ``KubeClient.Build``; the same in 3.20): one type that the server no longer has stops it for good.
+
+    :param gone: types that the server does not have -> the ``apiVersion`` under which it has the same kind, or ``None``
+        if it has none: then its objects went with it, and are left out.
+    """
+    kept, changed = [], []
+    for document in documents(manifest):
+        key = (str(document.get("apiVersion", "")), str(document.get("kind", "")))
+        if key not in gone:
+            kept.append(document)
+            continue
+        name = f"{key[1]}/{(document.get('metadata') or {}).get('name')}"
+        served = gone[key]
+        if served is None:
+            changed.append(f"{name} left out ({key[0]} has no such kind any more)")
+        else:
+            kept.append({**document, "apiVersion": served})
+            changed.append(f"{name} moved from {key[0]} to {served}")
+    if not changed:
+        return manifest, ()
+    return "".join(f"---\n{yaml.safe_dump(item, sort_keys=False)}" for item in kept), tuple(changed)

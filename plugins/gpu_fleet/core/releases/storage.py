@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import gzip
+import hashlib
 import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -62,6 +63,7 @@ class StoredRevision:
     :ivar uid: UID of the Secret: a reinstalled release starts again at revision 1, with other UIDs.
     :ivar digest: value of :data:`LABEL_DIGEST`, empty if the revision carries none.
     :ivar modified: epoch seconds of Helm's last write, ``None`` if unknown.
+    :ivar content: see :func:`fingerprint`; empty where the payload was not read.
     """
 
     revision: int
@@ -70,6 +72,7 @@ class StoredRevision:
     uid: str
     digest: str = ""
     modified: float | None = None
+    content: str = field(default="", compare=False)
 
 
 def parse_status(value: object) -> ReleaseStatus:
@@ -157,6 +160,31 @@ def payload_status(release: Mapping[str, Any]) -> ReleaseStatus:
 def payload_chart(release: Mapping[str, Any]) -> str:
     """The name of the chart in a payload, empty if it has none."""
     return str(((release.get("chart") or {}).get("metadata") or {}).get("name") or "")
+
+
+def fingerprint(chart: str, version: str, values: Mapping[str, Any]) -> str:
+    """sha256 (first 40 hex digits) of what makes a revision's content: the chart's own name and version, and values.
+
+    Unlike the digest label it can be made of a stored release as well, so it tells whose content that is: Helm copies
+    the label of our revision to the next one, whoever makes that.
+    """
+    text = json.dumps([chart, version.removeprefix("v"), _plain(values)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _plain(value: Any) -> Any:
+    """As Helm stores it: numbers have no kinds, and a null is as good as nothing."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def payload_content(release: Mapping[str, Any]) -> str:
+    """The :func:`fingerprint` of the release in a payload."""
+    metadata = (release.get("chart") or {}).get("metadata") or {}
+    return fingerprint(str(metadata.get("name", "")), str(metadata.get("version", "")), release.get("config") or {})
 
 
 @dataclass(frozen=True)

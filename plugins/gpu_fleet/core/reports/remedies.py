@@ -46,6 +46,9 @@ REMEDIES: dict[str, str] = {
     "compare its config with the other nodes'.",
     "MpsDaemonAbsent": "The MPS control daemon does not run on this node: look at its DaemonSet and at the node's "
     "label nvidia.com/mps.capable.",
+    "DevicePluginMpsDaemon": "The MPS control daemon on the node does not serve, so the plugin registers no GPU: read "
+    "the daemon's log (kubectl logs of the pod that the message names, --previous where it restarts).",
+    "DevicePluginNotRegistering": "Read the log of the device plugin's pod on this node (driver, config entry).",
     "MpsLimitMissing": "Clients run without MPS's limits: restart the MPS control daemon, then the device plugin.",
     "GpuNotExclusive": "Whole GPUs are shared although the pool promises otherwise: check the plugin's config.",
     "GpuOvercommitted": "More containers share a GPU than promised: check the plugin's config for this node.",

@@ -133,7 +133,7 @@ def test_a_broken_node_beyond_the_wanted_ones_is_named_and_fails_nothing(broken:
             "NoCompatibleInstanceTypes",
             "filtered out all",
         ),
-        ({"nodes": [node(N1), node(N2, gpus=1, ready_for=10)]}, "AllocatableMismatch", "expected 4"),
+        ({"nodes": [node(N1), node(N2, gpus=1, ready_for=10)]}, "SharingNotApplied", "expected 4"),
         ({"nodes": [node(N1), node(N2, gpus=None, ready_for=10)]}, "DevicePluginAbsent", "no device-plugin pod"),
         (
             {
@@ -174,8 +174,9 @@ def test_what_is_waited_for(objects: dict[str, Any], reason: str, words: str) ->
     ("objects", "reason", "permanent", "plugin"),
     [
         ({}, "CapacityLost", False, False),
-        ({"nodes": [node(N1), node(N2, gpus=1)]}, "AllocatableMismatch", True, False),
-        ({"nodes": [node(N1), node(N2, gpus=1), node(N3, gpus=5)]}, "AllocatableMismatch", True, False),
+        ({"nodes": [node(N1), node(N2, gpus=1)]}, "SharingNotApplied", True, False),
+        ({"nodes": [node(N1), node(N2, gpus=1), node(N3, gpus=5)]}, "SharingNotApplied", True, False),
+        ({"nodes": [node(N1), node(N2, gpus=5)]}, "AllocatableMismatch", True, False),
         ({"nodes": [node(N1, gpus=None)]}, "DevicePluginAbsent", True, True),
         (
             {
@@ -245,7 +246,7 @@ def test_what_fails(objects: dict[str, Any], reason: str, permanent: bool, plugi
 
 def test_a_mismatch_names_node_expected_and_actual() -> None:
     verdict = judge(nodes=[node(N1), node(N2, gpus=1)])
-    assert verdict.data == {"node": N2, "expected": 4, "actual": 1}
+    assert verdict.data == {"node": N2, "expected": 4, "actual": 1, "capacity": None}
     assert "ip-10-0-0-2" in verdict.message
     assert "1 physical × 4" in verdict.message
 

@@ -83,7 +83,7 @@ READY = condition("Ready", "True", "Ready")
                 condition("Ready", "False", "UnhealthyDependents", "ValidationSucceeded=False"),
             ),
             Phase.PROGRESSING,
-            "UnhealthyDependents",
+            "CreateFleetAuthCheckFailed",
             False,
         ),
         (
@@ -156,7 +156,7 @@ def test_node_class_tells_the_part_that_is_not_ready_rather_than_the_summary() -
             ),
             1,
             Phase.PROGRESSING,
-            "UnhealthyDependents",
+            "AMINotFound",
             False,
         ),
         (thing("NodePool", condition("ValidationSucceeded", "True")), 1, Phase.PROGRESSING, "NotReady", False),

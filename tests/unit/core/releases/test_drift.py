@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -114,3 +115,114 @@ def test_what_is_nobodys_change_is_not_reported(manager: str, fields: dict[str, 
 def test_values_are_never_shown() -> None:
     obj = live(spec={"replicas": "hunter2"})
     assert "hunter2" not in str(found(obj)[0])
+
+
+# --- what is added inside list items ---------------------------------------------------------------------------------
+
+
+def in_container(fields: dict[str, Any], name: str = "c") -> dict[str, Any]:
+    return {"f:spec": {"f:template": {"f:spec": {"f:containers": {f'k:{{"name":"{name}"}}': fields}}}}}
+
+
+def added(fields: dict[str, Any], *containers: dict[str, Any], document: dict[str, Any] | None = None) -> list[str]:
+    """What is seen of a person's addition; the dry run in Helm's name keeps it, as the server does."""
+    wanted = applied() if document is None else completed(document, "r", "ns", "ns")
+    obj = live(spec={"template": {"spec": {"containers": list(containers)}}}, entries={"kubectl-edit": fields})
+    same = {**wanted, "spec": obj["spec"]}
+    items = differences("Deployment ns/d", obj, same, wanted)
+    assert {item.change for item in items} <= {Change.ADDED}
+    assert {item.manager for item in items} <= {"kubectl-edit"}
+    return [item.field.removeprefix("spec.template.spec.") for item in items]
+
+
+C = {"name": "c", "image": "one"}
+
+
+@pytest.mark.parametrize(
+    ("more", "fields", "seen"),
+    [
+        (
+            {"env": [{"name": "A", "value": "x"}]},
+            {"f:env": {".": {}, 'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}}},
+            ["containers[0].env[0]"],
+        ),
+        (
+            {"resources": {"limits": {"cpu": "1"}}},
+            {"f:resources": {"f:limits": {".": {}, "f:cpu": {}}}},
+            ["containers[0].resources.limits.cpu"],
+        ),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/host"}]},
+            {"f:volumeMounts": {".": {}, 'k:{"mountPath":"/host"}': {".": {}, "f:mountPath": {}, "f:name": {}}}},
+            ["containers[0].volumeMounts[0]"],
+        ),
+        (
+            {"securityContext": {"privileged": True}},
+            {"f:securityContext": {"f:privileged": {}}},
+            ["containers[0].securityContext.privileged"],
+        ),
+        ({"command": ["sh"]}, {"f:command": {}}, ["containers[0].command"]),
+        ({}, {".": {}, "f:name": {}, "f:image": {}}, []),
+    ],
+    ids=["env", "resources", "volumeMounts", "privileged", "an atomic list", "the manifest's own fields"],
+)
+def test_what_is_added_to_a_container_is_seen(more: dict[str, Any], fields: dict[str, Any], seen: list[str]) -> None:
+    assert added(in_container(fields), {**C, **more}) == seen
+
+
+def test_an_added_container_is_one_addition_and_moves_no_other() -> None:
+    """It stands before the manifest's own one, so that indices would compare the wrong items."""
+    fields = in_container({".": {}, "f:name": {}, "f:image": {}}, name="side")
+    assert added(fields, {"name": "side", "image": "x"}, C) == ["containers[0]"]
+    privileged = in_container({"f:securityContext": {"f:privileged": {}}})
+    both = added(privileged, {"name": "side", "image": "x"}, {**C, "securityContext": {"privileged": True}})
+    assert both == ["containers[1].securityContext.privileged"]
+
+
+def test_a_port_whose_protocol_the_manifest_leaves_to_its_default_is_the_manifests() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["spec"]["template"]["spec"]["containers"] = [{**C, "ports": [{"containerPort": 80}]}]
+    tcp, udp = ({"containerPort": 80, "protocol": protocol} for protocol in ("TCP", "UDP"))
+    key = 'k:{{"containerPort":80,"protocol":"{}"}}'
+    fields = {"f:ports": {key.format("TCP"): {".": {}}, key.format("UDP"): {".": {}}}}
+    assert added(in_container(fields), {**C, "ports": [tcp, udp]}, document=document) == ["containers[0].ports[1]"]
+
+
+def test_a_key_with_a_default_that_is_not_known_is_the_manifests_if_helm_owns_the_item() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["spec"]["rules"] = [{"name": "x"}]
+    key = 'k:{"mode":"fast","name":"x"}'
+    obj = live(
+        spec={"rules": [{"name": "x", "mode": "fast", "limit": 3}]},
+        entries={"kubectl-edit": {"f:spec": {"f:rules": {key: {"f:limit": {}, "f:mode": {}}}}}},
+    )
+    obj["metadata"]["managedFields"][0]["fieldsV1"] = {"f:spec": {"f:rules": {key: {".": {}, "f:name": {}}}}}
+    wanted = completed(document, "r", "ns", "ns")
+    items = differences("Deployment ns/d", obj, {**wanted, "spec": obj["spec"]}, wanted)
+    assert [item.field for item in items] == ["spec.rules[0].limit", "spec.rules[0].mode"]
+
+
+def test_a_value_added_to_a_set_is_seen() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["spec"]["names"] = ["a"]
+    fields = {"f:spec": {"f:names": {'v:"a"': {}, 'v:"b"': {}}}}
+    obj = live(spec={"names": ["b", "a"]}, entries={"kubectl-edit": fields})
+    wanted = completed(document, "r", "ns", "ns")
+    items = differences("Deployment ns/d", obj, {**wanted, "spec": obj["spec"]}, wanted)
+    assert [item.field for item in items] == ["spec.names[0]"]
+
+
+def test_the_ca_that_a_webhooks_server_writes_is_nobodys_change() -> None:
+    hook = {"name": "h.example.com", "clientConfig": {"url": "https://x"}}
+    document = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "w"},
+        "webhooks": [hook],
+    }
+    wanted = completed(document, "r", "ns", None)
+    filled = {**hook, "clientConfig": {"url": "https://x", "caBundle": "Q0E="}}
+    fields = {"f:webhooks": {'k:{"name":"h.example.com"}': {"f:clientConfig": {"f:caBundle": {}}}}}
+    obj = {**wanted, "webhooks": [filled]}
+    obj["metadata"] = {**wanted["metadata"], "managedFields": [{"manager": "cainjector", "fieldsV1": fields}]}
+    assert differences("w", obj, {**wanted, "webhooks": [filled]}, wanted) == []

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gpu_fleet.core.releases.ledger import Entry, Intent, Ledger, parse_ledger, render_ledger
-from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
+from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision, fingerprint, payload_content
 
 ENTRY = Entry(3, "abc", "uid-3", "2026-01-01T00:00:00Z", "dag/run")
 INTENT = Intent("rollback", 4, "abc", "2026-01-01T00:00:00Z", "dag/run", copy_of=3, objects=("v1/Secret/ns/x",),
-                base_revision=3, base_uid="uid-3")  # fmt: skip
+                content="c", base_revision=3, base_uid="uid-3")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,33 @@ def test_the_ledger_knows_its_own_dead_operation_but_not_a_persons() -> None:
     assert ledger.knows(ours)
     assert not ledger.knows(replace(ours, digest="abc"))  # a person's upgrade inherits the old label
     assert not ledger.knows(replace(ours, revision=5))
+
+
+def test_a_persons_revision_with_the_number_and_label_of_our_dead_command_is_not_ours() -> None:
+    """A correction to the same content died before it wrote; helm copied its label to the person's revision."""
+    ours = fingerprint("tiny", "1.0.0", {"message": "one"})
+    ledger = Ledger(candidate=ENTRY, intent=Intent("upgrade", 4, "abc", "", "", content=ours))
+    stored = StoredRevision(4, ReleaseStatus.DEPLOYED, "s", "uid-4", "abc", content=ours)
+    assert ledger.knows(stored)
+    theirs = replace(stored, content=fingerprint("tiny", "1.0.0", {"message": "two"}))
+    assert not ledger.knows(theirs)
+    assert not ledger.knows(replace(stored, content=fingerprint("tiny", "1.0.1", {"message": "one"})))
+
+
+@pytest.mark.parametrize("intent_has_it", [True, False])
+def test_where_a_content_is_not_known_number_and_label_tell(intent_has_it: bool) -> None:
+    """Ledgers of earlier versions have none, and payloads of superseded revisions are not read."""
+    known = fingerprint("tiny", "1.0.0", {})
+    ledger = Ledger(intent=Intent("upgrade", 4, "abc", "", "", content=known if intent_has_it else ""))
+    assert ledger.knows(
+        StoredRevision(4, ReleaseStatus.DEPLOYED, "s", "u", "abc", content="" if intent_has_it else known)
+    )
+
+
+def test_a_contents_fingerprint_is_that_of_what_helm_stores() -> None:
+    stored = {"chart": {"metadata": {"name": "tiny", "version": "v1.0.0"}}, "config": {"b": 1, "a": {"x": [2.0]}}}
+    assert payload_content(stored) == fingerprint("tiny", "1.0.0", {"a": {"x": [2], "y": None}, "b": 1.0})
+    assert payload_content(stored) != fingerprint("tiny", "1.0.0", {"b": 1})
 
 
 def test_a_command_that_died_before_writing_does_not_disown_the_revision_before_it() -> None:

@@ -10,11 +10,14 @@ from gpu_fleet.core.releases.objects import (
     ObjectId,
     belongs_to,
     crds,
+    documents,
     leaked,
     may_be_pruned,
     object_ids,
     passing,
     readable_manifest,
+    types_of,
+    with_served_types,
     without_kinds,
     workloads,
 )
@@ -113,3 +116,38 @@ def test_kinds_can_be_taken_out_of_a_manifest() -> None:
     assert crds(rest) == ()
     assert len(object_ids(rest, "ns")) == 3
     assert without_kinds(MANIFEST, frozenset({"Job"})) == (MANIFEST, ())
+
+
+# --- kinds that the server no longer has -----------------------------------------------------------------------------
+
+OLD = """---
+apiVersion: policy/v1beta1
+kind: PodDisruptionBudget
+metadata: {name: budget}
+spec: {minAvailable: 1}
+---
+apiVersion: nobody.example.com/v1
+kind: Stranger
+metadata: {name: s}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+"""
+
+
+def test_a_manifest_is_made_of_types_that_the_server_has() -> None:
+    gone = {("policy/v1beta1", "PodDisruptionBudget"): "policy/v1", ("nobody.example.com/v1", "Stranger"): None}
+    manifest, changed = with_served_types(OLD, gone)
+    assert types_of(manifest) == (("policy/v1", "PodDisruptionBudget"), ("v1", "ConfigMap"))
+    assert changed == (
+        "PodDisruptionBudget/budget moved from policy/v1beta1 to policy/v1",
+        "Stranger/s left out (nobody.example.com/v1 has no such kind any more)",
+    )
+    (budget,) = (item for item in documents(manifest) if item["kind"] == "PodDisruptionBudget")
+    assert budget["spec"] == {"minAvailable": 1}
+    assert with_served_types(manifest, gone) == (manifest, ())
+
+
+def test_a_manifest_of_served_types_is_left_as_it_is_to_the_letter() -> None:
+    assert with_served_types(OLD, {}) == (OLD, ())
