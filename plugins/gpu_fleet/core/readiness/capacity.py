@@ -19,6 +19,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from gpu_fleet.core.capacity import COMPONENT_PLACEHOLDER
+from gpu_fleet.core.capacity_launch import EVENT_AGE_S, claim_verdict, shortage_verdict, shortages
 from gpu_fleet.core.capacity_objects import (
     Object,
     PoolClaim,
@@ -53,24 +54,13 @@ from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 PLUGIN_PATIENCE_S = 300.0
 #: The kubelet publishes a changed device count within 10 s (its node status update period).
 MISMATCH_PATIENCE_S = 45.0
-#: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then.
-LAUNCH_PATIENCE_S = 120.0
 #: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
 #: placeholder with it); Karpenter answers a pending pod within 10 s.
 LOST_PATIENCE_S = 30.0
 
-#: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
-EVENT_AGE_S = 300.0
-
 #: What Karpenter says of a pool at its limits; the second is about ``limits.nodes``
 #: (kubernetes-sigs/karpenter v1.14 pkg/controllers/provisioning/scheduling/scheduler.go).
 _AT_LIMITS = ("exceed limits for nodepool", "node limits have been exhausted for nodepool")
-
-_AFTER_LAUNCH = {
-    "Launched": "waits for EC2",
-    "Registered": "launched, waits for its node to join",
-    "Initialized": "joined, not initialized",
-}
 
 
 def queries(args: Args) -> tuple[Query, ...]:
@@ -263,19 +253,15 @@ def _missing(
         pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
     ]
     for claim in arriving:
-        verdict = _claim_verdict(claim, now)
+        verdict = claim_verdict(claim, now)
         if verdict.failed:
             return verdict
-    insufficient = newest(snapshot.get("claim_events", []), "InsufficientCapacityError")
+    short = shortages(pool, snapshot.get("claim_events", []), now)
     launched = [claim for claim in arriving if not (claim.waiting and claim.waiting[0] == "Launched")]
-    if insufficient and event_time(insufficient) >= now - EVENT_AGE_S and not launched and (pending or arriving):
-        return progressing(
-            "InsufficientCapacity",
-            f"EC2 has no capacity for pool {pool} at the moment: {insufficient.get('message', '')}; Karpenter goes on "
-            "trying; more instance types, zones or capacity types would help",
-        )
+    if short and not launched and (pending or arriving):
+        return shortage_verdict(pool, short, now, started)
     if arriving:
-        return _claim_verdict(arriving[0], now)
+        return claim_verdict(arriving[0], now)
     if pending:
         return _unschedulable(pool, pending, snapshot, now)
     message = (
@@ -284,23 +270,6 @@ def _missing(
     if now - started >= LOST_PATIENCE_S:
         return failed("CapacityLost", f"{message}: a node was taken away; the next try asks again", permanent=False)
     return progressing("NodesMissing", message)
-
-
-def _claim_verdict(claim: PoolClaim, now: float) -> Verdict:
-    if claim.waiting is None:
-        return progressing("NodeVanished", f"NodeClaim {claim.name} is complete, but its node {claim.node} is gone")
-    kind, reason, message = claim.waiting
-    text = f"NodeClaim {claim.name} {_AFTER_LAUNCH[kind]}: {reason} {message}".rstrip()
-    stuck = claim.waiting_since is not None and now - claim.waiting_since >= LAUNCH_PATIENCE_S
-    if kind == "Launched" and reason == "LaunchFailed" and stuck:
-        return failed(
-            "LaunchFailed",
-            f"{text}; until Karpenter gives it up (5 minutes) nothing else in the cluster is provisioned",
-            permanent=False,
-        )
-    if kind == "Launched" and reason == "AwaitingReconciliation":
-        return progressing("WaitingForLaunch", text)
-    return progressing(reason, text)
 
 
 def _unschedulable(pool: str, pending: Sequence[Object], snapshot: Snapshot, now: float) -> Verdict:
