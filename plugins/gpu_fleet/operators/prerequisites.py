@@ -200,8 +200,8 @@ class Look:
         return self._looked("kubernetes", permission, lambda: ask(KubernetesHook(self._access()).client()))
 
     def _looked(self, service: str, permission: str, ask: Callable[[], Found]) -> Found | Unseen:
+        from gpu_fleet.core.aws_errors import refuses_credentials
         from gpu_fleet.core.prerequisites import Unseen
-        from gpu_fleet.hooks.aws import refuses_credentials
 
         if service in self._silent:
             return self._silent[service]
