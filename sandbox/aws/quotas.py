@@ -38,7 +38,6 @@ _CODES = {
     ("p", "spot"): "L-7212CCBC",
 }
 _FAMILY = re.compile(r"^([a-z]+)(\d+)")
-_EC2 = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
 
 def code_of(instance_type: str, capacity_type: str) -> str:
@@ -94,10 +93,10 @@ def without_addresses(faults: FaultBoard, body: bytes) -> bytes:
     """A reply of DescribeSubnets in which full subnets say so."""
     if not faults.each(SUBNET_FULL):
         return body
-    ElementTree.register_namespace("", _EC2)
     root = ElementTree.fromstring(body)  # noqa: S314 - moto's own reply
-    for item in root.iter(f"{{{_EC2}}}item"):
-        zone, free = (item.find(f"{{{_EC2}}}{name}") for name in ("availabilityZone", "availableIpAddressCount"))
+    ElementTree.register_namespace("", root.tag[1:].partition("}")[0])
+    for item in root.iter():
+        zone, free = (item.find(f"{{*}}{name}") for name in ("availabilityZone", "availableIpAddressCount"))
         if zone is not None and free is not None and is_full(faults, zone.text or ""):
             free.text = "0"
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -1,8 +1,8 @@
 """AWS's refusals as typed errors with a remedy that can help. Pure.
 
 Codes: docs.aws.amazon.com, 'Common errors' of each service and 'Error codes for the Amazon EC2 API'. Which policy
-denied a call is in the message (IAM User Guide, 'Troubleshoot access denied error messages'): a grant cures only what no
-identity-based policy allows.
+denied a call is in the message (IAM User Guide, 'Troubleshoot access denied error messages'): a grant cures only what
+no identity-based policy allows.
 """
 
 from __future__ import annotations

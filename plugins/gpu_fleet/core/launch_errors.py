@@ -106,8 +106,8 @@ _CAUSES = _causes(
     LaunchCause(
         "InstanceTypeUnsupported",
         Hope.NONE,
-        "the zone does not offer the type: name other zones or instance types in the pool, or tag subnets of other "
-        "zones for discovery",
+        "the zone does not offer the type: name other instance types in the pool, or tag subnets of other zones for "
+        "discovery",
     ),
     LaunchCause(
         "ReservationCapacityExceeded",
@@ -141,6 +141,9 @@ _SHORTAGE = LaunchCause(
     Hope.WAIT,
     "Karpenter goes on trying; more instance types, zones or capacity types would help",
 )
+#: Every cause that has a name of its own.
+KNOWN = (*_CAUSES.values(), _SHORTAGE)
+
 #: Each fleet error is ``CODE: MESSAGE``, joined with "; " (go.uber.org/multierr). A code followed by "=" is one of the
 #: attributes that are appended to the whole, and says nothing.
 _CODES = re.compile(r"(?:with fleet error\(s\), |; )([A-Z][A-Za-z]+(?:\.[A-Z][A-Za-z]+)?): ")

@@ -221,3 +221,8 @@ def symptom_of(text: str) -> _Symptom | None:
 def is_refusal(text: str) -> bool:
     """Whether a text of unknown meaning says that the API server refuses what helm asked."""
     return _REFUSED.search(text) is not None
+
+
+def listed() -> list[tuple[str, bool, str]]:
+    """Reason, whether it may pass, and remedy of every known symptom, for the reference."""
+    return [(each.reason, issubclass(each.error, TransientError), each.remedy) for each in _SYMPTOMS]
