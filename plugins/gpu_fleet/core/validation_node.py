@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The node condition of the EKS node monitoring agent for GPUs, and its reason for an XID that calls for a repair
 #: (aws/eks-node-monitoring-agent docs/node-health-issues.adoc; milder ones are events, ``NvidiaXID<code>Warning``).
 HARDWARE_CONDITION = "AcceleratedHardwareReady"
-_XID = re.compile(r"^NvidiaXID(?P<code>[0-9]+)Error$")
+_XID = re.compile(r"NvidiaXID(?P<code>[0-9]+)Error")
 #: The agent's reason for a GPU that the driver does not list any more.
 _COUNT_MISMATCH = "NvidiaDeviceCountMismatch"
 #: Part of the name of the chart's DaemonSet for MPS (k8s-device-plugin templates/daemonset-mps-control-daemon.yml).
@@ -280,7 +280,7 @@ def hardware(e: Looked) -> Check:
     if status != "False":
         return passed("hardware", "HardwareReady", f"node condition {HARDWARE_CONDITION} is {status}")
     words = f"node {e.facts.name}: {HARDWARE_CONDITION} is False, {reason}: {message}".rstrip(": ")
-    if xid := _XID.match(reason):
+    if xid := _XID.fullmatch(reason):
         return failed("hardware", "XidError", words, xid=int(xid["code"]))
     if reason == _COUNT_MISMATCH:
         return failed("hardware", "GpuLost", words)
