@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, permissions, refusals, signature, trail
+from sandbox.aws import eks_routes, permissions, quotas, refusals, signature, trail
 from sandbox.aws.eks import ClusterState, Eks, EksError
 from sandbox.aws.eks_nodegroups import NodeGroups
 from sandbox.aws.refusals import Refusal
@@ -139,10 +139,16 @@ class Shim:
             return faulty
         if signed.service == "eks":
             return await self._answer_eks(seen, signed.region)
+        action = permissions.action_of(seen, signed.service)
+        if signed.service == "servicequotas":
+            return quotas.answer(self._settings.faults, seen, action)
         if signed.expires is not None and signed.service != "s3":
             # Moto looks for service and caller in the Authorization header only.
             seen = replace(seen, headers={**seen.headers, "authorization": signature.as_header(signed)})
-        return await self._forward(seen)
+        response = await self._forward(seen)
+        if action == "ec2:DescribeSubnets" and response.status == 200 and isinstance(response.body, bytes):
+            response.body = quotas.without_addresses(self._settings.faults, response.body)
+        return response
 
     async def _refusal(self, seen: signature.Request, signed: signature.Signature) -> Refusal | None:
         credentials = await self.credentials(signed.access_key)

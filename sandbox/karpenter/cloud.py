@@ -5,40 +5,34 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from sandbox.aws import quotas
 from sandbox.aws.client import Aws
 from sandbox.karpenter.catalog import CAPACITY_TYPE, ZONE, InstanceType, Offering
 from sandbox.karpenter.launchtemplates import LaunchTemplates, block_devices, template_tags
+from sandbox.karpenter.refusals import (
+    NO_SPOT_ROLE,
+    FleetError,
+    InsufficientCapacity,
+    LaunchError,
+    check,
+    combined,
+    reason_of,
+)
 from sandbox.karpenter.requirements import Requirements, from_entries
+from sandbox.nodes.shapes import Shapes
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]
 
 #: Simulated seconds in which an offering without capacity is not tried again (``pkg/cache/cache.go``).
 UNAVAILABLE_SECONDS = 180.0
-_ICE_CODES = frozenset(
-    {
-        "InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded", "UnfulfillableCapacity",
-        "Unsupported", "InsufficientFreeAddressesInSubnet", "MaxFleetCountExceeded",
-    }
-)  # fmt: skip
 ALIVE = ("pending", "running", "shutting-down", "stopping", "stopped")
-
-
-class LaunchError(Exception):
-    """The launch failed and is tried again: ``Launched=Unknown`` with this reason and message."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class InsufficientCapacity(Exception):
-    """No capacity (or no node class): the claim is deleted."""
 
 
 class NodeClassNotReady(Exception):
@@ -61,18 +55,22 @@ class Cloud:
         self._clock = clock
         self._aws = aws
         self.templates = LaunchTemplates(aws, settings.cluster_name)
+        self._shapes = Shapes(aws)
         self._unavailable: dict[tuple[str, str, str], float] = {}
 
     # --- offerings -----------------------------------------------------------------------------------------------
 
     def available(self, type_name: str, offering: Offering) -> bool:
         """Whether EC2 had capacity when it was last asked."""
-        until = self._unavailable.get((type_name, offering.zone, offering.capacity_type), 0.0)
-        return time.monotonic() >= until
+        keys = (type_name, offering.zone, offering.capacity_type), ("", "", offering.capacity_type)
+        return all(time.monotonic() >= self._unavailable.get(key, 0.0) for key in keys)
 
     def _mark_unavailable(self, type_name: str, offering: Offering) -> None:
         key = (type_name, offering.zone, offering.capacity_type)
-        self._unavailable[key] = time.monotonic() + self._clock.real(UNAVAILABLE_SECONDS)
+        self._unavailable[key] = self._unavailable_until()
+
+    def _unavailable_until(self) -> float:
+        return time.monotonic() + self._clock.real(UNAVAILABLE_SECONDS)
 
     def mark_spot_unavailable(self, type_name: str, zone: str) -> None:
         """After an interruption warning: that spot pool is short."""
@@ -86,7 +84,7 @@ class Cloud:
         """Start one instance for a claim: spot where it is allowed, cheapest first, the next for lack of it.
 
         :raises InsufficientCapacity: when no offering had any.
-        :raises LaunchError: for every other refusal of EC2.
+        :raises LaunchError: when EC2 refused for another cause.
         """
         offers = [(each, offering) for each in types for offering in each.offered(wanted)]
         offers.sort(key=lambda pair: (pair[1].capacity_type != "spot", pair[1].price, pair[0].name, pair[1].zone))
@@ -94,23 +92,43 @@ class Cloud:
         if not offers:
             raise InsufficientCapacity("creating instance, insufficient capacity, all requested instance types were "
                                        "unavailable during launch")  # fmt: skip
-        errors: set[str] = set()
+        # One capacity type at a time (``getCapacityType``): on-demand comes with the next NodeClaim.
+        offers = [pair for pair in offers if pair[1].capacity_type == offers[0][1].capacity_type]
+        used = await self._used_vcpus()
+        errors: list[FleetError] = []
         for chosen, offering in offers:
             try:
-                return await self._run(claim, node_class, chosen, offering)
-            except _NoCapacity as error:
-                self._mark_unavailable(chosen.name, offering)
-                errors.add(str(error))
-        raise InsufficientCapacity(
-            f"creating instance, insufficient capacity, with fleet error(s), {'; '.join(sorted(errors))}"
-        )
+                return await self._run(claim, node_class, chosen, offering, used)
+            except FleetError as error:
+                errors.append(error)
+                if error.code == NO_SPOT_ROLE:
+                    self._unavailable[("", "", "spot")] = self._unavailable_until()
+                elif error.about_capacity:
+                    self._mark_unavailable(chosen.name, offering)
+        raise combined(errors)
 
-    async def _run(self, claim: Object, node_class: Object, chosen: InstanceType, offering: Offering) -> Launched:
-        self._simulated_shortage(chosen.name, offering)
+    async def _run(
+        self,
+        claim: Object,
+        node_class: Object,
+        chosen: InstanceType,
+        offering: Offering,
+        used: Mapping[str, int],
+    ) -> Launched:
+        """
+        :raises FleetError: EC2 has no instance of that kind there.
+        """
+        refused = check(
+            self._settings.faults, chosen.name, offering, chosen.shape.cpu, lambda quota: used.get(quota, 0)
+        )
+        if refused is not None:
+            raise refused
         status = node_class["status"]
         image = image_for(status["amis"], chosen)
         if image is None:
-            raise LaunchError("AMIResolutionFailed", f"no AMI of the node class fits instance type {chosen.name}")
+            # ``amifamily/resolver.go``; ToReasonMessage knows no such text.
+            reason, message = reason_of("no instance types satisfy requirements of amis")
+            raise LaunchError(reason, f"Error getting launch template configs: {message}")
         subnet = next(each for each in status["subnets"] if each["zone"] == offering.zone)
         tags = launch_tags(claim, node_class, self._settings.cluster_name)
         listed = [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
@@ -130,29 +148,26 @@ class Cloud:
             params["InstanceMarketOptions"] = {"MarketType": "spot"}
         try:
             await self.templates.ensure(node_class, tags["karpenter.sh/nodepool"], image)
+        except ClientError as error:
+            reason, message = reason_of(str(_fleet_error(error)))
+            raise LaunchError(reason, f"Error getting launch template configs: {message}") from error
+        try:
             answer = await self._aws.call("ec2", "run_instances", **params)
         except ClientError as error:
-            code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-            if code in _ICE_CODES:
-                raise _NoCapacity(f"{code}: {message}") from error
-            raise LaunchError(
-                "LaunchFailed", f"creating instance, creating fleet request, {code}: {message}"
-            ) from error
+            raise _fleet_error(error) from error
         return Launched(answer["Instances"][0], chosen, offering, image)
 
-    def _simulated_shortage(self, type_name: str, offering: Offering) -> None:
-        """The fault ``insufficient-capacity {instanceType, zone, capacityType}``; what is not named means any."""
-        fault = self._settings.faults.active("insufficient-capacity")
-        if fault is None:
-            return
-        facts = {"instanceType": type_name, "zone": offering.zone, "capacityType": offering.capacity_type}
-        if all(fault.get(name, value) == value for name, value in facts.items()):
-            self._settings.faults.take("insufficient-capacity")
-            raise _NoCapacity(
-                f"InsufficientInstanceCapacity: We currently do not have sufficient {type_name} capacity in the "
-                f"Availability Zone you requested ({offering.zone}). Our system will be working on provisioning "
-                "additional capacity."
-            )
+    async def _used_vcpus(self) -> dict[str, int]:
+        """vCPUs of the account's instances, by the quota that they count against; empty without such a fault."""
+        used: dict[str, int] = {}
+        if not self._settings.faults.each(quotas.QUOTA):
+            return used
+        for instance in await self._instances({"Name": "instance-state-name", "Values": ["pending", "running"]}):
+            kind = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
+            quota = quotas.code_of(instance["InstanceType"], kind)
+            shape = await self._shapes.get(instance["InstanceType"]) if quota else None
+            used[quota] = used.get(quota, 0) + (shape.cpu if shape else 0)
+        return used
 
     async def launched_for(self, claim: Object) -> Object | None:
         """The instance of an earlier launch whose result was lost (the controller died in between)."""
@@ -205,8 +220,9 @@ class Cloud:
         )
 
 
-class _NoCapacity(Exception):
-    pass
+def _fleet_error(error: ClientError) -> FleetError:
+    detail = error.response["Error"]
+    return FleetError(detail["Code"], detail["Message"])
 
 
 def instance_id(provider_id: str) -> str:

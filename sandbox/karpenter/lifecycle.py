@@ -7,14 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sandbox.karpenter.catalog import InstanceType, instance_type
-from sandbox.karpenter.cloud import (
-    InsufficientCapacity,
-    Launched,
-    LaunchError,
-    NodeClassNotReady,
-    labels_of_launch,
-    provider_id_of,
-)
+from sandbox.karpenter.cloud import Launched, NodeClassNotReady, labels_of_launch, provider_id_of
 from sandbox.karpenter.conditions import Conditions, condition
 from sandbox.karpenter.durations import epoch, seconds
 from sandbox.karpenter.objects import (
@@ -36,6 +29,7 @@ from sandbox.karpenter.objects import (
     uid,
 )
 from sandbox.karpenter.overlays import Unevaluated
+from sandbox.karpenter.refusals import InsufficientCapacity, LaunchError
 from sandbox.karpenter.requirements import from_entries, from_labels
 from sandbox.nodes.quantities import fits, parse, parse_all, render_all
 

@@ -24,7 +24,7 @@ _TYPE = re.compile(r"^([a-z]+)(?:-[0-9]+tb)?([0-9]+).*\.")
 #: Instance categories that EC2 calls accelerated and that have NVIDIA GPUs; AWS adds families to them every year.
 _CATEGORIES = frozenset({"g", "gr", "p"})
 #: AMI types of managed node groups for nodes with NVIDIA GPUs (Amazon EKS API reference, ``Nodegroup.amiType``).
-_GPU_AMI = re.compile(r"NVIDIA|_GPU$")
+_GPU_AMI = re.compile(r"NVIDIA|_GPU\Z")
 
 
 def may_have_gpus(instance_type: str) -> bool:

@@ -6,7 +6,7 @@ modules add their own with :func:`builder`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from gpu_fleet.core.budgets import budgets_of
@@ -39,8 +39,13 @@ Builder = Callable[..., list[Manifest]]
 BUILDERS: dict[str, Builder] = {}
 _B = TypeVar("_B", bound=Builder)
 
-#: Instance families with Arm processors (AWS Graviton) among those with NVIDIA GPUs.
-_ARM_FAMILIES = frozenset({"g5g"})
+#: Instance families with Arm processors (AWS Graviton, NVIDIA Grace) among those with NVIDIA GPUs.
+_ARM_FAMILIES = frozenset({"g5g", "p6e-gb200", "p6e-gb300"})
+
+
+def _architectures(instance_types: Iterable[str]) -> list[str]:
+    """All that the types have: one alone would silently take the others out of a pool that mixes them."""
+    return sorted({"arm64" if name.partition(".")[0] in _ARM_FAMILIES else "amd64" for name in instance_types})
 
 
 def builder(name: str) -> Callable[[_B], _B]:
@@ -172,11 +177,10 @@ def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> li
     # Jobs pick their pool by its name. Nothing on the node depends on that label, so one without it is no defect.
     node["metadata"]["labels"] = {**pool_labels(this), LABEL_POOL: this.name}
     node["spec"]["nodeClassRef"]["name"] = this.name
-    architecture = "arm64" if this.instance_types[0].split(".")[0] in _ARM_FAMILIES else "amd64"
     node["spec"]["requirements"] = [
         _in(LABEL_INSTANCE_TYPE, *this.instance_types),
         _in(LABEL_CAPACITY_TYPE, *this.capacity_types),
-        _in("kubernetes.io/arch", architecture),
+        _in("kubernetes.io/arch", *_architectures(this.instance_types)),
         _in("kubernetes.io/os", "linux"),
     ]
     taints = pool_taints(this)

@@ -26,6 +26,7 @@ from gpu_fleet.core.node_template import (
     pool_fields,
     requirements_of,
 )
+from gpu_fleet.core.reports.markdown import escape
 
 
 @dataclass(frozen=True)
@@ -218,12 +219,12 @@ def _nodes(nodes: Sequence[DriftedNode]) -> str:
 
 def to_markdown(cluster: str, changes: Sequence[PoolChange], drifted: Sequence[DriftedNode]) -> str:
     """For people, before anything is applied."""
-    lines = [f"### What this run changes on nodes of {cluster}", ""]
+    lines = [f"### What this run changes on nodes of {escape(cluster)}", ""]
     if not changes:
         lines.append("No pool's template changes: applying the spec makes no node drift.")
     for change in changes:
-        lines += [f"- {sentence}" for sentence in change.sentences()]
+        lines += [f"- {escape(sentence)}" for sentence in change.sentences()]
     if drifted:
         lines += ["", "Nodes that have drifted already:", ""]
-        lines += [f"- {node}" for node in drifted]
+        lines += [f"- {escape(str(node))}" for node in drifted]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gpu_fleet.core.costs import PriceList
 from gpu_fleet.core.physical import Hardware
 from gpu_fleet.core.spec import ClusterSpec, NodePool
-from gpu_fleet.core.spec.instances import physical_gpus, vcpus
+from gpu_fleet.core.spec.instances import vcpus
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ UNKNOWN = PoolFacts()
 
 def physical(pool: NodePool, facts: PoolFacts) -> int | None:
     """Physical GPUs per node."""
-    return facts.hardware.count if facts.hardware is not None else physical_gpus(pool.instance_types[0])
+    return facts.hardware.count if facts.hardware is not None else pool.gpus_per_node
 
 
 def most_vcpus(pool: NodePool, facts: PoolFacts) -> int | None:
@@ -69,9 +69,15 @@ def weights(spec: ClusterSpec, prices: PriceList) -> dict[str, int | None]:
 
 def _dearness(pool: NodePool, prices: PriceList) -> tuple[float, float, int, int, str]:
     """Ordered from cheap to dear. Karpenter launches the cheapest of a pool's types, so that one counts."""
-    gpus = pool.gpus_per_node or 1
+    gpus = pool.gpus_per_node
     known = [cost for name in pool.instance_types if (cost := prices.instance(name).usd) is not None]
-    per_gpu = min(known) / gpus if known else float("inf")
+    per_gpu = min(known) / gpus if known and gpus else float("inf")
     # Of equal GPUs the shared one costs less per nvidia.com/gpu that a pod asks for.
     per_request = per_gpu / pool.replicas
-    return per_gpu, per_request, gpus, min((vcpus(name) or 0 for name in pool.instance_types), default=0), pool.name
+    return (
+        per_gpu,
+        per_request,
+        gpus or 0,
+        min((vcpus(name) or 0 for name in pool.instance_types), default=0),
+        pool.name,
+    )

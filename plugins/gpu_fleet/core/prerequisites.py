@@ -73,7 +73,8 @@ class Facts:
     :ivar authentication_mode: of the EKS cluster: ``API``, ``API_AND_CONFIG_MAP`` or ``CONFIG_MAP``.
     :ivar entries: access entries of the node role: ARN -> type.
     :ivar node_role: the role as IAM describes it, empty if there is none; ``spot_role`` likewise.
-    :ivar subnets: ids of the subnets with the discovery tag; ``security_groups`` likewise.
+    :ivar subnets: the subnets with the discovery tag, as EC2 describes them.
+    :ivar security_groups: ids of the security groups with that tag.
     :ivar queue: whether the interruption queue exists.
     :ivar associations: pod identity associations of the controller's service account.
     :ivar addons: names of the cluster's add-ons.
@@ -87,7 +88,7 @@ class Facts:
     entries: Mapping[str, str] | Unseen | None = None
     node_role: Object | Unseen | None = None
     spot_role: Object | Unseen | None = None
-    subnets: Sequence[str] | Unseen | None = None
+    subnets: Sequence[Object] | Unseen | None = None
     security_groups: Sequence[str] | Unseen | None = None
     queue: bool | Unseen | None = None
     associations: Sequence[Object] | Unseen | None = None
@@ -141,7 +142,8 @@ def _has_own_credentials(spec: ClusterSpec) -> bool:
 
 
 # --- judgements ------------------------------------------------------------------------------------------------------
-def _unknown(name: str, unseen: Unseen, also: str = "") -> Prerequisite:
+def unknown(name: str, unseen: Unseen, also: str = "") -> Prerequisite:
+    """Nobody could look: what would have to be granted, or that a person has to."""
     remedy = f"grant {unseen.permission} to have it checked" if unseen.permission else "check it yourself"
     return Prerequisite(name, State.UNKNOWN, f"not looked at: {unseen.why}", f"{remedy}{also}")
 
@@ -154,7 +156,7 @@ def access_entry(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     """Whether EKS lets the nodes in that are launched with the spec's role."""
     name, role, mode = "access entry of the node role", spec.node_class.role, facts.authentication_mode
     if isinstance(mode, Unseen):
-        return _unknown(name, mode)
+        return unknown(name, mode)
     if mode == "CONFIG_MAP":
         return Prerequisite(
             name,
@@ -165,7 +167,7 @@ def access_entry(spec: ClusterSpec, facts: Facts) -> Prerequisite:
         )
     entries = facts.entries
     if entries is None or isinstance(entries, Unseen):
-        return _unknown(name, entries or Unseen("there was no answer"))
+        return unknown(name, entries or Unseen("there was no answer"))
     for arn, kind in entries.items():
         if kind == NODE_ENTRY_TYPE:
             return _met(name, f"{arn} has one of type {kind}")
@@ -194,7 +196,7 @@ def access_entry(spec: ClusterSpec, facts: Facts) -> Prerequisite:
 def _role(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     name, role, wanted = "node role", facts.node_role, spec.node_class.role
     if role is None or isinstance(role, Unseen):
-        return _unknown(name, role or Unseen("there was no answer"))
+        return unknown(name, role or Unseen("there was no answer"))
     if not role:
         return Prerequisite(
             name,
@@ -231,7 +233,7 @@ def _services(policy: Any) -> list[str] | None:
 def _discovery(spec: ClusterSpec, what: str, found: Sequence[str] | Unseen | None) -> Prerequisite:
     name, tag = f"{what} with the discovery tag", f"{DISCOVERY_TAG}={spec.node_class.discovery_tag}"
     if found is None or isinstance(found, Unseen):
-        return _unknown(name, found or Unseen("there was no answer"))
+        return unknown(name, found or Unseen("there was no answer"))
     if not found:
         return Prerequisite(
             name,
@@ -243,11 +245,17 @@ def _discovery(spec: ClusterSpec, what: str, found: Sequence[str] | Unseen | Non
     return _met(name, f"{len(found)} of {spec.region}: {', '.join(sorted(found)[:_NODES_SHOWN])}")
 
 
+def _ids(subnets: Sequence[Object] | Unseen | None) -> Sequence[str] | Unseen | None:
+    if subnets is None or isinstance(subnets, Unseen):
+        return subnets
+    return [str(subnet["SubnetId"]) for subnet in subnets]
+
+
 def _spot_role(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     name, role = "service-linked role for spot", facts.spot_role
     create = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
     if role is None or isinstance(role, Unseen):
-        return _unknown(name, role or Unseen("there was no answer"))
+        return unknown(name, role or Unseen("there was no answer"))
     if not role:
         spot = ", ".join(pool.name for pool in spec.node_pools if pool.manage and "spot" in pool.capacity_types)
         return Prerequisite(name, State.MISSING, f"the account has no {SPOT_ROLE}, so {spot} could buy no spot", create)
@@ -257,7 +265,7 @@ def _spot_role(spec: ClusterSpec, facts: Facts) -> Prerequisite:
 def _queue(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     name, queue = "interruption queue", spec.karpenter.interruption_queue
     if facts.queue is None or isinstance(facts.queue, Unseen):
-        return _unknown(name, facts.queue or Unseen("there was no answer"))
+        return unknown(name, facts.queue or Unseen("there was no answer"))
     if not facts.queue:
         # v1.14.1 pkg/controllers/controllers.go drops the error of NewSQSProvider.
         return Prerequisite(
@@ -279,7 +287,7 @@ def _identity(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     found = facts.associations
     if not isinstance(found, Unseen) and found:
         if isinstance(facts.addons, Unseen):
-            return _unknown(name, facts.addons, f": the association of {account} works only with the add-on")
+            return unknown(name, facts.addons, f": the association of {account} works only with the add-on")
         if facts.addons is not None and POD_IDENTITY_ADDON not in facts.addons:
             return Prerequisite(
                 name,
@@ -297,9 +305,9 @@ def _identity(spec: ClusterSpec, facts: Facts) -> Prerequisite:
             "check it yourself",
         )
     if found is None or isinstance(found, Unseen):
-        return _unknown(name, found or Unseen("there was no answer"))
+        return unknown(name, found or Unseen("there was no answer"))
     if not makes_service_account(spec) and isinstance(facts.service_account, Unseen):
-        return _unknown(name, facts.service_account, f": ServiceAccount {account} may be annotated for IRSA")
+        return unknown(name, facts.service_account, f": ServiceAccount {account} may be annotated for IRSA")
     return Prerequisite(
         name,
         State.MISSING,
@@ -313,7 +321,7 @@ def _identity(spec: ClusterSpec, facts: Facts) -> Prerequisite:
 def _nodes(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     name, wanted = "nodes for Karpenter itself", spec.karpenter.replicas
     if facts.nodes is None or isinstance(facts.nodes, Unseen):
-        return _unknown(name, facts.nodes or Unseen("there was no answer"))
+        return unknown(name, facts.nodes or Unseen("there was no answer"))
     placement = Placement.of(spec)
     usable = placement.usable(facts.nodes)
     if len(usable) >= wanted:
@@ -355,7 +363,7 @@ def judge(spec: ClusterSpec, facts: Facts) -> list[Prerequisite]:
         found += [
             _role(spec, facts),
             access_entry(spec, facts),
-            _discovery(spec, "subnet", facts.subnets),
+            _discovery(spec, "subnet", _ids(facts.subnets)),
             _discovery(spec, "security group", facts.security_groups),
         ]
     if buys_spot(spec):

@@ -24,7 +24,7 @@ EARLIEST = 1_577_836_800.0
 #: Epoch seconds of 2100-01-01.
 LATEST = 4_102_444_800.0
 
-_UUID = re.compile(r"^(GPU|MIG)-[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+_UUID = re.compile(r"(GPU|MIG)-[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class ProbeOutputError(PermanentError):
@@ -138,7 +138,7 @@ def number(value: Any, field: str, least: float, most: float) -> float:
 
 def uuid(value: Any, field: str) -> str:
     found = text(value, field)
-    if not _UUID.match(found):
+    if not _UUID.fullmatch(found):
         raise absurd(f"{found[:80]!r} is not a GPU UUID")
     return found
 

@@ -1,7 +1,8 @@
 """The teardown plan as Markdown: what a person reads before saying yes.
 
 In the order of the reader's questions: what goes and what it costs, whom it hurts, what holds it up, what stays and
-why. The lists of objects come last.
+why. The lists of objects come last. Names, annotations and messages are other people's texts: they are escaped, so that
+none of them can hide, add or link anything in what is approved.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Iterable, Sequence
 
 from gpu_fleet.core.costs import HOURS_PER_MONTH
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT
+from gpu_fleet.core.reports.markdown import code, escape
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown import TeardownPlan
 from gpu_fleet.core.teardown_karpenter import Way
 from gpu_fleet.core.teardown_pods import Victim
 
 _MOST = 20
+_INSTANCE = ("type", "capacityType", "pool", "price")
 
 
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
+    return ", ".join(code(name) for name in names) or "none"
 
 
 def _items(lines: Sequence[str]) -> list[str]:
@@ -41,11 +44,11 @@ def to_markdown(plan: TeardownPlan, spec: ClusterSpec) -> str:
         parts = [["Nothing is left: no NodePool, NodeClaim, node, instance or Helm release of ours."]]
     else:
         parts = [_removes(plan), *_interrupts(plan), *_holds_up(plan, spec)]
-    parts += [_keeps(plan), *([f"**Note:** {note}"] for note in plan.notes)]
+    parts += [_keeps(plan), *([f"**Note:** {escape(note)}"] for note in plan.notes)]
     if not plan.empty:
         parts += _details(plan)
     paragraphs = ["\n".join(lines) for lines in parts if lines]
-    return "\n\n".join([f"## Teardown of the GPU capacity of `{plan.cluster}`", *paragraphs])
+    return "\n\n".join([f"## Teardown of the GPU capacity of {code(plan.cluster)}", *paragraphs])
 
 
 def _removes(plan: TeardownPlan) -> list[str]:
@@ -54,7 +57,7 @@ def _removes(plan: TeardownPlan) -> list[str]:
     if going:
         what.append(f"{_count(len(going), 'volume')} of {sum(volume.gib for volume in going)} GiB")
     month = "" if not plan.cost.usd else f" (about {plan.cost.usd * HOURS_PER_MONTH:,.0f} USD a month)"
-    return [f"**Removes:** {', '.join(what)}: **{plan.cost}**{month}. {plan.prices}"]
+    return [f"**Removes:** {', '.join(what)}: **{escape(str(plan.cost))}**{month}. {escape(plan.prices)}"]
 
 
 def _interrupts(plan: TeardownPlan) -> list[list[str]]:
@@ -73,19 +76,21 @@ def _interrupts(plan: TeardownPlan) -> list[list[str]]:
     protected = [victim for victim in victims if victim.asked_to_stay is not None]
     if protected:
         head = f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"
-        parts.append([head, *_items([f"`{v.name}` (`{v.asked_to_stay}`)" for v in protected])])
+        parts.append([head, *_items([f"{code(v.name)} ({code(str(v.asked_to_stay))})" for v in protected])])
     lost = [volume for volume in plan.volumes if volume.goes and volume.volume_of]
     if lost:
         head = "**Lost with its instance** (attached to be deleted on termination):"
-        parts.append([head, *_items([f"{volume.volume_of}: `{volume.id}`, {volume.gib} GiB" for volume in lost])])
+        parts.append(
+            [head, *_items([f"{escape(volume.volume_of)}: {code(volume.id)}, {volume.gib} GiB" for volume in lost])]
+        )
     return parts
 
 
 def _of_owner(owner: str, pods: Sequence[Victim]) -> str:
     names = _list([pod.name for pod in pods[:3]]) + (f" and {len(pods) - 3} more" if len(pods) > 3 else "")
     gpus = sum(pod.gpus for pod in pods)
-    warnings = sorted({pod.warning for pod in pods if pod.warning})
-    parts = [owner if owner != pods[0].name else "", names, f"{_count(gpus, 'GPU')}" if gpus else "", *warnings]
+    warnings = sorted({escape(pod.warning) for pod in pods if pod.warning})
+    parts = [escape(owner) if owner != pods[0].name else "", names, f"{_count(gpus, 'GPU')}" if gpus else "", *warnings]
     return "; ".join(part for part in parts if part)
 
 
@@ -94,7 +99,9 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
     refused = plan.judged.drain.refuse
     if refused:
         head = f"**Refuses:** {_count(len(refused), 'pod')} must not be evicted:"
-        parts.append([head, *_items([f"`{pod}` on `{pod.node}` {pod.verdict.message}" for pod in refused])])
+        parts.append(
+            [head, *_items([f"{code(str(pod))} on {code(pod.node)} {escape(pod.verdict.message)}" for pod in refused])]
+        )
     forbidden = plan.judged.forbidden()
     if forbidden:
         policy = spec.drain
@@ -104,23 +111,23 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
             else "the drain fails, and what has not been evicted stays (drain.whenTimeExpires: fail)"
         )
         head = f"**Blocks the drain:** as long as this is so; after {policy.timeout.text} {then}:"
-        parts.append([head, *_items([f"{why}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
+        parts.append([head, *_items([f"{escape(why)}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
     lingering = plan.judged.lingering
     if lingering and plan.way is Way.BY_KARPENTER:
         head = (
             "**Blocks Karpenter:** a drain leaves these pods of DaemonSets, and Karpenter terminates no node before "
             "they are gone or the pool's terminationGracePeriod is over (for ever if it is null):"
         )
-        parts.append([head, *_items([f"`{name}`: {why}" for name, why in lingering.items()])])
+        parts.append([head, *_items([f"{code(name)}: {escape(why)}" for name, why in lingering.items()])])
     return parts
 
 
 def _keeps(plan: TeardownPlan) -> list[str]:
     stays = [f"NodePools {_list(plan.kept_pools)}"] if plan.kept_pools else []
-    stays += plan.stays
+    stays += map(escape, plan.stays)
     stays += [
-        f"volume `{volume.id}`, {volume.gib} GiB {volume.type}, {volume.per_month}"
-        + (f": {volume.volume_of}" if volume.volume_of else ": kept when its instance is terminated")
+        f"volume {code(volume.id)}, {volume.gib} GiB {escape(volume.type)}, {escape(str(volume.per_month))}"
+        + (f": {escape(volume.volume_of)}" if volume.volume_of else ": kept when its instance is terminated")
         for volume in plan.volumes
         if not volume.goes
     ]
@@ -138,7 +145,7 @@ def _details(plan: TeardownPlan) -> list[list[str]]:
         f"| Helm releases | {_list(helm)} |",
     ]
     rows = [
-        f"| `{row['id']}` | {row['type']} | {row['capacityType']} | {row['pool']} | {row['price']} |"
+        "| " + " | ".join([code(row["id"]), *(escape(str(row[key])) for key in _INSTANCE)]) + " |"
         for row in plan.instances
     ]
     head = ["| instance | type | capacity | pool | price |", "|---|---|---|---|---|"]

@@ -12,17 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
-from gpu_fleet.core.errors import (
-    ApiUnavailable,
-    Conflict,
-    Forbidden,
-    GpuFleetError,
-    Invalid,
-    NotFound,
-    SpecError,
-    Throttled,
-    Unauthorized,
-)
+from gpu_fleet.core.aws_errors import BAD_CREDENTIALS, EXPIRED, error_for_code
+from gpu_fleet.core.errors import ApiUnavailable, Forbidden, Invalid, SpecError, TransientError, Unauthorized
 
 log = logging.getLogger(__name__)
 
@@ -39,59 +30,6 @@ CLIENT_DEFAULTS: dict[str, Any] = {
 #: Seconds after which a session looks whether its Airflow connection is still the one that it was made of. A triggerer
 #: lives for weeks, and a connection may be given another account meanwhile, whose instances would then be 'gone'.
 CONNECTION_TTL_S = 30.0
-
-_THROTTLED = frozenset(
-    {"Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "TooManyRequestsException",
-     "RequestThrottled", "RequestThrottledException", "SlowDown", "PriorRequestNotComplete",
-     "EC2ThrottledException"}
-)  # fmt: skip
-_BAD_CREDENTIALS = frozenset(
-    {"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch",
-     "InvalidAccessKeyId", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignatureException",
-     "MissingAuthenticationTokenException", "IncompleteSignatureException"}
-)  # fmt: skip
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
-_DENIED = frozenset(
-    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "OptInRequired", "NotAuthorized"}
-)
-_CONFLICT = frozenset({"ResourceInUseException", "ConflictException", "IncorrectInstanceState", "DependencyViolation"})
-
-
-def _is_absent(code: str) -> bool:
-    return (
-        code in {"ResourceNotFoundException", "NotFoundException", "NoSuchEntity"}
-        or code.endswith((".NotFound", "NotFoundException"))
-        or code.startswith("NoSuch")
-        or "NonExistent" in code
-    )
-
-
-def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuFleetError:
-    """The typed error of an AWS error code; ``reason`` is the code itself."""
-    text = f"{what}: {message} ({code})"
-    if code in _BAD_CREDENTIALS and "valid region" in message:
-        # Signature Version 4: "Credential should be scoped to a valid region".
-        return SpecError(text, field="aws.region", remedy="write a region of AWS, for example us-west-2", reason=code)
-    if code in _THROTTLED or http_status == 429:
-        return Throttled(text, reason=code)
-    if code in _EXPIRED:
-        return Unauthorized(f"{text}; the session's credentials have expired", reason=code)
-    if code in _BAD_CREDENTIALS:
-        return Forbidden(f"{text}; AWS does not accept the credentials", reason=code)
-    if code in _DENIED or http_status == 403:
-        return Forbidden(f"{text}; grant the identity this permission", reason=code)
-    if _is_absent(code) or http_status == 404:
-        return NotFound(text, reason=code)
-    if code in _CONFLICT or http_status == 409:
-        return Conflict(text, reason=code)
-    if http_status >= 500:
-        return ApiUnavailable(text, reason=code)
-    return Invalid(text, reason=code)
-
-
-def refuses_credentials(error: GpuFleetError) -> bool:
-    """Whether the credentials themselves were refused, or missing: no permission would cure that."""
-    return error.reason in _BAD_CREDENTIALS or error.reason == "NoCredentials"
 
 
 def dig(response: Any, path: str) -> list[Any]:
@@ -280,7 +218,14 @@ class AwsSession:
             raise Forbidden(
                 f"{what}: {error}; give {self.label} an access key, a profile or a role", reason="NoCredentials"
             ) from error
-        except (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.MetadataRetrievalError) as error:
+        except (boto.SSOError, boto.TokenRetrievalError, *_login_errors(boto)) as error:
+            # Nobody is there to log in; a session that ended stays ended.
+            raise Forbidden(
+                f"{what}: {error}; log in again where the worker runs (aws sso login), or better give {self.label} a "
+                "role or an access key, which need no log-in",
+                reason="LoginNeeded",
+            ) from error
+        except (boto.CredentialRetrievalError, boto.MetadataRetrievalError) as error:
             raise ApiUnavailable(f"{what}: cannot obtain credentials: {error}", reason="CredentialsFailed") from error
         except (boto.NoRegionError, boto.InvalidRegionError) as error:
             raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
@@ -295,6 +240,14 @@ class AwsSession:
             raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
         except (boto.ParamValidationError, boto.UnknownServiceError) as error:
             raise Invalid(f"{what}: {error}") from error
+        except boto.BotoCoreError as error:
+            if "Config" in type(error).__name__ or isinstance(error, boto.UnknownCredentialError):
+                raise Invalid(
+                    f"{what}: {error}; correct the AWS configuration files and variables of the worker, or the "
+                    f"extras of {self.label}",
+                    reason="AwsConfigInvalid",
+                ) from error
+            raise TransientError(f"{what}: {error}; run again", reason=type(error).__name__) from error
 
     # --- internals ---------------------------------------------------------------------------------------------
 
@@ -310,7 +263,7 @@ class AwsSession:
             with self.errors(f"{service} {operation}"):
                 return work(client)
         except (Forbidden, Unauthorized) as error:
-            if error.reason not in _BAD_CREDENTIALS | _EXPIRED:
+            if error.reason not in BAD_CREDENTIALS | EXPIRED:
                 raise
             self._forget(client)
         with self.errors(f"{service} {operation}"):
@@ -397,6 +350,12 @@ class AwsSession:
             config=config,
             verify=hook.verify,
         )
+
+
+def _login_errors(boto: Any) -> tuple[type[Exception], ...]:
+    """Errors of ``aws login``, which only newer versions of botocore know."""
+    found = getattr(boto, "LoginError", None)
+    return () if found is None else (found,)
 
 
 _sessions: dict[tuple[str | None, str | None], AwsSession] = {}

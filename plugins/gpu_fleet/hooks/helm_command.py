@@ -18,6 +18,7 @@ from gpu_fleet.core.errors import ToolError, TransientError
 from gpu_fleet.core.releases.helm_output import HelmVersion, parse_version
 from gpu_fleet.core.releases.request import Conflicts, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import LABEL_DIGEST
+from gpu_fleet.core.releases.values_document import values_document
 from gpu_fleet.hooks.helm_folder import PrivateFolder
 from gpu_fleet.hooks.helm_kubeconfig import write_kubeconfig
 from gpu_fleet.hooks.helm_process import Finished, run_child
@@ -205,9 +206,11 @@ def dry_run_arguments(request: ReleaseRequest, chart: Path, values: Path) -> lis
 
 
 def write_values(values: Mapping[str, Any], path: Path) -> None:
-    """Write a values file (mode 0600)."""
-    import json
+    """Write a values file (mode 0600).
 
+    :raises SpecError: a text holds half of a surrogate pair, which is no character.
+    """
+    text = values_document(values)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(dict(values), file, default=str)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

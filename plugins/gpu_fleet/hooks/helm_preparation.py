@@ -23,7 +23,7 @@ _DOCUMENT = "---\n"
 #: Errors that are certain without a cluster, and those that are once the cluster was asked: a template may fail because
 #: of ``.Capabilities`` or ``lookup``. Anything else is left to the real upgrade.
 _CERTAIN = frozenset({"ValuesSchema"})
-_CERTAIN_IN_CLUSTER = frozenset({"ValuesSchema", "InvalidManifest"})
+_CERTAIN_IN_CLUSTER = frozenset({"ValuesSchema", "InvalidManifest", "KubeVersionUnsupported"})
 
 
 def check_rendering(client: KubeClient, request: ReleaseRequest, helm: Helm, chart: Path, values: Path) -> str:

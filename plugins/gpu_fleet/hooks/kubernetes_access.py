@@ -254,6 +254,38 @@ def _named(entries: Any, name: str, kind: str) -> dict[str, Any]:
     raise SpecError(f"the kubeconfig has no {kind} {name!r}", field="cluster.access.context", remedy="name one it has")
 
 
+#: Fields of a kubeconfig (kubernetes/client-go v0.36 tools/clientcmd/api/v1/types.go) that change who asks, or which
+#: way, and that helm honours: this client, which does not, would be somebody else than helm, or reach another server.
+_NOT_HONOURED = {
+    "cluster": {
+        "proxy-url": "set HTTPS_PROXY and NO_PROXY for workers and triggerers",
+        "tls-server-name": "use an address that is in the server's certificate",
+    },
+    "user": {
+        "as": "give the user the rights that it needs, or use a kubeconfig of that user",
+        "as-uid": "use a kubeconfig of that user",
+        "as-groups": "use a kubeconfig of a user in these groups",
+        "as-user-extra": "use a kubeconfig of that user",
+        "username": "use a client certificate or a token: no API server takes passwords any more",
+        "password": "use a client certificate or a token: no API server takes passwords any more",
+    },
+}
+
+
+def _refuse_what_is_not_honoured(path: Path, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> None:
+    """
+    :raises SpecError: naming the first field that this client would pass over.
+    """
+    for kind, entry in (("cluster", cluster), ("user", user)):
+        for key, remedy in _NOT_HONOURED[kind].items():
+            if entry.get(key):
+                raise SpecError(
+                    f"kubeconfig {path}: the {kind}'s {key} is not honoured here, and helm would honour it",
+                    field="cluster.access.path",
+                    remedy=remedy,
+                )
+
+
 def _resolve_kubeconfig(access: ClusterAccess) -> Endpoint:
     import yaml
 
@@ -277,6 +309,7 @@ def _resolve_kubeconfig(access: ClusterAccess) -> Endpoint:
             field="cluster.access",
             remedy="use access mode 'eks', or a kubeconfig with a certificate or a token",
         )
+    _refuse_what_is_not_honoured(path, cluster, user)
     server = str(cluster.get("server", "")).rstrip("/")
     ssl_context = None
     if server.startswith("https://"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gpu_fleet.core.capacity_launch import NODE_DOES_NOT_JOIN
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kinds import DAEMON_SET
 from gpu_fleet.core.pool_template import PoolTemplate
-from gpu_fleet.core.readiness.capacity import NODE_DOES_NOT_JOIN
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure
 from gpu_fleet.operators.request_capacity import request_capacity

@@ -76,9 +76,10 @@ class LeakCheckOperator(FleetOperator):
 
     def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[Unchecked]]:
         """What AWS has, by subject; and the subjects that the identity is not allowed to see."""
+        from gpu_fleet.core.aws_errors import refuses_credentials
         from gpu_fleet.core.leak_check import Unchecked
         from gpu_fleet.core.leaks import aws_queries
-        from gpu_fleet.hooks.aws import aws_session, refuses_credentials
+        from gpu_fleet.hooks.aws import aws_session
 
         session = aws_session(self.spec.aws.connection, self.spec.aws.region)
         found: dict[str, list[dict[str, Any]]] = {}

@@ -20,6 +20,7 @@ from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.launch_limits import Limits
     from gpu_fleet.core.prerequisites import Facts, Unseen
     from gpu_fleet.hooks.aws import AwsSession
 
@@ -27,7 +28,8 @@ Found = TypeVar("Found")
 
 
 class CheckPrerequisitesOperator(FleetOperator):
-    """Node role and its access entry, discovery tags, the controller's identity, queue and nodes.
+    """Node role and its access entry, discovery tags, the controller's identity, queue and nodes; and that EC2 can
+    give the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses.
 
     If nothing is missing but nodes of a managed node group that are still joining, they are waited for, at most
     ``deadlines.cluster_active``; then everything is looked at again.
@@ -44,11 +46,13 @@ class CheckPrerequisitesOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.launch_limits import judge_limits
         from gpu_fleet.core.prerequisites import State, judge
         from gpu_fleet.hooks.aws import aws_session
 
         look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
-        found = judge(self.spec, look.facts())
+        facts = look.facts()
+        found = judge(self.spec, facts) + judge_limits(self.spec, look.limits(facts))
         for each in found:
             (self.log.info if each.state is State.MET else self.log.warning)("%s: %s", each.state, each)
         missing = [each for each in found if each.state is State.MISSING]
@@ -123,7 +127,7 @@ class Look:
             found |= self._admission(described)
             found["node_role"] = self._role(spec.node_class.role)
             for key, action, operation, path in (
-                ("subnets", "DescribeSubnets", "describe_subnets", "Subnets.SubnetId"),
+                ("subnets", "DescribeSubnets", "describe_subnets", "Subnets"),
                 ("security_groups", "DescribeSecurityGroups", "describe_security_groups", "SecurityGroups.GroupId"),
             ):
                 tag = {"Name": f"tag:{DISCOVERY_TAG}", "Values": [spec.node_class.discovery_tag]}
@@ -151,6 +155,58 @@ class Look:
         else:
             mode = str((described["cluster"].get("accessConfig") or {}).get("authenticationMode") or "CONFIG_MAP")
         return {"authentication_mode": mode, "entries": None if mode == "CONFIG_MAP" else self._entries()}
+
+    def limits(self, facts: Facts) -> Limits:
+        """What EC2 would refuse: one call for the types, one for their zones, and one for each quota.
+
+        :param facts: of :meth:`facts`; what was seen there is not asked for again.
+        """
+        from gpu_fleet.core.launch_limits import Limits, quota_codes
+        from gpu_fleet.core.physical import MAX_TYPES_PER_CALL
+        from gpu_fleet.core.prerequisites import Unseen, makes_nodes
+
+        spec = self.spec
+        if not makes_nodes(spec):
+            return Limits()
+        if facts.subnets is None or isinstance(facts.subnets, Unseen):
+            # Whoever may not look at subnets may look at the rest; only a cluster that cannot be described is given up.
+            blind = facts.subnets or Unseen("there was no answer")
+            if not blind.permission:
+                return Limits(blind, blind, blind, dict.fromkeys(quota_codes(spec), blind), blind)
+        types = sorted({name for pool in spec.node_pools if pool.manage for name in pool.instance_types})
+        offers: dict[str, set[str]] | Unseen = {name: set() for name in types}
+        vcpus: dict[str, int] | Unseen = {}
+        for start in range(0, len(types), MAX_TYPES_PER_CALL):
+            chunk = types[start : start + MAX_TYPES_PER_CALL]
+            found = self._list(
+                "ec2",
+                "DescribeInstanceTypeOfferings",
+                "describe_instance_type_offerings",
+                "InstanceTypeOfferings",
+                LocationType="availability-zone",
+                Filters=[{"Name": "instance-type", "Values": chunk}],
+            )
+            if isinstance(found, Unseen) or isinstance(offers, Unseen):
+                offers = found if isinstance(found, Unseen) else offers
+            else:
+                for item in found:
+                    offers[str(item["InstanceType"])].add(str(item["Location"]))
+            filters = [{"Name": "instance-type", "Values": chunk}]
+            shown = self._list(
+                "ec2", "DescribeInstanceTypes", "describe_instance_types", "InstanceTypes", Filters=filters
+            )
+            if isinstance(shown, Unseen) or isinstance(vcpus, Unseen):
+                vcpus = shown if isinstance(shown, Unseen) else vcpus
+            else:
+                vcpus |= {str(item["InstanceType"]): int(item["VCpuInfo"]["DefaultVCpus"]) for item in shown}
+        quotas: dict[str, float | Unseen] = {}
+        for code in quota_codes(spec):
+            quota = self._ask(
+                "service-quotas", "GetServiceQuota", "get_service_quota", iam="servicequotas", ServiceCode="ec2",
+                QuotaCode=code,
+            )  # fmt: skip
+            quotas[code] = quota if isinstance(quota, Unseen) else float(quota["Quota"]["Value"])
+        return Limits(facts.subnets, offers, vcpus, quotas, facts.nodes)
 
     def _karpenter(self) -> dict[str, Any]:
         from gpu_fleet.core import prerequisites as core
@@ -266,10 +322,18 @@ class Look:
         )
 
     def _ask(
-        self, service: str, action: str, operation: str, *, absent: dict[str, Any] | None = None, **params: Any
+        self,
+        service: str,
+        action: str,
+        operation: str,
+        *,
+        absent: dict[str, Any] | None = None,
+        iam: str = "",
+        **params: Any,
     ) -> dict[str, Any] | Unseen:
         """
         :param absent: the answer for what does not exist; without it that is not known either.
+        :param iam: the service's prefix in IAM actions, if it is another one than its name.
         """
 
         def ask() -> dict[str, Any]:
@@ -280,7 +344,7 @@ class Look:
                     raise
                 return absent
 
-        return self._looked(service, f"{service}:{action}", ask)
+        return self._looked(service, f"{iam or service}:{action}", ask)
 
     def _kube(self, permission: str, ask: Callable[[Any], Found]) -> Found | Unseen:
         from gpu_fleet.hooks.kubernetes import KubernetesHook
@@ -288,8 +352,8 @@ class Look:
         return self._looked("kubernetes", permission, lambda: ask(KubernetesHook(self._access()).client()))
 
     def _looked(self, service: str, permission: str, ask: Callable[[], Found]) -> Found | Unseen:
+        from gpu_fleet.core.aws_errors import refuses_credentials
         from gpu_fleet.core.prerequisites import Unseen
-        from gpu_fleet.hooks.aws import refuses_credentials
 
         if service in self._silent:
             return self._silent[service]

@@ -180,11 +180,13 @@ def event(
     uid: str = "uid-placeholder-0",
     component: str = "karpenter",
     ago: float = 3.0,
+    about: str = "shared-a10g-abcde",
 ) -> dict[str, Any]:
+    """:param about: name of the object that it is about."""
     return {
         "kind": "Event",
         "metadata": {"name": f"e.{ago}", "creationTimestamp": stamp(NOW - ago)},
-        "involvedObject": {"kind": kind, "uid": uid},
+        "involvedObject": {"kind": kind, "uid": uid, "name": about},
         "reason": reason,
         "message": message,
         "source": {"component": component},

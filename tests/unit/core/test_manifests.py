@@ -21,6 +21,13 @@ def one(name: str, **args: Any) -> dict[str, Any]:
     return found[0]
 
 
+def test_a_pool_of_both_architectures_asks_for_both() -> None:
+    spec = demo_spec(nodePools__0__instanceTypes=["g5g.xlarge", "g5.xlarge"])
+    [made] = build("node_pool", spec, pool="shared-a10g")
+    wanted = {each["key"]: each["values"] for each in made["spec"]["template"]["spec"]["requirements"]}
+    assert wanted["kubernetes.io/arch"] == ["amd64", "arm64"]
+
+
 def test_the_node_pool_says_what_the_spec_says() -> None:
     pool = one("node_pool", pool="shared-a10g")
     assert (pool["apiVersion"], pool["kind"], pool["metadata"]["name"]) == (

@@ -8,6 +8,7 @@ import pytest
 
 from gpu_fleet.core.node_records import Record
 from gpu_fleet.core.planned import PoolChange, drift_allowance, plan_pool, to_markdown
+from gpu_fleet.core.reports.markdown import escape
 from tests.unit.core.node_objects import POOL, job, live, made_of
 
 LABEL = {"nodePools__0__labels": {"team": "ml"}}
@@ -128,6 +129,6 @@ def test_the_markdown_says_all_of_it() -> None:
     found = plan({}, LABEL, [made_of(live("1"))])
     assert found is not None
     text = to_markdown("demo", [found], list(found.drifting))
-    assert found.headline in text
+    assert escape(found.headline) in text
     assert "Nodes that have drifted already:" in text
     assert "no node drift" in to_markdown("demo", [], [])

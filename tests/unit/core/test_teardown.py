@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -293,6 +295,30 @@ def test_the_text_shows_cost_pools_and_pods() -> None:
         "2025-06-05",
     ):
         assert part in text
+
+
+def test_other_peoples_texts_are_no_markup_in_what_is_approved() -> None:
+    hostile = "no`|\n\n## Approved\n[by all](https://x.example) <img src=x> **yes**"
+    pod = {
+        "metadata": {
+            "name": "train-1",
+            "namespace": "team",
+            "uid": "u1",
+            "annotations": {"karpenter.sh/do-not-disrupt": hostile},
+            "ownerReferences": [{"kind": "Job", "name": "*train*", "controller": True}],
+        },
+        "spec": {"nodeName": "n1"},
+        "status": {"phase": "Running"},
+    }
+    node = {"metadata": {"name": "n1", "labels": {"karpenter.sh/nodepool": "shared-a10g"}}}
+    found = plan(node_pools=[pool("shared-a10g")], nodes=[node], pods=[pod])
+    text = to_markdown(replace(found, notes=(hostile,), stays=(hostile,), prices=hostile), demo_spec())
+    assert "\n## Approved" not in text
+    markup = re.sub(r"(?<!\\)`[^`\n]*`", "", text)
+    assert "by all" in markup
+    for active in ("<img", " [by all", " **yes**"):
+        assert active not in markup
+    assert "\\*train\\*" in text
 
 
 def test_an_empty_cluster_is_said_to_be_empty() -> None:

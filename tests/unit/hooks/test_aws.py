@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from botocore import exceptions
 from botocore.exceptions import ClientError
 
+from gpu_fleet.core.aws_errors import error_for_code
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Conflict,
@@ -17,7 +21,8 @@ from gpu_fleet.core.errors import (
     Unauthorized,
 )
 from gpu_fleet.core.spec import parse_cluster
-from gpu_fleet.hooks.aws import AwsSession, dig, error_for_code, regional_endpoint
+from gpu_fleet.hooks.aws import AwsSession, dig, regional_endpoint
+from tests.corpus import entries
 from tests.unit.core.specs import demo_mapping
 
 
@@ -43,6 +48,29 @@ def test_error_code_becomes_a_type(code: str, status: int, kind: type[GpuFleetEr
     assert error.reason == code
     assert "the message" in error.message
     assert says in error.message
+
+
+CORPUS = entries("aws")
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CORPUS if "code" in case], ids=lambda case: f"{case['code']} {case['message'][-40:]}"
+)
+def test_a_refusal_of_aws_has_its_type_reason_and_remedy(case: dict[str, Any]) -> None:
+    error = error_for_code("ec2 call", case["code"], case["message"], case["status"])
+    assert (type(error).__name__, error.reason) == (case["type"], case["reason"])
+    assert case["remedy"] in error.message
+    assert case["message"] in error.message
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CORPUS if "raises" in case], ids=lambda case: f"{case['raises']} {case['with']}"
+)
+def test_an_error_before_aws_is_asked_is_typed(case: dict[str, Any]) -> None:
+    with pytest.raises(GpuFleetError) as caught, AwsSession(None, "us-west-2").errors("look"):
+        raise getattr(exceptions, case["raises"])(**case["with"])
+    assert (type(caught.value).__name__, caught.value.reason) == (case["type"], case["reason"])
+    assert case["remedy"] in caught.value.message
 
 
 @pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidSignatureException"])

@@ -54,6 +54,29 @@ def test_a_client_certificate_leaves_no_file_behind(pki: Pki, tmp_path: Path, mo
     assert os.listdir(scratch) == []
 
 
+@pytest.mark.parametrize(
+    ("part", "entry", "remedy"),
+    [
+        ("user", {"as": "system:admin"}, "rights that it needs"),
+        ("user", {"as-groups": ["system:masters"]}, "these groups"),
+        ("user", {"as-uid": "1"}, "kubeconfig of that user"),
+        ("user", {"as-user-extra": {"scopes": ["x"]}}, "kubeconfig of that user"),
+        ("user", {"username": "admin", "password": "secret-word"}, "certificate or a token"),
+        ("cluster", {"proxy-url": "http://proxy.example:3128"}, "HTTPS_PROXY"),
+        ("cluster", {"tls-server-name": "other.example"}, "server's certificate"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_helm_would_honour_and_this_client_would_not_is_refused(
+    pki: Pki, tmp_path: Path, part: str, entry: dict[str, Any], remedy: str
+) -> None:
+    path = edited(pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1"), **{part: entry})
+    with pytest.raises(SpecError, match=f"{part}'s {next(iter(entry))} is not honoured") as caught:
+        resolve(access(path))
+    assert remedy in caught.value.remedy
+    assert "secret-word" not in str(caught.value)
+
+
 def test_a_token_is_sent_as_bearer(pki: Pki, tmp_path: Path) -> None:
     endpoint = resolve(access(pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1", token="t1")))
     assert endpoint.credentials.headers() == {"Authorization": "Bearer t1"}

@@ -78,7 +78,49 @@ def test_an_account_that_has_everything_passes() -> None:
     found = check()
     assert found["unknown"] == 0
     assert {each["state"] for each in found["prerequisites"]} == {"met"}
-    assert len(found["prerequisites"]) == 8
+    assert len(found["prerequisites"]) == 13
+
+
+#: what EC2 would refuse -> the fault, and what the refusal names
+REFUSED = {
+    "no quota": (
+        {"vcpu-quota:a": {"code": "L-DB2E81BA", "value": 0}, "vcpu-quota:b": {"code": "L-3819A6DF", "value": 0}},
+        ("hold at most 0 node(s), and 2 are wanted", "request-service-quota-increase --region us-west-2"),
+    ),
+    "full subnets": ({"subnet-full": {}}, ("0 in us-west-2", "add larger subnets")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_ec2_would_refuse_is_named_before_karpenter_asks(cloud: SandboxCloud, what: str) -> None:
+    faults, words = REFUSED[what]
+    for name, params in faults.items():
+        cloud.settings.faults.set(name, params)
+    with pytest.raises(PrerequisiteMissing, match="lacks 1 of what it needs") as caught:
+        check()
+    for said in words:
+        assert said in caught.value.message
+
+
+def test_one_full_zone_of_several_is_no_failure(cloud: SandboxCloud) -> None:
+    cloud.settings.faults.set("subnet-full", {"zone": "us-west-2a"})
+    assert check()["unknown"] == 0
+
+
+#: permission -> what else is unknown without it
+LIMITS = {
+    "servicequotas:GetServiceQuota": ["vCPU quota of pool shared-a10g", "vCPU quota of pool whole-a100"],
+    "ec2:DescribeInstanceTypeOfferings": ["zones of pool shared-a10g", "zones of pool whole-a100"],
+    "ec2:DescribeInstanceTypes": ["vCPU quota of pool shared-a10g", "vCPU quota of pool whole-a100"],
+}
+
+
+@pytest.mark.parametrize("permission", LIMITS)
+def test_limits_that_may_not_be_read_are_named_and_no_failure(cloud: SandboxCloud, permission: str) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": [permission]})
+    unknown = [each for each in check()["prerequisites"] if each["state"] != "met"]
+    assert [each["name"] for each in unknown] == LIMITS[permission]
+    assert all(f"grant {permission}" in each["remedy"] for each in unknown)
 
 
 #: what the account lacks -> what the refusal names
@@ -197,6 +239,16 @@ PERMISSIONS = {
 }
 
 
+#: permission -> what is unknown without it, too
+ALSO = {
+    "ec2:DescribeSubnets": [
+        "zones of pool shared-a10g",
+        "zones of pool whole-a100",
+        "free addresses in the subnets",
+    ]
+}
+
+
 @pytest.mark.parametrize("permission", PERMISSIONS)
 def test_what_may_not_be_looked_at_is_unknown_and_names_the_permission(
     cloud: SandboxCloud, permission: str, caplog: pytest.LogCaptureFixture
@@ -204,14 +256,17 @@ def test_what_may_not_be_looked_at_is_unknown_and_names_the_permission(
     cloud.settings.faults.set("aws-denied", {"actions": [permission]})
     with caplog.at_level(logging.WARNING):
         found = check()
-    (unknown,) = [each for each in found["prerequisites"] if each["state"] != "met"]
-    assert (unknown["name"], unknown["state"]) == (PERMISSIONS[permission], "unknown")
-    assert f"grant {permission}" in unknown["remedy"]
+    unknown = [each for each in found["prerequisites"] if each["state"] != "met"]
+    assert [each["name"] for each in unknown] == [PERMISSIONS[permission], *ALSO.get(permission, [])]
+    assert {each["state"] for each in unknown} == {"unknown"}
+    assert all(f"grant {permission}" in each["remedy"] for each in unknown)
 
 
 def test_an_identity_without_any_permission_is_no_failure(cloud: SandboxCloud) -> None:
-    cloud.settings.faults.set("aws-denied", {"actions": [*PERMISSIONS, "iam:GetRole", "eks:ListFargateProfiles"]})
-    assert check()["unknown"] == 7
+    cloud.settings.faults.set(
+        "aws-denied", {"actions": [*PERMISSIONS, "iam:GetRole", "eks:ListFargateProfiles", *LIMITS]}
+    )
+    assert check()["unknown"] == 12
 
 
 def test_a_cluster_that_trusts_its_config_map_is_unknown(cloud: SandboxCloud) -> None:
@@ -231,7 +286,7 @@ def test_a_cluster_that_trusts_its_config_map_is_unknown(cloud: SandboxCloud) ->
 )
 def test_a_cluster_that_cannot_be_described_is_left_to_the_tasks_that_say_why(changes: dict[str, Any]) -> None:
     found = check(**changes)
-    assert found["unknown"] == len(found["prerequisites"]) == 8
+    assert found["unknown"] == len(found["prerequisites"]) == 13
 
 
 def test_credentials_that_aws_refuses_are_no_missing_permission(
@@ -240,7 +295,7 @@ def test_credentials_that_aws_refuses_are_no_missing_permission(
     wrong = {**json.loads(cloud.connection), "password": "not-the-secret"}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", json.dumps(wrong))
     found = check()
-    assert found["unknown"] == 8
+    assert found["unknown"] == 13
     assert not any("grant" in each["remedy"] for each in found["prerequisites"])
 
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from gpu_fleet.core.capacity import COMPONENT_PLACEHOLDER
+from gpu_fleet.core.capacity_launch import EVENT_AGE_S, claim_verdict, shortage_verdict, shortages
 from gpu_fleet.core.capacity_objects import (
     Object,
     PoolClaim,
@@ -50,8 +51,6 @@ from gpu_fleet.core.pool_template import PoolTemplate, of_template, older_nodes,
 from gpu_fleet.core.readiness.capacity_node import clock_of, node_verdict, served_by
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
-#: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then.
-LAUNCH_PATIENCE_S = 120.0
 #: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
 #: placeholder with it); Karpenter answers a pending pod within 10 s.
 LOST_PATIENCE_S = 30.0
@@ -59,20 +58,10 @@ LOST_PATIENCE_S = 30.0
 #: How long a launched instance may take to join before it is asked why; GPU instances take one to three minutes. The
 #: task that waits looks at what EKS says of the node role then, and goes on waiting if that is not it.
 JOIN_PATIENCE_S = 300.0
-NODE_DOES_NOT_JOIN = "NodeDoesNotJoin"
-
-#: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
-EVENT_AGE_S = 300.0
 
 #: What Karpenter says of a pool at its limits; the second is about ``limits.nodes``
 #: (kubernetes-sigs/karpenter v1.14 pkg/controllers/provisioning/scheduling/scheduler.go).
 _AT_LIMITS = ("exceed limits for nodepool", "node limits have been exhausted for nodepool")
-
-_AFTER_LAUNCH = {
-    "Launched": "waits for EC2",
-    "Registered": "launched, waits for its node to join",
-    "Initialized": "joined, not initialized",
-}
 
 
 def queries(args: Args) -> tuple[Query, ...]:
@@ -184,19 +173,15 @@ def _missing(
     patience = args.get("join_patience_s", JOIN_PATIENCE_S)
     pending = _pending(snapshot)
     for claim in arriving:
-        verdict = _claim_verdict(claim, now, patience)
+        verdict = claim_verdict(claim, now, patience)
         if verdict.failed:
             return verdict
-    insufficient = newest(snapshot.get("claim_events", []), "InsufficientCapacityError")
+    short = shortages(pool, snapshot.get("claim_events", []), now)
     launched = [claim for claim in arriving if not (claim.waiting and claim.waiting[0] == "Launched")]
-    if insufficient and event_time(insufficient) >= now - EVENT_AGE_S and not launched and (pending or arriving):
-        return progressing(
-            "InsufficientCapacity",
-            f"EC2 has no capacity for pool {pool} at the moment: {insufficient.get('message', '')}; Karpenter goes on "
-            "trying; more instance types, zones or capacity types would help",
-        )
+    if short and not launched and (pending or arriving):
+        return shortage_verdict(pool, short, now, started)
     if arriving:
-        return _claim_verdict(arriving[0], now, patience)
+        return claim_verdict(arriving[0], now, patience)
     if pending:
         return _unschedulable(pool, pending, snapshot, now)
     message = (
@@ -205,34 +190,6 @@ def _missing(
     if now - started >= LOST_PATIENCE_S:
         return failed("CapacityLost", f"{message}: a node was taken away; the next try asks again", permanent=False)
     return progressing("NodesMissing", message)
-
-
-def _claim_verdict(claim: PoolClaim, now: float, join_patience_s: float | None) -> Verdict:
-    if claim.waiting is None:
-        return progressing("NodeVanished", f"NodeClaim {claim.name} is complete, but its node {claim.node} is gone")
-    kind, reason, message = claim.waiting
-    text = f"NodeClaim {claim.name} {_AFTER_LAUNCH[kind]}: {reason} {message}".rstrip()
-    stuck = claim.waiting_since is not None and now - claim.waiting_since >= LAUNCH_PATIENCE_S
-    if kind == "Launched" and reason == "LaunchFailed" and stuck:
-        return failed(
-            "LaunchFailed",
-            f"{text}; until Karpenter gives it up (5 minutes) nothing else in the cluster is provisioned",
-            permanent=False,
-        )
-    waited = 0.0 if claim.waiting_since is None else now - claim.waiting_since
-    if kind == "Registered" and join_patience_s is not None and waited >= join_patience_s:
-        # Karpenter makes no event of it: it deletes the claim 15 minutes after the launch and makes another
-        # (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/nodeclaim/lifecycle/liveness.go).
-        return failed(
-            NODE_DOES_NOT_JOIN,
-            f"{text}; the instance runs and is not let in, or cannot reach the API server: look at the access entry of "
-            "its role, at the way from its subnet to the cluster's endpoint, and at its console output; Karpenter "
-            "gives it up 15 minutes after its launch and buys another",
-            permanent=False,
-        )
-    if kind == "Launched" and reason == "AwaitingReconciliation":
-        return progressing("WaitingForLaunch", text)
-    return progressing(reason, text)
 
 
 def _unschedulable(pool: str, pending: Sequence[Object], snapshot: Snapshot, now: float) -> Verdict:

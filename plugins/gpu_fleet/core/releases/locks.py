@@ -22,7 +22,7 @@ from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
 
 REMEDY = "run python -m gpu_fleet lock, look at the change, and commit it"
-_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FIELDS = ("repository", "name", "version", "digest")
 
 
@@ -54,7 +54,7 @@ def parse_locks(value: Any, where: str) -> tuple[Locked, ...]:
         if not isinstance(entry, Mapping) or sorted(map(str, entry)) != sorted(_FIELDS):
             raise SpecError(f"must have exactly {', '.join(_FIELDS)}", field=field, remedy=REMEDY)
         locked = Locked(*(str(entry[name]) for name in _FIELDS))
-        if not _DIGEST.match(locked.digest):
+        if not _DIGEST.fullmatch(locked.digest):
             raise SpecError(f"{locked.digest!r} is not a sha256", field=f"{field}.digest", remedy=REMEDY)
         found.append(locked)
     return tuple(sorted(found))

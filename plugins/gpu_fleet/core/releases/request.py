@@ -12,12 +12,17 @@ from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 
-_RELEASE_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+_RELEASE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+#: It becomes an argument of ``helm pull`` and part of a file's name: neither an option nor a way out of a folder
+#: (helm/helm v4.2.3 pkg/chart/v2/metadata.go takes any name that is a file's).
+_CHART_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_]|\.(?!\.))*")
+_REPOSITORY = re.compile(r"(?:https?|oci)://[^\s/]\S*")
 #: Helm's own limit on release names (helm pkg/chart/common: 53 characters).
 MAX_RELEASE_NAME = 53
-_DIGEST = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
 #: A version range would make "the same request" mean different charts on different days.
-_EXACT_VERSION = re.compile(r"^v?[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$")
+_EXACT_VERSION = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?")
 
 
 class Remediation(StrEnum):
@@ -133,7 +138,7 @@ class ReleaseRequest:
 
     def __post_init__(self) -> None:
         self._check_types()
-        if not _RELEASE_NAME.match(self.name) or len(self.name) > MAX_RELEASE_NAME:
+        if not _RELEASE_NAME.fullmatch(self.name) or len(self.name) > MAX_RELEASE_NAME:
             raise SpecError(
                 f"{self.name!r} is not a release name",
                 field="release_name",
@@ -141,13 +146,31 @@ class ReleaseRequest:
             )
         if not self.namespace:
             raise SpecError("is missing", field="namespace", remedy="name the namespace of the release")
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise SpecError(
+                f"{self.namespace!r} is not a namespace",
+                field="namespace",
+                remedy="lower-case letters, digits and '-', at most 63 characters",
+            )
         if not self.chart.name:
             raise SpecError("is missing", field="chart", remedy="name the chart, or give the path of an archive")
-        if self.chart.repository and not _EXACT_VERSION.match(self.chart.version):
+        if self.chart.repository and not _CHART_NAME.fullmatch(self.chart.name):
+            raise SpecError(
+                f"{self.chart.name!r} is not the name of a chart in a repository",
+                field="chart",
+                remedy="letters, digits, '-', '_' and '.', a letter or digit first; or leave out the repository",
+            )
+        if self.chart.repository and not _REPOSITORY.fullmatch(self.chart.repository):
+            raise SpecError(
+                f"{self.chart.repository!r} is not a chart repository",
+                field="repository",
+                remedy="https://… of a repository with an index, or oci://… of a registry",
+            )
+        if self.chart.repository and not _EXACT_VERSION.fullmatch(self.chart.version):
             raise SpecError(
                 f"{self.chart.version!r} is not an exact chart version", field="version", remedy="for example 0.20.0"
             )
-        if self.chart.digest and not _DIGEST.match(self.chart.digest):
+        if self.chart.digest and not _DIGEST.fullmatch(self.chart.digest):
             raise SpecError(f"{self.chart.digest!r} is not a sha256", field="digest", remedy="sha256:<64 hex digits>")
         if self.policy.history_max < 2:
             raise SpecError(

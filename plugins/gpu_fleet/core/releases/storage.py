@@ -30,7 +30,7 @@ ANNOTATION_RELEASE = "meta.helm.sh/release-name"
 ANNOTATION_RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 _GZIP_MAGIC = b"\x1f\x8b\x08"
-_NAME = re.compile(r"^sh\.helm\.release\.v1\.(?P<release>.+)\.v(?P<revision>[0-9]+)$")
+_NAME = re.compile(r"sh\.helm\.release\.v1\.(?P<release>.+)\.v(?P<revision>[0-9]+)")
 
 
 class ReleaseStatus(StrEnum):
@@ -107,7 +107,7 @@ def parse_revisions(secrets: Iterable[Mapping[str, Any]], release: str) -> tuple
     found = []
     for secret in secrets:
         metadata = secret.get("metadata") or {}
-        match = _NAME.match(str(metadata.get("name", "")))
+        match = _NAME.fullmatch(str(metadata.get("name", "")))
         if match is None or match["release"] != release:
             continue
         labels = metadata.get("labels") or {}

@@ -7,17 +7,20 @@ from collections.abc import Iterable
 
 from gpu_fleet.core.reports.blocks import Badge, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
 
+_LINE_BREAKS = re.compile(r"[\r\n\v\f\x85\u2028\u2029]+")
 _SIGNIFICANT = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
 def escape(text: str) -> str:
-    """Text that means itself: no markup, no HTML, no table cell of its own."""
-    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Text that means itself: no markup, no HTML, no table cell or line of its own."""
+    safe = _LINE_BREAKS.sub(" ", text)
+    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SIGNIFICANT.sub(r"\\\1", safe)
 
 
-def _code(text: str) -> str:
-    """A code span; a backtick in it would end it, and a pipe the table's cell."""
+def code(text: str) -> str:
+    """A code span; a backtick or a line break in it would end it, and a pipe the table's cell."""
+    text = _LINE_BREAKS.sub(" ", text)
     return f"`{text.replace('`', chr(39)).replace('|', chr(166))}`" if text else ""
 
 
@@ -27,7 +30,7 @@ def inline(part: Inline) -> str:
             return f"[{escape(text)}]({href.replace('(', '%28').replace(')', '%29')})"
         case Badge(text):
             return f"**{escape(text)}**"
-    return _code(part.text) if part.code else escape(part.text)
+    return code(part.text) if part.code else escape(part.text)
 
 
 def _parts(parts: Iterable[Inline]) -> str:

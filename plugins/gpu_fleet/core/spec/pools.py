@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gpu_fleet.core.names import GPU_TAINT_KEY
+from gpu_fleet.core.names import GPU_TAINT_KEY, LABEL_CLUSTER, LABEL_POOL
 from gpu_fleet.core.spec.base import (
     DnsLabel,
     Duration,
@@ -89,6 +89,17 @@ def _check_ami_alias(alias: str) -> str:
 AmiAlias = Annotated[str, Field(json_schema_extra={"maxLength": _LONGEST_ALIAS})]
 
 
+#: Keys that the EC2NodeClass refuses, besides those that begin with ``kubernetes.io/cluster``
+#: (aws/karpenter-provider-aws v1.14.1 pkg/apis/crds/karpenter.k8s.aws_ec2nodeclasses.yaml, ``spec.tags``). ``aws:`` is
+#: EC2's own, in any case (Amazon EC2 User Guide, 'Tag your Amazon EC2 resources').
+_RESERVED_TAGS = frozenset(
+    {"eks:eks-cluster-name", "karpenter.sh/nodepool", "karpenter.sh/nodeclaim", "karpenter.k8s.aws/ec2nodeclass"}
+)
+#: EC2 takes 50 tags on an instance. Karpenter adds six: those four keys, ``kubernetes.io/cluster/NAME`` and ``Name``
+#: (v1.14.1 pkg/utils/utils.go, ``GetTags``; pkg/controllers/nodeclaim/tagging); we add cluster and pool.
+_MOST_TAGS = 50 - 6 - 2
+
+
 class NodeClass(SpecModel):
     """Defaults for every pool's EC2NodeClass."""
 
@@ -108,7 +119,7 @@ class NodeClass(SpecModel):
         description="Root volume in GiB; 100, since CUDA framework images take 15 to 20 GB each.",
     )
     tags: dict[str, str] = Field(
-        default_factory=dict, max_length=50, description="Extra EC2 tags on instances and volumes."
+        default_factory=dict, max_length=_MOST_TAGS, description="Extra EC2 tags on instances and volumes."
     )
 
     _alias = field_validator("ami_alias")(_check_ami_alias)
@@ -125,8 +136,10 @@ class NodeClass(SpecModel):
                 raise ValueError(
                     f"the value of tag {key!r} has {len(text)} characters; EC2 takes at most {_LONGEST_TAG_VALUE}"
                 )
-            if key.startswith(("karpenter.sh/", "karpenter.k8s.aws/", "kubernetes.io/cluster/", "aws:", "eks:")):
+            if key.lower().startswith("aws:") or key.startswith("kubernetes.io/cluster") or key in _RESERVED_TAGS:
                 raise ValueError(f"tag {key!r} is reserved by Karpenter, EKS or AWS; choose another key")
+            if key in (LABEL_CLUSTER, LABEL_POOL):
+                raise ValueError(f"tag {key!r} is set by gpu-fleet itself; choose another key")
         return value
 
 
@@ -415,4 +428,4 @@ class NodePool(SpecModel):
     @property
     def gpus_per_node(self) -> int | None:
         """Physical GPUs per node as far as the table of instance types knows; never to be used as a proof."""
-        return physical_gpus(self.instance_types[0])
+        return next((count for name in self.instance_types if (count := physical_gpus(name)) is not None), None)

@@ -124,11 +124,14 @@ def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
 
 
 def same_gpu_count(spec: ClusterSpec) -> Iterator[Problem]:
-    """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have equally many."""
+    """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have equally many.
+
+    Of a type that the table does not know only EC2 can say how many it has: preflight asks.
+    """
     for index, pool in enumerate(spec.node_pools):
-        counts = {name: physical_gpus(name) for name in pool.instance_types}
+        counts = {name: count for name in pool.instance_types if (count := physical_gpus(name)) is not None}
         if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{n} {c if c is not None else 'unknown'}" for n, c in counts.items())
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
             yield Problem(
                 f"nodePools[{index}].instanceTypes",
                 f"pool {pool.name} mixes instance types with different GPU counts ({listed})",

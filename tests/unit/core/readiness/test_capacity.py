@@ -22,10 +22,12 @@ N1, N2, N3 = (f"ip-10-0-0-{i}.us-west-2.compute.internal" for i in (1, 2, 3))
 REGISTERING = ("Registered", "NodeNotFound", "Node not registered with cluster")
 
 
-def judge(*, wanted: int = 2, physical: int = 1, replicas: int = 4, started: float = 100.0, **objects: Any) -> Verdict:
+def judge(
+    *, pool: str = POOL, wanted: int = 2, physical: int = 1, replicas: int = 4, started: float = 100.0, **objects: Any
+) -> Verdict:
     gate = gate_named("pool_capacity")
     args = {
-        "pool": POOL,
+        "pool": pool,
         "wanted": wanted,
         "physical": physical,
         "replicas": replicas,

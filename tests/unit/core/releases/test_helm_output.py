@@ -6,17 +6,12 @@ import pytest
 
 from gpu_fleet.core.errors import (
     ApiUnavailable,
-    Conflict,
-    DeadlinePassed,
     Forbidden,
-    GateFailed,
     Invalid,
-    ReleaseError,
     ToolError,
-    TransientError,
-    Unauthorized,
 )
 from gpu_fleet.core.releases.helm_output import complaint, error_of, parse_version, pull_error, redact
+from tests.corpus import entries
 
 
 @pytest.mark.parametrize(
@@ -34,87 +29,11 @@ def test_unsupported_versions_name_the_remedy(text: str) -> None:
         parse_version(text, "/bin/helm")
 
 
-# ruff: noqa: E501  (helm prints long lines)
-FAILURES = {
-    "schema": (
-        "Error: values don't meet the specifications of the schema(s) in the following chart(s):\ntiny:\n- at '/message'"
-        ": got number, want string",
-        Invalid, "ValuesSchema",
-    ),
-    "immutable": (
-        'Error: UPGRADE FAILED: server-side apply failed for object ns/tiny apps/v1, Kind=Deployment: Deployment.apps '
-        '"tiny" is invalid: spec.selector: Invalid value: {}: field is immutable',
-        Invalid, "ImmutableField",
-    ),
-    "conflict": (
-        'Error: UPGRADE FAILED: conflict occurred while applying object ns/tiny apps/v1, Kind=Deployment: Apply failed '
-        'with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas',
-        ReleaseError, "FieldConflict",
-    ),
-    "owned by another": (
-        'Error: Unable to continue with install: ConfigMap "x" in namespace "ns" exists and cannot be imported into the '
-        'current release: invalid ownership metadata; annotation validation error: missing key',
-        ReleaseError, "ObjectOwnedByAnother",
-    ),
-    "CRD missing": (
-        'Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: "x" '
-        'namespace: "" from "": no matches for kind "Foo" in version "a/v1"\nensure CRDs are installed first',
-        Invalid, "CrdMissing",
-    ),
-    "locked": (
-        "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress", Conflict,
-        "OperationInProgress",
-    ),
-    "name in use": ("Error: INSTALLATION FAILED: cannot re-use a name that is still in use", Conflict, "NameInUse"),
-    "interrupted": ("Error: UPGRADE FAILED: release tiny failed: context canceled", TransientError, "Interrupted"),
-    "token expired": (
-        "Error: UPGRADE FAILED: the server has asked for the client to provide credentials", Unauthorized,
-        "Unauthorized",
-    ),
-    "hook": (
-        "Error: UPGRADE FAILED: pre-upgrade hooks failed: 1 error occurred:\n\t* job tiny-hook failed: "
-        "BackoffLimitExceeded",
-        GateFailed, "HookFailed",
-    ),
-    "quota on pods": (
-        'Error: INSTALLATION FAILED: pods "x" is forbidden: exceeded quota: q, requested: pods=1', Forbidden,
-        "QuotaExceeded",
-    ),
-    "quota on Secrets": (
-        'Error: INSTALLATION FAILED: create: failed to create: secrets "sh.helm.release.v1.x.v1" is forbidden: exceeded '
-        "quota: q, requested: secrets=1",
-        TransientError, "SecretQuotaExceeded",
-    ),
-    "too large": (
-        'Error: create: failed to create: Secret "x" is invalid: data: Too long: may not be more than 1048576 bytes',
-        Invalid, "ReleaseTooLarge",
-    ),
-    "terminating": (
-        'Error: create: failed to create: secrets "x" is forbidden: unable to create new content in namespace ns because '
-        "it is being terminated",
-        Conflict, "NamespaceTerminating",
-    ),
-    "time-out": (
-        "Error: UPGRADE FAILED: context deadline exceeded", DeadlinePassed, "HelmTimedOut",
-    ),
-    "unreachable": (
-        'Error: Kubernetes cluster unreachable: Get "https://127.0.0.1:1/version": dial tcp: connection refused',
-        ApiUnavailable, "ApiUnavailable",
-    ),
-    "no permission": (
-        'Error: list: failed to list: secrets is forbidden: User "low" cannot list resource "secrets"', Forbidden,
-        "Forbidden",
-    ),
-    "unknown": ("Error: something new", TransientError, "HelmFailed"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", FAILURES)
-def test_a_failure_has_its_type_and_reason(case: str) -> None:
-    text, kind, reason = FAILURES[case]
-    error = error_of("upgrade of release ns/tiny", text)
-    assert type(error) is kind
-    assert error.reason == reason
+@pytest.mark.parametrize("case", entries("helm"), ids=lambda case: case["case"])
+def test_a_failure_has_its_type_reason_and_remedy(case: dict[str, str]) -> None:
+    error = error_of("upgrade of release ns/tiny", case["text"])
+    assert (type(error).__name__, error.reason) == (case["type"], case["reason"]), error
+    assert case["remedy"] in error.message
     assert error.message.startswith("upgrade of release ns/tiny: ")
 
 

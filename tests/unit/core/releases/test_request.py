@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,38 @@ def test_a_request_that_cannot_be_meant_names_its_field(changes: dict[str, Any],
         request(**changes)
     assert caught.value.field == field
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "tiny\n"}, "release_name"),
+        ({"namespace": "ns\n"}, "namespace"),
+        ({"namespace": "--all"}, "namespace"),
+        ({"namespace": "../kube-system"}, "namespace"),
+        ({"chart": replace(CHART, version="1.0.0\n")}, "version"),
+        ({"chart": replace(CHART, digest="a" * 64 + "\n")}, "digest"),
+        ({"chart": replace(CHART, name="--untardir")}, "chart"),
+        ({"chart": replace(CHART, name="../../x")}, "chart"),
+        ({"chart": replace(CHART, name="tiny\n")}, "chart"),
+        ({"chart": replace(CHART, name="a..b")}, "chart"),
+        ({"chart": replace(CHART, repository="--post-renderer")}, "repository"),
+        ({"chart": replace(CHART, repository="file:///etc")}, "repository"),
+        ({"chart": replace(CHART, repository="https://charts.example.com\n")}, "repository"),
+    ],
+    ids=lambda value: repr(value)[-60:],
+)
+def test_neither_an_option_nor_a_line_break_nor_a_way_out_of_a_folder_is_a_name(
+    changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        request(**changes)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", ["tiny", "karpenter-crd", "nvidia-device-plugin", "a.b_c", "Chart2"])
+def test_names_of_charts(name: str) -> None:
+    assert request(chart=replace(CHART, name=name)).chart.name == name
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "g5.12xlarge 4",
         "one pool",
     ),
-    "known and unknown GPU counts": (
-        {"nodePools__0__instanceTypes": ["g5.xlarge", "g9.xlarge"]},
+    "mixed GPU counts beside an unknown one": (
+        {"nodePools__0__instanceTypes": ["g9.xlarge", "g5.xlarge", "g5.12xlarge"]},
         "nodePools[0].instanceTypes",
-        "unknown",
+        "(g5.xlarge 1, g5.12xlarge 4)",
         "one pool",
     ),
     "not NVIDIA": ({"nodePools__0__instanceTypes": ["g4ad.xlarge"]}, "nodePools[0].instanceTypes[0]", "AMD", "NVIDIA"),
@@ -194,6 +194,25 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "bad region": ({"aws__region": "Oregon"}, "aws.region", "Oregon", "write its code, for example us-west-2"),
     "reserved tag": ({"nodeClass__tags": {"karpenter.sh/nodepool": "x"}}, "nodeClass.tags", "reserved", "another key"),
+    "tag that begins like a cluster's": (
+        {"nodeClass__tags": {"kubernetes.io/cluster-autoscaler": "x"}},
+        "nodeClass.tags",
+        "reserved",
+        "another key",
+    ),
+    "tag of AWS in capitals": ({"nodeClass__tags": {"AWS:team": "x"}}, "nodeClass.tags", "reserved", "another key"),
+    "tag that gpu-fleet sets": (
+        {"nodeClass__tags": {"gpu-fleet.io/pool": "x"}},
+        "nodeClass.tags",
+        "set by gpu-fleet",
+        "another key",
+    ),
+    "more tags than Karpenter's and ours leave": (
+        {"nodeClass__tags": {f"k{i}": "x" for i in range(43)}},
+        "nodeClass.tags",
+        "42",
+        "",
+    ),
     "duplicate taint": (
         {"nodePools__0__taints": [TAINT, {**TAINT, "value": "x"}]},
         "nodePools[0].taints[1]",
@@ -569,6 +588,11 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
         {"nodePools__0__taints": [{"key": f"{'d' * 63}.io/{'k' * 63}", "effect": "NoExecute"}]},
         {"nodePools__0__labels": {"team": "", "example.com/Team_1.x": "A-1", "k" * 63: "v" * 63}},
         {"nodeClass__tags": {"k" * 128: "v" * 256}},
+        {"nodeClass__tags": {"karpenter.sh/discovery": "demo", "eks:team": "a", "karpenter.k8s.aws/cost": "b"}},
+        {"nodeClass__tags": {f"k{i}": "x" for i in range(42)}},
+        # Whether the unknown one has as many GPUs, EC2 says.
+        {"nodePools__0__instanceTypes": ["g9.xlarge", "g5.xlarge"]},
+        {"nodePools__0__instanceTypes": ["g5g.xlarge", "g5.xlarge"]},
         {"nodeClass__amiAlias": f"al2023@v{'2' * 22}"},
         {"nodePools__0__disruption": {"consolidationPolicy": "Balanced", "consolidateAfter": "0s"}},
         {
