@@ -16,8 +16,10 @@ from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
 from gpu_fleet.core.spec.notes import notes_of
 from gpu_fleet.core.spec.schema import schema_text
+from gpu_fleet.core.trust import beyond
 from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
 from gpu_fleet.hooks.prices import load_prices
+from gpu_fleet.hooks.settings import trust
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +85,8 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
         yield from ((name, str(note)) for note in notes_of(spec))
+        # Notes, because the limits are the deployment's, and its environment may not be the one of this check.
+        yield from ((name, f"{p.field}: {p.message}; {p.remedy}") for p in beyond(trust(), spec))
 
 
 def _validate(folder: Path, previous: Path | None) -> int:

@@ -69,6 +69,14 @@ def test_notes_are_printed_and_fail_nothing(fleet: Path, capsys: pytest.CaptureF
     assert "note: demo: nodePools[0].terminationGracePeriod: 48h after a node" in capsys.readouterr().out
 
 
+def test_what_a_deployment_would_have_to_allow_is_noted(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "demo.yaml").write_text(DEMO.replace("connection: aws_demo", "connection: payroll"))
+    assert main(["validate", str(fleet)]) == 0
+    out = capsys.readouterr().out
+    assert "note: demo: aws.connection: this deployment does not let cluster files use the connection 'payroll'" in out
+    assert "GPU_FLEET_ALLOWED_CONNECTIONS" in out
+
+
 def test_pools_of_others_need_a_label_for_our_plugin_which_is_noted(
     fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

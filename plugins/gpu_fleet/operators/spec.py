@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from gpu_fleet.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
 
 #: Key in Airflow's task state store, which survives retries and clears of the task (its XComs do not).
 FROZEN = "frozen_spec"
@@ -48,6 +51,21 @@ def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_beyond(spec: ClusterSpec) -> None:
+    """
+    :raises SpecErrors: ``NotAllowedHere``, if the spec names what cluster files of this deployment may not.
+    """
+    from gpu_fleet.core.spec import SpecErrors
+    from gpu_fleet.core.trust import NOT_ALLOWED, beyond
+    from gpu_fleet.hooks.settings import trust
+
+    problems = [SpecError(p.message, field=p.field, remedy=p.remedy) for p in beyond(trust(), spec)]
+    if problems:
+        error = SpecErrors(problems, where=f"{spec.name}.yaml")
+        error.reason = NOT_ALLOWED
+        raise error
+
+
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
@@ -58,7 +76,8 @@ class FreezeSpecOperator(BaseOperator):
     :param cluster: name of the cluster, which is its file's stem.
     :param provisions: the run is about the cluster's capacity: refused for a cluster with ``state: absent``.
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
-    :raises SpecError: if the file or a Param is wrong; names the field and the remedy.
+    :raises SpecError: if the file or a Param is wrong, or the file names what this deployment lets no cluster file use
+        (``NotAllowedHere``); names the field and the remedy.
     """
 
     template_fields = ("cluster",)
@@ -87,6 +106,7 @@ class FreezeSpecOperator(BaseOperator):
         from gpu_fleet.hooks.fleet import load_cluster
 
         spec = load_cluster(self.cluster)
+        refuse_beyond(spec)
         if self.provisions and spec.state == "absent":
             raise SpecError(
                 f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",

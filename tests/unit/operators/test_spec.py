@@ -118,3 +118,25 @@ def test_a_misspelt_conf_key_is_refused(clusters: Path) -> None:
 
 def test_a_conf_of_known_params_is_taken(clusters: Path) -> None:
     assert freeze(conf_context({"until": "torn_down", "pools": ["whole-a100"]}))["pools"] == ["whole-a100"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (("connection: aws_demo", "connection: payroll"), "aws.connection"),
+        (("access: {mode: eks}", "access: {mode: kubeconfig, path: /root/.kube/config}"), "cluster.access.path"),
+    ],
+)
+def test_a_run_does_not_begin_with_what_the_deployment_does_not_allow(
+    clusters: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], field: str
+) -> None:
+    path = clusters / "demo.yaml"
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(SpecError, match="this deployment does not let cluster files use") as caught:
+        freeze(context())
+    assert caught.value.reason == "NotAllowedHere"
+    assert caught.value.field.startswith(field)
+    monkeypatch.setenv("GPU_FLEET_ALLOWED_CONNECTIONS", "aws_*,payroll")
+    monkeypatch.setenv("GPU_FLEET_ALLOWED_KUBECONFIGS", "/root/.kube")
+    assert freeze(context())["digest"]
