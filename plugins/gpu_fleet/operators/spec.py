@@ -69,6 +69,7 @@ def refuse_beyond(spec: ClusterSpec) -> None:
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
+    The run's DAG is built from it, too, until the run is over (``hooks/under_way.py``).
     Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
     follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts' digests
     are pinned too.
@@ -93,12 +94,23 @@ class FreezeSpecOperator(BaseOperator):
         frozen = store.get(FROZEN)
         if isinstance(frozen, dict) and frozen.get("digest"):
             self.log.info("this run was pinned before, to digest %s", frozen["digest"])
+            self._keep_dag(context, frozen)
             return frozen
         refuse_unknown_conf(context)
         frozen = self._freeze(context.get("params") or {})
         store.set(FROZEN, frozen)
+        self._keep_dag(context, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
         return frozen
+
+    def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
+        """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file."""
+        from gpu_fleet.hooks.under_way import LONGEST_S, note_begin
+
+        dag = self.get_dag()
+        if dag is not None:
+            lasts = dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else LONGEST_S
+            note_begin(dag.dag_id, context["ti"].run_id, frozen["spec"], lasts)
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.spec.notes import notes_of
