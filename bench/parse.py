@@ -3,9 +3,12 @@
 A task's process is a fork of the scheduler's worker, which has imported what ``gpu_fleet.hooks.preload`` names; so one
 task is measured that way, and in a cold interpreter as well, where the imports of third parties come first.
 
-    python bench/parse.py [--clusters 50] [--rounds 5]
+    python bench/parse.py [--clusters 50] [--pools 2] [--rounds 5]
+    python bench/parse.py --clusters 500 --rounds 1 --files 1 8    each DAG file by itself, as the DAG processor does it
 
-Each figure is the median of runs in fresh interpreters, side by side with the import of Airflow alone.
+Each figure is the median of runs in fresh interpreters, side by side with the import of Airflow alone. With ``--files``
+the slowest file of each family is printed, for so many files per family: what Airflow compares with ``[dag_processor]
+dag_file_processor_timeout``, 50 s by default, and the parsing alone with ``[core] dagbag_import_timeout``, 30 s.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +59,8 @@ def measure(clusters: Path, files: list[Path], context: str | None, *, preload: 
             "AIRFLOW_HOME": home,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            # Airflow ends the import of a file after 30 s by default; here it is measured to its end.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "0",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
             "GPU_FLEET_CLUSTERS_DIR": str(clusters),
@@ -73,18 +80,51 @@ def measure(clusters: Path, files: list[Path], context: str | None, *, preload: 
     return value
 
 
+def write_fleet(folder: Path, clusters: int, pools: int) -> None:
+    """Cluster files like the demo's, with so many pools each: copies of its first beyond its own."""
+    value = yaml.safe_load((ROOT / "include" / "clusters" / "demo.yaml").read_text())
+    first = value["nodePools"][0]
+    extra = [{**first, "name": f"pool-{number:03d}"} for number in range(pools - len(value["nodePools"]))]
+    value["nodePools"] = [*value["nodePools"], *extra][:pools]
+    for number in range(clusters):
+        name = f"cluster{number:03d}"
+        text = yaml.safe_dump({**value, "name": name}, sort_keys=False).replace("demo-gpu", f"{name}-gpu")
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def print_files(clusters: Path, count: int) -> None:
+    """The slowest of a family's files, when there are ``count`` of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted((ROOT / "dags").glob("*.py")):
+            files = [Path(folder) / path.name]
+            files[0].write_text(path.read_text())
+            for number in range(2, count + 1):
+                files.append(Path(folder) / f"{path.stem}_{number}.py")
+                files[-1].symlink_to(path.name)
+            found = [measure(clusters, [file], None) for file in files]
+            worst = max(found, key=lambda each: each["parse_s"] + each["serialise_s"])
+            print(
+                f"{path.stem} in {count} file(s): the slowest has {worst['dags']:.0f} DAGs, "
+                f"{worst['tasks']:.0f} tasks; parse {worst['parse_s']:.1f} s, serialise {worst['serialise_s']:.1f} s, together "
+                f"{worst['parse_s'] + worst['serialise_s']:.1f} s",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clusters", type=int, default=50)
+    parser.add_argument("--pools", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, nargs="+", metavar="N", help="files per family; measure each by itself")
     args = parser.parse_args()
-    text = (ROOT / "include" / "clusters" / "demo.yaml").read_text()
     with tempfile.TemporaryDirectory() as folder:
         clusters = Path(folder)
-        for number in range(args.clusters):
-            name = f"cluster{number:03d}"
-            spec = text.replace("name: demo\n", f"name: {name}\n").replace("demo-gpu", f"{name}-gpu")
-            (clusters / f"{name}.yaml").write_text(spec)
+        write_fleet(clusters, args.clusters, args.pools)
+        if args.files:
+            for count in args.files:
+                print_files(clusters, count)
+            return
         files = sorted((ROOT / "dags").glob("*.py"))
         whole = [measure(clusters, files, None) for _ in range(args.rounds)]
         lifecycle = [ROOT / "dags" / "gpu_lifecycle.py"]

@@ -23,12 +23,12 @@ from airflow.sdk import DAG, Param, get_parsing_context
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.hooks.dag_files import clusters_of
 from gpu_fleet.hooks.fleet import load_cluster, load_each
 from gpu_fleet.hooks.settings import retry_delay_s
 from gpu_fleet.hooks.under_way import pinned, pinned_dags
 from gpu_fleet.operators.base import DEFAULT_ARGS
 from gpu_fleet.operators.spec import InvalidSpecOperator
-from gpu_fleet.phases.shards import clusters_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "")
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
     :param file: the DAG file. Others beside it of the same family share the clusters with it, see
-        :mod:`gpu_fleet.phases.shards`.
+        :mod:`gpu_fleet.hooks.dag_files`.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
     dags: dict[str, DAG] = {}

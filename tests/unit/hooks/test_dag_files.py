@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from gpu_fleet.phases.shards import clusters_of, shard_of, stems_of
+import pytest
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.fleet_size import shard_of
+from gpu_fleet.hooks.dag_files import FAMILIES, clusters_of, make_shards, stems_of
 
 NAMES = [f"cluster{number:03d}" for number in range(500)]
 FOUR = ["gpu_lifecycle", "gpu_lifecycle_2", "gpu_lifecycle_3", "gpu_lifecycle_4"]
@@ -39,3 +43,25 @@ def test_a_file_that_stands_alone_has_all(tmp_path: Path) -> None:
     assert all(map(clusters_of("gpu_teardown", str(tmp_path / "gpu_teardown.py")), NAMES))
     assert all(map(clusters_of("trouble", str(tmp_path / "elsewhere.py")), NAMES))
     assert all(map(clusters_of("trouble", ""), NAMES))
+
+
+def test_links_are_made_and_taken_away(tmp_path: Path) -> None:
+    for family in FAMILIES:
+        (tmp_path / f"{family}.py").write_text(family)
+    assert make_shards(tmp_path, 3) == [f"+ {family}_{number}.py" for family in FAMILIES for number in (2, 3)]
+    assert (tmp_path / "gpu_teardown_3.py").read_text() == "gpu_teardown"
+    assert make_shards(tmp_path, 3) == []
+    assert make_shards(tmp_path, 1) == [f"- {family}_{number}.py" for family in FAMILIES for number in (2, 3)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == list(FAMILIES)
+
+
+def test_what_is_no_link_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"has no gpu_lifecycle\.py"):
+        make_shards(tmp_path, 2)
+    for family in FAMILIES:
+        (tmp_path / f"{family}.py").touch()
+    (tmp_path / "gpu_lifecycle_2.py").write_text("mine")
+    for files in (1, 2):
+        with pytest.raises(SpecError, match=r"gpu_lifecycle_2\.py is not a link"):
+            make_shards(tmp_path, files)
+    assert (tmp_path / "gpu_lifecycle_2.py").read_text() == "mine"
