@@ -50,5 +50,6 @@ def size_note(pools: Sequence[int], files: int) -> str | None:
     return (
         f"{len(pools)} clusters with {sum(pools)} pools in {shared} per family take up to {seconds:.0f} s per file, "
         "and Airflow drops a file that takes longer than [dag_processor] dag_file_processor_timeout "
-        f"({FILE_LIMIT_S:.0f} s by default); share them among more files: python -m gpu_fleet shards {files_needed(pools)}"
+        f"({FILE_LIMIT_S:.0f} s by default); share them among more files: "
+        f"python -m gpu_fleet shards {files_needed(pools)}"
     )
