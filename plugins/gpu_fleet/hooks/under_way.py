@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 #: Overrides the folder.
 STATE_DIR_VARIABLE = "GPU_FLEET_STATE_DIR"
 #: Seconds that a DAG stays as it is after its run's last task has begun: until the scheduler has ended the run.
-LINGERS_S = 120.0
+LINGERS_S = 30.0
 #: Seconds after which a run is taken to be over whose DAG sets no ``dagrun_timeout``.
 LONGEST_S = 7 * 24 * 3600.0
 
