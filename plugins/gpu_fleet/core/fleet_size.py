@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 
 #: Seconds that the largest family's DAG of a cluster takes to be built and serialised, without pools and for each pool.
-#: Measured by ``bench/parse.py --files`` on a slow core, so an ordinary one has as much again in hand.
-SECONDS_PER_CLUSTER, SECONDS_PER_POOL = 0.035, 0.03
+#: Measured with ``bench/parse.py --files 1`` for 500 clusters of two pools (112 s) and one cluster of 100 pools (6 s),
+#: on a slow machine that was busy with other things: an ordinary one has something in hand.
+SECONDS_PER_CLUSTER, SECONDS_PER_POOL = 0.11, 0.06
 #: Airflow's default for the whole of a file, in seconds, and the share of it from which on a fleet is near the limit.
 FILE_LIMIT_S, NEAR = 50.0, 0.5
 
