@@ -4,9 +4,13 @@
 # amd64 wherever it is built: the base image is for several platforms, the helm that is copied into it for one.
 ARG AIRFLOW_VERSION=3.3.2
 ARG PYTHON_VERSION=3.11
+# The base images, by tag. Where you build, pin them by digest as well (docs/guides/deploy.md says how):
+#   docker build --build-arg AIRFLOW_IMAGE=apache/airflow:3.3.2-python3.11@sha256:…
+ARG AIRFLOW_IMAGE=apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION}
+ARG DEBIAN_IMAGE=debian:12-slim
 
 # --- helm: from the Helm project's own archive -----------------------------------------------------------------------
-FROM --platform=linux/amd64 debian:12-slim AS helm
+FROM --platform=linux/amd64 ${DEBIAN_IMAGE} AS helm
 ARG HELM_VERSION=4.2.3
 # sha256 of the extracted binary, not of the archive: the same figure is checked wherever else the binary comes from
 # (tools/toolchain.py).
@@ -17,13 +21,15 @@ RUN tar -xzf /tmp/helm.tar.gz -C /tmp linux-amd64/helm \
     && install -m 0755 /tmp/linux-amd64/helm /usr/local/bin/helm
 
 # --- Airflow with the package ----------------------------------------------------------------------------------------
-FROM --platform=linux/amd64 apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION} AS airflow
+FROM --platform=linux/amd64 ${AIRFLOW_IMAGE} AS airflow
 COPY --from=helm /usr/local/bin/helm /usr/local/bin/helm
 COPY --chown=airflow:0 requirements.txt /opt/gpu-fleet/requirements.txt
-RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements.txt
+RUN pip install --no-cache-dir --require-hashes --requirement /opt/gpu-fleet/requirements.txt
 COPY --chown=airflow:0 dags /opt/airflow/dags
 COPY --chown=airflow:0 plugins /opt/airflow/plugins
 COPY --chown=airflow:0 include /opt/airflow/include
+# A volume that is mounted here takes the folder's owner and mode: the components' user is in group 0.
+RUN mkdir -m 0775 /opt/airflow/gpu-fleet
 ENV HELM_BIN=/usr/local/bin/helm \
     PYTHONPATH=/opt/airflow/plugins \
     GPU_FLEET_CLUSTERS_DIR=/opt/airflow/include/clusters
@@ -31,7 +37,7 @@ ENV HELM_BIN=/usr/local/bin/helm \
 # --- the same, with the embedded cloud, for docker-compose.sandbox.yaml ----------------------------------------------
 FROM airflow AS sandbox
 COPY --chown=airflow:0 requirements-dev.txt /opt/gpu-fleet/requirements-dev.txt
-RUN pip install --no-cache-dir --requirement /opt/gpu-fleet/requirements-dev.txt
+RUN pip install --no-cache-dir --require-hashes --requirement /opt/gpu-fleet/requirements-dev.txt
 COPY --chown=airflow:0 sandbox /opt/airflow/sandbox
 COPY --chown=airflow:0 demo /opt/airflow/demo
 COPY --chown=airflow:0 tools /opt/airflow/tools

@@ -27,10 +27,12 @@ $(VENV)/.installed: requirements-dev.txt
 	@echo "installing the pinned requirements into $(VENV): once, about a minute"
 	@# One that was interrupted has a python and no pip, and would fail for ever. Any other folder is not emptied.
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt | cut -d' ' -f1)" || { echo "installing uv failed: is there a network, and an index of Python packages (PIP_INDEX_URL)?"; exit 1; }
+	@# uv itself, from its entry with its hashes.
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > $(VENV)/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt || { echo "installing uv failed: is there a network, and an index of Python packages (PIP_INDEX_URL)?"; exit 1; }
 	@# Like pip, trust the authorities that the system trusts: many companies have one of their own. Compiled here once, as
 	@# many environments forbid Python to do it later, and dozens of short processes would each pay for it.
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python --require-hashes requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
 	@touch $@
 
 demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1, KUBECONFIG_FILE=…)
@@ -83,8 +85,8 @@ soak: setup ## kill helm, workers, triggerers and connections at random moments 
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))
 
 requirements: ## compile requirements*.txt from requirements*.in
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header requirements-dev.in -o requirements-dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements.in -o requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements-dev.in -o requirements-dev.txt
 
 docs: setup ## generated documentation: docs/reference/dags.md
 	@$(BIN)/python tools/dag_docs.py

@@ -74,4 +74,4 @@ def build(spec: ClusterSpec) -> DAG:
     )
 
 
-globals().update(fleet_dags("gpu_lifecycle", build))
+globals().update(fleet_dags("gpu_lifecycle", build, __file__))

@@ -60,4 +60,4 @@ def build(spec: ClusterSpec) -> DAG:
     )
 
 
-globals().update(fleet_dags("gpu_revalidate", build))
+globals().update(fleet_dags("gpu_revalidate", build, __file__))

@@ -34,4 +34,4 @@ def build(spec: ClusterSpec) -> DAG:
     )
 
 
-globals().update(fleet_dags("gpu_teardown", build))
+globals().update(fleet_dags("gpu_teardown", build, __file__))

@@ -246,6 +246,8 @@ class Stack:
         env["PYTHONWARNINGS"] = "default"
         if self.clusters_dir is not None:
             env["GPU_FLEET_CLUSTERS_DIR"] = str(self.clusters_dir)
+        if self.kubeconfig is not None:
+            env["GPU_FLEET_ALLOWED_KUBECONFIGS"] = str(self.kubeconfig)
         self.environment = {key: value for key, value in env.items() if key.startswith(("AIRFLOW", "GPU_FLEET"))}
         self.airflow_process = self._spawn(
             [str(Path(bin_dir) / "airflow"), "standalone"], self.build_dir / "airflow.log", env

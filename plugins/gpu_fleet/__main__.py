@@ -1,5 +1,6 @@
 """Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema,
-``… lock`` notes the digests of their charts in ``charts.lock.yaml``.
+``… lock`` notes the digests of their charts in ``charts.lock.yaml``, ``… shards N`` shares a large fleet among N DAG
+files per family.
 
 Exit codes: 0 all is well, 1 a cluster file has problems, 2 the call itself is wrong or the folder cannot be read.
 """
@@ -13,11 +14,15 @@ from pathlib import Path
 
 from gpu_fleet.core.costs import unknown_types
 from gpu_fleet.core.errors import GpuFleetError, SpecError
+from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
 from gpu_fleet.core.spec.notes import notes_of
 from gpu_fleet.core.spec.schema import schema_text
+from gpu_fleet.core.trust import beyond
+from gpu_fleet.hooks.dag_files import FAMILIES, dags_dir, make_shards, stems_of
 from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
 from gpu_fleet.hooks.prices import load_prices
+from gpu_fleet.hooks.settings import trust
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         "folder", nargs="?", type=Path, help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE})"
     )
     lock.add_argument("--check", action="store_true", help="write nothing; exit 1 if the lock file is not up to date")
+    shards = commands.add_parser("shards", help="share the clusters among so many DAG files per family")
+    shards.add_argument("files", type=int, help="1 puts everything into one file again")
+    shards.add_argument("--dags", type=Path, metavar="DIR", help="folder of the DAG files (default: beside include)")
     schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     return parser
@@ -83,6 +91,8 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
         yield from ((name, str(note)) for note in notes_of(spec))
+        # Notes, because the limits are the deployment's, and its environment may not be the one of this check.
+        yield from ((name, f"{p.field}: {p.message}; {p.remedy}") for p in beyond(trust(), spec))
 
 
 def _validate(folder: Path, previous: Path | None) -> int:
@@ -95,6 +105,9 @@ def _validate(folder: Path, previous: Path | None) -> int:
         return 2
     for name, sentence in remarks(fleet):
         print(f"note: {name}: {sentence}")
+    pools = [len(spec.node_pools) for spec in fleet.values() if isinstance(spec, ClusterSpec)]
+    if (note := size_note(pools, max(1, len(stems_of(FAMILIES[0], dags_dir()))))) is not None:
+        print(f"note: the fleet: {note}")
     if not problems:
         print(f"{len(fleet)} cluster files are valid: {', '.join(fleet)}")
         return 0
@@ -141,6 +154,15 @@ def _lock(folder: Path, check: bool) -> int:
     return 0
 
 
+def _shards(folder: Path, files: int) -> int:
+    if files < 1:
+        raise SpecError(f"{files} is no number of files", field="files", remedy="1 or more")
+    for line in make_shards(folder, files):
+        print(line)
+    print(f"{folder}: {files} file(s) per family")
+    return 0
+
+
 def _message(problem: SpecError) -> str:
     """The problem's sentence without its field and remedy, which have columns of their own."""
     text = problem.message
@@ -168,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 options.output.write_text(schema_text(), encoding="utf-8")
             return 0
+        if options.command == "shards":
+            return _shards(options.dags or dags_dir(), options.files)
         if options.command == "lock":
             return _lock(options.folder or clusters_dir(), options.check)
         return _validate(options.folder or clusters_dir(), options.previous)

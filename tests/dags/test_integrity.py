@@ -52,7 +52,7 @@ def test_exact_task_counts(lifecycle: dict[str, Any], teardown: dict[str, Any]) 
     per_pool = 4 + 2 + 6 + 2  # provision, capacity, validation, drain and publish
     shared_teardown = 18
     assert len(teardown) == 1 + 1 + shared_teardown + 2 * len(POOLS) + 2
-    assert len(lifecycle) == 1 + 7 + 6 + 3 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
+    assert len(lifecycle) == 1 + 7 + 6 + 3 + 1 + 2 + 2 + shared_teardown + 2 + len(POOLS) * per_pool
 
 
 @pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
@@ -124,12 +124,7 @@ GATED = [
             (f"provision.pool_{pool}.node_pool_ready", {f"provision.pool_{pool}.apply_node_pool"}),
             (
                 f"capacity.pool_{pool}.request_capacity",
-                {
-                    "provision.prove_karpenter",
-                    "provision.prove_karpenter_crd",
-                    "rollout.install_device_plugin",
-                    *(f"provision.pool_{each}.node_pool_ready" for each in POOLS),
-                },
+                {"provisioned"},
             ),
             (f"capacity.pool_{pool}.await_capacity", {f"capacity.pool_{pool}.request_capacity"}),
             (
@@ -143,6 +138,15 @@ GATED = [
             (f"validation.pool_{pool}.publish", {f"validation.pool_{pool}.{PROBE[pool]}"}),
         )
     ],
+    (
+        "provisioned",
+        {
+            "provision.prove_karpenter",
+            "provision.prove_karpenter_crd",
+            "rollout.install_device_plugin",
+            *(f"provision.pool_{pool}.node_pool_ready" for pool in POOLS),
+        },
+    ),
     ("prove.prove_device_plugin", {f"capacity.pool_{pool}.await_capacity" for pool in POOLS}),
     (
         "prove.remediate_device_plugin",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from gpu_fleet.core.trust import CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE, NOTIFIERS_VARIABLE, Trust
+from gpu_fleet.hooks.settings import trust
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW_COMPONENTS = (
@@ -122,6 +126,58 @@ def test_databases_name_their_driver_and_tasks_end_in_time(compose: dict[str, An
     assert environment["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1"
 
 
+def test_ports_are_published_on_the_loopback_interface_unless_told_otherwise(
+    compose: dict[str, Any], sandbox: dict[str, Any]
+) -> None:
+    published = {
+        name: port
+        for services in (compose["services"], sandbox["services"])
+        for name, service in services.items()
+        for port in service.get("ports", [])
+    }
+    assert set(published) == {"airflow-apiserver", "flower", "sandbox"}
+    for name, port in published.items():
+        assert re.match(r"(\$\{GPU_FLEET_BIND:-127\.0\.0\.1\}|127\.0\.0\.1):", port), name
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"),
+    [("", False), ("admin", False), ("admin:", False), (":secret", False), ("admin:secret", True)],
+)
+def test_flower_does_not_start_without_credentials(
+    compose: dict[str, Any], tmp_path: Path, given: str, starts: bool
+) -> None:
+    flower = compose["services"]["flower"]
+    assert flower["environment"]["AIRFLOW__CELERY__FLOWER_BASIC_AUTH"] == "${FLOWER_BASIC_AUTH:-}"
+    (tmp_path / "airflow").write_text('#!/bin/sh\necho "started: $*"\n')
+    (tmp_path / "airflow").chmod(0o755)
+    # As Compose has it: two dollar signs stand for one.
+    command = [part.replace("$$", "$") for part in flower["command"]]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": given}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode == 0) is starts
+    assert ("started: celery flower" in done.stdout) is starts
+    assert ("FLOWER_BASIC_AUTH" in done.stderr) is not starts
+
+
+def test_what_cluster_files_may_name_has_the_packages_own_defaults(compose: dict[str, Any]) -> None:
+    environment = compose["x-airflow"]["environment"]
+    given = {
+        name: re.sub(r"^\$\{\w+:?-(.*)\}$", r"\1", environment[name])
+        for name in (NOTIFIERS_VARIABLE, CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE)
+    }
+    assert trust(given) == Trust()
+
+
+@pytest.mark.parametrize("name", AIRFLOW_COMPONENTS)
+def test_components_share_what_runs_under_way_were_pinned_to(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    mounted = dict(reversed(volume.split(":")[:2]) for volume in service["volumes"])
+    volume = mounted[service["environment"]["GPU_FLEET_STATE_DIR"]]
+    assert volume in compose["volumes"]
+    assert f"mkdir -m 0775 {service['environment']['GPU_FLEET_STATE_DIR']}" in (ROOT / "Dockerfile").read_text()
+
+
 def test_worker_leaves_signal_handling_to_celery(compose: dict[str, Any]) -> None:
     environment = compose["services"]["airflow-worker"]["environment"]
     assert environment["DUMB_INIT_SETSID"] == "0"
@@ -156,6 +212,40 @@ def test_only_root_makes_folders_in_the_root_and_no_stage_ends_as_root() -> None
             if re.search(r"\bmkdir /\w+( |$)", line):
                 assert users[-1] == "root", line
         assert name == "helm" or users[-1] == "airflow", name
+
+
+def test_build_context_holds_what_is_copied_and_nothing_else() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*", "what is not named does not come in: .env, .git, build"
+    copied = {
+        line.split()[-2]
+        for stage in stages().values()
+        for line in stage
+        if line.startswith("COPY ") and "--from=" not in line
+    }
+    assert {line[1:] for line in lines if line.startswith("!")} == copied
+    assert "**/.env" in lines
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned_with_its_hashes(name: str) -> None:
+    text = (ROOT / name).read_text()
+    entries = re.findall(r"^([a-z0-9].*?)(?=^[a-z0-9]|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(entries) > 50
+    for entry in entries:
+        first = entry.splitlines()[0]
+        assert re.match(r"[\w.\-]+(\[[\w,\-]+\])?==[\w.+!]+ ", first), first
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), first
+    assert "://" not in text, "no address of an index: it is the installing machine's"
+
+
+def test_nothing_is_installed_without_its_hash() -> None:
+    for path in ("Dockerfile", "Makefile"):
+        text = re.sub(r"\\\n", " ", (ROOT / path).read_text())
+        installs = re.findall(r"^.*\bpip (?:install|sync)\b.*$", text, flags=re.MULTILINE)
+        assert installs
+        for line in installs:
+            assert "--require-hashes" in line, line
 
 
 def test_image_has_the_pinned_airflow_and_checks_helm() -> None:

@@ -118,7 +118,7 @@ def kills(
 
 
 #: The scheduler itself gives it its state.
-NO_PROCESS = {"reached_end"}
+NO_PROCESS = {"reached_end", "provisioned"}
 
 
 def test_every_task_of_the_lifecycle_is_killed_once(fleet: Fleet, clean: Clean) -> None:

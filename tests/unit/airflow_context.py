@@ -31,8 +31,11 @@ class TaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
 
-    def get_task_states(self, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
-        found = {name: state for name, state in self.task_states.items() if name in task_ids}
+    def get_task_states(
+        self, dag_id: str, task_ids: list[str] | None = None, run_ids: list[str] | None = None
+    ) -> dict[str, Any]:
+        run_ids = run_ids or []
+        found = {name: state for name, state in self.task_states.items() if task_ids is None or name in task_ids}
         return {self.run_id: found} if dag_id == self.dag_id and self.run_id in run_ids else {}
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> Any:

@@ -26,6 +26,13 @@ class RecordingNotifier(BaseNotifier):  # type: ignore[misc]
         CALLS.append((type(self).__name__, {"message": self.message, "subject": self.subject}))
 
 
+class ContextNotifier(RecordingNotifier):
+    """Says what it was handed beside its fields."""
+
+    def notify(self, context: Any) -> None:
+        CALLS.append((type(self).__name__, dict(context)))
+
+
 class FailingNotifier(RecordingNotifier):
     def notify(self, context: Any) -> None:
         super().notify(context)

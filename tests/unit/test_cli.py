@@ -69,6 +69,14 @@ def test_notes_are_printed_and_fail_nothing(fleet: Path, capsys: pytest.CaptureF
     assert "note: demo: nodePools[0].terminationGracePeriod: 48h after a node" in capsys.readouterr().out
 
 
+def test_what_a_deployment_would_have_to_allow_is_noted(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "demo.yaml").write_text(DEMO.replace("connection: aws_demo", "connection: payroll"))
+    assert main(["validate", str(fleet)]) == 0
+    out = capsys.readouterr().out
+    assert "note: demo: aws.connection: this deployment does not let cluster files use the connection 'payroll'" in out
+    assert "GPU_FLEET_ALLOWED_CONNECTIONS" in out
+
+
 def test_pools_of_others_need_a_label_for_our_plugin_which_is_noted(
     fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +89,38 @@ def test_pools_of_others_need_a_label_for_our_plugin_which_is_noted(
     (fleet / "demo.yaml").write_text(foreign.replace("devicePlugin:\n  manage: true", "devicePlugin:\n  manage: false"))
     assert main(["validate", str(fleet)]) == 0
     assert note not in capsys.readouterr().out
+
+
+def test_a_large_fleet_is_told_to_share_its_files(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = "  - {name: p-%d, instanceTypes: [g5.xlarge], wantedNodes: 1}\n"
+    small = DEMO[: DEMO.index("nodePools:")] + "nodePools:\n" + pool % 0
+    (fleet / "demo.yaml").write_text(small)
+    assert main(["validate", str(fleet)]) == 0
+    assert "note: the fleet" not in capsys.readouterr().out
+    pools = "".join(pool % number for number in range(100))
+    for number in range(9):
+        text = small.replace("name: demo\n", f"name: c{number}\n").replace("demo-gpu", f"c{number}")
+        (fleet / f"c{number}.yaml").write_text(text.replace(pool % 0, pools))
+    assert main(["validate", str(fleet)]) == 0
+    assert "note: the fleet: 10 clusters with 901 pools in one file per family" in capsys.readouterr().out
+
+
+def test_more_pools_than_a_dag_can_bear_are_refused(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pools = "".join(f"  - {{name: p-{number}, instanceTypes: [g5.xlarge], wantedNodes: 1}}\n" for number in range(101))
+    (fleet / "demo.yaml").write_text(DEMO[: DEMO.index("nodePools:")] + f"nodePools:\n{pools}")
+    assert main(["validate", str(fleet)]) == 1
+    out = capsys.readouterr().out
+    assert "has 101 entries" in out
+    assert "give at most 100" in out
+
+
+def test_dag_files_are_shared_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for family in ("gpu_lifecycle", "gpu_revalidate", "gpu_teardown"):
+        (tmp_path / f"{family}.py").touch()
+    assert main(["shards", "2", "--dags", str(tmp_path)]) == 0
+    assert "+ gpu_lifecycle_2.py" in capsys.readouterr().out
+    assert main(["shards", "0", "--dags", str(tmp_path)]) == 2
+    assert main(["shards", "2", "--dags", str(tmp_path / "nope")]) == 2
 
 
 def test_a_folder_that_is_not_there_or_empty_is_a_wrong_call(

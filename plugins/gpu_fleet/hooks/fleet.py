@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,13 @@ def _judged(name: str, paths: Iterable[Path]) -> ClusterSpec | SpecError:
         )
 
 
-def load_cluster(name: str, folder: Path | str | None = None) -> ClusterSpec:
+def load_cluster(name: str, folder: Path | str | None = None, *, alone: bool = False) -> ClusterSpec:
     """One cluster's spec.
 
+    :param alone: do not look whether another file describes the same cluster: a DAG is built all the same, and its
+        runs are refused when they begin.
     :raises SpecError: with every problem of the file, if there is no such file, or if another one describes the same
-        cluster (as :func:`load_fleet` has it, so that a task sees the Dag that was stored).
+        cluster.
     """
     where = Path(folder) if folder else clusters_dir()
     paths = [path for suffix in SUFFIXES if (path := where / f"{name}{suffix}").exists()]
@@ -158,6 +160,8 @@ def load_cluster(name: str, folder: Path | str | None = None) -> ClusterSpec:
             f"there is no cluster file {where / name}.yaml", field="cluster", remedy="add it, or correct the name"
         )
     spec = _load_files(name, paths)
+    if alone:
+        return spec
     others = _also_described_by(spec, where)
     if others:
         raise _described_twice(spec, others)
@@ -169,7 +173,7 @@ def _place(spec: ClusterSpec) -> tuple[str, str, str]:
 
 
 def _also_described_by(spec: ClusterSpec, folder: Path) -> list[str]:
-    """Other files about the same cluster. Only files with its name in them are parsed: this runs at each task start."""
+    """Other files about the same cluster. Only files with its name in them are parsed."""
     found = []
     mentioned = re.compile(rb"(?<![\w-])" + re.escape(spec.cluster.name.encode()) + rb"(?![\w-])")
     for name, paths in sorted(_files(folder).items()):
@@ -194,6 +198,19 @@ def _described_twice(spec: ClusterSpec, others: Iterable[str]) -> SpecErrors:
     return SpecErrors([problem], where=spec.name)
 
 
+def load_each(
+    folder: Path | str | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,  # noqa: ARG005
+) -> dict[str, ClusterSpec | SpecError]:
+    """Clusters of the fleet, each judged by its own file alone; sorted by name.
+
+    :param wanted: which names; the files of others are not opened.
+    :raises SpecError: only if the folder itself cannot be read.
+    """
+    files = sorted(_files(Path(folder) if folder else clusters_dir()).items())
+    return {name: _judged(name, paths) for name, paths in files if wanted(name)}
+
+
 def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | SpecError]:
     """Every cluster of the fleet, or what is wrong with its file; sorted by name.
 
@@ -202,9 +219,7 @@ def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | Spec
 
     :raises SpecError: only if the folder itself cannot be read.
     """
-    fleet: dict[str, ClusterSpec | SpecError] = {}
-    for name, paths in sorted(_files(Path(folder) if folder else clusters_dir()).items()):
-        fleet[name] = _judged(name, paths)
+    fleet = load_each(folder)
     places: dict[tuple[str, str, str], list[ClusterSpec]] = {}
     for spec in fleet.values():
         if isinstance(spec, ClusterSpec):

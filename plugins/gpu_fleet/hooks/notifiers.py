@@ -3,10 +3,15 @@
 A notifier is somebody else's code that talks to somebody else's service: whatever it does, it is bounded in time and
 its failure is logged under its name, and never becomes the caller's.
 
-Its template fields know ``message``, ``cluster``, ``pool``, ``was``, ``now``, ``reason`` and ``report_url``. They are
-rendered here and not by ``BaseNotifier.__call__``, which first copies the notifier's own fields over the context
-(airflow/sdk/bases/notifier.py, ``_update_context``): a notifier with a field ``message``, as Amazon's SnsNotifier is,
-would then find its own template under that name.
+Its template fields know ``message``, ``cluster``, ``pool``, ``was``, ``now``, ``reason`` and ``report_url``, and
+nothing else. Airflow's own context has ``conn`` and ``var``, which read every connection and variable of the deployment
+(airflow/sdk/execution_time/task_runner.py, ``get_template_context``, Airflow 3.3.2), and a cluster file is not trusted
+with those. For the same reason the notifier is handed these variables as its context, and it and the connections
+among its arguments have to be allowed (:mod:`gpu_fleet.core.trust`) before its module is imported.
+
+The fields are rendered here and not by ``BaseNotifier.__call__``, which first copies the notifier's own fields over the
+context (airflow/sdk/bases/notifier.py, ``_update_context``): a notifier with a field ``message``, as Amazon's
+SnsNotifier is, would then find its own template under that name.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import run_path
+from gpu_fleet.core.trust import NOT_ALLOWED, notifier_beyond
+from gpu_fleet.hooks.settings import trust
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +44,10 @@ def load_notifier(entry: Mapping[str, Any], field: str) -> Any:
 
     :param entry: ``{"notifier": import path, "arguments": {…}}``.
     :param field: where the entry stands in the spec, for messages.
-    :raises SpecError: it cannot be imported, is no notifier, or does not take the arguments.
+    :raises SpecError: it may not be named here, cannot be imported, is no notifier, or does not take the arguments.
     """
+    for problem in notifier_beyond(trust(), entry, field):
+        raise SpecError(problem.message, field=problem.field, remedy=problem.remedy, reason=NOT_ALLOWED)
     path, arguments = str(entry.get("notifier", "")), dict(entry.get("arguments") or {})
     module, _, name = path.rpartition(".")
     try:
@@ -83,12 +92,11 @@ def send(
     entry: Mapping[str, Any],
     field: str,
     variables: Mapping[str, str],
-    context: Mapping[str, Any],
     patience_s: float = PATIENCE_S,
 ) -> str | None:
     """Let one notifier do its work; never raises.
 
-    :param context: Airflow's context, as far as there is one.
+    :param variables: all that its templates know, and its context.
     :returns: ``None``, or what went wrong, with the notifier's name.
     """
     outcome: list[str | None] = []
@@ -96,7 +104,7 @@ def send(
     def work() -> None:
         try:
             notifier = load_notifier(entry, field)
-            _deliver(notifier, variables, context)
+            _deliver(notifier, variables)
         except Exception as error:  # noqa: BLE001  (see the module's docstring)
             outcome.append(f"{entry.get('notifier')}: {type(error).__name__}: {error}")
         else:
@@ -108,10 +116,10 @@ def send(
     return outcome[0]
 
 
-def _deliver(notifier: Any, variables: Mapping[str, str], context: Mapping[str, Any]) -> None:
+def _deliver(notifier: Any, variables: Mapping[str, str]) -> None:
     import jinja2
 
-    known = {**context, **variables}
+    known = dict(variables)
     # Without the DAG the environment is the sandboxed one, and a misspelt name is an error instead of an empty text.
     environment = notifier.get_template_env(dag=None)
     environment.undefined = jinja2.StrictUndefined
@@ -188,7 +196,7 @@ def tell_overdue(cluster: str, message: str, run: tuple[str, str], notifiers: Se
         "report_url": ui_url(run_path(*run)),
     }
     log.warning("%s", message)
-    found = [send(entry, f"validation.notify[{index}]", variables, {}) for index, entry in enumerate(notifiers)]
+    found = [send(entry, f"validation.notify[{index}]", variables) for index, entry in enumerate(notifiers)]
     failed = [problem for problem in found if problem is not None]
     for problem in failed:
         log.error("notifier failed: %s", problem)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.trust import CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE, NOTIFIERS_VARIABLE, Trust
 from gpu_fleet.core.turn import NAMELESS_DEPLOYMENT
 
 
@@ -50,6 +51,25 @@ def retry_delay_s(environment: Mapping[str, str] | None = None) -> float:
     """
     env = os.environ if environment is None else environment
     return _seconds(env, "GPU_FLEET_RETRY_DELAY", Settings.retry_delay_s)
+
+
+def trust(environment: Mapping[str, str] | None = None) -> Trust:
+    """What this deployment lets its cluster files name: comma-separated lists, each in a variable of its own.
+
+    An empty variable is an empty list, which allows nothing; one that is not set leaves the default.
+    """
+    env = os.environ if environment is None else environment
+    variables = {
+        "notifiers": NOTIFIERS_VARIABLE,
+        "connections": CONNECTIONS_VARIABLE,
+        "kubeconfigs": KUBECONFIGS_VARIABLE,
+    }
+    given = {
+        name: tuple(part for item in env[variable].split(",") if (part := item.strip()))
+        for name, variable in variables.items()
+        if variable in env
+    }
+    return Trust(**given)
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

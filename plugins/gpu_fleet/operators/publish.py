@@ -245,7 +245,7 @@ class PublishPoolOperator(PoolOperator):
             if key in told:
                 self.log.info("notifier %s has been told by an earlier try", entry.notifier)
                 continue
-            problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables, dict(context))
+            problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables)
             if problem is None:
                 self.log.info("notifier %s told: %s -> %s", entry.notifier, was, now)
             else:

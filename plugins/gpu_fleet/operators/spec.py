@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from gpu_fleet.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
 
 #: Key in Airflow's task state store, which survives retries and clears of the task (its XComs do not).
 FROZEN = "frozen_spec"
@@ -48,9 +51,25 @@ def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_beyond(spec: ClusterSpec) -> None:
+    """
+    :raises SpecErrors: ``NotAllowedHere``, if the spec names what cluster files of this deployment may not.
+    """
+    from gpu_fleet.core.spec import SpecErrors
+    from gpu_fleet.core.trust import NOT_ALLOWED, beyond
+    from gpu_fleet.hooks.settings import trust
+
+    problems = [SpecError(p.message, field=p.field, remedy=p.remedy) for p in beyond(trust(), spec)]
+    if problems:
+        error = SpecErrors(problems, where=f"{spec.name}.yaml")
+        error.reason = NOT_ALLOWED
+        raise error
+
+
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
+    The run's DAG is built from it, too, until the run is over (``hooks/under_way.py``).
     Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
     follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts' digests
     are pinned too.
@@ -58,7 +77,8 @@ class FreezeSpecOperator(BaseOperator):
     :param cluster: name of the cluster, which is its file's stem.
     :param provisions: the run is about the cluster's capacity: refused for a cluster with ``state: absent``.
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
-    :raises SpecError: if the file or a Param is wrong; names the field and the remedy.
+    :raises SpecError: if the file or a Param is wrong, or the file names what this deployment lets no cluster file use
+        (``NotAllowedHere``); names the field and the remedy.
     """
 
     template_fields = ("cluster",)
@@ -74,12 +94,23 @@ class FreezeSpecOperator(BaseOperator):
         frozen = store.get(FROZEN)
         if isinstance(frozen, dict) and frozen.get("digest"):
             self.log.info("this run was pinned before, to digest %s", frozen["digest"])
+            self._keep_dag(context, frozen)
             return frozen
         refuse_unknown_conf(context)
         frozen = self._freeze(context.get("params") or {})
         store.set(FROZEN, frozen)
+        self._keep_dag(context, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
         return frozen
+
+    def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
+        """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file."""
+        from gpu_fleet.hooks.under_way import LONGEST_S, note_begin
+
+        dag = self.get_dag()
+        if dag is not None:
+            lasts = dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else LONGEST_S
+            note_begin(dag.dag_id, context["ti"].run_id, frozen["spec"], lasts)
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.spec.notes import notes_of
@@ -87,6 +118,7 @@ class FreezeSpecOperator(BaseOperator):
         from gpu_fleet.hooks.fleet import load_cluster
 
         spec = load_cluster(self.cluster)
+        refuse_beyond(spec)
         if self.provisions and spec.state == "absent":
             raise SpecError(
                 f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",

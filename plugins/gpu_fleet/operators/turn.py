@@ -10,11 +10,11 @@ from typing import Any, Literal
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core import turn as rules
-from gpu_fleet.core.errors import ClusterBusy, Conflict
+from gpu_fleet.core.errors import ClusterBusy, Conflict, GpuFleetError
 from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
-from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
@@ -201,6 +201,10 @@ _NEVER_BEGUN = frozenset({"upstream_failed", "skipped", "removed", "None", ""})
 class ReleaseTurnOperator(FleetOperator):
     """Releases the cluster's turn if this run holds it; anybody else's is left alone.
 
+    Before that it takes back what finished runs left on nodes of the cluster, also of pools that the spec does not have
+    (any more): protection, and cordons of drains that never ended. That it cannot is no reason to keep the turn; the
+    next run looks again.
+
     A run that never asked for the turn does not look: what kept it from asking (no credentials, no cluster) would only
     be told a second time.
 
@@ -231,6 +235,8 @@ class ReleaseTurnOperator(FleetOperator):
 
     def act(self, context: Mapping[str, Any]) -> str:
         me = this_run(context)
+        if rules.observe(self.kube.get(TURN_REF), me) is Turn.OURS:
+            self._take_back(run_name(context))
         for _ in range(SWAPS):
             found = self.kube.get(TURN_REF)
             turn = rules.observe(found, me)
@@ -244,3 +250,14 @@ class ReleaseTurnOperator(FleetOperator):
             self.log.info("released the cluster's turn")
             return turn.value
         raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being released; the task will be retried")
+
+    def _take_back(self, run: str) -> None:
+        from gpu_fleet.operators.left_behind import take_back_left_behind
+
+        try:
+            freed = take_back_left_behind(self.kube, run)
+        except GpuFleetError as error:
+            self.log.warning("what finished runs left on nodes was not looked at: %s", error)
+            return
+        for name in freed:
+            self.log.info("node %s: took back the protection or cordon of a run that is over", name)

@@ -92,7 +92,11 @@ class RunVerdictOperator(BaseOperator):
         self.end = end
 
     def execute(self, context: Any) -> str:
+        from gpu_fleet.hooks.under_way import note_end
+
         ti = context["ti"]
+        # Whatever the verdict: the run ends with it, and its DAG may follow the cluster file again.
+        note_end(ti.dag_id, ti.run_id)
         answer = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
         states = answer.get(ti.run_id, {})
         failed = failed_tasks(states, self.watched)

@@ -3,6 +3,10 @@
 Only what the parsing context asks for is built: Airflow parses the file again at each start of a task, and a fleet of
 fifty clusters must not be paid for by each of them. Whatever is wrong with one cluster costs its own DAGs alone: in
 their place stands a DAG of the same id that says what is wrong and fails when it is run.
+
+While a run is under way, its DAG is built from the spec that the run was pinned to (``hooks/under_way.py``): a cluster
+file that is edited, broken or removed meanwhile takes no task from it. That another file describes the same cluster is
+no reason for another DAG either; it is the first task of a run that refuses it.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ from airflow.sdk import DAG, Param, get_parsing_context
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.hooks.fleet import load_cluster, load_fleet
+from gpu_fleet.hooks.dag_files import clusters_of
+from gpu_fleet.hooks.fleet import load_cluster, load_each
 from gpu_fleet.hooks.settings import retry_delay_s
+from gpu_fleet.hooks.under_way import pinned, pinned_dags
 from gpu_fleet.operators.base import DEFAULT_ARGS
 from gpu_fleet.operators.spec import InvalidSpecOperator
 
@@ -30,18 +36,30 @@ log = logging.getLogger(__name__)
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG]) -> dict[str, DAG]:
+def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "") -> dict[str, DAG]:
     """DAG id to DAG, for the clusters that are to be parsed now.
 
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
+    :param file: the DAG file. Others beside it of the same family share the clusters with it, see
+        :mod:`gpu_fleet.hooks.dag_files`.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
     dags: dict[str, DAG] = {}
-    for name, spec in _wanted(family):
-        dag_id = _dag_id(family, name)
-        dags[dag_id] = _built(dag_id, spec, build) if isinstance(spec, ClusterSpec) else broken(dag_id, spec)
+    for dag_id, spec, problem in _wanted(family, file):
+        if spec is None:
+            dags[dag_id] = broken(dag_id, problem)
+            continue
+        dags[dag_id] = dag = _built(dag_id, spec, build)
+        if problem is not None:
+            dag.doc_md = f"{dag.doc_md}\n\n{_STILL_UNDER_WAY}\n\n```\n{problem}\n```"
     return dags
+
+
+_STILL_UNDER_WAY = (
+    "**The cluster file cannot be used any more.** The run under way goes on with what it was pinned to; the next one "
+    "will fail:"
+)
 
 
 def _dag_id(family: str, name: str) -> str:
@@ -69,21 +87,38 @@ def _built(dag_id: str, spec: ClusterSpec, build: Callable[[ClusterSpec], DAG]) 
     return dag
 
 
-def _wanted(family: str) -> Iterator[tuple[str, ClusterSpec | SpecError]]:
+def _wanted(family: str, file: str) -> Iterator[tuple[str, ClusterSpec | None, SpecError | None]]:
+    """DAG id, the spec to build it from, and what is wrong with its cluster file."""
     wanted = get_parsing_context().dag_id
-    if wanted is None:
-        yield from load_fleet().items()
+    if wanted is not None:
+        prefix, _, name = wanted.partition(".")
+        if prefix == family and name:
+            yield (wanted, *_one(wanted, name))
         return
-    prefix, _, name = wanted.partition(".")
-    if prefix != family or not name:
-        return
+    mine = clusters_of(family, file)
+    files = {_dag_id(family, name): spec for name, spec in load_each(wanted=mine).items()}
+    # A run goes on also when its file is gone.
+    begun = {dag_id for dag_id in pinned_dags(family) if mine(dag_id.removeprefix(f"{family}."))}
+    for dag_id in sorted({*files, *begun}):
+        found = files.get(dag_id)
+        problem = None if isinstance(found, ClusterSpec) else found
+        spec = (pinned(dag_id) if dag_id in begun else None) or (found if isinstance(found, ClusterSpec) else None)
+        if spec is not None or problem is not None:
+            yield dag_id, spec, problem
+
+
+def _one(dag_id: str, name: str) -> tuple[ClusterSpec | None, SpecError | None]:
+    """What a task is built from: the same as was stored when the DAG was parsed for the scheduler."""
+    spec = pinned(dag_id)
+    if spec is not None:
+        return spec, None
     try:
-        yield name, load_cluster(name)
+        return load_cluster(name, alone=True), None
     except SpecError as error:
-        yield name, error
+        return None, error
 
 
-def broken(dag_id: str, error: Exception) -> DAG:
+def broken(dag_id: str, error: Exception | None) -> DAG:
     """The DAG that stands in for one whose cluster file cannot be used, or that cannot be built from it."""
     known = isinstance(error, SpecError)
     problem = str(error) if known else f"the DAG cannot be built: {type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 
 TORN_DOWN = TornDown(plan=PLAN, approval=APPROVE, leak_check=LEAK_CHECK)
+#: The task after which capacity may be asked for; it does nothing and costs no worker.
+PROVISIONED = "provisioned"
 
 
 def lifecycle_graph(spec: ClusterSpec) -> None:
@@ -39,10 +42,13 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
         for task in provisioned.tasks:
             if task.label in (APPLY_NODE_CLASS, APPLY_NODE_POOL):
                 cross_downstream(rolled_out.tails, [task])
+    # One task between them and every pool's capacity: else each pool would be related to each other.
+    ready = EmptyOperator(task_id=PROVISIONED)
+    cross_downstream(provisioned.tails + rolled_out.tails, [ready])
     pools = capacity(spec)
     for phase in pools.values():
-        cross_downstream(provisioned.tails + rolled_out.tails, phase.heads)
-    tasks = [freeze, *before.tasks, *provisioned.tasks, *rolled_out.tasks]
+        cross_downstream([ready], phase.heads)
+    tasks = [freeze, *before.tasks, *provisioned.tasks, *rolled_out.tasks, ready]
     tasks += [task for phase in pools.values() for task in phase.tasks]
 
     # Where no node is wanted, there is none that could prove anything: such a pool is idle, not a failure.

@@ -53,19 +53,51 @@ def test_checking_notifies_nobody() -> None:
 @pytest.mark.parametrize("name", VARIABLES)
 def test_every_variable_is_known_to_templates_also_under_the_name_of_a_field(name: str) -> None:
     """BaseNotifier's own __call__ would put the field's template in the place of the variable ``message``."""
-    assert send(entry("RecordingNotifier", message=f"a {{{{ {name} }}}} b"), "f", WORDS, {}) is None
+    assert send(entry("RecordingNotifier", message=f"a {{{{ {name} }}}} b"), "f", WORDS) is None
     assert [("RecordingNotifier", {"message": f"a <{name}> b", "subject": ""})] == notifying.CALLS
 
 
-def test_airflows_context_is_known_too() -> None:
-    send(entry("RecordingNotifier", message="{{ run_id }}"), "f", WORDS, {"run_id": "manual__1"})
-    assert notifying.CALLS[0][1]["message"] == "manual__1"
+@pytest.mark.parametrize("name", ["conn.aws_default.password", "var.value.token", "macros.datetime", "ti", "run_id"])
+def test_nothing_of_airflows_context_is_known(name: str) -> None:
+    """Who may edit a cluster file would else read every connection and variable of the deployment."""
+    problem = send(entry("RecordingNotifier", message=f"{{{{ {name} }}}}"), "f", WORDS)
+    assert problem is not None
+    assert f"'{name.split('.')[0]}' is undefined" in problem
+    assert notifying.CALLS == []
+
+
+@pytest.mark.parametrize("hidden", ["message.__class__.__mro__", "cycler.__init__.__globals__"])
+def test_a_template_does_not_reach_pythons_inside(hidden: str) -> None:
+    problem = send(entry("RecordingNotifier", message=f"{{{{ {hidden} }}}}"), "f", WORDS)
+    assert problem is not None
+    assert "SecurityError" in problem
+
+
+def test_a_notifier_gets_the_variables_as_its_context() -> None:
+    send(entry("ContextNotifier", message="m"), "f", WORDS)
+    assert notifying.CALLS == [("ContextNotifier", WORDS)]
+
+
+def test_what_the_deployment_does_not_allow_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_FLEET_ALLOWED_NOTIFIERS", "airflow.providers")
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    with pytest.raises(SpecError, match="GPU_FLEET_ALLOWED_NOTIFIERS") as caught:
+        load_notifier(entry("RecordingNotifier", message="m"), "validation.notify[0]")
+    assert (caught.value.field, caught.value.reason) == ("validation.notify[0].notifier", "NotAllowedHere")
+    assert "does not let cluster files name 'os.system'" in str(send({"notifier": "os.system"}, "f", WORDS))
+
+
+def test_a_connection_that_is_not_allowed_is_not_used() -> None:
+    named = entry("RecordingNotifier", message="m", hook={"slack_conn_id": "payroll"})
+    with pytest.raises(SpecError, match="payroll") as caught:
+        load_notifier(named, "validation.notify[0]")
+    assert caught.value.field == "validation.notify[0].arguments.hook.slack_conn_id"
 
 
 def test_what_a_message_contains_is_not_rendered_again() -> None:
     """A pod writes its own termination message: it must not reach a template engine."""
     hostile = {**WORDS, "message": "{{ 7 * 7 }} {% for x in y %}"}
-    send(entry("RecordingNotifier", message="{{ message }}"), "f", hostile, {})
+    send(entry("RecordingNotifier", message="{{ message }}"), "f", hostile)
     assert notifying.CALLS[0][1]["message"] == hostile["message"]
 
 
@@ -79,14 +111,14 @@ def test_what_a_message_contains_is_not_rendered_again() -> None:
     ],
 )
 def test_a_notifier_that_fails_is_named_and_raises_nothing(named: dict[str, Any], words: str) -> None:
-    problem = send(named, "validation.notify[0]", WORDS, {})
+    problem = send(named, "validation.notify[0]", WORDS)
     assert problem is not None
     assert words in problem
     assert str(named["notifier"]) in problem
 
 
 def test_a_notifier_that_hangs_is_left_behind() -> None:
-    problem = send(entry("HangingNotifier", message="m"), "f", WORDS, {}, patience_s=0.05)
+    problem = send(entry("HangingNotifier", message="m"), "f", WORDS, patience_s=0.05)
     assert problem is not None
     assert "HangingNotifier: did not come back within 0.05 s" in problem
 

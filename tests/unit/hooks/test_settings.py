@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.hooks.settings import Settings, retry_delay_s
+from gpu_fleet.core.trust import Trust
+from gpu_fleet.hooks.settings import Settings, retry_delay_s, trust
 
 
 def test_defaults() -> None:
@@ -35,3 +36,15 @@ def test_the_retry_delay_alone() -> None:
 def test_nonsense_names_the_variable(text: str) -> None:
     with pytest.raises(SpecError, match="GPU_FLEET_POLL_INTERVAL"):
         Settings.from_environment({"GPU_FLEET_POLL_INTERVAL": text})
+
+
+def test_what_cluster_files_may_name_is_a_list_each() -> None:
+    assert trust({}) == Trust()
+    found = trust(
+        {
+            "GPU_FLEET_ALLOWED_NOTIFIERS": "my_company.notifiers, airflow.providers,",
+            "GPU_FLEET_ALLOWED_CONNECTIONS": "",
+            "GPU_FLEET_ALLOWED_KUBECONFIGS": "/etc/fleet",
+        }
+    )
+    assert found == Trust(("my_company.notifiers", "airflow.providers"), (), ("/etc/fleet",))

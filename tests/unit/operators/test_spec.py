@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.templates import include_dir
+from gpu_fleet.hooks.under_way import LINGERS_S, pinned
 from gpu_fleet.operators.base import frozen_spec
 from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
+from gpu_fleet.operators.verdict import RunVerdictOperator
 from tests.unit.airflow_context import context
 
 POOLS = ("shared-a10g", "whole-a100")
@@ -118,3 +121,57 @@ def test_a_misspelt_conf_key_is_refused(clusters: Path) -> None:
 
 def test_a_conf_of_known_params_is_taken(clusters: Path) -> None:
     assert freeze(conf_context({"until": "torn_down", "pools": ["whole-a100"]}))["pools"] == ["whole-a100"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (("connection: aws_demo", "connection: payroll"), "aws.connection"),
+        (("access: {mode: eks}", "access: {mode: kubeconfig, path: /root/.kube/config}"), "cluster.access.path"),
+    ],
+)
+def test_a_run_does_not_begin_with_what_the_deployment_does_not_allow(
+    clusters: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], field: str
+) -> None:
+    path = clusters / "demo.yaml"
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(SpecError, match="this deployment does not let cluster files use") as caught:
+        freeze(context())
+    assert caught.value.reason == "NotAllowedHere"
+    assert caught.value.field.startswith(field)
+    monkeypatch.setenv("GPU_FLEET_ALLOWED_CONNECTIONS", "aws_*,payroll")
+    monkeypatch.setenv("GPU_FLEET_ALLOWED_KUBECONFIGS", "/root/.kube")
+    assert freeze(context())["digest"]
+
+
+# --- the DAG of a run under way --------------------------------------------------------------------------------------
+def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk import DAG
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+        verdict = RunVerdictOperator(task_id="run_verdict", watched=[])
+    task_context = context()
+    operator.execute(task_context)
+    spec = load_cluster("demo")
+    (clusters / "demo.yaml").write_text("nope: [")
+    assert pinned("gpu_lifecycle.demo") == spec
+    (tmp_path / "state" / "gpu_lifecycle.demo.json").unlink()
+    operator.execute(task_context)
+    assert pinned("gpu_lifecycle.demo") == spec, "cleared or retried, it keeps the DAG as before"
+    moment = time.time()
+    monkeypatch.setattr("time.time", lambda: moment + LINGERS_S + 1)
+    assert pinned("gpu_lifecycle.demo") == spec
+    monkeypatch.setattr("time.time", lambda: moment)
+    verdict.execute(task_context)
+    monkeypatch.setattr("time.time", lambda: moment + LINGERS_S + 1)
+    assert pinned("gpu_lifecycle.demo") is None
+
+
+def test_of_two_files_about_one_cluster_a_run_is_refused_at_its_start(clusters: Path) -> None:
+    text = (clusters / "demo.yaml").read_text()
+    (clusters / "twin.yaml").write_text(text.replace("name: demo\n", "name: twin\n"))
+    with pytest.raises(SpecError, match="also described by twin"):
+        freeze(context())

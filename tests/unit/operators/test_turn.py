@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, Er
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
-from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
+from gpu_fleet.core.kinds import NAMESPACE, NODE, ObjectRef
 from gpu_fleet.core.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
 from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
@@ -335,4 +335,59 @@ def test_a_task_cleared_after_its_runs_end_leaves_another_run_alone(cluster: San
 
 def test_a_change_in_a_dag_without_turns_needs_none(cluster: SandboxCluster) -> None:
     assert change(run(cluster), turns=False) == "changed"
+    assert holder(cluster) is None
+
+
+# --- what finished runs left -----------------------------------------------------------------------------------------
+MINE, OVER = "gpu_lifecycle.demo/run_1", "gpu_revalidate.demo/killed"
+LEFT = {
+    "protected": ({"karpenter.sh/do-not-disrupt": "true", "gpu-fleet.io/protected-by": OVER}, False),
+    "drained": ({"gpu-fleet.io/cordoned-by": OVER}, True),
+    "mine": ({"karpenter.sh/do-not-disrupt": "true", "gpu-fleet.io/protected-by": MINE}, False),
+    "theirs": ({"karpenter.sh/do-not-disrupt": "true"}, True),
+}
+
+
+@pytest.fixture
+def nodes(cluster: SandboxCluster) -> Iterator[dict[str, ObjectRef]]:
+    """Nodes of a pool that no cluster file has any more."""
+    refs = {name: ObjectRef(NODE, name) for name in LEFT}
+    for name, (marks, unschedulable) in LEFT.items():
+        metadata = {"name": name, "labels": {"karpenter.sh/nodepool": "gone"}, "annotations": marks}
+        cluster.kube.create(
+            {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"unschedulable": unschedulable}}
+        )
+    yield refs
+    for ref in refs.values():
+        cluster.kube.delete(ref)
+
+
+def state_of(cluster: SandboxCluster, ref: ObjectRef) -> tuple[dict[str, str], bool]:
+    found = cluster.kube.get(ref)
+    assert found is not None
+    return found["metadata"].get("annotations") or {}, bool(found["spec"].get("unschedulable"))
+
+
+def test_with_the_turn_goes_what_finished_runs_left_on_any_node(
+    cluster: SandboxCluster, nodes: dict[str, ObjectRef]
+) -> None:
+    acquire(run(cluster))
+    assert release(run(cluster)) == "Ours"
+    assert state_of(cluster, nodes["protected"]) == ({}, False)
+    assert state_of(cluster, nodes["drained"]) == ({}, False)
+    for name in ("mine", "theirs"):
+        assert state_of(cluster, nodes[name]) == LEFT[name]
+
+
+def test_a_run_without_the_turn_takes_nothing_back(cluster: SandboxCluster, nodes: dict[str, ObjectRef]) -> None:
+    """The run that has it may be the one whose name the node carries."""
+    acquire(run(cluster, "run_1"))
+    assert release(run(cluster, "run_2")) != "Ours"
+    assert {name: state_of(cluster, ref) for name, ref in nodes.items()} == LEFT
+
+
+def test_the_turn_is_released_also_if_nodes_cannot_be_looked_at(cluster: SandboxCluster) -> None:
+    acquire(run(cluster))
+    cluster.faults.set("request-faults", {"verb": "list", "resource": "nodes", "status": 403})
+    assert release(run(cluster)) == "Ours"
     assert holder(cluster) is None

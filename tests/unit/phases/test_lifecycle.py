@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from airflow.sdk import DAG
 
-from gpu_fleet.phases.lifecycle import lifecycle_graph
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.phases.lifecycle import lifecycle_graph, teardown_graph
+from gpu_fleet.phases.revalidation import revalidation_graph
 from tests.unit.core.specs import demo_spec
 
 IDLE, OTHER = "shared-a10g", "whole-a100"
@@ -36,3 +40,19 @@ def test_without_any_wanted_node_nothing_is_proven_and_the_rest_still_runs() -> 
 
 def test_plugin_of_others_is_not_proven_here() -> None:
     assert not any(task_id.startswith("prove.") for task_id in upstreams(devicePlugin__manage=False))
+
+
+@pytest.mark.parametrize("graph", [lifecycle_graph, revalidation_graph, teardown_graph])
+def test_a_graph_grows_linearly_with_its_pools(graph: Callable[[ClusterSpec], None]) -> None:
+    """Each pool related to each other would be 10,000 relations where 100 pools are allowed."""
+
+    def relations(pools: int) -> tuple[int, int]:
+        (first, *_) = demo_spec().to_json()["nodePools"]
+        spec = demo_spec(nodePools=[{**first, "name": f"pool-{number}"} for number in range(pools)])
+        with DAG("any.demo", schedule=None) as dag:
+            graph(spec)
+        return len(dag.tasks), sum(len(task.downstream_task_ids) for task in dag.tasks)
+
+    (tasks, edges), (more_tasks, more_edges), (most_tasks, most_edges) = map(relations, (10, 20, 30))
+    assert most_tasks - more_tasks == more_tasks - tasks
+    assert most_edges - more_edges == more_edges - edges

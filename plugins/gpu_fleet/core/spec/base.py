@@ -286,10 +286,10 @@ class Seconds(int):
 
 def _dns_label(value: str) -> str:
     if len(value) > 63:
-        raise ValueError(f"{value!r} has {len(value)} characters; a DNS-1123 label has at most 63")
+        raise ValueError(f"{value!r} has {len(value)} characters; shorten it to the 63 of a DNS-1123 label")
     if not _DNS_LABEL.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a DNS-1123 label: use lower-case letters, digits and '-', beginning and ending with a "
+            f"{value!r} is not a DNS-1123 label; use lower-case letters, digits and '-', beginning and ending with a "
             "letter or digit"
         )
     return value

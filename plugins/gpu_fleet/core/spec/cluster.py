@@ -20,6 +20,10 @@ from gpu_fleet.core.spec.pools import NodeClass, NodePool
 from gpu_fleet.core.spec.problems import SpecErrors, problems_of
 from gpu_fleet.core.spec.rules import RULES
 
+#: Pools of one cluster: with 100 a lifecycle has about 1,450 tasks, which take Airflow seconds to parse and to schedule
+#: (``bench/parse.py --pools 100``). More belong to another cluster, or are fewer pools with more instance types.
+MOST_POOLS = 100
+
 
 class ClusterSpec(SpecModel):
     """What one cluster of the fleet shall be. Frozen: a run works on the copy that its first task froze."""
@@ -36,7 +40,10 @@ class ClusterSpec(SpecModel):
     karpenter: Karpenter = Field(default_factory=Karpenter)
     runtime_class: RuntimeClass = Field(default_factory=RuntimeClass)
     node_class: NodeClass
-    node_pools: Annotated[tuple[NodePool, ...], NotEmpty] = Field(max_length=100)
+    node_pools: Annotated[tuple[NodePool, ...], NotEmpty] = Field(
+        max_length=MOST_POOLS,
+        description=f"At most {MOST_POOLS}: each has some fifteen tasks of its own in the lifecycle's DAG.",
+    )
     device_plugin: DevicePlugin = Field(default_factory=DevicePlugin)
     validation: Validation = Field(default_factory=Validation)
     drain: Drain = Field(default_factory=Drain)

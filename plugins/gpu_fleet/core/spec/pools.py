@@ -77,7 +77,10 @@ def _check_ami_alias(alias: str) -> str:
             f"{alias!r} lets every new AMI drift all nodes; pin a version, for example {match['family']}@v20260714"
         )
     if match["family"] not in ("al2023", "bottlerocket"):
-        raise ValueError(f"{alias!r}: only al2023 and bottlerocket have NVIDIA variants for Kubernetes 1.33 and later")
+        raise ValueError(
+            f"{alias!r}: only al2023 and bottlerocket have NVIDIA variants for Kubernetes 1.33 and later; "
+            "write for example al2023@v20260714"
+        )
     if len(alias) > _LONGEST_ALIAS:
         raise ValueError(
             f"{alias!r} has {len(alias)} characters, and an EC2NodeClass takes {_LONGEST_ALIAS}; write family@version, "
@@ -131,10 +134,13 @@ class NodeClass(SpecModel):
             visible(key)
             visible(text)
             if not 0 < len(key) <= _LONGEST_TAG_KEY:
-                raise ValueError(f"tag key {key!r} has {len(key)} characters; EC2 takes 1 to {_LONGEST_TAG_KEY}")
+                raise ValueError(
+                    f"tag key {key!r} has {len(key)} characters; write 1 to {_LONGEST_TAG_KEY}, as EC2 takes"
+                )
             if len(text) > _LONGEST_TAG_VALUE:
                 raise ValueError(
-                    f"the value of tag {key!r} has {len(text)} characters; EC2 takes at most {_LONGEST_TAG_VALUE}"
+                    f"the value of tag {key!r} has {len(text)} characters; "
+                    f"shorten it: EC2 takes at most {_LONGEST_TAG_VALUE}"
                 )
             if key.lower().startswith("aws:") or key.startswith("kubernetes.io/cluster") or key in _RESERVED_TAGS:
                 raise ValueError(f"tag {key!r} is reserved by Karpenter, EKS or AWS; choose another key")

@@ -88,6 +88,20 @@ _EXPECTED = {
 }
 
 
+_ANYTHING_ELSE = "correct it as include/schema/cluster.schema.json describes it"
+
+#: Kind of pydantic's errors about a value that is out of bounds -> the remedy, with the names of its context.
+_BOUNDS = {
+    "greater_than_equal": "write {ge} or more",
+    "greater_than": "write more than {gt}",
+    "less_than_equal": "write at most {le}",
+    "less_than": "write less than {lt}",
+    "string_too_short": "write at least {min_length} character(s)",
+    "string_too_long": "shorten it to at most {max_length} characters",
+    "too_short": "give at least {min_length}",
+}
+
+
 def _sentence(error: Any) -> tuple[str, str]:
     """What is wrong and the remedy of one pydantic error."""
     kind, value, context = error["type"], error.get("input"), error.get("ctx") or {}
@@ -97,7 +111,7 @@ def _sentence(error: Any) -> tuple[str, str]:
         return "is not a key of the cluster spec", "remove it or correct its spelling; keys are camelCase"
     if kind == "value_error":
         message, _, remedy = str(context.get("error", error["msg"])).partition("; ")
-        return message, remedy
+        return message, remedy or _ANYTHING_ELSE
     if kind in ("literal_error", "union_tag_invalid"):
         expected = context.get("expected") or context.get("expected_tags") or ""
         got = context.get("tag", value)
@@ -111,7 +125,10 @@ def _sentence(error: Any) -> tuple[str, str]:
         return f"{what}, not {shortened(list(value) if isinstance(value, tuple) else value)}", remedy
     if kind == "too_long":
         return f"has {context.get('actual_length')} entries", f"give at most {context.get('max_length')}"
-    return f"{shortened(value)}: {error['msg'][0].lower()}{error['msg'][1:]}", ""
+    what = f"{shortened(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    if kind in _BOUNDS:
+        return what, _BOUNDS[kind].format_map(context)
+    return what, _ANYTHING_ELSE
 
 
 def problems_of(error: ValidationError, place: Callable[[str], str] = lambda field: "") -> list[SpecError]:  # noqa: ARG005
