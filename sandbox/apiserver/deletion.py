@@ -91,9 +91,7 @@ class Deletion:
         metadata = obj["metadata"]
         for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             if wanted.get(key) and wanted[key] != metadata[key]:
-                found = f"{label} in object meta: {metadata[key]}"
-                detail = f"Precondition failed: {label} in precondition: {wanted[key]}, {found}"
-                raise errors.conflict(resource, metadata["name"], detail)
+                raise errors.unmet_precondition(resource, metadata["name"], label, wanted[key], metadata[key])
 
     def _delete_instances(self, definition: Obj) -> None:
         """Delete all objects of a definition that is going."""

@@ -260,7 +260,7 @@ class Registry:
     def get(self, group: str, version: str, plural: str) -> Resource | None:
         return self._by_path.get((group, version, plural))
 
-    def kind(self, group: str, version: str, kind: str) -> Resource | None:
+    def of_kind(self, group: str, version: str, kind: str) -> Resource | None:
         return next((item for item in self.version(group, version) if item.kind == kind), None)
 
     def any_version(self, group: str, plural: str) -> Resource | None:

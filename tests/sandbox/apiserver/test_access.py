@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.apiserver import Running, User, running
 from sandbox.pki import Pki
-from tests.sandbox.apiserver.builders import MAPS, PODS, config_map, pod
+from tests.sandbox.apiserver.builders import MAPS, PODS, binding, config_map, pod
 from tests.sandbox.apiserver.client import Api, connect
 
 
@@ -123,7 +123,7 @@ async def test_impersonation_by_an_administrator_only(cluster: Running, api: Api
 
 async def test_kubelets_hand_in_logs(cluster: Running, api: Api) -> None:
     await api.post(PODS, pod("p"))
-    await api.post(f"{PODS}/p/binding", {"target": {"kind": "Node", "name": "n1"}})
+    await api.post(f"{PODS}/p/binding", binding("p", "n1"))
     waiting = await api.get(f"{PODS}/p/log")
     async with connect(cluster.kubeconfig_for("system:node:n1", ("system:nodes",))) as kubelet:
         assert (await kubelet.call("PUT", f"{PODS}/p/log", b"one\ntwo\nthree\n")).code == 200
