@@ -20,8 +20,10 @@ from sandbox.apiserver.store import Record, Store
 from sandbox.apiserver.subresources import PodLogs
 from sandbox.apiserver.watch import Stream, WatchOptions
 from sandbox.apiserver.writer import Options, Writer
+from sandbox.settings import Clock
 
 _JSON = "application/json"
+_BLOCKED = 3.0  # seconds that a read waits for a revision that is not there yet
 MAX_BODY = 3 * 1024 * 1024  # apiserver: 'Request entity too large: limit is 3145728'
 
 
@@ -39,8 +41,15 @@ def _warning_headers(call: Call, response: web.Response) -> web.Response:
 
 class Handlers:
     def __init__(
-        self, store: Store, writer: Writer, authorizer: Authorizer, tokens: ServiceAccountTokens, logs: PodLogs
+        self,
+        store: Store,
+        writer: Writer,
+        authorizer: Authorizer,
+        tokens: ServiceAccountTokens,
+        logs: PodLogs,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._store = store
         self._writer = writer
         self._authorizer = authorizer
@@ -55,10 +64,16 @@ class Handlers:
         if call.verb in ("update", "patch") and not call.name:
             # Custom resources have no routes by method (apiextensions-apiserver customresource_handler.go).
             raise errors.bad_request("name must be provided") if call.resource.custom else errors.method_not_allowed()
+        if call.resource.custom:
+            selected = call.query("labelSelector") or self._fields(call)
+            past_cache = bool(call.number("limit")) and not selected
+            await self._writer.definitions.admit(call.resource, call.verb, delegated=past_cache)
         match call.verb:
             case "get":
+                await self._reach(call)
                 return self._get(call)
             case "list":
+                await self._reach(call)
                 return self._list(call)
             case "watch":
                 return await self._watch(call)
@@ -79,6 +94,24 @@ class Handlers:
 
     def _representation(self, call: Call) -> Representation:
         return Representation(call.http.headers.get("Accept", ""), call.query("includeObject"))
+
+    async def _reach(self, call: Call) -> None:
+        """
+        Wait until the server knows the revision that a read must not be older than.
+
+        :raises ApiError: 400 for none; 504 for one that did not come within three seconds
+            (apiserver pkg/storage/cacher/watch_cache.go ``waitUntilFreshAndBlock``).
+        """
+        version = call.query("resourceVersion")
+        if version and not version.isdigit():
+            raise errors.bad_request(f'invalid resource version "{version}"')
+        wanted = int(version or 0)
+        if wanted <= self._store.revision:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._store.reached(wanted), self._clock.real(_BLOCKED))
+        if wanted > self._store.revision:
+            raise errors.too_large_version(wanted, self._store.revision)
 
     def _get(self, call: Call) -> web.Response:
         record = self._writer.get(call.resource, call.namespace, call.name)
@@ -102,9 +135,6 @@ class Handlers:
         return [self._writer.versioned(call.resource, record) for record in records]
 
     def _list(self, call: Call) -> web.Response:
-        version = call.query("resourceVersion")
-        if version and not version.isdigit():
-            raise errors.bad_request(f'invalid resource version "{version}"')
         records = self._selected(call)
         metadata: Obj = {"resourceVersion": str(self._store.revision)}
         limit = max(0, call.number("limit") or 0)

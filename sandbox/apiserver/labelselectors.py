@@ -55,17 +55,17 @@ class _Parser:
     """Reads one selector; ``""`` is the word at its end."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = [*_TOKEN.findall(text), ""]
+        self._words: list[str] = [*_TOKEN.findall(text), ""]
         self._at = 0
 
     def _next(self) -> str:
-        word = self._tokens[self._at]
-        self._at = min(self._at + 1, len(self._tokens) - 1)
+        word = self._words[self._at]
+        self._at = min(self._at + 1, len(self._words) - 1)
         return word
 
     @property
     def _ahead(self) -> str:
-        return self._tokens[self._at]
+        return self._words[self._at]
 
     @staticmethod
     def _identifier(word: str) -> bool:

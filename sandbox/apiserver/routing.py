@@ -117,6 +117,8 @@ def parse(request: web.Request, registry: Registry) -> Target | None:
     if not rest:
         return None
     resource = registry.get(group, version, rest[0])
+    if resource is None and not registry.has_builtin(group):
+        return None  # no definition serves it: plain text, as for any other path
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):

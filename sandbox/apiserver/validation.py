@@ -394,5 +394,8 @@ def builtin(resource: Resource, new: Obj, old: Obj | None, subresource: str = ""
 def custom(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
     """Violations of a custom resource: its schema, then the CEL rules that are known."""
     checked = {key: value for key, value in new.items() if key not in ("metadata", "apiVersion", "kind")}
-    causes = list(structural.validate(resource.schema or {}, checked))
-    return causes + karpenter_rules.check(resource, new, old, causes)
+    schema = resource.schema or {}
+    causes = list(structural.validate(schema, checked))
+    if structural.keeps_rules_unchecked(schema, causes):
+        return [*causes, invalid_value("<nil>", None, structural.UNCHECKED)]
+    return causes + karpenter_rules.check(resource, new, old)

@@ -18,6 +18,8 @@ from sandbox.apiserver.jsontools import Obj, clone, drop_nulls, equal, now, rand
 from sandbox.apiserver.resources import Registry, Resource
 from sandbox.apiserver.schema import Types, prune, unknown_fields
 from sandbox.apiserver.store import Record, Store
+from sandbox.latency import Latencies
+from sandbox.settings import Clock
 
 _SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _RESERVED = frozenset({"apiVersion", "kind", "metadata", "status"})
@@ -49,8 +51,16 @@ _VERSIONED_UPDATES = frozenset({"CustomResourceDefinition", "Lease", "PodDisrupt
 
 
 class Writer(Deletion):
-    def __init__(self, store: Store, registry: Registry, types: Types, admission: Admission) -> None:
-        super().__init__(store, registry, admission)
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        types: Types,
+        admission: Admission,
+        clock: Clock,
+        latencies: Latencies,
+    ) -> None:
+        super().__init__(store, registry, admission, clock, latencies)
         self.types = types
 
     # ---- checks shared by all writes
@@ -118,6 +128,7 @@ class Writer(Deletion):
         for key in (*_SERVER_SET, "selfLink"):
             metadata.pop(key, None)
         managed = metadata.get("managedFields")
+        self.definitions.refuse_creation(resource, metadata.get("name", ""))
         self.admission.namespace(resource, metadata)
         metadata["uid"] = defaults.new_uid()
         metadata["creationTimestamp"] = now()
@@ -136,17 +147,18 @@ class Writer(Deletion):
             obj.pop("status", None)
         self._validate(resource, obj, None)
         if resource.storage == crds.KEY:
-            crds.established(obj)
+            crds.keep_status(obj, None)
         existing = self.store.get(resource.storage, metadata.get("namespace", ""), metadata["name"])
         if existing is not None:
             raise errors.already_exists(resource, metadata["name"])
-        self.admission.validate_create(resource, obj, options.user)
+        self.admission.validate_create(resource, obj, dry_run=options.dry_run)
         if not managed:
             self._record(resource, None, obj, asked, options, "")
         if options.dry_run:
             return Record(obj, self.store.revision)
         record = self.store.put(resource.storage, obj)
-        self._stored(resource, record)
+        if resource.storage == crds.KEY:
+            self.definitions.created(record.obj)
         return record
 
     def _record(
@@ -186,10 +198,6 @@ class Writer(Deletion):
         else:
             defaults.apply(resource, obj)
 
-    def _stored(self, resource: Resource, record: Record) -> None:
-        if resource.storage == crds.KEY:
-            crds.serve(self.registry, record.obj)
-
     # ---- update
 
     def update(
@@ -221,7 +229,7 @@ class Writer(Deletion):
         if subresource != "status":
             self._default(resource, new)
         if resource.storage == crds.KEY and subresource != "status":
-            crds.established(new)
+            crds.keep_status(new, old)
         if not applied:
             managed = new["metadata"].get("managedFields")
             cleared = managed == [{}] or managed == []
@@ -235,7 +243,7 @@ class Writer(Deletion):
         if equal(new, old):
             return record, False
         self._validate(resource, new, old, subresource)
-        self.admission.validate_update(resource, new, old, subresource, options.user)
+        self.admission.validate_update(resource, new, old, subresource, dry_run=options.dry_run)
         if resource.generation and self._spec_changed(resource, new, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not applied:
@@ -245,7 +253,8 @@ class Writer(Deletion):
         if finished(resource, new):
             return self._remove(resource, new), True
         stored = self.store.put(resource.storage, new)
-        self._stored(resource, stored)
+        if resource.storage == crds.KEY:
+            self.definitions.updated(stored.obj, old)
         return stored, True
 
     def _keep_system_fields(self, resource: Resource, new: Obj, old: Obj, *, put: bool) -> None:

@@ -15,7 +15,7 @@ from sandbox.aws.testing import running_cloud
 from sandbox.settings import Settings
 from tests.sandbox.apiserver.builders import MAPS, PODS, binding, config_map, pod
 from tests.sandbox.apiserver.client import Api, connect
-from tests.sandbox.apiserver.conftest import api, cluster  # noqa: F401 - fixtures
+from tests.sandbox.apiserver.conftest import api, cluster, server  # noqa: F401 - fixtures
 from tests.sandbox.apiserver.test_eviction import observed_budget, running_pod
 
 Json = dict[str, Any]
@@ -27,8 +27,8 @@ def entries(log: AuditLog, since: int = 0) -> list[Json]:
     return found
 
 
-def told(server: Running) -> list[Json]:
-    return entries(server.settings.audit)
+def told(place: Running) -> list[Json]:
+    return entries(place.settings.audit)
 
 
 async def test_every_kind_of_write_is_an_event_as_a_real_api_server_writes_it(cluster: Running, api: Api) -> None:  # noqa: F811

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, config_map, deployment
 from tests.sandbox.apiserver.client import STRATEGIC, Api
+
+pytestmark = pytest.mark.real_api
 
 MAP = f"{MAPS}/a"
 

@@ -9,6 +9,8 @@ import pytest
 from tests.sandbox.apiserver.builders import BUDGETS, PODS, binding, budget, pod
 from tests.sandbox.apiserver.client import Api, Reply
 
+pytestmark = pytest.mark.real_api
+
 BLOCKED = "Cannot evict pod as it would violate the pod's disruption budget."
 
 

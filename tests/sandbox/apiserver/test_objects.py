@@ -10,6 +10,8 @@ import pytest
 from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, binding, config_map, deployment, namespace, pod
 from tests.sandbox.apiserver.client import JSON_PATCH, STRATEGIC, Api
 
+pytestmark = pytest.mark.real_api
+
 
 async def test_a_deployments_defaults(api: Api) -> None:
     spec = (await api.post(DEPLOYMENTS, deployment("d"))).body["spec"]

@@ -20,6 +20,8 @@ from tests.sandbox.apiserver.builders import (
 )
 from tests.sandbox.apiserver.client import APPLY, MERGE, STRATEGIC, Api
 
+pytestmark = pytest.mark.real_api
+
 
 async def test_runtime_class_missing(api: Api) -> None:
     reply = await api.post(PODS, pod("rc", runtimeClassName="nvidia"))
@@ -58,13 +60,48 @@ async def test_quota_exceeded(api: Api) -> None:
     body = quota("q")
     body["spec"]["hard"] = {"requests.nvidia.com/gpu": "1"}
     assert (await api.post(quotas, body)).code == 201
+    assert (await api.post(PODS, gpu_pod("g0", "1", "1"))).code == 201, "it is not enforced before its status is filled"
+    known = {"hard": body["spec"]["hard"], "used": {"requests.nvidia.com/gpu": "0"}}
+    assert (await api.patch(f"{quotas}/q/status", {"status": known})).code == 200
     assert (await api.post(PODS, gpu_pod("g1", "1", "1"))).code == 201
+    assert (await api.get(f"{quotas}/q")).body["status"]["used"] == {"requests.nvidia.com/gpu": "1"}
     reply = await api.post(PODS, gpu_pod("g2", "1", "1"))
     assert (reply.code, reply.reason) == (403, "Forbidden")
     assert reply.message == (
         'pods "g2" is forbidden: exceeded quota: q, requested: requests.nvidia.com/gpu=1, '
         "used: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
     )
+
+
+async def test_a_quota_whose_usage_is_not_known(api: Api) -> None:
+    quotas = "/api/v1/namespaces/default/resourcequotas"
+    await api.post(quotas, quota("q", pods="1"))
+    await api.patch(f"{quotas}/q/status", {"status": {"hard": {"pods": "1"}}})
+    reply = await api.post(PODS, pod("p"))
+    assert (reply.code, reply.reason) == (403, "Forbidden")
+    assert reply.message == 'pods "p" is forbidden: status unknown for quota: q, resources: pods'
+
+
+async def test_a_quota_is_not_charged_for_a_dry_run(api: Api) -> None:
+    quotas = "/api/v1/namespaces/default/resourcequotas"
+    await api.post(quotas, quota("q", pods="1"))
+    await api.patch(f"{quotas}/q/status", {"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}})
+    assert (await api.post(f"{PODS}?dryRun=All", pod("p"))).code == 201
+    assert (await api.get(f"{quotas}/q")).body["status"]["used"] == {"pods": "0"}
+
+
+async def test_a_new_node_is_tainted_until_a_controller_saw_it_ready(api: Api) -> None:
+    taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+    own = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
+    for name, taints in (("n1", None), ("n2", [own]), ("n3", [taint])):
+        body: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"taints": taints},
+        }
+        reply = await api.post("/api/v1/nodes", body)
+        assert reply.body["spec"]["taints"] == [*(item for item in taints or [] if item != taint), taint]
 
 
 async def test_a_quota_on_the_plain_gpu_name_is_not_enforced(api: Api) -> None:
