@@ -77,9 +77,9 @@ test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
 	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
 
-test-real: setup ## the end-to-end tests that make sense on the API server of KUBECONFIG_FILE
-	@$(TOOLS) && E2E_KUBECONFIG="$(or $(KUBECONFIG_FILE),$(error name the server with KUBECONFIG_FILE=FILE))" \
-	  $(PYTEST) -m real_api tests/e2e
+test-real: setup ## the contract and end-to-end tests that make sense on the API server of KUBECONFIG_FILE
+	@$(TOOLS) && E2E_KUBECONFIG="$(abspath $(or $(KUBECONFIG_FILE),$(error name the server with KUBECONFIG_FILE=FILE)))" \
+	  $(PYTEST) -m real_api tests/sandbox/apiserver tests/e2e
 
 soak: setup ## kill helm, workers, triggerers and connections at random moments (KILLS=100, SEED=…, HELM=3)
 	@$(TOOLS) && $(BIN)/python -m bench.soak --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(HELM),--helm $(HELM))

@@ -240,7 +240,7 @@ class Cloud:
         pki = Pki(settings.state_dir / "pki")
 
         async def start(chosen: int) -> None:
-            self._apiserver = await serve(settings, pki, authenticator, port=chosen)
+            self._apiserver = await serve(settings, pki, authenticator, port=chosen, clock=self.clock)
 
         await _bind("kubernetes", start, port)
         eks = self._shim.eks

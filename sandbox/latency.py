@@ -21,6 +21,9 @@ STEPS: dict[str, tuple[float, float]] = {
     "vectoradd": (4, 6),  # run time of the sample; guess
     "instance_terminate": (20, 30),  # TerminateInstances to terminated; guess
     "cluster_create": (540, 970),  # CreateCluster to ACTIVE
+    "crd_establish": (0.5, 1.5),  # CustomResourceDefinition created to Established; measured with one API server
+    "crd_cache": (0.05, 0.1),  # first request for a custom resource to its cache being filled; guess
+    "crd_finalize": (0.2, 0.5),  # definition deleted to its objects being deleted; guess
     "cluster_delete": (120, 240),  # DeleteCluster to gone; guess
     "pod_terminate": (1, 2),  # a container that handles SIGTERM
 }

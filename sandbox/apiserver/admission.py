@@ -1,7 +1,7 @@
 """What a cluster refuses or completes although the object is valid: namespaces, classes, quotas, service accounts.
 
 Plugins of a real server with their messages: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass,
-DefaultTolerationSeconds, ResourceQuota.
+DefaultTolerationSeconds, TaintNodesAtCreation, ResourceQuota.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _PROTECTED = frozenset({"default", "kube-system", "kube-public"})
 _CLASSES = ("node.k8s.io", "runtimeclasses")
 _PRIORITIES = ("scheduling.k8s.io", "priorityclasses")
 _TOLERATION_SECONDS = 300
-_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_NOT_READY = "node.kubernetes.io/not-ready"
+_NODE_TAINTS = (_NOT_READY, "node.kubernetes.io/unreachable")
 
 
 class Admission:
@@ -70,6 +71,8 @@ class Admission:
     def mutate(self, resource: Resource, obj: Obj, user: User) -> None:
         """Complete a new object, in place."""
         del user
+        if resource.kind == "Node" and not resource.custom:
+            _taint(obj)
         if resource.kind == "Pod" and not resource.custom:
             self._service_account(resource, obj)
             self._identify(obj)
@@ -77,18 +80,18 @@ class Admission:
             self._runtime_class(resource, obj)
             _default_tolerations(obj["spec"])
 
-    def validate_create(self, resource: Resource, obj: Obj, user: User) -> None:
+    def validate_create(self, resource: Resource, obj: Obj, *, dry_run: bool) -> None:
         """
+        Charge a new object to the quotas of its namespace.
+
         :raises ApiError: 403 for a quota that would be exceeded.
         """
-        del user
         if resource.namespaced:
-            quota.check(self._store, resource, obj, None)
+            quota.charge(self._store, resource, obj, None, dry_run=dry_run)
 
-    def validate_update(self, resource: Resource, new: Obj, old: Obj, subresource: str, user: User) -> None:
-        del user
+    def validate_update(self, resource: Resource, new: Obj, old: Obj, subresource: str, *, dry_run: bool) -> None:
         if resource.namespaced and not subresource:
-            quota.check(self._store, resource, new, old)
+            quota.charge(self._store, resource, new, old, dry_run=dry_run)
 
     def _pod_name(self, pod: Obj) -> str:
         """Pods that are still to be named are reported by their prefix, as the real plugins do."""
@@ -151,6 +154,17 @@ class Admission:
             tolerations = pod["spec"].setdefault("tolerations", [])
             if toleration not in tolerations:
                 tolerations.append(clone(toleration))
+
+
+def _taint(node: Obj) -> None:
+    """No pod goes to a node before the node controller saw it Ready, which takes the taint away.
+
+    plugin/pkg/admission/nodetaint/admission.go (TaintNodesAtCreation).
+    """
+    spec = node.setdefault("spec", {})
+    taints = spec.get("taints") or []
+    if all((item.get("key"), item.get("effect")) != (_NOT_READY, "NoSchedule") for item in taints):
+        spec["taints"] = [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]
 
 
 def _default_tolerations(spec: Obj) -> None:

@@ -134,7 +134,7 @@ class Auditor:
             return None
         header = request.headers.get("Content-Type", "application/json")
         kind = negotiation.media_type(header)
-        return negotiation.decode(raw, header) if kind == protobuf.CONTENT_TYPE else negotiation.parse_yaml(raw)
+        return negotiation.decode(raw, header)[0] if kind == protobuf.CONTENT_TYPE else negotiation.parse_yaml(raw)
 
 
 class Audited:

@@ -116,14 +116,3 @@ async def authenticate(request: web.Request, authenticator: Authenticator, accou
     if user is None:
         raise unauthorized()
     return user
-
-
-def impersonated(request: web.Request) -> User | None:
-    """The identity that the Impersonate-* headers ask for."""
-    name = request.headers.get("Impersonate-User")
-    if not name:
-        return None
-    groups = tuple(request.headers.getall("Impersonate-Group", []))
-    if AUTHENTICATED not in groups:
-        groups = (*groups, AUTHENTICATED)
-    return User(name, groups)

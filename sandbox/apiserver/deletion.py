@@ -10,19 +10,25 @@ from typing import Any
 
 from sandbox.apiserver import crds, errors
 from sandbox.apiserver.admission import Admission
+from sandbox.apiserver.definitions import Definitions
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, equal, rfc3339
 from sandbox.apiserver.resources import Registry, Resource
 from sandbox.apiserver.store import Record, Store
+from sandbox.latency import Latencies
+from sandbox.settings import Clock
 
 
 class Deletion:
     """Reading and deleting; :class:`sandbox.apiserver.writer.Writer` adds the other writes."""
 
-    def __init__(self, store: Store, registry: Registry, admission: Admission) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, admission: Admission, clock: Clock, latencies: Latencies
+    ) -> None:
         self.store = store
         self.registry = registry
         self.admission = admission
+        self.definitions = Definitions(store, registry, clock, latencies, self.delete)
 
     def get(self, resource: Resource, namespace: str, name: str) -> Record:
         """
@@ -56,6 +62,11 @@ class Deletion:
             self.admission.protect_namespace(resource, name)
         new = clone(old)
         metadata = new["metadata"]
+        if resource.storage == crds.KEY and not metadata.get("deletionTimestamp"):
+            crds.mark_deleted(new)
+            if not dry_run:
+                self.definitions.deleted(self.store.put(resource.storage, new).obj)
+            return new, False
         metadata["finalizers"] = _propagation_finalizers(metadata.get("finalizers") or [], options)
         if not metadata["finalizers"]:
             del metadata["finalizers"]
@@ -77,58 +88,25 @@ class Deletion:
                 metadata["generation"] += 1
         if resource.kind == "Namespace" and not resource.custom:
             new.setdefault("status", {})["phase"] = "Terminating"
-        if resource.storage == crds.KEY:
-            crds.terminating(new)
         if dry_run or equal(new, old):
             return new, False
-        stored = self.store.put(resource.storage, new)
-        if resource.storage == crds.KEY:
-            self._delete_instances(stored.obj)
-        return stored.obj, False
+        return self.store.put(resource.storage, new).obj, False
 
     @staticmethod
     def _preconditions(resource: Resource, obj: Obj, wanted: Obj) -> None:
         metadata = obj["metadata"]
         for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             if wanted.get(key) and wanted[key] != metadata[key]:
-                found = f"{label} in object meta: {metadata[key]}"
-                detail = f"Precondition failed: {label} in precondition: {wanted[key]}, {found}"
-                raise errors.conflict(resource, metadata["name"], detail)
-
-    def _delete_instances(self, definition: Obj) -> None:
-        """Delete all objects of a definition that is going."""
-        for resource in crds.resources(definition)[:1]:
-            for record in self.store.list(resource.storage):
-                self.delete(resource, record.namespace, record.name, {})
-            self._finish_definition(resource)
-
-    def _finish_definition(self, resource: Resource) -> None:
-        """Let a deleted definition go once its last object is gone."""
-        if not resource.custom or self.store.list(resource.storage):
-            return
-        definition = self.store.get(crds.KEY, "", f"{resource.plural}.{resource.group}")
-        if definition is None or not definition.obj["metadata"].get("deletionTimestamp"):
-            return
-        obj = clone(definition.obj)
-        obj["metadata"]["finalizers"] = [
-            item for item in obj["metadata"].get("finalizers") or [] if item != crds.FINALIZER
-        ]
-        if not obj["metadata"]["finalizers"]:
-            del obj["metadata"]["finalizers"]
-            self._remove(self.registry.builtin(crds.KEY[1], crds.KEY[0]), obj)
-        else:
-            self.store.put(crds.KEY, obj)
+                raise errors.unmet_precondition(resource, metadata["name"], label, wanted[key], metadata[key])
 
     def _remove(self, resource: Resource, last: Obj | None, namespace: str = "", name: str = "") -> Record:
         if last is not None:
             namespace, name = last["metadata"].get("namespace", ""), last["metadata"]["name"]
         record = self.store.remove(resource.storage, namespace, name, last)
         if resource.storage == crds.KEY:
-            spec = record.obj["spec"]
-            self.registry.drop(spec["group"], spec["names"]["plural"])
-            self.store.drop_table((spec["group"], spec["names"]["plural"]))
-        else:
-            self._finish_definition(resource)
+            self.definitions.gone(record.obj)
+        elif resource.custom:
+            self.definitions.finish(f"{resource.plural}.{resource.group}")
         return record
 
 

@@ -42,6 +42,13 @@ class ApiError(Exception):
         return body
 
 
+class _Omitted:
+    """The value of a cause that shows none (apimachinery field.OmitValueType)."""
+
+
+OMITTED = _Omitted()
+
+
 @dataclass(frozen=True)
 class Cause:
     """One rejected field, printed as Kubernetes prints it: ``path: What: value: detail``."""
@@ -63,14 +70,15 @@ class Cause:
             "FieldValueTooMany": "Too many",
             "FieldValueTypeInvalid": "Invalid value",
         }[self.type]
-        if self.type in ("FieldValueRequired", "FieldValueForbidden") or self.type in (
+        if self.value is OMITTED or self.type in (
+            "FieldValueRequired",
+            "FieldValueForbidden",
             "FieldValueTooLong",
             "FieldValueTooMany",
         ):
             shown = what
         else:
-            value = self.value if isinstance(self.value, str) else json.dumps(self.value, separators=(",", ":"))
-            shown = f'{what}: "{value}"' if isinstance(self.value, str) else f"{what}: {value}"
+            shown = f"{what}: {json.dumps(self.value, separators=(',', ':'), ensure_ascii=False)}"
         return f"{shown}: {self.detail}" if self.detail else shown
 
     def __str__(self) -> str:
@@ -154,6 +162,65 @@ def invalid(resource: Resource, name: str, causes: list[Cause]) -> ApiError:
         details["group"] = resource.group
     details["causes"] = [{"reason": cause.type, "message": cause.body(), "field": cause.field} for cause in causes]
     return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {joined}', details=details)
+
+
+def unmet_precondition(resource: Resource, name: str, key: str, wanted: str, found: str) -> ApiError:
+    """409 for a deletion of another instance or version (apiserver pkg/registry/rest/delete.go ``BeforeDelete``).
+
+    The only conflict that names the kind instead of the resource.
+    """
+    what = "deleted and then recreated" if key == "UID" else "modified"
+    kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    details: Obj = {"name": name, **({"group": resource.group} if resource.group else {}), "kind": resource.kind}
+    message = (
+        f'Operation cannot be fulfilled on {kind} "{name}": the {key} in the precondition ({wanted}) does not match '
+        f"the {key} in record ({found}). The object might have been {what}"
+    )
+    return ApiError(409, "Conflict", message, details=details)
+
+
+def version_missing(resource: Resource, name: str) -> ApiError:
+    """422 for a PUT that must say what version it replaces (apiserver pkg/registry/generic/registry/store.go)."""
+    cause = invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
+    details: Obj = {"name": name, **({"group": resource.group} if resource.group else {}), "kind": resource.plural}
+    details["causes"] = [{"reason": cause.type, "message": cause.body(), "field": cause.field}]
+    return ApiError(422, "Invalid", f'{_qualified(resource)} "{name}" is invalid: {cause}', details=details)
+
+
+def stored_otherwise(resource: Resource, namespace: str, name: str, key: str, wanted: str, found: str) -> ApiError:
+    """409 for a write that the storage refuses (apiserver pkg/storage/interfaces.go ``Preconditions.Check``)."""
+    group = f"{resource.group}/" if resource.custom else ""
+    path = "/".join(filter(None, (namespace if resource.namespaced else "", name)))
+    detail = (
+        f"StorageError: invalid object, Code: 4, Key: /registry/{group}{resource.plural}/{path}, ResourceVersion: 0, "
+        f"AdditionalErrorMsg: Precondition failed: {key} in precondition: {wanted}, {key} in object meta: {found}"
+    )
+    return conflict(resource, name, detail)
+
+
+def too_large_version(asked: int, current: int) -> ApiError:
+    """504 for a read that waits for a revision of the future (apiserver pkg/storage/errors.go)."""
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    return ApiError(
+        504,
+        "Timeout",
+        f"Timeout: Too large resource version: {asked}, current: {current}",
+        details={"causes": [cause], "retryAfterSeconds": 1},
+        headers={"Retry-After": "1"},
+    )
+
+
+def unprocessable() -> ApiError:
+    """422 without a word of why (apimachinery NewGenericServerResponse drops the server's message)."""
+    text = "the server rejected our request due to an error in our request"
+    return ApiError(422, "Invalid", text, details={})
+
+
+def invalid_patch(shown: str, problem: str) -> ApiError:
+    """422 for a patch that leads to what cannot be decoded (apiserver pkg/endpoints/handlers/patch.go)."""
+    cause = invalid_value("patch", shown, problem)
+    details: Obj = {"causes": [{"reason": cause.type, "message": cause.body(), "field": cause.field}]}
+    return ApiError(422, "Invalid", f' "" is invalid: {cause}', details=details)
 
 
 def bad_request(message: str) -> ApiError:

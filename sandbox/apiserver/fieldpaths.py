@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from sandbox.apiserver.jsontools import Obj, equal
-from sandbox.apiserver.schema import KEY_DEFAULTS, Node
+from sandbox.apiserver.schema import Node
 
 Path = tuple[str, ...]
 Paths = set[Path]
@@ -24,7 +24,7 @@ def item_element(node: Node, item: Any) -> str:
     if node.list_type == "map" and isinstance(item, dict):
         keys = {}
         for key in node.keys:
-            value = item.get(key, KEY_DEFAULTS.get(key))
+            value = item.get(key, node.key_default(key))
             if value is not None:
                 keys[key] = value
         return "k:" + _compact(keys)

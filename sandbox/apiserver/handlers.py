@@ -6,14 +6,13 @@ import asyncio
 import base64
 import contextlib
 import json
-from typing import Any
 
 from aiohttp import web
 
-from sandbox.apiserver import errors, negotiation, patch, reviews, selectors, subresources
+from sandbox.apiserver import errors, negotiation, patch, patching, reviews, selectors, subresources
 from sandbox.apiserver.auth import ServiceAccountTokens
 from sandbox.apiserver.errors import ApiError
-from sandbox.apiserver.jsontools import Obj, clone, dumps
+from sandbox.apiserver.jsontools import Obj, clone, dig, dumps
 from sandbox.apiserver.negotiation import Representation
 from sandbox.apiserver.rbac import Authorizer
 from sandbox.apiserver.routing import Call
@@ -21,12 +20,10 @@ from sandbox.apiserver.store import Record, Store
 from sandbox.apiserver.subresources import PodLogs
 from sandbox.apiserver.watch import Stream, WatchOptions
 from sandbox.apiserver.writer import Options, Writer
+from sandbox.settings import Clock
 
 _JSON = "application/json"
-_MERGE = "application/merge-patch+json"
-_JSON_PATCH = "application/json-patch+json"
-_STRATEGIC = "application/strategic-merge-patch+json"
-_APPLY = "application/apply-patch+yaml"
+_BLOCKED = 3.0  # seconds that a read waits for a revision that is not there yet
 MAX_BODY = 3 * 1024 * 1024  # apiserver: 'Request entity too large: limit is 3145728'
 
 
@@ -44,8 +41,15 @@ def _warning_headers(call: Call, response: web.Response) -> web.Response:
 
 class Handlers:
     def __init__(
-        self, store: Store, writer: Writer, authorizer: Authorizer, tokens: ServiceAccountTokens, logs: PodLogs
+        self,
+        store: Store,
+        writer: Writer,
+        authorizer: Authorizer,
+        tokens: ServiceAccountTokens,
+        logs: PodLogs,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._store = store
         self._writer = writer
         self._authorizer = authorizer
@@ -57,10 +61,19 @@ class Handlers:
             return await self._subresource(call)
         if call.verb not in call.resource.verbs:
             raise errors.method_not_allowed()
+        if call.verb in ("update", "patch") and not call.name:
+            # Custom resources have no routes by method (apiextensions-apiserver customresource_handler.go).
+            raise errors.bad_request("name must be provided") if call.resource.custom else errors.method_not_allowed()
+        if call.resource.custom:
+            selected = call.query("labelSelector") or self._fields(call)
+            past_cache = bool(call.number("limit")) and not selected
+            await self._writer.definitions.admit(call.resource, call.verb, delegated=past_cache)
         match call.verb:
             case "get":
+                await self._reach(call)
                 return self._get(call)
             case "list":
+                await self._reach(call)
                 return self._list(call)
             case "watch":
                 return await self._watch(call)
@@ -81,6 +94,24 @@ class Handlers:
 
     def _representation(self, call: Call) -> Representation:
         return Representation(call.http.headers.get("Accept", ""), call.query("includeObject"))
+
+    async def _reach(self, call: Call) -> None:
+        """
+        Wait until the server knows the revision that a read must not be older than.
+
+        :raises ApiError: 400 for none; 504 for one that did not come within three seconds
+            (apiserver pkg/storage/cacher/watch_cache.go ``waitUntilFreshAndBlock``).
+        """
+        version = call.query("resourceVersion")
+        if version and not version.isdigit():
+            raise errors.bad_request(f'invalid resource version "{version}"')
+        wanted = int(version or 0)
+        if wanted <= self._store.revision:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._store.reached(wanted), self._clock.real(_BLOCKED))
+        if wanted > self._store.revision:
+            raise errors.too_large_version(wanted, self._store.revision)
 
     def _get(self, call: Call) -> web.Response:
         record = self._writer.get(call.resource, call.namespace, call.name)
@@ -104,12 +135,10 @@ class Handlers:
         return [self._writer.versioned(call.resource, record) for record in records]
 
     def _list(self, call: Call) -> web.Response:
-        version = call.query("resourceVersion")
-        if version and not version.isdigit():
-            raise errors.bad_request(f'invalid resource version "{version}"')
         records = self._selected(call)
         metadata: Obj = {"resourceVersion": str(self._store.revision)}
-        limit = int(call.query("limit") or 0)
+        limit = max(0, call.number("limit") or 0)
+        call.number("timeoutSeconds")
         token = call.query("continue")
         if token:
             start = tuple(_decode_continue(token))
@@ -122,6 +151,7 @@ class Handlers:
         return reply(self._representation(call).many(call.resource, records, metadata))
 
     async def _watch(self, call: Call) -> web.StreamResponse:
+        call.number("timeoutSeconds")
         options = WatchOptions(dict(call.http.query))
         wanted = selectors.parse(call.query("labelSelector"), self._fields(call), call.resource)
         representation = self._representation(call)
@@ -148,14 +178,20 @@ class Handlers:
             warnings=call.warnings,
         )
 
-    async def _body(self, call: Call) -> Obj:
-        body = await call.http.read()
-        return negotiation.decode(body, call.http.headers.get("Content-Type", _JSON))
+    async def _body(self, call: Call, options: Options | None = None) -> Obj:
+        """The object that the request carries; what its text repeats is noted in ``options``."""
+        kind = call.resource.subresources.get(call.subresource, (call.resource.kind,))[0]
+        raw = await call.http.read()
+        body, repeated = negotiation.decode(raw, call.http.headers.get("Content-Type", _JSON), kind)
+        if options is not None:
+            options.repeated = [f'duplicate field "{path}"' for path in repeated]
+        return body
 
     async def _create(self, call: Call) -> web.Response:
         if call.name:
             raise errors.method_not_allowed()
-        body = await self._body(call)
+        options = self._options(call)
+        body = await self._body(call, options)
         if call.resource.kind in reviews.KINDS and not call.resource.custom:
             return reply(reviews.answer(call.resource, body, call.user, self._authorizer), 201)
         if call.resource.kind == "TokenReview":
@@ -164,11 +200,11 @@ class Handlers:
             return reply({**body, "status": status}, 201)
         if call.resource.kind == "Binding":
             pods = self._writer.registry.builtin("pods")
-            name = (body.get("metadata") or {}).get("name", "")
-            return reply(subresources.bind(self._writer, pods, call.namespace, name, body, self._options(call)), 201)
+            name = str(dig(body, "metadata", "name") or "")
+            return reply(subresources.bind(self._writer, pods, call.namespace, name, body, options), 201)
         if call.resource.namespaced and not call.namespace:
             raise errors.method_not_allowed()
-        record = self._writer.create(call.resource, call.namespace, body, self._options(call))
+        record = self._writer.create(call.resource, call.namespace, body, options)
         return self._written(call, record, 201)
 
     def _written(self, call: Call, record: Record, code: int = 200) -> web.Response:
@@ -176,26 +212,31 @@ class Handlers:
         return _warning_headers(call, reply(self._representation(call).one(call.resource, record), code))
 
     async def _update(self, call: Call) -> web.Response:
-        body = await self._body(call)
         options = self._options(call)
+        body = await self._body(call, options)
         self._writer.check_type(call.resource, body)
         if not body["metadata"].get("name"):
-            raise errors.bad_request("name must be provided")
+            raise errors.bad_request(
+                f"the name of the object ({call.name} based on URL) was undeterminable: name must be provided"
+            )
         namespace = body["metadata"].get("namespace")
         if namespace and call.resource.namespaced and namespace != call.namespace:
             text = "the namespace of the provided object does not match the namespace sent on the request"
             raise errors.bad_request(text)
         body = self._writer.check_fields(call.resource, body, options)
         record, _ = self._writer.update(
-            call.resource, call.namespace, call.name, lambda _: body, options, subresource=call.subresource
+            call.resource, call.namespace, call.name, lambda _: body, options, subresource=call.subresource, put=True
         )
         return self._written(call, record)
 
     async def _patch(self, call: Call) -> web.Response:
         raw = await call.http.read()
         kind = negotiation.media_type(call.http.headers.get("Content-Type", ""))
+        accepted = patching.formats(call.resource)
+        if kind not in accepted:
+            raise errors.unsupported_media_type(accepted)
         options = self._options(call)
-        if kind == _APPLY:
+        if kind == patching.APPLY:
             if not call.query("fieldManager"):
                 detail = errors.required("fieldManager", "is required for apply patch")
                 raise ApiError(422, "Invalid", f'PatchOptions.meta.k8s.io "" is invalid: {detail}')
@@ -209,32 +250,11 @@ class Handlers:
         if call.query("force"):
             detail = errors.forbidden_value("force", "may not be specified for non-apply patch")
             raise ApiError(422, "Invalid", f'PatchOptions.meta.k8s.io "" is invalid: {detail}')
-        modify = self._modifier(call, kind, raw, options)
+        modify = patching.modifier(self._writer, call.resource, kind, raw, options)
         record, _ = self._writer.update(
             call.resource, call.namespace, call.name, modify, options, subresource=call.subresource
         )
         return self._written(call, record)
-
-    def _modifier(self, call: Call, kind: str, raw: bytes, options: Options) -> Any:
-        resource = call.resource
-        accepted = [_JSON_PATCH, _MERGE, *([] if resource.custom else [_STRATEGIC]), _APPLY]
-        if kind not in accepted:
-            raise errors.unsupported_media_type(accepted)
-        document = negotiation.parse_json(raw)
-        if kind != _JSON_PATCH and not isinstance(document, dict):
-            raise errors.bad_request("error decoding patch: the patch is no object")
-
-        def modify(old: Obj) -> Obj:
-            if kind == _JSON_PATCH:
-                new = patch.json_patch(old, document)
-            elif kind == _MERGE:
-                new = patch.merge_patch(old, document)
-            else:
-                new = patch.strategic_patch(self._writer.types.of(resource), old, document)
-            self._writer.check_type(resource, new)
-            return self._writer.check_fields(resource, new, options, raw.decode(errors="replace"))
-
-        return modify
 
     # ---- deleting
 
@@ -243,11 +263,13 @@ class Handlers:
         header = call.http.headers.get("Content-Type", _JSON)
         options: Obj = {}
         if raw.strip():
-            options = negotiation.decode(raw, header)
-        for key in ("gracePeriodSeconds", "propagationPolicy", "orphanDependents"):
-            value = call.query(key)
-            if value:
-                options[key] = json.loads(value) if key != "propagationPolicy" else value
+            options, _ = negotiation.decode(raw, header)
+        if (grace := call.number("gracePeriodSeconds")) is not None:
+            options["gracePeriodSeconds"] = grace
+        if call.query("propagationPolicy"):
+            options["propagationPolicy"] = call.query("propagationPolicy")
+        if "orphanDependents" in call.http.query:
+            options["orphanDependents"] = call.flag("orphanDependents")
         dry_run = call.dry_run or "All" in (options.get("dryRun") or [])
         return options, dry_run
 
@@ -281,10 +303,12 @@ class Handlers:
         match call.subresource, call.verb:
             case "eviction", "create":
                 body = await self._body(call)
+                _same_name(call, body)
                 arguments = (call.resource, call.namespace, call.name, body, self._options(call))
                 return reply(subresources.evict(self._writer, *arguments), 201)
             case "binding", "create":
                 body = await self._body(call)
+                _same_name(call, body)
                 arguments = (call.resource, call.namespace, call.name, body, self._options(call))
                 return reply(subresources.bind(self._writer, *arguments), 201)
             case "token", "create":
@@ -321,7 +345,9 @@ class Handlers:
             kind = negotiation.media_type(call.http.headers.get("Content-Type", ""))
             document = negotiation.parse_yaml(await call.http.read())
             wanted = (
-                patch.json_patch(current, document) if kind == _JSON_PATCH else patch.merge_patch(current, document)
+                patch.json_patch(current, document)
+                if kind == patching.JSON_PATCH
+                else patch.merge_patch(current, document)
             )
             if not isinstance(document, dict) or "resourceVersion" not in (document.get("metadata") or {}):
                 wanted["metadata"] = {
@@ -347,6 +373,13 @@ class Handlers:
             prefix = stamp.replace("Z", ".000000000Z").encode() + b" "
             text = b"".join(prefix + line for line in text.splitlines(keepends=True))
         return web.Response(body=text, content_type="text/plain")
+
+
+def _same_name(call: Call, body: Obj) -> None:
+    """A binding or an eviction names the pod that it is sent to (pkg/registry/core/pod/storage)."""
+    if dig(body, "metadata", "name") != call.name:
+        kind = call.resource.subresources[call.subresource][0]
+        raise errors.bad_request(f"name in URL does not match name in {kind} object")
 
 
 def _encode_continue(record: Record) -> str:

@@ -58,27 +58,31 @@ def _name(resource: Resource, name: str) -> Iterator[Cause]:
             yield invalid_value(where, name, SUBDOMAIN_TEXT)
 
 
-def _key(key: str, where: str) -> Iterator[Cause]:
-    prefix, slash, name = key.rpartition("/")
+def key(text: str, where: str) -> Iterator[Cause]:
+    """What is wrong with the key of a label, an annotation or a finalizer."""
+    prefix, slash, name = text.rpartition("/")
     if slash and not _SUBDOMAIN.match(prefix):
-        yield invalid_value(where, key, f"prefix part {SUBDOMAIN_TEXT}")
+        yield invalid_value(where, text, f"prefix part {SUBDOMAIN_TEXT}")
     if not name:
-        yield invalid_value(where, key, "name part must be non-empty")
+        yield invalid_value(where, text, "name part must be non-empty")
     elif len(name) > 63:
-        yield invalid_value(where, key, "name part must be no more than 63 characters")
+        yield invalid_value(where, text, "name part must be no more than 63 characters")
     elif not _QUALIFIED.match(name):
-        yield invalid_value(where, key, _KEY_TEXT)
+        yield invalid_value(where, text, _KEY_TEXT)
+
+
+def label_value(value: str, where: str) -> Iterator[Cause]:
+    if len(value) > 63:
+        yield invalid_value(where, value, "must be no more than 63 characters")
+    elif not _VALUE.match(value):
+        yield invalid_value(where, value, _VALUE_TEXT)
 
 
 def labels(found: Obj | None, where: str) -> Iterator[Cause]:
-    for key, value in (found or {}).items():
-        yield from _key(key, where)
-        if not isinstance(value, str):
-            continue
-        if len(value) > 63:
-            yield invalid_value(where, value, "must be no more than 63 characters")
-        elif not _VALUE.match(value):
-            yield invalid_value(where, value, _VALUE_TEXT)
+    for name, value in (found or {}).items():
+        yield from key(name, where)
+        if isinstance(value, str):
+            yield from label_value(value, where)
 
 
 def metadata(resource: Resource, obj: Obj) -> Iterator[Cause]:
@@ -90,21 +94,25 @@ def metadata(resource: Resource, obj: Obj) -> Iterator[Cause]:
         yield from _name(resource, meta["name"])
     yield from labels(meta.get("labels"), "metadata.labels")
     size = 0
-    for key, value in (meta.get("annotations") or {}).items():
-        yield from _key(key.lower(), "metadata.annotations")
-        size += len(key) + len(str(value))
+    for name, value in (meta.get("annotations") or {}).items():
+        yield from key(name.lower(), "metadata.annotations")
+        size += len(name) + len(str(value))
     if size > _ANNOTATION_BYTES:
         yield Cause(
             "FieldValueTooLong", "metadata.annotations", detail=f"may not be more than {_ANNOTATION_BYTES} bytes"
         )
     for finalizer in meta.get("finalizers") or []:
-        yield from _key(finalizer, "metadata.finalizers")
+        yield from key(finalizer, "metadata.finalizers")
+    if {"orphan", "foregroundDeletion"} <= set(meta.get("finalizers") or []):
+        text = "finalizer orphan and foregroundDeletion cannot be both set"
+        yield invalid_value("metadata.finalizers", meta["finalizers"], text)
     controllers = 0
     for index, owner in enumerate(meta.get("ownerReferences") or []):
         where = f"metadata.ownerReferences[{index}]"
-        for key in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(key):
-                yield invalid_value(f"{where}.{key}", owner.get(key, ""), "must not be empty")
+        for field in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(field):
+                what = "version must not be empty" if field == "apiVersion" else "must not be empty"
+                yield invalid_value(f"{where}.{field}", owner.get(field, ""), what)
         controllers += bool(owner.get("controller"))
     if controllers > 1:
         yield invalid_value(

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sandbox.apiserver import protobuf, tables
+from sandbox.apiserver import decoding, golang, protobuf, tables
 from sandbox.apiserver.errors import ApiError, bad_request, unsupported_media_type
 from sandbox.apiserver.jsontools import Obj, dumps
 from sandbox.apiserver.resources import Resource
@@ -22,11 +22,61 @@ def media_type(header: str) -> str:
     return header.split(";")[0].strip().lower()
 
 
-def parse_json(body: bytes) -> Any:
+_META = r"""struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"""
+
+
+def _summary(body: bytes) -> str:
+    """A body as a refusal shows it (apiserver pkg/endpoints/handlers/rest.go ``summarizeData``)."""
+    if not body:
+        return "<empty>"
+    cut = body[:30]
+    shown = cut.decode(errors="replace") if body.startswith(b"{") else cut.hex()
+    return f"{shown} ..." if len(body) > len(cut) else shown
+
+
+def json_problem(problem: ValueError) -> str:
+    """What Go says of a body that is no JSON."""
+    if isinstance(problem, json.JSONDecodeError):
+        return golang.syntax_problem(problem.doc, problem)
+    return str(problem)
+
+
+def load(body: bytes) -> tuple[Any, list[str]]:
+    """
+    A JSON body, and the paths of the keys that it repeats.
+
+    :raises ValueError: it is no JSON.
+    """
+    repeating: list[bool] = []
+
+    def plain(pairs: list[tuple[str, Any]]) -> Obj:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeating.append(True)
+        return found
+
+    text = body.decode()
+    value = json.loads(text, object_pairs_hook=plain)
+    if not repeating:
+        return value, []
+    return value, list(decoding.duplicate_fields(json.loads(text, object_pairs_hook=decoding.pairs_hook)))
+
+
+def patch_document(body: bytes, wanted: type, go_type: str) -> tuple[Any, list[str]]:
+    """
+    A JSON patch, merge patch or strategic merge patch, and the paths of the keys that it repeats.
+
+    :param wanted: ``dict`` or ``list``; ``go_type``: what Go would have decoded it into.
+    :raises ValueError: it is something else; with Go's text.
+    """
     try:
-        return json.loads(body)
+        value, repeated = load(body)
     except ValueError as problem:
-        raise bad_request(f"error decoding request body: {problem}") from problem
+        raise ValueError(json_problem(problem)) from problem
+    if not isinstance(value, wanted):
+        shown = decoding.json_type(value)
+        raise ValueError(f"json: cannot unmarshal {shown} into Go value of type {go_type}")
+    return value, repeated
 
 
 def parse_yaml(body: bytes) -> Any:
@@ -40,24 +90,35 @@ def parse_yaml(body: bytes) -> Any:
             raise bad_request(f"error decoding YAML: {problem}") from problem
 
 
-def decode(body: bytes, content_type: str) -> Obj:
+def decode(body: bytes, content_type: str, wanted: str = "") -> tuple[Obj, list[str]]:
     """
-    A request body as an object.
+    A request body as an object, and the paths of the keys that it repeats.
 
+    :param wanted: the kind that the path takes; "" for options, of which a refusal says less.
     :raises ApiError: 415 for another media type, 400 for what cannot be parsed or is no object.
     """
     kind = media_type(content_type) or "application/json"
     if kind == protobuf.CONTENT_TYPE:
-        return protobuf.decode(body)
+        return protobuf.decode(body), []
+    repeated: list[str] = []
+    problem = ""
     if kind in ("application/json", "application/x-www-form-urlencoded", "application/octet-stream"):
-        value = parse_json(body)
+        try:
+            value, repeated = load(body)
+        except ValueError as error:
+            value, problem = {}, json_problem(error)
     elif kind in ("application/yaml", "text/yaml", "application/x-yaml"):
         value = parse_yaml(body)
     else:
         raise unsupported_media_type(_ACCEPTED)
     if not isinstance(value, dict):
-        raise bad_request("couldn't get version/kind; json parse error: the request body is no object")
-    return value
+        problem = f"json: cannot unmarshal {decoding.json_type(value)} into Go value of type {_META}"
+    if problem:
+        text = f"couldn't get version/kind; json parse error: {problem}"
+        if wanted:
+            text = f"the object provided is unrecognized (must be of type {wanted}): {text} ({_summary(body)})"
+        raise bad_request(text)
+    return value, repeated
 
 
 class Representation:

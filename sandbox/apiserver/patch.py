@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.apiserver.errors import ApiError, bad_request
+from sandbox.apiserver.errors import bad_request, unprocessable
 from sandbox.apiserver.jsontools import Obj, clone, equal
 from sandbox.apiserver.schema import ANY, Node
 
@@ -30,19 +30,16 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return result
 
 
-def json_patch(target: Obj, operations: Any) -> Obj:
+def json_patch(target: Obj, operations: list[Any]) -> Obj:
     """
-    :raises ApiError: 400 if the patch is malformed, 422 if an operation does not apply (a failed ``test`` included).
+    :raises ApiError: 422 if an operation does not apply (a failed ``test`` included).
     """
-    if not isinstance(operations, list):
-        raise bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
     document: Any = clone(target)
     for operation in operations:
         try:
             document = _operate(document, operation)
         except (KeyError, IndexError, ValueError, TypeError) as problem:
-            text = f"the server rejected our request due to an error in our request: {problem}"
-            raise ApiError(422, "Invalid", text, details={}) from problem
+            raise unprocessable() from problem
     if not isinstance(document, dict):
         raise bad_request("json patch left no object")
     return document

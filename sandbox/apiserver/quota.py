@@ -1,4 +1,7 @@
-"""ResourceQuota: refusing what would exceed a namespace's hard limits (plugin/pkg/admission/resourcequota)."""
+"""ResourceQuota: refusing what would exceed a namespace's hard limits.
+
+Source: apiserver v1.36 pkg/admission/plugin/resourcequota/controller.go ``CheckRequest``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from fractions import Fraction
 
 from sandbox.apiserver import quantities
 from sandbox.apiserver.errors import forbidden
-from sandbox.apiserver.jsontools import Obj
+from sandbox.apiserver.jsontools import Obj, clone
 from sandbox.apiserver.resources import Resource
 from sandbox.apiserver.store import Store
 
@@ -100,52 +103,64 @@ def _matches_scope(scope: str, operator: str, values: list[str], pod: Obj) -> bo
             return True
 
 
-def _total(store: Store, resource: Resource, namespace: str, quota: Obj, leave_out: str) -> Usage:
-    total: Usage = {}
-    for record in store.list(resource.storage, namespace):
-        if record.name == leave_out or (resource.kind == "Pod" and not _in_scope(quota, record.obj)):
-            continue
-        for name, value in usage_of(resource, record.obj).items():
-            total[name] = total.get(name, Fraction(0)) + value
-    return total
-
-
 def _shown(names: Iterable[str], values: Usage) -> str:
     return ",".join(f"{name}={quantities.show(values.get(name, Fraction(0)))}" for name in names)
 
 
-def check(store: Store, resource: Resource, obj: Obj, old: Obj | None) -> None:
+def charge(store: Store, resource: Resource, obj: Obj, old: Obj | None, *, dry_run: bool) -> None:
     """
-    Usage is counted from the objects themselves, not read from the quota's status, so that it is exact without a
-    controller.
+    Add what an object takes to the quotas that select it.
 
-    :raises ApiError: 403 naming what was requested, used and limited.
+    Limits and usage are those in a quota's *status*, which the quota controller fills in: until it has, nothing is
+    limited, and what the controller has not yet recounted is still in use.
+
+    :raises ApiError: 403 naming what was requested, used and limited, or that the usage is not known yet.
     """
     namespace = obj["metadata"].get("namespace", "")
-    quotas = store.list(_QUOTAS, namespace)
-    if not quotas:
-        return
     wanted = usage_of(resource, obj)
-    before = usage_of(resource, old) if old is not None else {}
-    increased = {name for name, value in wanted.items() if value > before.get(name, Fraction(0))}
-    for record in quotas:
-        quota = record.obj
-        if resource.kind == "Pod" and not _in_scope(quota, obj):
+    charged: list[Obj] = []
+    for record in store.list(_QUOTAS, namespace):
+        if resource.kind == "Pod" and not _in_scope(record.obj, obj):
             continue
-        hard = {name: quantities.parse(value) for name, value in ((quota.get("spec") or {}).get("hard") or {}).items()}
-        if resource.kind == "Pod" and old is None:
-            _require_values(resource, obj, record.name, hard, wanted)
-        concerned = sorted(increased & hard.keys())
-        if not concerned:
-            continue
-        used = _total(store, resource, namespace, quota, obj["metadata"]["name"] if old is not None else "")
-        exceeded = [name for name in concerned if used.get(name, Fraction(0)) + wanted[name] > hard[name]]
-        if exceeded:
-            detail = (
-                f"exceeded quota: {record.name}, requested: {_shown(exceeded, wanted)}, "
-                f"used: {_shown(exceeded, used)}, limited: {_shown(exceeded, hard)}"
-            )
-            raise forbidden(resource, obj["metadata"]["name"], detail)
+        before = usage_of(resource, old) if old is not None and _selects(resource, record.obj, old) else {}
+        changed = _charged(resource, record.obj, obj, wanted, before, created=old is None)
+        if changed is not None:
+            charged.append(changed)
+    if not dry_run:
+        for quota in charged:
+            store.put(_QUOTAS, quota)
+
+
+def _selects(resource: Resource, quota: Obj, obj: Obj) -> bool:
+    return resource.kind != "Pod" or _in_scope(quota, obj)
+
+
+def _charged(resource: Resource, quota: Obj, obj: Obj, wanted: Usage, before: Usage, *, created: bool) -> Obj | None:
+    """The quota with a new usage; ``None`` if the object changes none of what it counts."""
+    name, status = quota["metadata"]["name"], quota.get("status") or {}
+    hard = {key: quantities.parse(value) for key, value in (status.get("hard") or {}).items()}
+    used = {key: quantities.parse(value) for key, value in (status.get("used") or {}).items()}
+    if resource.kind == "Pod" and created:
+        _require_values(resource, obj, name, hard, wanted)
+    counted = sorted(key for key in wanted if key in hard)
+    unknown = [key for key in counted if key not in used]
+    if unknown:
+        text = f"status unknown for quota: {name}, resources: {','.join(unknown)}"
+        raise forbidden(resource, obj["metadata"]["name"], text)
+    added = {key: wanted[key] - before.get(key, Fraction(0)) for key in counted}
+    added = {key: value for key, value in added.items() if value > 0}
+    exceeded = [key for key, value in added.items() if used[key] + value > hard[key]]
+    if exceeded:
+        detail = (
+            f"exceeded quota: {name}, requested: {_shown(exceeded, added)}, used: {_shown(exceeded, used)}, "
+            f"limited: {_shown(exceeded, hard)}"
+        )
+        raise forbidden(resource, obj["metadata"]["name"], detail)
+    if not added:
+        return None
+    new: Obj = clone(quota)
+    new["status"]["used"].update({key: quantities.show(used[key] + value) for key, value in added.items()})
+    return new
 
 
 def _require_values(resource: Resource, pod: Obj, quota: str, hard: Usage, wanted: Usage) -> None:

@@ -240,6 +240,9 @@ BUILTIN: tuple[Resource, ...] = (
 )  # fmt: skip
 
 
+_BUILTIN_GROUPS = frozenset(resource.group for resource in BUILTIN)
+
+
 class Registry:
     """All resources that are served now."""
 
@@ -260,8 +263,11 @@ class Registry:
     def get(self, group: str, version: str, plural: str) -> Resource | None:
         return self._by_path.get((group, version, plural))
 
-    def kind(self, group: str, version: str, kind: str) -> Resource | None:
+    def of_kind(self, group: str, version: str, kind: str) -> Resource | None:
         return next((item for item in self.version(group, version) if item.kind == kind), None)
+
+    def has_builtin(self, group: str) -> bool:
+        return group in _BUILTIN_GROUPS
 
     def any_version(self, group: str, plural: str) -> Resource | None:
         return next((item for item in self if item.group == group and item.plural == plural), None)

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from sandbox.apiserver import golang
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.errors import ApiError, bad_request
 from sandbox.apiserver.resources import Registry, Resource
@@ -39,6 +40,19 @@ class Call:
 
     def flag(self, key: str) -> bool:
         return self.query(key).lower() in ("true", "1")
+
+    def number(self, key: str) -> int | None:
+        """
+        An integer parameter; ``None`` if it is not given.
+
+        :raises ApiError: 400 in the words of Go's parser.
+        """
+        if key not in self.http.query:
+            return None
+        try:
+            return golang.integer(self.query(key))
+        except ValueError as problem:
+            raise bad_request(str(problem)) from problem
 
     @property
     def dry_run(self) -> bool:
@@ -103,6 +117,8 @@ def parse(request: web.Request, registry: Registry) -> Target | None:
     if not rest:
         return None
     resource = registry.get(group, version, rest[0])
+    if resource is None and not registry.has_builtin(group):
+        return None  # no definition serves it: plain text, as for any other path
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):

@@ -131,6 +131,21 @@ class Node:
             self._items = Node(raw, self._definitions) if isinstance(raw, dict) else ANY
         return self._items
 
+    def key_default(self, key: str) -> Any:
+        """
+        What stands for a key that an item of this list does not have; ``None`` if nothing does.
+
+        Go's required strings and numbers have their zero value as the OpenAPI default, so that an item without its name
+        is typed, and refused by validation (kube-openapi pkg/generators/openapi.go; a CRD declares its own defaults).
+        """
+        if not self._definitions:
+            properties = self.items._raw.get("properties", {})
+            return (properties.get(key) or {}).get("default")
+        if key in KEY_DEFAULTS:
+            return KEY_DEFAULTS[key]
+        child = self.items.field(key) if key in self.items.required else None
+        return None if child is None else {"string": "", "integer": 0}.get(child.kind)
+
     @property
     def atomic(self) -> bool:
         """Whether server-side apply treats a value as one leaf."""
@@ -215,115 +230,3 @@ def prune(node: Node, value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-_GO = {"string": "string", "integer": "int32", "number": "float64", "boolean": "bool"}
-
-
-def _json_type(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "array" if isinstance(value, list) else "object"
-
-
-def _fits(node: Node, value: Any) -> bool:
-    match node.kind:
-        case "string":
-            return isinstance(value, str)
-        case "integer":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        case "boolean":
-            return isinstance(value, bool)
-        case "quantity" | "intstr":
-            return isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        case "struct" | "map":
-            return isinstance(value, dict)
-        case "list":
-            return isinstance(value, list)
-        case _:
-            return True
-
-
-def mismatch(node: Node, value: Any, path: str = "", owner: str = "") -> tuple[Node, Any, str, str] | None:
-    """The first value of a wrong JSON type: (its type, it, its path, the struct it is in); ``None`` if all fit."""
-    if value is None:
-        return None
-    if not _fits(node, value):
-        return node, value, path, owner
-    if isinstance(value, dict) and node.kind in ("struct", "map"):
-        inside = node.name if node.kind == "struct" and node.name else owner
-        for key, member in value.items():
-            child = node.field(key)
-            if child is not None and child.kind != "any":
-                found = mismatch(child, member, f"{path}.{key}" if path else key, inside)
-                if found is not None:
-                    return found
-    elif isinstance(value, list) and node.kind == "list":
-        for item in value:
-            found = mismatch(node.items, item, path, owner)
-            if found is not None:
-                return found
-    return None
-
-
-def decoding_error(node: Node, value: Any) -> str | None:
-    """The text of Go's JSON decoder for a value of a wrong type."""
-    found = mismatch(node, value)
-    if found is None:
-        return None
-    wanted, got, path, owner = found
-    go_type = _GO.get(wanted.kind, wanted.name or wanted.kind)
-    if wanted.kind == "list":
-        go_type = f"[]{_GO.get(wanted.items.kind, 'v1.' + wanted.items.name)}"
-    elif wanted.kind == "map":
-        go_type = f"map[string]{_GO.get(wanted.items.kind, wanted.items.name)}"
-    elif wanted.kind == "struct":
-        go_type = f"v1.{wanted.name}"
-    elif wanted.format == "int64":
-        go_type = "int64"
-    return f"json: cannot unmarshal {_json_type(got)} into Go struct field {owner}.{path} of type {go_type}"
-
-
-def apply_error(node: Node, value: Any) -> str | None:
-    """The same as structured-merge-diff words it for server-side apply."""
-    found = mismatch(node, value)
-    if found is None:
-        return None
-    wanted, got, path, _ = found
-    expected = {
-        "string": "string",
-        "integer": "numeric (int or float)",
-        "number": "numeric (int or float)",
-        "boolean": "boolean",
-        "list": "list",
-    }.get(wanted.kind, "map")
-    shown = {"bool": "boolean", "array": "list", "object": "map"}.get(_json_type(got), _json_type(got))
-    if shown == "number":
-        shown = "int" if isinstance(got, int) else "float"
-    return f".{path}: expected {expected}, got {shown}"
-
-
-def missing_keys(node: Node, value: Any, path: str = "") -> Iterator[str]:
-    """Items of associative lists without one of their keys, as structured-merge-diff words it."""
-    if isinstance(value, dict) and node.kind in ("struct", "map") and not node.atomic:
-        for key, member in value.items():
-            child = node.field(key)
-            if child is not None and isinstance(member, (dict, list)):
-                yield from missing_keys(child, member, f"{path}.{key}")
-    elif isinstance(value, list) and node.kind == "list" and not node.atomic:
-        for index, item in enumerate(value):
-            if not isinstance(item, dict):
-                continue
-            absent = [key for key in node.keys if item.get(key) is None and key not in KEY_DEFAULTS]
-            if absent:
-                yield (
-                    f"{path}: element {index}: associative list with keys has an element that omits key field "
-                    f'"{absent[0]}" (and doesn\'t have default value)'
-                )
-            yield from missing_keys(node.items, item, f"{path}[{index}]")

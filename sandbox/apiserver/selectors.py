@@ -6,58 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from sandbox.apiserver import labelselectors
 from sandbox.apiserver.errors import bad_request
 from sandbox.apiserver.jsontools import Obj, dig
+from sandbox.apiserver.labelselectors import LabelTest
 from sandbox.apiserver.resources import Resource
 
 Predicate = Callable[[Obj], bool]
-
-_SET = re.compile(r"^\s*([^\s!=<>(),]+)\s+(in|notin)\s*\(([^)]*)\)\s*$")
-_EQUAL = re.compile(r"^\s*([^\s!=<>(),]+)\s*(==|=|!=)\s*([^\s!=<>(),]*)\s*$")
-_COMPARE = re.compile(r"^\s*([^\s!=<>(),]+)\s*(<|>)\s*(-?\d+)\s*$")
-_EXISTS = re.compile(r"^\s*(!?)\s*([^\s!=<>(),]+)\s*$")
-
-LabelTest = Callable[[dict[str, str]], bool]
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas that are not inside parentheses."""
-    return [part for part in re.split(r",(?![^(]*\))", text) if part.strip()]
-
-
-def _label_requirement(text: str, whole: str) -> LabelTest:
-    if match := _SET.match(text):
-        key, operator, raw = match.groups()
-        values = {value.strip() for value in raw.split(",")}
-        if operator == "in":
-            return lambda labels: key in labels and labels[key] in values
-        return lambda labels: labels.get(key) not in values
-    if match := _EQUAL.match(text):
-        key, operator, value = match.groups()
-        if operator == "!=":
-            return lambda labels: labels.get(key) != value
-        return lambda labels: labels.get(key) == value
-    if match := _COMPARE.match(text):
-        key, operator, number = match.groups()
-        bound = int(number)
-
-        def compare(labels: dict[str, str]) -> bool:
-            found = labels.get(key, "")
-            if not re.fullmatch(r"-?\d+", found):
-                return False
-            return int(found) > bound if operator == ">" else int(found) < bound
-
-        return compare
-    if match := _EXISTS.match(text):
-        absent, key = match.groups()
-        return (lambda labels: key not in labels) if absent else (lambda labels: key in labels)
-    raise bad_request(f"unable to parse requirement: found '{text}', in \"{whole}\"")
-
-
-def parse_labels(text: str) -> LabelTest:
-    """A test of a label mapping; an empty selector matches everything."""
-    tests = [_label_requirement(part, text) for part in _split(text)]
-    return lambda labels: all(test(labels) for test in tests)
 
 
 def label_selector(selector: Any) -> LabelTest:
@@ -151,16 +106,24 @@ def parse_fields(text: str, resource: Resource) -> Predicate:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         path, operator, value = match.groups()
         if path not in allowed:
-            label = f"field label not supported: {path}"
-            raise bad_request(label if not resource.custom else f"{label}")
+            raise bad_request(_unsupported(resource, path))
         tests.append((path, operator != "!=", value))
     return lambda obj: all((_field_text(obj, path) == value) is wanted for path, wanted, value in tests)
+
+
+def _unsupported(resource: Resource, path: str) -> str:
+    """Each type converts its field labels itself, or leaves it to apimachinery pkg/runtime/scheme.go."""
+    if resource.kind == "Job" and not resource.custom:
+        return f'field label "{path}" not supported for batchv1.Job'
+    if resource.custom or resource.kind in _FIELDS:
+        return f"field label not supported: {path}"
+    return f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
 
 
 def parse(labels: str, fields: str, resource: Resource) -> Predicate | None:
     """Both selectors as one test of an object, or ``None`` if nothing is selected away."""
     if not labels and not fields:
         return None
-    label_test = parse_labels(labels)
+    label_test = labelselectors.parse(labels)
     field_test = parse_fields(fields, resource)
     return lambda obj: label_test(obj["metadata"].get("labels") or {}) and field_test(obj)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sandbox.apiserver import auth, bootstrap, discovery, errors, routing
+from sandbox.apiserver import auth, bootstrap, discovery, errors, impersonation, routing
 from sandbox.apiserver.admission import Admission
 from sandbox.apiserver.audit import WRITES, Auditor
 from sandbox.apiserver.auth import MASTERS, Authenticator, ServiceAccountTokens, User, refuse_tokens
@@ -29,10 +29,14 @@ from sandbox.apiserver.store import Store
 from sandbox.apiserver.subresources import PodLogs
 from sandbox.apiserver.writer import Writer
 from sandbox.doors import Door
+from sandbox.latency import Latencies
 from sandbox.pki import Pki
-from sandbox.settings import Settings
+from sandbox.settings import Clock, Settings
 
 log = logging.getLogger(__name__)
+
+#: Minor version whose default is to try the modes of constrained impersonation (apiserver pkg/features).
+_CONSTRAINED_IMPERSONATION = 36
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,14 @@ class Seen:
 class Application:
     """Authentication, faults, authorisation, then the handlers; and the non-resource paths."""
 
-    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(self, settings: Settings, authenticator: Authenticator, clock: Clock) -> None:
         self.settings = settings
         self.store = Store()
         self.registry = Registry()
         self.types = Types(settings.kubernetes_version)
         admission = self.admission = Admission(self.store, self.registry, settings.faults, settings.region)
-        self.writer = Writer(self.store, self.registry, self.types, admission)
+        latencies = Latencies(settings.seed)
+        self.writer = Writer(self.store, self.registry, self.types, admission, clock, latencies)
         self.authorizer = Authorizer(self.store)
         self.tokens = ServiceAccountTokens()
         self.seen: Counter[Seen] = Counter()
@@ -65,14 +70,14 @@ class Application:
         self._faults = RequestFaults(settings.faults)
         self._authenticator = authenticator
         self._auditor = Auditor(settings.audit, self.store)
-        self._handlers = Handlers(self.store, self.writer, self.authorizer, self.tokens, PodLogs())
+        self._handlers = Handlers(self.store, self.writer, self.authorizer, self.tokens, PodLogs(), clock)
         bootstrap.fill(self.writer)
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
         try:
             user = await auth.authenticate(request, self._authenticator, self.tokens)
-            acting = self._impersonate(request, user)
             target = routing.parse(request, self.registry)
+            acting = self._impersonate(request, user, target)
             if target is None:
                 return self._other(request, acting)
             return await self._resource(request, target, user, acting)
@@ -82,12 +87,17 @@ class Application:
             text = f"Request entity too large: limit is {MAX_BODY}"
             return reply(ApiError(413, "RequestEntityTooLarge", text).status(), 413)
 
-    def _impersonate(self, request: web.Request, user: User) -> User:
-        wanted = auth.impersonated(request)
+    def _impersonate(self, request: web.Request, user: User, target: routing.Target | None) -> User:
+        """Who the request acts as: its user, unless the headers ask for somebody else."""
+        wanted = impersonation.wanted(request)
         if wanted is None:
             return user
-        self.authorizer.check(user, Attributes("impersonate", resource="users", name=wanted.name))
-        return wanted
+        if target is None:
+            asked = Attributes(verb=request.method.lower(), path=request.path.rstrip("/") or "/")
+        else:
+            asked = _attributes(target)
+        constrained = _minor(self.settings.control_plane) >= _CONSTRAINED_IMPERSONATION
+        return impersonation.check(self.authorizer, user, wanted, asked, constrained=constrained)
 
     async def _resource(
         self, request: web.Request, target: routing.Target, asker: User, user: User
@@ -115,14 +125,7 @@ class Application:
                 await self._inject(request, injected)
             self.authorizer.check(
                 user,
-                Attributes(
-                    verb=target.verb,
-                    group=target.resource.group,
-                    resource=target.resource.plural,
-                    subresource=target.subresource,
-                    namespace=target.namespace if target.resource.namespaced else "",
-                    name=target.name,
-                ),
+                _attributes(target),
             )
             response = await self._handlers.handle(call)
             outcome = response.status
@@ -186,6 +189,21 @@ class Application:
         return reply(found)
 
 
+def _attributes(target: routing.Target) -> Attributes:
+    return Attributes(
+        verb=target.verb,
+        group=target.resource.group,
+        resource=target.resource.plural,
+        subresource=target.subresource,
+        namespace=target.namespace if target.resource.namespaced else "",
+        name=target.name,
+    )
+
+
+def _minor(version: str) -> int:
+    return int(version.split(".")[1])
+
+
 class ApiServer:
     """A running server. Close it with :meth:`close`."""
 
@@ -230,6 +248,7 @@ class ApiServer:
 
     async def close(self) -> None:
         """End watches, let running requests finish for a moment, then drop every connection."""
+        self._application.writer.definitions.close()
         self._application.store.close()
         server = self._runner.server
         transports = [connection.transport for connection in server.connections] if server is not None else []
@@ -241,15 +260,22 @@ class ApiServer:
         await asyncio.sleep(0)
 
 
-async def serve(settings: Settings, pki: Pki, authenticator: Authenticator = refuse_tokens, port: int = 0) -> ApiServer:
+async def serve(
+    settings: Settings,
+    pki: Pki,
+    authenticator: Authenticator = refuse_tokens,
+    port: int = 0,
+    clock: Clock | None = None,
+) -> ApiServer:
     """
     Start an API server on 127.0.0.1.
 
     :param authenticator: resolves bearer tokens that are not service accounts'.
     :param port: 0 for any free one.
+    :param clock: where its waits are recorded; one of its own without.
     :raises OSError: the port is in use.
     """
-    application = Application(settings, authenticator)
+    application = Application(settings, authenticator, clock or Clock(settings.speed, settings.seed))
     app = web.Application(client_max_size=MAX_BODY, logger=log)
     app.router.add_route("*", "/{path:.*}", application.dispatch)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
@@ -287,8 +313,11 @@ class Running:
 async def running(
     state_dir: Path, *, authenticator: Authenticator = refuse_tokens, port: int = 0, settings: Settings | None = None
 ) -> AsyncIterator[Running]:
-    """A server for the length of an ``async with``; its admin kubeconfig is ``state_dir/admin.kubeconfig``."""
-    chosen = settings or Settings(state_dir=state_dir)
+    """A server for the length of an ``async with``; its admin kubeconfig is ``state_dir/admin.kubeconfig``.
+
+    Without ``settings`` its waits are a fiftieth of the real ones: nothing else of it depends on the speed.
+    """
+    chosen = settings or Settings(state_dir=state_dir, speed=50.0)
     pki = Pki(state_dir / "pki")
     server = await serve(chosen, pki, authenticator, port)
     try:

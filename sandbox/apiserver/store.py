@@ -93,6 +93,13 @@ class Store:
     def __init__(self) -> None:
         self.revision = 1
         self._tables: dict[Key, Table] = {}
+        self._written = asyncio.Event()
+
+    async def reached(self, revision: int) -> None:
+        """Return when a write has this revision or a later one."""
+        while self.revision < revision:
+            self._written.clear()
+            await self._written.wait()
 
     def table(self, key: Key) -> Table:
         found = self._tables.get(key)
@@ -136,6 +143,7 @@ class Store:
         return record
 
     def _publish(self, key: Key, change: Change) -> None:
+        self._written.set()
         table = self.table(key)
         table.history.append(change)
         if len(table.history) > HISTORY:
@@ -170,6 +178,11 @@ class Store:
         for table in self._tables.values():
             for watcher in table.watchers:
                 watcher.queue.put_nowait(None)
+
+    def end_watches(self, key: Key) -> None:
+        """End the watches of one resource; what it holds stays."""
+        for watcher in self.table(key).watchers:
+            watcher.queue.put_nowait(None)
 
     def drop_table(self, key: Key) -> None:
         """Forget a custom resource that is no longer served; its watches end."""

@@ -15,22 +15,42 @@ from sandbox.apiserver.writer import Options, Writer
 LogKey = tuple[str, str, str, str]  # namespace, pod, uid, container
 
 
+def _unbindable(pod: Obj) -> str:
+    """Why a pod cannot be given to a node; "" if it can."""
+    name = pod["metadata"]["name"]
+    if pod["metadata"].get("deletionTimestamp"):
+        return f"pod {name} is being deleted, cannot be assigned to a host"
+    if dig(pod, "spec", "nodeName"):
+        return f'pod {name} is already assigned to node "{pod["spec"]["nodeName"]}"'
+    if dig(pod, "spec", "schedulingGates"):
+        return f"pod {name} has non-empty .spec.schedulingGates"
+    return ""
+
+
 def bind(writer: Writer, resource: Resource, namespace: str, name: str, body: Obj, options: Options) -> Obj:
     """
-    Bind a pod to a node, as the scheduler does.
+    Bind a pod to a node, as the scheduler does (pkg/registry/core/pod/storage/storage.go, v1.36 ``assignPod``).
 
-    :raises ApiError: 409 if it is bound already, 400 without a target.
+    :raises ApiError: 409 if it is bound already, gated, or not the pod that is meant; 500 without a target.
     """
     target = dig(body, "target", "name")
-    if not target:
-        raise errors.bad_request("binding target name is required")
+    if not target:  # an aggregate of field errors, which no handler turns into a Status of its own
+        raise ApiError(500, "", str(errors.required("target.name")))
     pod = writer.get(resource, namespace, name).obj
-    if dig(pod, "spec", "nodeName"):
-        raise errors.conflict(resource, name, f'pod {name} is already assigned to node "{pod["spec"]["nodeName"]}"')
-    if pod["metadata"].get("deletionTimestamp"):
-        raise errors.conflict(resource, name, f"pod {name} is being deleted, cannot be assigned to a host")
+    metadata = pod["metadata"]
+    for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        wanted = dig(body, "metadata", key)
+        if wanted and wanted != metadata[key]:
+            raise errors.stored_otherwise(resource, namespace, name, label, wanted, metadata[key])
+    if problem := _unbindable(pod):
+        details = {"name": name, "kind": "pods/binding"}
+        text = f'Operation cannot be fulfilled on pods/binding "{name}": {problem}'
+        raise ApiError(409, "Conflict", text, details=details)
     new = clone(pod)
     new["spec"]["nodeName"] = target
+    annotations = dig(body, "metadata", "annotations")
+    if annotations:
+        new["metadata"]["annotations"] = {**(new["metadata"].get("annotations") or {}), **annotations}
     conditions = [item for item in dig(new, "status", "conditions") or [] if item["type"] != "PodScheduled"]
     conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now()})
     new.setdefault("status", {})["conditions"] = conditions

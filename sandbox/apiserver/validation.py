@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from sandbox.apiserver import crds, karpenter_rules, names, quantities, structural
+from sandbox.apiserver import crds, job_rules, karpenter_rules, names, quantities, rollout_rules, structural
 from sandbox.apiserver.errors import Cause, forbidden_value, invalid_value, not_supported, required
 from sandbox.apiserver.jsontools import Obj, dig, equal
 from sandbox.apiserver.resources import Resource
@@ -19,6 +19,7 @@ _PULL = ["Always", "IfNotPresent", "Never"]
 _OVERCOMMIT = frozenset({"cpu", "memory", "ephemeral-storage"})
 _DATA_KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
 _MAX_DATA = 1024 * 1024
+_INT32 = 2**31 - 1
 
 
 def _extended(name: str) -> bool:
@@ -95,6 +96,9 @@ def _pod_spec(spec: Obj, where: str) -> Iterator[Cause]:
             yield invalid_value(f"{spot}.operator", toleration, "value must be empty when `operator` is 'Exists'")
         elif not toleration.get("key") and operator != "Exists":
             yield invalid_value(f"{spot}.operator", operator, "operator must be Exists when `key` is empty")
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is not None and not 1 <= deadline <= _INT32:
+        yield invalid_value(f"{where}.activeDeadlineSeconds", deadline, f"must be between 1 and {_INT32}, inclusive")
     yield from names.labels(spec.get("nodeSelector"), f"{where}.nodeSelector")
     volumes = [item.get("name") for item in spec.get("volumes") or []]
     for index, name in enumerate(volumes):
@@ -121,12 +125,25 @@ def _fixed_pod_spec(spec: Obj) -> Obj:
     return fixed
 
 
+def _deadline(seconds: int | None, before: int | None) -> Iterator[Cause]:
+    """A pod's deadline may come earlier, not later (``ValidatePodUpdate``; there 0 is allowed)."""
+    where = "spec.activeDeadlineSeconds"
+    if seconds is None:
+        if before is not None:
+            yield invalid_value(where, None, "must not update from a positive integer to nil value")
+    elif not 0 <= seconds <= _INT32:
+        yield invalid_value(where, seconds, f"must be between 0 and {_INT32}, inclusive")
+    elif before is not None and before < seconds:
+        yield invalid_value(where, seconds, "must be less than or equal to previous value")
+
+
 def _pod(new: Obj, old: Obj | None) -> Iterator[Cause]:
     spec = new.get("spec") or {}
     if old is None:
         yield from _pod_spec(spec, "spec")
         return
     before = old.get("spec") or {}
+    yield from _deadline(spec.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds"))
     if not equal(_fixed_pod_spec(spec), _fixed_pod_spec(before)):
         yield forbidden_value("spec", _POD_UPDATE_TEXT)
     kept = spec.get("tolerations") or []
@@ -186,21 +203,24 @@ def _stateful_set(new: Obj, old: Obj | None) -> Iterator[Cause]:
 
 
 def _job(new: Obj, old: Obj | None) -> Iterator[Cause]:
-    spec = new.get("spec") or {}
-    template = spec.get("template") or {}
     if old is None:
-        yield from _pod_spec(template.get("spec") or {}, "spec.template.spec")
-        restart = dig(template, "spec", "restartPolicy")
-        if restart == "Always":
-            yield not_supported("spec.template.spec.restartPolicy", restart, ["OnFailure", "Never"])
+        yield from job_rules.spec(new)
+        template = dig(new, "spec", "template", "spec") or {}
+        yield from (cause for cause in _pod_spec(template, "spec.template.spec") if "restartPolicy" not in cause.field)
         return
-    before = old["spec"]
-    for key in ("completions", "selector", "completionMode", "podFailurePolicy"):
-        if not equal(spec.get(key), before.get(key)):
-            yield invalid_value(f"spec.{key}", spec.get(key), _IMMUTABLE)
-    suspended = before.get("suspend") and not dig(old, "status", "startTime")
-    if not suspended and not equal(template, before.get("template")):
-        yield invalid_value("spec.template", template, _IMMUTABLE)
+    for key in ("activeDeadlineSeconds", "backoffLimit", "parallelism", "ttlSecondsAfterFinished"):
+        yield from job_rules.not_negative(dig(new, "spec", key), f"spec.{key}")
+    yield from job_rules.spec_update(new, old)
+
+
+def _deployment(new: Obj, old: Obj | None) -> Iterator[Cause]:
+    yield from rollout_rules.deployment(new)
+    yield from _selector_of_template(new, old)
+
+
+def _daemon_set(new: Obj, old: Obj | None) -> Iterator[Cause]:
+    yield from rollout_rules.daemon_set(new)
+    yield from _selector_of_template(new, old)
 
 
 def _runtime_class(new: Obj, old: Obj | None) -> Iterator[Cause]:
@@ -334,8 +354,8 @@ def _quota(new: Obj, old: Obj | None) -> Iterator[Cause]:
 
 _BY_KIND: dict[str, Callable[[Obj, Obj | None], Iterator[Cause]]] = {
     "Pod": _pod,
-    "Deployment": _selector_of_template,
-    "DaemonSet": _selector_of_template,
+    "Deployment": _deployment,
+    "DaemonSet": _daemon_set,
     "ReplicaSet": _selector_of_template,
     "StatefulSet": _stateful_set,
     "Job": _job,
@@ -354,8 +374,10 @@ _BY_KIND: dict[str, Callable[[Obj, Obj | None], Iterator[Cause]]] = {
 }
 
 
-def builtin(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
+def builtin(resource: Resource, new: Obj, old: Obj | None, subresource: str = "") -> list[Cause]:
     """Violations of a built-in object; ``old`` is ``None`` for a new one."""
+    if resource.kind == "Job" and subresource == "status" and old is not None:
+        return list(job_rules.status_update(new, old))
     checker = _BY_KIND.get(resource.kind)
     if checker is None:
         return []
@@ -372,5 +394,8 @@ def builtin(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
 def custom(resource: Resource, new: Obj, old: Obj | None) -> list[Cause]:
     """Violations of a custom resource: its schema, then the CEL rules that are known."""
     checked = {key: value for key, value in new.items() if key not in ("metadata", "apiVersion", "kind")}
-    causes = list(structural.validate(resource.schema or {}, checked))
-    return causes + karpenter_rules.check(resource, new, old, causes)
+    schema = resource.schema or {}
+    causes = list(structural.validate(schema, checked))
+    if structural.keeps_rules_unchecked(schema, causes):
+        return [*causes, invalid_value("<nil>", None, structural.UNCHECKED)]
+    return causes + karpenter_rules.check(resource, new, old)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from sandbox.apiserver.errors import ApiError, expired, invalid_value
+from sandbox.apiserver.errors import ApiError, expired, forbidden_value
 from sandbox.apiserver.jsontools import Obj, dumps
 from sandbox.apiserver.negotiation import Representation
 from sandbox.apiserver.resources import Resource
@@ -33,7 +33,8 @@ class WatchOptions:
         self.since = int(version) if version else 0
         match = query.get("resourceVersionMatch", "")
         if "sendInitialEvents" in query and match != "NotOlderThan":
-            cause = invalid_value("resourceVersionMatch", match, "sendInitialEvents requires NotOlderThan")
+            text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            cause = forbidden_value("resourceVersionMatch", text)
             raise ApiError(422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: {cause}')
         seconds = query.get("timeoutSeconds", "")
         # Without a limit the server picks one between 30 and 60 minutes (apiserver --min-request-timeout).

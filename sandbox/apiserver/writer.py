@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandbox.apiserver import apply, crds, defaults, errors, names, structural, validation
+from sandbox.apiserver import apply, crds, decoding, defaults, errors, names, structural, typemeta, validation
 from sandbox.apiserver.admission import Admission
 from sandbox.apiserver.auth import User
 from sandbox.apiserver.deletion import Deletion, finished
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, drop_nulls, equal, now, random_suffix
 from sandbox.apiserver.resources import Registry, Resource
-from sandbox.apiserver.schema import Types, apply_error, decoding_error, missing_keys, prune, unknown_fields
+from sandbox.apiserver.schema import Types, prune, unknown_fields
 from sandbox.apiserver.store import Record, Store
+from sandbox.latency import Latencies
+from sandbox.settings import Clock
 
 _SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _RESERVED = frozenset({"apiVersion", "kind", "metadata", "status"})
@@ -31,6 +33,7 @@ class Options:
     :ivar manager: owner of the written fields.
     :ivar validation: Ignore, Warn or Strict: what to do about undeclared fields.
     :ivar warnings: filled with what the client is to be warned of.
+    :ivar repeated: what strict decoding says of keys that the body has more than once.
     """
 
     user: User
@@ -39,33 +42,40 @@ class Options:
     validation: str = "Warn"
     force: bool = False
     warnings: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
 
 Modify = Callable[[Obj], Obj]
+#: Kinds whose strategy allows no unconditional update (pkg/registry/*/strategy.go ``AllowUnconditionalUpdate``).
+_VERSIONED_UPDATES = frozenset({"CustomResourceDefinition", "Lease", "PodDisruptionBudget", "RuntimeClass"})
 
 
 class Writer(Deletion):
-    def __init__(self, store: Store, registry: Registry, types: Types, admission: Admission) -> None:
-        super().__init__(store, registry, admission)
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        types: Types,
+        admission: Admission,
+        clock: Clock,
+        latencies: Latencies,
+    ) -> None:
+        super().__init__(store, registry, admission, clock, latencies)
         self.types = types
 
     # ---- checks shared by all writes
 
     def check_type(self, resource: Resource, obj: Obj) -> None:
-        """apiVersion and kind of a body against what the path says; both are filled in if absent."""
-        version, kind = obj.get("apiVersion"), obj.get("kind")
+        """
+        apiVersion and kind of a body against what the path says; built-in types fill in what is absent.
+
+        :raises ApiError: 400 for another type; 422 for a custom resource of another kind.
+        """
         if not isinstance(obj.get("metadata") or {}, dict):
             raise errors.bad_request("metadata: expected an object")
-        if version and version != resource.api_version:
-            text = (
-                f"the API version in the data ({version}) does not match the expected API version "
-                f"({resource.api_version})"
-            )
-            raise errors.bad_request(text)
-        if kind and kind != resource.kind:
-            raise errors.bad_request(
-                f"the object provided is unrecognized (must be of type {resource.kind}): got {kind}"
-            )
+        problem = typemeta.problem(self.registry, resource, obj)
+        if problem is not None:
+            raise problem
         obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
         obj.setdefault("metadata", {})
 
@@ -73,39 +83,29 @@ class Writer(Deletion):
         """
         The object with undeclared fields removed.
 
-        :param patch: text of the patch that led to ``obj``; changes the form of the refusal.
-        :raises ApiError: 400 (422 for a patch) for a value of a wrong type, or for an undeclared field under Strict.
+        :param patch: how a patch that led to ``obj`` is shown; changes the form of the refusal.
+        :raises ApiError: 400 (422 for a patch) for a value that cannot be read, or for an undeclared or repeated field
+            under Strict.
         """
         node = self.types.of(resource)
-        if not resource.custom:
-            wrong = decoding_error(node, obj)
-            if wrong is not None:
-                text = (
-                    f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {wrong}'
-                )
-                raise errors.bad_request(text)
-        unknown = list(unknown_fields(node, obj))
-        if unknown and options.validation == "Strict":
-            problem = "strict decoding error: " + ", ".join(f'unknown field "{path}"' for path in unknown)
-            if patch is not None:
-                details: Obj = {"causes": [{"reason": "FieldValueInvalid", "message": problem, "field": "patch"}]}
-                text = f' "" is invalid: patch: Invalid value: {patch!r}: {problem}'
-                raise ApiError(422, "Invalid", text, details=details)
-            raise errors.bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {problem}'
-            )
+        wrong = None if resource.custom else decoding.decoding_error(node, obj)
+        if wrong is not None:
+            raise _undecodable(resource, wrong, patch)
+        found = [*(f'unknown field "{path}"' for path in unknown_fields(node, obj)), *options.repeated]
+        if found and options.validation == "Strict":
+            raise _undecodable(resource, "strict decoding error: " + ", ".join(found), patch)
         if options.validation == "Warn":
-            options.warnings.extend(f'unknown field "{path}"' for path in unknown)
+            options.warnings.extend(found)
         pruned: Obj = prune(node, drop_nulls(obj))
         pruned.setdefault("metadata", {})
         return pruned
 
-    def _validate(self, resource: Resource, new: Obj, old: Obj | None) -> None:
+    def _validate(self, resource: Resource, new: Obj, old: Obj | None, subresource: str = "") -> None:
         causes = list(names.metadata(resource, new))
         if resource.custom:
             causes += validation.custom(resource, new, old)
         else:
-            causes += validation.builtin(resource, new, old)
+            causes += validation.builtin(resource, new, old, subresource)
         if causes:
             raise errors.invalid(resource, new["metadata"].get("name", ""), causes)
 
@@ -128,6 +128,7 @@ class Writer(Deletion):
         for key in (*_SERVER_SET, "selfLink"):
             metadata.pop(key, None)
         managed = metadata.get("managedFields")
+        self.definitions.refuse_creation(resource, metadata.get("name", ""))
         self.admission.namespace(resource, metadata)
         metadata["uid"] = defaults.new_uid()
         metadata["creationTimestamp"] = now()
@@ -146,17 +147,18 @@ class Writer(Deletion):
             obj.pop("status", None)
         self._validate(resource, obj, None)
         if resource.storage == crds.KEY:
-            crds.established(obj)
+            crds.keep_status(obj, None)
         existing = self.store.get(resource.storage, metadata.get("namespace", ""), metadata["name"])
         if existing is not None:
             raise errors.already_exists(resource, metadata["name"])
-        self.admission.validate_create(resource, obj, options.user)
+        self.admission.validate_create(resource, obj, dry_run=options.dry_run)
         if not managed:
             self._record(resource, None, obj, asked, options, "")
         if options.dry_run:
             return Record(obj, self.store.revision)
         record = self.store.put(resource.storage, obj)
-        self._stored(resource, record)
+        if resource.storage == crds.KEY:
+            self.definitions.created(record.obj)
         return record
 
     def _record(
@@ -196,10 +198,6 @@ class Writer(Deletion):
         else:
             defaults.apply(resource, obj)
 
-    def _stored(self, resource: Resource, record: Record) -> None:
-        if resource.storage == crds.KEY:
-            crds.serve(self.registry, record.obj)
-
     # ---- update
 
     def update(
@@ -212,24 +210,26 @@ class Writer(Deletion):
         *,
         subresource: str = "",
         applied: bool = False,
+        put: bool = False,
     ) -> tuple[Record, bool]:
         """
         Replace an object by what ``modify`` makes of a copy of it.
 
         :param subresource: "" or "status": which part of the object the result may change.
         :param applied: the result comes from server-side apply and carries its own managedFields.
+        :param put: the client sent the whole object: its uid is a precondition, and some kinds demand its version.
         :returns: the record, and whether anything changed.
         :raises ApiError: 404, 409 for a stale resourceVersion or a foreign uid, 422.
         """
         record = self.get(resource, namespace, name)
         old = record.obj
         new = modify(clone(old))
-        self._keep_system_fields(resource, new, old)
+        self._keep_system_fields(resource, new, old, put=put)
         self._limit_to(resource, new, old, subresource)
         if subresource != "status":
             self._default(resource, new)
         if resource.storage == crds.KEY and subresource != "status":
-            crds.established(new)
+            crds.keep_status(new, old)
         if not applied:
             managed = new["metadata"].get("managedFields")
             cleared = managed == [{}] or managed == []
@@ -242,8 +242,8 @@ class Writer(Deletion):
             self._default(resource, new)
         if equal(new, old):
             return record, False
-        self._validate(resource, new, old)
-        self.admission.validate_update(resource, new, old, subresource, options.user)
+        self._validate(resource, new, old, subresource)
+        self.admission.validate_update(resource, new, old, subresource, dry_run=options.dry_run)
         if resource.generation and self._spec_changed(resource, new, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not applied:
@@ -253,10 +253,11 @@ class Writer(Deletion):
         if finished(resource, new):
             return self._remove(resource, new), True
         stored = self.store.put(resource.storage, new)
-        self._stored(resource, stored)
+        if resource.storage == crds.KEY:
+            self.definitions.updated(stored.obj, old)
         return stored, True
 
-    def _keep_system_fields(self, resource: Resource, new: Obj, old: Obj) -> None:
+    def _keep_system_fields(self, resource: Resource, new: Obj, old: Obj, *, put: bool) -> None:
         metadata, before = new.setdefault("metadata", {}), old["metadata"]
         name = before["name"]
         if metadata.get("name", name) != name:
@@ -265,9 +266,12 @@ class Writer(Deletion):
             )
         uid = metadata.get("uid")
         if uid and uid != before["uid"]:
-            detail = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
-            raise errors.conflict(resource, name, detail)
+            if put:
+                raise errors.stored_otherwise(resource, before.get("namespace", ""), name, "UID", uid, before["uid"])
+            raise errors.invalid(resource, name, [errors.invalid_value("metadata.uid", uid, "field is immutable")])
         version = metadata.get("resourceVersion")
+        if put and not version and (resource.custom or resource.kind in _VERSIONED_UPDATES):
+            raise errors.version_missing(resource, name)
         if version and version != before["resourceVersion"]:
             raise errors.stale(resource, name)
         if before.get("deletionTimestamp"):
@@ -323,8 +327,10 @@ class Writer(Deletion):
         :returns: the record, and whether it was created.
         :raises ApiError: 500 for a field that is not declared, 409 for fields of other managers.
         """
-        self.check_type(resource, config)
-        metadata = config["metadata"]
+        if (config.get("apiVersion"), config.get("kind")) != (resource.api_version, resource.kind):
+            shown = typemeta.gvk(str(config.get("apiVersion") or ""), str(config.get("kind") or ""))
+            raise errors.bad_request(f"invalid object type: {shown}")
+        metadata = config.setdefault("metadata", {})
         if metadata.get("name", name) != name:
             text = f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
             raise errors.bad_request(text)
@@ -356,19 +362,27 @@ class Writer(Deletion):
         return changed, False
 
     def _check_declared(self, resource: Resource, config: Obj) -> None:
+        """What structured-merge-diff cannot type, or what conversion cannot read afterwards: plain errors, so 500."""
         node = self.types.of(resource)
+        plain = drop_nulls(config)
         problems = [f".{path}: field not declared in schema" for path in unknown_fields(node, config)]
-        wrong = apply_error(node, drop_nulls(config))
-        if wrong is not None:
-            problems.append(wrong)
-        if not problems:
-            problems = list(missing_keys(node, config))
-        if not problems:
-            return
-        metadata = config["metadata"]
-        listed = problems[0] if len(problems) == 1 else "errors:\n  " + "\n  ".join(problems)
-        where = f"{metadata.get('namespace', '')}/{metadata['name']}; {resource.api_version}, Kind={resource.kind}"
-        raise ApiError(500, "", f"failed to create typed patch object ({where}): {listed}")
+        problems += decoding.typed_errors(node, plain)
+        metadata, gvk = config["metadata"], typemeta.gvk(resource.api_version, resource.kind)
+        where = f"{metadata.get('namespace', '')}/{metadata['name']}; {gvk}"
+        if problems:
+            listed = problems[0] if len(problems) == 1 else "errors:\n  " + "\n  ".join(problems)
+            raise ApiError(500, "", f"failed to create typed patch object ({where}): {listed}")
+        unread = None if resource.custom else decoding.unreadable(node, plain)
+        if unread is not None:
+            text = f"failed to convert new object ({where}) to proper version: unable to convert unstructured object to"
+            raise ApiError(500, "", f"{text} {gvk}: {unread}")
+
+
+def _undecodable(resource: Resource, problem: str, patch: str | None) -> ApiError:
+    if patch is not None:
+        return errors.invalid_patch(patch, problem)
+    kind = resource.kind
+    return errors.bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {kind}: {problem}')
 
 
 def _go_strings(values: list[str]) -> str:

@@ -13,9 +13,9 @@ from sandbox.apiserver import Running
 from sandbox.audit import FILE, AuditLog
 from sandbox.aws.testing import running_cloud
 from sandbox.settings import Settings
-from tests.sandbox.apiserver.builders import MAPS, PODS, config_map, pod
+from tests.sandbox.apiserver.builders import MAPS, PODS, binding, config_map, pod
 from tests.sandbox.apiserver.client import Api, connect
-from tests.sandbox.apiserver.conftest import api, cluster  # noqa: F401 - fixtures
+from tests.sandbox.apiserver.conftest import api, cluster, server  # noqa: F401 - fixtures
 from tests.sandbox.apiserver.test_eviction import observed_budget, running_pod
 
 Json = dict[str, Any]
@@ -27,8 +27,8 @@ def entries(log: AuditLog, since: int = 0) -> list[Json]:
     return found
 
 
-def told(server: Running) -> list[Json]:
-    return entries(server.settings.audit)
+def told(place: Running) -> list[Json]:
+    return entries(place.settings.audit)
 
 
 async def test_every_kind_of_write_is_an_event_as_a_real_api_server_writes_it(cluster: Running, api: Api) -> None:  # noqa: F811
@@ -36,7 +36,7 @@ async def test_every_kind_of_write_is_an_event_as_a_real_api_server_writes_it(cl
     began = time.time()
     await api.post(PODS, pod("one", labels={"team": "a"}), User_Agent="kubectl/v1.35.2")
     await api.patch(f"{PODS}/one", {"metadata": {"labels": {"more": "1"}}})
-    await api.post(f"{PODS}/one/binding", {"target": {"name": "node-1"}})
+    await api.post(f"{PODS}/one/binding", binding("one", "node-1"))
     await api.post(f"{PODS}/one/eviction", {"metadata": {"name": "one"}})
     await api.call("DELETE", f"{PODS}?labelSelector=team%3Da")
     created, patched, bound, evicted, collection = told(cluster)

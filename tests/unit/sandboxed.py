@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from gpu_fleet.core.kinds import CRD, ObjectRef
 from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
@@ -18,6 +22,8 @@ from sandbox.audit import AuditLog
 from sandbox.cloud import Cloud, Options
 from sandbox.faults import FaultBoard
 from sandbox.settings import Settings
+
+KARPENTER_CRDS = Path(__file__).resolve().parents[2] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 
 
 @contextmanager
@@ -90,6 +96,28 @@ class SandboxCluster:
 
     def fail_requests(self, **rule: Any) -> None:
         self.faults.set("request-faults", {"rules": [rule]})
+
+
+def define(kube: KubeClient, *documents: dict[str, Any]) -> None:
+    """Create CustomResourceDefinitions, and wait until what they define is served."""
+    refs = [ObjectRef(CRD, document["metadata"]["name"]) for document in documents]
+    for document in documents:
+        kube.apply(document)
+    deadline = time.monotonic() + 20
+    while not all(_established(kube.get(ref)) for ref in refs):
+        assert time.monotonic() < deadline, f"never established: {refs}"
+        time.sleep(0.02)
+
+
+def _established(definition: dict[str, Any] | None) -> bool:
+    conditions = ((definition or {}).get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+
+def define_karpenter(kube: KubeClient, *names: str) -> None:
+    """Karpenter's definitions: those of the named files of its chart, or all."""
+    paths = [KARPENTER_CRDS / name for name in names] or sorted(KARPENTER_CRDS.glob("*.yaml"))
+    define(kube, *(document for path in paths for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -260,13 +260,19 @@ class KubeClient:
         return ObjectRef(known, name, namespace if known.namespaced else None)
 
     def kind(self, api_version: str, kind: str) -> Kind:
-        """The REST mapping of a kind: our own table, else the server's discovery (cached)."""
+        """The REST mapping of a kind: our own table, else the server's discovery (cached).
+
+        A kind that is not among the cached ones is looked for again: discovery names what a CustomResourceDefinition
+        defines a moment after that is established (kubernetes/apiextensions-apiserver
+        pkg/apiserver/customresource_discovery_controller.go, v0.36.2).
+        """
         known = kind_named(api_version, kind)
         if known is not None:
             return known
-        for found in self._discovered.get(api_version) or self._discover(api_version):
-            if found.kind == kind:
-                return found
+        cached = self._discovered.get(api_version) or []
+        found = _of_kind(cached, kind) or _of_kind(self._discover(api_version), kind)
+        if found is not None:
+            return found
         raise NotFound(
             f"{self.access} has no kind {kind} in {api_version}; install the CustomResourceDefinition first",
             reason="NoKindMatch",
@@ -384,6 +390,10 @@ class KubeClient:
             if not token:
                 return items
             query["continue"] = token
+
+
+def _of_kind(kinds: Iterable[Kind], kind: str) -> Kind | None:
+    return next((each for each in kinds if each.kind == kind), None)
 
 
 def event_time(event: Json) -> str:

@@ -31,8 +31,13 @@ SEVERAL_BUDGETS = "SeveralDisruptionBudgets"
 _SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 
 #: 500 answers that no repetition changes: server-side apply of a field that the schema lacks (kubernetes-sigs/
-#: structured-merge-diff).
-_PERMANENT_500 = ("field not declared in schema", "failed to create typed patch object")
+#: structured-merge-diff), or of a quantity, a time or bytes that cannot be read (kubernetes/apimachinery
+#: pkg/util/managedfields/internal/structuredmerge.go, v0.36.2).
+_PERMANENT_500 = (
+    "field not declared in schema",
+    "failed to create typed patch object",
+    "unable to convert unstructured object",
+)
 
 
 class ApiNotFound(NotFound):

@@ -18,6 +18,10 @@ def pod(name: str, **spec: Any) -> Obj:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers, **spec}}
 
 
+def binding(name: str, node: str) -> Obj:
+    return {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+
+
 def gpu_pod(name: str, request: str | None, limit: str | None) -> Obj:
     resources: Obj = {}
     if request is not None:

@@ -8,13 +8,14 @@ import io
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 
 Obj = dict[str, Any]
 MERGE = "application/merge-patch+json"
@@ -46,17 +47,39 @@ class Reply:
         return list(self.body.get("details", {}).get("causes", []))
 
 
-def tls_context(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
-    """(URL, context with the client certificate) of a kubeconfig that the sandbox wrote."""
-    document = json.loads(kubeconfig.read_text())
-    cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
-    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-    if "client-certificate-data" in user:
+def _named(document: Obj, kind: str, name: str) -> Obj:
+    found: Obj = next(item[kind] for item in document[f"{kind}s"] if item["name"] == name)
+    return found
+
+
+def _content(part: Obj, key: str, folder: Path) -> bytes | None:
+    """What a kubeconfig holds itself (``…-data``), or the file that it names."""
+    if f"{key}-data" in part:
+        return base64.b64decode(part[f"{key}-data"])
+    return (folder / part[key]).read_bytes() if key in part else None
+
+
+def access(kubeconfig: Path) -> tuple[str, ssl.SSLContext, Obj]:
+    """(URL, context with the client certificate, headers with the token) of a kubeconfig's current context."""
+    document, folder = yaml.safe_load(kubeconfig.read_text()), kubeconfig.parent
+    current = _named(document, "context", document["current-context"])
+    cluster, user = _named(document, "cluster", current["cluster"]), _named(document, "user", current["user"])
+    authority = _content(cluster, "certificate-authority", folder)
+    context = ssl.create_default_context(cadata=authority.decode() if authority else None)
+    certificate, key = _content(user, "client-certificate", folder), _content(user, "client-key", folder)
+    if certificate and key:
         with tempfile.NamedTemporaryFile() as both:
-            both.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+            both.write(certificate + b"\n" + key)
             both.flush()
             context.load_cert_chain(both.name)
-    return cluster["server"], context
+    headers = {"Authorization": f"Bearer {user['token']}"} if user.get("token") else {}
+    return cluster["server"], context, headers
+
+
+def tls_context(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """(URL, context with the client certificate) of a kubeconfig."""
+    url, context, _ = access(kubeconfig)
+    return url, context
 
 
 class Api:
@@ -66,6 +89,14 @@ class Api:
         self._context = context
         self._headers = headers
 
+    def there(self, path: str) -> str:
+        """A path as the server knows it."""
+        return path
+
+    def here(self, text: str) -> str:
+        """What the server says, as the test knows it."""
+        return text
+
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """``body``: bytes as they are, anything else as JSON. Header names with ``_`` for ``-``."""
         sent = {**self._headers, **{key.replace("_", "-"): value for key, value in headers.items()}}
@@ -74,9 +105,9 @@ class Api:
             sent.setdefault("Content-Type", "application/json")
         stream = None if data is None else io.BytesIO(data)
         async with self._session.request(
-            method, self._url + path, data=stream, headers=sent, ssl=self._context
+            method, self._url + self.there(path), data=stream, headers=sent, ssl=self._context
         ) as response:
-            return Reply(response.status, await response.text(), response.headers)
+            return Reply(response.status, self.here(await response.text()), response.headers)
 
     async def get(self, path: str, **headers: str) -> Reply:
         return await self.call("GET", path, **headers)
@@ -99,7 +130,10 @@ class Api:
     @asynccontextmanager
     async def watch(self, path: str) -> AsyncIterator[Watch]:
         async with self._session.get(
-            self._url + path, headers=self._headers, ssl=self._context, timeout=aiohttp.ClientTimeout(total=20)
+            self._url + self.there(path),
+            headers=self._headers,
+            ssl=self._context,
+            timeout=aiohttp.ClientTimeout(total=20),
         ) as response:
             yield Watch(response)
 
@@ -124,3 +158,28 @@ async def connect(kubeconfig: Path, **headers: str) -> AsyncIterator[Api]:
     url, context = tls_context(kubeconfig)
     async with aiohttp.ClientSession() as session:
         yield Api(session, url, context, {key.replace("_", "-"): value for key, value in headers.items()})
+
+
+async def until(api: Api, path: str, holds: Callable[[Reply], bool]) -> Reply:
+    """The first reply that is as wanted."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while not holds(reply := await api.get(path)):
+        assert asyncio.get_running_loop().time() < deadline, f"{path} never came to be: {reply.code} {reply.text}"
+        await asyncio.sleep(0.01)
+    return reply
+
+
+def _established(reply: Reply) -> bool:
+    conditions = reply.body["status"].get("conditions") or []
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+
+async def define(api: Api, body: Obj) -> None:
+    """Create a CustomResourceDefinition and wait until its objects can be listed."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    reply = await api.post(definitions, body)
+    assert reply.code == 201, reply.text
+    await until(api, f"{definitions}/{body['metadata']['name']}", _established)
+    spec = body["spec"]
+    served = next(version["name"] for version in spec["versions"] if version["served"])
+    await until(api, f"/apis/{spec['group']}/{served}/{spec['names']['plural']}", lambda reply: reply.code == 200)

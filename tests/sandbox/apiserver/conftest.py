@@ -10,19 +10,36 @@ import pytest
 
 from sandbox.apiserver import Running, running
 from tests.sandbox.apiserver.client import Api, connect
+from tests.sandbox.apiserver.elsewhere import VARIABLE, elsewhere
 from tools.toolchain import locate
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path / "state") as server:
-        yield server
+async def server(tmp_path: Path) -> AsyncIterator[Running | None]:
+    """The sandbox's server; ``None`` if the tests are for another one (``E2E_KUBECONFIG``)."""
+    if os.environ.get(VARIABLE):
+        yield None
+        return
+    async with running(tmp_path / "state") as own:
+        yield own
 
 
 @pytest.fixture
-async def api(cluster: Running) -> AsyncIterator[Api]:
+def cluster(server: Running | None) -> Running:
+    """The sandbox's server, for tests that look behind its API."""
+    if server is None:
+        pytest.skip("looks behind the API of the sandbox's own server")
+    return server
+
+
+@pytest.fixture
+async def api(server: Running | None) -> AsyncIterator[Api]:
     """An administrator."""
-    async with connect(cluster.kubeconfig) as client:
+    if server is None:
+        async with elsewhere(Path(os.environ[VARIABLE])) as client:
+            yield client
+        return
+    async with connect(server.kubeconfig) as client:
         yield client
 
 

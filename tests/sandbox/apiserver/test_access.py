@@ -10,7 +10,8 @@ import pytest
 
 from sandbox.apiserver import Running, User, running
 from sandbox.pki import Pki
-from tests.sandbox.apiserver.builders import MAPS, PODS, config_map, pod
+from sandbox.settings import Settings
+from tests.sandbox.apiserver.builders import MAPS, PODS, binding, config_map, pod
 from tests.sandbox.apiserver.client import Api, connect
 
 
@@ -121,9 +122,48 @@ async def test_impersonation_by_an_administrator_only(cluster: Running, api: Api
     )
 
 
+async def test_impersonation_is_refused_by_the_first_mode_of_1_36(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", kubernetes_version="1.36")
+    async with (
+        running(settings.state_dir, settings=settings) as cluster,
+        connect(cluster.kubeconfig_for("low")) as low,
+    ):
+        reply = await low.get(PODS, Impersonate_User="somebody")
+        account = await low.get(f"{PODS}/p", Impersonate_User="system:serviceaccount:default:robot")
+        nameless = await low.get(PODS, Impersonate_Group="system:masters")
+    assert (reply.code, reply.message) == (
+        403,
+        'pods is forbidden: User "low" cannot impersonate-on:user-info:list resource "pods" in API group "" in the '
+        'namespace "default"',
+    )
+    assert account.message == (
+        'pods "p" is forbidden: User "low" cannot impersonate-on:serviceaccount:get resource "pods" in API group "" in '
+        'the namespace "default"'
+    )
+    assert (nameless.code, nameless.reason) == (400, "BadRequest")
+    assert nameless.message.endswith("without impersonating a user name")
+
+
+async def test_a_group_needs_a_permission_of_its_own(cluster: Running, api: Api) -> None:
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    rule = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]}
+    await api.post(f"{rbac}/clusterroles", {"metadata": {"name": "act"}, "rules": [rule]})
+    subjects = [{"kind": "User", "name": "low", "apiGroup": "rbac.authorization.k8s.io"}]
+    role = {"kind": "ClusterRole", "name": "act", "apiGroup": "rbac.authorization.k8s.io"}
+    await api.post(f"{rbac}/clusterrolebindings", {"metadata": {"name": "act"}, "subjects": subjects, "roleRef": role})
+    async with connect(cluster.kubeconfig_for("low")) as low:
+        alone = await low.get("/apis", Impersonate_User="other")
+        reply = await low.get("/apis", Impersonate_User="other", Impersonate_Group="team")
+    assert alone.code == 200
+    assert reply.message == (
+        'groups "team" is forbidden: User "low" cannot impersonate resource "groups" in API group "" '
+        "at the cluster scope"
+    )
+
+
 async def test_kubelets_hand_in_logs(cluster: Running, api: Api) -> None:
     await api.post(PODS, pod("p"))
-    await api.post(f"{PODS}/p/binding", {"target": {"kind": "Node", "name": "n1"}})
+    await api.post(f"{PODS}/p/binding", binding("p", "n1"))
     waiting = await api.get(f"{PODS}/p/log")
     async with connect(cluster.kubeconfig_for("system:node:n1", ("system:nodes",))) as kubelet:
         assert (await kubelet.call("PUT", f"{PODS}/p/log", b"one\ntwo\nthree\n")).code == 200

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, config_map, deployment
 from tests.sandbox.apiserver.client import STRATEGIC, Api
+
+pytestmark = pytest.mark.real_api
 
 MAP = f"{MAPS}/a"
 
@@ -176,11 +180,18 @@ async def test_key_of_an_associative_list_missing(api: Api) -> None:
     body = deployment("d")
     body["spec"]["template"]["spec"]["containers"] = [{"image": "nginx"}]
     reply = await api.apply(f"{DEPLOYMENTS}/d", body)
-    assert reply.code == 500
+    assert (reply.code, reply.reason) == (422, "Invalid")
+    assert reply.message == 'Deployment.apps "d" is invalid: spec.template.spec.containers[0].name: Required value'
+
+
+async def test_key_of_an_associative_list_twice(api: Api) -> None:
+    body = deployment("d")
+    body["spec"]["template"]["spec"]["containers"] = [{"name": "a", "image": "nginx"}, {"name": "a", "image": "redis"}]
+    reply = await api.apply(f"{DEPLOYMENTS}/d", body)
+    assert (reply.code, reply.reason) == (500, "")
     assert reply.message == (
         "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): "
-        ".spec.template.spec.containers: element 0: associative list with keys has an element that omits key field "
-        '"name" (and doesn\'t have default value)'
+        '.spec.template.spec.containers: duplicate entries for key [name="a"]'
     )
 
 

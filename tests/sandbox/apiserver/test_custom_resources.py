@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from tests.sandbox.apiserver.builders import definition
-from tests.sandbox.apiserver.client import JSON_PATCH, STRATEGIC, Api
+from tests.sandbox.apiserver.client import STRATEGIC, Api, define
+
+pytestmark = pytest.mark.real_api
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WIDGETS = "/apis/example.com/v1/namespaces/default/widgets"
@@ -39,17 +41,11 @@ def widget(name: str, **spec: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def widgets(api: Api) -> Api:
-    assert (await api.post(DEFINITIONS, definition(SCHEMA))).code == 201
+    await define(api, definition(SCHEMA))
     return api
 
 
-async def test_a_definition_is_established_at_once(widgets: Api) -> None:
-    status = (await widgets.get(f"{DEFINITIONS}/widgets.example.com")).body["status"]
-    assert {item["type"]: item["status"] for item in status["conditions"]} == {
-        "NamesAccepted": "True",
-        "Established": "True",
-    }
-    assert (status["acceptedNames"]["listKind"], status["storedVersions"]) == ("WidgetList", ["v1"])
+async def test_discovery_of_what_a_definition_serves(widgets: Api) -> None:
     listed = (await widgets.get("/apis/example.com/v1")).body["resources"]
     assert [item["name"] for item in listed] == ["widgets", "widgets/status"]
     assert "apis/example.com/v1" in (await widgets.get("/openapi/v3")).body["paths"]
@@ -105,21 +101,6 @@ async def test_undeclared_field_in_server_side_apply(widgets: Api) -> None:
     assert reply.message.endswith("(default/w; example.com/v1, Kind=Widget): .spec.other: field not declared in schema")
 
 
-async def test_deleting_the_definition_deletes_its_objects(widgets: Api) -> None:
-    held = widget("held", size=1)
-    held["metadata"]["finalizers"] = ["example.com/hold"]
-    for body in (widget("free", size=1), held):
-        await widgets.post(WIDGETS, body)
-    await widgets.delete(f"{DEFINITIONS}/widgets.example.com")
-    going = (await widgets.get(f"{DEFINITIONS}/widgets.example.com")).body
-    conditions = {item["type"]: item["reason"] for item in going["status"]["conditions"]}
-    assert conditions["Terminating"] == "InstanceDeletionInProgress"
-    assert [item["metadata"]["name"] for item in (await widgets.get(WIDGETS)).body["items"]] == ["held"]
-    await widgets.patch(f"{WIDGETS}/held", [{"op": "remove", "path": "/metadata/finalizers"}], JSON_PATCH)
-    assert (await widgets.get(f"{DEFINITIONS}/widgets.example.com")).code == 404
-    assert (await widgets.get(WIDGETS)).code == 404
-
-
 async def test_a_name_that_does_not_fit(api: Api) -> None:
     body = definition(SCHEMA)
     body["metadata"]["name"] = "gadgets.example.com"
@@ -154,8 +135,7 @@ def requirement(key: str, operator: str = "Exists", **more: Any) -> dict[str, An
 @pytest.fixture
 async def karpenter(api: Api) -> Api:
     for path in sorted(CHART.glob("*.yaml")):
-        reply = await api.post(DEFINITIONS, yaml.safe_load(path.read_text()))
-        assert reply.code == 201, reply.text
+        await define(api, yaml.safe_load(path.read_text()))
     return api
 
 
@@ -186,6 +166,47 @@ async def test_node_pool_rules(karpenter: Api, changes: dict[str, Any], text: st
     assert (reply.code, reply.reason) == (422, "Invalid")
     assert reply.message.startswith('NodePool.karpenter.sh "gpu" is invalid: ')
     assert text in reply.message
+
+
+async def test_a_failed_rule_shows_no_object(karpenter: Api) -> None:
+    reply = await karpenter.post(POOLS, node_pool(replicas=1, limits={"cpu": "10"}))
+    assert "spec: Invalid value: only 'limits.nodes' is supported on static NodePools" in reply.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"disruption": {}}, "spec.disruption.consolidateAfter: Required value"),
+        (
+            {"disruption": {"consolidateAfter": "5m", "consolidationPolicy": "Never"}},
+            'spec.disruption.consolidationPolicy: Unsupported value: "Never": supported values: '
+            '"WhenEmpty", "WhenEmptyOrUnderutilized", "Balanced"',
+        ),
+    ],
+)
+async def test_a_schema_error_leaves_the_rules_unchecked(karpenter: Api, changes: dict[str, Any], error: str) -> None:
+    reply = await karpenter.post(POOLS, node_pool(**changes))
+    assert reply.message == (
+        f'NodePool.karpenter.sh "gpu" is invalid: [{error}, <nil>: Invalid value: null: some validation rules were not '
+        "checked because the object was invalid; correct the existing errors to complete validation]"
+    )
+
+
+async def test_another_kind_than_that_of_the_path(widgets: Api) -> None:
+    reply = await widgets.post(WIDGETS, {**widget("w", size=1), "kind": "Gadget"})
+    assert (reply.code, reply.message) == (
+        422,
+        'Widget.example.com "w" is invalid: kind: Invalid value: "Gadget": must be Widget',
+    )
+
+
+async def test_a_custom_resource_is_replaced_by_its_version_only(widgets: Api) -> None:
+    await widgets.post(WIDGETS, widget("w", size=1))
+    reply = await widgets.put(f"{WIDGETS}/w", widget("w", size=2))
+    assert reply.message == (
+        'widgets.example.com "w" is invalid: metadata.resourceVersion: Invalid value: 0: '
+        "must be specified for an update"
+    )
 
 
 async def test_a_node_pool_without_requirements_is_accepted(karpenter: Api) -> None:

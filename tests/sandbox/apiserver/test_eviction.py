@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.apiserver.builders import BUDGETS, PODS, budget, pod
+from tests.sandbox.apiserver.builders import BUDGETS, PODS, binding, budget, pod
 from tests.sandbox.apiserver.client import Api, Reply
+
+pytestmark = pytest.mark.real_api
 
 BLOCKED = "Cannot evict pod as it would violate the pod's disruption budget."
 
 
 async def running_pod(api: Api, name: str) -> None:
     await api.post(PODS, pod(name, labels={"app": "a"}))
-    await api.post(f"{PODS}/{name}/binding", {"target": {"name": "n1"}})
+    await api.post(f"{PODS}/{name}/binding", binding(name, "n1"))
     ready = [{"type": "Ready", "status": "True"}]
     await api.patch(f"{PODS}/{name}/status", {"status": {"phase": "Running", "conditions": ready}})
 

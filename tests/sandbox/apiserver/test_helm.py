@@ -99,8 +99,9 @@ async def test_install_waits_for_hook_and_workload(helm: Cli, api: Api, chart: P
     )
     await appears(api, f"{JOBS}/before")
     assert (await api.get(DEPLOYMENT)).code == 404
-    complete = [{"type": "Complete", "status": "True"}]
-    await api.patch(f"{JOBS}/before/status", {"status": {"succeeded": 1, "conditions": complete}})
+    complete = [{"type": kind, "status": "True"} for kind in ("SuccessCriteriaMet", "Complete")]
+    times = dict.fromkeys(("startTime", "completionTime"), "2026-01-02T03:04:05Z")
+    await api.patch(f"{JOBS}/before/status", {"status": {"succeeded": 1, "conditions": complete, **times}})
     await become_ready(api)
     assert "STATUS: deployed" in (await installing).out
 

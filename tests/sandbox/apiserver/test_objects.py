@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, config_map, deployment, namespace, pod
+from tests.sandbox.apiserver.builders import DEPLOYMENTS, MAPS, PODS, binding, config_map, deployment, namespace, pod
 from tests.sandbox.apiserver.client import JSON_PATCH, STRATEGIC, Api
+
+pytestmark = pytest.mark.real_api
 
 
 async def test_a_deployments_defaults(api: Api) -> None:
@@ -178,7 +180,7 @@ async def test_pages(api: Api) -> None:
 async def test_selectors(api: Api, query: str, names: list[str]) -> None:
     for name, labels in (("one", {"app": "a"}), ("two", {"app": "b"}), ("three", None)):
         await api.post(PODS, pod(name, labels=labels))
-    await api.post(f"{PODS}/one/binding", {"target": {"name": "n1"}})
+    await api.post(f"{PODS}/one/binding", binding("one", "n1"))
     listed = (await api.get(f"{PODS}?{query}")).body
     assert sorted(item["metadata"]["name"] for item in listed["items"]) == sorted(names)
 
@@ -227,7 +229,7 @@ async def test_an_unscheduled_pod_goes_at_once(api: Api) -> None:
 
 async def test_a_bound_pod_has_its_grace_period(api: Api) -> None:
     await api.post(PODS, pod("p"))
-    await api.post(f"{PODS}/p/binding", {"target": {"name": "n1"}})
+    await api.post(f"{PODS}/p/binding", binding("p", "n1"))
     started = dt.datetime.now(dt.UTC)
     metadata = (await api.delete(f"{PODS}/p")).body["metadata"]
     left = dt.datetime.fromisoformat(metadata["deletionTimestamp"]) - started
@@ -241,8 +243,8 @@ async def test_a_bound_pod_has_its_grace_period(api: Api) -> None:
 
 async def test_a_pod_is_bound_once(api: Api) -> None:
     await api.post(PODS, pod("p"))
-    assert (await api.post(f"{PODS}/p/binding", {"target": {"name": "n1"}})).code == 201
-    again = await api.post(f"{PODS}/p/binding", {"target": {"name": "n2"}})
+    assert (await api.post(f"{PODS}/p/binding", binding("p", "n1"))).code == 201
+    again = await api.post(f"{PODS}/p/binding", binding("p", "n2"))
     assert (again.code, again.reason) == (409, "Conflict")
 
 

@@ -20,6 +20,8 @@ from tests.sandbox.apiserver.builders import (
 )
 from tests.sandbox.apiserver.client import APPLY, MERGE, STRATEGIC, Api
 
+pytestmark = pytest.mark.real_api
+
 
 async def test_runtime_class_missing(api: Api) -> None:
     reply = await api.post(PODS, pod("rc", runtimeClassName="nvidia"))
@@ -58,13 +60,48 @@ async def test_quota_exceeded(api: Api) -> None:
     body = quota("q")
     body["spec"]["hard"] = {"requests.nvidia.com/gpu": "1"}
     assert (await api.post(quotas, body)).code == 201
+    assert (await api.post(PODS, gpu_pod("g0", "1", "1"))).code == 201, "it is not enforced before its status is filled"
+    known = {"hard": body["spec"]["hard"], "used": {"requests.nvidia.com/gpu": "0"}}
+    assert (await api.patch(f"{quotas}/q/status", {"status": known})).code == 200
     assert (await api.post(PODS, gpu_pod("g1", "1", "1"))).code == 201
+    assert (await api.get(f"{quotas}/q")).body["status"]["used"] == {"requests.nvidia.com/gpu": "1"}
     reply = await api.post(PODS, gpu_pod("g2", "1", "1"))
     assert (reply.code, reply.reason) == (403, "Forbidden")
     assert reply.message == (
         'pods "g2" is forbidden: exceeded quota: q, requested: requests.nvidia.com/gpu=1, '
         "used: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
     )
+
+
+async def test_a_quota_whose_usage_is_not_known(api: Api) -> None:
+    quotas = "/api/v1/namespaces/default/resourcequotas"
+    await api.post(quotas, quota("q", pods="1"))
+    await api.patch(f"{quotas}/q/status", {"status": {"hard": {"pods": "1"}}})
+    reply = await api.post(PODS, pod("p"))
+    assert (reply.code, reply.reason) == (403, "Forbidden")
+    assert reply.message == 'pods "p" is forbidden: status unknown for quota: q, resources: pods'
+
+
+async def test_a_quota_is_not_charged_for_a_dry_run(api: Api) -> None:
+    quotas = "/api/v1/namespaces/default/resourcequotas"
+    await api.post(quotas, quota("q", pods="1"))
+    await api.patch(f"{quotas}/q/status", {"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}})
+    assert (await api.post(f"{PODS}?dryRun=All", pod("p"))).code == 201
+    assert (await api.get(f"{quotas}/q")).body["status"]["used"] == {"pods": "0"}
+
+
+async def test_a_new_node_is_tainted_until_a_controller_saw_it_ready(api: Api) -> None:
+    taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+    own = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
+    for name, taints in (("n1", None), ("n2", [own]), ("n3", [taint])):
+        body: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"taints": taints},
+        }
+        reply = await api.post("/api/v1/nodes", body)
+        assert reply.body["spec"]["taints"] == [*(item for item in taints or [] if item != taint), taint]
 
 
 async def test_a_quota_on_the_plain_gpu_name_is_not_enforced(api: Api) -> None:
@@ -247,9 +284,64 @@ async def test_absent(api: Api) -> None:
 async def test_another_uid_in_the_preconditions(api: Api) -> None:
     await api.post(MAPS, config_map("x"))
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}}
+    uid = (await api.get(f"{MAPS}/x")).body["metadata"]["uid"]
     reply = await api.delete(f"{MAPS}/x", options)
     assert (reply.code, reply.reason) == (409, "Conflict")
-    assert "Precondition failed: UID in precondition: other" in reply.message
+    assert reply.message == (
+        'Operation cannot be fulfilled on ConfigMap "x": the UID in the precondition (other) does not match the UID '
+        f"in record ({uid}). The object might have been deleted and then recreated"
+    )
+
+
+async def test_another_uid_in_a_put(api: Api) -> None:
+    found = (await api.post(MAPS, config_map("x"))).body
+    uid = found["metadata"]["uid"]
+    reply = await api.put(f"{MAPS}/x", {**config_map("x"), "metadata": {"name": "x", "uid": "other"}})
+    assert (reply.code, reply.reason) == (409, "Conflict")
+    assert reply.message == (
+        'Operation cannot be fulfilled on configmaps "x": StorageError: invalid object, Code: 4, Key: '
+        "/registry/configmaps/default/x, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in "
+        f"precondition: other, UID in object meta: {uid}"
+    )
+
+
+async def test_another_uid_in_a_patch(api: Api) -> None:
+    await api.post(MAPS, config_map("x"))
+    reply = await api.patch(f"{MAPS}/x", {"metadata": {"uid": "other"}})
+    assert reply.message == 'ConfigMap "x" is invalid: metadata.uid: Invalid value: "other": field is immutable'
+
+
+async def test_a_lease_is_replaced_by_its_version_only(api: Api) -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "x"}, "spec": {}}
+    await api.post(leases, body)
+    reply = await api.put(f"{leases}/x", {**body, "spec": {"holderIdentity": "me"}})
+    assert (reply.code, reply.reason) == (422, "Invalid")
+    assert reply.message == (
+        'leases.coordination.k8s.io "x" is invalid: metadata.resourceVersion: Invalid value: 0: '
+        "must be specified for an update"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "problem"),
+    [
+        ("v1", "Secret", "converting (v1.Secret) to (core.ConfigMap): unknown conversion"),
+        ("v1", "Nothing", 'no kind "Nothing" is registered for version "v1" in scheme'),
+        ("apps/v1", "ConfigMap", 'no kind "ConfigMap" is registered for version "apps/v1" in scheme'),
+    ],
+)
+async def test_a_body_of_another_type(api: Api, version: str, kind: str, problem: str) -> None:
+    reply = await api.post(MAPS, {"apiVersion": version, "kind": kind, "metadata": {"name": "x"}})
+    assert (reply.code, reply.reason) == (400, "BadRequest")
+    assert reply.message.startswith(f'{kind} in version "v1" cannot be handled as a ConfigMap: {problem}')
+
+
+async def test_finalizers_that_exclude_each_other(api: Api) -> None:
+    body = config_map("x")
+    body["metadata"]["finalizers"] = ["orphan", "foregroundDeletion"]
+    reply = await api.post(MAPS, body)
+    assert reply.message.endswith("finalizer orphan and foregroundDeletion cannot be both set")
 
 
 async def test_malformed_name(api: Api) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import yaml
 
 from sandbox.karpenter.conditions import condition, is_true
 from sandbox.kube import now
-from tests.sandbox.nodes.cluster import CRDS, Cluster, gpu_pod, node_class, node_pool, simulated
+from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool, simulated
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,9 +21,7 @@ Object = dict[str, Any]
 async def alone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """API server and Karpenter, three hundred times as fast as real: 15 minutes are 3 seconds."""
     async with simulated(tmp_path_factory.mktemp("alone"), "karpenter", speed=300.0) as made:
-        for path in sorted(CRDS.glob("*.yaml")):
-            for document in yaml.safe_load_all(path.read_text()):
-                await made.apply(document)
+        await made.define_karpenter()
         await made.apply(_controller_pod())
         conditions = [{"type": "Ready", "status": "True"}]
         await made.kube.patch_status("Pod", "karpenter", {"phase": "Running", "conditions": conditions}, "kube-system")

@@ -55,6 +55,19 @@ class Cluster:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    async def define_karpenter(self) -> None:
+        """Karpenter's CustomResourceDefinitions, once what they define is served."""
+        documents = [each for path in sorted(CRDS.glob("*.yaml")) for each in yaml.safe_load_all(path.read_text())]
+        for document in documents:
+            await self.kube.apply(document, field_manager="test")
+        names = [document["metadata"]["name"] for document in documents]
+
+        async def served() -> bool:
+            found = [await self.kube.get("CustomResourceDefinition", name) for name in names]
+            return all(is_true(each, "Established") for each in found)
+
+        await self.until(served)
+
     async def until(
         self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, patience: float = 40.0
     ) -> Any:
@@ -130,9 +143,7 @@ class Cluster:
 
         :param gates: ``FEATURE_GATES`` of the controller.
         """
-        for path in sorted(CRDS.glob("*.yaml")):
-            for document in yaml.safe_load_all(path.read_text()):
-                await self.kube.apply(document, field_manager="test")
+        await self.define_karpenter()
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}
         await self.apply(account | {"metadata": {"name": "karpenter", "namespace": "kube-system"}})
         deployment = karpenter_deployment(self.settings.cluster_name)

@@ -189,12 +189,27 @@ def test_unknown_kinds_are_discovered_once(tmp_path: Path) -> None:
         {"name": "widgets", "kind": "Widget", "namespaced": True},
         {"name": "widgets/status", "kind": "Widget", "namespaced": True},
     ]
-    with client_of(tmp_path, Reply(body={"resources": resources})) as (kube, api, _):
+    with client_of(tmp_path, Reply(body={"resources": resources}), Reply(body={"resources": resources})) as found:
+        kube, api, _ = found
         assert kube.ref("x.io/v1", "Widget", "w", "n").kind.path("n", "w") == "/apis/x.io/v1/namespaces/n/widgets/w"
         kube.ref("x.io/v1", "Widget", "w", "n")
         assert len(api.requests) == 1
         with pytest.raises(errors.NotFound, match="has no kind Gadget in x"):
             kube.ref("x.io/v1", "Gadget", "g")
+
+
+def test_a_kind_that_came_after_its_group_was_discovered(tmp_path: Path) -> None:
+    """Discovery names a new CustomResourceDefinition a moment after it is established."""
+    widget = {"name": "widgets", "kind": "Widget", "namespaced": True}
+    gadget = {"name": "gadgets", "kind": "Gadget", "namespaced": True}
+    older, newer = ({"resources": resources} for resources in ([widget], [widget, gadget]))
+    with client_of(tmp_path, Reply(200, older), Reply(200, older), Reply(200, newer)) as (client, api, _):
+        assert client.kind("example.com/v1", "Widget").plural == "widgets"
+        with pytest.raises(errors.NotFound, match="install the CustomResourceDefinition first"):
+            client.kind("example.com/v1", "Gadget")
+        assert client.kind("example.com/v1", "Gadget").plural == "gadgets"
+        assert client.kind("example.com/v1", "Widget").plural == "widgets"
+    assert len(api.requests) == 3
 
 
 def test_events_come_newest_last(tmp_path: Path) -> None:

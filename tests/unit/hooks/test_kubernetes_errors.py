@@ -77,6 +77,16 @@ CASES = [
     ),
     (
         500,
+        status(
+            "failed to convert new object (ml/p; /v1, Kind=Pod) to proper version: unable to convert unstructured "
+            "object to /v1, Kind=Pod: quantities must match the regular expression"
+        ),
+        errors.Invalid,
+        False,
+    ),
+    (429, status("storage is (re)initializing", "TooManyRequests"), errors.Throttled, True),
+    (
+        500,
         status("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."),
         errors.Invalid,
         False,

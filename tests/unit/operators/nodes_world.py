@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
@@ -28,9 +27,9 @@ from gpu_fleet.operators import validation
 from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.triggers.looking import look
 from tests.e2e.validation_worker import TaskInstance
-from tests.sandbox.nodes.cluster import CRDS, Cluster, gpu_pod, plugin_objects, simulated, slicing
+from tests.sandbox.nodes.cluster import Cluster, gpu_pod, plugin_objects, simulated, slicing
 from tests.unit.airflow_context import StateStore, spec_at
-from tests.unit.sandboxed import background_loop
+from tests.unit.sandboxed import background_loop, define_karpenter
 
 Json = dict[str, Any]
 POOL = "shared-a10g"
@@ -183,9 +182,7 @@ def _furnish(world: NodesWorld, instance_type: str) -> None:
     for name in (DEVICE_PLUGIN_NAMESPACE, VALIDATION_NAMESPACE):
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         assert kube.get(ObjectRef(NAMESPACE, name))
-    for path in sorted(CRDS.glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            kube.apply(document)
+    define_karpenter(kube)
     world.wait(cluster.runtime_class())
     entry = world.spec.pool(POOL).config_entry
     for item in plugin_objects({entry: slicing(4, failRequestsGreaterThanOne=True)}, entry):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.kinds import NODE, NODE_POOL, PERSISTENT_VOLUME, POD, POD_DISRUPTION_BUDGET, ObjectRef
@@ -22,8 +21,8 @@ from gpu_fleet.operators.drain import DrainPoolOperator
 from gpu_fleet.operators.freeze import FreezePoolsOperator, UndoFreezeOperator
 from gpu_fleet.operators.teardown import PlanTeardownOperator
 from tests.unit.airflow_context import TaskInstance, context
-from tests.unit.core.specs import REPOSITORY, demo_spec
-from tests.unit.sandboxed import sandbox_cloud
+from tests.unit.core.specs import demo_spec
+from tests.unit.sandboxed import define_karpenter, sandbox_cloud
 
 POOL, OTHER = "shared-a10g", "whole-a100"
 RUN = "gpu_lifecycle.demo/manual__1"
@@ -36,9 +35,7 @@ def teardown_world(folder: Path) -> Iterator[KubeClient]:
     with pytest.MonkeyPatch.context() as environment, sandbox_cloud(folder) as cloud:
         environment.setenv("AIRFLOW_CONN_AWS_DEMO", cloud.connection)
         client = KubernetesHook(ClusterAccess.from_spec(demo_spec())).client()
-        for path in sorted((REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates").glob("*.yaml")):
-            for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
-                client.create(manifest)
+        define_karpenter(client)
         yield client
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gpu_fleet.core.burst import COMPONENT_BURST, burst_pod
 from gpu_fleet.core.errors import GateRefused
@@ -20,17 +18,16 @@ from gpu_fleet.operators.pool import FAILURE
 from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 POOL = "shared-a10g"
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 TOO_MANY = failed("BurstBoughtTooMany", "8 pods bought 3 NodeClaims")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        cluster.kube.apply(yaml.safe_load((CRDS / "karpenter.sh_nodeclaims.yaml").read_text()))
+        define_karpenter(cluster.kube, "karpenter.sh_nodeclaims.yaml")
         for name in ("ml", SYSTEM_NAMESPACE):
             cluster.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
             account = {"apiVersion": "v1", "kind": "ServiceAccount"}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gpu_fleet.core.errors import Forbidden
 from gpu_fleet.core.kinds import CONFIG_MAP, EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD, ObjectRef
@@ -26,17 +24,15 @@ from gpu_fleet.operators.changes import (
 from gpu_fleet.operators.pools import ApplyNodeClassOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job, made_of
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 POOL = "shared-a10g"
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        for path in sorted(CRDS.glob("*.yaml")):
-            cluster.kube.apply(yaml.safe_load(path.read_text()))
+        define_karpenter(cluster.kube)
         cluster.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml"}})
         cluster.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}

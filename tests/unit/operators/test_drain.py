@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core import drain as drain_module
 from gpu_fleet.core.errors import Conflict, DeadlinePassed, PermanentError, SpecError
 from gpu_fleet.core.freeze import frozen
-from gpu_fleet.core.kinds import CRD, NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.kinds import NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
 from gpu_fleet.hooks.kubernetes import KubeClient
@@ -21,8 +20,8 @@ from gpu_fleet.operators.cordons import take_back_cordons
 from gpu_fleet.operators.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.triggers.looking import look
 from tests.unit.airflow_context import TaskInstance, context, spec_at
-from tests.unit.core.specs import REPOSITORY, demo_spec
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.core.specs import demo_spec
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 POOL = "shared-a10g"
 
@@ -424,10 +423,7 @@ REMOVED = "removed"
 def removed_pool(cluster: SandboxCluster, node: str) -> Iterator[str]:
     """A node of a NodePool that was ours and that the file no longer has."""
     kube = cluster.kube
-    crds = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodepools.yaml"
-    for crd in yaml.safe_load_all(crds.read_text(encoding="utf-8")):
-        if kube.get(ObjectRef(CRD, crd["metadata"]["name"])) is None:
-            kube.create(crd)
+    define_karpenter(kube, "karpenter.sh_nodepools.yaml")
     for name in (REMOVED, "cpu"):
         manifest = build("node_pool", demo_spec(), pool=POOL)[0]
         labels = manifest["metadata"]["labels"] if name == REMOVED else {}

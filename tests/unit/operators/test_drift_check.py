@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,9 +43,8 @@ from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators.drift import DRIFT, UNREAD, CheckDriftOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.neighbour_objects import config_map, daemon_set, slicing, static
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 NODE_POOL_REF = ObjectRef(NODE_POOL, "shared-a10g")
 NVIDIA = ObjectRef(RUNTIME_CLASS, "nvidia")
 
@@ -60,8 +58,7 @@ def known_facts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        for path in sorted(CRDS.glob("*.yaml")):
-            cluster.kube.apply(yaml.safe_load(path.read_text()))
+        define_karpenter(cluster.kube)
         yield cluster
 
 

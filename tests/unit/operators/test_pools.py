@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import GateRefused, PermanentError
@@ -18,8 +17,8 @@ from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.burst import BURST, RequestSharedCapacityOperator
 from gpu_fleet.operators.pools import ApplyNodePoolOperator
 from tests.unit.airflow_context import TaskInstance, context
-from tests.unit.core.specs import REPOSITORY, demo_spec
-from tests.unit.sandboxed import sandbox_cloud
+from tests.unit.core.specs import demo_spec
+from tests.unit.sandboxed import define_karpenter, sandbox_cloud
 
 POOL = "shared-a10g"
 OVERLAY = ObjectRef(NODE_OVERLAY, f"gpu-fleet-{POOL}")
@@ -31,9 +30,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
     with pytest.MonkeyPatch.context() as environment, sandbox_cloud(tmp_path_factory.mktemp("cloud")) as found:
         environment.setenv("AIRFLOW_CONN_AWS_DEMO", found.connection)
         kube = KubernetesHook(ClusterAccess.from_spec(demo_spec())).client()
-        for path in sorted((REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates").glob("*.yaml")):
-            for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-                kube.create(manifest)
+        define_karpenter(kube)
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}
         kube.apply(account | {"metadata": {"name": "default", "namespace": SYSTEM_NAMESPACE}})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.capacity_objects import epoch
@@ -22,7 +21,7 @@ from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core import probe_objects, throughput_objects
 from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.test_probes_dcgm import report as dcgm_report
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 POOL = "shared-a10g"
@@ -258,8 +257,7 @@ def karpenter_says(cluster: SandboxCluster, reason: str, message: str, **involve
 
 @pytest.fixture
 def claims(cluster: SandboxCluster) -> Iterator[SandboxCluster]:
-    crd = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodeclaims.yaml"
-    cluster.kube.apply(yaml.safe_load(crd.read_text()))
+    define_karpenter(cluster.kube, "karpenter.sh_nodeclaims.yaml")
     yield cluster
     for item in cluster.kube.list(NODE_CLAIM):
         ref = ObjectRef(NODE_CLAIM, item["metadata"]["name"])

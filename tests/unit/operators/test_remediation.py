@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
@@ -19,17 +17,16 @@ from gpu_fleet.operators import remediation, removal
 from gpu_fleet.operators.remediation import ACTED, RemediateNodesOperator
 from gpu_fleet.operators.validation import RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 POOL = "shared-a10g"
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 RUN = "gpu_revalidate.demo/r1"
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        cluster.kube.apply(yaml.safe_load((CRDS / "karpenter.sh_nodeclaims.yaml").read_text()))
+        define_karpenter(cluster.kube, "karpenter.sh_nodeclaims.yaml")
         yield cluster
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed
@@ -23,17 +21,16 @@ from gpu_fleet.operators.validation import RunProbesOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 POOL = "shared-a10g"
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 RUN = "gpu_lifecycle.demo/manual__1"
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        cluster.kube.apply(yaml.safe_load((CRDS / "karpenter.sh_nodeclaims.yaml").read_text()))
+        define_karpenter(cluster.kube, "karpenter.sh_nodeclaims.yaml")
         cluster.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml"}})
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}
         cluster.kube.apply(account | {"metadata": {"name": "default", "namespace": "ml"}})

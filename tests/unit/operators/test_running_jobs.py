@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.capacity_objects import PoolNode, pool_nodes
@@ -33,12 +31,11 @@ from gpu_fleet.triggers.looking import look
 from tests.sandbox.nodes.cluster import karpenter_deployment, plugin_objects, slicing
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
-from tests.unit.sandboxed import sandbox_cloud
+from tests.unit.sandboxed import define_karpenter, sandbox_cloud
 
 pytestmark = pytest.mark.full
 
 POOL, CAP = "shared-a10g", 4
-CRDS = Path(__file__).resolve().parents[3] / "sandbox" / "charts" / "karpenter-crd" / "templates"
 OLD, NEW = "al2023@v20260601", "al2023@v20260714"
 
 
@@ -50,8 +47,7 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
     with pytest.MonkeyPatch.context() as environment, sandbox_cloud(folder, *parts, speed=60.0) as found:
         environment.setenv("AIRFLOW_CONN_AWS_DEMO", found.connection)
         kube = KubernetesHook(ClusterAccess.from_spec(demo_spec())).client()
-        for path in sorted(CRDS.glob("*.yaml")):
-            kube.apply(yaml.safe_load(path.read_text()))
+        define_karpenter(kube)
         runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
         kube.apply(runtime | {"handler": "nvidia"})
         configs = {"exclusive": "version: v1\n", "time-slicing-4": slicing(4)}

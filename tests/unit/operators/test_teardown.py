@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import (
@@ -49,8 +47,8 @@ from gpu_fleet.operators.teardown import (
 )
 from gpu_fleet.sensors.gate import GateSensor
 from tests.unit.airflow_context import TaskInstance, context
-from tests.unit.core.specs import REPOSITORY, demo_spec
-from tests.unit.sandboxed import sandbox_cloud
+from tests.unit.core.specs import demo_spec
+from tests.unit.sandboxed import define_karpenter, sandbox_cloud
 
 POOL = "shared-a10g"
 EMERGENCY = {"teardown__whenKarpenterIsDead": "emergency"}
@@ -63,9 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KubeClient
         environment.setenv("AIRFLOW_CONN_AWS_DEMO", cloud.connection)
         spec = demo_spec()
         kube = KubernetesHook(ClusterAccess.from_spec(spec)).client()
-        for path in sorted((REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates").glob("*.yaml")):
-            for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
-                kube.create(manifest)
+        define_karpenter(kube)
         yield kube, aws_session(spec.aws.connection, spec.aws.region)
 
 

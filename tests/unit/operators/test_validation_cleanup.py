@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import TransientError
@@ -31,8 +30,7 @@ from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.cluster_objects import claim as claim_object
-from tests.unit.core.specs import REPOSITORY
-from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
+from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 NOTHING_LEFT: dict[str, Any] = {"unfinished": []}
 POOL, OTHER = "shared-a10g", "whole-a100"
@@ -42,8 +40,7 @@ PROTECTED = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: "gpu_li
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]:
     with sandbox_cluster(tmp_path_factory.mktemp("sandbox")) as cluster:
-        crd = REPOSITORY / "sandbox" / "charts" / "karpenter-crd" / "templates" / "karpenter.sh_nodeclaims.yaml"
-        cluster.kube.create(yaml.safe_load(crd.read_text(encoding="utf-8")))
+        define_karpenter(cluster.kube, "karpenter.sh_nodeclaims.yaml")
         for name in (SYSTEM_NAMESPACE, VALIDATION_NAMESPACE):
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             cluster.kube.apply(namespace)
