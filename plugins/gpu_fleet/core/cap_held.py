@@ -139,7 +139,7 @@ def _remedies(pool: NodePool, needed: int, staying: Sequence[OldNode], excess: i
         return raised  # even without any of them there is no room: nodes that take no job hold places, too
     then = (
         "their nodes go by themselves then"
-        if go_when_empty
+        if go_when_empty and not idle
         else "the next run names the NodeClaims that can be deleted then"
     )
     return f"{raised}; or wait until the jobs on {jobs} of the nodes in use have ended: {then}"

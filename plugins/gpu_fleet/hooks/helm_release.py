@@ -51,6 +51,10 @@ class ReleaseEngine(ReleaseSteps):
 
     # --- goals ---------------------------------------------------------------------------------------------------
 
+    def wanted_digest(self) -> str:
+        """The content digest that :meth:`install` will record."""
+        return replace(self.request, chart=identified(self.request.chart)).digest
+
     def install(self) -> Outcome:
         """Install or upgrade to the wanted content, recovering first what an earlier death left.
 

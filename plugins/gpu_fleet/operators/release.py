@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
 from gpu_fleet.core.readiness.plugin_proof import NOT_THE_RELEASE, PLUGIN_PROVEN
 from gpu_fleet.core.releases.decide import LACKS_NEEDED
-from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.base import FleetOperator, attempt, wait_started
 from gpu_fleet.operators.helm import EngineMixin
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 #: XCom of a proof that failed because the workloads were seen not to work; one that failed otherwise leaves none.
 SEEN_UNHEALTHY = "seen_unhealthy"
+
+#: Task-state key of a roll-back that installs the proven content anew: that content's digest, noted before it is done.
+RESTORING = "restoring"
 
 #: Seconds that an uninstall looks in its worker for the last pods to go; a retry of the task looks again.
 _GONE_SECONDS = 60.0
@@ -230,10 +233,25 @@ class RemediateReleaseOperator(ReleaseOperator):
 
         # Not of an operation under way: what it is about to finish must not be rolled back.
         reason = engine.assess(wait=True).reason
+        if reason in {Reason.PROVEN, Reason.NOT_PROVEN} and (resumed := self._resumed(context, engine)) is not None:
+            return resumed
         if reason in {Reason.NO_RELEASE, Reason.UNINSTALLED, Reason.PROVEN}:
             self.log.info("nothing to remedy: %s", reason)
             return {"remediation": "nothing", "why": str(reason)}
         return None if reason is Reason.NOT_PROVEN else self._roll_back(context, engine)
+
+    def _resumed(self, context: Mapping[str, Any], engine: ReleaseEngine) -> dict[str, Any] | None:
+        """Go on with the proven content that a try of this task installed anew and did not live to see proven.
+
+        Else it would be found to work, and stay unproven: no target for the next failure.
+        """
+        kept = context["task_state_store"].get(RESTORING)
+        if not isinstance(kept, Mapping) or kept.get("attempt") != attempt(context):
+            return None
+        outcome = engine.candidate()
+        if outcome.digest != kept["digest"]:
+            return None
+        return self._await_old_content(context, engine, outcome, restored=True)
 
     def _consider(self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
         from gpu_fleet.triggers.looking import await_gate, look
@@ -288,8 +306,6 @@ class RemediateReleaseOperator(ReleaseOperator):
         """
         :param judged: the revision that does not work; ``None`` if it is storage that shows so.
         """
-        from gpu_fleet.triggers.looking import await_gate
-
         who = (judged.revision or 0, judged.secret_uid) if judged is not None else None
         restored = False
         try:
@@ -302,11 +318,22 @@ class RemediateReleaseOperator(ReleaseOperator):
                 outcome = engine.candidate()
             else:
                 # The repair, without the breakage.
-                outcome, restored = self._make_engine(context, self.kube, request).install(), True
+                repair = self._make_engine(context, self.kube, request)
+                kept = {"attempt": attempt(context), "digest": repair.wanted_digest()}
+                context["task_state_store"].set(RESTORING, kept)
+                outcome, restored = repair.install(), True
         self._show(engine.request, outcome)
         self._raise_if_killed()
         if outcome.revision is None:
             return {"remediation": "nothing", "why": "NoRelease"}
+        return self._await_old_content(context, engine, outcome, restored=restored)
+
+    def _await_old_content(
+        self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome, *, restored: bool
+    ) -> dict[str, Any]:
+        """Wait until the workloads of what was proven once work again, then read storage once more."""
+        from gpu_fleet.triggers.looking import await_gate
+
         gate, args = self._gate(outcome, allow_idle=True, every_node=True)
         verdict = await_gate(
             self,

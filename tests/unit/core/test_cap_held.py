@@ -136,3 +136,5 @@ def test_each_remedy_that_is_named_makes_room(
 def test_what_happens_when_the_jobs_have_ended_depends_on_whether_empty_nodes_go() -> None:
     assert "their nodes go by themselves then" in told([busy("a"), busy("b")], cap=2, go_when_empty=True)
     assert "the next run names the NodeClaims that can be deleted then" in told([busy("a"), busy("b")], cap=2)
+    # An idle one that stays has pods without a GPU, so it does not go with the end of the jobs on the other.
+    assert "the next run names" in told([busy("a"), idle("b")], cap=2, go_when_empty=True)

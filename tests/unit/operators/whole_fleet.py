@@ -29,7 +29,7 @@ from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
 from gpu_fleet.triggers.looking import look
 from sandbox.audit import FILE, AuditLog
 from tests.e2e.helm_world import helm_binary
-from tests.unit.airflow_context import TaskInstance, context
+from tests.unit.airflow_context import StateStore, TaskInstance, context
 from tests.unit.core.specs import demo_mapping
 from tests.unit.sandboxed import whole_sandbox
 
@@ -91,14 +91,16 @@ def until(what: str, there: Callable[[], Any], patience: float = 60.0) -> Any:
 
 
 # --- the lifecycle's tasks -------------------------------------------------------------------------------------------
-def run(operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None, **params: Any) -> Any:
+def run(
+    operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None, store: StateStore | None = None, **params: Any
+) -> Any:
     """A task to its end, with the triggerer's part of it done here.
 
-    :param params: of the run.
+    :param store: what the task keeps over its tries. :param params: of the run.
     """
     ti = ti or TaskInstance(spec=spec)
     ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]
-    where = context(ti, **params)
+    where = context(ti, **params) | ({} if store is None else {"task_state_store": store})
     try:
         return operator.execute(where)
     except TaskDeferred as deferred:
