@@ -35,7 +35,7 @@ CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
 #: What moto's own EKS answers about anything of this, and what a denied question is answered.
-_NOT_TOLD = ("404", "AccessDeniedException")
+_NOT_TOLD = ("404", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 
 class Identity:
@@ -46,10 +46,10 @@ class Identity:
 
     async def joins(self, instance: Object) -> bool:
         """Whether the API server accepts the kubelet of this instance."""
-        role = await self._role_of(instance)
-        if not role:
-            return True  # no profile: nobody's node but a test's, or one that another way lets in
         try:
+            role = await self._role_of(instance)
+            if not role:
+                return True  # no profile: nobody's node but a test's, or one that another way lets in
             answer = await self._aws.call("eks", "describe_access_entry", clusterName=self._cluster, principalArn=role)
         except ClientError as error:
             code = error.response["Error"]["Code"]

@@ -24,10 +24,12 @@ CREDENTIALS = frozenset(
 )
 #: A variable of the chart's by which the controller's container is known, whatever it is called.
 _CONTROLLER = "CLUSTER_NAME"
+#: A controller that has ended so often does not start: once may be an API that did not answer.
+_RESTARTS = 2
 
 
 def without_credentials(pods: Iterable[Object]) -> str:
-    """Which of Karpenter's pods has ended and was given no AWS credentials, with the remedy; empty if none.
+    """Which of Karpenter's pods ends again and again and was given no AWS credentials, with the remedy; empty if none.
 
     A container that takes its environment from elsewhere (``envFrom``) may have them, and is not named.
     """
@@ -44,6 +46,9 @@ def without_credentials(pods: Iterable[Object]) -> str:
 
 
 def _exit_code(status: Mapping[str, Any]) -> int:
+    """With which status the container has ended last; 0 if it ended well, or not often enough to tell anything."""
+    if int(status.get("restartCount") or 0) < _RESTARTS:
+        return 0
     for state in (status.get("state"), status.get("lastState")):
         if ended := (state or {}).get("terminated"):
             return int(ended.get("exitCode") or 0)
@@ -54,7 +59,7 @@ def _sentence(pod: Object, container: str, code: int, cluster: str) -> str:
     namespace = str((pod.get("metadata") or {}).get("namespace") or "default")
     account = str((pod.get("spec") or {}).get("serviceAccountName") or "default")
     return (
-        f"Pod {namespace}/{name_of(pod)}, container {container} ended with status {code}, and nothing gave it AWS "
+        f"Pod {namespace}/{name_of(pod)}, container {container} ended with status {code}, and the pod was given no AWS "
         f"credentials: when it was created, ServiceAccount {namespace}/{account} had neither a pod identity "
         "association nor an annotation for IRSA; aws eks create-pod-identity-association "
         f"--cluster-name {cluster} --namespace {namespace} --service-account {account} --role-arn ROLE, then "

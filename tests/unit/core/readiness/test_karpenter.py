@@ -250,7 +250,7 @@ def test_karpenter_says_what_keeps_its_pods(status: dict[str, Any], text: str) -
     assert text in karpenter(deployment(), pods=[pod]).message
 
 
-def crashed(code: int = 2, *, deleting: bool = False, **env: str) -> dict[str, Any]:
+def crashed(code: int = 2, *, restarts: int = 2, deleting: bool = False, **env: str) -> dict[str, Any]:
     """A pod of Karpenter's whose controller has ended, with these variables besides the chart's."""
     variables = [{"name": name, "value": value} for name, value in {"CLUSTER_NAME": "demo-gpu", **env}.items()]
     metadata: dict[str, Any] = {"name": "karpenter-1", "namespace": "kube-system"}
@@ -264,7 +264,7 @@ def crashed(code: int = 2, *, deleting: bool = False, **env: str) -> dict[str, A
         "kind": "Pod",
         "metadata": metadata,
         "spec": {"serviceAccountName": "karpenter", "containers": [{"name": "controller", "env": variables}]},
-        "status": {"containerStatuses": [{"name": "controller", "restartCount": 1, **state}]},
+        "status": {"containerStatuses": [{"name": "controller", "restartCount": restarts, **state}]},
     }
 
 
@@ -288,9 +288,10 @@ def test_karpenter_that_was_given_no_credentials_is_not_waited_for() -> None:
         crashed(AWS_WEB_IDENTITY_TOKEN_FILE="/var/run/secrets/token"),
         crashed(AWS_ACCESS_KEY_ID="AKIA"),
         crashed(0),
+        crashed(restarts=1),
         crashed(deleting=True),
     ],
-    ids=["pod identity", "IRSA", "keys", "ended well", "on its way out"],
+    ids=["pod identity", "IRSA", "keys", "ended well", "ended once", "on its way out"],
 )
 def test_a_crash_of_another_cause_is_waited_for(pod: dict[str, Any]) -> None:
     assert karpenter(deployment(), pods=[pod]).reason == "DeploymentNotAvailable"
