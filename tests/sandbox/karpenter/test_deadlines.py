@@ -89,9 +89,8 @@ async def _join(cluster: Cluster, claim: Object, name: str, gpus: str = "1") -> 
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "spec": {"providerID": claim["status"]["providerID"], "taints": [taint]},
     }
-    await cluster.kube.create(node)
     status = {"conditions": [ready], "allocatable": resources, "capacity": resources}
-    await cluster.kube.patch_status("Node", name, status)
+    await cluster.kube.create({**node, "status": status})
     seen_ready = {"spec": {"taints": [{"$patch": "delete", "key": "node.kubernetes.io/not-ready"}]}}
     await cluster.kube.patch("Node", name, seen_ready, type="strategic")
 
