@@ -21,6 +21,8 @@ from tests.sandbox.apiserver.client import Api, Reply, access
 VARIABLE = "E2E_KUBECONFIG"
 _DEFAULT = re.compile(r"/namespaces/default(?=[/?]|$)")
 _PATIENCE_S = 60.0
+#: By server: whether nobody but the tests takes its namespaces away.
+_UNATTENDED: dict[str, bool] = {}
 
 
 class Elsewhere(Api):
@@ -76,16 +78,29 @@ class Elsewhere(Api):
         tried = False
         while (found := await self.get(path)).code == 200:
             assert asyncio.get_running_loop().time() < deadline, f"{path} does not go: {found.text}"
-            if found.body.get("kind") == "Namespace" and not tried and await self._unattended(found):
+            if found.body.get("kind") == "Namespace" and not tried and await self._unattended():
                 tried = True
-                await self.put(f"{path}/finalize", {**found.body, "spec": {"finalizers": []}})
+                await self.put(f"{path}/finalize", _unfinished(found.body["metadata"]["name"]))
+                continue
             await asyncio.sleep(0.2)
 
-    async def _unattended(self, namespace: Reply) -> bool:
-        """Whether no controller empties namespaces here; its conditions would be there within two seconds."""
-        await asyncio.sleep(2)
-        found = await self.get(f"/api/v1/namespaces/{namespace.body['metadata']['name']}")
-        return found.code == 200 and not (found.body.get("status") or {}).get("conditions")
+    async def _unattended(self) -> bool:
+        """Whether no controller empties namespaces here: none made the account of a new one within two seconds."""
+        if self._url not in _UNATTENDED:
+            name = f"{self.namespace}-probe"
+            await super().call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+            await asyncio.sleep(2)
+            account = await super().call("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")
+            _UNATTENDED[self._url] = account.code == 404
+            await super().call("DELETE", f"/api/v1/namespaces/{name}")
+            if _UNATTENDED[self._url]:
+                await super().call("PUT", f"/api/v1/namespaces/{name}/finalize", _unfinished(name))
+        return _UNATTENDED[self._url]
+
+
+def _unfinished(namespace: str) -> dict[str, Any]:
+    """What lets a namespace go that no controller has emptied."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}, "spec": {"finalizers": []}}
 
 
 @asynccontextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.controllers.objects import condition, meta, phase
+import asyncio
+
+from sandbox.controllers.objects import condition, holds, meta, phase
 from sandbox.kube import now
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
@@ -29,10 +31,21 @@ async def test_taints_of_others_stay(cluster: World) -> None:
     await cluster.object("Node", "n1", None, lambda node: _taints(node) == {("karpenter.sh/disrupted", "NoSchedule")})
 
 
+async def _heart_of(cluster: World, node: str) -> None:
+    """A kubelet's lease, renewed ten times a second."""
+    lease = builders.plain("Lease", node, "kube-node-lease", "coordination.k8s.io/v1", spec={"renewTime": now(True)})
+    await cluster.create(lease)
+    while True:
+        await cluster.kube.patch("Lease", node, {"spec": {"renewTime": now(True)}}, "kube-node-lease")
+        await asyncio.sleep(0.1)
+
+
 async def test_a_dead_kubelet_is_noticed_and_its_pods_leave_after_their_patience(fast_cluster: World) -> None:
     cluster = fast_cluster
     await cluster.create(builders.node("n1"), builders.workload("Deployment", replicas=1))
-    (pod,) = await cluster.pods(1, lambda pod: phase(pod) == "Running")
+    beating = asyncio.create_task(_heart_of(cluster, "n1"))
+    (pod,) = await cluster.pods(1, lambda pod: holds(pod, "Ready"))
+    beating.cancel()
     cluster.dead.add("n1")
     node = await cluster.object(
         "Node", "n1", None, lambda node: (condition(node, "Ready") or {})["status"] == "Unknown"

@@ -78,7 +78,7 @@ async def _unschedulable(cluster: Cluster, pod: Object) -> None:
 
 
 async def _join(cluster: Cluster, claim: Object, name: str, gpus: str = "1") -> None:
-    """What the kubelet and the device plugin of the claim's instance would do."""
+    """What the kubelet and the device plugin of the claim's instance would do, and the node controller."""
     resources = {"cpu": "4", "memory": "15Gi", "pods": "58", "nvidia.com/gpu": gpus}
     moment = now()
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": moment, "lastHeartbeatTime": moment}
@@ -89,9 +89,10 @@ async def _join(cluster: Cluster, claim: Object, name: str, gpus: str = "1") -> 
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "spec": {"providerID": claim["status"]["providerID"], "taints": [taint]},
     }
-    await cluster.kube.create(node)
     status = {"conditions": [ready], "allocatable": resources, "capacity": resources}
-    await cluster.kube.patch_status("Node", name, status)
+    await cluster.kube.create({**node, "status": status})
+    seen_ready = {"spec": {"taints": [{"$patch": "delete", "key": "node.kubernetes.io/not-ready"}]}}
+    await cluster.kube.patch("Node", name, seen_ready, type="strategic")
 
 
 async def test_a_claim_whose_node_never_registers_is_given_up_after_fifteen_minutes(alone: Cluster):

@@ -17,7 +17,7 @@ from gpu_fleet.operators.neighbours import CheckNeighboursOperator
 from gpu_fleet.operators.plugin_nodes import label_nodes
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.neighbour_objects import static
-from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
+from tests.unit.sandboxed import SandboxCloud, define, sandbox_cloud
 
 ACCESS = ClusterAccess("eks", "aws_demo", "us-west-2", "demo-gpu")
 PLUGIN = "nvidia-device-plugin-daemonset"
@@ -74,7 +74,8 @@ def install_static(kube: KubeClient, **pod: Any) -> None:
 def operator_s(kube: KubeClient, kind: str, plural: str, version: str = "v1", **spec: Any) -> None:
     """A custom resource of NVIDIA's GPU Operator, and its definition."""
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    kube.apply(
+    define(
+        kube,
         {
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
@@ -85,7 +86,7 @@ def operator_s(kube: KubeClient, kind: str, plural: str, version: str = "v1", **
                 "scope": "Cluster",
                 "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
             },
-        }
+        },
     )
     kube.apply({"apiVersion": f"nvidia.com/{version}", "kind": kind, "metadata": {"name": "policy"}, "spec": spec})
 
