@@ -70,7 +70,9 @@ def kube(world: tuple[KubeClient, AwsSession]) -> Iterator[KubeClient]:
     """The cluster; afterwards everything that a test made is gone."""
     client, aws = world
     yield client
-    ids = [i["InstanceId"] for i in aws.paginate("ec2", "describe_instances", "Reservations.Instances")]
+    # What has ended is forgotten some time later: asking for its end may come too late.
+    found = aws.paginate("ec2", "describe_instances", "Reservations.Instances")
+    ids = [i["InstanceId"] for i in found if i["State"]["Name"] != "terminated"]
     if ids:
         aws.call("ec2", "terminate_instances", InstanceIds=ids)
     for kind in (NODE_POOL, NODE_CLAIM, EC2_NODE_CLASS, NODE_OVERLAY, NODE):
