@@ -117,23 +117,26 @@ class DrainOperator(FleetOperator):
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             every, now = max(1.0, float(policy.retry_every)), time.time()
+            suspects = {each.uid for each in blocked if each.by_budget}
+            # A busy API server refuses with 429 as well: what no budget selects is not held by one.
+            held = {
+                pod["metadata"]["uid"]: versions
+                for pod in pods
+                if pod["metadata"]["uid"] in suspects and (versions := versions_of(pod, budgets))
+            }
             if blocked:
-                until = min(until, now + pause_s(blocked, elapsed=now - started, every=every))
-            held = {each.uid for each in blocked if each.by_budget}
-            left = (*plan.evict, *plan.wait)
+                only_budgets = all(each.uid in held for each in blocked)
+                until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
+            awaited = (*plan.evict, *plan.wait)
             await_gate(
                 self,
                 context,
                 "pods_gone",
                 {
-                    "nodes": sorted({target.node for target in left}),
-                    "uids": [target.uid for target in left],
+                    "nodes": sorted({target.node for target in awaited}),
+                    "uids": [target.uid for target in awaited],
                     "blocked": [each.why for each in blocked],
-                    "held": {
-                        pod["metadata"]["uid"]: versions_of(pod, budgets)
-                        for pod in pods
-                        if pod["metadata"]["uid"] in held
-                    },
+                    "held": held,
                     "again_after": now + every,
                 },
                 0.0,
