@@ -280,26 +280,24 @@ class Blocked:
     """A pod whose eviction was refused.
 
     :ivar why: in words, with the pod's name.
-    :ivar by_budget: whether PodDisruptionBudgets forbid it: then nothing changes before they do.
+    :ivar by_budget: whether PodDisruptionBudgets may be the cause: then nothing changes before they do.
     """
 
     uid: str
     why: str
     by_budget: bool
 
-    def __str__(self) -> str:
-        return self.why
 
-
-def pause_s(blocked: Sequence[Blocked], *, elapsed: float, every: float) -> float:
+def pause_s(*, only_budgets: bool, elapsed: float, every: float) -> float:
     """Seconds until refused evictions are tried again, whatever is seen meanwhile.
 
     What only budgets forbid is waited for by watching them; a try is no more than a precaution, and each costs a task's
     start. So their pause is half of the time that the drain has taken, within ``every`` and :data:`LONGEST_PAUSE_S`.
 
+    :param only_budgets: whether every refused pod is held by budgets that are watched.
     :param elapsed: seconds since the drain began. :param every: ``drain.retryEvery``.
     """
-    if not all(each.by_budget for each in blocked):
+    if not only_budgets:
         return every
     return max(every, min(elapsed / 2, LONGEST_PAUSE_S))
 

@@ -119,9 +119,16 @@ class DrainOperator(FleetOperator):
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             every, now = max(1.0, float(policy.retry_every)), time.time()
+            suspects = {each.uid for each in blocked if each.by_budget}
+            # A busy API server refuses with 429 as well: what no budget selects is not held by one.
+            held = {
+                pod["metadata"]["uid"]: versions
+                for pod in pods
+                if pod["metadata"]["uid"] in suspects and (versions := versions_of(pod, budgets))
+            }
             if blocked:
-                until = min(until, now + pause_s(blocked, elapsed=now - started, every=every))
-            held = {each.uid for each in blocked if each.by_budget}
+                only_budgets = all(each.uid in held for each in blocked)
+                until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
             to_go = (*plan.evict, *plan.wait)
             await_gate(
                 self,
@@ -131,11 +138,7 @@ class DrainOperator(FleetOperator):
                     "nodes": sorted({target.node for target in to_go}),
                     "uids": [target.uid for target in to_go],
                     "blocked": [each.why for each in blocked],
-                    "held": {
-                        pod["metadata"]["uid"]: versions_of(pod, budgets)
-                        for pod in pods
-                        if pod["metadata"]["uid"] in held
-                    },
+                    "held": held,
                     "again_after": now + every,
                 },
                 0.0,

@@ -90,6 +90,17 @@ def test_a_token_is_reused_and_renewed_well_before_it_expires() -> None:
     assert RENEW_AFTER_S < TOKEN_LIFETIME_S - 120
 
 
+def test_a_token_is_at_hand_without_waiting_for_whoever_signs_another() -> None:
+    clock = [1_000.0]
+    credentials = EksCredentials(AwsSession("aws_demo", "us-west-2"), "demo-gpu", now=lambda: clock[0])
+    assert credentials.ready() is None
+    token = credentials.token()
+    with credentials._lock:  # somebody signs, and AWS does not answer
+        assert credentials.ready() == {"Authorization": f"Bearer {token}"}
+        clock[0] += RENEW_AFTER_S
+        assert credentials.ready() is None
+
+
 def test_a_clock_set_back_makes_a_new_token() -> None:
     clock = [1_000.0]
     credentials = EksCredentials(AwsSession("aws_demo", "us-west-2"), "demo-gpu", now=lambda: clock[0])

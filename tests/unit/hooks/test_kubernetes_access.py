@@ -12,7 +12,7 @@ import yaml
 from gpu_fleet.core.errors import NotFound, SpecError
 from gpu_fleet.hooks import kubernetes_access
 from gpu_fleet.hooks.fleet import load_cluster
-from gpu_fleet.hooks.kubernetes_access import ClusterAccess, proxy_for, resolve
+from gpu_fleet.hooks.kubernetes_access import TOKEN_FILE_TTL_S, ClusterAccess, TokenFile, proxy_for, resolve
 from sandbox.pki import Pki
 
 
@@ -97,6 +97,24 @@ def test_files_are_found_beside_the_kubeconfig(pki: Pki, tmp_path: Path) -> None
     user["tokenFile"] = "token"
     path.write_text(yaml.safe_dump(config))
     assert resolve(access(path)).credentials.headers() == {"Authorization": "Bearer t2"}
+
+
+def test_a_tokens_file_is_at_hand_for_a_while_and_then_read_again(tmp_path: Path) -> None:
+    now = [0.0]
+    token = tmp_path / "token"
+    token.write_text("t1\n")
+    credentials = TokenFile(token, tmp_path / "k", monotonic=lambda: now[0])
+    assert credentials.ready() is None
+    assert credentials.headers() == {"Authorization": "Bearer t1"}
+    token.write_text("t2\n")
+    now[0] += TOKEN_FILE_TTL_S - 1
+    assert credentials.ready() == {"Authorization": "Bearer t1"}
+    now[0] += 1
+    assert credentials.ready() is None
+    credentials.headers()
+    assert credentials.ready() == {"Authorization": "Bearer t2"}
+    assert credentials.renew()
+    assert credentials.ready() is None, "what was refused is not sent again"
 
 
 def test_the_environment_names_the_file_if_the_spec_does_not(

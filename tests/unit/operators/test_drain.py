@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core import drain as drain_module
-from gpu_fleet.core.errors import Conflict, DeadlinePassed, PermanentError, SpecError
+from gpu_fleet.core.errors import Conflict, DeadlinePassed, PermanentError, SpecError, Throttled
 from gpu_fleet.core.freeze import frozen
 from gpu_fleet.core.kinds import NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.manifests import build
@@ -196,12 +196,17 @@ def test_while_a_budget_forbids_no_task_is_started_for_it(
     assert outcomes(drain.run()) == {"default/a": "Evicted"}
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [Conflict("evict Pod default/a: changed"), Throttled("evict Pod default/a: too many requests", retry_after=1.0)],
+    ids=["it changed in between", "the API server is busy"],
+)
 def test_what_no_budget_forbids_is_tried_again_soon(
-    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch, refusal: Exception
 ) -> None:
     pod(cluster, "a")
     drain = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"})
-    monkeypatch.setattr(KubeClient, "evict", refuse(Conflict("evict Pod default/a: changed")))
+    monkeypatch.setattr(KubeClient, "evict", refuse(refusal))
     begin = time.time()
     for elapsed in (0, 300):
         monkeypatch.setattr(time, "time", lambda now=begin + elapsed: now)
