@@ -99,5 +99,4 @@ def without_addresses(faults: FaultBoard, body: bytes) -> bytes:
         zone, free = (item.find(f"{{*}}{name}") for name in ("availabilityZone", "availableIpAddressCount"))
         if zone is not None and free is not None and is_full(faults, zone.text or ""):
             free.text = "0"
-    reply: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return reply
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))

@@ -48,7 +48,11 @@ def outdated(obj: Object, condition: Object | None = None) -> Verdict | None:
 
 def created_at(obj: Object) -> float | None:
     """Epoch seconds of ``creationTimestamp``."""
-    text = (obj.get("metadata") or {}).get("creationTimestamp")
+    return moment((obj.get("metadata") or {}).get("creationTimestamp"))
+
+
+def moment(text: Any) -> float | None:
+    """Epoch seconds of a time stamp as the API writes it; ``None`` if it is none."""
     try:
         return None if not text else datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
     except ValueError:

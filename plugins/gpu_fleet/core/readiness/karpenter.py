@@ -16,6 +16,7 @@ from gpu_fleet.core.readiness.conditions import (
     explaining,
     is_deleting,
     label_of,
+    moment,
     outdated,
     sentence,
 )
@@ -25,6 +26,12 @@ from gpu_fleet.core.verdict import Verdict, combine, failed, progressing, ready
 #: Reasons of EC2NodeClass conditions that only a change of the spec or of AWS resources can cure
 #: (aws/karpenter-provider-aws pkg/controllers/nodeclass: ami.go, subnet.go, securitygroup.go).
 _CLASS_FAILURES = frozenset({"AMINotFound", "SubnetsNotFound", "SecurityGroupsNotFound"})
+#: Every other reason with which a condition stays False, of this version or one to come: some pass within seconds (IAM
+#: and EC2 are eventually consistent, and Karpenter tries again), none is known to pass later. ``DependenciesNotReady``
+#: only says that another condition is not True (v1.14.1 pkg/controllers/nodeclass/validation.go).
+_CLASS_PATIENCE_S = 60.0
+_CLASS_SUMMARIES = frozenset({"DependenciesNotReady"})
+_AUTH_CHECKS = "AuthCheckFailed"
 #: Reasons of NodePool conditions that waiting does not cure (kubernetes-sigs/karpenter
 #: pkg/controllers/nodepool/validation and .../readiness).
 _POOL_FAILURES = frozenset({"NodePoolValidationFailed", "NodeClassTerminating"})
@@ -59,6 +66,22 @@ def _not_ready(obj: Mapping[str, Any], summary: Mapping[str, Any]) -> Verdict:
     return progressing(str(reason or "NotReady"), f"{label_of(obj)}: {explained(obj, summary)}")
 
 
+def _standing_failure(obj: Mapping[str, Any], *, started: float, now: float) -> Mapping[str, Any] | None:
+    """A condition that has been False for longer than passing causes take, if one is and explains more than others.
+
+    The time from before the wait does not count: the cause may be cured, and Karpenter looks again only now and then.
+    """
+    for kind, condition in conditions(obj).items():
+        since = moment(condition.get("lastTransitionTime"))
+        explains = kind != "Ready" and condition.get("reason") not in {None, "", *_CLASS_SUMMARIES}
+        stands = (
+            condition.get("status") == "False" and since is not None and now - max(since, started) >= _CLASS_PATIENCE_S
+        )
+        if explains and stands and not outdated(obj, condition):
+            return condition
+    return None
+
+
 def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
     if not snapshot["objects"]:
         return _not_there(EC2_NODE_CLASS, args["name"])
@@ -79,6 +102,14 @@ def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
         return old
     if condition.get("status") == "True":
         return ready("NodeClassReady", f"{name} is Ready")
+    if standing := _standing_failure(obj, started=float(args["started"]), now=float(args["now"])):
+        reason = str(standing["reason"])
+        remedy = (
+            "a policy keeps Karpenter's role from it: a missing grant, a boundary or a service control policy"
+            if reason.endswith(_AUTH_CHECKS)
+            else "correct nodeClass in the cluster file, or what the message names; Karpenter's log has more"
+        )
+        return failed(reason, f"{name}: {sentence(standing)}; {remedy}", permanent=False)
     return _not_ready(obj, condition)
 
 

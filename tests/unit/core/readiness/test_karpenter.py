@@ -33,6 +33,47 @@ def judge(gate: str, *objects: dict[str, Any], now: float = CREATED_AT + 1) -> V
 
 READY = condition("Ready", "True", "Ready")
 
+#: Reasons of aws/karpenter-provider-aws v1.14.1 pkg/controllers/nodeclass, and one of a version to come -> the remedy.
+STANDING = {
+    "CreateFleetAuthCheckFailed": "service control policy",
+    "RunInstancesAuthCheckFailed": "missing grant",
+    "TagValidationFailed": "correct nodeClass",
+    "UnsupportedAlias": "correct nodeClass",
+    "InstanceProfileNotFound": "correct nodeClass",
+    "SomethingNew": "Karpenter's log",
+}
+
+
+def refused(reason: str) -> dict[str, Any]:
+    cause = condition("ValidationSucceeded", "False", reason, "Controller isn't authorized to call ec2:RunInstances")
+    waits = condition("AMIsReady", "False", "DependenciesNotReady", "Awaiting others")
+    summary = condition("Ready", "False", "UnhealthyDependents", "ValidationSucceeded=False")
+    return thing("EC2NodeClass", *(each | {"lastTransitionTime": CREATED} for each in (waits, cause, summary)))
+
+
+@pytest.mark.parametrize("reason", STANDING)
+def test_a_class_that_stays_refused_fails_with_karpenters_reason(reason: str) -> None:
+    verdict = judge("node_class_ready", refused(reason), now=CREATED_AT + 61)
+    assert (verdict.phase, verdict.reason, verdict.permanent) == (Phase.FAILED, reason, False)
+    assert "isn't authorized" in verdict.message
+    assert STANDING[reason] in verdict.message
+
+
+@pytest.mark.parametrize("reason", STANDING)
+def test_a_class_that_was_just_refused_is_looked_at_again_by_karpenter(reason: str) -> None:
+    assert judge("node_class_ready", refused(reason)).phase is Phase.PROGRESSING
+
+
+def test_a_class_that_was_refused_before_this_wait_may_be_cured() -> None:
+    args = {"name": "pool", "now": CREATED_AT + 3600, "started": CREATED_AT + 3590}
+    verdict = gate_named("node_class_ready").judge({"objects": [refused("TagValidationFailed")]}, args)
+    assert verdict.phase is Phase.PROGRESSING
+
+
+def test_a_summary_alone_fails_nothing() -> None:
+    verdict = judge("node_class_ready", refused("DependenciesNotReady"), now=CREATED_AT + 600)
+    assert verdict.phase is Phase.PROGRESSING
+
 
 @pytest.mark.parametrize(
     ("obj", "phase", "reason", "permanent"),
