@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator, bare_pods_go
+from gpu_fleet.operators.base import bare_pods_go
+from gpu_fleet.operators.karpenter_wait import AwaitsKarpenter
 from gpu_fleet.operators.teardown_looks import keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -40,7 +41,7 @@ def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> 
     )
 
 
-class PlanTeardownOperator(FleetOperator):
+class PlanTeardownOperator(AwaitsKarpenter):
     """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
@@ -64,6 +65,7 @@ class PlanTeardownOperator(FleetOperator):
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
+        self.await_karpenter(context)
         observed = observe(self.spec, self.kube)
         if needed := needs_karpenter(self.spec, observed):
             raise karpenter_needed(self.spec, needed)
@@ -137,7 +139,7 @@ class PlanTeardownOperator(FleetOperator):
             )
 
 
-class DeleteNodePoolsOperator(FleetOperator):
+class DeleteNodePoolsOperator(AwaitsKarpenter):
     """Deletes the NodePools in the foreground while Karpenter lives, so that its finalizers terminate the instances.
 
     With Karpenter dead it follows ``teardown.whenKarpenterIsDead``: ``fail`` changes nothing; ``emergency`` terminates
@@ -153,6 +155,7 @@ class DeleteNodePoolsOperator(FleetOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.teardown_karpenter import Karpenter, Way
 
+        self.await_karpenter(context)
         plan = self._plan()
         if plan.way is not Way.REFUSED:
             self._delete_overlays()
