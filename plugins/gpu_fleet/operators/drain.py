@@ -107,15 +107,21 @@ class DrainOperator(FleetOperator):
                 return self._report(nodes, records, elapsed)
             if step is Step.GIVE_UP:
                 raise self._deadline_passed(plan, pods, elapsed, run, records)
+            dead = self._dead()
+            if step is Step.DELETE:
+                # On a dead node nobody else ends what is terminating.
+                for waiting in (each for each in plan.wait if each.node in dead):
+                    self._remove(waiting, records, force=True, dead=dead)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
             try:
-                blocked = self._evict(plan.evict, records, run, force=step is Step.DELETE)
+                blocked = self._evict(plan.evict, records, run, force=step is Step.DELETE, dead=dead)
             finally:
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             if blocked:
                 until = min(until, time.time() + max(1.0, float(policy.retry_every)))
+            until = min(until, time.time() + self._passed_over_in(plan, pods, dead))
             await_gate(
                 self,
                 context,
@@ -124,6 +130,7 @@ class DrainOperator(FleetOperator):
                     "nodes": nodes,
                     "uids": [target.uid for target in (*plan.evict, *plan.wait)],
                     "blocked": blocked,
+                    "dead": dead,
                 },
                 0.0,
                 method_name="resume",
@@ -132,7 +139,34 @@ class DrainOperator(FleetOperator):
                 kwargs={"started": started, "records": records},
             )
 
-    def _evict(self, targets: Sequence[Any], records: dict[str, dict[str, str]], run: str, *, force: bool) -> list[str]:
+    def _dead(self) -> dict[str, str]:
+        """The nodes that are not Ready, and why."""
+        from gpu_fleet.core.dead_nodes import dead_nodes
+
+        return dead_nodes(self._nodes())
+
+    def _passed_over_in(self, plan: DrainPlan, pods: Iterable[Mapping[str, Any]], dead: Mapping[str, str]) -> float:
+        """Seconds until the next pod on a dead node is passed over; endless without one."""
+        from gpu_fleet.core.dead_nodes import passed_over_at
+
+        now, grace = self.kube.now(), self.spec.drain.grace_period
+        concerned = {one.uid for one in (*plan.evict, *plan.wait) if one.node in dead}
+        moments = [
+            passed_over_at(pod, now, None if grace < 0 else grace)
+            for pod in pods
+            if pod["metadata"]["uid"] in concerned
+        ]
+        return max(1.0, min(moments) - now + 1.0) if moments else float("inf")
+
+    def _evict(
+        self,
+        targets: Sequence[Any],
+        records: dict[str, dict[str, str]],
+        run: str,
+        *,
+        force: bool,
+        dead: Mapping[str, str],
+    ) -> list[str]:
         """Evict or delete the pods.
 
         :returns: what blocks the pods that were not accepted, in words.
@@ -147,15 +181,17 @@ class DrainOperator(FleetOperator):
             else:
                 blocked = []
                 mark(self.kube, self._pools_of(target.node for target in missed), run)
-        removed = [self._remove(target, records, force=force) for target in targets]
+        removed = [self._remove(target, records, force=force, dead=dead) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
-    def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> str | None:
-        """Evict or delete one pod.
+    def _remove(
+        self, target: Any, records: dict[str, dict[str, str]], *, force: bool, dead: Mapping[str, str]
+    ) -> str | None:
+        """Evict or delete one pod; on a dead node, if force is allowed, without a grace period: no kubelet ends it.
 
         :returns: ``None`` if the API accepted it, else what blocks it, in words.
         """
-        problem = self._ask(target, force=force)
+        problem = self._ask(target, force=force, at_once=force and target.node in dead)
         if problem is None:
             outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
             reason = "the time for evictions was up" if force else target.verdict.reason
@@ -163,16 +199,17 @@ class DrainOperator(FleetOperator):
             self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return problem
 
-    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False) -> str | None:
+    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False, at_once: bool = False) -> str | None:
         """Ask the API to evict or delete one pod, or whether it would evict it.
 
+        :param at_once: with a grace period of 0: the object goes although no kubelet has confirmed that the pod ended.
         :returns: ``None`` if it does, or the pod is gone, else what blocks it, in words.
         """
         from gpu_fleet.core.kinds import POD, ObjectRef
         from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
 
         policy = self.spec.drain
-        grace = None if policy.grace_period < 0 else policy.grace_period
+        grace = 0 if at_once else None if policy.grace_period < 0 else policy.grace_period
         try:
             if force or policy.disable_eviction:
                 ref = ObjectRef(POD, target.name, target.namespace)
@@ -236,9 +273,16 @@ class DrainOperator(FleetOperator):
         from gpu_fleet.core.drain import DrainRules, plan_drain
         from gpu_fleet.core.kinds import DAEMON_SET
 
-        names = sorted(node["metadata"]["name"] for node in self._nodes())
+        nodes = self._nodes()
+        names = sorted(node["metadata"]["name"] for node in nodes)
         pods = self._pods(names)
-        rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=bare_pods_go(context))
+        rules = DrainRules.of(
+            self.spec,
+            self.kube.list_metadata(DAEMON_SET),
+            bare_pods_go=bare_pods_go(context),
+            nodes=nodes,
+            now=self.kube.now(),
+        )
         return names, pods, plan_drain(pods, rules)
 
     def _cordon(self, run: str) -> list[str]:
@@ -301,16 +345,29 @@ class DrainOperator(FleetOperator):
 
         budgets = self.kube.list(POD_DISRUPTION_BUDGET)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
-        left = [*plan.evict, *plan.wait]
+        left, dead = [*plan.evict, *plan.wait], self._dead()
         lines = "".join(
-            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time())}" for one in left
+            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, time.time(), dead)}" for one in left
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
-            f"({self._give_back(run, records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
-            "teardown.plan_again and what follows it, or set drain.whenTimeExpires: delete and start another run:"
-            f"{lines}"
+            f"({self._give_back(run, records)}); {self._way_out(left, dead)}:{lines}"
         )
+
+    def _way_out(self, left: Iterable[Any], dead: Mapping[str, str]) -> str:
+        """What a person can do about pods that are left."""
+        again = "clear teardown.plan_again and what follows it"
+        ways = []
+        if any(one.node not in dead for one in left):
+            ways.append(f"delete these pods or relax their PodDisruptionBudgets, then {again}")
+        if any(one.node in dead for one in left):
+            ways.append(
+                "no kubelet ends the pods of a node that is not Ready: bring it back, delete them with --force, or "
+                f"delete the node's NodeClaim, then {again}"
+            )
+        if self.spec.drain.when_time_expires == "fail":
+            ways.append("set drain.whenTimeExpires: delete and start another run")
+        return "; or ".join(ways)
 
 
 class DrainPoolOperator(DrainOperator):

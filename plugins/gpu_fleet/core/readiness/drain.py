@@ -22,17 +22,25 @@ def _queries(args: Args) -> tuple[Query, ...]:
 def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
     """Ready when none of the UIDs in ``args["uids"]`` is left.
 
-    :param args: ``nodes``: node names; ``uids``: UIDs to wait for; ``blocked``: what PDBs protect, in words.
+    :param args: ``nodes``: node names; ``uids``: UIDs to wait for; ``blocked``: what PDBs protect, in words; ``dead``:
+        nodes that are not Ready, and why.
     """
     uids = frozenset(args["uids"])
     left = [pod for pods in snapshot.values() for pod in pods if pod["metadata"].get("uid") in uids]
     if not left:
         return ready("PodsGone", f"all {len(uids)} pods are gone from {shorten(list(args['nodes']))}")
     names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left]
+    dead: dict[str, str] = dict(args.get("dead") or {})
+    there = sorted({str((pod.get("spec") or {}).get("nodeName") or "") for pod in left} & dead.keys())
+    away = (
+        f"; no kubelet ends those on {shorten([f'{name} (not Ready: {dead[name]})' for name in there])}"
+        if there
+        else ""
+    )
     blocked = list(args.get("blocked") or ())
     if blocked:
-        return progressing("EvictionBlocked", f"{len(left)} pods remain; blocked: {shorten(blocked)}")
-    return progressing("PodsTerminating", f"{len(left)} pods are terminating: {shorten(names)}")
+        return progressing("EvictionBlocked", f"{len(left)} pods remain; blocked: {shorten(blocked)}{away}")
+    return progressing("PodsTerminating", f"{len(left)} pods are terminating: {shorten(names)}{away}")
 
 
 PODS_GONE = register(Gate("pods_gone", _queries, judge_pods_gone, waits_for_absence=True))
