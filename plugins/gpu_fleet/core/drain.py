@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpu_fleet.core.airflow_pods import airflow_task
+from gpu_fleet.core.dead_nodes import dead_nodes, is_passed_over
 from gpu_fleet.core.do_not_disrupt import protected_value
 from gpu_fleet.core.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT
 from gpu_fleet.core.pod_budgets import budgets_of
@@ -52,18 +53,30 @@ class DrainRules:
 
     :ivar daemon_sets: ``(namespace, name)`` of the existing DaemonSets.
     :ivar force: pods without a controller may go: ``drain.force``, or the run's Param :data:`PARAM_BARE_PODS`.
+    :ivar dead: nodes that are not Ready, and why. :ivar now: epoch seconds of the cluster's clock.
     """
 
     ignore_daemon_sets: bool = True
     delete_empty_dir_data: bool = True
     force: bool = False
     daemon_sets: frozenset[tuple[str, str]] = frozenset()
+    dead: Mapping[str, str] = field(default_factory=dict)
+    now: float | None = None
 
     @classmethod
-    def of(cls, spec: ClusterSpec, daemon_sets: Iterable[Mapping[str, Any]], *, bare_pods_go: bool) -> DrainRules:
+    def of(
+        cls,
+        spec: ClusterSpec,
+        daemon_sets: Iterable[Mapping[str, Any]],
+        *,
+        bare_pods_go: bool,
+        nodes: Iterable[Mapping[str, Any]] = (),
+        now: float | None = None,
+    ) -> DrainRules:
         """The rules of a run.
 
         :param daemon_sets: all of the cluster. :param bare_pods_go: the Param :data:`PARAM_BARE_PODS`.
+        :param nodes: that are drained. :param now: see :class:`DrainRules`.
         """
         policy = spec.drain
         return cls(
@@ -71,6 +84,8 @@ class DrainRules:
             delete_empty_dir_data=policy.delete_empty_dir_data,
             force=policy.force or bare_pods_go,
             daemon_sets=frozenset((ds["metadata"]["namespace"], ds["metadata"]["name"]) for ds in daemon_sets),
+            dead=dead_nodes(nodes),
+            now=now,
         )
 
 
@@ -78,7 +93,14 @@ class DrainRules:
 Rule = Callable[[Pod, DrainRules], PodVerdict | None]
 
 
-def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:  # noqa: ARG001
+def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:
+    if is_passed_over(pod, rules.dead, rules.now):
+        where = str((pod.get("spec") or {}).get("nodeName"))
+        return PodVerdict(
+            Fate.LEAVE,
+            "NodeNotReady",
+            f"is past its grace period, and its node is not Ready ({rules.dead[where]}): it ends with the instance",
+        )
     if pod["metadata"].get("deletionTimestamp"):
         return PodVerdict(Fate.WAIT, "Terminating", "is terminating already")
     return None
@@ -302,10 +324,13 @@ def pause_s(*, only_budgets: bool, elapsed: float, every: float) -> float:
     return max(every, min(elapsed / 2, LONGEST_PAUSE_S))
 
 
-def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None = None) -> str:
-    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers.
+def protection(
+    pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None = None, dead: Mapping[str, str] | None = None
+) -> str:
+    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers, a
+    kubelet that does not answer.
 
-    :param now: epoch seconds.
+    :param now: epoch seconds. :param dead: nodes that are not Ready, and why.
     """
     metadata = pod["metadata"]
     parts = [
@@ -318,4 +343,7 @@ def protection(pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None
     if metadata.get("deletionTimestamp"):
         finalizers = metadata.get("finalizers") or []
         parts.append(f"terminating, finalizers {', '.join(finalizers)}" if finalizers else "terminating")
+    where = str((pod.get("spec") or {}).get("nodeName") or "")
+    if dead and where in dead:
+        parts.append(f"node {where} is not Ready ({dead[where]})")
     return ", ".join(parts) or "no PodDisruptionBudget found"

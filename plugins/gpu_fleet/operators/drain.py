@@ -110,11 +110,16 @@ class DrainOperator(FleetOperator):
                 return self._report(nodes, records, elapsed)
             if step is Step.GIVE_UP:
                 raise self._deadline_passed(plan, pods, elapsed, records)
+            dead = self._dead()
+            if step is Step.DELETE:
+                # On a dead node nobody else ends what is terminating.
+                for waiting in (each for each in plan.wait if each.node in dead):
+                    self._remove(waiting, records, force=True, dead=dead)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
             budgets = self._budgets() if plan.evict and step is Step.EVICT else []  # before they refuse anything
             try:
-                blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE)
+                blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE, dead=dead)
             finally:
                 _keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
@@ -129,6 +134,7 @@ class DrainOperator(FleetOperator):
             if blocked:
                 only_budgets = all(each.uid in held for each in blocked)
                 until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
+            until = min(until, now + self._passed_over_in(plan, pods, dead))
             to_go = (*plan.evict, *plan.wait)
             await_gate(
                 self,
@@ -140,6 +146,7 @@ class DrainOperator(FleetOperator):
                     "blocked": [each.why for each in blocked],
                     "held": held,
                     "again_after": now + every,
+                    "dead": dead,
                 },
                 0.0,
                 method_name="resume",
@@ -148,8 +155,33 @@ class DrainOperator(FleetOperator):
                 kwargs={"started": started, "records": records},
             )
 
+    def _dead(self) -> dict[str, str]:
+        """The nodes that are not Ready, and why."""
+        from gpu_fleet.core.dead_nodes import dead_nodes
+
+        return dead_nodes(self._nodes())
+
+    def _passed_over_in(self, plan: DrainPlan, pods: Iterable[Mapping[str, Any]], dead: Mapping[str, str]) -> float:
+        """Seconds until the next pod on a dead node is passed over; endless without one."""
+        from gpu_fleet.core.dead_nodes import passed_over_at
+
+        now, grace = self.kube.now(), self.spec.drain.grace_period
+        concerned = {one.uid for one in (*plan.evict, *plan.wait) if one.node in dead}
+        moments = [
+            passed_over_at(pod, now, None if grace < 0 else grace)
+            for pod in pods
+            if pod["metadata"]["uid"] in concerned
+        ]
+        return max(1.0, min(moments) - now + 1.0) if moments else float("inf")
+
     def _evict(
-        self, context: Mapping[str, Any], targets: Sequence[Any], records: dict[str, dict[str, str]], *, force: bool
+        self,
+        context: Mapping[str, Any],
+        targets: Sequence[Any],
+        records: dict[str, dict[str, str]],
+        *,
+        force: bool,
+        dead: Mapping[str, str],
     ) -> list[Blocked]:
         """Evict or delete the pods. Whom it asks is noted before, for the report of a try after a kill.
 
@@ -168,17 +200,19 @@ class DrainOperator(FleetOperator):
         for target in targets:
             records[target.uid] = _record(target, ASKED, target.verdict.reason)
         _keep(context, records)
-        removed = [self._remove(target, records, force=force) for target in targets]
+        removed = [self._remove(target, records, force=force, dead=dead) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
-    def _remove(self, target: Any, records: dict[str, dict[str, str]], *, force: bool) -> Blocked | None:
-        """Evict or delete one pod.
+    def _remove(
+        self, target: Any, records: dict[str, dict[str, str]], *, force: bool, dead: Mapping[str, str]
+    ) -> Blocked | None:
+        """Evict or delete one pod; on a dead node, if force is allowed, without a grace period: no kubelet ends it.
 
         :returns: ``None`` if the API accepted it, else what blocks it.
         """
-        problem = self._ask(target, force=force)
+        problem = self._ask(target, force=force, at_once=force and target.node in dead)
         if problem is not None:
-            del records[target.uid]
+            records.pop(target.uid, None)
         else:
             outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
             reason = "the time for evictions was up" if force else target.verdict.reason
@@ -186,9 +220,10 @@ class DrainOperator(FleetOperator):
             self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return problem
 
-    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False) -> Blocked | None:
+    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False, at_once: bool = False) -> Blocked | None:
         """Ask the API to evict or delete one pod, or whether it would evict it.
 
+        :param at_once: with a grace period of 0: the object goes although no kubelet has confirmed that the pod ended.
         :returns: ``None`` if it does, or the pod is gone, else what blocks it.
         """
         from gpu_fleet.core.drain import Blocked
@@ -196,7 +231,7 @@ class DrainOperator(FleetOperator):
         from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
 
         policy = self.spec.drain
-        grace = None if policy.grace_period < 0 else policy.grace_period
+        grace = 0 if at_once else None if policy.grace_period < 0 else policy.grace_period
         try:
             if force or policy.disable_eviction:
                 ref = ObjectRef(POD, target.name, target.namespace)
@@ -260,9 +295,16 @@ class DrainOperator(FleetOperator):
         from gpu_fleet.core.drain import DrainRules, plan_drain
         from gpu_fleet.core.kinds import DAEMON_SET
 
-        names = sorted(node["metadata"]["name"] for node in self._nodes())
+        nodes = self._nodes()
+        names = sorted(node["metadata"]["name"] for node in nodes)
         pods = self._pods(names)
-        rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=bare_pods_go(context))
+        rules = DrainRules.of(
+            self.spec,
+            self.kube.list_metadata(DAEMON_SET),
+            bare_pods_go=bare_pods_go(context),
+            nodes=nodes,
+            now=self.kube.now(),
+        )
         return names, pods, plan_drain(pods, rules)
 
     def _cordon(self, run: str) -> list[str]:
@@ -329,16 +371,29 @@ class DrainOperator(FleetOperator):
 
         budgets = self._budgets()
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
-        left = [*plan.evict, *plan.wait]
+        left, dead = [*plan.evict, *plan.wait], self._dead()
         lines = "".join(
-            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, self.kube.now())}" for one in left
+            f"\n  - {one} on {one.node}: {protection(by_uid[one.uid], budgets, self.kube.now(), dead)}" for one in left
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
-            f"({self._give_back(records)}); delete these pods or relax their PodDisruptionBudgets, then clear "
-            "teardown.plan_again and what follows it, or set drain.whenTimeExpires: delete and start another run:"
-            f"{lines}"
+            f"({self._give_back(records)}); {self._way_out(left, dead)}:{lines}"
         )
+
+    def _way_out(self, left: Iterable[Any], dead: Mapping[str, str]) -> str:
+        """What a person can do about pods that are left."""
+        again = "clear teardown.plan_again and what follows it"
+        ways = []
+        if any(one.node not in dead for one in left):
+            ways.append(f"delete these pods or relax their PodDisruptionBudgets, then {again}")
+        if any(one.node in dead for one in left):
+            ways.append(
+                "no kubelet ends the pods of a node that is not Ready: bring it back, delete them with --force, or "
+                f"delete the node's NodeClaim, then {again}"
+            )
+        if self.spec.drain.when_time_expires == "fail":
+            ways.append("set drain.whenTimeExpires: delete and start another run")
+        return "; or ".join(ways)
 
 
 class DrainPoolOperator(DrainOperator):

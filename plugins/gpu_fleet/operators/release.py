@@ -418,11 +418,12 @@ class UninstallReleaseOperator(ReleaseOperator):
     """Uninstalls the component's release, resumes an interrupted uninstall, and waits until its objects are gone.
 
     Charts whose templates are CRDs are refused while objects of their kinds exist. The device plugin stays if the plan
-    keeps it, or if somebody uses it by now: see ``core/teardown_keeps.py``.
+    keeps it, or if somebody uses it by now: see ``core/teardown_keeps.py``. Karpenter and its CRDs stay if a NodePool,
+    EC2NodeClass or NodeOverlay of others has come since the plan: looked at again just before.
 
     :param keep_crds: leave CustomResourceDefinitions in the cluster.
     :param plan_task_id: the task whose plan decided on the device plugin; ``None`` outside a teardown.
-    :raises PermanentError: ``NoPlan`` if that task has left none.
+    :raises PermanentError: ``NoPlan`` if that task has left none; ``KarpenterStillNeeded`` of Karpenter and its CRDs.
     :raises GateFailed: objects are still there (a finalizer, say); the message names them, a retry looks again.
     """
 
@@ -444,6 +445,12 @@ class UninstallReleaseOperator(ReleaseOperator):
             if why := decide_again(self.spec, self.kube, context, self.plan_task_id).device_plugin:
                 self.log.warning(stays("device plugin", why))
                 return {"release": self._request().name, "kept": "InUse", "why": list(why)}
+        else:
+            from gpu_fleet.operators.teardown import karpenter_needed
+            from gpu_fleet.operators.teardown_looks import still_needed
+
+            if needed := still_needed(self.spec, self.kube):
+                raise karpenter_needed(self.spec, needed)
         engine = self._open(context)
         keep = frozenset({"CustomResourceDefinition"}) if self.keep_crds else frozenset()
         until = time.monotonic() + _GONE_SECONDS

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator, bare_pods_go, wait_started
+from gpu_fleet.operators.base import bare_pods_go, wait_started
+from gpu_fleet.operators.karpenter_wait import AwaitsKarpenter
 from gpu_fleet.operators.teardown_approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown_looks import instances_of, keeps_of, observe
 from gpu_fleet.triggers.looking import await_gate, conclude
@@ -40,7 +41,7 @@ def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> 
     )
 
 
-class PlanTeardownOperator(FleetOperator):
+class PlanTeardownOperator(AwaitsKarpenter):
     """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
     :param approved_task_id: task whose plan a person has approved; this one must not go beyond it.
@@ -68,6 +69,7 @@ class PlanTeardownOperator(FleetOperator):
         from gpu_fleet.core.teardown_text import to_markdown
         from gpu_fleet.hooks.prices import load_prices
 
+        self.await_karpenter(context)
         observed = observe(self.spec, self.kube)
         if needed := needs_karpenter(self.spec, observed):
             raise karpenter_needed(self.spec, needed)
@@ -122,7 +124,7 @@ class PlanTeardownOperator(FleetOperator):
             )
 
 
-class DeleteNodePoolsOperator(FleetOperator):
+class DeleteNodePoolsOperator(AwaitsKarpenter):
     """Deletes the NodePools in the foreground while Karpenter lives, so that its finalizers terminate the instances.
 
     With Karpenter dead it follows ``teardown.whenKarpenterIsDead``: ``fail`` changes nothing; ``emergency`` terminates
@@ -146,6 +148,7 @@ class DeleteNodePoolsOperator(FleetOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.teardown_karpenter import Karpenter, Way
 
+        self.await_karpenter(context)
         approved = approved_plan(context, self.approved_task_id)
         plan = self._plan(pools_of(approved))
         if plan.way is Way.REFUSED:

@@ -132,6 +132,17 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     )
 
 
+def still_needed(spec: ClusterSpec, kube: KubeClient) -> dict[str, list[str]]:
+    """What needs Karpenter by now although it is to go: kind, in the plural, to names; see ``needs_karpenter``."""
+    from gpu_fleet.core.kinds import EC2_NODE_CLASS, NODE_OVERLAY, NODE_POOL
+    from gpu_fleet.core.teardown_scope import Observed, needs_karpenter
+
+    observed = Observed(
+        node_pools=kube.list(NODE_POOL), node_classes=kube.list(EC2_NODE_CLASS), node_overlays=kube.list(NODE_OVERLAY)
+    )
+    return needs_karpenter(spec, observed)
+
+
 def keeps_of(plan: Mapping[str, Any] | None) -> Keeps | None:
     """What the plan in a planning task's XCom keeps; ``None`` if there is no plan."""
     from gpu_fleet.core.teardown_keeps import Keeps

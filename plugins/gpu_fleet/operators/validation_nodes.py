@@ -38,7 +38,8 @@ class ProtectNodesOperator(PoolOperator):
 
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
         away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
-        surplus nodes with a wrong number of GPUs are left out, as the gate ``pool_capacity`` does.
+        surplus nodes with a wrong number of GPUs or broken hardware are left out, as the gate ``pool_capacity`` leaves
+        them out.
 
     :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
         "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
@@ -63,6 +64,7 @@ class ProtectNodesOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.capacity_objects import pool_claims, pool_nodes
+        from gpu_fleet.core.gpu_count import reported_fault
 
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
@@ -79,11 +81,17 @@ class ProtectNodesOperator(PoolOperator):
         if only:
             nodes = [node for node in nodes if node.name == only]
         if self.all_wanted and pool.wanted_nodes:
-            good = [node for node in nodes if node.gpus == gpus.count * pool.replicas]
+            good = [
+                node
+                for node in nodes
+                if node.gpus == gpus.count * pool.replicas and reported_fault(node.name, node.hardware) is None
+            ]
             if len(nodes) > len(good) >= pool.wanted_nodes:
                 # Capacity was found sufficient without these; to probe them would fail the pool after all.
                 broken = ", ".join(node.name for node in nodes if node not in good)
-                self.log.warning("pool %s: left out, wrong number of GPUs: %s; delete them", pool.name, broken)
+                self.log.warning(
+                    "pool %s: left out, wrong number of GPUs or broken hardware: %s; delete them", pool.name, broken
+                )
                 nodes = good
         if self.all_wanted and len(nodes) < pool.wanted_nodes:
             raise GateFailed(

@@ -478,3 +478,89 @@ def test_an_unknown_pool_is_named(cluster: SandboxCluster) -> None:
     drain.operator = DrainPoolOperator(task_id="drain", node_pool="nope")
     with pytest.raises(SpecError, match="no pool 'nope'"):
         drain.run()
+
+
+# --- a kubelet that does not answer ----------------------------------------------------------------------------------
+
+
+def kubelet_stops(cluster: SandboxCluster, node: str) -> None:
+    """What the node lifecycle controller writes (kubernetes pkg/controller/nodelifecycle)."""
+    unknown = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting",
+    }
+    cluster.kube.patch(ObjectRef(NODE, node), {"status": {"conditions": [unknown]}}, subresource="status")
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The cluster's clock has gone on."""
+    monkeypatch.setattr(KubeClient, "now", lambda self: time.time() + seconds)
+
+
+def test_a_pod_past_its_grace_period_on_a_dead_node_is_passed_over(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "web-1")
+    kubelet_stops(cluster, node)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert node in drain.waits_for["dead"]
+    assert drain.run() is None, "its grace period is not over"
+    later(monkeypatch, 3600)
+    report = drain.run()
+    assert outcomes(report) == {"default/web-1": "Left"}
+    assert report is not None
+    assert report["pods"][0]["reason"] == "NodeNotReady"
+
+
+def test_a_pod_past_its_grace_period_on_a_ready_node_is_waited_for(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "web-1")
+    drain = Drain(cluster)
+    assert drain.run() is None
+    later(monkeypatch, 3600)
+    assert drain.run() is None
+    end(cluster, "web-1")
+    assert drain.run() is not None
+
+
+def test_the_wait_ends_when_the_next_pod_is_to_be_passed_over(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "web-1")
+    kubelet_stops(cluster, node)
+    drain = Drain(cluster, drain={"timeout": "1h"}, deadlines={"drain": "2h"})
+    assert drain.run() is None
+    assert drain.deferred is not None
+    assert drain.deferred.trigger.deadline < time.time() + 300  # type: ignore[attr-defined]
+
+
+def test_when_time_is_up_a_dead_node_is_named_and_the_advice_helps(cluster: SandboxCluster, node: str) -> None:
+    pod(cluster, "web-1")
+    budget(cluster, 0)
+    kubelet_stops(cluster, node)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert drain.deferred is not None
+    drain.deferred.kwargs["started"] = time.time() - 3600  # type: ignore[index]
+    said = r"node n1 is not Ready \(NodeStatusUnknown Kubelet stopped posting\)"
+    with pytest.raises(DeadlinePassed, match=said) as passed:
+        drain.run()
+    assert "delete the node's NodeClaim" in passed.value.message
+    assert "delete these pods" not in passed.value.message
+
+
+def test_where_the_spec_allows_a_pod_on_a_dead_node_is_deleted_without_a_kubelets_word(
+    cluster: SandboxCluster, node: str
+) -> None:
+    pod(cluster, "web-1")
+    kubelet_stops(cluster, node)
+    drain = Drain(cluster, drain={"whenTimeExpires": "delete", "timeout": "10m"}, deadlines={"drain": "2h"})
+    assert drain.run() is None
+    assert cluster.kube.list(POD, "default") != [], "it terminates, and nobody ends it"
+    assert drain.deferred is not None
+    drain.deferred.kwargs["started"] = time.time() - 1200  # type: ignore[index]
+    report = drain.run() or drain.run()
+    assert outcomes(report) == {"default/web-1": "Forced"}
+    assert cluster.kube.list(POD, "default") == []

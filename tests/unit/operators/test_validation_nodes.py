@@ -90,6 +90,14 @@ def test_a_broken_node_beyond_the_wanted_ones_is_left_to_a_revalidation(
     assert protect(all_wanted=all_wanted)["nodes"] == nodes
 
 
+def test_a_node_with_all_its_gpus_and_broken_hardware_is_no_wanted_one_either(kube: KubeClient) -> None:
+    for name in ("n1", "n2", "n3"):
+        joined(kube, name, gpus=4)
+    fault = {"type": "AcceleratedHardwareReady", "status": "False", "reason": "NvidiaXID79Error", "message": "dmesg"}
+    kube.patch(ObjectRef(NODE, "n2"), {"status": {"conditions": [fault]}}, subresource="status")
+    assert protect(all_wanted=True)["nodes"] == ["n1", "n3"]
+
+
 def test_a_broken_node_among_the_wanted_ones_is_validated(kube: KubeClient) -> None:
     joined(kube, "n1", gpus=4)
     joined(kube, "n2", gpus=1)

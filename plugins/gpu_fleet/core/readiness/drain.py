@@ -31,7 +31,7 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
     :param args: ``nodes``: node names; ``uids``: UIDs to wait for; ``blocked``: why evictions were refused, in words;
         ``held``: UIDs of pods that budgets held -> the budgets' versions before the eviction was tried;
-        ``again_after``: epoch seconds before which none is tried again.
+        ``again_after``: epoch seconds before which none is tried again; ``dead``: nodes that are not Ready, and why.
     """
     uids = frozenset(args["uids"])
     left = [
@@ -43,10 +43,17 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
     if freed and float(args.get("now", 0.0)) >= float(args.get("again_after", 0.0)):
         return ready("EvictionPossible", f"budgets have changed and now allow to evict {shorten(freed)}")
     names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left]
+    dead: dict[str, str] = dict(args.get("dead") or {})
+    there = sorted({str((pod.get("spec") or {}).get("nodeName") or "") for pod in left} & dead.keys())
+    away = (
+        f"; no kubelet ends those on {shorten([f'{name} (not Ready: {dead[name]})' for name in there])}"
+        if there
+        else ""
+    )
     blocked = list(args.get("blocked") or ())
     if blocked:
-        return progressing("EvictionBlocked", f"{len(left)} pods remain; blocked: {shorten(blocked)}")
-    return progressing("PodsTerminating", f"{len(left)} pods are terminating: {shorten(names)}")
+        return progressing("EvictionBlocked", f"{len(left)} pods remain; blocked: {shorten(blocked)}{away}")
+    return progressing("PodsTerminating", f"{len(left)} pods are terminating: {shorten(names)}{away}")
 
 
 def _freed(

@@ -115,11 +115,11 @@ def differences(
     known = {item.path for item in found}
     mine = [fields for name, fields, subresource in _entries(live) if name == manager and not subresource]
     for place, other in _foreign_fields(live, manager):
-        added = _added(wanted, mine, place)
-        if added is None or any(added[: len(item)] == item for item in known):
+        new = _added(wanted, mine, place)
+        if new is None or any(new[: len(item)] == item for item in known):
             continue
-        known.add(added)
-        found.append(Difference(Change.ADDED, target, dotted(added), other, added))
+        known.add(new)
+        found.append(Difference(Change.ADDED, target, dotted(new), other, new))
     return found
 
 
