@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError
 from gpu_fleet.hooks import kubernetes_access, lanes
-from gpu_fleet.hooks.kubernetes_access import ClusterAccess, Endpoint
+from gpu_fleet.hooks.kubernetes_access import ClusterAccess, Credentials, Endpoint
 
 if TYPE_CHECKING:
     import aiohttp
@@ -81,7 +81,8 @@ async def renewed(access: ClusterAccess, endpoint: Endpoint, refused: Mapping[st
     ready = endpoint.credentials.ready()
     if ready is not None and ready != refused:
         return True
-    accepted: bool = await _with_credentials(access, ("renew", endpoint.credentials), endpoint.credentials.renew)
+    work = partial(_renew, endpoint.credentials)
+    accepted: bool = await _with_credentials(access, ("renew", endpoint.credentials), work)
     return accepted
 
 
@@ -131,6 +132,14 @@ def connector(access: ClusterAccess) -> aiohttp.TCPConnector:
             return
 
     return aiohttp.TCPConnector(limit=0, resolver=LaneResolver())
+
+
+def _renew(credentials: Credentials) -> bool:
+    """Drop and make anew in one go: whoever comes in between finds the call under way, after it the new headers."""
+    if not credentials.renew():
+        return False
+    credentials.headers()
+    return True
 
 
 def _resolve(access: ClusterAccess) -> Endpoint:
