@@ -56,6 +56,8 @@ def nodes(cloud: SandboxCloud) -> Iterator[None]:
         if kube.get(ObjectRef(NODE, name)) is None:
             labels = {"kubernetes.io/os": "linux", "eks.amazonaws.com/nodegroup": "system"}
             kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+            # As the node controller does once the kubelet reports: admission taints every new node as not ready.
+            kube.patch(ObjectRef(NODE, name), {"spec": {"taints": None}})
         is_ready(name, "True")
     yield
     kube.patch(ObjectRef(NODE, "system-2"), {"spec": {"unschedulable": None}})

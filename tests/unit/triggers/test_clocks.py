@@ -100,8 +100,8 @@ def plugin(cluster: SandboxCluster, seconds: float) -> None:
 
 #: What the cluster shows, since how many seconds, and what a right clock makes of it: gate, arguments, phase, reason.
 SITUATIONS: dict[str, tuple[str, dict[str, Any], float, Phase, str]] = {
-    "a plugin that has just come is given time": (PROOF, PROOF_ARGS, 5.0, Phase.PROGRESSING, "AllocatableMismatch"),
-    "a plugin that was given time is not proven": (PROOF, PROOF_ARGS, 200.0, Phase.FAILED, "AllocatableMismatch"),
+    "a plugin that has just come is given time": (PROOF, PROOF_ARGS, 5.0, Phase.PROGRESSING, "SharingNotApplied"),
+    "a plugin that was given time is not proven": (PROOF, PROOF_ARGS, 200.0, Phase.FAILED, "SharingNotApplied"),
     "a node that has just come waits for its plugin": (
         CAPACITY, CAPACITY_ARGS, 5.0, Phase.PROGRESSING, "DevicePluginAbsent",
     ),
@@ -109,10 +109,10 @@ SITUATIONS: dict[str, tuple[str, dict[str, Any], float, Phase, str]] = {
         CAPACITY, CAPACITY_ARGS, 700.0, Phase.FAILED, "DevicePluginAbsent",
     ),
     "a node whose GPUs have just come wrong is given time": (
-        CAPACITY, {**CAPACITY_ARGS, "wrong": True}, 5.0, Phase.PROGRESSING, "AllocatableMismatch",
+        CAPACITY, {**CAPACITY_ARGS, "wrong": True}, 5.0, Phase.PROGRESSING, "SharingNotApplied",
     ),
     "a node whose GPUs stay wrong has failed": (
-        CAPACITY, {**CAPACITY_ARGS, "wrong": True}, 400.0, Phase.FAILED, "AllocatableMismatch",
+        CAPACITY, {**CAPACITY_ARGS, "wrong": True}, 400.0, Phase.FAILED, "SharingNotApplied",
     ),
 }  # fmt: skip
 
@@ -206,6 +206,6 @@ def test_the_proof_of_a_release_fails_only_when_the_clusters_clock_says_so(
     close_clients()
     with pytest.raises(GateRefused, match="instead of 4") as caught:
         await_gate(Waiting(cluster), context(TaskInstance()), gate, args, 60.0)
-    assert caught.value.reason == "AllocatableMismatch"
+    assert caught.value.reason == "SharingNotApplied"
     with pytest.raises(GateRefused):
         conclude({"type": "verdict", "gate": gate, "verdict": look(gate, args, cluster.access).to_json()})

@@ -124,7 +124,9 @@ def _sentence(error: Any) -> tuple[str, str]:
         what, remedy = _EXPECTED[kind]
         return f"{what}, not {shortened(list(value) if isinstance(value, tuple) else value)}", remedy
     if kind == "too_long":
-        return f"has {context.get('actual_length')} entries", f"give at most {context.get('max_length')}"
+        # pydantic gives up counting a mapping, and then has no number
+        found, most = context.get("actual_length"), context.get("max_length")
+        return f"has {f'more than {most}' if found is None else found} entries", f"give at most {most}"
     what = f"{shortened(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if kind in _BOUNDS:
         return what, _BOUNDS[kind].format_map(context)

@@ -77,7 +77,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"validation__throughput__tolerance": float("nan")}, "finite number"),
     ({"nodeClass__discoveryTag": ""}, "at least 1 character"),
     ({"nodeClass__discoveryTag": "x" * 257}, "at most 256 characters"),
-    ({"nodeClass__tags": {f"key-{number}": "x" for number in range(51)}}, "at most 50"),
+    ({"nodeClass__tags": {f"key-{number}": "x" for number in range(43)}}, "at most 42"),
     ({"nodeClass__tags": {"": "x"}}, "write"),
     ({"nodeClass__tags": {"a": "x" * 257}}, "shorten"),
     ({"nodeClass__amiAlias": "ubuntu@v1"}, "al2023@v"),
