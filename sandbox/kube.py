@@ -14,6 +14,7 @@ k3s control plane. Objects are plain dicts. Errors are :class:`ApiError`. Connec
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import ssl
@@ -21,6 +22,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -31,6 +33,11 @@ import yaml
 
 from sandbox.informers import Informer, SharedInformers, WorkQueue, key_of
 from sandbox.resources import RESOURCES, ApiError, Resource, ResourceRegistry
+
+#: How often a read is made again that the server was too busy for, and after how many real seconds: a Retry-After is
+#: in simulated ones.
+_RETRIES, _PAUSE_S = 10, 0.1
+
 
 __all__ = ["RESOURCES", "ApiError", "Informer", "Kube", "Resource", "SharedInformers", "WorkQueue", "key_of", "now"]
 
@@ -139,8 +146,21 @@ class Kube:
     ) -> Any:
         """One request; the decoded JSON (or text) of the answer. A body of bytes goes as it is.
 
+        As client-go's, a request that the server is too busy for is made again (client-go v0.36 rest/with_retry.go);
+        here only one that reads.
+
         :raises ApiError: for every status of 400 and above.
         """
+        for _ in range(_RETRIES if method == "GET" else 0):
+            try:
+                return await self._once(method, path, query=query, body=body, content_type=content_type)
+            except ApiError as error:
+                if error.code != HTTPStatus.TOO_MANY_REQUESTS:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
+        return await self._once(method, path, query=query, body=body, content_type=content_type)
+
+    async def _once(self, method: str, path: str, *, query: dict[str, Any] | None, body: Any, content_type: str) -> Any:
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": content_type}
         url = self.server + path + ("?" + urlencode(query) if query else "")

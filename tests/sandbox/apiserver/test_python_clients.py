@@ -12,8 +12,8 @@ from kubernetes.dynamic import DynamicClient
 
 from sandbox.apiserver import Running
 from tests.sandbox.apiserver.builders import PODS, definition, deployment, pod
-from tests.sandbox.apiserver.client import Api
-from tests.sandbox.apiserver.test_custom_resources import DEFINITIONS, SCHEMA, widget
+from tests.sandbox.apiserver.client import Api, define
+from tests.sandbox.apiserver.test_custom_resources import SCHEMA, widget
 
 
 def _typed_and_dynamic(path: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ async def test_the_synchronous_client(cluster: Running, api: Api) -> None:
     await api.post(PODS, pod("p", labels={"app": "a"}))
     daemon_set = {**deployment("d"), "kind": "DaemonSet"}
     await api.post("/apis/apps/v1/namespaces/default/daemonsets", daemon_set)
-    await api.post(DEFINITIONS, definition(SCHEMA))
+    await define(api, definition(SCHEMA))
     assert await asyncio.to_thread(_typed_and_dynamic, str(cluster.kubeconfig)) == {
         "pods": ["p"],
         "desired": 0,

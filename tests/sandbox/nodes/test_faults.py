@@ -179,7 +179,7 @@ async def test_mps_waits_for_its_daemon(nodes: Cluster, made):
 
     async def complaint():
         path = f"/api/v1/namespaces/kube-system/pods/{plugin}/log"
-        log = await nodes.kube.raw("GET", path, query={"container": "plugin"})
+        log = await nodes.kube.raw("GET", path, query={"container": "nvidia-device-plugin-ctr"})
         return "error checking MPS daemon health" in log and "Retrying in 30s" in log
 
     await nodes.until(complaint)

@@ -275,12 +275,14 @@ async def test_one_replica_is_refused_by_the_plugin_on_the_node(nodes: Cluster, 
 
     async def crashing():
         pod = await nodes.pod(plugin, "kube-system")
-        found = next((each for each in pod["status"]["containerStatuses"] if each["name"] == "plugin"), {})
+        found = next(
+            (each for each in pod["status"]["containerStatuses"] if each["name"] == "nvidia-device-plugin-ctr"), {}
+        )
         return found.get("restartCount", 0) >= 1
 
     await nodes.until(crashing, lambda: nodes.pod(plugin, "kube-system"))
     path = f"/api/v1/namespaces/kube-system/pods/{plugin}/log"
-    log = await nodes.kube.raw("GET", path, query={"container": "plugin"})
+    log = await nodes.kube.raw("GET", path, query={"container": "nvidia-device-plugin-ctr"})
     assert "number of replicas must be >= 2" in log
     await nodes.kube.patch("Node", name, {"metadata": {"labels": {"nvidia.com/device-plugin.config": "four"}}})
     await nodes.allocatable(name, "4")
