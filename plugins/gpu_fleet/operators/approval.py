@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from gpu_fleet.core.approval import ABOUT, Answer, about, answer_to
 from gpu_fleet.core.errors import PermanentError
@@ -34,8 +36,15 @@ class TeardownApprovalOperator(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        answer = super().execute_complete(context, event)
-        shown = context["ti"].xcom_pull(task_ids=self.task_id, key=SHOWN)
+        ti = context["ti"]
+        shown = ti.xcom_pull(task_ids=self.task_id, key=SHOWN)
+        try:
+            answer = super().execute_complete(context, event)
+        except DownstreamTasksSkipped:
+            # After Reject it ends by this exception, and Airflow stores no result of a task that raises (apache-airflow
+            # 3.3.2 sdk/execution_time/task_runner.py; providers-standard 1.21 operators/hitl.py, utils/skipmixin.py).
+            ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, {"chosen_options": list(event["chosen_options"]), ABOUT: shown})
+            raise
         return {**answer, ABOUT: shown}
 
 

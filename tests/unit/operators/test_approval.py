@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskAwaitingInput
 
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.operators import approval
@@ -20,7 +20,7 @@ from tests.unit.core.specs import demo_spec
 class Run:
     """A run's XComs, by task."""
 
-    dag_id, run_id, id, max_tries = "gpu_teardown.demo", "manual__1", "0199", 0
+    dag_id, run_id, id, max_tries, map_index = "gpu_teardown.demo", "manual__1", "0199", 0, -1
 
     def __init__(self, **returned: Any) -> None:
         self.xcoms: dict[tuple[str, str], Any] = {}
@@ -118,3 +118,24 @@ def test_the_answer_names_the_plan_that_was_shown_and_not_one_made_since(
     }  # fmt: skip
     answer = task.execute_complete(context, event)
     assert (answer["chosen_options"], answer[approval.ABOUT]) == (["Approve"], "p1")
+
+
+def test_a_rejection_is_left_as_an_answer_although_airflow_stores_no_result_of_it(
+    dag: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ApprovalOperator`` ends by an exception after Reject."""
+    task = dag.get_task(APPROVE)
+    monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **_: None)
+    ti = Run(plan=PLANNED)
+    ti.here = APPROVE
+    context = {"ti": ti, "task_instance": ti, "task": task}
+    with pytest.raises(TaskAwaitingInput):
+        task.execute(context)
+    event = {
+        "chosen_options": ["Reject"], "params_input": {}, "responded_at": datetime.now(UTC),
+        "responded_by_user": {"id": "1", "name": "a"},
+    }  # fmt: skip
+    with pytest.raises(DownstreamTasksSkipped):
+        task.execute_complete(context, event)
+    answer = ti.xcoms[APPROVE, "return_value"]
+    assert approval.answer_to(PLANNED, answer) is approval.Answer.REJECTED
