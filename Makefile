@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # These tests wait for processes or compute little: side by side they fit two cores. A stack needs both for itself.
 SIDE_BY_SIDE := -n 2 --dist
 # They start a sandbox of their own and no Airflow.
-HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py
+HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py tests/e2e/test_helm_gone_kinds.py
 STACK_SUITES := tests/e2e $(addprefix --ignore=,$(HELM_SUITES))
 # An API server of the user's for demo and tests, in the place of the sandbox's own: see docs/guides/sandbox.md.
 BORROWED = $(if $(KUBECONFIG_FILE),--kubeconfig "$(abspath $(KUBECONFIG_FILE))")
