@@ -20,11 +20,12 @@ from gpu_fleet.core.errors import (
     ToolError,
     TransientError,
 )
-from gpu_fleet.core.kinds import SECRET, ObjectRef
+from gpu_fleet.core.kinds import CRD, SECRET, ObjectRef
 from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, slow_deployment
 from tests.e2e.helm_world import NAMESPACE, World, helm_binary, helm_children, private_world, wait_for, world
+from tests.unit.sandboxed import established
 
 # The server's side of a connection whose client was killed is closed by the garbage collector: asyncio says so.
 pytestmark = [
@@ -314,6 +315,8 @@ def test_an_interrupted_uninstall_is_repeated(place: World) -> None:
 
 def test_crds_are_not_deleted_while_objects_of_theirs_exist(place: World) -> None:
     place.engine(chart="kinds").install()
+    definition = ObjectRef(CRD, "widgets.example.com")
+    wait_for("the new kind", lambda: established(place.client.get(definition)), place.patience)
     widget = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w", "namespace": NAMESPACE}}
     place.client.create(widget)
     error = failing(place.engine(chart="kinds").uninstall)

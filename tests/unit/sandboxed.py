@@ -104,12 +104,12 @@ def define(kube: KubeClient, *documents: dict[str, Any]) -> None:
     for document in documents:
         kube.apply(document)
     deadline = time.monotonic() + 20
-    while not all(_established(kube.get(ref)) for ref in refs):
+    while not all(established(kube.get(ref)) for ref in refs):
         assert time.monotonic() < deadline, f"never established: {refs}"
         time.sleep(0.02)
 
 
-def _established(definition: dict[str, Any] | None) -> bool:
+def established(definition: dict[str, Any] | None) -> bool:
     conditions = ((definition or {}).get("status") or {}).get("conditions") or []
     return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
 

@@ -26,8 +26,11 @@ def fail_hook(place: World) -> None:
     place.client.create(pod)
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/tiny-hook-x"
     place.client._transport.request("PUT", f"{path}/log", body="the hook's last words")
-    condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "it failed"}
-    place.client.patch(ref, {"status": {"failed": 1, "conditions": [condition]}}, subresource="status")
+    why = {"status": "True", "reason": "BackoffLimitExceeded", "message": "it failed"}
+    # Both are there before a Job counts as failed (KEP-3939), or the API server refuses the status.
+    conditions = [{"type": kind, **why} for kind in ("FailureTarget", "Failed")]
+    status = {"startTime": "2025-01-01T00:00:00Z", "failed": 1, "conditions": conditions}
+    place.client.patch(ref, {"status": status}, subresource="status")
 
 
 def with_failing_hook(place: World, call) -> Exception:  # type: ignore[no-untyped-def]
