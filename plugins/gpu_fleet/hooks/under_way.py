@@ -71,16 +71,18 @@ def note_end(dag_id: str, run_id: str) -> bool:
     found = _read(dag_id)
     if found is None or found["run"] != run_id:
         return False
-    return _write(dag_id, {**found, "until": min(found["until"], time.time() + LINGERS_S)})
+    return _write(dag_id, {**found, "until": min(found["until"], time.time() + LINGERS_S), "ended": True})
 
 
-def pinned(dag_id: str) -> ClusterSpec | None:
+def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
     """The spec of the DAG's run that is under way.
 
+    :param lingers: whether a run counts whose last task has begun, for :data:`LINGERS_S`: it does for the scheduler,
+        and not for a worker that may be starting the next run already.
     :returns: ``None`` if there is none, or one that this version of the package refuses.
     """
     found = _read(dag_id)
-    if found is None or found["until"] <= time.time():
+    if found is None or found["until"] <= time.time() or (found["ended"] and not lingers):
         return None
     try:
         spec = parse_cluster(found["spec"], where=f"the spec of run {found['run']}")
@@ -114,7 +116,12 @@ def _read(dag_id: str) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("until"), int | float) or "run" not in value:
         log.warning("%s is no record of a run: DAG %s follows its cluster file", path, dag_id)
         return None
-    return {"run": str(value["run"]), "until": float(value["until"]), "spec": value.get("spec") or {}}
+    return {
+        "run": str(value["run"]),
+        "until": float(value["until"]),
+        "ended": bool(value.get("ended")),
+        "spec": value.get("spec") or {},
+    }
 
 
 def _write(dag_id: str, record: dict[str, Any]) -> bool:

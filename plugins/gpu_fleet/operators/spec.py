@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.errors import SpecError, TransientError
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
 #: Key in Airflow's task state store, which survives retries and clears of the task (its XComs do not).
 FROZEN = "frozen_spec"
+#: Seconds that a run waits for the DAG processor to read a cluster file that was edited just before, and between looks.
+#: Airflow reads a DAG file again after ``[dag_processor] min_file_process_interval``, by default 30 s.
+DAG_PATIENCE_S, DAG_LOOK_S = 120.0, 1.0
 
 
 def selected_pools(param: Any, known: tuple[str, ...]) -> list[str]:
@@ -79,6 +83,7 @@ class FreezeSpecOperator(BaseOperator):
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
     :raises SpecError: if the file or a Param is wrong, or the file names what this deployment lets no cluster file use
         (``NotAllowedHere``); names the field and the remedy.
+    :raises TransientError: ``DagOutdated``: Airflow still has the tasks of an older file.
     """
 
     template_fields = ("cluster",)
@@ -95,13 +100,43 @@ class FreezeSpecOperator(BaseOperator):
         if isinstance(frozen, dict) and frozen.get("digest"):
             self.log.info("this run was pinned before, to digest %s", frozen["digest"])
             self._keep_dag(context, frozen)
+            self._await_dag(context)
             return frozen
         refuse_unknown_conf(context)
         frozen = self._freeze(context.get("params") or {})
         store.set(FROZEN, frozen)
         self._keep_dag(context, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
+        self._await_dag(context)
         return frozen
+
+    def _await_dag(self, context: Mapping[str, Any]) -> None:
+        """Wait until Airflow has given this run the tasks of its spec.
+
+        A file that was edited just before the run began may not have been read again yet, and a DAG lingers for a
+        moment as it was for the run before.
+
+        :raises TransientError: ``DagOutdated``.
+        """
+        from gpu_fleet.core.run_shape import difference
+
+        ti, dag = context["ti"], self.get_dag()
+        until, told = time.monotonic() + DAG_PATIENCE_S, ""
+        while dag is not None:
+            states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+            differs = difference(dag.task_ids, states) if self.task_id in states else ""
+            if not differs:
+                return
+            if time.monotonic() >= until:
+                raise TransientError(
+                    f"this run does not have the tasks of its spec: {differs}; Airflow's DAG processor has not read "
+                    f"the cluster file for {DAG_PATIENCE_S:.0f} s: see whether it runs, then start another run",
+                    reason="DagOutdated",
+                )
+            if differs != told:
+                self.log.info("waiting for Airflow to read the cluster file again: of this run's tasks, %s", differs)
+                told = differs
+            time.sleep(DAG_LOOK_S)
 
     def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
         """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file."""

@@ -108,8 +108,10 @@ def _wanted(family: str, file: str) -> Iterator[tuple[str, ClusterSpec | None, S
 
 
 def _one(dag_id: str, name: str) -> tuple[ClusterSpec | None, SpecError | None]:
-    """What a task is built from: the same as was stored when the DAG was parsed for the scheduler."""
-    spec = pinned(dag_id)
+    """What a task is built from: the same as was stored when the DAG was parsed for the scheduler, or, for the first
+    task of a run, what will be stored next.
+    """
+    spec = pinned(dag_id, lingers=False)
     if spec is not None:
         return spec, None
     try:

@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_run_is_pinned_until_it_is_over(clock: list[float]) -> None:
     assert pinned(DAG) is None
     assert note_begin(DAG, "one", demo_spec().to_json(), 500)
-    assert pinned(DAG) == demo_spec()
+    assert pinned(DAG) == pinned(DAG, lingers=False) == demo_spec()
     assert pinned_dags("gpu_lifecycle") == [DAG]
     assert pinned_dags("gpu") == pinned_dags("gpu_teardown") == []
     assert pinned("gpu_teardown.demo") is None
@@ -42,6 +42,7 @@ def test_the_dag_stays_until_the_scheduler_has_ended_the_run(clock: list[float])
     assert note_end(DAG, "one")
     clock[0] += LINGERS_S - 1
     assert pinned(DAG) is not None
+    assert pinned(DAG, lingers=False) is None, "the next run has begun, and with it the cluster file counts"
     assert note_end(DAG, "one"), "a retry of the verdict"
     clock[0] += LINGERS_S
     assert pinned(DAG) is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.errors import SpecError, TransientError
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.templates import include_dir
 from gpu_fleet.hooks.under_way import LINGERS_S, pinned
@@ -168,6 +168,38 @@ def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, m
     verdict.execute(task_context)
     monkeypatch.setattr("time.time", lambda: moment + LINGERS_S + 1)
     assert pinned("gpu_lifecycle.demo") is None
+
+
+def test_a_run_waits_until_airflow_has_given_it_the_tasks_of_its_spec(
+    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was edited just before: the DAG in the database is still the older one."""
+    from airflow.sdk import DAG, BaseOperator
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+        BaseOperator(task_id="new")
+    task_context = context()
+    ti = task_context["ti"]
+    ti.task_states = {"freeze_spec": "running", "old": None}
+    pauses: list[float] = []
+
+    def parsed_meanwhile(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            ti.task_states = {"freeze_spec": "running", "old": "removed", "new": None}
+
+    monkeypatch.setattr("time.sleep", parsed_meanwhile)
+    assert operator.execute(task_context)["digest"]
+    assert len(pauses) == 3
+
+    ti.task_states = {"freeze_spec": "running", "old": None}
+    moments = iter(range(0, 10_000, 50))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(moments)))
+    with pytest.raises(TransientError, match=r"it lacks new and it has old.*start another run") as caught:
+        operator.execute(task_context)
+    assert caught.value.reason == "DagOutdated"
 
 
 def test_of_two_files_about_one_cluster_a_run_is_refused_at_its_start(clusters: Path) -> None:
