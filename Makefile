@@ -58,7 +58,7 @@ unit: setup ## unit, DAG and deployment tests
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not slow and not full" tests/dags tests/unit tests/deployment
 
 helm: setup ## the operators with real helm, and tests with processes or nodes that run pods; without Airflow
-	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "(real_helm or slow) and not full" tests/unit
+	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "(real_helm or slow) and not full" tests/unit tests/dags
 
 sandbox: setup ## contract tests of the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not full" tests/sandbox

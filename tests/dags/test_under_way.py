@@ -13,6 +13,8 @@ from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.fleet import load_cluster
 from tests.dags.conftest import ROOT, Parse
 
+pytestmark = pytest.mark.slow
+
 DEMO = (ROOT / "include" / "clusters" / "demo.yaml").read_text()
 FAMILIES = ("gpu_lifecycle", "gpu_revalidate", "gpu_teardown")
 #: As Airflow tells a worker what it is about to run (airflow/sdk/definitions/context.py, ``get_parsing_context``).

@@ -31,6 +31,8 @@ from tests.unit.operators.teardown_world import (
     teardown_world,
 )
 
+pytestmark = pytest.mark.slow
+
 WHEN = pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 
 

@@ -20,6 +20,8 @@ from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.clocks import SKEWS, skew_ours
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
+pytestmark = pytest.mark.slow
+
 HOME, POOL = "nvidia-device-plugin", "shared-a10g"
 PROOF = "device_plugin_proven"
 PROOF_ARGS: dict[str, Any] = {
