@@ -11,6 +11,7 @@ from gpu_fleet.core.errors import (
     Conflict,
     DeadlinePassed,
     Forbidden,
+    GateBlind,
     Invalid,
     NotFound,
     PermanentError,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 RECORDS = "records"
 #: Outcome of a pod whose eviction was about to be asked for: what a try that was killed knows of it.
 ASKED = "Asked"
+#: Seconds before a drain looks again after a look that could not see: an error that comes at once is not asked for in a
+#: loop without a pause.
+BLIND_S = 1.0
 
 
 class DrainOperator(FleetOperator):
@@ -136,24 +140,31 @@ class DrainOperator(FleetOperator):
                 until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
             until = min(until, now + self._passed_over_in(plan, pods, dead))
             to_go = (*plan.evict, *plan.wait)
-            await_gate(
-                self,
-                context,
-                "pods_gone",
-                {
-                    "nodes": sorted({target.node for target in to_go}),
-                    "uids": [target.uid for target in to_go],
-                    "blocked": [each.why for each in blocked],
-                    "held": held,
-                    "again_after": now + every,
-                    "dead": dead,
-                },
-                0.0,
-                method_name="resume",
-                deadline=max(until, time.time() + 1.0),
-                started=started,
-                kwargs={"started": started, "records": records},
-            )
+            try:
+                await_gate(
+                    self,
+                    context,
+                    "pods_gone",
+                    {
+                        "nodes": sorted({target.node for target in to_go}),
+                        "uids": [target.uid for target in to_go],
+                        "blocked": [each.why for each in blocked],
+                        "held": held,
+                        "again_after": now + every,
+                        "dead": dead,
+                    },
+                    0.0,
+                    method_name="resume",
+                    deadline=max(until, time.time() + 1.0),
+                    started=started,
+                    kwargs={"started": started, "records": records},
+                )
+            except (DeadlinePassed, GateBlind) as error:
+                # Only a pause has ended while the look took its time, or nobody could see. What ends a drain is its own
+                # clock, and whoever cannot be asked at all fails the next round's look with the error of its kind.
+                self.log.info("looking again: %s", error.message)
+                if isinstance(error, GateBlind):
+                    time.sleep(BLIND_S)
 
     def _dead(self) -> dict[str, str]:
         """The nodes that are not Ready, and why."""

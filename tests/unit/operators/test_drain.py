@@ -10,15 +10,27 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core import drain as drain_module
-from gpu_fleet.core.errors import Conflict, DeadlinePassed, PermanentError, SpecError, Throttled
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    Conflict,
+    DeadlinePassed,
+    Forbidden,
+    GpuFleetError,
+    PermanentError,
+    SpecError,
+    Throttled,
+)
 from gpu_fleet.core.freeze import frozen
 from gpu_fleet.core.kinds import NODE, NODE_POOL, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.manifests import build
 from gpu_fleet.core.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
+from gpu_fleet.core.verdict import Verdict, progressing
 from gpu_fleet.hooks.kubernetes import KubeClient
+from gpu_fleet.operators import drain as drain_operators
 from gpu_fleet.operators.cordons import take_back_cordons
 from gpu_fleet.operators.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
-from gpu_fleet.triggers.looking import look
+from gpu_fleet.triggers import looking
+from gpu_fleet.triggers.looking import look, verdict_of_error
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
@@ -214,6 +226,75 @@ def test_what_no_budget_forbids_is_tried_again_soon(
     assert drain.deferred is not None
     assert drain.deferred.trigger.deadline - begin - 300 == pytest.approx(5)
     assert drain.waits_for["held"] == {}
+
+
+class Looks:
+    """The first look of the gate takes its time, and then says this; those that follow are real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, said: Verdict) -> None:
+        self.count, self.slept, self.away = 0, 0.0, 0.0
+        real, clock = looking.look, time.time
+
+        def slow(*args: Any, **options: Any) -> Verdict:
+            self.count += 1
+            if self.count > 1:
+                return real(*args, **options)
+            self.away += seconds
+            return said
+
+        def sleep(seconds: float) -> None:
+            self.slept += seconds
+
+        monkeypatch.setattr(time, "time", lambda: clock() + self.away)
+        monkeypatch.setattr(time, "sleep", sleep)
+        monkeypatch.setattr(looking, "look", slow)
+
+
+def test_a_look_that_outlasts_the_pause_does_not_end_the_drain(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many nodes, or an API server under load: its pause is over, and its time is not."""
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"})
+    looks = Looks(monkeypatch, 7.0, progressing("EvictionBlocked", "1 pods remain"))
+    assert drain.run() is None
+    assert (looks.count, looks.slept) == (2, 0.0)
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["at first", "after a wait"])
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [(7.0, ApiUnavailable("list pods: connection refused")), (0.0, Forbidden("list pods: forbidden"))],
+    ids=["the API was away for the pause", "a look was forbidden"],
+)
+def test_a_drain_that_could_not_see_looks_again_after_a_moment(
+    cluster: SandboxCluster,
+    node: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    error: GpuFleetError,
+    resumed: bool,
+) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"})
+    if resumed:
+        assert drain.run() is None
+    looks = Looks(monkeypatch, seconds, verdict_of_error(error))
+    assert drain.run() is None
+    assert (looks.count, looks.slept) == (2, drain_operators.BLIND_S)
+
+
+def test_looks_that_outlast_the_drain_end_it_by_its_own_word(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod(cluster, "a")
+    budget(cluster, allowed=0)
+    drain = Drain(cluster, drain={"timeout": "10m", "retryEvery": "5s"})
+    Looks(monkeypatch, 700.0, progressing("EvictionBlocked", "1 pods remain"))
+    with pytest.raises(DeadlinePassed, match="default/a on n1: PodDisruptionBudget web-pdb"):
+        drain.run()
 
 
 def refuse(error: Exception) -> Any:
