@@ -11,7 +11,12 @@ class StateStore(dict[str, Any]):
     """``context["task_state_store"]``: survives retries of a task."""
 
     def set(self, key: str, value: Any) -> None:
+        if value is None:  # apache-airflow 3.3.2 sdk/execution_time/context.py, TaskStateStoreAccessor
+            raise ValueError("Cannot set value as None")
         self[key] = value
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
 
 
 class TaskInstance:

@@ -197,7 +197,9 @@ def _no_gpus(
     injected = injected_trouble(pod)
     if injected is not None and injected.blocks:
         message = f"node {node.name} has no {GPU_RESOURCE}: {injected}; mend it, or exempt the namespace"
-        if injected.stuck and age >= STUCK_PATIENCE_S:
+        waited = age if injected.since is None else min(age, now - injected.since)
+        # One that runs may take as long as the plugin itself may: probes at the start are slow.
+        if injected.stuck and waited >= (patience_s if injected.runs else STUCK_PATIENCE_S):
             return failed(INJECTED, message, node=node.name)
         return progressing(INJECTED, message)
     stuck = None if injected is not None else _waiting(pod)

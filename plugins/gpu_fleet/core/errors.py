@@ -163,4 +163,9 @@ class GateBlind(GateRefused):
 
 
 class DeadlinePassed(PermanentError):
-    """The absolute deadline of a wait has passed; the message says what was still missing and why."""
+    """The absolute deadline of a wait has passed; the message says what was still missing and why.
+
+    :ivar waited_for: the reason of the last verdict; empty if there was none.
+    """
+
+    waited_for: str = ""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_fleet.core.capacity_objects import STUCK_WAITING, Object, condition, name_of
+from gpu_fleet.core.capacity_objects import STUCK_WAITING, Object, condition, epoch, name_of
 
 #: The reason wherever such a container is what is wrong.
 INJECTED = "InjectedContainerNotReady"
@@ -36,7 +36,9 @@ _RESTARTS = 3
 class Injected:
     """
     :ivar pod: ``namespace/name``; :ivar why: reason and message, in the kubelet's words.
-    :ivar stuck: the container will not get ready by itself.
+    :ivar stuck: the container will not get ready by itself, if it is as it is for long.
+    :ivar since: epoch seconds since when it is so; ``None`` if the pod does not tell.
+    :ivar runs: it runs, and is not ready.
     :ivar blocks: it is an init container, so that the plugin's own containers have not begun.
     """
 
@@ -45,6 +47,8 @@ class Injected:
     why: str
     stuck: bool
     blocks: bool
+    since: float | None = None
+    runs: bool = False
 
     def __str__(self) -> str:
         return (
@@ -124,7 +128,27 @@ def _of(pod: Object, item: Mapping[str, Any], *, blocks: bool) -> Injected:
     elif ended is not None:
         why, stuck = f"it ended with exit code {ended.get('exitCode')}", False
     else:
-        why, stuck = "it runs, and its readiness probe does not pass", not _not_begun(item)
+        # An init container that is no sidecar works, and ends when it has done.
+        why = "it runs and has not ended" if blocks and not _is_sidecar(pod, item) else "it runs and is not ready"
+        stuck = not _not_begun(item) and (not blocks or _is_sidecar(pod, item))
     namespace = (pod.get("metadata") or {}).get("namespace")
     name = f"{namespace}/{name_of(pod)}" if namespace else name_of(pod)
-    return Injected(name, str(item.get("name")), why, stuck or restarts >= _RESTARTS, blocks)
+    known = [
+        epoch((_state(item, "running") or {}).get("startedAt")),
+        epoch((condition(pod, "Ready") or {}).get("lastTransitionTime")),
+    ]
+    since = max((moment for moment in known if moment is not None), default=None)
+    return Injected(
+        name,
+        str(item.get("name")),
+        why,
+        stuck or restarts >= _RESTARTS,
+        blocks,
+        since,
+        waiting is None and ended is None,
+    )
+
+
+def _is_sidecar(pod: Object, item: Mapping[str, Any]) -> bool:
+    listed = (pod.get("spec") or {}).get("initContainers") or []
+    return any(each.get("name") == item.get("name") and each.get("restartPolicy") == "Always" for each in listed)

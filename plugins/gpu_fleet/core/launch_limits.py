@@ -9,8 +9,8 @@ and capacity itself are left to the wait for capacity, which names them (:mod:`g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 from gpu_fleet.core.capacity_objects import labels_of
 from gpu_fleet.core.names import LABEL_NODE_POOL
@@ -67,14 +67,26 @@ def quota_codes(spec: ClusterSpec) -> list[str]:
     return sorted({code for pool in _managed(spec) for code in _options(pool) if code})
 
 
-def judge_limits(spec: ClusterSpec, limits: Limits) -> list[Prerequisite]:
-    """Per managed pool its zones and quotas, and the free addresses of all."""
+def judge_limits(spec: ClusterSpec, limits: Limits, selected: Collection[str]) -> list[Prerequisite]:
+    """Per managed pool its zones and quotas, and the free addresses of all.
+
+    :param selected: names of the pools that the run is about. What keeps other pools, and those that want no node, from
+        getting any fails no run: it is told, and may never matter.
+    """
+    asking = [pool for pool in _managed(spec) if pool.wanted_nodes and pool.name in selected]
     found: list[Prerequisite] = []
     for pool in _managed(spec):
-        found += [_zones(pool, limits), _quota(spec, pool, limits)]
+        judged = [_zones(pool, limits), _quota(spec, pool, limits)]
+        found += judged if pool in asking else [_for_later(each) for each in judged]
     if found:
-        found.append(_addresses(spec, limits))
+        found.append(_addresses(asking, limits))
     return found
+
+
+def _for_later(found: Prerequisite) -> Prerequisite:
+    if found.state is not State.MISSING:
+        return found
+    return replace(found, state=State.UNKNOWN, message=f"{found.message}; this run asks for no node of the pool")
 
 
 def _managed(spec: ClusterSpec) -> list[NodePool]:
@@ -148,7 +160,7 @@ def _quota(spec: ClusterSpec, pool: NodePool, limits: Limits) -> Prerequisite:
     )
 
 
-def _addresses(spec: ClusterSpec, limits: Limits) -> Prerequisite:
+def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
     name = "free addresses in the subnets"
     subnets, nodes = limits.subnets, limits.nodes
     if subnets is None or isinstance(subnets, Unseen):
@@ -157,14 +169,14 @@ def _addresses(spec: ClusterSpec, limits: Limits) -> Prerequisite:
         return Prerequisite(name, State.MET, "they are not limited" if subnets else "there is no subnet to look at")
     free = sum(int(subnet.get("AvailableIpAddressCount") or 0) for subnet in subnets)
     shown = f"{free} in {', '.join(sorted(_zones_of(subnets)))}"
-    wanted = sum(pool.wanted_nodes for pool in _managed(spec))
+    wanted = sum(pool.wanted_nodes for pool in asking)
     if free >= wanted:
         return Prerequisite(name, State.MET, shown)
     remedy = "add larger subnets with the discovery tag, or free addresses"
     if nodes is None or isinstance(nodes, Unseen):
         message = f"{shown}, {wanted} node(s) are wanted, and how many are there is not known"
         return Prerequisite(name, State.UNKNOWN, message, remedy)
-    lacking = sum(max(0, pool.wanted_nodes - _standing(pool, nodes)) for pool in _managed(spec))
+    lacking = sum(max(0, pool.wanted_nodes - _standing(pool, nodes)) for pool in asking)
     if free >= lacking:
         return Prerequisite(name, State.MET, f"{shown}, and {lacking} node(s) are to come")
     return Prerequisite(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PARAM = "proveBurst"
 #: XCom: what came of the burst.
 BURST = "burst"
-#: Task state: that a burst is on its way; and how it ends, until all of it is removed.
+#: Task state: that a burst is on its way; and how it ends, until the task is cleared: ending it twice is harmless.
 BEGUN, ENDING = "burst_begun", "burst_ending"
 #: How often NodeClaims that change just then are looked at anew; one that launches changes some times within a second.
 LOOKS = 5
@@ -53,6 +53,8 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
             if noted["attempt"] == attempt(context):
                 return self._end(context, ending)
             self._remove(context, ending)  # cleared since: what it has brought goes, and all begins anew
+            store.delete(ENDING)
+            store.delete(BEGUN)
         pool, physical = self.this_pool, hardware(self.spec, self.this_pool).count
         present = [
             str(item["metadata"]["name"])
@@ -166,7 +168,6 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
                 "were about to be deleted; the task goes on with them when it is retried",
                 reason="ClaimChanged",
             )
-        context["task_state_store"].set(ENDING, None)
 
     def _remove_surplus(self, ending: Ending, run: str) -> bool:
         """Cordon, look again, delete; ``False`` if a NodeClaim was no longer what had been looked at."""

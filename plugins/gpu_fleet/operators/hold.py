@@ -64,6 +64,7 @@ class HoldCapacityOperator(PoolOperator):
         from gpu_fleet.core.names import PLACEHOLDER_PRIORITY_CLASS
         from gpu_fleet.core.validation_others import NOBODY, others_by_node
         from gpu_fleet.hooks.pods import pods_on
+        from gpu_fleet.operators.validation_nodes import protected_nodes
 
         pool, minutes = self.this_pool, self.this_pool.capacity.hold
         if not minutes:
@@ -76,9 +77,11 @@ class HoldCapacityOperator(PoolOperator):
         others = others_by_node(pods_on(self.kube, (node["metadata"]["name"] for node in nodes)))
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
+        seen = protected_nodes(self, context)
+        proven = {*seen["nodes"], *(seen.get("untested") or ())}
         for node in pool_nodes(nodes, pool.name):
-            if node.name in drifted:
-                continue  # of an older template: none of the nodes that were validated
+            if node.name in drifted or node.name not in proven:
+                continue  # of an older template, or beyond those that are wanted and broken: none that was validated
             if others.get(node.name, NOBODY).gpus or not rules.counts_as_capacity(node) or not node.gpus:
                 continue  # in use: nobody will consolidate it
             manifest = rules.hold_pod(

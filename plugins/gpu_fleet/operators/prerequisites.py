@@ -17,6 +17,7 @@ from gpu_fleet.core.errors import (
     Throttled,
 )
 from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.spec import selected_pools
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class CheckPrerequisitesOperator(FleetOperator):
 
         look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
         facts = look.facts()
-        found = judge(self.spec, facts) + judge_limits(self.spec, look.limits(facts))
+        selected = selected_pools(context["params"].get("pools"), self.spec.pool_names)
+        found = judge(self.spec, facts) + judge_limits(self.spec, look.limits(facts), selected)
         for each in found:
             (self.log.info if each.state is State.MET else self.log.warning)("%s: %s", each.state, each)
         missing = [each for each in found if each.state is State.MISSING]

@@ -198,7 +198,8 @@ class ProveReleaseOperator(ReleaseOperator):
         except GateBlind:
             raise
         except _UNHEALTHY as error:
-            if error.reason not in NOT_THE_RELEASE:  # which are not this revision's fault
+            # Which are not this revision's fault, also where a wait for one of them to pass has ended.
+            if NOT_THE_RELEASE.isdisjoint({error.reason, getattr(error, "waited_for", "")}):
                 context["ti"].xcom_push(SEEN_UNHEALTHY, error.message)
             raise
 

@@ -70,11 +70,16 @@ def request_capacity(
 
     :param surge: nodes beyond ``wantedNodes``, which come before drifted ones go.
     """
-    from gpu_fleet.core.capacity_objects import pool_nodes
+    from gpu_fleet.core.capacity_objects import deleting, pool_nodes
 
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
-    nodes = take_back_cordons(kube, kube.list(NODE, label_selector=operator.of_pool()))
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    # Karpenter deletes a node some time after its NodeClaim (kubernetes-sigs/karpenter v1.14.1
+    # pkg/controllers/nodeclaim/lifecycle/controller.go, finalize): until then it looks like any other, and must neither
+    # be opened again nor count.
+    going = {str((claim.get("status") or {}).get("nodeName") or "") for claim in claims if deleting(claim)}
+    found = kube.list(NODE, label_selector=operator.of_pool())
+    nodes = take_back_cordons(kube, [node for node in found if node["metadata"]["name"] not in going])
     waiting = placeholders(kube, pool.name)
     wanted = pool.wanted_nodes + surge
     plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))

@@ -133,7 +133,8 @@ class CleanUpValidationOperator(PoolOperator):
         return [
             task_id
             for task_id, key in leaves.items()
-            if self._states(context, [task_id]) == {"failed"} and ti.xcom_pull(task_ids=task_id, key=key) is None
+            if self._states(context, [task_id]) == {"failed"}
+            and all(ti.xcom_pull(task_ids=task_id, key=each) is None for each in {key, FAILURE})
         ]
 
     def _states(self, context: Mapping[str, Any], task_ids: list[str]) -> set[str]:

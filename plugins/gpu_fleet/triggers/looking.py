@@ -216,7 +216,11 @@ def deadline_error(gate: str, verdict: Verdict) -> DeadlinePassed | GateBlind:
     """How a wait ends whose deadline has passed; blind if nobody could see by then: an outage of the API says nothing
     about the objects, and nothing may be undone because of it."""
     message = f"still waiting for {gate} at its deadline: {verdict.reason}: {verdict.message}"
-    return GateBlind(message, reason=verdict.reason) if verdict.blind else DeadlinePassed(message)
+    if verdict.blind:
+        return GateBlind(message, reason=verdict.reason)
+    error = DeadlinePassed(message)
+    error.waited_for = verdict.reason
+    return error
 
 
 def conclude(event: Mapping[str, Any]) -> Verdict:

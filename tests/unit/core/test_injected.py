@@ -55,13 +55,13 @@ CANNOT_BEGIN = pod(BEGINS, {"agent-init": waits("CrashLoopBackOff"), INIT: NOT_B
     ("found", "container", "words", "blocks"),
     [
         (CANNOT_PULL, "agent", "ImagePullBackOff: the kubelet's words", False),
-        (pod({**SERVES, "agent": UNREADY}), "agent", "readiness probe does not pass", False),
+        (pod({**SERVES, "agent": UNREADY}), "agent", "it runs and is not ready", False),
         (pod({**SERVES, "agent": {"state": {"terminated": {"exitCode": 3}}}}), "agent", "exit code 3", False),
         (pod({**SERVES, "agent": {"state": {"terminated": {"exitCode": 0}}}}), "agent", "exit code 0", False),
         (CANNOT_BEGIN, "agent-init", "CrashLoopBackOff", True),
         (pod(BEGINS, {"zz": waits("ImagePullBackOff"), "agent-init": NOT_BEGUN, INIT: NOT_BEGUN}), "zz", "Pull", True),
         # A sidecar of Kubernetes' own kind: it runs on, beside the plugin.
-        (pod(SERVES, {"mesh": UNREADY, INIT: ENDED}), "mesh", "readiness probe", False),
+        (pod(SERVES, {"mesh": UNREADY, INIT: ENDED}), "mesh", "is not ready", False),
     ],
 )  # fmt: skip
 def test_what_was_added_is_named(found: Object, container: str, words: str, blocks: bool) -> None:
@@ -148,6 +148,20 @@ def test_capacity_has_patience_with_what_was_just_added() -> None:
     young = pod(BEGINS, {"agent-init": waits("CrashLoopBackOff"), INIT: NOT_BEGUN}, age=5.0)
     verdict = capacity(young, ready_for=5.0)
     assert (verdict.phase, verdict.reason) == (Phase.PROGRESSING, INJECTED)
+
+
+@pytest.mark.parametrize(
+    ("runs_for", "policy", "phase"),
+    [(1.0, "Always", Phase.PROGRESSING), (400.0, "Always", Phase.FAILED), (400.0, "", Phase.PROGRESSING)],
+    ids=["a sidecar that has just started", "a sidecar that never gets ready", "an init container that works"],
+)
+def test_capacity_has_patience_with_what_runs(runs_for: float, policy: str, phase: Phase) -> None:
+    """However old the pod is: its image may have taken long to pull."""
+    runs = {"state": {"running": {"startedAt": stamp(NOW - runs_for)}}, "ready": False}
+    found = pod(BEGINS, {"agent-init": runs, INIT: NOT_BEGUN})
+    found["spec"]["initContainers"][0]["restartPolicy"] = policy
+    verdict = capacity(found)
+    assert (verdict.phase, verdict.reason) == (phase, INJECTED)
 
 
 def test_a_plugin_that_runs_and_registers_nothing_fails_capacity_whatever_was_added() -> None:

@@ -34,8 +34,10 @@ GOOD = Limits(
 )
 
 
-def judged(limits: Limits, **changes: Any) -> dict[str, Prerequisite]:
-    return {each.name: each for each in judge_limits(demo_spec(**changes), limits)}
+def judged(limits: Limits, selected: list[str] | None = None, **changes: Any) -> dict[str, Prerequisite]:
+    spec = demo_spec(**changes)
+    found = judge_limits(spec, limits, list(spec.pool_names) if selected is None else selected)
+    return {each.name: each for each in found}
 
 
 def quotas(**values: float | Unseen) -> dict[str, float | Unseen]:
@@ -139,6 +141,22 @@ def test_what_ec2_would_refuse(situation: str) -> None:
     limits, name, state, message, remedy = SITUATIONS[situation]
     found = judged(limits)[name]
     assert (found.state, message in found.message, remedy in found.remedy) == (state, True, True), found
+
+
+@pytest.mark.parametrize(
+    ("selected", "changes"),
+    [(["whole-a100"], {}), (None, {"nodePools__0__wantedNodes": 0})],
+    ids=["a pool that the run is not about", "a pool that wants no node"],
+)
+def test_what_a_pool_lacks_that_asks_for_nothing_fails_no_run(
+    selected: list[str] | None, changes: dict[str, Any]
+) -> None:
+    poor = replace(GOOD, quotas=quotas(L_DB2E81BA=0.0, L_3819A6DF=0.0), subnets=[subnet(B, 1)], offers={
+        "g5.xlarge": {A}, "p4d.24xlarge": {B},
+    })  # fmt: skip
+    found = judged(poor, selected, **changes)
+    assert {each.state for each in found.values()} == {State.MET, State.UNKNOWN}
+    assert all("this run asks for no node" in found[name].message for name in (QUOTA, ZONES))
 
 
 def test_nothing_that_was_not_seen_is_met() -> None:

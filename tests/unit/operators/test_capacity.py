@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.kinds import NODE, POD, ObjectRef
-from gpu_fleet.core.names import LABEL_INITIALIZED, LABEL_NODE_POOL, LABEL_STANDING, SYSTEM_NAMESPACE
+from gpu_fleet.core.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.names import (
+    ANNOTATION_CORDONED_BY,
+    LABEL_INITIALIZED,
+    LABEL_NODE_POOL,
+    LABEL_STANDING,
+    SYSTEM_NAMESPACE,
+)
 from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators import request_capacity
 from gpu_fleet.operators.hold import ReleasePlaceholdersOperator
@@ -71,6 +77,25 @@ def test_the_nodes_that_stand_are_marked_before_the_placeholder_is_there(kube: K
     assert affinity["nodeSelectorTerms"] == DOES_NOT_STAND
     node = kube.get(ObjectRef(NODE, "n1")) or {}
     assert int(node["metadata"]["resourceVersion"]) < int(pod["metadata"]["resourceVersion"])
+
+
+def test_a_node_whose_claim_is_being_deleted_stays_cordoned_and_does_not_count(
+    kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Karpenter is about to delete it: a pod that came now would be evicted at once."""
+    joined(kube, "n1")
+    cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: "gpu_lifecycle.demo/1"}}}
+    kube.patch(ObjectRef(NODE, "n1"), {**cordon, "spec": {"unschedulable": True}})
+    metadata = {"name": "c1", "labels": {LABEL_NODE_POOL: POOL}, "deletionTimestamp": "2025-01-01T00:00:00Z"}
+    going, listed = {"metadata": metadata, "status": {"nodeName": "n1"}}, KubeClient.list
+
+    def with_claims(self: KubeClient, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        return [going] if kind is NODE_CLAIM else listed(self, kind, *args, **kwargs)
+
+    monkeypatch.setattr(KubeClient, "list", with_claims)
+    found = request(1)
+    assert (found["standing"], found["created"]) == (0, [f"placeholder-{POOL}-0"])
+    assert (kube.get(ObjectRef(NODE, "n1")) or {})["spec"]["unschedulable"] is True
 
 
 def test_with_all_nodes_there_nothing_is_marked(kube: KubeClient) -> None:

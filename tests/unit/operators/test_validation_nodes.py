@@ -307,13 +307,19 @@ def test_a_pool_with_nothing_but_drifted_nodes_says_so(kube: KubeClient) -> None
     assert found["idle"] == "no node takes probes: drifted: old (sharing time-slicing-2 -> time-slicing-4)"
 
 
-def test_nothing_is_held_on_a_drifted_node(kube: KubeClient) -> None:
+def test_nothing_is_held_on_a_node_that_drifted_or_was_left_out_of_validation(kube: KubeClient) -> None:
     launched_with(kube, "n1", "time-slicing-4")
+    launched_with(kube, "broken", "time-slicing-4")
     launched_with(kube, "old", "time-slicing-2")
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
     account = {"apiVersion": "v1", "kind": "ServiceAccount"}
     kube.apply(account | {"metadata": {"name": "default", "namespace": SYSTEM_NAMESPACE}})
     spec = demo_spec(nodePools__0__capacity={"hold": 5})
-    held = HoldCapacityOperator(task_id="hold", node_pool=POOL).execute(context(TaskInstance(spec=spec)))
+    with DAG("gpu_revalidate.demo", schedule=None):
+        hold = HoldCapacityOperator(task_id="hold", node_pool=POOL)
+        ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL) >> hold
+    ti = TaskInstance(spec=spec)
+    ti.xcoms["return_value"] = {"nodes": ["n1", "old"], "untested": []}
+    held = hold.execute(context(ti))
     assert held == [f"hold-{POOL}-n1"]
     kube.delete(ObjectRef(POD, held[0], SYSTEM_NAMESPACE), grace_seconds=0)

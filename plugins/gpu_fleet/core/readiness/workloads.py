@@ -164,7 +164,7 @@ def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
         epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started, _troubled(pod, scene)
     )
     if (injected := injected_trouble(pod)) is not None:
-        stuck = injected.stuck and scene.now - since >= scene.patience_s
+        stuck = injected.stuck and scene.now - max(since, injected.since or 0.0) >= scene.patience_s
         return (failed if stuck else progressing)(INJECTED, f"{name}: {injected}")
     trouble = container_trouble(pod)
     if trouble is not None:
