@@ -241,6 +241,7 @@ class Stack:
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "KUBECONFIG", "SANDBOX_CONTROL"):
             env.pop(key, None)
         env["AIRFLOW_HOME"] = str(self.airflow_home)
+        env["GPU_FLEET_STATE_DIR"] = str(self.airflow_home / "gpu_fleet")
         env["PATH"] = f"{bin_dir}:{env.get('PATH', '')}"
         env["AWS_EC2_METADATA_DISABLED"] = "true"
         env["PYTHONWARNINGS"] = "default"

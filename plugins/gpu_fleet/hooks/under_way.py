@@ -9,8 +9,10 @@ for what these read. So while a run is under way its DAG is built from the spec 
 file again when the run is over. There is at most one such run, as the DAGs have ``max_active_runs=1``.
 
 The specs are kept as one small file per DAG in a folder that the workers write to, and that the DAG processor and the
-workers read: no database is asked while a DAG file is parsed. Where the components share no such folder, a run keeps
-its tasks only as long as the cluster file is left alone.
+workers read: no database is asked while a DAG file is parsed. The folder has to be one that all of them share, so there
+is none by default: on a folder of its own a worker would keep the record of a run whose end another worker noted, and
+build later runs' tasks from that run's spec. Without a folder a run keeps its tasks only as long as the cluster file is
+left alone.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 
 log = logging.getLogger(__name__)
 
-#: Overrides the folder.
+#: Names the folder; without it nothing is noted.
 STATE_DIR_VARIABLE = "GPU_FLEET_STATE_DIR"
 #: Seconds that a DAG stays as it is after its run's last task has begun: until the scheduler has ended the run.
 LINGERS_S = 30.0
@@ -41,17 +43,16 @@ _SUFFIX = ".json"
 _DAG_ID = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
-def state_dir() -> Path:
-    """``GPU_FLEET_STATE_DIR``, else ``gpu_fleet`` in Airflow's home."""
-    override = os.environ.get(STATE_DIR_VARIABLE, "")
-    return (
-        Path(override) if override else Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser() / "gpu_fleet"
-    )
+def state_dir() -> Path | None:
+    """``GPU_FLEET_STATE_DIR``; ``None`` where it is not set."""
+    named = os.environ.get(STATE_DIR_VARIABLE, "")
+    return Path(named) if named else None
 
 
 def _path(dag_id: str) -> Path | None:
-    """Where a DAG's record is; ``None`` for an id that no DAG of ours has."""
-    return state_dir() / f"{dag_id}{_SUFFIX}" if _DAG_ID.fullmatch(dag_id) else None
+    """Where a DAG's record is; ``None`` without a folder, and for an id that no DAG of ours has."""
+    folder = state_dir()
+    return folder / f"{dag_id}{_SUFFIX}" if folder is not None and _DAG_ID.fullmatch(dag_id) else None
 
 
 def note_begin(dag_id: str, run_id: str, spec: Mapping[str, Any], lasts_s: float) -> bool:
@@ -94,8 +95,11 @@ def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
 
 def pinned_dags(family: str) -> list[str]:
     """The ids of a family's DAGs that have a record; whether it counts, :func:`pinned` says."""
+    folder = state_dir()
+    if folder is None:
+        return []
     try:
-        names = os.listdir(state_dir())
+        names = os.listdir(folder)
     except OSError:
         return []
     ids = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))

@@ -55,3 +55,20 @@ def test_a_file_that_tells_nothing_stops_nothing(tmp_path: Path, text: str | Non
         (tmp_path / "stack.json").write_text(text)
     assert not still_running(tmp_path)
     assert not stop_saved(tmp_path)
+
+
+def test_the_components_of_the_stack_share_what_runs_under_way_were_pinned_to(
+    tmp_path: Path, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    def spawn(self: Stack, command: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        given.update(env)
+        return process
+
+    monkeypatch.setattr(Stack, "_spawn", spawn)
+    monkeypatch.setattr(Stack, "_wait_for_sandbox", lambda self: None)
+    monkeypatch.setattr(Stack, "_sandbox_environment", lambda self: {})
+    stack = Stack(build_dir=tmp_path, speed=1.0)
+    stack._start_airflow()
+    assert given["GPU_FLEET_STATE_DIR"] == str(stack.airflow_home / "gpu_fleet")

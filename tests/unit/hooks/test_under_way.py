@@ -96,7 +96,16 @@ def test_a_folder_that_cannot_be_written_costs_the_safeguard_and_not_the_run(
     assert pinned_dags("gpu_lifecycle") == []
 
 
-def test_the_folder_is_in_airflows_home_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_shared_folder_no_worker_keeps_a_record_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the run may be noted on another worker: the record here would stay in force for days."""
     monkeypatch.delenv("GPU_FLEET_STATE_DIR")
-    monkeypatch.setenv("AIRFLOW_HOME", "/opt/airflow")
-    assert state_dir() == Path("/opt/airflow/gpu_fleet")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert state_dir() is None
+    assert not note_begin(DAG, "one", demo_spec().to_json(), 500)
+    assert not note_end(DAG, "one")
+    assert pinned(DAG) is None
+    assert pinned_dags("gpu_lifecycle") == []
+    assert list(tmp_path.iterdir()) == []
