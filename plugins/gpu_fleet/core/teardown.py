@@ -25,7 +25,15 @@ from gpu_fleet.core.teardown_emergency import emergency_scope, our_pools
 from gpu_fleet.core.teardown_karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown_keeps import Keeps, decide
 from gpu_fleet.core.teardown_pods import Judged, judge, user_pods
-from gpu_fleet.core.teardown_scope import Observed, doomed_claims, doomed_nodes, doomed_pools, orphans_go
+from gpu_fleet.core.teardown_scope import (
+    Observed,
+    doomed_claims,
+    doomed_nodes,
+    doomed_pools,
+    going_elsewhere,
+    orphans_go,
+    pool_of,
+)
 from gpu_fleet.core.teardown_volumes import Volume, volumes_of
 
 Json = dict[str, Any]
@@ -162,6 +170,11 @@ def make_plan(
         scope = emergency_scope(spec, going, observed.node_claims, observed.nodes, ours)
         going, claims, nodes = scope.instances, scope.claims, scope.nodes
         spared, _ = _instances(scope.spared, prices)
+    else:
+        theirs = going_elsewhere(spec, observed.node_pools)
+        going = [instance for instance in going if tags_of(instance).get(TAG_NODE_POOL) not in theirs]
+        elsewhere = {node["metadata"]["name"] for node in observed.nodes if pool_of(node) in theirs}
+        nodes = [name for name in nodes if name not in elsewhere]
     rows, costs = _instances(going, prices)
     volumes = volumes_of(going, observed.volumes, observed.persistent_volumes, prices)
     keeps = decide(spec, observed)

@@ -62,6 +62,16 @@ def doomed_pools(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> 
     return sorted(names)
 
 
+def going_elsewhere(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Names of the NodePools that are being deleted and that this teardown does not remove.
+
+    They are of other teams, or of the file with ``manage: false``: while Karpenter lives, what belongs to them is its
+    affair and that of whoever deleted them.
+    """
+    pools = list(node_pools)
+    return frozenset(pool["metadata"]["name"] for pool in pools) - living_pools(pools) - set(doomed_pools(spec, pools))
+
+
 def pool_of(item: Mapping[str, Any]) -> str | None:
     """The NodePool that a NodeClaim or a node belongs to."""
     name: str | None = (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL)

@@ -182,6 +182,10 @@ def test_karpenter_lives_if_one_pod_is_ready_and_stays(pods: list[dict[str, Any]
     assert karpenter_state(pods) is state
 
 
+def labelled_node(name: str, pool_name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"karpenter.sh/nodepool": pool_name}}}
+
+
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +224,39 @@ def test_the_plan_prices_what_goes_and_leaves_out_what_stays() -> None:
     assert found.releases == [{"namespace": "kube-system", "name": "karpenter", "revision": 2, "status": "deployed"}]
     assert found.way is Way.BY_KARPENTER
     json.dumps(found.to_json())
+
+
+@pytest.mark.parametrize("uninstall", [True, False], ids=["another team's", "manage: false"])
+def test_while_karpenter_lives_what_others_are_deleting_is_no_part_of_the_plan(uninstall: bool) -> None:
+    """Another team deletes its NodePool between the approval and the deletion of ours, after everybody was evicted."""
+    kept = {"nodePools__1__manage": False, "teardown__uninstallKarpenter": False}
+    spec, theirs = (demo_spec(), "cpu") if uninstall else (demo_spec(**kept), "whole-a100")
+
+    def now(*, deleting: bool) -> TeardownPlan:
+        pods = [
+            {
+                "metadata": {"name": name, "namespace": "team", "uid": name},
+                "spec": {"nodeName": node},
+                "status": {"phase": "Running"},
+            }
+            for name, node in (("mine", "n1"), ("theirs", "n2"))
+        ]
+        observed = Observed(
+            node_pools=[pool("shared-a10g", deleting=True), pool(theirs, deleting=deleting)],
+            node_claims=[claim("a", "shared-a10g"), claim("b", theirs)],
+            nodes=[labelled_node("n1", "shared-a10g"), labelled_node("n2", theirs)],
+            pods=pods,
+            instances=[instance("i-1", "shared-a10g"), instance("i-2", theirs)],
+            karpenter_pods=[karpenter_pod()],
+        )
+        return make_plan(spec, observed, PRICES)
+
+    approved, later = now(deleting=False), now(deleting=True)
+    assert later.way is Way.BY_KARPENTER
+    assert ([row["id"] for row in later.instances], later.node_claims, later.nodes) == (["i-1"], ["a"], ["n1"])
+    assert [pod.name for pod in later.judged.drain.refuse] == ["mine"]
+    assert list(later.pods) == ["team/mine"]
+    assert growth(approved.to_json(), later.to_json()) == []
 
 
 @pytest.mark.parametrize(
