@@ -41,8 +41,7 @@ def answer_to(plan: Any, approval: Any) -> Answer:
     :param plan: what the planning task returned. :param approval: what the approval returned; ``None`` if nobody has
         answered, whatever state the task was given by hand.
     """
-    wanted = about(plan)
-    if wanted is None or not isinstance(approval, Mapping) or approval.get(ABOUT) != wanted:
+    if not _is_about(approval, plan):
         return Answer.NONE
     chosen = approval.get("chosen_options")
     if chosen == [APPROVE]:
@@ -57,7 +56,13 @@ def shows_nothing_left(plan: Any, report: Any) -> bool:
 
     :param report: what the leak check returned; ``None`` if it did not succeed by itself.
     """
-    wanted = about(plan)
-    if wanted is None or not isinstance(report, Mapping):
-        return False
-    return report.get(ABOUT) == wanted and report.get("leaks") == []
+    return _is_about(report, plan) and report.get("leaks") == []
+
+
+def _is_about(result: Any, plan: Any) -> bool:
+    """Whether a task's result is about this plan.
+
+    Versions of this package before the id gave neither of them a name; a run that they have begun is finished by what
+    they left: no state that is set by hand leaves a result at all, and a plan that is made anew has an id.
+    """
+    return isinstance(plan, Mapping) and isinstance(result, Mapping) and result.get(ABOUT) == about(plan)

@@ -26,11 +26,23 @@ def test_the_options_are_those_of_airflow() -> None:
         (PLAN, {"chosen_options": ["Approve", "Reject"], "about": "p1"}, Answer.NONE),
         (PLAN, {"about": "p1"}, Answer.NONE),
         (None, {"chosen_options": ["Approve"], "about": None}, Answer.NONE),
-        ({"plan": {}}, {"chosen_options": ["Approve"], "about": None}, Answer.NONE),
+        (None, {"chosen_options": ["Approve"]}, Answer.NONE),
+        ({"plan": {}}, None, Answer.NONE),
+        ({"plan": {}}, {"chosen_options": ["Approve"], "about": "p1"}, Answer.NONE),
     ],
 )
 def test_only_an_answer_to_this_plan_is_one(plan: Any, approval: Any, answer: Answer) -> None:
     assert answer_to(plan, approval) is answer
+
+
+@pytest.mark.parametrize("more", [{}, {"about": None}], ids=["answered before", "answered since"])
+def test_a_plan_of_a_version_before_the_ids_is_answered_by_what_names_none(more: dict[str, None]) -> None:
+    """The package was updated while a person thought, or while the run was torn down."""
+    before = {"plan": {}, "markdown": "…"}
+    assert answer_to(before, {"chosen_options": ["Approve"], **more}) is Answer.APPROVED
+    assert answer_to(before, {"chosen_options": ["Reject"], **more}) is Answer.REJECTED
+    assert shows_nothing_left(before, {"leaks": [], **more})
+    assert not shows_nothing_left(before, {"leaks": [{}], **more})
 
 
 @pytest.mark.parametrize(
@@ -42,6 +54,9 @@ def test_only_an_answer_to_this_plan_is_one(plan: Any, approval: Any, answer: An
         (PLAN, {"leaks": [], "about": "p0"}, False),
         (PLAN, None, False),
         (None, {"leaks": [], "about": None}, False),
+        (None, {"leaks": []}, False),
+        ({"plan": {}}, None, False),
+        ({"plan": {}}, {"leaks": [], "about": "p1"}, False),
     ],
 )
 def test_only_a_look_after_this_plan_shows_that_nothing_is_left(plan: Any, report: Any, shown: bool) -> None:
