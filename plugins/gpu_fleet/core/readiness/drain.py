@@ -31,7 +31,8 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
     :param args: ``nodes``: node names; ``uids``: UIDs to wait for; ``blocked``: why evictions were refused, in words;
         ``held``: UIDs of pods that budgets held -> the budgets' versions before the eviction was tried;
-        ``again_after``: epoch seconds before which none is tried again; ``dead``: nodes that are not Ready, and why.
+        ``again_after``: epoch seconds, by our own clock, before which none is tried again; ``dead``: nodes that are
+        not Ready, and why.
     """
     uids = frozenset(args["uids"])
     left = [
@@ -40,7 +41,7 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
     if not left:
         return ready("PodsGone", f"all {len(uids)} pods are gone from {shorten(list(args['nodes']))}")
     freed = _freed(left, snapshot.get(_BUDGETS, []), args.get("held") or {})
-    if freed and float(args.get("now", 0.0)) >= float(args.get("again_after", 0.0)):
+    if freed and float(args.get("here", 0.0)) >= float(args.get("again_after", 0.0)):
         return ready("EvictionPossible", f"budgets have changed and now allow to evict {shorten(freed)}")
     names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left]
     dead: dict[str, str] = dict(args.get("dead") or {})

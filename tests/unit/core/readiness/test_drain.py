@@ -6,7 +6,7 @@ import pytest
 
 from gpu_fleet.core.gates import KubeQuery, gate_named
 
-ARGS: dict[str, Any] = {"nodes": ["n1", "n2"], "uids": ["u1", "u2"], "now": 1.0, "started": 0.0}
+ARGS: dict[str, Any] = {"nodes": ["n1", "n2"], "uids": ["u1", "u2"], "now": 1.0, "started": 0.0, "here": 1.0}
 GATE = gate_named("pods_gone")
 
 
@@ -86,6 +86,19 @@ def test_a_held_pod_is_tried_again_when_its_budgets_have_changed_and_allow_it(
 def test_no_pod_is_tried_again_before_its_time() -> None:
     snapshot = {"pods_0": [held_pod()], "pods_1": [], "budgets": [budget("8", 1)]}
     assert GATE.judge(snapshot, {**HELD, "again_after": 2.0}).reason == "EvictionBlocked"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "here", "reason"),
+    [(600.0, 1001.0, "EvictionBlocked"), (-600.0, 1006.0, "EvictionPossible")],
+    ids=["the API server's clock is ahead", "it is behind"],
+)
+def test_the_time_of_the_next_try_is_our_own_whatever_the_api_servers_clock_says(
+    ahead: float, here: float, reason: str
+) -> None:
+    args = {**HELD, "again_after": 1005.0, "here": here, "now": here + ahead, "started": 1000.0 + ahead}
+    snapshot = {"pods_0": [held_pod()], "pods_1": [], "budgets": [budget("8", 1)]}
+    assert GATE.judge(snapshot, args).reason == reason
 
 
 def test_a_budget_is_no_pod() -> None:
