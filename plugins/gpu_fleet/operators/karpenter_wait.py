@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_fleet.core.errors import DeadlinePassed, GateFailed, GateRefused
+from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GateFailed, GateRefused
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -17,8 +17,15 @@ log = logging.getLogger(__name__)
 #: pod that is rescheduled pulls its image.
 KARPENTER_PATIENCE_S = 120.0
 
-#: How a wait ends in which no controller came; being blind is none of them.
+#: How a wait ends in which no controller came; GateBlind, which is a GateRefused, is none of them.
 _DEAD = (GateFailed, GateRefused, DeadlinePassed)
+
+
+def _unseen(error: GateBlind) -> ApiUnavailable:
+    """An outage of the API says nothing about Karpenter, and no emergency may follow from it."""
+    return ApiUnavailable(
+        f"nobody can see whether Karpenter serves, so nothing is removed: {error.message}", reason=error.reason
+    )
 
 
 class AwaitsKarpenter(FleetOperator):
@@ -27,7 +34,7 @@ class AwaitsKarpenter(FleetOperator):
     def await_karpenter(self, context: Mapping[str, Any]) -> None:
         """Return when Karpenter serves, or counts as dead; defers in between, and then runs the task's ``act`` again.
 
-        :raises GateBlind: nobody can see whether it does.
+        :raises ApiUnavailable: nobody can see whether it does; a retry looks again.
         """
         until = wait_started(context) + KARPENTER_PATIENCE_S
         args = {"namespace": self.spec.karpenter.namespace}
@@ -35,6 +42,8 @@ class AwaitsKarpenter(FleetOperator):
             await_gate(
                 self, context, "karpenter_serves", args, KARPENTER_PATIENCE_S, "karpenter_awaited", deadline=until
             )
+        except GateBlind as error:
+            raise _unseen(error) from error
         except _DEAD as error:
             log.warning("Karpenter counts as dead: %s", error.message)
 
@@ -43,6 +52,8 @@ class AwaitsKarpenter(FleetOperator):
         self.prepare(context)
         try:
             conclude(event)
+        except GateBlind as error:
+            raise _unseen(error) from error
         except _DEAD as error:
             log.warning("Karpenter was waited for in vain: %s", error.message)
         return self.act(context)

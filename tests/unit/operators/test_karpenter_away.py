@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.core.errors import ApiUnavailable, PermanentError
 from gpu_fleet.core.kinds import DEPLOYMENT, NODE_POOL, POD, ObjectRef
+from gpu_fleet.core.verdict import unseen
 from gpu_fleet.hooks.kubernetes import KubeClient
 from gpu_fleet.operators import karpenter_wait
 from gpu_fleet.operators.release import UninstallReleaseOperator
 from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, PlanTeardownOperator
+from gpu_fleet.triggers import looking
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 from tests.unit.operators.test_teardown import (  # noqa: F401  (fixtures)
@@ -89,6 +91,30 @@ def test_a_controller_that_does_not_come_back_in_time_is_dead(
             context(TaskInstance(spec=demo_spec())), verdict("deadline", "Progressing")
         )
     assert refused.value.reason == "KarpenterDead"
+    assert not deleting(kube, NODE_POOL, POOL)
+
+
+@pytest.mark.parametrize("operator_class", [PlanTeardownOperator, DeleteNodePoolsOperator])
+@pytest.mark.parametrize("resumed", [False, True], ids=["at the first look", "by the triggerer's word"])
+def test_a_karpenter_that_nobody_could_see_is_not_taken_for_dead(
+    kube: KubeClient,  # noqa: F811
+    operator_class: Any,
+    resumed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The API was away until the wait's deadline, and is back for the look that follows."""
+    pool(kube)
+    karpenter(kube, ready=False)
+    blind = unseen("ApiUnavailable", "list pods: connection refused", permanent=False)
+    monkeypatch.setattr(karpenter_wait, "KARPENTER_PATIENCE_S", 0.0)
+    monkeypatch.setattr(looking, "look", lambda *_, **__: blind)
+    operator = operator_class(task_id="task")
+    asked = context(TaskInstance(spec=demo_spec(teardown__whenKarpenterIsDead="emergency")))
+    event = {"type": "deadline", "gate": "karpenter_serves", "verdict": blind.to_json()}
+    go_on = (lambda: operator.karpenter_awaited(asked, event)) if resumed else (lambda: operator.execute(asked))
+    with pytest.raises(ApiUnavailable, match=r"nobody can see whether Karpenter serves.*connection refused") as away:
+        go_on()
+    assert away.value.reason == "ApiUnavailable"
     assert not deleting(kube, NODE_POOL, POOL)
 
 
