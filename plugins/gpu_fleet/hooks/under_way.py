@@ -82,6 +82,20 @@ def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
         and not for a worker that may be starting the next run already.
     :returns: ``None`` if there is none, or one that this version of the package refuses.
     """
+    found = _in_force(dag_id, lingers=lingers)
+    return None if found is None else found[1]
+
+
+def run_of(dag_id: str) -> str:
+    """The id of the run whose spec a worker builds the DAG from now; empty if that is the cluster file's.
+
+    It may be a run that is long gone: one that was deleted, or whose workers were lost, has noted no end.
+    """
+    found = _in_force(dag_id, lingers=False)
+    return "" if found is None else found[0]
+
+
+def _in_force(dag_id: str, *, lingers: bool) -> tuple[str, ClusterSpec] | None:
     found = _read(dag_id)
     if found is None or found["until"] <= time.time() or (found["ended"] and not lingers):
         return None
@@ -90,7 +104,7 @@ def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
     except SpecError as error:
         log.warning("DAG %s follows its cluster file, although run %s is under way: %s", dag_id, found["run"], error)
         return None
-    return spec if spec.name == dag_id.partition(".")[2] else None
+    return (found["run"], spec) if spec.name == dag_id.partition(".")[2] else None
 
 
 def pinned_dags(family: str) -> list[str]:

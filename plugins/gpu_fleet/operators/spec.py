@@ -83,7 +83,8 @@ class FreezeSpecOperator(BaseOperator):
     :returns: ``{"spec", "digest", "file", "pools"}``; ``pools`` are the ones that the run's Params select.
     :raises SpecError: if the file or a Param is wrong, or the file names what this deployment lets no cluster file use
         (``NotAllowedHere``); names the field and the remedy.
-    :raises TransientError: ``DagOutdated``: Airflow still has the tasks of an older file.
+    :raises TransientError: ``DagOutdated``: Airflow still has the tasks of an older file, or this worker's DAG is that
+        of another run; the next try's is not.
     """
 
     template_fields = ("cluster",)
@@ -99,14 +100,14 @@ class FreezeSpecOperator(BaseOperator):
         frozen = store.get(FROZEN)
         if isinstance(frozen, dict) and frozen.get("digest"):
             self.log.info("this run was pinned before, to digest %s", frozen["digest"])
-            self._keep_dag(context, frozen)
+            self._keep_dag(context, frozen, mine=context["ti"].run_id)
             self._await_dag(context)
             return frozen
         refuse_unknown_conf(context)
         frozen = self._freeze(context.get("params") or {})
         store.set(FROZEN, frozen)
-        self._keep_dag(context, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
+        self._keep_dag(context, frozen)
         self._await_dag(context)
         return frozen
 
@@ -138,14 +139,30 @@ class FreezeSpecOperator(BaseOperator):
                 told = differs
             time.sleep(DAG_LOOK_S)
 
-    def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
-        """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file."""
-        from gpu_fleet.hooks.under_way import LONGEST_S, note_begin
+    def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any], mine: str = "") -> None:
+        """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file.
+
+        The DAG that this task was taken from may be that of a run that is gone and noted no end (it was deleted, or its
+        workers were lost). The DAG processor has then built the same, so comparing the two would show nothing. A
+        record that cannot be written is no reason to fail: the next try would find the same.
+
+        :param mine: the run whose record may have been in force before: of a run that was pinned before, this one.
+        :raises TransientError: ``DagOutdated``: the next try's DAG is that of the record that is written here.
+        """
+        from gpu_fleet.hooks.under_way import LONGEST_S, note_begin, run_of
 
         dag = self.get_dag()
-        if dag is not None:
-            lasts = dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else LONGEST_S
-            note_begin(dag.dag_id, context["ti"].run_id, frozen["spec"], lasts)
+        if dag is None:
+            return
+        built_of = run_of(dag.dag_id)
+        lasts = dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else LONGEST_S
+        kept = note_begin(dag.dag_id, context["ti"].run_id, frozen["spec"], lasts)
+        if kept and built_of not in ("", mine):
+            raise TransientError(
+                f"this worker has built the DAG from the spec of run {built_of}, which has left no word of its end; "
+                "from now on it is built from this run's: the next try goes on",
+                reason="DagOutdated",
+            )
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.spec.notes import notes_of

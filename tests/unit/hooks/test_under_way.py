@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_fleet.hooks import under_way
-from gpu_fleet.hooks.under_way import LINGERS_S, note_begin, note_end, pinned, pinned_dags, state_dir
+from gpu_fleet.hooks.under_way import LINGERS_S, note_begin, note_end, pinned, pinned_dags, run_of, state_dir
 from tests.unit.core.specs import demo_spec
 
 DAG = "gpu_lifecycle.demo"
@@ -30,10 +30,12 @@ def test_a_run_is_pinned_until_it_is_over(clock: list[float]) -> None:
     assert pinned(DAG) is None
     assert note_begin(DAG, "one", demo_spec().to_json(), 500)
     assert pinned(DAG) == pinned(DAG, lingers=False) == demo_spec()
+    assert (run_of(DAG), run_of("gpu_teardown.demo")) == ("one", "")
     assert pinned_dags("gpu_lifecycle") == [DAG]
     assert pinned_dags("gpu") == pinned_dags("gpu_teardown") == []
     assert pinned("gpu_teardown.demo") is None
     clock[0] = 1500.0
+    assert run_of(DAG) == ""
     assert pinned(DAG) is None, "a run that never came to its verdict is over when Airflow has ended it"
 
 
@@ -43,6 +45,7 @@ def test_the_dag_stays_until_the_scheduler_has_ended_the_run(clock: list[float])
     clock[0] += LINGERS_S - 1
     assert pinned(DAG) is not None
     assert pinned(DAG, lingers=False) is None, "the next run has begun, and with it the cluster file counts"
+    assert run_of(DAG) == ""
     assert note_end(DAG, "one"), "a retry of the verdict"
     clock[0] += LINGERS_S
     assert pinned(DAG) is None
@@ -72,6 +75,7 @@ def test_a_damaged_record_leaves_the_dag_to_its_file(folder: Path, content: str)
     folder.mkdir()
     (folder / f"{DAG}.json").write_text(content)
     assert pinned(DAG) is None
+    assert run_of(DAG) == ""
     assert not note_end("gpu_lifecycle.other", "one")
 
 

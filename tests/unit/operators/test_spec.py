@@ -9,11 +9,12 @@ import pytest
 from gpu_fleet.core.errors import SpecError, TransientError
 from gpu_fleet.hooks.fleet import load_cluster
 from gpu_fleet.hooks.templates import include_dir
-from gpu_fleet.hooks.under_way import LINGERS_S, pinned
+from gpu_fleet.hooks.under_way import LINGERS_S, note_begin, note_end, pinned, run_of
 from gpu_fleet.operators.base import frozen_spec
 from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
 from gpu_fleet.operators.verdict import RunVerdictOperator
 from tests.unit.airflow_context import context
+from tests.unit.core.specs import demo_spec
 
 POOLS = ("shared-a10g", "whole-a100")
 
@@ -200,6 +201,67 @@ def test_a_run_waits_until_airflow_has_given_it_the_tasks_of_its_spec(
     with pytest.raises(TransientError, match=r"it lacks new and it has old.*start another run") as caught:
         operator.execute(task_context)
     assert caught.value.reason == "DagOutdated"
+
+
+def test_a_run_is_not_begun_with_the_dag_of_a_run_that_left_no_word_of_its_end(
+    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted, or its workers were lost: worker and DAG processor both build its DAG, so these do not differ."""
+    from airflow.sdk import DAG
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+    task_context = context()
+    task_context["ti"].task_states = {"freeze_spec": "running"}
+    note_begin("gpu_lifecycle.demo", "deleted", demo_spec(state="absent").to_json(), 500)
+    with pytest.raises(TransientError, match=r"the spec of run deleted.*the next try goes on") as caught:
+        operator.execute(task_context)
+    assert caught.value.reason == "DagOutdated"
+    assert (run_of("gpu_lifecycle.demo"), pinned("gpu_lifecycle.demo")) == ("manual__1", load_cluster("demo"))
+    assert operator.execute(task_context)["digest"], "the next try is built from this run's record"
+    assert operator.execute(task_context)["digest"], "cleared while the run is under way"
+
+    note_begin("gpu_lifecycle.demo", "deleted", demo_spec(state="absent").to_json(), 500)
+    with pytest.raises(TransientError, match="the spec of run deleted"):
+        operator.execute(task_context)
+    assert operator.execute(task_context)["digest"]
+
+
+def test_a_run_of_the_same_id_as_one_that_was_deleted_is_another_run(
+    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk import DAG
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+    task_context = context()
+    task_context["ti"].task_states = {"freeze_spec": "running"}
+    note_begin("gpu_lifecycle.demo", "manual__1", demo_spec(state="absent").to_json(), 500)
+    with pytest.raises(TransientError) as caught:
+        operator.execute(task_context)
+    assert caught.value.reason == "DagOutdated"
+    assert operator.execute(task_context)["digest"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a run that is over", "a folder that cannot be written"])
+def test_a_run_whose_dag_is_that_of_its_file_begins_at_once(
+    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    from airflow.sdk import DAG
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    if before == "a run that is over":
+        note_begin("gpu_lifecycle.demo", "before", demo_spec(state="absent").to_json(), 500)
+        note_end("gpu_lifecycle.demo", "before")
+    if before == "a folder that cannot be written":
+        (tmp_path / "state").touch()
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+    task_context = context()
+    task_context["ti"].task_states = {"freeze_spec": "running"}
+    assert operator.execute(task_context) == operator.execute(task_context)
 
 
 def test_of_two_files_about_one_cluster_a_run_is_refused_at_its_start(clusters: Path) -> None:
