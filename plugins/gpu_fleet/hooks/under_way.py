@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 #: Names the folder; without it nothing is noted.
 STATE_DIR_VARIABLE = "GPU_FLEET_STATE_DIR"
-#: Seconds that a DAG stays as it is after its run's last task has begun: until the scheduler has ended the run.
+#: Seconds that a DAG stays as it is after its run's verdict: until the scheduler has ended the run.
 LINGERS_S = 30.0
 #: Seconds after which a run is taken to be over whose DAG sets no ``dagrun_timeout``.
 LONGEST_S = 7 * 24 * 3600.0
@@ -65,7 +65,7 @@ def note_begin(dag_id: str, run_id: str, spec: Mapping[str, Any], lasts_s: float
 
 
 def note_end(dag_id: str, run_id: str) -> bool:
-    """The last task of a run has begun; harmless to repeat, and nothing to the record of another run.
+    """The verdict of a run is known; harmless to repeat, and nothing to the record of another run.
 
     :returns: whether there was such a record.
     """
@@ -78,8 +78,8 @@ def note_end(dag_id: str, run_id: str) -> bool:
 def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
     """The spec of the DAG's run that is under way.
 
-    :param lingers: whether a run counts whose last task has begun, for :data:`LINGERS_S`: it does for the scheduler,
-        and not for a worker that may be starting the next run already.
+    :param lingers: whether a run counts whose verdict is known, for :data:`LINGERS_S`: it does for the scheduler, and
+        not for a worker that may be starting the next run already.
     :returns: ``None`` if there is none, or one that this version of the package refuses.
     """
     found = _in_force(dag_id, lingers=lingers)

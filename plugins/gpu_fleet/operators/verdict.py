@@ -95,8 +95,18 @@ class RunVerdictOperator(BaseOperator):
         from gpu_fleet.hooks.under_way import note_end
 
         ti = context["ti"]
-        # Whatever the verdict: the run ends with it, and its DAG may follow the cluster file again.
+        try:
+            verdict = self._verdict(context)
+        except RunFailed:
+            note_end(ti.dag_id, ti.run_id)
+            raise
+        # Whatever the verdict: the run ends with it, and its DAG may follow the cluster file again. Not sooner: after
+        # anything else this task is tried again, and the file may by now give a DAG that does not have it.
         note_end(ti.dag_id, ti.run_id)
+        return verdict
+
+    def _verdict(self, context: Any) -> str:
+        ti = context["ti"]
         answer = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
         states = answer.get(ti.run_id, {})
         failed = failed_tasks(states, self.watched)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gpu_fleet.hooks.templates import include_dir
 from gpu_fleet.hooks.under_way import LINGERS_S, note_begin, note_end, pinned, run_of
 from gpu_fleet.operators.base import frozen_spec
 from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
-from gpu_fleet.operators.verdict import RunVerdictOperator
+from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator
 from tests.unit.airflow_context import context
 from tests.unit.core.specs import demo_spec
 
@@ -169,6 +170,35 @@ def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, m
     verdict.execute(task_context)
     monkeypatch.setattr("time.time", lambda: moment + LINGERS_S + 1)
     assert pinned("gpu_lifecycle.demo") is None
+
+
+@pytest.mark.parametrize("then", ["failed", "success"])
+def test_a_run_whose_verdict_could_not_be_read_keeps_its_dag_for_the_next_try(
+    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Built from a file that is broken by now, the DAG would not have the task that is tried again."""
+    from airflow.sdk import DAG
+
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+    with DAG("gpu_lifecycle.demo", schedule=None):
+        operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+        verdict = RunVerdictOperator(task_id="run_verdict", watched=["work"])
+    task_context = context()
+    operator.execute(task_context)
+
+    def away(**_: Any) -> dict[str, Any]:
+        raise ConnectionError("Airflow's API server does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_context["ti"], "get_task_states", away)
+        with pytest.raises(ConnectionError):
+            verdict.execute(task_context)
+    assert run_of("gpu_lifecycle.demo") == "manual__1"
+
+    task_context["ti"].task_states = {"freeze_spec": "success", "work": then}
+    with contextlib.suppress(RunFailed):
+        verdict.execute(task_context)
+    assert run_of("gpu_lifecycle.demo") == ""
 
 
 def test_a_run_waits_until_airflow_has_given_it_the_tasks_of_its_spec(
