@@ -263,7 +263,8 @@ def _spared(rows: Sequence[Json]) -> list[str]:
     shown = ", ".join(f"{row['id']} ({row['type']}, NodePool {row['pool'] or 'none'})" for row in rows)
     return [
         f"Not touched, although their NodePools are going or gone: {shown}. Their tags name no managed pool of this "
-        "cluster file, and without Karpenter nobody terminates them: bring it back, or have their owners do it."
+        "cluster file, and without Karpenter nobody terminates them: bring it back, or have their owners do it. Until "
+        "then the teardown fails (OthersRemain) once ours are gone."
     ]
 
 

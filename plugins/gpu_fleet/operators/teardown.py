@@ -41,6 +41,20 @@ def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> 
     )
 
 
+def others_remain(spec: ClusterSpec, left: Iterable[Mapping[str, Any]]) -> PermanentError:
+    """Why a teardown does not go on to wait for the instances that an emergency has spared.
+
+    :param left: their rows of the plan.
+    """
+    shown = ", ".join(f"{row['id']} ({row['type']}, NodePool {row['pool'] or 'none'})" for row in left)
+    return PermanentError(
+        f"what is ours of cluster {spec.name} is terminated, and {shown} live on: their NodePools are going or gone, "
+        "their tags name no managed pool of this cluster file, and without Karpenter nobody terminates them; bring it "
+        "back, or have their owners terminate them, then clear this task and what follows it",
+        reason="OthersRemain",
+    )
+
+
 class PlanTeardownOperator(AwaitsKarpenter):
     """Says what a teardown will remove, whom that hurts, what stays, and what it costs per hour. Changes nothing.
 
@@ -134,9 +148,11 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
 
     :param approved_task_id: task whose plan a person has approved; what has come since is refused, also when this task
         is cleared alone, long after the plan was compared.
-    :returns: ``{"way", "pools", "nodeClaims", "nodes", "instances"}``.
+    :returns: ``{"way", "pools", "nodeClaims", "nodes", "instances", "spared"}``; the last are those that an emergency
+        leaves to their owners.
     :raises PermanentError: ``KarpenterDead`` under the policy ``fail``; ``PlanGrew`` and ``WayNotApproved`` if more, or
-        worse, than was approved would be done.
+        worse, than was approved would be done; ``OthersRemain`` after an emergency that has removed what is ours, and
+        beside which instances live that nobody ends.
     """
 
     changes_cluster = True
@@ -260,6 +276,10 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
         for item in left_classes(classes, self.spec.name, kept):
             self._finish(item, FINALIZER_NODE_CLASS)
         self.log.warning("emergency: launch templates and instance profiles may be left; the leak check names them")
+        ids = {str(instance["InstanceId"]) for instance in alive}
+        # A task that deferred in an earlier version of this package has noted none.
+        if left := [row for row in plan.get("spared") or () if row["id"] in ids]:
+            raise others_remain(self.spec, left)
         return plan
 
     def _finish(self, item: Mapping[str, Any], finalizer: str) -> None:
@@ -292,4 +312,5 @@ def _result(plan: TeardownPlan, also: Iterable[str] = ()) -> dict[str, Any]:
         "nodeClaims": plan.node_claims,
         "nodes": plan.nodes,
         "instances": [str(row["id"]) for row in plan.instances],
+        "spared": [{key: row[key] for key in ("id", "type", "pool")} for row in plan.spared],
     }

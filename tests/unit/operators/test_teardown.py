@@ -518,14 +518,27 @@ def test_an_emergency_spares_what_is_not_ours_though_its_pool_is_going(
     assert [row["id"] for row in plan["plan"]["instances"]] == [mine]
     assert [row["id"] for row in plan["plan"]["spared"]] == [theirs]
     assert f"Not touched, although their NodePools are going or gone: {theirs}" in plan["markdown"]
-    result = run(DeleteNodePoolsOperator, spec)
-    assert (result["way"], result["instances"]) == ("Emergency", [mine])
+    delete_all = DeleteNodePoolsOperator(task_id="task")
+    with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) live on") as remain:
+        delete_all.execute(context(TaskInstance(spec=spec)))
+    assert remain.value.reason == "OthersRemain"
+    assert mine not in remain.value.message
     assert state(aws, theirs) in ("pending", "running")
     assert state(aws, mine) in ("shutting-down", "terminated")
     for kind, name in ((NODE, "node-theirs"), (NODE_CLAIM, "theirs")):
         left = kube.get(ObjectRef(kind, name)) or {}
         assert left["metadata"]["finalizers"] == [FINALIZER_TERMINATION]
         assert kube.get(ObjectRef(kind, name.replace("theirs", "mine"))) is None
+    aws.call("ec2", "terminate_instances", InstanceIds=[theirs])  # their owners do
+    assert delete_all.execute(context(TaskInstance(spec=spec)))["spared"] == []
+
+
+def test_a_wait_that_began_in_a_version_that_noted_no_spared_instances_goes_on(kube: KubeClient) -> None:
+    before = {"way": "Emergency", "pools": [POOL], "nodeClaims": [], "nodes": [], "instances": []}
+    gone = {"phase": "Ready", "reason": "InstancesGone", "message": "EC2 has no Karpenter instance left"}
+    event = {"type": "verdict", "gate": "instances_gone", "verdict": gone}
+    operator = DeleteNodePoolsOperator(task_id="task")
+    assert operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, plan=before) == before
 
 
 def test_an_emergency_takes_the_instances_of_our_pools_that_the_file_no_longer_has(
