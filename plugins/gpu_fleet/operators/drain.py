@@ -19,6 +19,7 @@ from gpu_fleet.core.errors import (
 )
 from gpu_fleet.operators.base import FleetOperator, attempt, bare_pods_go, run_name, wait_started
 from gpu_fleet.operators.freeze import going_pools, is_marked, mark, require_freeze
+from gpu_fleet.operators.teardown_approved import approved_plan
 from gpu_fleet.triggers.looking import await_gate
 
 if TYPE_CHECKING:
@@ -441,15 +442,28 @@ class DrainRemovedPoolsOperator(DrainOperator):
     Which tasks there are is decided when the DAG is parsed, but which pools are left only the cluster knows.
 
     :param drained: names of the pools with a drain of their own.
+    :param plan_task_id: task whose plan is carried out. Its way counts, for a Karpenter that restarts at this moment is
+        not ready either, and the plan has waited for that one.
     """
 
     template_fields = ("drained",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"drained": "json"}
     subject = "removed-pools"
 
-    def __init__(self, *, drained: Sequence[str], **kwargs: Any) -> None:
+    #: Whether the teardown goes on without Karpenter.
+    emergency = False
+
+    def __init__(self, *, drained: Sequence[str], plan_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.drained = drained
+        self.plan_task_id = plan_task_id
+
+    def prepare(self, context: Mapping[str, Any]) -> None:
+        from gpu_fleet.core.teardown_karpenter import Way
+
+        super().prepare(context)
+        made = approved_plan(context, self.plan_task_id)
+        self.emergency = (made.get("plan") or {}).get("way") == Way.EMERGENCY.value
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         if not self._nodes():
@@ -462,20 +476,9 @@ class DrainRemovedPoolsOperator(DrainOperator):
         from gpu_fleet.core.names import LABEL_NODE_POOL
 
         nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
-        pools, emergency = self.kube.list(NODE_POOL), self._emergency()
-        names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=emergency)
+        pools = self.kube.list(NODE_POOL)
+        names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=self.emergency)
         return [node for node in nodes if node["metadata"]["name"] in names]
-
-    def _emergency(self) -> bool:
-        """Whether the teardown goes on without Karpenter."""
-        from gpu_fleet.core.kinds import POD
-        from gpu_fleet.core.names import KARPENTER_SELECTOR
-        from gpu_fleet.core.teardown_karpenter import Karpenter, karpenter_state
-
-        if self.spec.teardown.when_karpenter_is_dead != "emergency":
-            return False
-        pods = self.kube.list(POD, self.spec.karpenter.namespace, label_selector=KARPENTER_SELECTOR)
-        return karpenter_state(pods) is Karpenter.DEAD
 
 
 def _kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -66,7 +66,11 @@ def teardown(spec: ClusterSpec) -> Phase:
         drains: list[Any] = [
             DrainPoolOperator(task_id=f"drain_{pool.name}", node_pool=pool.name) for pool in spec.node_pools
         ]
-        drains.append(DrainRemovedPoolsOperator(task_id="drain_removed_pools", drained=list(spec.pool_names)))
+        drains.append(
+            DrainRemovedPoolsOperator(
+                task_id="drain_removed_pools", drained=list(spec.pool_names), plan_task_id=replan.task_id
+            )
+        )
         # A teardown in Airflow's sense, too: a run that a person ends must not leave pools frozen for nothing.
         undo = UndoFreezeOperator(
             task_id="undo_freeze", freeze=freeze.task_id, drains=[drain.task_id for drain in drains]

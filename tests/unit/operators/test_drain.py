@@ -526,7 +526,7 @@ def removed_pool(cluster: SandboxCluster, node: str) -> Iterator[str]:
 
 def removed_pools_drain(cluster: SandboxCluster, **spec: Any) -> Drain:
     drain = Drain(cluster, **spec)
-    drain.operator = DrainRemovedPoolsOperator(task_id="drain", drained=[POOL])
+    drain.operator = DrainRemovedPoolsOperator(task_id="drain", drained=[POOL], plan_task_id="plan_again")
     return drain
 
 
@@ -545,6 +545,33 @@ def test_a_pool_that_the_file_no_longer_has_is_drained_by_the_same_rules(
     assert outcomes(report) == {"default/bare": "Evicted"}
     for other in ("n1", "other"):
         assert "unschedulable" not in (cluster.kube.get(ObjectRef(NODE, other)) or {}).get("spec", {})
+
+
+@pytest.mark.parametrize(
+    ("way", "ready", "drained"),
+    [("ByKarpenter", False, ["n8", "n9"]), ("Emergency", True, ["n9"])],
+    ids=["it restarts at this moment", "it has come back since"],
+)
+def test_whose_nodes_are_drained_is_by_the_plan_and_not_by_whether_karpenter_is_ready_just_now(
+    cluster: SandboxCluster, removed_pool: str, way: str, ready: bool, drained: list[str]
+) -> None:
+    """Of a NodePool that is gone nobody knows whose it was: Karpenter takes its nodes, an emergency does not."""
+    kube, labels = cluster.kube, {"app.kubernetes.io/name": "karpenter"}
+    gone = {"name": "n8", "labels": {"karpenter.sh/nodepool": "gone"}}
+    kube.create({"apiVersion": "v1", "kind": "Node", "metadata": gone})
+    controller = ObjectRef(POD, "karpenter-0", "kube-system")
+    metadata = {"name": controller.name, "namespace": controller.namespace, "labels": labels}
+    spec = {"containers": [{"name": "controller", "image": "x"}]}
+    kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    status = {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
+    kube.patch(controller, {"status": status}, subresource="status")
+    drain = removed_pools_drain(cluster, teardown={"whenKarpenterIsDead": "emergency"})
+    drain.context["ti"].xcoms["return_value"] = {"plan": {"way": way}}
+    report = drain.run()
+    kube.delete(ObjectRef(NODE, "n8"))
+    kube.delete(controller, grace_seconds=0)
+    assert report is not None
+    assert report["nodes"] == drained
 
 
 def test_without_such_a_pool_there_is_nothing_to_drain(cluster: SandboxCluster, removed_pool: str) -> None:
