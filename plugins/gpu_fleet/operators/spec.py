@@ -55,19 +55,25 @@ def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_beyond(spec: ClusterSpec) -> None:
+def refuse_beyond(spec: ClusterSpec, *, notifies: bool = True) -> list[str]:
     """
+    :param notifies: whether a run may come to use the notifiers of the file. One that does not is not held up by them:
+        a teardown must not be kept from ending capacity that costs money. ``load_notifier`` refuses them by itself.
+    :returns: what the file names and may not, without harm to such a run.
     :raises SpecErrors: ``NotAllowedHere``, if the spec names what cluster files of this deployment may not.
     """
     from gpu_fleet.core.spec import SpecErrors
     from gpu_fleet.core.trust import NOT_ALLOWED, beyond
     from gpu_fleet.hooks.settings import trust
 
-    problems = [SpecError(p.message, field=p.field, remedy=p.remedy) for p in beyond(trust(), spec)]
+    found = beyond(trust(), spec)
+    passed = [] if notifies else [problem for problem in found if problem.field.startswith("validation.notify")]
+    problems = [SpecError(p.message, field=p.field, remedy=p.remedy) for p in found if p not in passed]
     if problems:
         error = SpecErrors(problems, where=f"{spec.name}.yaml")
         error.reason = NOT_ALLOWED
         raise error
+    return [f"{problem.field}: {problem.message} ({problem.remedy})" for problem in passed]
 
 
 class FreezeSpecOperator(BaseOperator):
@@ -170,7 +176,8 @@ class FreezeSpecOperator(BaseOperator):
         from gpu_fleet.hooks.fleet import load_cluster
 
         spec = load_cluster(self.cluster)
-        refuse_beyond(spec)
+        for told in refuse_beyond(spec, notifies=self.provisions):
+            self.log.warning("%s; this run goes on without it", told)
         if self.provisions and spec.state == "absent":
             raise SpecError(
                 f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpu_fleet.core.errors import SpecError, TransientError
 from gpu_fleet.hooks.fleet import load_cluster
@@ -145,6 +146,33 @@ def test_a_run_does_not_begin_with_what_the_deployment_does_not_allow(
     monkeypatch.setenv("GPU_FLEET_ALLOWED_CONNECTIONS", "aws_*,payroll")
     monkeypatch.setenv("GPU_FLEET_ALLOWED_KUBECONFIGS", "/root/.kube")
     assert freeze(context())["digest"]
+
+
+def test_a_notifier_that_the_deployment_does_not_allow_keeps_no_teardown_from_ending_what_costs_money(
+    clusters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clusters / "demo.yaml"
+    value = yaml.safe_load(path.read_text())
+    pager = {"notifier": "my_company.Pager", "arguments": {"pager_conn_id": "payroll"}}
+    value["validation"] = {**(value.get("validation") or {}), "notify": [pager]}
+    path.write_text(yaml.safe_dump(value))
+    said: list[str] = []
+    teardown = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
+    monkeypatch.setattr(teardown.log, "warning", lambda text, *args: said.append(text % args))
+    assert teardown.execute(context())["digest"]
+    told = [line for line in said if line.startswith("validation.notify[0]")]
+    assert len(told) == 2, said
+    assert all("this deployment does not let cluster files" in line for line in told)
+
+    with pytest.raises(SpecError) as caught:
+        FreezeSpecOperator(task_id="freeze_spec", cluster="demo", provisions=True).execute(context())
+    assert caught.value.reason == "NotAllowedHere"
+
+    value["aws"]["connection"] = "payroll"
+    path.write_text(yaml.safe_dump(value))
+    with pytest.raises(SpecError) as caught:
+        teardown.execute(context())
+    assert (caught.value.reason, caught.value.field) == ("NotAllowedHere", "aws.connection")
 
 
 # --- the DAG of a run under way --------------------------------------------------------------------------------------
