@@ -1,7 +1,8 @@
 """The trigger behind every gate: observes, judges at each change, and yields one typed event.
 
 Events: ``{"type": "verdict", "gate", "verdict"}`` when the verdict is Ready or Failed, and ``{"type": "deadline",
-"gate", "verdict"}`` with the last verdict when the absolute deadline passes. It only reads.
+"gate", "verdict"}`` with the last verdict when the absolute deadline passes. A trigger that starts at or after its
+deadline, because the triggerer was away meanwhile, looks once all the same. It only reads.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher
 TICK_S = 1.0
 #: Seconds to wait after a change, so that a burst of changes is judged once.
 SETTLE_S = 0.02
+#: Seconds from the start that the first look may take, whatever the deadline: longer than a server may let an answer
+#: begin (``kubernetes_async.OPEN_TIMEOUT_S``), so that there is a verdict in any case, if only why nothing can be seen.
+FIRST_LOOK_S = 45.0
 
 
 class GateTrigger(BaseTrigger):
@@ -69,7 +73,7 @@ class GateTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         verdict = Verdict.from_json(self.last) if self.last else None
-        looked = False
+        looked, begun = False, time.monotonic()
         changed = asyncio.Event()
         try:
             try:
@@ -90,6 +94,8 @@ class GateTrigger(BaseTrigger):
                         yield TriggerEvent({"type": "verdict", "gate": self.gate, "verdict": found.to_json()})
                         return
                 left = self.deadline - time.time()
+                if not looked:
+                    left = max(left, begun + FIRST_LOOK_S - time.monotonic())
                 if left <= 0:
                     missed = "the deadline passed before the first complete look"
                     if verdict is not None and not looked:

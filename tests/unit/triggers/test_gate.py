@@ -13,7 +13,8 @@ import pytest
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kinds import RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.verdict import progressing
-from gpu_fleet.triggers.gate import GateTrigger
+from gpu_fleet.hooks.kubernetes_async import OPEN_TIMEOUT_S
+from gpu_fleet.triggers.gate import FIRST_LOOK_S, GateTrigger
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
 NVIDIA = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": "nvidia"}
@@ -103,9 +104,26 @@ async def test_the_deadline_brings_the_last_reason(cluster: SandboxCluster) -> N
     assert event["verdict"]["reason"] == "NotFound"
 
 
+async def test_a_trigger_that_starts_after_its_deadline_looks_once(cluster: SandboxCluster) -> None:
+    """The triggerer was away until then: what has come meanwhile counts, and so does why it has not."""
+    event = await event_of(trigger(cluster, seconds=-1.0, last=progressing("RollingOut", "0 of 1 ready").to_json()))
+    assert (event["type"], event["verdict"]["reason"], event["verdict"]["blind"]) == ("deadline", "NotFound", False)
+    cluster.kube.create(MANIFEST)
+    event = await event_of(trigger(cluster, seconds=-1.0))
+    assert (event["type"], event["verdict"]["phase"]) == ("verdict", "Ready")
+
+
+async def test_a_trigger_that_starts_after_its_deadline_in_an_outage_ends_blind(cluster: SandboxCluster) -> None:
+    cluster.fail_requests(verb="list", kind="RuntimeClass", status=503, message="starting up")
+    event = await event_of(trigger(cluster, seconds=-1.0))
+    assert event["type"] == "deadline"
+    assert (event["verdict"]["reason"], event["verdict"]["blind"]) == ("ApiUnavailable", True)
+
+
 async def test_a_deadline_before_the_first_look_is_blind_though_the_worker_has_seen(
-    cluster: SandboxCluster,
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gpu_fleet.triggers.gate.FIRST_LOOK_S", 0.0)
     last = progressing("RollingOut", "0 of 1 ready").to_json()
     event = await event_of(trigger(cluster, seconds=-1.0, last=last))
     assert event["type"] == "deadline"
@@ -113,10 +131,17 @@ async def test_a_deadline_before_the_first_look_is_blind_though_the_worker_has_s
     assert "the worker had seen RollingOut: 0 of 1 ready" in event["verdict"]["message"]
 
 
-async def test_a_deadline_before_the_first_look_says_so(cluster: SandboxCluster) -> None:
+async def test_a_deadline_before_the_first_look_says_so(
+    cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_fleet.triggers.gate.FIRST_LOOK_S", 0.0)
     event = await event_of(trigger(cluster, seconds=-1))
     assert event["type"] == "deadline"
     assert event["verdict"]["reason"] == "NotObserved"
+
+
+def test_the_first_look_may_take_as_long_as_a_silent_server_needs_to_be_found_out() -> None:
+    assert FIRST_LOOK_S > OPEN_TIMEOUT_S
 
 
 async def test_a_kind_whose_crd_comes_later_is_found(cluster: SandboxCluster) -> None:
