@@ -14,6 +14,12 @@ from gpu_fleet.core.releases.helm_symptoms import is_refusal, symptom_of
 
 _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)\.(?P<patch>[0-9]+)")
 _TOKENS = re.compile(r"(k8s-aws-v1\.)[A-Za-z0-9_=-]+|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}")
+#: What passes by while helm works, whether it fails or not: warnings of the API server, logged by client-go (klog
+#: v2.140.0 internal/buffer/buffer.go, ``FormatHeader``), and of helm 4 itself (helm v4.2.3 internal/logging/logging.go,
+#: ``NewLogger``). Causes it logs as errors.
+_PASSING = re.compile(
+    r"[IW][0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)? +[0-9]+ \S+:[0-9]+\] |(time=\S+ )?level=(WARN|INFO|DEBUG)\b"
+)
 _MAX_MESSAGE = 1500
 
 
@@ -61,7 +67,7 @@ def redact(text: str) -> str:
 
 def complaint(stderr: str) -> str:
     """The part of helm's stderr worth showing: from its last ``Error:`` on, without noise and tokens."""
-    lines = [line for line in redact(stderr).splitlines() if line.strip() and not line.startswith("WARNING")]
+    lines = _without_noise(stderr)
     start = next((i for i in range(len(lines) - 1, -1, -1) if lines[i].startswith("Error:")), None)
     chosen = lines[start:] if start is not None else lines[-5:]
     return " ".join(" ".join(chosen).removeprefix("Error:").split())[:_MAX_MESSAGE]
@@ -77,7 +83,7 @@ def error_of(what: str, stderr: str) -> GpuFleetError:
     """
     text = complaint(stderr) or "helm failed without saying why"
     found = symptom_of(text)
-    if found is None and (found := symptom_of(whole := _without_noise(stderr))) is not None:
+    if found is None and (found := symptom_of(whole := "\n".join(_without_noise(stderr)))) is not None:
         text = f"{text} ({found.sentence(whole)})"
     if found is not None:
         return found.error(f"{what}: {text}; {found.remedy}", reason=found.reason)
@@ -91,8 +97,10 @@ def error_of(what: str, stderr: str) -> GpuFleetError:
     )
 
 
-def _without_noise(stderr: str) -> str:
-    return "\n".join(line for line in redact(stderr).splitlines() if not line.startswith("WARNING"))
+def _without_noise(stderr: str) -> list[str]:
+    """The lines that tell something; what passes by only where there is nothing else."""
+    lines = [line for line in redact(stderr).splitlines() if line.strip() and not line.startswith("WARNING")]
+    return [line for line in lines if not _PASSING.match(line)] or lines
 
 
 #: A status stands alone, after a space; digits elsewhere are a port, a version, or part of an address.

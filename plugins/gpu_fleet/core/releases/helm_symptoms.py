@@ -52,10 +52,11 @@ def _symptom(pattern: str, error: type[GpuFleetError], reason: str, remedy: str)
 #: are part of comes first.
 _SYMPTOMS: tuple[_Symptom, ...] = (
     # helm 3: 'template: F:L:C: executing "F" at <X>: …', 'execution error at (F:L:C): …'; helm 4: the same without
-    # 'template:', over several lines (helm/helm v4.2.3 pkg/engine/engine.go, reformatExecErrorMsg).
+    # 'template:', over several lines (helm/helm v4.2.3 pkg/engine/engine.go, reformatExecErrorMsg). A Job has a
+    # field 'spec.template: '.
     _symptom(
         r"nil pointer evaluating|executing \\?\"[^\"]+\\?\" at <|execution error (at|in) \(|parse error (at|in) \(|"
-        r"error calling \w+:|YAML parse error|template: ",
+        r"error calling \w+:|YAML parse error|(?<![\w.])template: ",
         Invalid, "InvalidManifest", "correct the values or the chart",
     ),
     _symptom(
@@ -92,6 +93,14 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
     _symptom(
         r"values don't meet the specifications of the schema|additional properties .* not allowed",
         Invalid, "ValuesSchema", "correct the values",
+    ),
+    # Both for moments after the API server or a ResourceQuota has come (kubernetes/apiserver v0.36.2
+    # pkg/admission/plugin: resourcequota/controller.go, CheckRequest; webhook/generic/webhook.go,
+    # policy/generic/plugin.go and namespace/lifecycle/admission.go, whose caches are not filled yet).
+    _symptom(
+        r"is forbidden: (status unknown for quota|not yet ready to handle request)",
+        TransientError, "AdmissionNotReady",
+        "the API server has just started, or nobody has counted the ResourceQuota yet: run again",
     ),
     _symptom(
         r"exceeded quota:.*secrets|secrets .*exceeded quota",
