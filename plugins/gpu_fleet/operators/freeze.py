@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
     from gpu_fleet.hooks.kubernetes import KubeClient
 
+#: Why there is nothing to take back after a freeze that never began.
+NOTHING_FROZEN = "nothing was frozen"
+
 
 def going_pools(kube: KubeClient, spec: ClusterSpec) -> list[dict[str, Any]]:
     """The NodePools that a teardown removes."""
@@ -107,15 +110,21 @@ class UndoFreezeOperator(FleetOperator):
     all succeeded. As soon as one pod has been evicted everything stays as it is: an open pool would buy nodes for the
     evicted pods.
 
-    :param freeze: id of the task that freezes. :param drains: ids of the tasks that drain.
+    A freeze that was done in part and waits for its retry when a person ends the run is *skipped*, as is one that never
+    began (apache-airflow 3.3.2 ``airflow/api/common/mark_tasks.py`` ``_set_dag_run_terminal_state``). A run that was
+    not approved never got the turn before the freeze; in one that did, the NodePools say whether it froze them.
+
+    :param turn: id of the task that takes the turn for the freeze. :param freeze: id of the task that freezes.
+    :param drains: ids of the tasks that drain.
     :returns: ``{"undone": bool, "why", "thawed": [names], "uncordoned": [names]}``.
     """
 
     changes_cluster = True
     only_in_turn = True
 
-    def __init__(self, *, freeze: str, drains: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *, turn: str, freeze: str, drains: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.turn = turn
         self.freeze = freeze
         self.drains = list(drains)
 
@@ -124,18 +133,28 @@ class UndoFreezeOperator(FleetOperator):
         why = self._nothing_to_undo(context)
         return _nothing(why) if why else super().execute(context)
 
-    def _nothing_to_undo(self, context: Mapping[str, Any]) -> str:
-        ti, wanted = context["ti"], [self.freeze, *self.drains]
+    def _states(self, context: Mapping[str, Any]) -> dict[str, str]:
+        ti, wanted = context["ti"], [self.turn, self.freeze, *self.drains]
         answer = ti.get_task_states(dag_id=ti.dag_id, task_ids=wanted, run_ids=[ti.run_id]).get(ti.run_id, {})
-        states = {name: str(getattr(state, "value", state)) for name, state in answer.items()}
-        if states.get(self.freeze) not in ("success", "failed"):
-            return "nothing was frozen"
+        return {name: str(getattr(state, "value", state)) for name, state in answer.items()}
+
+    def _nothing_to_undo(self, context: Mapping[str, Any]) -> str:
+        states = self._states(context)
+        froze = states.get(self.freeze)
+        if froze == "skipped":
+            # Its state as well as its result: that of an earlier pass outlives a plan that is made anew and rejected.
+            had_turn = states.get(self.turn) == "success" and context["ti"].xcom_pull(task_ids=self.turn)
+            return "" if had_turn else NOTHING_FROZEN
+        if froze not in ("success", "failed"):
+            return NOTHING_FROZEN
         return "every drain succeeded" if all(states.get(name) == "success" for name in self.drains) else ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.freeze import evicted_for
+        from gpu_fleet.core.freeze import evicted_for, may_thaw
 
-        ours = going_pools(self.kube, self.spec)
+        ours, run = going_pools(self.kube, self.spec), run_name(context)
+        if self._states(context).get(self.freeze) == "skipped" and not any(may_thaw(pool, run) for pool in ours):
+            return _nothing(NOTHING_FROZEN)
         if any(pool["metadata"].get("deletionTimestamp") for pool in ours):
             return _nothing("NodePools are being deleted already")
         evicted = sorted(pool["metadata"]["name"] for pool in ours if evicted_for(pool) is not None)
@@ -147,7 +166,7 @@ class UndoFreezeOperator(FleetOperator):
                 self.spec.name,
             )
             return _nothing(f"pods have been evicted from {', '.join(evicted)}")
-        return self._undo(run_name(context), ours)
+        return self._undo(run, ours)
 
     def _undo(self, run: str, pools: list[dict[str, Any]]) -> dict[str, Any]:
         from gpu_fleet.core.freeze import may_thaw, thawed
@@ -171,7 +190,7 @@ class UndoFreezeOperator(FleetOperator):
         uncordoned = take_back_own_cordons(self.kube, nodes)
         for name in uncordoned:
             self.log.info("uncordoned node %s: nothing was evicted", name)
-        why = "a drain failed before anything was evicted"
+        why = "the teardown ended before anything was evicted"
         return {"undone": True, "why": why, "thawed": opened, "uncordoned": uncordoned}
 
 

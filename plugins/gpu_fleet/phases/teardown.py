@@ -73,7 +73,10 @@ def teardown(spec: ClusterSpec) -> Phase:
         )
         # A teardown in Airflow's sense, too: a run that a person ends must not leave pools frozen for nothing.
         undo = UndoFreezeOperator(
-            task_id="undo_freeze", freeze=freeze.task_id, drains=[drain.task_id for drain in drains]
+            task_id="undo_freeze",
+            turn=turn.task_id,
+            freeze=freeze.task_id,
+            drains=[drain.task_id for drain in drains],
         ).as_teardown()
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id=plan.task_id)
         claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)

@@ -129,7 +129,8 @@ class Teardown:
 
     def undo(self) -> dict[str, Any]:
         drains = [f"drain_{POOL}", f"drain_{OTHER}"]
-        return self.run("undo", UndoFreezeOperator(task_id="undo", freeze="freeze", drains=drains))  # type: ignore[no-any-return]
+        operator = UndoFreezeOperator(task_id="undo", turn="turn", freeze="freeze", drains=drains)
+        return self.run("undo", operator)  # type: ignore[no-any-return]
 
 
 def frozen_pools(kube: KubeClient) -> list[str]:

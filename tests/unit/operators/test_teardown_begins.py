@@ -329,8 +329,9 @@ def test_in_most_runs_there_is_nothing_to_take_back(kube: KubeClient, states: di
     assert frozen_pools(kube) == [POOL, OTHER]
 
 
-def test_a_freeze_that_failed_half_way_is_taken_back(kube: KubeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply, teardown = KubeClient.apply, Teardown()
+def freeze_half(teardown: Teardown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A freeze that fails after the first pool."""
+    apply = KubeClient.apply
 
     def second_fails(self: KubeClient, manifest: Any, **options: Any) -> Any:
         if manifest["metadata"]["name"] == OTHER:
@@ -341,9 +342,54 @@ def test_a_freeze_that_failed_half_way_is_taken_back(kube: KubeClient, monkeypat
         patch.setattr(KubeClient, "apply", second_fails)
         with pytest.raises(Forbidden):
             teardown.freeze()
+
+
+def test_a_freeze_that_failed_half_way_is_taken_back(kube: KubeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    teardown = Teardown()
+    freeze_half(teardown, monkeypatch)
     assert frozen_pools(kube) == [POOL]
     teardown.states |= {f"drain_{POOL}": "upstream_failed", f"drain_{OTHER}": "upstream_failed"}
     assert teardown.undo()["thawed"] == [POOL]
+
+
+def ended_by_a_person(teardown: Teardown, **states: str) -> None:
+    """What Airflow then makes of tasks that wait for a retry, or have not begun: it skips them."""
+    teardown.ti.xcoms["return_value"] = {"deployment": "d", "run_id": teardown.ti.run_id}
+    skipped = dict.fromkeys(("freeze", f"drain_{POOL}", f"drain_{OTHER}"), "skipped")
+    teardown.states |= {"turn": "success", **skipped, **states}
+
+
+def test_a_freeze_that_waited_for_its_retry_when_a_person_ended_the_run_is_taken_back(
+    kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teardown = Teardown()
+    freeze_half(teardown, monkeypatch)
+    assert frozen_pools(kube) == [POOL]
+    ended_by_a_person(teardown)
+    assert teardown.undo()["thawed"] == [POOL]
+    assert frozen_pools(kube) == []
+
+
+def test_a_run_that_a_person_ended_before_its_freeze_leaves_what_others_did(kube: KubeClient) -> None:
+    earlier = Teardown()
+    earlier.ti.run_id = "manual__0"
+    earlier.freeze()
+    cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: "gpu_lifecycle.demo/manual__0"}}}
+    kube.patch(ObjectRef(NODE, f"node-{POOL}"), {**cordon, "spec": {"unschedulable": True}})
+    mine = Teardown()
+    ended_by_a_person(mine)
+    assert mine.undo() == {"undone": False, "why": "nothing was frozen", "thawed": [], "uncordoned": []}
+    assert (frozen_pools(kube), cordoned(kube)) == ([POOL, OTHER], [f"node-{POOL}"])
+
+
+def test_a_plan_that_is_made_anew_and_rejected_ends_quietly_beside_the_turn_of_the_pass_before(
+    kube: KubeClient,
+) -> None:
+    """Airflow keeps the result of a cleared task until it starts anew, and after Reject it never does."""
+    teardown = Teardown()
+    teardown.freeze()
+    ended_by_a_person(teardown, turn="skipped")
+    assert teardown.undo()["why"] == "nothing was frozen"
 
 
 def test_the_freeze_of_an_earlier_run_is_taken_over_unless_that_one_evicted(kube: KubeClient) -> None:
