@@ -173,12 +173,22 @@ def fingerprint(chart: str, version: str, values: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As Helm stores it: numbers have no kinds, and a null is as good as nothing."""
+    """As Helm stores it: every number is a float64, and a null is as good as nothing.
+
+    Values are read into Go's ``map[string]any`` (helm v4.2.3 pkg/chart/v2/loader/load.go, ``LoadValues``), so an
+    integer beyond 2^53 becomes the nearest one that a float64 holds.
+    """
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    try:
+        held = float(value)
+    except OverflowError:  # helm refuses it
+        return value
+    return int(held) if held.is_integer() else held
 
 
 def payload_content(release: Mapping[str, Any]) -> str:

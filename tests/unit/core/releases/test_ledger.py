@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,36 @@ def test_a_contents_fingerprint_is_that_of_what_helm_stores() -> None:
     stored = {"chart": {"metadata": {"name": "tiny", "version": "v1.0.0"}}, "config": {"b": 1, "a": {"x": [2.0]}}}
     assert payload_content(stored) == fingerprint("tiny", "1.0.0", {"a": {"x": [2], "y": None}, "b": 1.0})
     assert payload_content(stored) != fingerprint("tiny", "1.0.0", {"b": 1})
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        (2**53, "9007199254740992"),
+        (2**53 + 1, "9007199254740992"),
+        (-(2**53) - 1, "-9007199254740992"),
+        (2**63 - 1, "9223372036854775807"),  # Go prints the digits that suffice to read the same float64
+        (2**63 - 1, "9223372036854775808"),
+        (10**21 + 1, "1e+21"),
+        (0.1, "0.1"),
+        (1.5e300, "1.5e+300"),
+    ],
+)
+def test_a_number_beyond_what_a_float64_holds_has_the_fingerprint_of_what_helm_stores(
+    asked: float, stored: str
+) -> None:
+    chart = {"metadata": {"name": "tiny", "version": "1.0.0"}}
+    payload = json.loads(f'{{"chart": {json.dumps(chart)}, "config": {{"id": {stored}}}}}')
+    assert payload_content(payload) == fingerprint("tiny", "1.0.0", {"id": asked})
+
+
+@pytest.mark.parametrize(("one", "other"), [(2**53, 2**53 + 2), (1, True), (0, False), (1, "1"), (0.1, 0.2)])
+def test_values_that_helm_tells_apart_have_fingerprints_of_their_own(one: object, other: object) -> None:
+    assert fingerprint("tiny", "1.0.0", {"id": one}) != fingerprint("tiny", "1.0.0", {"id": other})
+
+
+def test_a_number_that_helm_refuses_has_a_fingerprint_all_the_same() -> None:
+    assert fingerprint("tiny", "1.0.0", {"id": 10**400}) != fingerprint("tiny", "1.0.0", {"id": 10**400 + 1})
 
 
 def test_a_command_that_died_before_writing_does_not_disown_the_revision_before_it() -> None:
