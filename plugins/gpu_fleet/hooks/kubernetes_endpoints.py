@@ -7,11 +7,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError
 from gpu_fleet.hooks import kubernetes_access, lanes
 from gpu_fleet.hooks.kubernetes_access import ClusterAccess, Credentials, Endpoint
 
@@ -40,11 +41,33 @@ def aws_lane_of(access: ClusterAccess) -> Hashable:
     return ("aws", access.aws_conn_id, access.region)
 
 
+@contextmanager
+def connection_was_there() -> Iterator[None]:
+    """Around whatever a trigger does with its Airflow connection.
+
+    A worker has used that connection just before it deferred. Airflow calls one absent also in an outage: errors of a
+    secrets backend are passed over (Airflow 3.3.2 airflow/sdk/execution_time/context.py, ``_get_connection``). So in a
+    trigger an absent connection is one that cannot be read at the moment, and no verdict about the cluster file.
+
+    :raises ApiUnavailable: ``ConnectionUnreadable``.
+    """
+    try:
+        yield
+    except SpecError as error:
+        if error.field != "aws.connection":
+            raise
+        raise ApiUnavailable(
+            f"this triggerer cannot read the connection that the worker had: {error.message}; check Airflow's API "
+            "server and secrets backend, and that the connection still exists",
+            reason="ConnectionUnreadable",
+        ) from error
+
+
 async def endpoint_of(access: ClusterAccess) -> Endpoint:
     """The cluster's endpoint, looked up by one call for all who need it.
 
     :raises GpuFleetError: as :func:`kubernetes_access.resolve`; the same again for :data:`REFUSED_S`.
-    :raises ApiUnavailable: also if nobody answers within :data:`PATIENCE_S`.
+    :raises ApiUnavailable: also if the connection cannot be read, or nobody answers within :data:`PATIENCE_S`.
     """
     known = kubernetes_access.known(access)
     if known is not None:
@@ -88,7 +111,8 @@ async def renewed(access: ClusterAccess, endpoint: Endpoint, refused: Mapping[st
 
 async def _with_credentials(access: ClusterAccess, key: Hashable, work: Any) -> Any:
     try:
-        return await lanes.shared(lane_of(access), key, work, within=PATIENCE_S)
+        with connection_was_there():
+            return await lanes.shared(lane_of(access), key, work, within=PATIENCE_S)
     except TimeoutError as error:
         raise ApiUnavailable(
             f"no fresh credentials for {access} within {PATIENCE_S:.0f} s; {_check(access)}"
@@ -144,7 +168,8 @@ def _renew(credentials: Credentials) -> bool:
 
 def _resolve(access: ClusterAccess) -> Endpoint:
     try:
-        return kubernetes_access.resolve(access)
+        with connection_was_there():
+            return kubernetes_access.resolve(access)
     except GpuFleetError as error:
         with _lock:
             _refused[access] = (os.getpid(), time.monotonic(), error)

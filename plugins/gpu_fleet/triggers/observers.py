@@ -186,15 +186,17 @@ class AwsPoller(Observer):
 
     async def _look(self) -> list[dict[str, Any]]:
         """
-        :raises ApiUnavailable: also if AWS has not answered within :data:`AWS_PATIENCE_S`.
+        :raises ApiUnavailable: also if the connection cannot be read, or AWS has not answered within
+            :data:`AWS_PATIENCE_S`.
         """
-        from gpu_fleet.hooks.kubernetes_endpoints import aws_lane_of
+        from gpu_fleet.hooks.kubernetes_endpoints import aws_lane_of, connection_was_there
         from gpu_fleet.hooks.lanes import shared
         from gpu_fleet.triggers.looking import observe_aws
 
         work = partial(observe_aws, self._access, self._query)
         try:
-            return await shared(aws_lane_of(self._access), self, work, within=AWS_PATIENCE_S)
+            with connection_was_there():
+                return await shared(aws_lane_of(self._access), self, work, within=AWS_PATIENCE_S)
         except TimeoutError as error:
             query = self._query
             raise ApiUnavailable(

@@ -202,3 +202,37 @@ def test_one_lost_endpoint_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) ->
     assert access in kubernetes_access._endpoints
     kubernetes_access.forget(access, new)
     assert access not in kubernetes_access._endpoints
+
+
+async def test_a_connection_that_a_trigger_cannot_read_is_an_outage_of_the_way_to_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker had it: Airflow calls a connection absent also while its secrets backend does not answer."""
+    monkeypatch.delenv("AIRFLOW_CONN_AWAY", raising=False)
+    access = ClusterAccess("eks", "away", "eu-north-1", "c")
+    with pytest.raises(errors.SpecError, match=r"aws\.connection: there is no Airflow connection 'away'"):
+        kubernetes_access.resolve(access)
+    async with clients(access) as [client]:
+        for _ in range(2):
+            with pytest.raises(errors.ApiUnavailable, match="there is no Airflow connection 'away'") as caught:
+                await client.list(NODES)
+            assert caught.value.reason == "ConnectionUnreadable"
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"), [("aws.connection", errors.ApiUnavailable), ("aws.region", errors.SpecError)]
+)
+async def test_credentials_whose_connection_cannot_be_read_any_more_are_an_outage(
+    field: str, kind: type[errors.GpuFleetError]
+) -> None:
+    class Dropped(Credentials):
+        def headers(self) -> dict[str, str]:
+            raise errors.SpecError("there is none", field=field)
+
+    endpoint = Endpoint("https://127.0.0.1:1", None, Dropped())
+    with pytest.raises(errors.GpuFleetError, match="there is none") as caught:
+        await kubernetes_endpoints.headers_of(eks("dropped"), endpoint)
+    assert type(caught.value) is kind
+    with pytest.raises(errors.GpuFleetError, match="there is none") as caught:
+        await kubernetes_endpoints.renewed(eks("dropped"), endpoint, {})
+    assert type(caught.value) is kind

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Throttled
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError, Throttled
 from gpu_fleet.core.gates import AwsQuery, KubeQuery
 from gpu_fleet.core.kinds import POD
+from gpu_fleet.hooks.aws import AwsSession
 from gpu_fleet.hooks.kubernetes import AsyncKubeClient, ClusterAccess
 from gpu_fleet.triggers import observers
+from gpu_fleet.triggers.looking import observe_aws
 from gpu_fleet.triggers.observers import AwsPoller, KubeWatcher
 
 PODS = KubeQuery("pods", POD)
@@ -232,3 +234,24 @@ async def test_polls_of_a_region_that_hangs_are_blind_and_hold_up_no_other_regio
             await asyncio.gather(*(each._changed.wait() for each in sick))
         assert {each.objects is None for each in sick} == {True}
         assert "ec2 describe_instances: no answer" in str(sick[0].error)
+
+
+async def test_a_connection_that_cannot_be_read_at_a_triggers_first_look_is_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker had it: Airflow calls a connection absent also while its secrets backend does not answer."""
+    monkeypatch.delenv("AIRFLOW_CONN_AWAY", raising=False)
+    access = ClusterAccess("eks", "away", "eu-north-1", "c")
+    with pytest.raises(SpecError, match=r"aws\.connection: there is no Airflow connection 'away'"):
+        observe_aws(access, INSTANCES)
+    waiting = AwsPoller(INSTANCES, access, asyncio.Event(), 60.0)
+    async with running(waiting.run), asyncio.timeout(30):
+        await waiting._changed.wait()
+        assert waiting.error is not None
+        assert (waiting.error.reason, isinstance(waiting.error, ApiUnavailable)) == ("ConnectionUnreadable", True)
+        waiting._changed.clear()
+        monkeypatch.setattr(AwsSession, "paginate", lambda *_, **__: [{"InstanceId": "i-1"}])
+        while waiting.error is not None:
+            await waiting._changed.wait()
+            waiting._changed.clear()
+    assert waiting.objects == [{"InstanceId": "i-1"}]
