@@ -121,7 +121,8 @@ SHOWN_NOTHING: dict[str, tuple[Any, Any, Any]] = {
     "the approval was marked": (None, None, PLAN),
     "the leak check is of an earlier plan": (APPROVED, {**CLEAN, "about": "p0"}, PLAN),
     "the rejection was of an earlier plan": ({**REJECTED, "about": "p0"}, None, PLAN),
-    "the leak check of a plan without an id": (APPROVED, {**CLEAN, "about": None}, {"plan": {}}),
+    "the leak check names another plan than the one without an id": (APPROVED, CLEAN, {"plan": {}}),
+    "the leak check names no plan, and this one has an id": (APPROVED, {**CLEAN, "about": None}, PLAN),
     "the report names leaks": (APPROVED, {**CLEAN, "leaks": [{"kind": "EC2 instance"}]}, PLAN),
 }
 
@@ -137,6 +138,12 @@ def test_a_teardown_that_has_shown_nothing_is_no_success(situation: str, state: 
 
 def test_a_teardown_whose_leak_check_found_nothing_passes_with_its_sentence() -> None:
     assert teardown_verdict(APPROVED, CLEAN) == f"none of 4 tasks failed; {CLEAN['sentence']}"
+
+
+@pytest.mark.parametrize("more", [{}, {"about": None}], ids=["looked before the update", "looked since"])
+def test_a_teardown_that_a_version_before_the_plans_ids_began_passes_by_what_it_left(more: dict[str, None]) -> None:
+    before = {key: value for key, value in CLEAN.items() if key != "about"}
+    assert CLEAN["sentence"] in teardown_verdict(APPROVED, {**before, **more}, {"plan": {}})
 
 
 def test_a_teardown_that_was_answered_with_reject_passes_and_says_that_the_capacity_stays() -> None:
