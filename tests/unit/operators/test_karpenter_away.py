@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_karpenter_that_nobody_could_see_is_not_taken_for_dead(
     operator = operator_class(task_id="task")
     asked = context(TaskInstance(spec=demo_spec(teardown__whenKarpenterIsDead="emergency")))
     event = {"type": "deadline", "gate": "karpenter_serves", "verdict": blind.to_json()}
-    go_on = (lambda: operator.karpenter_awaited(asked, event)) if resumed else (lambda: operator.execute(asked))
+    go_on = partial(operator.karpenter_awaited, asked, event) if resumed else partial(operator.execute, asked)
     with pytest.raises(ApiUnavailable, match=r"nobody can see whether Karpenter serves.*connection refused") as away:
         go_on()
     assert away.value.reason == "ApiUnavailable"
