@@ -476,6 +476,7 @@ class Fleet:
         """:meth:`repair`, the shipped cluster file again, and an empty cluster (by the package's own teardown)."""
         self.repair()
         self.write_cluster()
+        self.await_valid_dags()
         self.end_users_job()
         self.end_node_groups()
         if self.leftovers():
@@ -483,6 +484,20 @@ class Fleet:
             self.teardown()
         left = self.leftovers()
         assert not left, f"the teardown between two tests left: {left}"
+
+    def await_valid_dags(self) -> None:
+        """Until Airflow has read the cluster file again that a test has broken or removed.
+
+        A run that began before would begin with the tasks of the file as it was.
+        """
+
+        def valid(dag_id: str) -> bool:
+            found = self.api.call("GET", f"/dags/{dag_id}")
+            return not found["is_stale"] and "invalid" not in {tag["name"] for tag in found["tags"]}
+
+        for dag_id in (LIFECYCLE, TEARDOWN):
+            self.api.wait_for_dag(dag_id)
+            until(f"{dag_id} to be read again", lambda dag_id=dag_id: valid(dag_id), 90)  # type: ignore[misc]
 
     def end_node_groups(self) -> None:
         """Other teams' managed node groups with their instances: while one with GPUs exists, also without a node, a
