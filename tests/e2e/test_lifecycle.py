@@ -204,9 +204,11 @@ def test_plan_was_shown_with_its_cost(whole: Whole) -> None:
 def test_one_pool_alone_and_a_teardown_that_waits_for_its_turn_and_then_finds_more(empty: Fleet) -> None:
     empty.api.wait_for_dag(TEARDOWN)
     seen: set[str] = set()
+    # Planned first: once Karpenter is being installed, a plan waits until it serves, and sees what it has launched.
+    teardown = empty.start(TEARDOWN)
+    empty.wait_for_task(TEARDOWN, teardown, "teardown.approve", "awaiting_input")
     lifecycle = empty.start(LIFECYCLE, {"until": "validated", "pools": [SHARED]})
     empty.wait_for_task(LIFECYCLE, lifecycle, "preflight.acquire_turn", "success")
-    teardown = empty.start(TEARDOWN)
     empty.approve(TEARDOWN, teardown)
     empty.wait_for_task(TEARDOWN, teardown, "teardown.acquire_turn", "deferred")
 
