@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import GateRefused
 from gpu_fleet.core.kinds import NODE_CLAIM, NODE_OVERLAY, POD
@@ -25,8 +24,9 @@ from gpu_fleet.operators.pools import ApplyNodePoolOperator
 from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.triggers.looking import look
 from tests.e2e.helm_world import helm_binary
-from tests.unit.airflow_context import TaskInstance, context
+from tests.unit.airflow_context import TaskInstance
 from tests.unit.core.specs import demo_mapping
+from tests.unit.operators.whole_fleet import run
 from tests.unit.sandboxed import whole_sandbox
 
 pytestmark = [pytest.mark.real_helm, pytest.mark.timeout(240)]
@@ -50,27 +50,6 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeClient
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield KubernetesHook(ClusterAccess.from_spec(fleet(overlays=True))).client()
-
-
-def run(operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None, **params: Any) -> Any:
-    """A task to its end, with the triggerer's part of it done here."""
-    ti = ti or TaskInstance(spec=spec)
-    ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]
-    where = context(ti)
-    where["params"] = {**where["params"], **params}
-    try:
-        return operator.execute(where)
-    except TaskDeferred as deferred:
-        waits = deferred.trigger.serialize()[1]
-        began, access = time.time(), ClusterAccess.from_spec(spec)
-        while True:
-            verdict = look(waits["gate"], waits["args"], access, started=began)
-            if not verdict.ready and not verdict.failed and time.time() - began < 90:
-                time.sleep(0.2)
-                continue
-            kind = "verdict" if verdict.ready or verdict.failed else "deadline"
-            event = {"type": kind, "gate": waits["gate"], "verdict": verdict.to_json()}
-            return getattr(operator, deferred.method_name)(where, event=event, **(deferred.kwargs or {}))
 
 
 def gate(spec: ClusterSpec, which: str, **args: Any) -> None:

@@ -636,17 +636,21 @@ def test_an_emergency_that_was_killed_is_finished_by_the_next_try(kube: KubeClie
     assert kube.list(NODE) == []
 
 
+def terminates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EC2 takes its time: it accepts the request, and the instances run still."""
+    call = AwsSession.call
+    monkeypatch.setattr(
+        AwsSession, "call", lambda self, service, *a, **b: {} if service == "ec2" else call(self, service, *a, **b)
+    )
+
+
 def test_finalizers_stay_while_an_instance_lives(
     kube: KubeClient, aws: AwsSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool(kube)
     claim(kube, "c1")
     instance(aws)
-    # EC2 takes its time: the request is accepted, and the instance is running still.
-    call = AwsSession.call
-    monkeypatch.setattr(
-        AwsSession, "call", lambda self, service, *a, **b: {} if service == "ec2" else call(self, service, *a, **b)
-    )
+    terminates_nothing(monkeypatch)
     with pytest.raises(TaskDeferred) as deferred:
         run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
     assert deferred.value.method_name == "resume"
@@ -666,10 +670,7 @@ def test_finalizers_stay_although_a_triggerer_has_looked_into_another_account(
     pool(kube)
     claim(kube, "c1")
     instance(aws)
-    call = AwsSession.call
-    monkeypatch.setattr(
-        AwsSession, "call", lambda self, service, *a, **b: {} if service == "ec2" else call(self, service, *a, **b)
-    )
+    terminates_nothing(monkeypatch)
     with pytest.raises(TaskDeferred) as first:
         run(DeleteNodePoolsOperator, demo_spec(**EMERGENCY))
     operator = DeleteNodePoolsOperator(task_id="task")
