@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.sdk import DAG, BaseOperator
 
 from gpu_fleet.core.errors import SpecError, TransientError
 from gpu_fleet.hooks.fleet import load_cluster
@@ -176,10 +177,15 @@ def test_a_notifier_that_the_deployment_does_not_allow_keeps_no_teardown_from_en
 
 
 # --- the DAG of a run under way --------------------------------------------------------------------------------------
-def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.sdk import DAG
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that DAG processor and workers share; nobody has written to it yet."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(folder))
+    return folder
 
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
+
+def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
         verdict = RunVerdictOperator(task_id="run_verdict", watched=[])
@@ -188,7 +194,7 @@ def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, m
     spec = load_cluster("demo")
     (clusters / "demo.yaml").write_text("nope: [")
     assert pinned("gpu_lifecycle.demo") == spec
-    (tmp_path / "state" / "gpu_lifecycle.demo.json").unlink()
+    (state / "gpu_lifecycle.demo.json").unlink()
     operator.execute(task_context)
     assert pinned("gpu_lifecycle.demo") == spec, "cleared or retried, it keeps the DAG as before"
     moment = time.time()
@@ -202,12 +208,9 @@ def test_a_run_keeps_its_dag_until_its_verdict(clusters: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize("then", ["failed", "success"])
 def test_a_run_whose_verdict_could_not_be_read_keeps_its_dag_for_the_next_try(
-    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+    clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     """Built from a file that is broken by now, the DAG would not have the task that is tried again."""
-    from airflow.sdk import DAG
-
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
         verdict = RunVerdictOperator(task_id="run_verdict", watched=["work"])
@@ -230,12 +233,9 @@ def test_a_run_whose_verdict_could_not_be_read_keeps_its_dag_for_the_next_try(
 
 
 def test_a_run_waits_until_airflow_has_given_it_the_tasks_of_its_spec(
-    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file was edited just before: the DAG in the database is still the older one."""
-    from airflow.sdk import DAG, BaseOperator
-
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
         BaseOperator(task_id="new")
@@ -262,12 +262,9 @@ def test_a_run_waits_until_airflow_has_given_it_the_tasks_of_its_spec(
 
 
 def test_a_run_is_not_begun_with_the_dag_of_a_run_that_left_no_word_of_its_end(
-    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was deleted, or its workers were lost: worker and DAG processor both build its DAG, so these do not differ."""
-    from airflow.sdk import DAG
-
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
     task_context = context()
@@ -287,11 +284,8 @@ def test_a_run_is_not_begun_with_the_dag_of_a_run_that_left_no_word_of_its_end(
 
 
 def test_a_run_of_the_same_id_as_one_that_was_deleted_is_another_run(
-    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow.sdk import DAG
-
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
     task_context = context()
@@ -305,16 +299,13 @@ def test_a_run_of_the_same_id_as_one_that_was_deleted_is_another_run(
 
 @pytest.mark.parametrize("before", ["nothing", "a run that is over", "a folder that cannot be written"])
 def test_a_run_whose_dag_is_that_of_its_file_begins_at_once(
-    clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+    clusters: Path, state: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    from airflow.sdk import DAG
-
-    monkeypatch.setenv("GPU_FLEET_STATE_DIR", str(tmp_path / "state"))
     if before == "a run that is over":
         note_begin("gpu_lifecycle.demo", "before", demo_spec(state="absent").to_json(), 500)
         note_end("gpu_lifecycle.demo", "before")
     if before == "a folder that cannot be written":
-        (tmp_path / "state").touch()
+        state.touch()
     with DAG("gpu_lifecycle.demo", schedule=None):
         operator = FreezeSpecOperator(task_id="freeze_spec", cluster="demo")
     task_context = context()
