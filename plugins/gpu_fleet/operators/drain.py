@@ -6,18 +6,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpu_fleet.core.errors import (
-    ApiUnavailable,
-    Conflict,
-    DeadlinePassed,
-    Forbidden,
-    GateBlind,
-    Invalid,
-    NotFound,
-    PermanentError,
-    Throttled,
-)
-from gpu_fleet.operators.base import FleetOperator, attempt, bare_pods_go, run_name, wait_started
+from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
+from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.drain_records import ASKED, keep, kept, record
 from gpu_fleet.operators.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.operators.teardown_approved import approved_plan
 from gpu_fleet.triggers.looking import await_gate
@@ -25,10 +16,6 @@ from gpu_fleet.triggers.looking import await_gate
 if TYPE_CHECKING:
     from gpu_fleet.core.drain import Blocked, DrainPlan
 
-#: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
-RECORDS = "records"
-#: Outcome of a pod whose eviction was about to be asked for: what a try that was killed knows of it.
-ASKED = "Asked"
 #: Seconds before a drain looks again after a look that could not see: an error that comes at once is not asked for in a
 #: loop without a pause.
 BLIND_S = 1.0
@@ -66,7 +53,7 @@ class DrainOperator(FleetOperator):
         return {"pool": self.subject, "nodes": [], "pods": [], "seconds": 0, "skipped": why}
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return self._drain(context, started=wait_started(context), records=_kept(context))
+        return self._drain(context, started=wait_started(context), records=kept(context))
 
     def resume(
         self,
@@ -102,7 +89,7 @@ class DrainOperator(FleetOperator):
                     raise self._refused(plan, records)
             self._note_departures(records, pods)
             for left in plan.leave:
-                records[left.uid] = _record(left, "Left", left.verdict.reason)
+                records[left.uid] = record(left, "Left", left.verdict.reason)
             elapsed = time.time() - started
             step = next_step(
                 plan,
@@ -121,12 +108,12 @@ class DrainOperator(FleetOperator):
                 for waiting in (each for each in plan.wait if each.node in dead):
                     self._remove(waiting, records, force=True, dead=dead)
             for waiting in plan.wait:
-                records.setdefault(waiting.uid, _record(waiting, "Terminating", "terminated without our doing"))
+                records.setdefault(waiting.uid, record(waiting, "Terminating", "terminated without our doing"))
             budgets = self._budgets() if plan.evict and step is Step.EVICT else []  # before they refuse anything
             try:
                 blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE, dead=dead)
             finally:
-                _keep(context, records)
+                keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             every, now = max(1.0, float(policy.retry_every)), time.time()
             suspects = {each.uid for each in blocked if each.by_budget}
@@ -199,19 +186,22 @@ class DrainOperator(FleetOperator):
 
         :returns: what blocks the pods that were not accepted.
         """
+        from gpu_fleet.operators.eviction import ask_to_go
+
         missed = [target for target in targets if target.missed]
         blocked: list[Blocked] = []
         if missed and not is_marked(self._pools_of(target.node for target in missed)):
             if not (force or self.spec.drain.disable_eviction):
-                blocked = [problem for target in missed if (problem := self._ask(target, dry_run=True)) is not None]
+                asked = [ask_to_go(self.kube, self.spec.drain, target, dry_run=True) for target in missed]
+                blocked = [problem for problem in asked if problem is not None]
             if len(blocked) == len(missed):
                 targets = [target for target in targets if not target.missed]
             else:
                 blocked = []
                 mark(self.kube, self._pools_of(target.node for target in missed), run_name(context))
         for target in targets:
-            records[target.uid] = _record(target, ASKED, target.verdict.reason)
-        _keep(context, records)
+            records[target.uid] = record(target, ASKED, target.verdict.reason)
+        keep(context, records)
         removed = [self._remove(target, records, force=force, dead=dead) for target in targets]
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
@@ -222,56 +212,17 @@ class DrainOperator(FleetOperator):
 
         :returns: ``None`` if the API accepted it, else what blocks it.
         """
-        problem = self._ask(target, force=force, at_once=force and target.node in dead)
+        from gpu_fleet.operators.eviction import ask_to_go
+
+        problem = ask_to_go(self.kube, self.spec.drain, target, force=force, at_once=force and target.node in dead)
         if problem is not None:
             records.pop(target.uid, None)
         else:
             outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
             reason = "the time for evictions was up" if force else target.verdict.reason
-            records[target.uid] = _record(target, outcome, reason)
+            records[target.uid] = record(target, outcome, reason)
             self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return problem
-
-    def _ask(self, target: Any, *, force: bool = False, dry_run: bool = False, at_once: bool = False) -> Blocked | None:
-        """Ask the API to evict or delete one pod, or whether it would evict it.
-
-        :param at_once: with a grace period of 0: the object goes although no kubelet has confirmed that the pod ended.
-        :returns: ``None`` if it does, or the pod is gone, else what blocks it.
-        """
-        from gpu_fleet.core.drain import Blocked
-        from gpu_fleet.core.kinds import POD, ObjectRef
-        from gpu_fleet.hooks.kubernetes_errors import SEVERAL_BUDGETS
-
-        policy = self.spec.drain
-        grace = 0 if at_once else None if policy.grace_period < 0 else policy.grace_period
-        try:
-            if force or policy.disable_eviction:
-                ref = ObjectRef(POD, target.name, target.namespace)
-                self.kube.delete(ref, uid=target.uid, grace_seconds=grace)
-            else:
-                self.kube.evict(target.namespace, target.name, uid=target.uid, grace_seconds=grace, dry_run=dry_run)
-        except NotFound:
-            pass
-        except Throttled as error:
-            return Blocked(target.uid, f"{target}: {error.message}", by_budget=True)
-        except Conflict:
-            # Another pod of the same name, or the eviction raced with a status update: the next look tells.
-            return Blocked(target.uid, f"{target}: changed in between", by_budget=False)
-        except Forbidden as error:
-            # As kubectl: a terminating namespace refuses evictions, and its own deletion takes the pod soon.
-            if "being terminated" not in error.message:
-                raise
-            return Blocked(target.uid, f"{target}: its namespace is being terminated", by_budget=False)
-        except Invalid as error:
-            # Two PDBs on one pod block it as one does that allows nothing: until somebody removes one, or time is up.
-            if error.reason != SEVERAL_BUDGETS:
-                if dry_run:  # an admission webhook that supports no dry run: only the eviction itself will tell
-                    return None
-                raise
-            return Blocked(target.uid, f"{target}: {error.message}", by_budget=True)
-        except ApiUnavailable as error:
-            return Blocked(target.uid, f"{target}: {error.message}", by_budget=False)
-        return None
 
     # --- the cordons ---------------------------------------------------------------------------------------------
 
@@ -357,9 +308,9 @@ class DrainOperator(FleetOperator):
         """What became of pods that are gone: after a kill it is not known whether they went because they were asked."""
         present = {pod["metadata"]["uid"] for pod in pods}
         gone = {"Terminating": "Terminated", ASKED: "Deleted" if self.spec.drain.disable_eviction else "Evicted"}
-        for uid, record in records.items():
+        for uid, row in records.items():
             if uid not in present:
-                record["outcome"] = gone.get(record["outcome"], record["outcome"])
+                row["outcome"] = gone.get(row["outcome"], row["outcome"])
 
     def _report(self, nodes: list[str], records: dict[str, dict[str, str]], elapsed: float) -> dict[str, Any]:
         rows = sorted(records.values(), key=lambda row: (row["node"], row["pod"]))
@@ -479,23 +430,3 @@ class DrainRemovedPoolsOperator(DrainOperator):
         pools = self.kube.list(NODE_POOL)
         names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=self.emergency)
         return [node for node in nodes if node["metadata"]["name"] in names]
-
-
-def _kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What an earlier try of this task has recorded; nothing once a person has cleared it."""
-    from gpu_fleet.operators.probing import unpack
-
-    kept = context["task_state_store"].get(RECORDS)
-    if not isinstance(kept, Mapping) or kept.get("attempt") != attempt(context):
-        return {}
-    return dict(unpack(kept["records"]))
-
-
-def _keep(context: Mapping[str, Any], records: Mapping[str, Mapping[str, str]]) -> None:
-    from gpu_fleet.operators.probing import pack
-
-    context["task_state_store"].set(RECORDS, {"records": pack(records), "attempt": attempt(context)})
-
-
-def _record(target: Any, outcome: str, reason: str) -> dict[str, str]:
-    return {"pod": str(target), "node": target.node, "outcome": outcome, "reason": reason}
