@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import GateRefused, NotFound
 from gpu_fleet.core.kinds import DEPLOYMENT, NODE_CLAIM, POD, ObjectRef
@@ -28,8 +27,9 @@ from gpu_fleet.operators.release import InstallReleaseOperator
 from gpu_fleet.operators.request_capacity import RequestCapacityOperator
 from gpu_fleet.triggers.looking import look
 from tests.e2e.helm_world import helm_binary
-from tests.unit.airflow_context import TaskInstance, context
+from tests.unit.airflow_context import TaskInstance
 from tests.unit.core.specs import demo_mapping
+from tests.unit.operators.whole_fleet import run
 from tests.unit.sandboxed import whole_sandbox
 
 pytestmark = [pytest.mark.real_helm, pytest.mark.timeout(300)]
@@ -53,31 +53,6 @@ def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeClient
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield KubernetesHook(ClusterAccess.from_spec(fleet())).client()
-
-
-def run(operator: Any, spec: ClusterSpec, ti: TaskInstance | None = None) -> Any:
-    """A task to its end, with the triggerer's part of it done here."""
-    ti = ti or TaskInstance(spec=spec)
-    ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]
-    where = context(ti)
-    work = lambda: operator.execute(where)  # noqa: E731 - the next step of the task
-    while True:
-        try:
-            return work()
-        except TaskDeferred as deferred:
-            event = seen(spec, deferred.trigger.serialize()[1])
-            method, kwargs = getattr(operator, deferred.method_name), deferred.kwargs or {}
-            work = lambda method=method, event=event, kwargs=kwargs: method(where, event=event, **kwargs)  # noqa: E731
-
-
-def seen(spec: ClusterSpec, waits: dict[str, Any]) -> dict[str, Any]:
-    began = time.time()
-    while True:
-        verdict = look(waits["gate"], waits["args"], ClusterAccess.from_spec(spec), started=began)
-        if verdict.ready or verdict.failed or time.time() - began > 120:
-            kind = "verdict" if verdict.ready or verdict.failed else "deadline"
-            return {"type": kind, "gate": waits["gate"], "verdict": verdict.to_json()}
-        time.sleep(0.2)
 
 
 def until(spec: ClusterSpec, gate: str, **args: Any) -> Any:

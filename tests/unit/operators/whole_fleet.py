@@ -101,19 +101,25 @@ def run(
     ti = ti or TaskInstance(spec=spec)
     ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]
     where = context(ti, **params) | ({} if store is None else {"task_state_store": store})
-    try:
-        return operator.execute(where)
-    except TaskDeferred as deferred:
-        waits = deferred.trigger.serialize()[1]
-        began, access = time.time(), ClusterAccess.from_spec(spec)
-        while True:
-            verdict = look(waits["gate"], waits["args"], access, started=began)
-            if not verdict.ready and not verdict.failed and time.time() - began < 90:
-                time.sleep(0.2)
-                continue
+    work = lambda: operator.execute(where)  # noqa: E731 - the next step of the task
+    while True:
+        try:
+            return work()
+        except TaskDeferred as deferred:
+            event = seen(spec, deferred.trigger.serialize()[1])
+            method, kwargs = getattr(operator, deferred.method_name), deferred.kwargs or {}
+            work = lambda method=method, event=event, kwargs=kwargs: method(where, event=event, **kwargs)  # noqa: E731
+
+
+def seen(spec: ClusterSpec, waits: dict[str, Any]) -> dict[str, Any]:
+    """The event of a gate's trigger; its deadline is two minutes."""
+    began = time.time()
+    while True:
+        verdict = look(waits["gate"], waits["args"], ClusterAccess.from_spec(spec), started=began)
+        if verdict.ready or verdict.failed or time.time() - began > 120:
             kind = "verdict" if verdict.ready or verdict.failed else "deadline"
-            event = {"type": kind, "gate": waits["gate"], "verdict": verdict.to_json()}
-            return getattr(operator, deferred.method_name)(where, event=event, **(deferred.kwargs or {}))
+            return {"type": kind, "gate": waits["gate"], "verdict": verdict.to_json()}
+        time.sleep(0.2)
 
 
 def provide(kube: KubeClient, spec: ClusterSpec) -> dict[str, Any]:
