@@ -41,7 +41,7 @@ def _sandbox(directory: Path, *arguments: str, **extra: str) -> subprocess.Compl
 def _alive(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:  # gone, before its file was opened or after
         return False
 
 

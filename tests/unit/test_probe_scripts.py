@@ -213,14 +213,15 @@ def test_the_gpu_is_held_as_long_as_asked(container: Container, tmp_path: Path) 
     assert parse_output(message).error is None
 
 
-def test_told_to_stop_while_holding(container: Container) -> None:
+def test_told_to_stop_while_holding(container: Container, tmp_path: Path) -> None:
     container.nvidia_smi([line(UUIDS[0])])
+    asleep = tmp_path / "asleep"
+    container.program("sleep", f': >"{asleep}"; exec {shutil.which("sleep")} "$1"')
     process = container.start(["/bin/sh"], hold="60")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    for _ in range(200):  # until the script waits for its sleep
+    until = time.monotonic() + 20
+    while not asleep.exists() and time.monotonic() < until:  # until the script holds the GPU
         time.sleep(0.02)
-        if any(b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()):
-            break
+    time.sleep(0.1)  # and has noted whom to end
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 2
