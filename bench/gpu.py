@@ -2,9 +2,9 @@
 
 Needs a machine with an NVIDIA GPU and driver, root (to be another user, as the pods are), and Python 3.9's standard
 library alone, so that it can be copied to any node. Writes the programs' own termination messages, and nothing computed
-from them, as one JSON object ``{scenario: [{message, status, output}]}`` to FILE; ``tests/unit/core/recorded`` holds
-what was recorded, and the tests judge that as the product does. It changes no setting of the GPU; the MPS daemon that
-it starts for two scenarios is its own, and ends with them.
+from them, as one JSON object ``{scenario: [{message, status, output}]}`` to FILE;
+``tests/unit/core/validation/recorded`` holds what was recorded, and the tests judge that as the product does. It
+changes no setting of the GPU; the MPS daemon that it starts for two scenarios is its own, and ends with them.
 """
 
 from __future__ import annotations

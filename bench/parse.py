@@ -95,7 +95,7 @@ def write_fleet(folder: Path, clusters: int, pools: int) -> None:
 
 def print_largest(clusters: Path, count: int) -> None:
     """The largest family's file with the most clusters, when it has ``count`` files."""
-    from gpu_fleet.hooks.dag_files import clusters_of
+    from gpu_fleet.hooks.files.dag_files import clusters_of
 
     own = ROOT / "dags" / "gpu_lifecycle.py"
     names = [path.stem for path in clusters.glob("*.yaml")]

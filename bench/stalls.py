@@ -155,9 +155,9 @@ async def nodes(access: dict[str, Any], count: int) -> None:
 
 
 def look(way: str, access: dict[str, Any], many: int) -> None:
-    from gpu_fleet.core.kinds import POD
-    from gpu_fleet.core.validation_others import others_by_node
-    from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+    from gpu_fleet.core.kubernetes.kinds import POD
+    from gpu_fleet.core.validation.others import others_by_node
+    from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 
     kube = KubernetesHook(ClusterAccess.from_json(access)).client()
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
@@ -167,7 +167,7 @@ def look(way: str, access: dict[str, Any], many: int) -> None:
     elif way == "kept":
         found = others_by_node(kube.list(POD, keep=lambda item: item["spec"]["nodeName"] in wanted))
     else:
-        from gpu_fleet.hooks.pods import pods_on
+        from gpu_fleet.hooks.cluster.pods import pods_on
 
         found = others_by_node(pods_on(kube, wanted))
     seconds, grown = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from gpu_fleet.core.drain import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.lifecycle import lifecycle_graph
 from gpu_fleet.phases.teardown import bare_pods_param

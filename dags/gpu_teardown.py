@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from gpu_fleet.core.drain import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.lifecycle import teardown_graph
 from gpu_fleet.phases.teardown import bare_pods_param

@@ -12,16 +12,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpu_fleet.core.costs import unknown_types
+from gpu_fleet.core.aws.costs import unknown_types
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
 from gpu_fleet.core.spec.notes import notes_of
 from gpu_fleet.core.spec.schema import schema_text
 from gpu_fleet.core.trust import beyond
-from gpu_fleet.hooks.dag_files import FAMILIES, dags_dir, make_shards, stems_of
-from gpu_fleet.hooks.fleet import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
-from gpu_fleet.hooks.prices import load_prices
+from gpu_fleet.hooks.files.clusters import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
+from gpu_fleet.hooks.files.dag_files import FAMILIES, dags_dir, make_shards, stems_of
+from gpu_fleet.hooks.files.prices import load_prices
 from gpu_fleet.hooks.settings import trust
 
 
@@ -124,7 +124,7 @@ def _validate(folder: Path, previous: Path | None) -> int:
 
 def _lock(folder: Path, check: bool) -> int:
     """Pull every chart and write the lock file, or say in what it differs."""
-    from gpu_fleet.hooks.chart_locks import lock_path, read_locks, resolve_locks, write_locks
+    from gpu_fleet.hooks.helm.locks import lock_path, read_locks, resolve_locks, write_locks
 
     fleet = load_fleet(folder)
     specs = [spec for spec in fleet.values() if isinstance(spec, ClusterSpec)]

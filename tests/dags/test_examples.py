@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.assets import Topic, uri
-from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.core.pools.assets import Topic, uri
+from gpu_fleet.hooks.files.clusters import load_cluster
 from tests.dags.conftest import ROOT, Parse
 
 FILES = sorted((ROOT / "examples" / "dags").glob("*.py"))

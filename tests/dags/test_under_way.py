@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.hooks.files.clusters import load_cluster
 from tests.dags.conftest import ROOT, Parse
 
 pytestmark = pytest.mark.slow

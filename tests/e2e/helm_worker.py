@@ -7,8 +7,8 @@ import os
 import sys
 
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
-from gpu_fleet.hooks.helm_release import ReleaseEngine
-from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+from gpu_fleet.hooks.helm.engine import ReleaseEngine
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 
 task = json.loads(sys.argv[1])
 client = KubernetesHook(ClusterAccess.from_json(task["access"])).client()

@@ -25,12 +25,12 @@ import pytest
 import yaml
 
 from gpu_fleet.core.errors import TransientError
-from gpu_fleet.core.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, SECRET, ObjectRef
 from gpu_fleet.core.releases.outcome import Outcome
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import decode_payload, payload_status
-from gpu_fleet.hooks.helm_release import ReleaseEngine
-from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+from gpu_fleet.hooks.helm.engine import ReleaseEngine
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 from sandbox.apiserver.server import Running, running
 from sandbox.settings import Settings
 
@@ -338,7 +338,7 @@ def task_context() -> dict[str, Any]:
 
 def operator(place: World, **changes: Any) -> Any:
     """The operator for any chart, on this world's release."""
-    from gpu_fleet.operators.helm import HelmReleaseOperator
+    from gpu_fleet.operators.helm.operators import HelmReleaseOperator
 
     fields: dict[str, Any] = {
         "task_id": "task", "release_name": "tiny", "namespace": NAMESPACE, "chart": str(CHARTS / "tiny"),

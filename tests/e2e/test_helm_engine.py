@@ -20,7 +20,7 @@ from gpu_fleet.core.errors import (
     ToolError,
     TransientError,
 )
-from gpu_fleet.core.kinds import CRD, SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CRD, SECRET, ObjectRef
 from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, slow_deployment

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gpu_fleet.core.errors import Invalid, ReleaseError
-from gpu_fleet.core.kinds import CRD, SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CRD, SECRET, ObjectRef
 from gpu_fleet.core.releases.storage import ReleaseStatus, decode_payload, with_manifest, with_status
 from tests.e2e.helm_world import NAMESPACE, World, helm_binary, wait_for, world
 

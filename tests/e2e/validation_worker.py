@@ -18,9 +18,9 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.spec import parse_cluster
-from gpu_fleet.operators.validation import RunProbesOperator
-from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
-from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
+from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
+from gpu_fleet.operators.validation.probes import RunProbesOperator
 from tests.unit.airflow_context import StateStore
 
 CONSPICUOUS = ("Failed", "Inconclusive", "Busy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.hooks.files.clusters import load_cluster
 
 
 class StateStore(dict[str, Any]):

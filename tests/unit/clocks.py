@@ -9,8 +9,8 @@ import pytest
 
 #: The modules of ours that read the clock of the machine for gates and clients.
 _MODULES = (
-    "gpu_fleet.hooks.kubernetes_transport",
-    "gpu_fleet.hooks.kubernetes_async",
+    "gpu_fleet.hooks.kubernetes.transport",
+    "gpu_fleet.hooks.kubernetes.aio",
     "gpu_fleet.triggers.looking",
     "gpu_fleet.triggers.gate",
     "gpu_fleet.operators.base",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_fleet.core.assets import PoolState, finding_of
-from gpu_fleet.core.capacity_objects import PoolNode
-from gpu_fleet.core.history import VerdictAt
-from gpu_fleet.core.names import LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE, LABEL_ZONE, short_hash
-from gpu_fleet.core.probes import Probe, Role, pod_name
+from gpu_fleet.core.kubernetes.names import LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE, LABEL_ZONE, short_hash
+from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.pools.assets import PoolState, finding_of
+from gpu_fleet.core.pools.history import VerdictAt
+from gpu_fleet.core.probes.plan import Probe, Role, pod_name
 from gpu_fleet.core.reports.model import PoolSection, RunReport
-from gpu_fleet.core.validation import NO_MEMORY_ISOLATION
-from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
+from gpu_fleet.core.validation.judge import NO_MEMORY_ISOLATION
+from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 
 NOW = 1_790_000_000.0
 UUID = "GPU-11111111-2222-3333-4444-{:012d}"
@@ -121,7 +121,7 @@ def busy_node(number: int) -> NodeReport:
 
 
 def measured(number: int, shares: tuple[float, ...] = (0.252, 0.249, 0.251, 0.248)) -> NodeReport:
-    """A node's throughput, as core/validation_throughput.py tells it; a small share is a starved sharer's."""
+    """A node's throughput, as core/validation/throughput.py tells it; a small share is a starved sharer's."""
     uuid, pods = UUID.format(number), [pod_of(number, index, Probe.THROUGHPUT) for index in range(4)]
     pod, share = min(zip(pods, shares, strict=True), key=lambda item: item[1])
     spread = {uuid: dict(zip(pods, shares, strict=True))}

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from gpu_fleet.core.kinds import CRD, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CRD, ObjectRef
 from gpu_fleet.hooks.aws import forget_sessions
-from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
 from sandbox.audit import AuditLog
 from sandbox.cloud import Cloud, Options

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_fleet.hooks.templates import include_dir
+from gpu_fleet.hooks.files.templates import include_dir
 
 PLUGINS = include_dir().parent / "plugins"
 

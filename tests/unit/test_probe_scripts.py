@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_fleet.core.probes_output import MESSAGE_LIMIT, ProbeOutputError, parse_output
+from gpu_fleet.core.probes.gpu import MESSAGE_LIMIT, ProbeOutputError, parse_output
 
 SCRIPT = Path(__file__).resolve().parents[2] / "include" / "probes" / "gpu.sh"
 UUIDS = [f"GPU-{index:08x}-1111-2222-3333-444444444444" for index in range(16)]

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.manifests import Manifest, build
-from gpu_fleet.core.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
-from gpu_fleet.core.neighbours import UNKNOWN as NEIGHBOURS_UNKNOWN
-from gpu_fleet.core.neighbours import Conflict
-from gpu_fleet.core.overlays import overlaid, overlay_name
-from gpu_fleet.core.pool_facts import UNKNOWN, PoolFacts
+from gpu_fleet.core.device_plugin.neighbours import UNKNOWN as NEIGHBOURS_UNKNOWN
+from gpu_fleet.core.device_plugin.neighbours import Conflict
+from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.manifests.build import Manifest, build
+from gpu_fleet.core.manifests.overlays import overlaid, overlay_name
+from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts
+from gpu_fleet.core.manifests.values import Component
 from gpu_fleet.core.releases.components import COMPONENTS
 from gpu_fleet.core.releases.drift import Change, Difference, Path, differing, dotted
 from gpu_fleet.core.releases.objects import REDACTED
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Finding, Observation, Reason
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.values import Component
 
 #: Longest value that is shown; the rest of it is cut.
 MAX_VALUE = 300

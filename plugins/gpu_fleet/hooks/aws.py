@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
-from gpu_fleet.core.aws_errors import BAD_CREDENTIALS, EXPIRED, error_for_code
+from gpu_fleet.core.aws.errors import BAD_CREDENTIALS, EXPIRED, error_for_code
 from gpu_fleet.core.errors import ApiUnavailable, Forbidden, Invalid, SpecError, TransientError, Unauthorized
 
 log = logging.getLogger(__name__)

@@ -32,15 +32,15 @@ LIBRARIES = (
 )
 #: Ours: a component that has imported them must be restarted to see a change of them.
 PACKAGE = (
-    "gpu_fleet.core.manifests",
-    "gpu_fleet.core.readiness",
+    "gpu_fleet.core.manifests.build",
+    "gpu_fleet.core.gates.registry",
     "gpu_fleet.core.spec",
-    "gpu_fleet.core.values",
+    "gpu_fleet.core.manifests.values",
     "gpu_fleet.hooks.aws",
-    "gpu_fleet.hooks.eks_token",
-    "gpu_fleet.hooks.fleet",
-    "gpu_fleet.hooks.helm",
-    "gpu_fleet.hooks.kubernetes",
+    "gpu_fleet.hooks.kubernetes.eks_token",
+    "gpu_fleet.hooks.files.clusters",
+    "gpu_fleet.hooks.helm.hook",
+    "gpu_fleet.hooks.kubernetes.hook",
     "gpu_fleet.operators.base",
     "gpu_fleet.phases.family",
     "gpu_fleet.phases.lifecycle",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.lock import NAMELESS_DEPLOYMENT
 from gpu_fleet.core.trust import CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE, NOTIFIERS_VARIABLE, Trust
-from gpu_fleet.core.turn import NAMELESS_DEPLOYMENT
 
 
 @dataclass(frozen=True)

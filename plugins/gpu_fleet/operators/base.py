@@ -16,7 +16,7 @@ from gpu_fleet.core.errors import PermanentError, SpecError
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
-    from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient
+    from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient
 
 #: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
 FREEZE_SPEC_TASK_ID = "freeze_spec"
@@ -78,7 +78,7 @@ def run_name(context: Mapping[str, Any]) -> str:
 
 def bare_pods_go(context: Mapping[str, Any]) -> bool:
     """Whether the run's Param says that pods without a controller may be evicted, as ``drain.force`` does."""
-    from gpu_fleet.core.drain import PARAM_BARE_PODS
+    from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
 
     return bool((context.get("params") or {}).get(PARAM_BARE_PODS))
 
@@ -183,7 +183,7 @@ class FleetOperator(BaseOperator):
             self._skip_without_turn(context)
         self.prepare(context)
         if self.carries_out_plan or (self.changes_cluster and not self.only_in_turn):
-            from gpu_fleet.operators.approval import require_approval
+            from gpu_fleet.operators.teardown.approval import require_approval
 
             require_approval(self, context)
         if self.changes_cluster:
@@ -216,13 +216,13 @@ class FleetOperator(BaseOperator):
         """Load the frozen spec and open the client; also to be called first by ``execute_complete`` methods."""
         self.spec = frozen_spec(context)
         if self.needs_kube:
-            from gpu_fleet.hooks.kubernetes import KubernetesHook
+            from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
 
             self.kube = KubernetesHook(self.access()).client()
 
     def access(self) -> ClusterAccess:
         """How to reach the cluster: JSON-able, without credentials, fit for trigger arguments."""
-        from gpu_fleet.hooks.kubernetes import ClusterAccess
+        from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 
         return ClusterAccess.from_spec(self.spec)
 

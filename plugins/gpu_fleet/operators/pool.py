@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GpuFleetError, NotFound
-from gpu_fleet.core.kinds import NODE, ObjectRef
-from gpu_fleet.core.names import (
+from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
+from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     LABEL_NODE_POOL,
@@ -16,10 +16,10 @@ from gpu_fleet.core.names import (
 from gpu_fleet.operators.base import FleetOperator
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.capacity_objects import PoolNode
-    from gpu_fleet.core.physical import Hardware
+    from gpu_fleet.core.aws.physical import Hardware
+    from gpu_fleet.core.kubernetes.objects import PoolNode
     from gpu_fleet.core.spec import ClusterSpec, NodePool
-    from gpu_fleet.hooks.kubernetes import KubeClient
+    from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: XCom key under which a failed wait leaves ``{"reason", "message"}``; reasons that blame the device plugin begin with
 #: ``core.capacity_plugin.PLUGIN_CAUSE``.
@@ -70,7 +70,7 @@ def hardware(spec: ClusterSpec, pool: NodePool) -> Hardware:
 
     :raises SpecError: instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
     """
-    from gpu_fleet.hooks import pool_facts
+    from gpu_fleet.hooks.cluster import pool_facts
 
     return pool_facts.hardware(spec, pool)
 

@@ -79,7 +79,7 @@ def refuse_beyond(spec: ClusterSpec, *, notifies: bool = True) -> list[str]:
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
-    The run's DAG is built from it, too, until the run is over (``hooks/under_way.py``).
+    The run's DAG is built from it, too, until the run is over (``hooks/files/runs.py``).
     Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
     follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts' digests
     are pinned too.
@@ -155,7 +155,7 @@ class FreezeSpecOperator(BaseOperator):
         :param mine: the run whose record may have been in force before: of a run that was pinned before, this one.
         :raises TransientError: ``DagOutdated``: the next try's DAG is that of the record that is written here.
         """
-        from gpu_fleet.hooks.under_way import LONGEST_S, note_begin, run_of
+        from gpu_fleet.hooks.files.runs import LONGEST_S, note_begin, run_of
 
         dag = self.get_dag()
         if dag is None:
@@ -172,8 +172,8 @@ class FreezeSpecOperator(BaseOperator):
 
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.spec.notes import notes_of
-        from gpu_fleet.hooks.chart_locks import apply_locks
-        from gpu_fleet.hooks.fleet import load_cluster
+        from gpu_fleet.hooks.files.clusters import load_cluster
+        from gpu_fleet.hooks.helm.locks import apply_locks
 
         spec = load_cluster(self.cluster)
         for told in refuse_beyond(spec, notifies=self.provisions):

@@ -1,4 +1,4 @@
-"""Takes and releases the cluster's turn; the rules are in ``core/turn.py``."""
+"""Takes and releases the cluster's turn; the rules are in ``core/lock.py``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core import turn as rules
+from gpu_fleet.core import lock as rules
 from gpu_fleet.core.errors import ClusterBusy, Conflict, GpuFleetError
-from gpu_fleet.core.kinds import NAMESPACE, ObjectRef
-from gpu_fleet.core.names import SYSTEM_NAMESPACE
-from gpu_fleet.core.turn import TURN_REF, Action, Holder, Turn
+from gpu_fleet.core.kubernetes.kinds import NAMESPACE, ObjectRef
+from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.lock import TURN_REF, Action, Holder, Turn
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude
 
@@ -95,7 +95,7 @@ def _swap(operator: FleetOperator, found: dict[str, Any] | None, me: Holder) -> 
 def _ensure_namespace(operator: FleetOperator) -> None:
     """With the spec's labels: others would be reported as drift until something is applied there."""
     if operator.kube.get(ObjectRef(NAMESPACE, SYSTEM_NAMESPACE)) is None:
-        from gpu_fleet.operators.pods import ensure_objects
+        from gpu_fleet.operators.objects.pods import ensure_objects
 
         ensure_objects(operator.kube, operator.spec, "system_namespaces", {SYSTEM_NAMESPACE})
 
@@ -252,7 +252,7 @@ class ReleaseTurnOperator(FleetOperator):
         raise ClusterBusy(f"{TURN_REF} changed {SWAPS} times while it was being released; the task will be retried")
 
     def _take_back(self, run: str) -> None:
-        from gpu_fleet.operators.left_behind import take_back_left_behind
+        from gpu_fleet.operators.teardown.left_behind import take_back_left_behind
 
         try:
             freed = take_back_left_behind(self.kube, run)

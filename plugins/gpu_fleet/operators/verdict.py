@@ -9,11 +9,11 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.approval import Answer, answer_to, shows_nothing_left
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.core.teardown.approval import Answer, answer_to, shows_nothing_left
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.turn import SKIPPED
-from gpu_fleet.operators.validation_cleanup import STILL_PAID
+from gpu_fleet.operators.validation.cleanup import STILL_PAID
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
 FAILED_STATES = frozenset({"failed"})
@@ -92,7 +92,7 @@ class RunVerdictOperator(BaseOperator):
         self.end = end
 
     def execute(self, context: Any) -> str:
-        from gpu_fleet.hooks.under_way import note_end
+        from gpu_fleet.hooks.files.runs import note_end
 
         ti = context["ti"]
         try:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup
 
-from gpu_fleet.operators.burst import RequestSharedCapacityOperator
-from gpu_fleet.operators.capacity import AwaitCapacityOperator
-from gpu_fleet.operators.request_capacity import RequestCapacityOperator
+from gpu_fleet.operators.capacity.burst import RequestSharedCapacityOperator
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
+from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
-from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator, TornDown
 
 

@@ -4,7 +4,7 @@ Only what the parsing context asks for is built: Airflow parses the file again a
 fifty clusters must not be paid for by each of them. Whatever is wrong with one cluster costs its own DAGs alone: in
 their place stands a DAG of the same id that says what is wrong and fails when it is run.
 
-While a run is under way, its DAG is built from the spec that the run was pinned to (``hooks/under_way.py``): a cluster
+While a run is under way, its DAG is built from the spec that the run was pinned to (``hooks/files/runs.py``): a cluster
 file that is edited, broken or removed meanwhile takes no task from it. That another file describes the same cluster is
 no reason for another DAG either; it is the first task of a run that refuses it.
 """
@@ -23,10 +23,10 @@ from airflow.sdk import DAG, Param, get_parsing_context
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.hooks.dag_files import clusters_of
-from gpu_fleet.hooks.fleet import load_cluster, load_each
+from gpu_fleet.hooks.files.clusters import load_cluster, load_each
+from gpu_fleet.hooks.files.dag_files import clusters_of
+from gpu_fleet.hooks.files.runs import pinned, pinned_dags
 from gpu_fleet.hooks.settings import retry_delay_s
-from gpu_fleet.hooks.under_way import pinned, pinned_dags
 from gpu_fleet.operators.base import DEFAULT_ARGS
 from gpu_fleet.operators.spec import InvalidSpecOperator
 
@@ -42,7 +42,7 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "")
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
     :param file: the DAG file. Others beside it of the same family share the clusters with it, see
-        :mod:`gpu_fleet.hooks.dag_files`.
+        :mod:`gpu_fleet.hooks.files.dag_files`.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
     dags: dict[str, DAG] = {}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup
 
-from gpu_fleet.operators.changes import PlanChangesOperator
-from gpu_fleet.operators.neighbours import CheckNeighboursOperator
-from gpu_fleet.operators.preflight import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
-from gpu_fleet.operators.prerequisites import CheckPrerequisitesOperator
+from gpu_fleet.operators.preflight.changes import PlanChangesOperator
+from gpu_fleet.operators.preflight.checks import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
+from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
+from gpu_fleet.operators.preflight.prerequisites import CheckPrerequisitesOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor

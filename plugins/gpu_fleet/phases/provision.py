@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup
 
-from gpu_fleet.core.overlays import overlaid, overlay_name, overlays_used
-from gpu_fleet.operators.pools import ApplyNodeClassOperator, ApplyNodePoolOperator
-from gpu_fleet.operators.release import InstallReleaseOperator, ProveReleaseOperator
+from gpu_fleet.core.manifests.overlays import overlaid, overlay_name, overlays_used
+from gpu_fleet.operators.helm.releases import InstallReleaseOperator, ProveReleaseOperator
+from gpu_fleet.operators.objects.node_pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 

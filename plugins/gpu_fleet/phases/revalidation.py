@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
-from gpu_fleet.operators.drift import CheckDriftOperator
-from gpu_fleet.operators.publish import PublishPoolOperator
-from gpu_fleet.operators.remediation import RemediateNodesOperator
+from gpu_fleet.operators.preflight.drift import CheckDriftOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.turn import ReleaseTurnOperator
-from gpu_fleet.operators.validation import RunProbesOperator
+from gpu_fleet.operators.validation.probes import RunProbesOperator
+from gpu_fleet.operators.validation.publish import PublishPoolOperator
+from gpu_fleet.operators.validation.remediation import RemediateNodesOperator
 from gpu_fleet.phases.common import Phase, end_run, settle
 from gpu_fleet.phases.preflight import revalidation_preflight
 from gpu_fleet.phases.validation import validation

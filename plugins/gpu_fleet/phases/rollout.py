@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup
 
-from gpu_fleet.core.names import RUNTIME_CLASS_NAME
-from gpu_fleet.operators.apply import ApplyManifestsOperator
-from gpu_fleet.operators.release import InstallReleaseOperator
+from gpu_fleet.core.kubernetes.names import RUNTIME_CLASS_NAME
+from gpu_fleet.operators.helm.releases import InstallReleaseOperator
+from gpu_fleet.operators.objects.apply import ApplyManifestsOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, TaskGroup, TriggerRule
 
-from gpu_fleet.core.teardown_scope import orphans_go
-from gpu_fleet.operators.approval import TeardownApprovalOperator
-from gpu_fleet.operators.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
-from gpu_fleet.operators.drain import DrainPoolOperator, DrainRemovedPoolsOperator
-from gpu_fleet.operators.freeze import FreezePoolsOperator, UndoFreezeOperator
-from gpu_fleet.operators.leaks import LeakCheckOperator
-from gpu_fleet.operators.publish import PublishPoolOperator
-from gpu_fleet.operators.release import UninstallReleaseOperator
-from gpu_fleet.operators.teardown import DeleteNodePoolsOperator, PlanTeardownOperator
+from gpu_fleet.core.teardown.scope import orphans_go
+from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
+from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator
+from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
+from gpu_fleet.operators.teardown.drain import DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeOperator
+from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
+from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
+from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.phases.common import Phase, settle
 from gpu_fleet.sensors.gate import GateSensor
 
@@ -33,7 +33,7 @@ APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
 
 
 def bare_pods_param() -> Param:
-    """The Param :data:`gpu_fleet.core.drain.PARAM_BARE_PODS` of the DAGs with a teardown."""
+    """The Param :data:`gpu_fleet.core.teardown.drain.PARAM_BARE_PODS` of the DAGs with a teardown."""
     return Param(
         False,
         type="boolean",

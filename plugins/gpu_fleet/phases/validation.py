@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.core.probes import Probe
-from gpu_fleet.operators.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
-from gpu_fleet.operators.publish import PublishPoolOperator
-from gpu_fleet.operators.replacement import ReplaceDriftedOperator
-from gpu_fleet.operators.validation import RunProbesOperator
-from gpu_fleet.operators.validation_cleanup import CleanUpValidationOperator
-from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
+from gpu_fleet.core.probes.plan import Probe
+from gpu_fleet.operators.capacity.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
+from gpu_fleet.operators.capacity.replacement import ReplaceDriftedOperator
+from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
+from gpu_fleet.operators.validation.probes import RunProbesOperator
+from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:

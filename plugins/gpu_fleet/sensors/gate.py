@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.gates import gate_named
+from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.looking import await_gate, conclude, look
 
@@ -32,7 +32,7 @@ DEADLINE_OF_GATE = {
 class GateSensor(FleetOperator, BaseSensorOperator):
     """Looks once; if the gate is not Ready it defers until it is, fails, or its deadline passes.
 
-    :param gate: name of a registered gate (``gpu_fleet.core.readiness``).
+    :param gate: name of a registered gate (``gpu_fleet.core.gates.registry``).
     :param args: the gate's arguments; templated, so they may come from XComs.
     :param deadline: upper bound of the wait, counted from the first try's first look; by default the spec's
         ``deadlines`` entry for the gate.

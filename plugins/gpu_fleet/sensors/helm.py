@@ -13,7 +13,7 @@ from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.storage import StoredRevision
-    from gpu_fleet.hooks.kubernetes import ClusterAccess
+    from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 
 
 class HelmReleaseSensor(BaseSensorOperator):
@@ -28,7 +28,8 @@ class HelmReleaseSensor(BaseSensorOperator):
     :param absent: wait until there is no such release instead.
     :param workloads: also wait for its workloads.
     :param allow_unproven: do not wait for a workload that wants no pod (no node matches it, or it has 0 replicas), as
-        :class:`gpu_fleet.operators.helm.HelmReleaseOperator` does not; ``False``: wait until something of it runs.
+        :class:`gpu_fleet.operators.helm.operators.HelmReleaseOperator` does not; ``False``: wait until something of it
+            runs.
     :param workloads_deadline: upper bound of that second wait, absolute from its beginning.
     :returns: release, namespace, revision, status.
     """
@@ -76,7 +77,7 @@ class HelmReleaseSensor(BaseSensorOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         super().execute(context)
         if self.workloads and not self.absent:
-            from gpu_fleet.hooks.helm import access_of
+            from gpu_fleet.hooks.helm.hook import access_of
 
             names = dict(zip(("release", "namespace"), reversed(self._name), strict=True))
             wanted = self._manifest_args()
@@ -105,14 +106,14 @@ class HelmReleaseSensor(BaseSensorOperator):
             raise SpecError(f"{self.revision!r} is not a revision", field="revision", remedy="a number") from error
 
     def _newest(self) -> StoredRevision | None:
-        from gpu_fleet.hooks.helm import HelmHook
+        from gpu_fleet.hooks.helm.hook import HelmHook
 
         history = HelmHook(self.access).history(self.release_name, self.namespace)
         return history[-1] if history else None
 
     def _manifest_args(self) -> dict[str, Any]:
         from gpu_fleet.core.releases.objects import crds, passing, workloads
-        from gpu_fleet.hooks.helm import HelmHook
+        from gpu_fleet.hooks.helm.hook import HelmHook
 
         manifest = HelmHook(self.access).get_manifest(self.release_name, self.namespace)
         return {

@@ -14,7 +14,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from gpu_fleet.core.gates import AwsQuery, gate_named
+from gpu_fleet.core.gates.registry import gate_named
+from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.verdict import Verdict, unseen
 from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error, with_clocks
 from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
@@ -114,7 +115,7 @@ class GateTrigger(BaseTrigger):
             await self.cleanup()
 
     def _observe(self, changed: asyncio.Event) -> list[Observer]:
-        from gpu_fleet.hooks.kubernetes import ClusterAccess, KubernetesHook
+        from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
         from gpu_fleet.hooks.settings import Settings
 
         access = ClusterAccess.from_json(self.access)

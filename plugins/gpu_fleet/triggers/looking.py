@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GpuFleetError, TransientError
-from gpu_fleet.core.gates import AwsQuery, KubeQuery, Query, gate_named
+from gpu_fleet.core.gates.registry import gate_named
+from gpu_fleet.core.queries import AwsQuery, KubeQuery, Query
 from gpu_fleet.core.verdict import Verdict, unseen
 
 if TYPE_CHECKING:
-    from gpu_fleet.hooks.kubernetes import ClusterAccess
+    from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def _observe(access: ClusterAccess, query: Query) -> list[dict[str, Any]]:
 
 
 def _list(access: ClusterAccess, query: KubeQuery) -> list[dict[str, Any]]:
-    from gpu_fleet.hooks.kubernetes import KubernetesHook
+    from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
 
     return (
         KubernetesHook(access)
@@ -78,7 +79,7 @@ def verdict_of_error(error: GpuFleetError) -> Verdict:
 
 
 def with_clocks(args: Mapping[str, Any], now: float, started: float) -> dict[str, Any]:
-    """A gate's arguments with the clocks that it judges by, see :class:`gpu_fleet.core.gates.Gate`."""
+    """A gate's arguments with the clocks that it judges by, see :class:`gpu_fleet.core.gates.gate.Gate`."""
     return {**args, "now": now, "started": started, "here": time.time()}
 
 
@@ -94,7 +95,7 @@ def judge(
 
 def _ahead(access: ClusterAccess) -> float | None:
     """Seconds by which the API server's clock is ahead of ours; ``None`` if this process has not heard of it yet."""
-    from gpu_fleet.hooks.kubernetes import KubernetesHook
+    from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
 
     return KubernetesHook(access).client().ahead
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, TransientError
-from gpu_fleet.core.gates import AwsQuery, KubeQuery
+from gpu_fleet.core.queries import AwsQuery, KubeQuery
 
 if TYPE_CHECKING:
-    from gpu_fleet.hooks.kubernetes import AsyncKubeClient, ClusterAccess
+    from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Observer(ABC):
         self._changed.set()
 
     async def _pause(self, failures: int) -> None:
-        from gpu_fleet.hooks.kubernetes_transport import backoff_s
+        from gpu_fleet.hooks.kubernetes.transport import backoff_s
 
         retry_after = getattr(self.error, "retry_after", None)
         await asyncio.sleep(backoff_s(failures) if retry_after is None else max(retry_after, backoff_s(failures)))
@@ -85,7 +85,7 @@ class KubeWatcher(Observer):
             try:
                 version = await self._follow(version)
             except TransientError as error:
-                from gpu_fleet.hooks.kubernetes_errors import is_expired
+                from gpu_fleet.hooks.kubernetes.errors import is_expired
 
                 if is_expired(error) and not self._failures:
                     self._failures += 1
@@ -189,7 +189,7 @@ class AwsPoller(Observer):
         :raises ApiUnavailable: also if the connection cannot be read, or AWS has not answered within
             :data:`AWS_PATIENCE_S`.
         """
-        from gpu_fleet.hooks.kubernetes_endpoints import aws_lane_of, connection_was_there
+        from gpu_fleet.hooks.kubernetes.endpoints import aws_lane_of, connection_was_there
         from gpu_fleet.hooks.lanes import shared
         from gpu_fleet.triggers.looking import observe_aws
 

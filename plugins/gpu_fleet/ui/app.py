@@ -18,10 +18,9 @@ from airflow.api_fastapi.core_api.security import GetUserDep, get_user, requires
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from gpu_fleet.core.history import VerdictAt, by_node
 from gpu_fleet.core.links import PREFIX, history_path, report_path
-from gpu_fleet.core.reports import html, junit, markdown
-from gpu_fleet.core.reports.blocks import (
+from gpu_fleet.core.markup import html, markdown
+from gpu_fleet.core.markup.blocks import (
     Badge,
     Block,
     Heading,
@@ -35,6 +34,8 @@ from gpu_fleet.core.reports.blocks import (
     moment,
     text,
 )
+from gpu_fleet.core.pools.history import VerdictAt, by_node
+from gpu_fleet.core.reports import junit
 from gpu_fleet.core.reports.document import document, history_table
 from gpu_fleet.core.reports.model import RunReport
 from gpu_fleet.ui.queries import load_history, load_run

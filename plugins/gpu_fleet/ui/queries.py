@@ -12,8 +12,8 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from gpu_fleet.core.assets import Topic, uri
-from gpu_fleet.core.history import SHOWN, Event, VerdictAt, verdicts
+from gpu_fleet.core.pools.assets import Topic, uri
+from gpu_fleet.core.pools.history import SHOWN, Event, VerdictAt, verdicts
 from gpu_fleet.core.reports.model import XCOM_KEYS, Left, RunReport, section, sort_out
 
 #: Events read for each verdict that is shown: a proof on which a pool becomes ready has two, the state before it one.

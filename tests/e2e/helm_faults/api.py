@@ -18,9 +18,9 @@ from gpu_fleet.core.errors import (
     SpecError,
     TransientError,
 )
-from gpu_fleet.core.kinds import SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import SECRET, ObjectRef
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
-from gpu_fleet.hooks.helm_release import ReleaseEngine
+from gpu_fleet.hooks.helm.engine import ReleaseEngine
 from tests.e2e.helm_faults.table import failing, failing_deployment, fault
 from tests.e2e.helm_faults.waiting import waited
 from tests.e2e.helm_world import CHARTS, NAMESPACE, World, retried

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpu_fleet.core.errors import DeadlinePassed, GpuFleetError, TransientError
-from gpu_fleet.core.kinds import POD, SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import POD, SECRET, ObjectRef
 from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
 from tests.e2e.helm_faults.table import InThread, failing, fault, helm_at_work, kill, slow_deployment

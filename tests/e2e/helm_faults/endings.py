@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_fleet.core.errors import Conflict
-from gpu_fleet.core.kinds import CONFIG_MAP, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, ObjectRef
 from tests.e2e.helm_faults.table import failing, fault
 from tests.e2e.helm_world import NAMESPACE, World
 

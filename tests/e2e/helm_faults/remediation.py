@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gpu_fleet.core.errors import DeadlinePassed, GateFailed, Invalid, PermanentError, ReleaseError, TransientError
-from gpu_fleet.core.kinds import CRD, SECRET, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import CRD, SECRET, ObjectRef
 from gpu_fleet.core.releases.drift import Change
 from tests.e2e.helm_faults.table import InThread, failing, failing_deployment, fault
 from tests.e2e.helm_world import CHARTS, NAMESPACE, World, wait_for
@@ -50,7 +50,7 @@ def failing_hook(place: World) -> None:
 
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("gpu_fleet.hooks.helm_cleanup")
+    logger = logging.getLogger("gpu_fleet.hooks.helm.cleanup")
     logger.addHandler(handler)
     try:
         error = with_failing_hook(place, place.engine({"hookEvents": "pre-install"}).install)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from gpu_fleet.core.manifests import build
+from gpu_fleet.core.manifests.build import build
 from tests.unit.core.cluster_objects import stamp
 from tests.unit.core.specs import demo_spec
 

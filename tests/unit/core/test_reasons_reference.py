@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_fleet.core.launch_errors import KNOWN, Hope, LaunchCause
+from gpu_fleet.core.aws.launch_errors import KNOWN, Hope, LaunchCause
 from gpu_fleet.core.releases.helm_symptoms import listed
 from tests.unit.core.specs import REPOSITORY
 

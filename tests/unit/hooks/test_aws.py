@@ -8,7 +8,7 @@ import pytest
 from botocore import exceptions
 from botocore.exceptions import ClientError
 
-from gpu_fleet.core.aws_errors import error_for_code
+from gpu_fleet.core.aws.errors import error_for_code
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Conflict,

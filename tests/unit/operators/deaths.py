@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import ApiUnavailable
-from gpu_fleet.hooks.kubernetes_transport import Transport
+from gpu_fleet.hooks.kubernetes.transport import Transport
 from tests.unit.airflow_context import StateStore, TaskInstance
 
 

@@ -13,18 +13,18 @@ from unittest.mock import patch
 
 from airflow.sdk import DAG
 
-from gpu_fleet.core.kinds import NAMESPACE, NODE, POD, ObjectRef
-from gpu_fleet.core.manifests import pool_labels
-from gpu_fleet.core.names import (
+from gpu_fleet.core.kubernetes.kinds import NAMESPACE, NODE, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import (
     DEVICE_PLUGIN_NAMESPACE,
     LABEL_NODE_POOL,
     VALIDATION_NAMESPACE,
 )
-from gpu_fleet.core.probes import Probe
+from gpu_fleet.core.manifests.build import pool_labels
+from gpu_fleet.core.probes.plan import Probe
 from gpu_fleet.core.verdict import Verdict
-from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook, close_clients
-from gpu_fleet.operators import validation
-from gpu_fleet.operators.validation import REPORT, SUMMARY, RunProbesOperator
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook, close_clients
+from gpu_fleet.operators.validation import probes as validation
+from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.triggers.looking import look
 from tests.e2e.validation_worker import TaskInstance
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, plugin_objects, simulated, slicing
@@ -139,7 +139,7 @@ class NodesWorld:
 
 
 def _protect() -> Any:
-    from gpu_fleet.operators.validation_nodes import ProtectNodesOperator
+    from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 
     return ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL)
 

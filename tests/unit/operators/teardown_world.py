@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from gpu_fleet.core.kinds import NODE, NODE_POOL, PERSISTENT_VOLUME, POD, POD_DISRUPTION_BUDGET, ObjectRef
-from gpu_fleet.core.manifests import build
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, PERSISTENT_VOLUME, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.hooks.kubernetes import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.drain import DrainPoolOperator
-from gpu_fleet.operators.freeze import FreezePoolsOperator, UndoFreezeOperator
-from gpu_fleet.operators.teardown import PlanTeardownOperator
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.operators.teardown.drain import DrainPoolOperator
+from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import define_karpenter, sandbox_cloud

@@ -10,9 +10,9 @@ import yaml
 from airflow.sdk import DAG, BaseOperator
 
 from gpu_fleet.core.errors import SpecError, TransientError
-from gpu_fleet.hooks.fleet import load_cluster
-from gpu_fleet.hooks.templates import include_dir
-from gpu_fleet.hooks.under_way import LINGERS_S, note_begin, note_end, pinned, run_of
+from gpu_fleet.hooks.files.clusters import load_cluster
+from gpu_fleet.hooks.files.runs import LINGERS_S, note_begin, note_end, pinned, run_of
+from gpu_fleet.hooks.files.templates import include_dir
 from gpu_fleet.operators.base import frozen_spec
 from gpu_fleet.operators.spec import FreezeSpecOperator, selected_pools
 from gpu_fleet.operators.verdict import RunFailed, RunVerdictOperator

@@ -14,9 +14,9 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, Er
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
-from gpu_fleet.core.kinds import NAMESPACE, NODE, ObjectRef
-from gpu_fleet.core.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
-from gpu_fleet.core.turn import TURN_REF, Holder, read_holder, record
+from gpu_fleet.core.kubernetes.kinds import NAMESPACE, NODE, ObjectRef
+from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
+from gpu_fleet.core.lock import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.turn import NEVER_ASKED, SKIPPED, AcquireTurnOperator, ReleaseTurnOperator

@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.operators.turn import SKIPPED
-from gpu_fleet.operators.validation_cleanup import STILL_PAID
+from gpu_fleet.operators.validation.cleanup import STILL_PAID
 from gpu_fleet.operators.verdict import (
     RunFailed,
     RunVerdictOperator,

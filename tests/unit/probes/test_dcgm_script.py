@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.probes_dcgm import Diagnosis, parse_dcgm
+from gpu_fleet.core.probes.dcgm import Diagnosis, parse_dcgm
 from tests.unit.core.specs import REPOSITORY
 
 SCRIPT = REPOSITORY / "include" / "probes" / "dcgm.sh"

@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, SpecError
-from gpu_fleet.core.kinds import RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.sensors.gate import DEADLINE_OF_GATE, GateSensor
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -97,7 +97,7 @@ def test_no_credential_travels_with_the_trigger(cluster: SandboxCluster) -> None
 def test_an_outage_at_the_first_look_is_waited_for_too(
     cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_fleet.hooks.kubernetes_transport.RETRY_BUDGET_S", 0.0)
+    monkeypatch.setattr("gpu_fleet.hooks.kubernetes.transport.RETRY_BUDGET_S", 0.0)
     cluster.fail_requests(verb="list", kind="RuntimeClass", status=503)
     ti = task_instance(cluster)
     with pytest.raises(TaskDeferred):

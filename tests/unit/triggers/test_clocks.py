@@ -11,9 +11,9 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from gpu_fleet.core.errors import GateRefused
-from gpu_fleet.core.kinds import DAEMON_SET, NODE, POD, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, ObjectRef
 from gpu_fleet.core.verdict import Phase, Verdict
-from gpu_fleet.hooks.kubernetes import close_clients
+from gpu_fleet.hooks.kubernetes.hook import close_clients
 from gpu_fleet.triggers.gate import GateTrigger
 from gpu_fleet.triggers.looking import await_gate, conclude, look
 from tests.unit.airflow_context import TaskInstance, context

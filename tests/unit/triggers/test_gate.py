@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import GpuFleetError
-from gpu_fleet.core.kinds import RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.verdict import progressing
-from gpu_fleet.hooks.kubernetes_async import OPEN_TIMEOUT_S
+from gpu_fleet.hooks.kubernetes.aio import OPEN_TIMEOUT_S
 from gpu_fleet.triggers.gate import FIRST_LOOK_S, GateTrigger
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 

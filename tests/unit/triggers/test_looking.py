@@ -8,8 +8,8 @@ import pytest
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GpuFleetError
 from gpu_fleet.core.verdict import Verdict, progressing, unseen
-from gpu_fleet.hooks.kubernetes import ClusterAccess
-from gpu_fleet.operators.release import SEEN_UNHEALTHY, ProveReleaseOperator
+from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
+from gpu_fleet.operators.helm.releases import SEEN_UNHEALTHY, ProveReleaseOperator
 from gpu_fleet.triggers import looking
 from gpu_fleet.triggers.looking import await_gate, conclude, reconsider
 from tests.unit.airflow_context import TaskInstance, context

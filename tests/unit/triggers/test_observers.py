@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError, Throttled
-from gpu_fleet.core.gates import AwsQuery, KubeQuery
-from gpu_fleet.core.kinds import POD
+from gpu_fleet.core.kubernetes.kinds import POD
+from gpu_fleet.core.queries import AwsQuery, KubeQuery
 from gpu_fleet.hooks.aws import AwsSession
-from gpu_fleet.hooks.kubernetes import AsyncKubeClient, ClusterAccess
+from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 from gpu_fleet.triggers import observers
 from gpu_fleet.triggers.looking import observe_aws
 from gpu_fleet.triggers.observers import AwsPoller, KubeWatcher
@@ -184,7 +184,7 @@ async def test_two_hundred_nodes_are_watched_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_watch_that_cannot_be_opened_is_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_fleet.hooks.kubernetes_async.OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gpu_fleet.hooks.kubernetes.aio.OPEN_TIMEOUT_S", 0.3)
     async with watched(tmp_path) as (api, client):
         api.answers = False
         watcher = KubeWatcher(PODS, client, asyncio.Event())

@@ -25,7 +25,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import insert
 from starlette.testclient import TestClient
 
-from gpu_fleet.core.assets import Topic, uri
+from gpu_fleet.core.pools.assets import Topic, uri
 from tests.unit.report_objects import EVIL, broken, check, healthy, host, node, report
 
 LIFECYCLE, REVALIDATE = "gpu_lifecycle.demo", "gpu_revalidate.demo"

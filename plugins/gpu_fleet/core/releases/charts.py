@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.names import short_hash
+from gpu_fleet.core.kubernetes.names import short_hash
 from gpu_fleet.core.releases.request import ChartRef
 
 #: Environment variable: JSON object, repository or prefix of it -> mirror; for air-gapped networks.

@@ -7,12 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.in_use import NOTHING_IN_USE, InUse, needed_values
-from gpu_fleet.core.names import DEVICE_PLUGIN_RELEASE, KARPENTER_CRD_RELEASE, KARPENTER_NAMESPACE, KARPENTER_RELEASE
+from gpu_fleet.core.kubernetes.names import (
+    DEVICE_PLUGIN_RELEASE,
+    KARPENTER_CRD_RELEASE,
+    KARPENTER_NAMESPACE,
+    KARPENTER_RELEASE,
+)
+from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, needed_values
+from gpu_fleet.core.manifests.values import Component, helm_values
 from gpu_fleet.core.releases.needed import with_needed
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.values import Component, helm_values
 
 COMPONENTS: tuple[Component, ...] = ("karpenter-crd", "karpenter", "device-plugin")
 

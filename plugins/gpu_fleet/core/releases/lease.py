@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gpu_fleet.core.names import LABEL_COMPONENT
+from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
 
 COMPONENT = "lease"
 #: Seconds without renewal after which a holder counts as dead. Long enough for a stalled API server or a garbage
@@ -19,8 +19,8 @@ COMPONENT = "lease"
 LEASE_SECONDS = 30
 #: Seconds beyond the duration for which a Lease is left alone: a holder that cannot renew it learns that at the end of
 #: its duration, and then ends its helm, with SIGTERM first and SIGKILL after ``GRACE_SECONDS`` of
-#: ``hooks/helm_process.py``; taken sooner, two helms would write at once. client-go's leader election keeps the same
-#: distance, from the other side: its ``RenewDeadline`` must be shorter than its ``LeaseDuration`` (client-go v0.36
+#: ``hooks/helm/binary/process.py``; taken sooner, two helms would write at once. client-go's leader election keeps the
+#: same distance, from the other side: its ``RenewDeadline`` must be shorter than its ``LeaseDuration`` (client-go v0.36
 #: tools/leaderelection/leaderelection.go).
 TAKEOVER_GRACE_SECONDS = 6.0
 #: Renewed this many times within its duration: three renewals may be lost.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpu_fleet.core.names import LABEL_COMPONENT
+from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
 from gpu_fleet.core.releases.storage import StoredRevision
 
 COMPONENT = "ledger"

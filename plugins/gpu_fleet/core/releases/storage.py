@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.names import DOMAIN
+from gpu_fleet.core.kubernetes.names import DOMAIN
 
 SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105  (a Secret's type, not a secret)
 #: Our label on each revision's Secret: the content digest that was asked for. Helm copies it to later revisions, so it

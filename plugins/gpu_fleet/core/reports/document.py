@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gpu_fleet.core.assets import VALIDATED_WITHOUT, outcomes_of_nodes
-from gpu_fleet.core.history import VerdictAt
 from gpu_fleet.core.links import history_path, report_path, run_path
-from gpu_fleet.core.reports.blocks import (
+from gpu_fleet.core.markup.blocks import (
     Badge,
     Block,
     Fold,
@@ -26,10 +24,12 @@ from gpu_fleet.core.reports.blocks import (
     moment,
     text,
 )
+from gpu_fleet.core.pools.assets import VALIDATED_WITHOUT, outcomes_of_nodes
+from gpu_fleet.core.pools.history import VerdictAt
 from gpu_fleet.core.reports.figures import figure, figures
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
-from gpu_fleet.core.validation_report import Check, NodeReport, Outcome, PoolReport
+from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 
 #: Failed nodes that are listed one by one; a large pool fails for one reason, and the fold has them all.
 LISTED = 20

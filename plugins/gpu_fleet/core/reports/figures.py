@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpu_fleet.core.reports.blocks import Block, Inline, Table, code, text
-from gpu_fleet.core.validation_report import PoolReport
+from gpu_fleet.core.markup.blocks import Block, Inline, Table, code, text
+from gpu_fleet.core.validation.report import PoolReport
 
 #: Figure -> column heading, where the figure's own name does not say enough.
 HEADINGS = {

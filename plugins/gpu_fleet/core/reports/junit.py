@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from gpu_fleet.core.reports.blocks import clean
+from gpu_fleet.core.markup.blocks import clean
 from gpu_fleet.core.reports.figures import figure, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
-from gpu_fleet.core.validation_report import Check, Outcome, PoolReport
+from gpu_fleet.core.validation.report import Check, Outcome, PoolReport
 
 _COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 

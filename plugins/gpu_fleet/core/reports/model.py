@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpu_fleet.core.assets import TORN_DOWN, Finding, PoolState, finding_of
-from gpu_fleet.core.history import VerdictAt
-from gpu_fleet.core.validation_report import SCHEMA, Outcome, PoolReport
+from gpu_fleet.core.pools.assets import TORN_DOWN, Finding, PoolState, finding_of
+from gpu_fleet.core.pools.history import VerdictAt
+from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"

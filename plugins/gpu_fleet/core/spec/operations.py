@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from gpu_fleet.core.names import VALIDATION_NAMESPACE
+from gpu_fleet.core.kubernetes.names import VALIDATION_NAMESPACE
 from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, Pattern, QuotedVersion, Seconds, SpecModel
 
 

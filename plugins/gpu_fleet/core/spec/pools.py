@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gpu_fleet.core.names import GPU_TAINT_KEY, LABEL_CLUSTER, LABEL_POOL
+from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY, LABEL_CLUSTER, LABEL_POOL
 from gpu_fleet.core.spec.base import (
     DnsLabel,
     Duration,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpu_fleet.core.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES

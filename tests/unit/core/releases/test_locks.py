@@ -10,7 +10,7 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.releases.components import release_request
 from gpu_fleet.core.releases.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
-from gpu_fleet.hooks.fleet import load_cluster
+from gpu_fleet.hooks.files.clusters import load_cluster
 
 A, B = (f"sha256:{letter * 64}" for letter in "ab")
 

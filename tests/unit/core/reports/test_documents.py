@@ -12,18 +12,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gpu_fleet.core.assets import Finding, PoolState
 from gpu_fleet.core.drift import Drift, Kind
-from gpu_fleet.core.quarantine import Left, Why
-from gpu_fleet.core.reports import html, junit, markdown
-from gpu_fleet.core.reports.blocks import Link, Table, clean, instant, moment
+from gpu_fleet.core.markup import html, markdown
+from gpu_fleet.core.markup.blocks import Link, Table, clean, instant, moment
+from gpu_fleet.core.pools.assets import Finding, PoolState
+from gpu_fleet.core.pools.quarantine import Left, Why
+from gpu_fleet.core.reports import junit
 from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.figures import figure, figures, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
 from gpu_fleet.core.reports.remedies import __file__ as REMEDIES_FILE
-from gpu_fleet.core.validation import NODE_CAUSES
-from gpu_fleet.core.validation_report import Outcome
+from gpu_fleet.core.validation.judge import NODE_CAUSES
+from gpu_fleet.core.validation.report import Outcome
 from tests.unit.report_objects import (
     EVIL,
     NOW,
@@ -166,7 +167,7 @@ def test_figures_are_in_tables() -> None:
 
 
 def test_throughput_shares_and_memory_are_told_for_each_container() -> None:
-    """The figures as core/validation_throughput.py has them."""
+    """The figures as core/validation/throughput.py has them."""
     uuid = "GPU-11111111-2222-3333-4444-000000000001"
     checks = (
         check("fairness", Outcome.PASSED, "SharedFairly", "m", shares={uuid: {"probe-a": 0.51, "probe-b": 0.49}}),
@@ -445,7 +446,7 @@ def reasons_in_sources() -> set[str]:
     """Every reason that a rule of core/ can fail or doubt with, as far as it stands there in words."""
     found = set()
     core = Path(REMEDIES_FILE or "").resolve().parents[1]
-    for path in [*core.glob("validation*.py"), *core.glob("probes*.py")]:
+    for path in [*(core / "validation").glob("*.py"), *(core / "probes").glob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
                 continue

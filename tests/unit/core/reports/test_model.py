@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.assets import PoolState
+from gpu_fleet.core.pools.assets import PoolState
 from gpu_fleet.core.reports import model
 from gpu_fleet.core.reports.model import Left, section, sort_out
-from gpu_fleet.operators import drift, publish, turn, validation
+from gpu_fleet.operators import turn
+from gpu_fleet.operators.preflight import drift
+from gpu_fleet.operators.validation import probes as validation
+from gpu_fleet.operators.validation import publish
 from tests.unit.report_objects import NOW, broken, healthy, report, run_of
 
 VERDICT = {

@@ -14,7 +14,7 @@ from gpu_fleet.core.spec import SpecErrors
 from gpu_fleet.core.spec.document import read_document
 from tests.unit.core.specs import demo_spec
 
-SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 
 
 def text_of(node: ast.AST) -> str | None:

@@ -1,0 +1,27 @@
+"""Gate on the cluster's turn."""
+
+from __future__ import annotations
+
+from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
+from gpu_fleet.core.lock import TURN_REF, held_by, read_holder
+from gpu_fleet.core.queries import KubeQuery, Query
+from gpu_fleet.core.verdict import Verdict, progressing, ready
+
+
+def _queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001  (the record's place is fixed)
+    return (KubeQuery("turn", TURN_REF.kind, namespace=TURN_REF.namespace, name=TURN_REF.name),)
+
+
+def _judge(snapshot: Snapshot, args: Args) -> Verdict:
+    """Ready when free, or at ``recheck_at`` (epoch seconds, by our own clock): then the worker asks Airflow about the
+    holder."""
+    records = snapshot["turn"]
+    if not records or read_holder(records[0]) is None:
+        return ready("TurnFree", "the cluster's turn is free")
+    recheck_at = args.get("recheck_at")
+    if recheck_at is not None and float(args["here"]) >= float(recheck_at):
+        return ready("Recheck", f"time to ask whether the holder still runs: {held_by(records[0])}")
+    return progressing("ClusterBusy", f"the cluster's turn is held by {held_by(records[0])}")
+
+
+TURN_FREE = Gate("turn_free", _queries, _judge, waits_for_absence=True)

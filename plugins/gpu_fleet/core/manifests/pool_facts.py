@@ -1,0 +1,83 @@
+"""What a pool's NodePool and NodeOverlay need and the spec does not say: hardware and prices. Pure.
+
+Both are looked up by ``gpu_fleet.hooks.cluster.pool_facts`` when the manifests are applied or compared: in EC2, and in
+the region's price list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpu_fleet.core.aws.costs import PriceList
+from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.spec import ClusterSpec, NodePool
+from gpu_fleet.core.spec.instances import vcpus
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """
+    :ivar hardware: of the pool's instance types, as EC2 describes them; ``None``: the tables of the package.
+    :ivar prices: the region's list prices.
+    """
+
+    hardware: Hardware | None = None
+    prices: PriceList | None = None
+
+
+UNKNOWN = PoolFacts()
+
+
+def physical(pool: NodePool, facts: PoolFacts) -> int | None:
+    """Physical GPUs per node."""
+    return facts.hardware.count if facts.hardware is not None else pool.gpus_per_node
+
+
+def most_vcpus(pool: NodePool, facts: PoolFacts) -> int | None:
+    """vCPUs of the pool's largest type; ``None`` if one of them is not known."""
+    known: Mapping[str, int] = facts.hardware.vcpus if facts.hardware is not None else {}
+    found = [known.get(name) or vcpus(name) for name in pool.instance_types]
+    return max(count for count in found if count is not None) if all(found) else None
+
+
+def limits_of(pool: NodePool, facts: PoolFacts) -> dict[str, str]:
+    """``spec.limits`` of the NodePool: the nodes, and the vCPUs that so many of the largest type have.
+
+    ``nodes`` is compared between scheduling passes only: within one, Karpenter launches past it whatever the pods ask
+    for (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/provisioning/scheduling/scheduler.go, ``subtractMax``:
+    instance types have no ``nodes`` that could be subtracted; #2915). ``cpu`` is subtracted, by the largest type that a
+    planned node may become, and is on the node what the type promised. GPUs would not do: once a node is initialized,
+    what its device plugin advertises counts, so nodes of an earlier sharing would count otherwise than new ones.
+    """
+    cpus = most_vcpus(pool, facts)
+    return {"nodes": str(pool.node_limit), **({} if cpus is None else {"cpu": str(cpus * pool.node_limit)})}
+
+
+def weights(spec: ClusterSpec, prices: PriceList) -> dict[str, int | None]:
+    """``spec.weight`` of each pool's NodePool; ``None`` where it has none.
+
+    A pool's own, else its place by price per GPU: the dearest has no weight, each cheaper one a greater, so that
+    Karpenter buys from the cheapest pool that a pod can use. No greater than needed: a NodePool of others without a
+    weight comes after all that have one. What the price list does not know is dearer than what it knows; among those
+    the table's GPUs per node, then vCPUs decide, fewest first, and at last the name.
+    """
+    places = sorted(spec.node_pools, key=lambda pool: _dearness(pool, prices), reverse=True)
+    default = {pool.name: min(place, 100) or None for place, pool in enumerate(places)}
+    return {pool.name: pool.weight or default[pool.name] for pool in spec.node_pools}
+
+
+def _dearness(pool: NodePool, prices: PriceList) -> tuple[float, float, int, int, str]:
+    """Ordered from cheap to dear. Karpenter launches the cheapest of a pool's types, so that one counts."""
+    gpus = pool.gpus_per_node
+    known = [cost for name in pool.instance_types if (cost := prices.instance(name).usd) is not None]
+    per_gpu = min(known) / gpus if known and gpus else float("inf")
+    # Of equal GPUs the shared one costs less per nvidia.com/gpu that a pod asks for.
+    per_request = per_gpu / pool.replicas
+    return (
+        per_gpu,
+        per_request,
+        gpus or 0,
+        min((vcpus(name) or 0 for name in pool.instance_types), default=0),
+        pool.name,
+    )

@@ -1,0 +1,37 @@
+"""Templates that core completes: plain YAML documents, read by somebody else, since core does no I/O.
+
+``gpu_fleet.hooks`` injects the reader when it is imported (``include/manifests``, ``include/helm``); a test injects a
+dictionary. Every call hands out a copy, so completing a template cannot change it for the next.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+Reader = Callable[[str], dict[str, Any]]
+
+_reader: Reader | None = None
+_cache: dict[str, dict[str, Any]] = {}
+
+
+def use(reader: Reader) -> None:
+    """Let templates be read by this function: name (``manifests/node-pool``) -> document."""
+    global _reader
+    _reader = reader
+    _cache.clear()
+
+
+def template(name: str) -> dict[str, Any]:
+    """A fresh copy of a template.
+
+    :raises RuntimeError: if nobody has injected a reader: ``gpu_fleet.hooks`` was never imported.
+    """
+    if name not in _cache:
+        if _reader is None:
+            raise RuntimeError(
+                "no reader of templates: import gpu_fleet.hooks, or call gpu_fleet.core.manifests.templates.use()"
+            )
+        _cache[name] = _reader(name)
+    return copy.deepcopy(_cache[name])

@@ -1,0 +1,210 @@
+"""Replacing drifted nodes on request, the replacement proven first: which nodes, and when they may go. Pure.
+
+First a pool is asked for as many nodes more as it would lack without the ones that go, within ``limits.nodes``; they
+are waited for and validated as all others. Only then is a drifted node removed, if it is still idle and as many proven
+nodes as the spec wants stay without it. So a run that ends anywhere leaves at worst a node too many.
+
+Today only idle nodes are chosen. A strategy for busy ones would be another :data:`Chooser`; everything after the choice
+is the same, but for who empties the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.core.kubernetes.objects import Object, PoolNode, annotations_of
+from gpu_fleet.core.nodes.drifted import DriftedNode, holds
+
+
+class Mode(StrEnum):
+    """The run's Param ``replaceDrifted``."""
+
+    NONE = "none"
+    IDLE = "idle"
+
+
+class Why(StrEnum):
+    """Why a drifted node is left as it is."""
+
+    IN_USE = "InUse"  # a user's pod holds a GPU there, or asks not to be disrupted
+    TURN_LATER = "TurnLater"  # the run has replaced as many as it may
+    NO_ROOM = "NoRoom"  # limits.nodes leaves no place for the node that would have to come first
+    NOT_PROVEN = "NotProven"  # too few proven nodes would stay
+    OUT_OF_SERVICE = "OutOfService"  # cordoned or quarantined by somebody, who is at work on it
+    GONE = "Gone"
+
+
+@dataclass(frozen=True)
+class Left:
+    node: str
+    reason: Why
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"node": self.node, "reason": str(self.reason), "message": self.message}
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What a run means to replace in one pool.
+
+    :ivar chosen: nodes that shall go. :ivar surge: how many nodes more than ``wantedNodes`` have to come first.
+    :ivar standing: all nodes that stood when this was decided.
+    """
+
+    chosen: tuple[str, ...] = ()
+    surge: int = 0
+    standing: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "chosen": list(self.chosen),
+            "surge": self.surge,
+            "standing": list(self.standing),
+            "left": [item.to_json() for item in self.left],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Replacement:
+        return cls(
+            tuple(map(str, value.get("chosen") or ())),
+            int(value.get("surge") or 0),
+            tuple(map(str, value.get("standing") or ())),
+            tuple(
+                Left(str(item["node"]), Why(item["reason"]), str(item["message"])) for item in value.get("left") or ()
+            ),
+        )
+
+
+#: Which of a pool's drifted nodes may go, and why the others stay.
+Chooser = Callable[[Sequence[DriftedNode], Mapping[str, PoolNode]], tuple[list[str], list[Left]]]
+
+
+def idle_ones(drifted: Sequence[DriftedNode], nodes: Mapping[str, PoolNode]) -> tuple[list[str], list[Left]]:
+    """Those on which nobody's pod holds a GPU; the ones that drifted first come first."""
+    chosen, left = [], []
+    for each in sorted(drifted, key=lambda each: (each.since or "~", each.node)):
+        node = nodes.get(each.node)
+        if node is None:
+            continue  # not joined, or leaving
+        if node.quarantined or node.cordoned:
+            left.append(Left(each.node, Why.OUT_OF_SERVICE, "cordoned or quarantined: somebody is at work on it"))
+        elif not each.idle:
+            left.append(Left(each.node, Why.IN_USE, in_use(each)))
+        else:
+            chosen.append(each.node)
+    return chosen, left
+
+
+CHOOSERS: dict[Mode, Chooser] = {Mode.IDLE: idle_ones}
+
+
+def in_use(node: DriftedNode) -> str:
+    """What keeps a node, in words."""
+    if node.pods:
+        return holds(node.pods)
+    return f"pods there ask not to be disrupted: {', '.join(node.protected[:5])}"
+
+
+def choose(
+    mode: Mode,
+    drifted: Sequence[DriftedNode],
+    nodes: Iterable[PoolNode],
+    *,
+    wanted: int,
+    at_once: int,
+    cap: int,
+    present: int,
+    coming: int = 0,
+    counts: Callable[[PoolNode], bool],
+) -> Replacement:
+    """What is to be replaced, and how many nodes have to come first. Total; the same state gives the same answer.
+
+    :param nodes: the pool's nodes that are there to stay.
+    :param wanted: ``wantedNodes``, :param cap: ``limits.nodes``; :param at_once: most nodes that one run replaces.
+    :param present: the pool's NodeClaims, those that come and those that go included: all of them count for the cap.
+    :param coming: those of them that wanted nodes will join with.
+    :param counts: whether a node is one of the wanted ones; a node of another template is none.
+    """
+    by_name = {node.name: node for node in nodes}
+    chooser = CHOOSERS.get(mode)
+    if chooser is None:
+        return Replacement(standing=tuple(sorted(by_name)))
+    candidates, left = chooser(drifted, by_name)
+    counting = {name for name, node in by_name.items() if counts(node)}
+    lacking = max(0, wanted - len(counting))  # asked for in any case
+    unasked = max(0, lacking - coming)
+    room = max(0, cap - present - unasked)
+    chosen: list[str] = []
+    surge = 0
+    if unasked and present + unasked > cap:
+        # Not even the wanted nodes have a place, so none can come before one of these goes.
+        words = f"limits.nodes {cap} leaves no place for the {unasked} wanted node(s) that have to be proven before"
+        return Replacement((), 0, tuple(sorted(by_name)), (*left, *(Left(n, Why.NO_ROOM, words) for n in candidates)))
+    for name in candidates:
+        if len(chosen) == at_once:
+            words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next one goes on"
+            left.append(Left(name, Why.TURN_LATER, words))
+            continue
+        stay = len(counting - {*chosen, name})
+        needed = max(0, wanted - stay) - lacking
+        if needed > room:
+            words = f"limits.nodes {cap} leaves no place for a node that could come first; raise it to {cap + needed}"
+            left.append(Left(name, Why.NO_ROOM, words))
+            continue
+        chosen.append(name)
+        surge = max(surge, needed)
+    return Replacement(tuple(chosen), surge, tuple(sorted(by_name)), tuple(left))
+
+
+def removable(chosen: Sequence[str], serving: Collection[str], wanted: int) -> tuple[list[str], list[Left]]:
+    """Which of the chosen nodes may go now: as many serving nodes as wanted have to stay.
+
+    :param serving: nodes that count as capacity and have passed in this run, or are in use.
+    """
+    go: list[str] = []
+    left: list[Left] = []
+    for name in chosen:
+        stay = set(serving) - {*go, name}
+        if len(stay) < wanted:
+            words = f"without it {len(stay)} of {wanted} wanted node(s) would be proven: its replacement is missing"
+            left.append(Left(name, Why.NOT_PROVEN, words))
+        else:
+            go.append(name)
+    return go, left
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def cordon(node: Object, run: str) -> dict[str, Any] | None:
+    """The merge patch that takes a node out of service before it is looked at again; ``None`` if it is not ours to.
+
+    Marked as a drain's, so that a run that dies here is put right by the next that asks for capacity.
+    """
+    metadata, spec = node.get("metadata") or {}, node.get("spec") or {}
+    if spec.get("unschedulable"):
+        return None
+    return {
+        "metadata": {
+            "resourceVersion": metadata.get("resourceVersion"),
+            "annotations": {ANNOTATION_CORDONED_BY: run},
+        },
+        "spec": {"unschedulable": True},
+    }
+
+
+def cordoned_by(node: Object, run: str) -> bool:
+    """Whether that run has cordoned the node."""
+    return bool((node.get("spec") or {}).get("unschedulable")) and (
+        annotations_of(node).get(ANNOTATION_CORDONED_BY) == run
+    )
+
+
+def uncordon() -> dict[str, Any]:
+    return {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}, "spec": {"unschedulable": None}}

@@ -1,0 +1,41 @@
+"""Notes on a cluster spec: what is allowed but worth knowing before it does something.
+
+An ordered list of small functions, each yields the notes it has, like the rules beside it (``rules.py``). A rule
+refuses a spec, a note never does: ``python -m gpu_fleet validate`` prints the notes and still exits with 0, and the
+first task of every run logs them. Functions of one subject live in a module of their own, ``notes_<subject>.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gpu_fleet.core.spec.notes import jobs as notes_jobs
+from gpu_fleet.core.spec.notes import plugins as notes_plugins
+from gpu_fleet.core.spec.notes import pools as notes_pools
+from gpu_fleet.core.spec.problems import Note
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec.cluster import ClusterSpec
+
+NoteRule = Callable[["ClusterSpec"], Iterator[Note]]
+
+#: In the order in which they are shown.
+NOTES: tuple[NoteRule, ...] = (
+    notes_jobs.period_overrides_protection,
+    notes_jobs.drift_evicts_pods,
+    notes_jobs.expiry_evicts_pods,
+    notes_jobs.consolidation_evicts_pods,
+    notes_jobs.repair_deletes_pods,
+    notes_pools.one_pod_reaches_several_pools,
+    notes_pools.pool_without_nodes_buys_none,
+    notes_pools.burst_buys_a_node_per_share,
+    notes_pools.caps_of_unequal_types,
+    notes_pools.shares_beyond_pod_places,
+    notes_plugins.nodes_of_others_need_our_label,
+)
+
+
+def notes_of(spec: ClusterSpec) -> list[Note]:
+    """Everything worth knowing about a spec that is valid."""
+    return [note for rule in NOTES for note in rule(spec)]

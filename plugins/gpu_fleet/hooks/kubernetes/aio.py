@@ -1,0 +1,224 @@
+"""The asynchronous, read-only Kubernetes client of triggers: list, watch and get over one aiohttp session.
+
+Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, names) runs in a thread of the region's
+own (``hooks/kubernetes/endpoints.py``), and whoever waits for it gives up after a while and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Unauthorized
+from gpu_fleet.core.kubernetes.kinds import ObjectRef
+from gpu_fleet.core.queries import KubeQuery
+from gpu_fleet.hooks.kubernetes import access as kubernetes_access
+from gpu_fleet.hooks.kubernetes import endpoints as kubernetes_endpoints
+from gpu_fleet.hooks.kubernetes.access import ClusterAccess
+from gpu_fleet.hooks.kubernetes.client import Json, object_path, typed
+from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, error_for, parse_status
+from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
+
+#: The server ends a watch after this many seconds; the next one goes on from the last resourceVersion.
+WATCH_TIMEOUT_S = 280
+#: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
+WATCH_SILENCE_S = 100.0
+CALL_TIMEOUT_S = 30.0
+#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then is
+#: blind, and says so.
+OPEN_TIMEOUT_S = 30.0
+CLOSING_TURNS = 10
+PAGE_SIZE = 500
+
+
+class AsyncKubeClient:
+    """One cluster's API for one trigger. Close it on every exit."""
+
+    def __init__(self, access: ClusterAccess) -> None:
+        self.access = access
+        self._session: Any = None
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+
+        What is compared with time stamps of the cluster must be of the cluster, see the synchronous client's.
+        """
+        return time.time() + self._ahead
+
+    async def get(self, ref: ObjectRef) -> Json | None:
+        """The object, or ``None`` if it is absent."""
+        try:
+            return await self._call(object_path(ref.kind, ref.namespace, ref.name), {}, f"get {ref}")
+        except ApiNotFound:
+            return None
+
+    async def list(self, query: KubeQuery) -> tuple[list[Json], str]:
+        """The objects that match and the resourceVersion to watch from (empty if the server lacks the kind)."""
+        items: list[Json] = []
+        parameters: dict[str, Any] = {"limit": PAGE_SIZE, **_selectors(query)}
+        what = f"list {query.kind.plural}"
+        while True:
+            try:
+                page = await self._call(query.kind.path(query.namespace), parameters, what)
+            except ApiNotFound:
+                return [], ""
+            items.extend(typed(item, query.kind) for item in page.get("items") or [])
+            metadata = page.get("metadata") or {}
+            if not metadata.get("continue"):
+                return items, str(metadata.get("resourceVersion") or "")
+            parameters["continue"] = metadata["continue"]
+
+    async def watch(self, query: KubeQuery, resource_version: str) -> AsyncIterator[tuple[str, Json]]:
+        """Changes after ``resource_version`` as ``(type, object)``: ADDED, MODIFIED, DELETED or BOOKMARK.
+
+        Ends when the server ends the watch.
+
+        :raises ApiUnavailable: with reason ``Expired`` if the version is too old: list again.
+        """
+        parameters = {
+            "watch": True,
+            "allowWatchBookmarks": True,
+            "timeoutSeconds": WATCH_TIMEOUT_S,
+            "resourceVersion": resource_version,
+            **_selectors(query),
+        }
+        what = f"watch {query.kind.plural}"
+        async with _Stream(self, query.kind.path(query.namespace), parameters, what) as lines:
+            async for line in lines:
+                event = json.loads(line)
+                content = event.get("object") or {}
+                if event.get("type") == "ERROR":
+                    raise error_for(what, int(content.get("code") or 500), content)
+                yield str(event.get("type")), typed(content, query.kind)
+
+    async def close(self) -> None:
+        """Close the connections; harmless to repeat."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+            # A TLS connection is closed by the event loop's next turns; a loop that ends before them leaves its socket.
+            for _ in range(CLOSING_TURNS):
+                await asyncio.sleep(0)
+
+    # --- transport ---------------------------------------------------------------------------------------------
+
+    async def _call(self, path: str, parameters: Mapping[str, Any], what: str) -> Json:
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=5)
+        response = await self._open(path, parameters, what, limits)
+        async with response:
+            try:
+                value: Json = json.loads(await response.read())
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                raise ApiUnavailable(f"{what}: the answer broke off: {error or type(error).__name__}") from error
+            return value
+
+    async def _open(self, path: str, parameters: Mapping[str, Any], what: str, limits: Any) -> Any:
+        """A successful response, with one fresh token after a 401.
+
+        :raises ApiUnavailable: also if there is none within :data:`OPEN_TIMEOUT_S`.
+        """
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                for attempt in (1, 2):
+                    endpoint = await kubernetes_endpoints.endpoint_of(self.access)
+                    identity = await kubernetes_endpoints.headers_of(self.access, endpoint)
+                    try:
+                        return await self._open_once(endpoint, identity, path, parameters, what, limits)
+                    except Unauthorized:
+                        if attempt == 2 or not await kubernetes_endpoints.renewed(self.access, endpoint, identity):
+                            # The cluster may have been recreated: look it up again before the next call.
+                            kubernetes_access.forget(self.access, endpoint)
+                            raise
+        except TimeoutError as error:
+            raise ApiUnavailable(f"{what}: no answer of {self.access} within {OPEN_TIMEOUT_S:.0f} s") from error
+        raise AssertionError("unreachable")
+
+    async def _open_once(
+        self,
+        endpoint: kubernetes_access.Endpoint,
+        identity: Mapping[str, str],
+        path: str,
+        parameters: Mapping[str, Any],
+        what: str,
+        limits: Any,
+    ) -> Any:
+        import aiohttp
+        from yarl import URL
+
+        if self._session is None:
+            connector = kubernetes_endpoints.connector(self.access)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
+        headers = {"Accept": "application/json", "User-Agent": "gpu-fleet", **identity}
+        url = URL(endpoint.server + path + query_string(parameters), encoded=True)
+        try:
+            response = await self._session.get(
+                url, headers=headers, ssl=endpoint.ssl_context or False, timeout=limits, allow_redirects=False
+            )
+            self._ahead = seconds_ahead(response.headers.get("Date"), time.time())
+            if response.status < 400:
+                return response
+            async with response:
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            kubernetes_access.forget(self.access, endpoint)
+            raise ApiUnavailable(
+                f"{what}: cannot talk to {endpoint.server} ({self.access}): {error or type(error).__name__}"
+            ) from error
+        raise error_for(what, response.status, parse_status(body), response.headers)
+
+
+class _Stream:
+    """The lines of a watch response; objects may be larger than any line limit, so lines are cut here."""
+
+    def __init__(self, client: AsyncKubeClient, path: str, parameters: Mapping[str, Any], what: str) -> None:
+        self._client, self._path, self._parameters, self._what = client, path, parameters, what
+        self._response: Any = None
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SILENCE_S)
+        self._response = await self._client._open(self._path, self._parameters, self._what, limits)
+        return self._lines()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._response is not None:
+            # The rest of the watch is of no interest: without waiting for the server's part in ending TLS.
+            connection = self._response.connection
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
+            self._response.close()
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        import aiohttp
+
+        rest = b""
+        try:
+            async for chunk in self._response.content.iter_any():
+                rest += chunk
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield line
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _broken(self._what, error) from error
+
+
+def _broken(what: str, error: BaseException) -> GpuFleetError:
+    return ApiUnavailable(f"{what}: the connection broke: {error or type(error).__name__}", reason="WatchBroken")
+
+
+def _selectors(query: KubeQuery) -> dict[str, str]:
+    selectors = {}
+    if query.label_selector:
+        selectors["labelSelector"] = query.label_selector
+    fields = ",".join(p for p in (f"metadata.name={query.name}" if query.name else "", query.field_selector or "") if p)
+    if fields:
+        selectors["fieldSelector"] = fields
+    return selectors

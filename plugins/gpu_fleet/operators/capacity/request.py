@@ -1,0 +1,163 @@
+"""Asks for GPU nodes: one placeholder pod per node that a pool lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_fleet.core.capacity import placeholders as rules
+from gpu_fleet.core.errors import GateRefused
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.nodes.pool_template import PoolTemplate
+from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.capacity.standing import mark_standing
+from gpu_fleet.operators.objects.apply import as_yaml
+from gpu_fleet.operators.objects.cordons import take_back_cordons
+from gpu_fleet.operators.objects.pods import create_pod, ensure_objects, placeholders
+from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes, reported_failure
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.aws.physical import Hardware
+
+
+class RequestCapacityOperator(PoolOperator):
+    """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
+
+    With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
+    missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
+    disruption until validation has cleaned up: without a placeholder an idle one would go while the others come.
+
+    :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical", "drifted":
+        {node: in what it is not of the pool's present template}}``.
+    :raises SpecError: if EC2 contradicts the pool's instance types.
+    :raises GateRefused: ``DriftedNodesHoldTheCap``: nodes of an older template, which do not go by themselves, leave no
+        room under ``limits.nodes`` for those that are wanted. Nothing has been asked for then.
+
+    The created pods are shown among the task's rendered fields.
+    """
+
+    changes_cluster = True
+    template_fields = ("manifests",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
+    #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
+    overwrite_rtif_after_execution = True
+    ui_color = "#e9f0fb"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.manifests = ""
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.hooks.cluster.drifted import remember_class
+        from gpu_fleet.operators.capacity.replacement import REPLACEMENT, plan_replacement
+
+        if self.this_pool.manage:
+            remember_class(self.kube, self.spec.name, self.node_pool)
+        replacement = plan_replacement(self, context)
+        context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
+        gpus = hardware(self.spec, self.this_pool)
+        with reported_failure(context):
+            found = request_capacity(self, context, gpus, surge=replacement.surge)
+        self.manifests = as_yaml(found.pop("manifests"))
+        return found
+
+
+def request_capacity(
+    operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, *, surge: int = 0
+) -> dict[str, Any]:
+    """Create the placeholders that are missing; idempotent.
+
+    :param surge: nodes beyond ``wantedNodes``, which come before drifted ones go.
+    """
+    from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
+
+    kube, spec, pool = operator.kube, operator.spec, operator.this_pool
+    claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    # Karpenter deletes a node some time after its NodeClaim (kubernetes-sigs/karpenter v1.14.1
+    # pkg/controllers/nodeclaim/lifecycle/controller.go, finalize): until then it looks like any other, and must neither
+    # be opened again nor count.
+    going = {str((claim.get("status") or {}).get("nodeName") or "") for claim in claims if deleting(claim)}
+    found = kube.list(NODE, label_selector=operator.of_pool())
+    nodes = take_back_cordons(kube, [node for node in found if node["metadata"]["name"] not in going])
+    waiting = placeholders(kube, pool.name)
+    wanted = pool.wanted_nodes + surge
+    plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))
+    _look_at_drifted(operator, plan, claims)
+    if pool.wanted_nodes:
+        # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
+        mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
+        protect_nodes(kube, filter(rules.counts_as_capacity, mine), run_name(context))
+    for name in plan.remove:
+        # Grace 0: a finished pod has nothing to end, and its name is needed now.
+        kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
+        operator.log.info("removed placeholder %s: it had ended, or its node is gone", name)
+    each = rules.placeholder_gpus(pool, gpus.count)
+    manifests = [
+        rules.placeholder_pod(
+            spec.name,
+            pool,
+            index,
+            gpus=each,
+            lifetime_s=rules.placeholder_lifetime_s(spec.deadlines),
+            image=spec.validation.images.placeholder,
+            run=run_name(context),
+            run_label=operator.run_label(context),
+        )
+        for index in plan.create
+    ]
+    if manifests:
+        from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS
+
+        ensure_objects(kube, spec, "system_namespaces", {SYSTEM_NAMESPACE})
+        ensure_objects(kube, spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
+    mark_standing(kube, plan.mark)
+    for manifest in manifests:
+        create_pod(kube, manifest)
+    operator.log.info(
+        "pool %s: %d of %d wanted node(s) stand, %d are asked for, %d placeholder(s) created",
+        pool.name,
+        plan.standing,
+        pool.wanted_nodes + surge,
+        plan.asked,
+        len(manifests),
+    )
+    return {
+        "wanted": pool.wanted_nodes,
+        "standing": plan.standing,
+        "asked": plan.asked,
+        "created": [manifest["metadata"]["name"] for manifest in manifests],
+        "gpus": each,
+        "physical": gpus.count,
+        "manifests": manifests,
+        "drifted": {name: list(why) for name, why in plan.drifted.items()},
+    }
+
+
+def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims: list[dict[str, Any]]) -> None:
+    """Name the nodes of an older template, and stop before anything is bought that they leave no room for.
+
+    :raises GateRefused: ``DriftedNodesHoldTheCap``.
+    """
+    from gpu_fleet.core.manifests.build import build
+    from gpu_fleet.core.nodes.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
+    from gpu_fleet.hooks.cluster.pods import pods_on
+
+    if not plan.drifted:
+        return
+    spec, pool = operator.spec, operator.this_pool
+    old = old_nodes(plan.drifted, claims, pods_on(operator.kube, plan.drifted))
+    for node in old:
+        operator.log.warning("pool %s: %s: no capacity", pool.name, node)
+    if not plan.create:
+        return
+    (manifest,) = build("node_pool", spec, pool=pool.name)
+    within = float(spec.deadlines.capacity)
+    held = cap_is_held(
+        pool,
+        needed=plan.standing + plan.asked + len(plan.create) + plan.idle_places,
+        staying=[node for node in old if stays(pool, manifest, within_s=within, empty=node.empty)],
+        go_when_empty=goes_when_empty(pool, manifest, within_s=within),
+    )
+    if held:
+        raise GateRefused(held, reason="DriftedNodesHoldTheCap")

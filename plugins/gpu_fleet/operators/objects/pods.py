@@ -1,0 +1,65 @@
+"""Pods of ours: what has to be there before one is created, creating one, and deleting some."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.capacity import placeholders as rules
+from gpu_fleet.core.errors import AlreadyExists, Forbidden
+from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import COMPONENT_PLACEHOLDER, LABEL_COMPONENT, LABEL_POOL, SYSTEM_NAMESPACE
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+    from gpu_fleet.hooks.kubernetes.hook import KubeClient
+
+#: How often, and with which pause in seconds, a pod is created again while its namespace is too young to have its
+#: ServiceAccount; the controller needs well under a second.
+YOUNG_NAMESPACE_TRIES, YOUNG_NAMESPACE_PAUSE_S = 40, 0.25
+
+
+def ensure_objects(kube: KubeClient, spec: ClusterSpec, builder: str, names: set[str]) -> None:
+    """Apply those of a builder's manifests that have one of these names; a no-op if they are as they should be."""
+    from gpu_fleet.core.manifests.build import build
+
+    for manifest in build(builder, spec):
+        if manifest["metadata"]["name"] in names:
+            kube.apply(manifest)
+
+
+def create_pod(kube: KubeClient, manifest: dict[str, Any]) -> bool:
+    """Create a pod; ``False`` if it exists.
+
+    :raises Forbidden: quota, admission, a missing RuntimeClass or PriorityClass.
+    """
+    for attempt in range(YOUNG_NAMESPACE_TRIES):
+        try:
+            kube.create(manifest)
+        except AlreadyExists:
+            return False
+        except Forbidden as error:
+            young = "serviceaccount" in error.message.lower() and "not found" in error.message
+            if not young or attempt == YOUNG_NAMESPACE_TRIES - 1:
+                raise
+            time.sleep(YOUNG_NAMESPACE_PAUSE_S)
+        else:
+            return True
+    raise AssertionError("unreachable")
+
+
+def placeholders(kube: KubeClient, pool: str, component: str = COMPONENT_PLACEHOLDER) -> list[dict[str, Any]]:
+    """The pool's placeholder pods."""
+    selector = f"{LABEL_COMPONENT}={component},{LABEL_POOL}={pool}"
+    return kube.list(POD, SYSTEM_NAMESPACE, label_selector=selector)
+
+
+def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
+    """Ask for the deletion of exactly these pods; returns the names of those that were there."""
+    deleted = []
+    for pod in pods:
+        metadata = pod["metadata"]
+        ref = ObjectRef(POD, metadata["name"], metadata["namespace"])
+        if kube.delete(ref, grace_seconds=1):
+            deleted.append(metadata["name"])
+    return deleted

@@ -1,0 +1,52 @@
+"""What a person has approved, and the refusal to go beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.errors import PermanentError
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.teardown.plan import TeardownPlan
+
+#: How much of what was not approved an error message names.
+MOST_GROWTH = 10
+
+
+def approved_plan(context: Mapping[str, Any], task_id: str | None) -> Mapping[str, Any]:
+    """The result of the task whose plan was approved; empty without one."""
+    return {} if task_id is None else context["ti"].xcom_pull(task_ids=task_id) or {}
+
+
+def pools_of(approved: Mapping[str, Any]) -> list[str]:
+    """The NodePools of an approved plan."""
+    return [str(name) for name in (approved.get("plan") or {}).get("pools") or []]
+
+
+def refuse_more(approved: Mapping[str, Any], task_id: str, plan: TeardownPlan) -> None:
+    """Compare a plan with the approved one.
+
+    :param approved: see :func:`approved_plan`; :param task_id: of the task that made it.
+    :raises PermanentError: ``PlanGrew`` if more would be removed; ``WayNotApproved`` if Karpenter has died since, and
+        instances would be terminated past it.
+    """
+    from gpu_fleet.core.teardown.emergency import is_worse
+    from gpu_fleet.core.teardown.plan import growth
+
+    seen = approved.get("plan") or {}
+    again = f"clear {task_id} and what follows it, or start another run, and approve the new plan"
+    if grown := growth(seen, plan.to_json()):
+        more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
+        raise PermanentError(
+            f"since {task_id} was approved, the teardown of {plan.cluster} would also remove "
+            f"{', '.join(grown[:MOST_GROWTH])}{more}; nothing was removed: {again}",
+            reason="PlanGrew",
+        )
+    if is_worse(seen.get("way"), plan.way):
+        raise PermanentError(
+            f"since {task_id} was approved, Karpenter has died: the teardown of {plan.cluster} would terminate "
+            "instances past it and respect no PodDisruptionBudget; nothing was removed: bring Karpenter back and clear "
+            f"this task, or {again}",
+            reason="WayNotApproved",
+        )

@@ -1,0 +1,35 @@
+"""What a drain keeps over its tries: whom it has asked to go, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.operators.base import attempt
+
+#: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
+RECORDS = "records"
+#: Outcome of a pod whose eviction was about to be asked for: what a try that was killed knows of it.
+ASKED = "Asked"
+
+
+def kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What an earlier try of this task has recorded; nothing once a person has cleared it."""
+    from gpu_fleet.operators.validation.progress import unpack
+
+    stored = context["task_state_store"].get(RECORDS)
+    if not isinstance(stored, Mapping) or stored.get("attempt") != attempt(context):
+        return {}
+    return dict(unpack(stored["records"]))
+
+
+def keep(context: Mapping[str, Any], records: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep the records for the next try."""
+    from gpu_fleet.operators.validation.progress import pack
+
+    context["task_state_store"].set(RECORDS, {"records": pack(records), "attempt": attempt(context)})
+
+
+def record(target: Any, outcome: str, reason: str) -> dict[str, str]:
+    """A pod's line in the report."""
+    return {"pod": str(target), "node": target.node, "outcome": outcome, "reason": reason}

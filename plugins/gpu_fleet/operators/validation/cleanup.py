@@ -1,0 +1,147 @@
+"""Tidying up after validation, whatever became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_fleet.core.errors import TransientError
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
+from gpu_fleet.operators.capacity.request import RequestCapacityOperator
+from gpu_fleet.operators.capacity.standing import unmark_standing
+from gpu_fleet.operators.objects.pods import delete_pods, placeholders
+from gpu_fleet.operators.pool import FAILURE, PoolOperator
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks
+from gpu_fleet.operators.validation.probes import SUMMARY, RunProbesOperator
+from gpu_fleet.operators.validation.progress import remove_pods
+
+#: Seconds after which a task that was ended from outside has no process any more: its supervisor hears of it with the
+#: next heartbeat, at most every 5 s, and kills it 5 s after its signal (airflow sdk execution_time/supervisor.py).
+ENDS_WITHIN_S = 15.0
+
+#: XCom key of a sentence about nodes that are left, cost money and will not go by themselves.
+STILL_PAID = "still_paid"
+
+
+class CleanUpValidationOperator(PoolOperator):
+    """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
+
+    Placeholders go as well, and the label that they look at: after a failure before validation they would go on buying
+    and holding nodes.
+    Meant to run whatever happened before, as a teardown task (``phases/common.py``); harmless to repeat.
+
+    A task that a person ends, or whose run is marked failed, goes on for some seconds, until its supervisor hears of
+    it: it may protect nodes and create pods or placeholders that the first look did not see. So after a task that
+    ended without a result everything is looked at twice.
+
+    A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
+
+    After a failed wait for capacity it names the nodes that are there and will never be removed, with their price: they
+    are left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
+
+    :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names], "unfinished":
+        [{"nodeClaim", "node", "instanceType", "why", "usdPerHour", "usdPerHourIsAtMost"}]}``.
+    :raises TransientError: ``ProbesStay``, after all else is done: pods do not end on a node that is Ready.
+    """
+
+    changes_cluster = True
+    only_in_turn = True
+    ui_color = "#f6eefb"
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.validation.judge import PROBES_STAY
+
+        found, stay = self._remove()
+        if cut_short := self._cut_short(context):
+            self.log.info(
+                "looking again in %.0f s, when the process of %s is over", ENDS_WITHIN_S, ", ".join(cut_short)
+            )
+            time.sleep(ENDS_WITHIN_S)
+            again, stay = self._remove()
+            found = {key: [*names, *again[key]] for key, names in found.items()}
+        self.log.info(
+            "%d probe pod(s) and %d placeholder(s) removed, %d node(s) unprotected",
+            *(len(names) for names in found.values()),
+        )
+        unfinished = self._unfinished(context)
+        if stay:
+            where = "; ".join(f"{node}: {', '.join(names[:5])}" for node, names in sorted(stay.items()))
+            raise TransientError(
+                f"probe pods of pool {self.node_pool} do not end and may hold GPUs, on node {where}: look for a "
+                "process that hangs in the driver, then replace the node",
+                reason=PROBES_STAY,
+            )
+        return {**found, "unfinished": unfinished}
+
+    def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The nodes that an unsuccessful wait for capacity leaves."""
+        from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
+        from gpu_fleet.hooks.files.prices import load_prices
+
+        states = self._states(context, upstream_tasks(self, AwaitCapacityOperator))
+        if states.isdisjoint({"failed", "upstream_failed"}):
+            return []
+        claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        nodes = unfinished_nodes(claims, self.node_pool, load_prices(self.spec.aws.region))
+        if nodes:
+            message = unfinished_message(self.spec.name, nodes)
+            self.log.warning("pool %s: %s", self.node_pool, message)
+            context["ti"].xcom_push(STILL_PAID, message)
+        return [node.to_json() for node in nodes]
+
+    def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """What was removed, and node -> the probe pods that do not end there."""
+        from gpu_fleet.core.probes.plan import selector
+
+        released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
+        # A run that was killed in its burst leaves those pods, too.
+        released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
+        unmark_standing(self.kube, self.of_pool())
+        unprotected = unprotect_nodes(self.kube, self.of_pool())
+        namespace = self.spec.validation.namespace
+        deleted, stay = remove_pods(
+            self.kube,
+            namespace,
+            selector(self.node_pool),
+            float(self.spec.deadlines.cleanup.seconds),
+        )
+        for node in [name for name in stay if not self._serves(name)]:
+            for name in stay.pop(node):
+                self.log.warning("deleting pod %s by force: its node %s is not Ready, or gone", name, node)
+                self.kube.delete(ObjectRef(POD, name, namespace), grace_seconds=0)
+        return {"pods": deleted, "placeholders": released, "unprotected": unprotected}, stay
+
+    def _serves(self, node: str) -> bool:
+        from gpu_fleet.core.kubernetes.objects import PoolNode
+
+        found = self.kube.get(ObjectRef(NODE, node)) if node else None
+        return found is not None and PoolNode.of(found).ready
+
+    def _cut_short(self, context: Mapping[str, Any]) -> list[str]:
+        """The pool's tasks that failed and left nothing behind: no error of their own ended them, it seems."""
+        ti = context["ti"]
+        leaves = {
+            **dict.fromkeys(upstream_tasks(self, RequestCapacityOperator), "return_value"),
+            # It asks for capacity, too, when it is tried again.
+            **dict.fromkeys(upstream_tasks(self, AwaitCapacityOperator), FAILURE),
+            **dict.fromkeys(upstream_tasks(self, ProtectNodesOperator), "return_value"),
+            **dict.fromkeys(upstream_tasks(self, RunProbesOperator), SUMMARY),
+        }
+        return [
+            task_id
+            for task_id, key in leaves.items()
+            if self._states(context, [task_id]) == {"failed"}
+            and all(ti.xcom_pull(task_ids=task_id, key=each) is None for each in {key, FAILURE})
+        ]
+
+    def _states(self, context: Mapping[str, Any], task_ids: list[str]) -> set[str]:
+        """The states of these tasks in this run."""
+        if not task_ids:
+            return set()
+        ti = context["ti"]
+        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=task_ids, run_ids=[ti.run_id]).get(ti.run_id, {})
+        # Airflow's states are strings or enumerations of them, depending on the way they came.
+        return {str(getattr(state, "value", state)) for state in states.values()}

@@ -1,0 +1,215 @@
+"""Which nodes of a pool are validated, and keeping Karpenter from removing them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset
+
+from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
+from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
+from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
+from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
+from gpu_fleet.operators.base import cluster_of_dag, run_name
+from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes
+from gpu_fleet.operators.preflight.changes import note_drifted
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.kubernetes.objects import PoolNode
+    from gpu_fleet.hooks.kubernetes.hook import KubeClient
+
+#: Most events of a pool that are read: more failures in a row than that repeat each other.
+EVENTS = 20
+
+
+class ProtectNodesOperator(PoolOperator):
+    """Keeps Karpenter from removing the pool's nodes while they are validated.
+
+    Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
+    probe, and nodes that have only just joined are not finished: both are left out. So are nodes of an older template
+    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes
+    are looked at by a revalidation, which is what releases them; they are none of the nodes that capacity was waited
+    for. The run's
+    Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
+    others in each run; those for which the pool was last reported not ready are always among them, or it could become
+    ready again without them.
+
+    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
+        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
+        surplus nodes with a wrong number of GPUs or broken hardware are left out, as the gate ``pool_capacity`` leaves
+        them out.
+
+    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
+        "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
+        nodes that are there can be looked at;
+        ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
+        the NodeClaims are what the end of validation is compared with. XCom ``drifted`` lists the pool's nodes that
+        have drifted, and why.
+    :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
+    """
+
+    changes_cluster = True
+    ui_color = "#f6eefb"
+
+    def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.all_wanted = all_wanted
+        cluster = cluster_of_dag(self)
+        # What is known of the pool, newest first; a node that failed counts until the pool has been proven again.
+        topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
+        self.history = [Asset(uri(cluster, self.node_pool, topic)) for topic in topics]
+        self.inlets.extend(self.history)
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.device_plugin.gpu_count import reported_fault
+        from gpu_fleet.core.kubernetes.objects import pool_claims, pool_nodes
+
+        pool = self.this_pool
+        gpus = hardware(self.spec, pool)
+        found = self.kube.list(NODE, label_selector=self.of_pool())
+        known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        template = PoolTemplate.of(pool)
+        drifted = older_nodes(template, pool.name, found, known)
+        for name, why in drifted.items():
+            self.log.warning("pool %s: %s: left out", pool.name, sentence(name, why))
+        everything = pool_nodes(found, pool.name)
+        present = [node for node in everything if node.name not in drifted]
+        nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
+        only = context["params"].get("node")
+        if only:
+            nodes = [node for node in nodes if node.name == only]
+        if self.all_wanted and pool.wanted_nodes:
+            good = [
+                node
+                for node in nodes
+                if node.gpus == gpus.count * pool.replicas and reported_fault(node.name, node.hardware) is None
+            ]
+            if len(nodes) > len(good) >= pool.wanted_nodes:
+                # Capacity was found sufficient without these; to probe them would fail the pool after all.
+                broken = ", ".join(node.name for node in nodes if node not in good)
+                self.log.warning(
+                    "pool %s: left out, wrong number of GPUs or broken hardware: %s; delete them", pool.name, broken
+                )
+                nodes = good
+        if self.all_wanted and len(nodes) < pool.wanted_nodes:
+            raise GateFailed(
+                f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
+                "taken away or cordoned after they had been waited for: start another run",
+                reason="NodesMissing",
+            )
+        idle = "" if nodes else self._why_idle(everything, only, drifted)
+        if idle:
+            self.log.warning("%s", idle)
+        failed = self._failed_before(context)
+        nodes, untested = self._sample(context, nodes, failed)
+        protected = protect_nodes(self.kube, nodes, run_name(context))
+        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
+        note_drifted(self, context, pool.name)
+        self.log.info(
+            "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
+            *(pool.name, len(nodes), len(protected), len(untested)),
+        )
+        return {
+            "nodes": [node.name for node in nodes],
+            "untested": untested,
+            "idle": idle,
+            "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
+            "drifted": {name: list(why) for name, why in drifted.items()},
+            "nodeClaims": [claim.name for claim in claims],
+            "claims": {claim.name: claim.node for claim in claims if claim.node},
+            "physical": gpus.count,
+            "replicas": pool.replicas,
+            "protected": protected,
+            "instances": {node.name: node.instance() for node in nodes},
+        }
+
+    def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
+        """Why none of the nodes that are there takes probes; empty if there are none."""
+        asked = [node for node in present if only in (None, "", node.name)]
+        if only and not asked:
+            return f"node {only} is gone, or is being removed"
+        old = [f"{node.name} ({'; '.join(drifted[node.name])})" for node in asked if node.name in drifted]
+        cordoned = [n.name for n in asked if n.name not in drifted and not self._takes_probes(n)]
+        unfinished = [n.name for n in asked if n.name not in drifted and n.name not in cordoned]
+        causes = [("drifted", old), ("cordoned", cordoned), ("not initialized yet", unfinished)]
+        words = "; ".join(f"{cause}: {', '.join(names[:5])}" for cause, names in causes if names)
+        return f"no node takes probes: {words}" if words else ""
+
+    def _is_finished(self, node: PoolNode) -> bool:
+        """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
+        if node.initialized or self.all_wanted:
+            return node.initialized
+        return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
+
+    def _sample(
+        self, context: Mapping[str, Any], nodes: list[PoolNode], failed: set[str]
+    ) -> tuple[list[PoolNode], list[str]]:
+        from gpu_fleet.core.validation.waves import sample
+
+        count = self.spec.validation.nodes.sample
+        if count is None or len(nodes) <= count:
+            return nodes, []
+        always = {node.name for node in nodes if node.quarantined} | failed
+        chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
+        return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
+
+    def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
+        """The nodes that the pool's ``not-ready`` events blame since its last proof, and not cleared later.
+
+        One event is not enough: a run may have looked at other nodes only, or met a node while it was busy.
+        """
+        if not self.history:
+            return set()
+        bad, good = (context["inlet_events"][asset].ascending(False) for asset in self.history)
+        proven = max((event.timestamp for event in good.limit(1)), default=None)
+        since = [event for event in bad.limit(EVENTS) if proven is None or event.timestamp > proven]
+        return blamed_nodes((event.extra or {}).get("nodes") for event in since)
+
+    def _takes_probes(self, node: PoolNode) -> bool:
+        if node.quarantined:
+            return not self.all_wanted
+        return not node.cordoned
+
+
+def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
+    """Take back the protection that this package gave; protection by others stays."""
+    names = []
+    for node in kube.list(NODE, label_selector=selector):
+        metadata = node["metadata"]
+        if ANNOTATION_PROTECTED_BY in (metadata.get("annotations") or {}):
+            body = {"metadata": {"annotations": {ANNOTATION_DO_NOT_DISRUPT: None, ANNOTATION_PROTECTED_BY: None}}}
+            try:
+                kube.patch(ObjectRef(NODE, metadata["name"]), body)
+            except NotFound:
+                continue
+            names.append(metadata["name"])
+    return names
+
+
+def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str]:
+    """Ids of the tasks of a kind, for the same pool, that come before a task; in the DAG's order."""
+    before = operator.get_flat_relative_ids(upstream=True)
+    tasks = operator.get_dag().tasks if operator.get_dag() is not None else []
+    return [
+        task.task_id
+        for task in tasks
+        if task.task_id in before and isinstance(task, kind) and task.node_pool == operator.node_pool
+    ]
+
+
+def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pool's :class:`ProtectNodesOperator` of this run found.
+
+    :raises SpecError: if there is no such task before this one, or it has not succeeded.
+    """
+    for task_id in upstream_tasks(operator, ProtectNodesOperator):
+        value = context["ti"].xcom_pull(task_ids=task_id)
+        if isinstance(value, Mapping) and "nodes" in value:
+            return dict(value)
+    raise SpecError(
+        f"task {operator.task_id}: no task before it has protected the nodes of pool {operator.node_pool}",
+        field="node_pool",
+        remedy="put a ProtectNodesOperator for the same pool before it, and clear that",
+    )

@@ -1,0 +1,220 @@
+"""What a probe task remembers and looks at: the plan of a wave, how far it has come, the nodes before and after."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
+from gpu_fleet.core.kubernetes.names import RUNTIME_CLASS_NAME
+from gpu_fleet.core.probes.plan import NodeRound, Probe, pinned_to
+from gpu_fleet.core.validation.report import NodeReport
+from gpu_fleet.core.validation.waves import waves
+from gpu_fleet.operators.base import attempt
+from gpu_fleet.operators.objects.pods import delete_pods
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.validation.node import NodeFacts
+    from gpu_fleet.hooks.kubernetes.hook import KubeClient
+    from gpu_fleet.operators.pool import PoolOperator
+
+#: Keys in Airflow's task state store, which a retry of the task still finds: how far it has come, and the reports of
+#: each wave that is over.
+PROGRESS, WAVE = "progress", "wave-{index}"
+
+#: Seconds for which a node that looks unfit is looked at again, and the pause between two looks: a device plugin that
+#: is being replaced is back within them.
+SECOND_LOOK_S, SECOND_LOOK_PAUSE_S = 10.0, 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done in one wave.
+
+    :ivar rounds: what runs on each node that is fit for it, :ivar unfit: the verdicts on the others.
+    :ivar since: epoch seconds.
+    """
+
+    rounds: list[NodeRound]
+    unfit: list[NodeReport]
+    since: float
+
+    def without(self, reports: Mapping[str, NodeReport]) -> Plan:
+        """The plan with the verdicts on some nodes given already."""
+        left = [round_ for round_ in self.rounds if round_.node not in reports]
+        return Plan(left, [*self.unfit, *reports.values()], self.since)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rounds": [round_.to_json() for round_ in self.rounds],
+            "unfit": [report.to_json() for report in self.unfit],
+            "since": self.since,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        return cls(
+            [NodeRound.from_json(each) for each in value["rounds"]],
+            [NodeReport.from_json(each) for each in value["unfit"]],
+            float(value["since"]),
+        )
+
+
+@dataclass
+class Progress:
+    """How far a probe task has come, kept over its retries.
+
+    A task that a person clears begins anew.
+
+    :ivar ended: how many waves are over, :ivar attempt: see :func:`gpu_fleet.operators.base.attempt`.
+    """
+
+    waves: list[list[str]]
+    ended: int
+    since: float
+    attempt: int
+
+    @classmethod
+    def begin(cls, context: Mapping[str, Any], nodes: Sequence[str], at_once: int) -> Progress:
+        """What an earlier try of this task has left, if it is about the same nodes; else a fresh start."""
+        kept = context["task_state_store"].get(PROGRESS)
+        if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
+            found = cls.load(context)
+            if [node for wave in found.waves for node in wave] == list(nodes):
+                return found
+        fresh = cls(waves(nodes, at_once), 0, time.time(), attempt(context))
+        fresh._save(context)
+        return fresh
+
+    @classmethod
+    def load(cls, context: Mapping[str, Any]) -> Progress:
+        kept = context["task_state_store"].get(PROGRESS)
+        return cls([list(wave) for wave in kept["waves"]], int(kept["ended"]), float(kept["since"]), kept["attempt"])
+
+    @staticmethod
+    def forget(context: Mapping[str, Any]) -> None:
+        """Let the next try begin with the first wave."""
+        context["task_state_store"].set(PROGRESS, {"attempt": None})
+
+    def _save(self, context: Mapping[str, Any]) -> None:
+        value = {"waves": self.waves, "ended": self.ended, "since": self.since, "attempt": self.attempt}
+        context["task_state_store"].set(PROGRESS, value)
+
+    def wave(self) -> list[str] | None:
+        """The nodes that are next, or ``None``."""
+        return self.waves[self.ended] if self.ended < len(self.waves) else None
+
+    def end_wave(self, context: Mapping[str, Any], reports: Iterable[NodeReport]) -> None:
+        # The reports first: a kill in between repeats the wave, the other way round would lose it.
+        store = context["task_state_store"]
+        store.set(WAVE.format(index=self.ended), pack([report.to_json() for report in reports]))
+        self.ended += 1
+        self._save(context)
+
+    def reports(self, context: Mapping[str, Any]) -> list[NodeReport]:
+        """The verdicts of all waves that are over."""
+        store = context["task_state_store"]
+        kept = [store.get(WAVE.format(index=index)) for index in range(self.ended)]
+        return [NodeReport.from_json(value) for wave in kept if wave for value in unpack(wave)]
+
+
+def pack(value: Any) -> str:
+    """A value as text that the task state store takes: it warns of more than 64 kB, which forty nodes' reports are."""
+    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+
+
+def unpack(text: str) -> Any:
+    """What :func:`pack` was given."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
+    """The facts about some nodes of the operator's pool, in the same order."""
+    from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
+    from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
+    from gpu_fleet.core.validation.node import node_facts
+
+    kube, spec = operator.kube, operator.spec
+    found = {item["metadata"]["name"]: item for item in kube.list(NODE, label_selector=operator.of_pool())}
+    for name in names:
+        # A node that lost the very label by which the pool's nodes are found is there all the same.
+        if name not in found and (item := kube.get(ObjectRef(NODE, name))) is not None:
+            found[name] = item
+    ours, home = Ours.of(spec), spec.device_plugin.namespace
+    plugins = plugins_of_others(kube.list(DAEMON_SET), ours)
+    theirs = [pod for namespace in sorted({each.namespace for each in plugins}) for pod in kube.list(POD, namespace)]
+    pods = kube.list(POD, home)
+    claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
+    exists = kube.get(ObjectRef(RUNTIME_CLASS, RUNTIME_CLASS_NAME)) is not None
+    plugin = plugin_daemon_set(spec.device_plugin)
+    return [
+        node_facts(
+            name,
+            found.get(name),
+            pods=pods,
+            runtime_class=exists,
+            claims=claims,
+            daemon_set=plugin,
+            plugins=plugins,
+            pods_of_others=theirs,
+            ours=ours.namespace is not None,
+        )
+        for name in names
+    ]
+
+
+def unfit_nodes(
+    operator: PoolOperator, probe: Probe, names: Sequence[str], *, physical: int, replicas: int
+) -> dict[str, NodeReport]:
+    """The verdicts on nodes that fail before anything is run on them; those that may recover are looked at again."""
+    from gpu_fleet.core.validation.judge import unfit_node
+    from gpu_fleet.core.validation.node import Looked, Promise
+
+    promise = Promise.of(operator.spec, operator.this_pool)
+    deadline = time.monotonic() + SECOND_LOOK_S
+    found: dict[str, NodeReport] = {}
+    left = list(names)
+    while left:
+        found = {
+            facts.name: report
+            for facts in look_at_nodes(operator, left)
+            if (report := unfit_node(probe, Looked(facts, promise, physical, replicas))) is not None
+        }
+        left = list(found)
+        if not left or time.monotonic() >= deadline:
+            break
+        time.sleep(SECOND_LOOK_PAUSE_S)
+    return found
+
+
+def remove_pods(
+    kube: KubeClient,
+    namespace: str,
+    selector: str,
+    patience_s: float,
+    *,
+    which: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    pause_s: float = 0.25,
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Delete probe pods and wait until they are gone: what is still terminating still holds its GPU.
+
+    :param which: tells which of the pods have to go.
+    :returns: the names of those that were deleted, and node -> the names of those that are still there after
+        ``patience_s``.
+    """
+    deleted: list[str] = []
+    deadline = time.monotonic() + patience_s
+    while True:
+        left = [pod for pod in kube.list(POD, namespace, label_selector=selector) if which(pod)]
+        deleted += delete_pods(kube, [pod for pod in left if not pod["metadata"].get("deletionTimestamp")])
+        if not left or time.monotonic() >= deadline:
+            stay: dict[str, list[str]] = {}
+            for pod in left:
+                stay.setdefault(pinned_to(pod), []).append(pod["metadata"]["name"])
+            return deleted, stay
+        time.sleep(pause_s)

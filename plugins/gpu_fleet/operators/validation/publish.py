@@ -1,0 +1,254 @@
+"""Publishes what came of a pool as asset events, on which users' DAGs are scheduled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, AssetAlias
+
+from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.links import report_path
+from gpu_fleet.core.nodes.drifted import brief
+from gpu_fleet.core.pools import assets as rules
+from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
+from gpu_fleet.core.validation.report import Outcome, PoolReport
+from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
+from gpu_fleet.operators.capacity.hold import HoldCapacityOperator
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
+from gpu_fleet.operators.capacity.request import RequestCapacityOperator
+from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.operators.pool import FAILURE, PoolOperator
+from gpu_fleet.operators.preflight.changes import DRIFTED
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator, upstream_tasks
+from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
+
+#: XCom key of a remediation task: what came of the nodes that failed.
+REMEDIATION = "remediation"
+#: XCom key of this task: what came of the pool, for the run's report.
+VERDICT = "verdict"
+#: Most drifted nodes that an asset event lists; the report has all.
+MOST_DRIFTED = 10
+#: Most nodes of an older template that an event names; the report has all.
+_OLDER_NAMED = 20
+#: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
+TOLD = "told"
+
+
+def pool_assets(cluster: str, pool: str) -> dict[Topic, Asset]:
+    """The three assets of a pool, for producers and for consumers' ``schedule=``."""
+    return {topic: Asset(rules.uri(cluster, pool, topic)) for topic in Topic}
+
+
+class PublishPoolOperator(PoolOperator):
+    """Emits the events of one pool: at most two of ``ready``, ``validated`` and ``not-ready``, often none.
+
+    Every outlet of a task gets an event when the task succeeds, so concrete outlets cannot be chosen among at run time.
+    An asset alias can: it emits what ``execute`` adds to it. The three assets are also inlets, whose past events tell
+    whether the pool was ready before.
+
+    To be run whatever happened before (trigger rule ``all_done``); it succeeds also when it has bad news, because only
+    a task that succeeds can emit.
+
+    When the pool's state changes it also tells the notifiers of ``validation.notify``, each once; one that fails is
+    logged and changes nothing. That a pool has no nodes any more is told to none.
+
+    :param cluster: name of the cluster's spec; by default what follows the first dot of the DAG id.
+    :param torn_down: the pool was taken down on purpose; nothing is looked up.
+    :returns: ``{"pool", "outcome", "reason", "events": [URIs]}``; XCom ``verdict`` has more, for the report.
+    """
+
+    operator_extra_links = (ReportLink(),)
+    ui_color = "#eaf6e9"
+    needs_kube = False
+    # A run that never had the cluster's turn has learnt nothing about the pool.
+    only_in_turn = True
+
+    def __init__(self, *, cluster: str | None = None, torn_down: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster or cluster_of_dag(self)
+        if not self.cluster:
+            raise SpecError(
+                f"task {self.task_id}: the DAG id does not name a cluster", field="cluster", remedy="give cluster="
+            )
+        self.torn_down = torn_down
+        # A teardown takes down all pools, whichever the run has asked for capacity of.
+        self.skips_unselected_pools = not torn_down
+        self.inlets.extend(pool_assets(self.cluster, self.node_pool).values())
+        self.outlets.append(AssetAlias(rules.alias(self.cluster, self.node_pool)))
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        assets = pool_assets(self.cluster, self.node_pool)
+        reports, remediation = self._reports(context), self._remediation(context)
+        found, was = self._protected(context), self._state(context, assets)
+        unproven = rules.still_blamed(found.get("blamed") or (), reports, remediation)
+        finding = rules.finding_without(self._finding(context), reports, remediation)
+        if was is not PoolState.READY:
+            finding = rules.finding_until(finding, unproven)
+        one_node = bool(context["params"].get("node"))
+        # Only a run that provides capacity waits for it.
+        looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
+        topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
+        drifted = self._drifted(context)
+        extra = self._extra(context, finding, was, reports, found)
+        if drifted:
+            extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
+        emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
+        for topic in topics:
+            emit.add(assets[topic], extra=extra)
+        uris = [assets[topic].uri for topic in topics]
+        self.log.info(
+            "pool %s was %s and is %s (%s: %s): %s",
+            self.node_pool,
+            was,
+            finding.outcome,
+            finding.reason,
+            finding.message,
+            ", ".join(uris) or "no event",
+        )
+        now = rules.state_now(was, topics)
+        verdict = {
+            "pool": self.node_pool,
+            "outcome": str(finding.outcome),
+            "reason": finding.reason,
+            "message": finding.message[:2000],
+            "was": str(was),
+            "now": str(now),
+            "events": uris,
+            "validUntil": extra.get("validUntil"),
+            "without": list(finding.without),
+            "older": dict(found.get("drifted") or {}),
+            "remediation": remediation,
+            "drifted": drifted,
+        }
+        context["ti"].xcom_push(VERDICT, verdict)
+        # No nodes are no alarm: consumers are told by the event, people only when the pool is ready again.
+        if now is not was and finding.outcome != Outcome.IDLE:
+            self._notify(context, finding, was, now)
+        return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
+
+    def _finding(self, context: Mapping[str, Any]) -> Finding:
+        if self.torn_down:
+            return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was taken down on purpose")
+        ti = context["ti"]
+        summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
+        asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
+        failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in asked]
+        return rules.finding_of(summaries, next(filter(None, failures), None))
+
+    def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
+        ti = context["ti"]
+        values = [ti.xcom_pull(task_ids=task, key=REPORT) for task in upstream_tasks(self, RunProbesOperator)]
+        return [PoolReport.from_json(value) for value in values if value]
+
+    def _remediation(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
+        # By key and not by class: the tasks between the probes and this one are few, and most runs have none.
+        probes = set(upstream_tasks(self, RunProbesOperator))
+        for task in upstream_tasks(self, PoolOperator):
+            if task not in probes and (value := context["ti"].xcom_pull(task_ids=task, key=REMEDIATION)):
+                return dict(value)
+        return None
+
+    def _drifted(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The pool's drifted nodes, as the task that chose its nodes has seen them."""
+        found: list[dict[str, Any]] = []
+        for task in upstream_tasks(self, ProtectNodesOperator):
+            found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
+        return found
+
+    def _state(self, context: Mapping[str, Any], assets: Mapping[Topic, Asset]) -> PoolState:
+        newest: dict[Topic, float | None] = {}
+        for topic, asset in assets.items():
+            last = list(context["inlet_events"][asset].ascending(False).limit(1))
+            newest[topic] = last[0].timestamp.timestamp() if last else None
+        return rules.state_after(newest)
+
+    def _protected(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the task that chose the pool's nodes has returned; nothing if it has not succeeded."""
+        found: Mapping[str, Any] = {}
+        for task in upstream_tasks(self, ProtectNodesOperator):
+            found = context["ti"].xcom_pull(task_ids=task) or found
+        return found
+
+    def _extra(
+        self,
+        context: Mapping[str, Any],
+        finding: Finding,
+        was: PoolState,
+        reports: list[PoolReport],
+        found: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
+        names = list(found.get("nodes") or [])
+        physical, replicas = int(found.get("physical") or 0), int(found.get("replicas") or pool.replicas)
+        good = len(names) - len(finding.without)
+        extra = {
+            "cluster": self.cluster,
+            "pool": pool.name,
+            "outcome": finding.outcome,
+            "reason": finding.reason,
+            "message": finding.message[:1000],
+            "was": str(was),
+            "at": now.isoformat(timespec="seconds"),
+            "nodes": rules.node_verdicts(names, reports),
+            "gpus": {"physical": physical * good, "allocatable": physical * replicas * good},
+            "run": run_name(context),
+            "report": report_path(ti.dag_id, ti.run_id),
+            "reports": [
+                {"dagId": ti.dag_id, "runId": ti.run_id, "taskId": task, "key": REPORT}
+                for task in upstream_tasks(self, RunProbesOperator)
+            ],
+        }
+        if finding.without:
+            extra["without"] = list(finding.without)
+        if older := found.get("drifted"):
+            extra["older"] = sorted(older)[:_OLDER_NAMED]
+        if finding.outcome == Outcome.PASSED:
+            extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
+        return rules.bounded(extra)
+
+    def _valid_s(self, context: Mapping[str, Any]) -> int:
+        disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after
+        # A revalidation holds nothing, and ends what was held on the nodes that it probes.
+        holds = upstream_tasks(self, HoldCapacityOperator)
+        held = any(context["ti"].xcom_pull(task_ids=task) for task in holds)
+        return rules.valid_seconds(
+            self.this_pool.capacity.hold if held else 0,
+            None if disruption.never else disruption.seconds,
+            None if expire.never else expire.seconds,
+        )
+
+    def _notify(self, context: Mapping[str, Any], finding: Finding, was: PoolState, now: PoolState) -> None:
+        entries = self.spec.validation.notify
+        if not entries:
+            return
+        from gpu_fleet.hooks.notifiers import send, ui_url
+
+        ti, store = context["ti"], context["task_state_store"]
+        variables = {
+            "message": f"GPU pool {self.node_pool} of cluster {self.cluster}: {was} -> {now}: "
+            f"{finding.reason}: {finding.message[:1000]}",
+            "cluster": self.cluster,
+            "pool": self.node_pool,
+            "was": str(was),
+            "now": str(now),
+            "reason": finding.reason,
+            "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
+        }
+        # Noted after each one: a task that dies in between may tell one notifier twice, but never none.
+        change = {"was": str(was), "now": str(now), "attempt": attempt(context)}
+        kept = store.get(TOLD) or {}
+        told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
+        for index, entry in enumerate(entries):
+            key = f"{index} {entry.notifier}"
+            if key in told:
+                self.log.info("notifier %s has been told by an earlier try", entry.notifier)
+                continue
+            problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables)
+            if problem is None:
+                self.log.info("notifier %s told: %s -> %s", entry.notifier, was, now)
+            else:
+                self.log.error("notifier failed, the verdict stands: %s", problem)
+            told[key] = problem or "told"
+            store.set(TOLD, {"change": change, "notifiers": told})
