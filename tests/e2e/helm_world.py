@@ -90,6 +90,7 @@ class World:
         me: str = "",
         chart: str = "tiny",
         lease_s: int = LEASE_S,
+        lease_wait_s: float = 30,
         **policy: Any,
     ) -> ReleaseEngine:
         return ReleaseEngine(
@@ -97,7 +98,7 @@ class World:
             self.request(values, chart=chart, **policy),
             me=me or f"test@{time.monotonic_ns()}",
             run="dag/run",
-            lease_wait_s=30,
+            lease_wait_s=lease_wait_s,
             lease_s=lease_s,
             lease_grace_s=LEASE_GRACE_S,
         )
@@ -338,7 +339,7 @@ def task_context() -> dict[str, Any]:
 
 def operator(place: World, **changes: Any) -> Any:
     """The operator for any chart, on this world's release."""
-    from gpu_fleet.operators.helm.operators import HelmReleaseOperator
+    from gpu_fleet.helm import HelmReleaseOperator
 
     fields: dict[str, Any] = {
         "task_id": "task", "release_name": "tiny", "namespace": NAMESPACE, "chart": str(CHARTS / "tiny"),

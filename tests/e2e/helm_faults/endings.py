@@ -33,8 +33,8 @@ def finalizer(place: World) -> None:
     place.client.patch(ref, {"metadata": {"finalizers": ["example.com/hold"]}})
     engine = place.engine(operation_timeout=5)
     outcome = engine.uninstall()
-    assert [text for text in outcome.leftovers if "tiny-config" in text and "example.com/hold" in text]
-    assert engine.cleanup.waiting(outcome.leftovers)
+    assert [item.waits_for for item in outcome.leftovers if "tiny-config" in item.target] == ["example.com/hold"]
+    assert outcome.terminating
     assert place.ledger()["intent"]["action"] == "uninstall"
     assert place.engine().uninstall().leftovers == outcome.leftovers
     place.client.patch(ref, {"metadata": {"finalizers": None}})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
@@ -130,6 +131,11 @@ class Ledger:
             and self.proven is not None
             and (self.candidate.revision, self.candidate.uid) == (self.proven.revision, self.proven.uid)
         )
+
+
+def rfc3339(epoch: float) -> str:
+    """Epoch seconds as the ledger writes times: RFC 3339, in whole seconds, with Z."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def config_map_name(release: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_fleet.core.releases.drift import Difference
-from gpu_fleet.core.releases.ledger import Ledger
+from gpu_fleet.core.releases.ledger import Intent, Ledger
 from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
 
 
@@ -125,6 +125,16 @@ class Observation:
         if entry is None:
             return None
         return next((item for item in self.revisions if entry.is_revision(item)), None)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the ledger names the newest revision as its candidate and no operation as unfinished."""
+        return self.newest is not None and self.candidate == self.newest and self.ledger.intent is None
+
+    def shows(self, intent: Intent) -> bool:
+        """Whether the newest revision is what that operation was to make, deployed, and nothing else is."""
+        newest = self.newest
+        return newest is not None and self.deployed == (newest,) and intent.made(newest)
 
     def __str__(self) -> str:
         return f"release {self.namespace}/{self.release}"
