@@ -123,7 +123,7 @@ class World:
         }
 
     def settled(self) -> None:
-        """Nothing pending, exactly one deployed, the newest; ledger and storage agree; nobody holds the Lease."""
+        """Nothing pending, exactly one deployed, the newest; ledger and storage agree; the Lease is not held."""
         statuses = self.statuses()
         assert list(statuses.values()).count("deployed") == 1, statuses
         assert statuses[max(statuses)] == "deployed", statuses
@@ -196,7 +196,7 @@ class World:
             board.clear("request-faults")
 
     def cut_connections(self) -> None:
-        """Every connection to the API server is reset, whoever has it."""
+        """Every connection to the API server is reset, of helm and of workers."""
 
         def cut() -> None:
             server = self.cluster.server._runner.server
@@ -368,7 +368,7 @@ def retried(call: Callable[[], Any], times: int = 3) -> Any:
 
 
 def helm_children(of: int | None = None) -> list[int]:
-    """Pids of running helm processes that this test's processes started (their temporary folder tells)."""
+    """Pids of running helm processes that this test's processes started (known by their temporary folder)."""
     found, ours = [], f"TMPDIR={tempfile.gettempdir()}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():

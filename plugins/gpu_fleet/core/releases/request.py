@@ -1,4 +1,4 @@
-"""What is wanted of a release: chart, values, policy, and the digest that stands for their content."""
+"""What is wanted of a release: chart, values, policy, and the digest of their content."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def content_digest(chart: ChartRef, values: Mapping[str, Any]) -> str:
 
 
 def same_content(release: Mapping[str, Any], request: ReleaseRequest) -> bool:
-    """Whether a stored release's chart version and values are the wanted ones, whoever made it."""
+    """Whether a stored release's chart version and values are the wanted ones, also if a person made it."""
     metadata = (release.get("chart") or {}).get("metadata") or {}
     config = release.get("config") or {}
     chart = request.chart
