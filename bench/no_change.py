@@ -23,7 +23,7 @@ import json, logging, sys, time
 import airflow.sdk
 from airflow.sdk import BaseOperator
 started = time.perf_counter()
-from gpu_fleet.operators.helm.operators import HelmReleaseOperator
+from gpu_fleet.helm import HelmReleaseOperator
 from tests.e2e.helm_world import task_context
 fields = json.loads(sys.argv[1])
 context = task_context()

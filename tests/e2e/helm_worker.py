@@ -24,5 +24,5 @@ engine = ReleaseEngine(
     lease_s=task["lease_s"],
     lease_grace_s=task["lease_grace_s"],
 )
-print("ready to begin", flush=True)  # imports took a while; whoever kills this waits for it
+print("ready to begin", flush=True)  # imports take a while; the test that kills this process waits for it
 print(json.dumps(getattr(engine, task["method"])().to_json()))

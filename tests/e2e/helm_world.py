@@ -90,6 +90,7 @@ class World:
         me: str = "",
         chart: str = "tiny",
         lease_s: int = LEASE_S,
+        lease_wait_s: float = 30,
         **policy: Any,
     ) -> ReleaseEngine:
         return ReleaseEngine(
@@ -97,7 +98,7 @@ class World:
             self.request(values, chart=chart, **policy),
             me=me or f"test@{time.monotonic_ns()}",
             run="dag/run",
-            lease_wait_s=30,
+            lease_wait_s=lease_wait_s,
             lease_s=lease_s,
             lease_grace_s=LEASE_GRACE_S,
         )
@@ -122,7 +123,7 @@ class World:
         }
 
     def settled(self) -> None:
-        """Nothing pending, exactly one deployed, the newest; ledger and storage agree; nobody holds the Lease."""
+        """Nothing pending, exactly one deployed, the newest; ledger and storage agree; the Lease is not held."""
         statuses = self.statuses()
         assert list(statuses.values()).count("deployed") == 1, statuses
         assert statuses[max(statuses)] == "deployed", statuses
@@ -195,7 +196,7 @@ class World:
             board.clear("request-faults")
 
     def cut_connections(self) -> None:
-        """Every connection to the API server is reset, whoever has it."""
+        """Every connection to the API server is reset, of helm and of workers."""
 
         def cut() -> None:
             server = self.cluster.server._runner.server
@@ -338,7 +339,7 @@ def task_context() -> dict[str, Any]:
 
 def operator(place: World, **changes: Any) -> Any:
     """The operator for any chart, on this world's release."""
-    from gpu_fleet.operators.helm.operators import HelmReleaseOperator
+    from gpu_fleet.helm import HelmReleaseOperator
 
     fields: dict[str, Any] = {
         "task_id": "task", "release_name": "tiny", "namespace": NAMESPACE, "chart": str(CHARTS / "tiny"),
@@ -367,7 +368,7 @@ def retried(call: Callable[[], Any], times: int = 3) -> Any:
 
 
 def helm_children(of: int | None = None) -> list[int]:
-    """Pids of running helm processes that this test's processes started (their temporary folder tells)."""
+    """Pids of running helm processes that this test's processes started (known by their temporary folder)."""
     found, ours = [], f"TMPDIR={tempfile.gettempdir()}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():

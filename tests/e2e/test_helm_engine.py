@@ -219,7 +219,7 @@ def test_a_persons_upgrade_in_the_place_of_our_dead_command_is_not_taken_for_our
     place.by_hand("upgrade", "tiny", str(CHARTS / "tiny"), "--set", "message=person")
     stored = place.stored().revisions[2]
     assert stored[1] == first.digest, "helm copies the label"
-    with pytest.raises(ReleaseError, match="made by somebody else") as refused:
+    with pytest.raises(ReleaseError, match="revision 2") as refused:
         place.engine({"message": "one"}).install()
     assert refused.value.reason == "ForeignRevision"
     assert place.config() == {"message": "person"}
@@ -287,8 +287,7 @@ def test_helm_killed_in_mid_upgrade_leaves_nothing_pending(place: World, proven:
 def test_whoever_waits_too_long_for_the_lease_names_its_holder(place: World) -> None:
     place.install_proven({"message": "good"})
     first = place.engine({"message": "two"}, me="the holder")
-    second = place.engine({"message": "three"})
-    second._lease_wait_s = 1.0
+    second = place.engine({"message": "three"}, lease_wait_s=1.0)
     with place.faults(*slow_deployment()):
         task = InThread(first.install)
         wait_for("helm at work", lambda: place.config() == {"message": "two"} and helm_children())
@@ -324,7 +323,8 @@ def test_crds_are_not_deleted_while_objects_of_theirs_exist(place: World) -> Non
     assert place.client.get(place.client.ref("example.com/v1", "Widget", "w", NAMESPACE)) is not None
 
     kept = place.engine(chart="kinds").uninstall(keep_kinds=frozenset({"CustomResourceDefinition"}))
-    assert "widgets.example.com (kept)" in kept.leftovers[0]
+    assert "widgets.example.com" in kept.leftovers[0].target
+    assert not kept.terminating
     assert place.statuses() == {}
     assert place.client.get(place.client.ref("example.com/v1", "Widget", "w", NAMESPACE)) is not None
     place.engine(chart="kinds").install()

@@ -1,4 +1,4 @@
-"""Waits for a Helm release that somebody else installs."""
+"""Waits for a Helm release that another DAG, or a person, installs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.releases.objects import crds, passing, workloads
+from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
 from gpu_fleet.triggers.looking import await_gate, conclude
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.releases.storage import StoredRevision
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 
 
@@ -22,14 +23,14 @@ class HelmReleaseSensor(BaseSensorOperator):
     Between two looks at Helm's storage no worker slot is held (``mode="reschedule"``); the wait for workloads is
     deferred to a trigger.
 
-    :param release_name: name of the release; :param namespace: its namespace.
+    :param release_name: name of the release.
+    :param namespace: its namespace.
     :param access: the cluster: a ``ClusterAccess`` or its JSON form.
     :param revision: wait for this revision or a later one.
     :param absent: wait until there is no such release instead.
     :param workloads: also wait for its workloads.
     :param allow_unproven: do not wait for a workload that wants no pod (no node matches it, or it has 0 replicas), as
-        :class:`gpu_fleet.operators.helm.operators.HelmReleaseOperator` does not; ``False``: wait until something of it
-            runs.
+        :class:`gpu_fleet.helm.HelmReleaseOperator` does not; ``False``: wait until something of it runs.
     :param workloads_deadline: upper bound of that second wait, absolute from its beginning.
     :returns: release, namespace, revision, status.
     """
@@ -63,8 +64,6 @@ class HelmReleaseSensor(BaseSensorOperator):
         self.workloads_deadline = workloads_deadline
 
     def poke(self, context: Mapping[str, Any]) -> bool:  # noqa: ARG002
-        from gpu_fleet.core.releases.storage import ReleaseStatus
-
         newest = self._newest()
         if newest is None:
             self.log.info("release %s/%s does not exist", self.namespace, self.release_name)
@@ -112,7 +111,6 @@ class HelmReleaseSensor(BaseSensorOperator):
         return history[-1] if history else None
 
     def _manifest_args(self) -> dict[str, Any]:
-        from gpu_fleet.core.releases.objects import crds, passing, workloads
         from gpu_fleet.hooks.helm.hook import HelmHook
 
         manifest = HelmHook(self.access).get_manifest(self.release_name, self.namespace)

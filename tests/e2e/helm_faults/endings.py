@@ -12,7 +12,7 @@ from tests.e2e.helm_world import NAMESPACE, World
 def terminating(place: World) -> None:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     created = place.client.create(namespace)
-    place.client.delete(place.client.ref("v1", "Namespace", NAMESPACE))  # nobody here empties and finalizes it
+    place.client.delete(place.client.ref("v1", "Namespace", NAMESPACE))  # this API server has no controller that empties and finalizes it
     before = place.writes()
     for _ in range(2):
         error = failing(place.engine().install)
@@ -33,8 +33,8 @@ def finalizer(place: World) -> None:
     place.client.patch(ref, {"metadata": {"finalizers": ["example.com/hold"]}})
     engine = place.engine(operation_timeout=5)
     outcome = engine.uninstall()
-    assert [text for text in outcome.leftovers if "tiny-config" in text and "example.com/hold" in text]
-    assert engine.cleanup.waiting(outcome.leftovers)
+    assert [item.waits_for for item in outcome.leftovers if "tiny-config" in item.target] == ["example.com/hold"]
+    assert outcome.terminating
     assert place.ledger()["intent"]["action"] == "uninstall"
     assert place.engine().uninstall().leftovers == outcome.leftovers
     place.client.patch(ref, {"metadata": {"finalizers": None}})

@@ -50,7 +50,7 @@ def failing_hook(place: World) -> None:
 
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("gpu_fleet.hooks.helm.cleanup")
+    logger = logging.getLogger("gpu_fleet.hooks.helm.hook_logs")
     logger.addHandler(handler)
     try:
         error = with_failing_hook(place, place.engine({"hookEvents": "pre-install"}).install)

@@ -50,7 +50,7 @@ def is_oci(chart: ChartRef) -> bool:
 def pull_arguments(chart: ChartRef, destination: str) -> list[str]:
     """Arguments of ``helm pull`` for a chart of a repository or registry.
 
-    A registry on this very machine is spoken to in plain HTTP; any other must have TLS.
+    A registry on this machine is accessed by plain HTTP; any other must have TLS.
     """
     if not is_oci(chart):
         source = [chart.name, "--repo", chart.repository]
@@ -75,6 +75,6 @@ def check_digest(chart: ChartRef, found: str) -> None:
         raise SpecError(
             f"the archive of {chart} has sha256 {found}, wanted is {chart.sha256}",
             field="digest",
-            remedy="check who changed the chart, then correct the digest or the version",
+            remedy="find out why the chart changed, then correct the digest or the version",
             reason="ChartDigestMismatch",
         )

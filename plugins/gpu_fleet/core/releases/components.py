@@ -37,7 +37,7 @@ def known_component(component: str) -> Component:
 def release_request(spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE) -> ReleaseRequest:
     """What the spec wants of a component's release.
 
-    :param in_use: what living nodes carry; the device plugin keeps it, in upgrades and in rollbacks.
+    :param in_use: what living nodes carry; the device plugin's release keeps it, in upgrades and in rollbacks.
     """
     values = helm_values(spec, component, in_use=in_use)
     if component == "device-plugin":
@@ -48,13 +48,13 @@ def release_request(spec: ClusterSpec, component: Component, *, in_use: InUse = 
         )
     source = spec.karpenter.chart
     namespace = spec.karpenter.namespace
-    # kube-system exists in every cluster; one that lacks it is not what it seems.
+    # kube-system exists in every cluster: one without it is broken, and must not be given one.
     policy = replace(_POLICY, create_namespace=namespace != KARPENTER_NAMESPACE)
     if component == "karpenter-crd":
         chart = ChartRef("karpenter-crd", source.version, source.repository, source.crd_digest or "")
         return ReleaseRequest(KARPENTER_CRD_RELEASE, namespace, chart, values, policy)
     chart = ChartRef("karpenter", source.version, source.repository, source.digest or "")
-    # The chart brings the same CRDs again in crds/, which Helm never upgrades: the release karpenter-crd owns them.
+    # The chart contains the same CRDs in crds/, which Helm never upgrades: the release karpenter-crd owns them.
     return ReleaseRequest(KARPENTER_RELEASE, namespace, chart, values, replace(policy, skip_crds=True))
 
 

@@ -8,8 +8,8 @@ pending-upgrade, pending-rollback, failed    roll back to the revision that the 
 the same, with no proven revision            unlock: rewrite the status to failed, upgrade, prune leaked objects
 the same, proven revision no longer stored   stop: never "the previous revision"
 the same, proven revision lacks what living  installing: unlock and upgrade, which has it; remediating: stop, the caller
-things need (``ReleaseRequest.needed``)      installs the proven content anew with what it lacks
-uninstalling                                 repeat the uninstall (one that we did not begin: only when it is old)
+nodes need (``ReleaseRequest.needed``)       installs the proven content anew with what it lacks
+uninstalling                                 repeat the uninstall (one that we did not start: only when it is old)
 several deployed                             roll back to ours (the proven one first), report
 objects differ from the manifest             upgrade to the same content; fields that others own: only if forced
 ===========================================  ===================================================================
@@ -97,7 +97,7 @@ def _decision(action: Action, finding: Finding, target: int | None = None) -> De
 
 
 def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
-    """Roll back to the proven revision, or stop if it was pruned or would break what lives.
+    """Roll back to the proven revision, or stop if it was pruned or would break living nodes.
 
     ``None`` if nothing was ever proven.
     """
@@ -117,7 +117,7 @@ def _to_proven(seen: Observation, finding: Finding) -> Decision | None:
             finding.state,
             LACKS_NEEDED,
             f"{finding.message}; its proven revision {seen.proven.revision} lacks values that every revision must "
-            f"have ({'; '.join(seen.lacking)}): a rollback to it would break our nodes, or reach those of others",
+            f"have ({'; '.join(seen.lacking)}): a rollback to it would break our nodes, or affect those of other teams",
         )
     return _decision(Action.ROLLBACK, finding, seen.proven.revision)
 
@@ -140,7 +140,7 @@ def _recover_change(seen: Observation, finding: Finding, policy: ReleasePolicy) 
         return _decision(Action.UNINSTALL, finding)
     if policy.remediation is Remediation.ROLLBACK:
         rollback = _to_proven(seen, finding)
-        # What is wanted has all that is needed: going on to it breaks nobody, going back would.
+        # The wanted content has all that is needed: an upgrade to it breaks no node, a rollback would.
         if rollback is not None and rollback.reason != LACKS_NEEDED:
             return rollback
     return _unlock_or_upgrade(seen, finding)
@@ -178,7 +178,7 @@ def _back_to_proven(seen: Observation, finding: Finding, _policy: ReleasePolicy)
 
 
 def _correct_drift(seen: Observation, finding: Finding, policy: ReleasePolicy) -> Decision:
-    """Additions are only reported: no upgrade takes away what another manager owns."""
+    """Additions are only reported: no upgrade removes what another manager owns."""
     changes = {item.change for item in seen.drift or ()}
     correctable = changes & {Change.CHANGED, Change.DELETED}
     taken = Change.TAKEN in changes
@@ -191,7 +191,7 @@ def _correct_drift(seen: Observation, finding: Finding, policy: ReleasePolicy) -
             Action.STOP,
             finding.state,
             FIELD_CONFLICT,
-            f"{finding.message}; an upgrade would put it right, but some fields belong to another field manager now: "
+            f"{finding.message}; an upgrade would correct it, but some fields belong to another field manager now: "
             "undo its change, or set conflicts to 'force'",
         )
     return _decision(Action.UPGRADE, finding)

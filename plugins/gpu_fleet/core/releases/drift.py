@@ -1,9 +1,8 @@
-"""How the cluster differs from a release's manifest: changed, deleted and added fields, and whose they are now. Pure.
+"""How the cluster differs from a release's manifest: changed, deleted and added fields, and who owns them now. Pure.
 
-The manifest is applied as a dry run in Helm's name; where the result differs from the live object, somebody changed a
-field that the manifest has. Additions do not show there: they are fields that another manager owns and the manifest
-lacks (``metadata.managedFields``, sigs.k8s.io/structured-merge-diff fieldpath). Values are never shown: they may be
-secret.
+The manifest is applied as a dry run in Helm's name; where the result differs from the live object, a field of the
+manifest was changed. Additions do not show there: they are fields that another manager owns and the manifest lacks
+(``metadata.managedFields``, sigs.k8s.io/structured-merge-diff fieldpath). Values are never shown: they may be secret.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from gpu_fleet.core.releases.storage import ANNOTATION_RELEASE, ANNOTATION_RELEA
 
 #: Helm's field manager (helm pkg/kube/client.go ``ManagedFieldsManager``), of both majors.
 FIELD_MANAGER = "helm"
-#: Managers whose additions are the cluster's own work and not somebody's change.
+#: Managers whose additions are the cluster's own work, not a person's or another program's change.
 _CLUSTERS_OWN = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-apiserver", "cloud-controller-manager")
 #: Annotations that controllers write (kubernetes pkg/controller/deployment/util, pkg/controller/daemon; karpenter
 #: pkg/apis/v1 ``nodepool-hash`` and the like).
@@ -61,7 +60,7 @@ class Difference:
 
     :ivar target: the object, as ``Kind namespace/name``.
     :ivar field: dotted path; empty for a deleted object.
-    :ivar manager: the field manager who did it, if the object tells.
+    :ivar manager: the field manager that did it, if the object records it.
     :ivar path: the field as steps; of an added field in the live object.
     """
 
@@ -79,7 +78,8 @@ class Difference:
 def completed(document: Mapping[str, Any], release: str, namespace: str, home: str | None) -> dict[str, Any]:
     """The document as Helm applies it: with its namespace and Helm's own label and annotations.
 
-    :param namespace: of the release; :param home: of the object, ``None`` for cluster-scoped kinds.
+    :param namespace: of the release.
+    :param home: namespace of the object, ``None`` for cluster-scoped kinds.
     """
     metadata = {**(document.get("metadata") or {})}
     metadata.pop("namespace", None)
@@ -104,7 +104,8 @@ def differences(
 ) -> list[Difference]:
     """Everything in which a live object differs from what applying the manifest would make of it.
 
-    :param applied: the answer of the dry run; :param wanted: the completed document of the manifest.
+    :param applied: the answer of the dry run.
+    :param wanted: the completed document of the manifest.
     :param manager: in whose name it is applied.
     """
     found = []
@@ -151,7 +152,7 @@ def differing(live: Any, applied: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """The path as people write it, for example ``spec.containers[0].image``."""
+    """The path in the usual notation, for example ``spec.containers[0].image``."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -215,7 +216,7 @@ def _foreign_fields(live: Mapping[str, Any], mine: str) -> Iterator[tuple[Place,
 def _is_the_clusters(path: Path) -> bool:
     if path[0] == "status" or path[:2] == ("metadata", "finalizers"):
         return True
-    # A webhook's CA is written into its configuration by whoever serves it (cert-manager's cainjector, say).
+    # The webhook's server, or cert-manager's cainjector, writes its CA into the webhook's configuration.
     if path[-1] == "caBundle":
         return True
     return path[:2] == ("metadata", "annotations") and str(path[-1]).startswith(_CONTROLLERS_ANNOTATIONS)
@@ -284,7 +285,7 @@ def _added(wanted: Any, mine: Sequence[Mapping[str, Any]], place: Place) -> Path
 
 
 def _until_item(path: Path, rest: Place) -> Path:
-    """The path of an added field, down to its first list item: what is within that came with it."""
+    """The path of an added field, down to its first list item: everything inside that item was added with it."""
     for step, key in rest:
         path = (*path, step)
         if _step(key)[0] != "f":

@@ -1,4 +1,4 @@
-"""What helm says: its version, and which typed error its complaint is. Pure.
+"""What helm prints: its version, and the typed error of its complaint. Pure.
 
 The exit code is 0 or 1 and proves nothing; the text only *explains* a failure that storage has shown.
 """
@@ -14,9 +14,9 @@ from gpu_fleet.core.releases.helm_symptoms import is_refusal, symptom_of
 
 _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)\.(?P<patch>[0-9]+)")
 _TOKENS = re.compile(r"(k8s-aws-v1\.)[A-Za-z0-9_=-]+|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}")
-#: What passes by while helm works, whether it fails or not: warnings of the API server, logged by client-go (klog
-#: v2.140.0 internal/buffer/buffer.go, ``FormatHeader``), and of helm 4 itself (helm v4.2.3 internal/logging/logging.go,
-#: ``NewLogger``). Causes it logs as errors.
+#: Lines that helm prints whether it fails or not: warnings of the API server, logged by client-go (klog v2.140.0
+#: internal/buffer/buffer.go, ``FormatHeader``), and of helm 4 itself (helm v4.2.3 internal/logging/logging.go,
+#: ``NewLogger``). Helm logs causes as errors.
 _PASSING = re.compile(
     r"[IW][0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)? +[0-9]+ \S+:[0-9]+\] |(time=\S+ )?level=(WARN|INFO|DEBUG)\b"
 )
@@ -76,12 +76,12 @@ def complaint(stderr: str) -> str:
 def error_of(what: str, stderr: str) -> GpuFleetError:
     """The typed error of a failed helm command.
 
-    The complaint is read first, and the rest of stderr only if it says nothing: helm 4 logs the causes line by line and
-    ends with a summary.
+    The complaint is read first, and the rest of stderr only if nothing known is in it: helm 4 logs the causes line by
+    line and ends with a summary.
 
     :param what: the operation and the release, for example ``upgrade of release gpu/plugin``.
     """
-    text = complaint(stderr) or "helm failed without saying why"
+    text = complaint(stderr) or "helm failed without giving a reason"
     found = symptom_of(text)
     if found is None and (found := symptom_of(whole := "\n".join(_without_noise(stderr)))) is not None:
         text = f"{text} ({found.sentence(whole)})"
@@ -89,7 +89,7 @@ def error_of(what: str, stderr: str) -> GpuFleetError:
         return found.error(f"{what}: {text}; {found.remedy}", reason=found.reason)
     if is_refusal(text):
         return Invalid(
-            f"{what}: {text}; the API server refuses this and would again: correct the values or the chart",
+            f"{what}: {text}; the API server refuses this and would refuse a retry: correct the values or the chart",
             reason="HelmRefused",
         )
     return TransientError(
@@ -98,12 +98,12 @@ def error_of(what: str, stderr: str) -> GpuFleetError:
 
 
 def _without_noise(stderr: str) -> list[str]:
-    """The lines that tell something; what passes by only where there is nothing else."""
+    """The informative lines; all lines if there is no informative one."""
     lines = [line for line in redact(stderr).splitlines() if line.strip() and not line.startswith("WARNING")]
     return [line for line in lines if not _PASSING.match(line)] or lines
 
 
-#: A status stands alone, after a space; digits elsewhere are a port, a version, or part of an address.
+#: An HTTP status is a word of its own, after a space; other digits are a port, a version, or part of an address.
 _PULL_ABSENT = re.compile(
     r"not found|no chart version found|(?<!\S)404\b|manifest unknown|no chart name found", re.IGNORECASE
 )
@@ -113,7 +113,7 @@ _ADDRESS = re.compile(r"\w+://[^\s\"]+")
 
 def pull_error(what: str, stderr: str) -> GpuFleetError:
     """The typed error of a failed ``helm pull``; nothing has been written to any cluster then."""
-    text = complaint(stderr) or "helm failed without saying why"
+    text = complaint(stderr) or "helm failed without giving a reason"
     said = _ADDRESS.sub("", text)
     if _PULL_ABSENT.search(said):
         return Invalid(f"{what}: {text}; check repository, chart and version", reason="ChartNotFound")

@@ -1,7 +1,7 @@
-"""What helm's and the API server's words mean: typed errors with a reason and a remedy. Pure.
+"""What helm's and the API server's error texts mean: typed errors with a reason and a remedy. Pure.
 
-The vocabulary is open: helm, Kubernetes, admission policies and charts all write into the same text. What is known is
-named; an unknown text with a status of 4xx is a refusal, which a repetition would meet again.
+The vocabulary is open: helm, Kubernetes, admission policies and charts all write into the same text. Known texts are
+listed here; an unknown text with a status of 4xx is a refusal, which a retry would meet again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _symptom(pattern: str, error: type[GpuFleetError], reason: str, remedy: str)
     return _Symptom(re.compile(pattern, re.IGNORECASE | re.DOTALL), error, reason, remedy)
 
 
-#: Ordered: the first that matches decides. Texts of the chart's author and of policies may hold any word, so what they
-#: are part of comes first.
+#: Ordered: the first that matches decides. Texts of the chart's author and of policies may contain any word, so the
+#: symptoms that quote such texts come first.
 _SYMPTOMS: tuple[_Symptom, ...] = (
     # helm 3: 'template: F:L:C: executing "F" at <X>: …', 'execution error at (F:L:C): …'; helm 4: the same without
     # 'template:', over several lines (helm/helm v4.2.3 pkg/engine/engine.go, reformatExecErrorMsg). A Job has a
@@ -94,13 +94,13 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         r"values don't meet the specifications of the schema|additional properties .* not allowed",
         Invalid, "ValuesSchema", "correct the values",
     ),
-    # Both for moments after the API server or a ResourceQuota has come (kubernetes/apiserver v0.36.2
-    # pkg/admission/plugin: resourcequota/controller.go, CheckRequest; webhook/generic/webhook.go,
+    # Both occur for moments after the start of the API server or the creation of a ResourceQuota (kubernetes/apiserver
+    # v0.36.2 pkg/admission/plugin: resourcequota/controller.go, CheckRequest; webhook/generic/webhook.go,
     # policy/generic/plugin.go and namespace/lifecycle/admission.go, whose caches are not filled yet).
     _symptom(
         r"is forbidden: (status unknown for quota|not yet ready to handle request)",
         TransientError, "AdmissionNotReady",
-        "the API server has just started, or nobody has counted the ResourceQuota yet: run again",
+        "the API server has just started, or the ResourceQuota has not been counted yet: run again",
     ),
     _symptom(
         r"exceeded quota:.*secrets|secrets .*exceeded quota",
@@ -114,7 +114,8 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
     _symptom(
         r"invalid ownership metadata|cannot be imported into the current release",
         ReleaseError, "ObjectOwnedByAnother",
-        "the object exists and belongs to somebody else: delete it, rename it in the values, or adopt it by hand",
+        "the object exists and does not belong to this release: delete it, rename it in the values, or adopt it by "
+        "hand",
     ),
     _symptom(
         r"cannot re-use a name that is still in use",
@@ -169,7 +170,7 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         r"the object has been modified",
         Conflict, "ObjectChanged", "something else wrote in between; run again",
     ),
-    # Objects may be called pre-install-…; helm's own words (pkg/action of both majors) have no quotation marks.
+    # Objects may be named pre-install-…; helm's own words (pkg/action of both majors) have no quotation marks.
     _symptom(
         r"(?<![\"\w/.-])(failed (pre|post)-(install|upgrade|rollback|delete)|"
         r"(pre|post)-(install|upgrade|rollback|delete) hooks? failed|Hook (pre|post)-\w+ \S+ failed):",
@@ -228,10 +229,10 @@ def symptom_of(text: str) -> _Symptom | None:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text of unknown meaning says that the API server refuses what helm asked."""
+    """Whether a text that matches no symptom shows that the API server refuses helm's request."""
     return _REFUSED.search(text) is not None
 
 
 def listed() -> list[tuple[str, bool, str]]:
-    """Reason, whether it may pass, and remedy of every known symptom, for the reference."""
+    """Reason, whether it is transient, and remedy of every known symptom, for the reference."""
     return [(each.reason, issubclass(each.error, TransientError), each.remedy) for each in _SYMPTOMS]

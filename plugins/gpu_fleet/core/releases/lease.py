@@ -17,15 +17,16 @@ COMPONENT = "lease"
 #: Seconds without renewal after which a holder counts as dead. Long enough for a stalled API server or a garbage
 #: collection pause, short enough that a retry does not wait for minutes.
 LEASE_SECONDS = 30
-#: Seconds beyond the duration for which a Lease is left alone: a holder that cannot renew it learns that at the end of
-#: its duration, and then ends its helm, with SIGTERM first and SIGKILL after ``GRACE_SECONDS`` of
-#: ``hooks/helm/binary/process.py``; taken sooner, two helms would write at once. client-go's leader election keeps the
-#: same distance, from the other side: its ``RenewDeadline`` must be shorter than its ``LeaseDuration`` (client-go v0.36
-#: tools/leaderelection/leaderelection.go).
+#: Seconds beyond the duration before another worker may take a Lease: a holder that cannot renew it notices that at the
+#: end of its duration, and then ends its helm, with SIGTERM first and SIGKILL after ``GRACE_SECONDS`` of
+#: ``hooks/helm/binary/process.py``; if it were taken sooner, two helms would write at once. client-go's leader election
+#: keeps the same distance from the other side: its ``RenewDeadline`` must be shorter than its ``LeaseDuration``
+#: (client-go v0.36 tools/leaderelection/leaderelection.go).
 TAKEOVER_GRACE_SECONDS = 6.0
 #: Renewed this many times within its duration: three renewals may be lost.
 RENEWALS = 4
-#: Clocks of two workers may differ by this many seconds; for a look a Lease older than its duration plus this is dead.
+#: Clocks of two workers may differ by this many seconds; a look takes a Lease that is older than its duration plus this
+#: for dead.
 CLOCK_SKEW_SECONDS = 60
 
 
@@ -33,7 +34,8 @@ CLOCK_SKEW_SECONDS = 60
 class LeaseRecord:
     """A Lease as read. An empty ``holder`` means that it was released.
 
-    :ivar renewed: epoch seconds of the last renewal; :ivar duration: seconds.
+    :ivar renewed: epoch seconds of the last renewal.
+    :ivar duration: seconds without renewal after which the holder has lost it.
     """
 
     holder: str
@@ -81,8 +83,8 @@ def may_take(
 ) -> bool:
     """Whether ``me`` may take the Lease now.
 
-    :param unchanged_for: seconds (by a monotonic clock of our own) for which this very record has been seen; trusts no
-        other worker's clock, as client-go's leader election does (client-go tools/leaderelection).
+    :param unchanged_for: seconds (by our own monotonic clock) for which this very record has been seen. No other
+        worker's clock is trusted, as in client-go's leader election (client-go tools/leaderelection).
     :param grace: seconds beyond the Lease's duration within which the holder may still be ending its helm.
     """
     if record is None or not record.holder or record.holder == me:
@@ -91,9 +93,9 @@ def may_take(
 
 
 def looks_alive(record: LeaseRecord | None, me: str, now: float) -> str | None:
-    """The holder, if somebody else seems to hold the Lease; for a look, which has no time to watch it.
+    """The holder, if another worker seems to hold the Lease; for a look, which has no time to watch it.
 
-    :param now: wall clock, epoch seconds; a wrong answer, out of clocks that differ, costs nobody the Lease.
+    :param now: wall clock, epoch seconds; a wrong answer, because clocks differ, takes the Lease from no holder.
     """
     if record is None or may_take(record, me, unchanged_for=0.0):
         return None
@@ -113,7 +115,7 @@ def render_lease(
     """The Lease object to be written; with ``resourceVersion`` (compare and swap) if one exists.
 
     :param holder: identity, or empty to release it.
-    :param acquired: epoch seconds since when the holder has it; ``None`` for now.
+    :param acquired: epoch seconds at which the holder took it; ``None`` for now.
     :param duration: seconds without renewal after which the holder counts as dead.
     """
     transitions = previous.transitions if previous else 0

@@ -1,7 +1,7 @@
 """The ledger: what we did to a release and which revision was proven good. One ConfigMap per release, in its namespace.
 
-Helm's history cannot tell a healthy revision from one that merely was superseded, and "the previous revision" may be
-one that never worked. So the target of every rollback comes from here.
+Helm's history does not distinguish a healthy revision from one that merely was superseded, and "the previous revision"
+may be one that never worked. So the target of every rollback comes from here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
@@ -41,13 +42,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Intent:
-    """Written before a helm command starts, so that a later run can tell a dead operation of ours from a person's.
+    """Written before a helm command starts, so that a later run can distinguish a dead operation of ours from a
+    person's.
 
     :ivar action: ``install``, ``upgrade``, ``rollback`` or ``uninstall``.
     :ivar revision: the revision number that the command will create (for an uninstall: the newest one).
     :ivar digest: the content digest that it will carry.
-    :ivar base_revision: and ``base_uid``: the newest revision when the command began. It was judged ours then; without
-        this note a command that dies before it writes would make the revision before it look like a stranger's.
+    :ivar base_revision: and ``base_uid``: the newest revision when the command started. It was judged ours then;
+        without this note a command that dies before it writes would make that revision look like a person's.
     :ivar content: fingerprint of what the command will store (``storage.fingerprint``); empty: not known.
     :ivar objects: for an uninstall: everything the release ever created, as ``apiVersion/Kind/namespace/name``; storage
         is gone afterwards, and leftovers could not be found without it.
@@ -67,14 +69,14 @@ class Intent:
     def made(self, stored: StoredRevision) -> bool:
         """Whether a stored revision is the one that this intent announced.
 
-        Number and label alone do not tell: where our command died before it wrote, the next revision of a person gets
+        Number and label alone do not show it: if our command died before it wrote, the next revision of a person gets
         that number, and Helm copies the label from the one before. The content decides, where it is known.
         """
         alike = not self.content or not stored.content or self.content == stored.content
         return alike and self.revision == stored.revision and self.digest == stored.digest
 
     def began_at(self, stored: StoredRevision) -> bool:
-        """Whether a stored revision was the newest one when the command began."""
+        """Whether a stored revision was the newest one when the command started."""
         return self.base_revision == stored.revision and self.base_uid == stored.uid
 
 
@@ -101,16 +103,16 @@ class Ledger:
         return self.intent is not None and (self.intent.made(stored) or self.intent.began_at(stored))
 
     def intending(self, intent: Intent) -> Ledger:
-        """Before a command. An install starts a new history: nothing of an old one can be rolled back to."""
+        """The ledger before a command. An install starts a new history: no rollback can reach an older one."""
         if intent.action == "install":
             return replace(self, intent=intent, candidate=None, proven=None)
         return replace(self, intent=intent)
 
     def with_candidate(self, entry: Entry) -> Ledger:
-        """After a command whose outcome storage has confirmed.
+        """The ledger after a command whose outcome storage has confirmed.
 
-        A rollback's revision is a copy, made by Helm, of a proven one: it takes the proven one's place, because the
-        original will be pruned from the history first.
+        A rollback's revision is Helm's copy of a proven one: it replaces the proven one here, because the original
+        will be pruned from the history first.
         """
         proven = self.proven
         if proven is not None and entry.copy_of == proven.revision and entry.digest == proven.digest:
@@ -118,7 +120,7 @@ class Ledger:
         return replace(self, candidate=entry, proven=proven, intent=None)
 
     def with_proven(self, when: str, run: str) -> Ledger:
-        """The candidate has been proven."""
+        """The ledger once the candidate has been proven."""
         if self.candidate is None:
             raise ValueError("there is no candidate to be proven")
         return replace(self, proven=replace(self.candidate, when=when, run=run))
@@ -132,6 +134,11 @@ class Ledger:
         )
 
 
+def rfc3339(epoch: float) -> str:
+    """Epoch seconds as the ledger writes times: RFC 3339, in whole seconds, with Z."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def config_map_name(release: str) -> str:
     return f"gpu-fleet-release-{release}"
 
@@ -139,7 +146,7 @@ def config_map_name(release: str) -> str:
 def parse_ledger(config_map: Mapping[str, Any] | None) -> Ledger:
     """The ledger in a ConfigMap, or an empty one.
 
-    :raises ValueError: if the content is not ours to read; then nobody may guess what was proven.
+    :raises ValueError: if the content cannot be read; what was proven must not be guessed then.
     """
     if config_map is None:
         return Ledger()

@@ -1,4 +1,4 @@
-"""The chart lock file: which archive each chart version was when somebody looked. Pure.
+"""The chart lock file: which archive each chart version was when the file was written. Pure.
 
 ::
 
@@ -42,8 +42,9 @@ class Locked:
 def parse_locks(value: Any, where: str) -> tuple[Locked, ...]:
     """The entries of a lock file.
 
-    :param value: the YAML document; :param where: the file's name, for messages.
-    :raises SpecError: naming the entry that is not one.
+    :param value: the YAML document.
+    :param where: the file's name, for messages.
+    :raises SpecError: naming the malformed entry.
     """
     entries = value.get("charts") if isinstance(value, Mapping) else None
     if not isinstance(entries, list):

@@ -1,7 +1,7 @@
-"""Values that any revision put in force must have, because something that lives depends on them. Pure.
+"""Values that every deployed revision must have, because living nodes depend on them. Pure.
 
-Needed values are a part of a chart's values. A mapping's keys and a list's items must be there; what stands behind a
-key may differ: what was proven once is better than what would be written today.
+Needed values are a part of a chart's values. A mapping's keys and a list's items must be present; the value of a key
+may differ: what was proven once is better than what would be written today.
 """
 
 from __future__ import annotations

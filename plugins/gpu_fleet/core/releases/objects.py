@@ -1,4 +1,4 @@
-"""What a release's manifest holds: identities, workloads, what a failed revision may have leaked. Pure."""
+"""What a release's manifest contains: identities, workloads, what a failed revision may have leaked. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ANNOTATION_POLICY = "helm.sh/resource-policy"
 ANNOTATION_HOOK = "helm.sh/hook"
 WORKLOAD_KINDS = frozenset({"DaemonSet", "Deployment", "StatefulSet", "Job"})
-#: Never deleted as a leftover: with a CRD go all objects of its kind, with a claim goes data, with a namespace all.
+#: Never deleted as a leftover: that would also delete all objects of a CRD's kind, a claim's data, or all that is in a
+#: namespace.
 PRECIOUS_KINDS = frozenset({"CustomResourceDefinition", "PersistentVolumeClaim", "PersistentVolume", "Namespace"})
 REDACTED = "(hidden)"
 
@@ -121,7 +122,7 @@ def belongs_to(live: Mapping[str, Any], release: str, namespace: str) -> bool:
 
 
 def may_be_pruned(live: Mapping[str, Any], release: str, namespace: str) -> bool:
-    """Whether a leftover may be deleted: it is the release's own, not precious, and not marked to be kept."""
+    """Whether a leftover may be deleted: it belongs to the release, is not precious, and is not marked to be kept."""
     annotations = (live.get("metadata") or {}).get("annotations") or {}
     return (
         belongs_to(live, release, namespace)
@@ -138,7 +139,7 @@ def leaked(manifests: Iterable[str], current: str, namespace: str) -> tuple[Obje
 
 
 def readable_manifest(manifest: str) -> str:
-    """The manifest for people's eyes: contents of Secrets are hidden; CRD schemas, being pages long, are left out."""
+    """The manifest for display: contents of Secrets are hidden; CRD schemas, being pages long, are left out."""
     shown = []
     for document in documents(manifest):
         copy = dict(document)
@@ -153,9 +154,9 @@ def readable_manifest(manifest: str) -> str:
 
 
 def without_kinds(manifest: str, kinds: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    """The manifest less the objects of some kinds, and what was taken out (``Kind/name``).
+    """The manifest without the objects of some kinds, and what was removed from it (``Kind/name``).
 
-    Helm deletes on uninstall what the stored manifest lists, and looks at no live annotation; leaving CRDs out of it is
+    On uninstall Helm deletes what the stored manifest lists, whatever the live annotations; leaving CRDs out of it is
     the only way to uninstall a chart whose templates are CRDs without deleting every object of those kinds.
     """
     kept, removed = [], []
@@ -180,14 +181,14 @@ def types_of(manifest: str) -> tuple[TypeId, ...]:
 
 
 def with_served_types(manifest: str, gone: Mapping[TypeId, str | None]) -> tuple[str, tuple[str, ...]]:
-    """The manifest with types that a server has, and what was changed, in words.
+    """The manifest with types that the server has, and what was changed, in words.
 
     Helm builds every object of the stored manifest by discovery before it does anything, and before an uninstall only
     after it has written ``uninstalling`` (helm v4.2.4 pkg/action/upgrade.go, rollback.go, uninstall.go, all
     ``KubeClient.Build``; the same in 3.20): one type that the server no longer has stops it for good.
 
     :param gone: types that the server does not have -> the ``apiVersion`` under which it has the same kind, or ``None``
-        if it has none: then its objects went with it, and are left out.
+        if it has none: then its objects are gone as well, and are left out.
     """
     kept, changed = [], []
     for document in documents(manifest):

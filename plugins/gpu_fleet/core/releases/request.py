@@ -1,4 +1,4 @@
-"""What is wanted of a release: chart, values, policy, and the digest that stands for their content."""
+"""What is wanted of a release: chart, values, policy, and the digest of their content."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gpu_fleet.core.errors import SpecError
 
 _RELEASE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-#: It becomes an argument of ``helm pull`` and part of a file's name: neither an option nor a way out of a folder
-#: (helm/helm v4.2.3 pkg/chart/v2/metadata.go takes any name that is a file's).
+#: It becomes an argument of ``helm pull`` and part of a file's name, so it must neither be an option nor leave a folder
+#: (helm/helm v4.2.3 pkg/chart/v2/metadata.go accepts any file name).
 _CHART_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_]|\.(?!\.))*")
 _REPOSITORY = re.compile(r"(?:https?|oci)://[^\s/]\S*")
 #: Helm's own limit on release names (helm pkg/chart/common: 53 characters).
@@ -43,7 +43,7 @@ class Conflicts(StrEnum):
 class Drift(StrEnum):
     """What to do when the cluster differs from the manifest although the wanted content is deployed."""
 
-    IGNORE = "ignore"  # nobody looks
+    IGNORE = "ignore"  # do not look
     WARN = "warn"  # report it
     CORRECT = "correct"  # upgrade to the same content; fields that others own only with Conflicts.FORCE
 
@@ -56,9 +56,9 @@ class ChartRef:
     :ivar repository: ``https://…`` (a repository with index.yaml) or ``oci://…`` (a registry prefix); empty for a path.
     :ivar version: exact version; may be empty only for a local path.
     :ivar digest: sha256 of the chart archive, with or without the ``sha256:`` prefix; empty: not checked.
-    :ivar content: of a local chart: the hash of what lies at its path now; empty until somebody has looked.
+    :ivar content: of a local chart: the hash of the files at its path now; empty until they were read.
     :ivar declared: of a local chart: name and version in its Chart.yaml, as Helm's storage will show them; ``None``
-        until somebody has looked.
+        until it was read.
     """
 
     name: str
@@ -84,7 +84,7 @@ class ReleasePolicy:
     :ivar drift: what to do about objects that were changed or deleted behind Helm's back.
     :ivar history_max: revisions that Helm keeps; raised by itself where fewer would prune the proven one.
     :ivar operation_timeout: Helm's ``--timeout`` in seconds, for each hook or single wait.
-    :ivar deadline: seconds after which a helm command is ended, whatever it says about its own time-outs.
+    :ivar deadline: seconds after which a helm command is ended, whatever its own time-outs are.
     :ivar wait: seconds to wait in the worker for workloads (``--wait``), for charts whose hooks need ready pods.
     :ivar adopt: take over a release, or a revision, that was not made by this package.
     :ivar prune: delete objects that failed revisions created and the deployed one does not have.
@@ -122,11 +122,11 @@ _WORDS: tuple[tuple[str, type[StrEnum]], ...] = (
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """One release as it shall be.
+    """One release as it should be.
 
-    :ivar needed: a part of the values that whatever is put in force must have (:mod:`gpu_fleet.core.releases.needed`):
-        a rollback to a revision without it would break what lives. No part of the digest.
-    :raises SpecError: on construction, naming the field, if the request cannot be meant.
+    :ivar needed: a part of the values that every deployed revision must have (:mod:`gpu_fleet.core.releases.needed`):
+        a rollback to a revision without it would break living nodes. No part of the digest.
+    :raises SpecError: on construction, naming the field, if the request is not valid.
     """
 
     name: str
@@ -211,8 +211,8 @@ class ReleaseRequest:
 def content_digest(chart: ChartRef, values: Mapping[str, Any]) -> str:
     """sha256 (first 40 hex digits) of a chart reference and its values, independent of key order.
 
-    The repository is not part of it: the same chart out of a mirror is the same content. A local chart may change under
-    its name and version: its hash stands in for an archive digest that nobody gave.
+    The repository is not part of it: the same chart from a mirror is the same content. A local chart may change under
+    its name and version: its hash replaces a missing archive digest.
     """
     name = chart.name.rsplit("/", 1)[-1]
     archive = chart.sha256 or chart.content
@@ -221,7 +221,7 @@ def content_digest(chart: ChartRef, values: Mapping[str, Any]) -> str:
 
 
 def same_content(release: Mapping[str, Any], request: ReleaseRequest) -> bool:
-    """Whether a stored release's chart version and values are the wanted ones, whoever made it."""
+    """Whether a stored release's chart version and values are the wanted ones, also if a person made it."""
     metadata = (release.get("chart") or {}).get("metadata") or {}
     config = release.get("config") or {}
     chart = request.chart

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_fleet.core.releases.drift import Difference
-from gpu_fleet.core.releases.ledger import Ledger
+from gpu_fleet.core.releases.ledger import Intent, Ledger
 from gpu_fleet.core.releases.storage import PENDING, UNFINISHED, ReleaseStatus, StoredRevision
 
 
 class ReleaseState(StrEnum):
-    """Where a release stands, seen from the wanted content."""
+    """The state of a release, compared with the wanted content."""
 
     ABSENT = "Absent"  # no revision in storage
-    UNMANAGED = "Unmanaged"  # made by somebody else, or unreadable
-    LOCKED = "Locked"  # an operation was begun and not finished, or is going on
+    UNMANAGED = "Unmanaged"  # made by a person or another program, or unreadable
+    LOCKED = "Locked"  # an operation was started and not finished, or is in progress
     FAILED = "Failed"  # the newest revision failed, or not exactly one is deployed
     OUT_OF_SYNC = "OutOfSync"  # deployed by us, other content than wanted
     DRIFTED = "Drifted"  # the wanted content, but objects in the cluster differ
@@ -72,7 +72,7 @@ STATE_OF: dict[Reason, ReleaseState] = {
 }
 
 #: A pending operation, or an uninstall, that is not ours and is younger than this (seconds) may be a person's running
-#: helm, whose own default time-out is five minutes: wait rather than "recover" it.
+#: helm, whose own default time-out is five minutes: wait for it instead of "recovering" it.
 FOREIGN_GRACE_SECONDS = 330.0
 
 
@@ -81,13 +81,13 @@ class Observation:
     """Everything that was read about one release. Status words are the payloads' where a payload was read.
 
     :ivar revisions: oldest first.
-    :ivar holder: identity of somebody else who holds the Lease and seems alive.
+    :ivar holder: identity of another worker that holds the Lease and seems alive.
     :ivar unreadable: why a payload could not be decoded, if one could not.
     :ivar chart: name of the newest revision's chart; empty if it was not read.
     :ivar same_content: the newest revision's chart and values are the wanted ones (read from its payload).
-    :ivar drift: differences between the manifest and the cluster; ``None`` if nobody looked.
+    :ivar drift: differences between the manifest and the cluster; ``None`` if they were not looked for.
     :ivar now: epoch seconds of the look.
-    :ivar lacking: what the proven revision's values lack of what living things need: then it is no target.
+    :ivar lacking: what the proven revision's values lack of what living nodes need: then it is no target.
     """
 
     release: str
@@ -125,6 +125,16 @@ class Observation:
         if entry is None:
             return None
         return next((item for item in self.revisions if entry.is_revision(item)), None)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the ledger names the newest revision as its candidate and no operation as unfinished."""
+        return self.newest is not None and self.candidate == self.newest and self.ledger.intent is None
+
+    def shows(self, intent: Intent) -> bool:
+        """Whether the newest revision is what that operation was to make, deployed, and nothing else is."""
+        newest = self.newest
+        return newest is not None and self.deployed == (newest,) and intent.made(newest)
 
     def __str__(self) -> str:
         return f"release {self.namespace}/{self.release}"
@@ -177,14 +187,14 @@ def _unreadable(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding
 
 
 def _maybe_running(seen: Observation, newest: StoredRevision) -> Finding | None:
-    """For an operation that is not ours: it may be a person's helm that is alive."""
+    """For an operation that is not ours: a person's helm may still be running."""
     if newest.modified is None or seen.now - newest.modified >= FOREIGN_GRACE_SECONDS:
         return None
     age = max(0, int(seen.now - newest.modified))
     return Finding(
         Reason.IN_PROGRESS,
-        f"{seen}: revision {newest.revision} is {newest.status} since {age} s and that was not begun by this package; "
-        "somebody may be running helm",
+        f"{seen}: revision {newest.revision} has been {newest.status} for {age} s and was not started by gpu-fleet; "
+        "a manual helm command may still be running",
     )
 
 
@@ -201,14 +211,14 @@ def _foreign(seen: Observation, _wanted: str | None, adopt: bool) -> Finding | N
             return None
         return Finding(
             Reason.NOT_OURS,
-            f"{seen} exists (revision {newest.revision}, {newest.status}) and was not installed by this package; "
+            f"{seen} exists (revision {newest.revision}, {newest.status}) and was not installed by gpu-fleet; "
             "choose another release_name, uninstall it, or set adopt to take it over",
         )
     if seen.same_content and newest.status is ReleaseStatus.DEPLOYED:
-        return None  # a person brought our release to the wanted content
+        return None  # a person has changed our release to the wanted content
     return Finding(
         Reason.FOREIGN_REVISION,
-        f"{seen}: revision {newest.revision} ({newest.status}) was made by somebody else; "
+        f"{seen}: revision {newest.revision} ({newest.status}) was not made by gpu-fleet; "
         "it is left alone: roll it back by hand, or set adopt to take it over",
     )
 
@@ -219,7 +229,7 @@ def _unfinished(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding
         return None
     found = f"{seen}: revision {newest.revision} is {newest.status}; its operation died"
     if newest.status is ReleaseStatus.UNINSTALLING:
-        # The revision may be ours and its uninstall a person's: the ledger says whether we began one.
+        # The revision may be ours and its uninstall a person's: the ledger says whether we started one.
         intent = seen.ledger.intent
         ours = intent is not None and intent.action == "uninstall"
         return (None if ours else _maybe_running(seen, newest)) or Finding(Reason.UNINSTALLING, found)
@@ -232,7 +242,10 @@ def _several(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding | 
     if len(seen.deployed) < 2:
         return None
     numbers = ", ".join(str(item.revision) for item in seen.deployed)
-    return Finding(Reason.TWO_DEPLOYED, f"{seen}: revisions {numbers} are all deployed; two writers met")
+    return Finding(
+        Reason.TWO_DEPLOYED,
+        f"{seen}: revisions {numbers} are all deployed, which happens if two helms write at the same time",
+    )
 
 
 def _failed(seen: Observation, _wanted: str | None, _adopt: bool) -> Finding | None:
@@ -261,11 +274,11 @@ def _judge_content(seen: Observation, wanted: str | None) -> Finding:
             f"wanted is {target[:10]}",
         )
     if wanted is not None and not seen.same_content and not seen.ledger.knows(newest):
-        # Helm gives the label of our last revision to a person's next one: then it says nothing about the content.
+        # Helm copies the label of our last revision to a person's next one: then it says nothing about the content.
         return Finding(
             Reason.DIGEST_DIFFERS,
             f"{seen}: revision {newest.revision} carries the wanted digest, but the ledger does not know it, and its "
-            "chart or values are others: somebody else made it",
+            "chart or values differ: it was not made by gpu-fleet",
         )
     if seen.drift:
         shown = "; ".join(str(item) for item in seen.drift[:5]) + ("; …" if len(seen.drift) > 5 else "")

@@ -22,8 +22,8 @@ from typing import Any
 from gpu_fleet.core.kubernetes.names import DOMAIN
 
 SECRET_TYPE = "helm.sh/release.v1"  # noqa: S105  (a Secret's type, not a secret)
-#: Our label on each revision's Secret: the content digest that was asked for. Helm copies it to later revisions, so it
-#: says which content was wanted, never that the content was verified.
+#: Our label on each revision's Secret: the content digest that was wanted. Helm copies it to later revisions, so it
+#: shows which content was wanted, never that the content was verified.
 LABEL_DIGEST = f"{DOMAIN}/digest"
 #: Annotations that Helm puts on every object of a release (helm pkg/action/validate.go).
 ANNOTATION_RELEASE = "meta.helm.sh/release-name"
@@ -48,7 +48,7 @@ class ReleaseStatus(StrEnum):
 
 
 PENDING = frozenset({ReleaseStatus.PENDING_INSTALL, ReleaseStatus.PENDING_UPGRADE, ReleaseStatus.PENDING_ROLLBACK})
-#: An operation that was begun and not finished.
+#: An operation that was started and not finished.
 UNFINISHED = PENDING | {ReleaseStatus.UNINSTALLING}
 
 
@@ -102,7 +102,7 @@ def label_selector(release: str) -> str:
 def parse_revisions(secrets: Iterable[Mapping[str, Any]], release: str) -> tuple[StoredRevision, ...]:
     """The revisions in a list of Secrets (metadata is enough), oldest first.
 
-    Secrets whose name is not that of a revision of the release are ignored: labels alone can be set by anybody.
+    Secrets whose name is not that of a revision of the release are ignored: any client can set labels.
     """
     found = []
     for secret in secrets:
@@ -165,15 +165,15 @@ def payload_chart(release: Mapping[str, Any]) -> str:
 def fingerprint(chart: str, version: str, values: Mapping[str, Any]) -> str:
     """sha256 (first 40 hex digits) of what makes a revision's content: the chart's own name and version, and values.
 
-    Unlike the digest label it can be made of a stored release as well, so it tells whose content that is: Helm copies
-    the label of our revision to the next one, whoever makes that.
+    Unlike the digest label it can be computed from a stored release as well, so it shows whose content that is: Helm
+    copies the label of our revision to the next one, also if a person makes that one.
     """
     text = json.dumps([chart, version.removeprefix("v"), _plain(values)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def _plain(value: Any) -> Any:
-    """As Helm stores it: every number is a float64, and a null is as good as nothing.
+    """As Helm stores it: every number is a float64, and a null is the same as a missing key.
 
     Values are read into Go's ``map[string]any`` (helm v4.2.3 pkg/chart/v2/loader/load.go, ``LoadValues``), so an
     integer beyond 2^53 becomes the nearest one that a float64 holds.
@@ -218,7 +218,8 @@ def chart_tests(release: Mapping[str, Any]) -> dict[str, ChartTest]:
 def with_status(secret: Mapping[str, Any], status: ReleaseStatus, description: str) -> dict[str, Any]:
     """A copy of a release Secret whose payload *and* label say ``status``.
 
-    The copy keeps ``metadata.resourceVersion``, so that writing it fails if Helm (a zombie, say) wrote in between.
+    The copy keeps ``metadata.resourceVersion``, so that writing it fails if Helm (a stalled one that woke up, say)
+    wrote in between.
 
     :raises StorageUnreadable: if the payload cannot be decoded.
     """

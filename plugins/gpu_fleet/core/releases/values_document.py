@@ -1,6 +1,6 @@
-"""Values as a document that helm reads as they were meant. Pure.
+"""Values as a document that helm reads without changing them. Pure.
 
-The document is JSON, which YAML 1.2 takes; helm's parser takes less (helm/helm v4.2.3 pkg/chart/common/values.go,
+The document is JSON, which YAML 1.2 accepts; helm's parser accepts less (helm/helm v4.2.3 pkg/chart/common/values.go,
 sigs.k8s.io/yaml, go-yaml v2 ``yamlh.go`` and ``readerc.go``): a pair of escaped surrogates, JSON's way to write
 characters beyond U+FFFF, is an error there, and so is a control character that is not escaped.
 """

@@ -10,7 +10,7 @@ from gpu_fleet.hooks.kubernetes.client import KubeClient
 
 
 def cause_of(client: KubeClient, manifest: str, release: str, namespace: str) -> str:
-    """What keeps a manifest's workloads from being ready, as a sentence; empty if nothing does, or nobody can tell."""
+    """What keeps a manifest's workloads from being ready, as a sentence; empty if nothing does, or it is not known."""
     names = list(workloads(manifest, namespace))
     if not names:
         return ""

@@ -1,4 +1,4 @@
-"""Brings chart archives onto the worker before anything is written to a cluster; digest checked, cached."""
+"""Pulls chart archives to the worker before anything is written to a cluster; digest checked, cached."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gpu_fleet.hooks.helm.binary.command import Helm
 
 log = logging.getLogger(__name__)
 
-#: Folder of the cache; charts of an exact version never change, and a re-tagged one is what a digest is for.
+#: Folder of the cache. Charts of an exact version should never change; a digest detects one that was re-tagged.
 CACHE_VARIABLE = "GPU_FLEET_CHART_CACHE"
 _PULL_SECONDS = 120.0
 _CHART_FILE = "Chart.yaml"
-#: Folders of version control: a commit is no new content.
+#: Folders of version control: a commit does not change the chart.
 _NO_CONTENT = frozenset({".git", ".hg", ".svn"})
 
 
@@ -50,8 +50,7 @@ def sha256_of(path: Path) -> str:
 def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "", cached: bool = True) -> Path:
     """Path of the chart's archive (or, for a local chart, of its directory).
 
-    :param cached: be content with an archive that was pulled before.
-
+    :param cached: accept an archive that was pulled before.
     :raises SpecError: digest mismatch, missing local path, bad mirror setting.
     :raises Invalid: the repository has no such chart or version.
     :raises ApiUnavailable: repository or registry unreachable.
@@ -69,7 +68,7 @@ def fetch_chart(chart: ChartRef, *, stop: Callable[[], str] = lambda: "", cached
 
 
 def identified(chart: ChartRef) -> ChartRef:
-    """The same reference; of a local chart with the hash of what lies at its path now.
+    """The same reference; of a local chart with the hash of the files at its path now.
 
     :raises SpecError: there is no chart at that path, or it cannot be read.
     """
@@ -86,8 +85,8 @@ def identified(chart: ChartRef) -> ChartRef:
 
 
 def declared(path: Path) -> tuple[str, str] | None:
-    """Name and version in the Chart.yaml of an archive or directory; ``None`` if it has no readable one, about which
-    helm will complain itself."""
+    """Name and version in the Chart.yaml of an archive or directory; ``None`` if it has no readable one, which helm
+    will refuse itself."""
     try:
         metadata = yaml.safe_load(_chart_yaml(path))
     except (OSError, tarfile.TarError, EOFError, zlib.error, yaml.YAMLError):
@@ -134,7 +133,7 @@ def _leads_back(folder: Path, name: str) -> bool:
 
 
 def _path(chart: ChartRef) -> Path:
-    path = Path(chart.name).expanduser().absolute()  # helm runs in a folder of its own
+    path = Path(chart.name).expanduser().absolute()  # helm runs in another working directory
     if not path.exists():
         raise SpecError(f"there is no chart {path}", field="chart", remedy="name an archive or set repository")
     return path
@@ -158,8 +157,8 @@ def _pull(chart: ChartRef, source: ChartRef, cached: Path, stop: Callable[[], st
         done = helm.run(_pull_arguments(source, str(destination)), deadline_s=_PULL_SECONDS, quiet=True)
         if done.ended_by == "deadline":
             raise DeadlinePassed(
-                f"{what}: no end after {_PULL_SECONDS:.0f} s; check the address and the network, or set a mirror in "
-                f"{MIRRORS_VARIABLE}"
+                f"{what}: not finished after {_PULL_SECONDS:.0f} s; check the address and the network, or set a "
+                f"mirror in {MIRRORS_VARIABLE}"
             )
         if done.ended_by:
             raise TransientError(f"{what}: {done.ended_by}", reason="Interrupted")
@@ -173,7 +172,7 @@ def _pull(chart: ChartRef, source: ChartRef, cached: Path, stop: Callable[[], st
 
 
 def _keep(archive: Path, cached: Path) -> Path:
-    """Move an archive into the cache in one step, so that nobody ever sees half of one."""
+    """Move an archive into the cache in one step, so that no other process ever reads half of one."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=cached.parent, suffix=".part")

@@ -1,38 +1,31 @@
-"""What a release leaves behind: pruning of leaked objects, uninstalling, leftovers, hook logs."""
+"""What a release leaves behind: objects that failed revisions leaked, and objects that an uninstall has left."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 
-from gpu_fleet.core.errors import Conflict, DeadlinePassed, GpuFleetError, NotFound, ReleaseError, TransientError
-from gpu_fleet.core.kubernetes.kinds import CRD, LEASE, POD, ObjectRef
-from gpu_fleet.core.releases.helm_output import error_of
-from gpu_fleet.core.releases.lease import lease_name, parse_lease
+from gpu_fleet.core.errors import NotFound
+from gpu_fleet.core.kubernetes.kinds import POD
+from gpu_fleet.core.releases.leftovers import Fate, Leftover
 from gpu_fleet.core.releases.objects import (
     PRECIOUS_KINDS,
     WORKLOAD_KINDS,
     ObjectId,
     belongs_to,
-    crds,
     leaked,
     may_be_pruned,
     object_ids,
     workload_of,
 )
-from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Observation
-from gpu_fleet.core.releases.storage import PENDING, ReleaseStatus, StoredRevision
-from gpu_fleet.hooks.helm.binary.command import Helm, uninstall_arguments
+from gpu_fleet.core.releases.storage import PENDING, ReleaseStatus
 from gpu_fleet.hooks.helm.storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes.client import KubeClient
 
 log = logging.getLogger(__name__)
 
-_HOOK_JOB = re.compile(r"(?:job|resource)[ /]+(?:Job/)?(?:[a-z0-9-]+/)?(?P<name>[a-z0-9][a-z0-9.-]*)", re.IGNORECASE)
-#: A leftover that only waits for its finalizers.
-TERMINATING = " (terminating)"
+_GRACE_PERIOD = "its grace period"
 
 
 class ReleaseCleanup:
@@ -45,7 +38,7 @@ class ReleaseCleanup:
         self.client, self.storage = client, storage
 
     def objects_of(self, seen: Observation) -> tuple[str, ...]:
-        """Everything that any stored revision lists, in the form of ``ObjectId``; also what an earlier, interrupted
+        """Everything that any stored revision lists, in the form of ``ObjectId``, and what an earlier, interrupted
         uninstall had noted."""
         found: set[ObjectId] = set()
         for stored in seen.revisions:
@@ -53,12 +46,12 @@ class ReleaseCleanup:
         noted = seen.ledger.intent.objects if seen.ledger.intent is not None else ()
         return tuple(sorted({*(str(item) for item in found), *noted}))
 
-    def prune_leaked(self, after: Observation) -> tuple[str, ...]:
+    def prune_leaked(self, after: Observation) -> tuple[Leftover, ...]:
         """Delete objects that earlier revisions created and the deployed one does not list.
 
-        Looks only if an operation failed or died. Then at every revision: a rollback that dies before it deletes what
-        its target lacks leaves objects of the revision that *was* deployed, and Helm's next command compares with the
-        dead one.
+        It looks only if an operation failed or died, and then at every revision: a rollback that dies before it deletes
+        what its target lacks leaves objects of the revision that *was* deployed, and Helm's next command compares with
+        the dead one.
         """
         dead = {ReleaseStatus.FAILED, *PENDING}
         newest, earlier = after.newest, after.revisions[:-1]
@@ -68,143 +61,55 @@ class ReleaseCleanup:
         candidates = leaked((self.storage.manifest(item) for item in earlier), current, self.storage.namespace)
         return self.remove_leftovers((str(item) for item in candidates), self.PRECIOUS)
 
-    def uninstall(self, helm: Helm, request: ReleaseRequest, newest: StoredRevision, keep: frozenset[str]) -> None:
-        """Run ``helm uninstall`` and read storage again.
+    def remove_leftovers(self, objects: Iterable[str], keep: frozenset[str]) -> tuple[Leftover, ...]:
+        """Delete those of the objects that exist, carry the release's annotations and may be deleted.
 
-        :param keep: kinds that stay: taken out of the stored manifest first.
-        :raises ReleaseError: CRDs would go while objects of their kinds exist.
+        :param keep: kinds that are not deleted.
+        :returns: what still exists afterwards.
         """
-        what = f"uninstall of {request}"
-        if keep:
-            spared = self.storage.spare(newest, keep)
-            if spared:
-                log.info("%s: kept %s", what, ", ".join(spared))
-        self._refuse_used_crds(what, newest)
-        done = helm.run_in_cluster(uninstall_arguments(request), deadline_s=request.policy.deadline)
-        left = [item for item in self.storage.revisions() if item.status is not ReleaseStatus.UNINSTALLED]
-        if not left:
-            return
-        shown = f"storage still shows revision {left[-1].revision} as {left[-1].status}"
-        if done.ended_by == "deadline":
-            raise DeadlinePassed(f"{what}: helm ran for {done.seconds:.0f} s, past its deadline; {shown}")
-        if done.ended_by or done.code < 0:
-            raise TransientError(f"{what}: {done.ended_by or 'helm was killed'}; {shown}", reason="Interrupted")
-        if done.code != 0:
-            raise error_of(what, done.stderr)
-        raise ReleaseError(f"{what}: helm reports success, but {shown}", reason="StorageDisagrees")
+        found = (self._remove(ObjectId.parse(text), keep) for text in objects)
+        return tuple(item for item in found if item is not None)
 
-    def _refuse_used_crds(self, what: str, newest: StoredRevision) -> None:
-        for name in crds(self.storage.manifest(newest)):
-            definition = self.client.get(ObjectRef(CRD, name))
-            if definition is None:
-                continue
-            spec = definition.get("spec") or {}
-            versions = [item["name"] for item in spec.get("versions") or [] if item.get("served")]
-            if not versions:
-                continue
-            kind = self.client.kind(f"{spec['group']}/{versions[-1]}", spec["names"]["kind"])
-            objects = self.client.list_metadata(kind)
-            if objects:
-                some = ", ".join(str(item["metadata"].get("name")) for item in objects[:5])
-                raise ReleaseError(
-                    f"{what} would delete {name} and with it {len(objects)} {kind.kind} objects ({some}); delete those "
-                    "first, or keep the CRDs",
-                    reason="CrdInUse",
-                )
-
-    def remove_leftovers(self, objects: Iterable[str], keep: frozenset[str]) -> tuple[str, ...]:
-        """Delete those of the objects that exist, carry the release's annotations and may go.
-
-        :returns: what is still there afterwards, as ``Kind namespace/name``, with why.
-        """
-        left = []
-        for text in objects:
-            item = ObjectId.parse(text)
-            try:
-                ref = self.client.ref(item.api_version, item.kind, item.name, item.namespace)
-            except NotFound:
-                continue  # its CRD is gone, and so is it
+    def _remove(self, item: ObjectId, keep: frozenset[str]) -> Leftover | None:
+        try:
+            ref = self.client.ref(item.api_version, item.kind, item.name, item.namespace)
+        except NotFound:
+            return None  # its CRD is gone, and the object with it
+        live = self.client.get(ref)
+        if live is None or not belongs_to(live, self.storage.release, self.storage.namespace):
+            return None
+        if not live["metadata"].get("deletionTimestamp"):  # otherwise nothing can keep it any more
+            if item.kind in keep or not may_be_pruned(live, self.storage.release, self.storage.namespace):
+                return Leftover(str(ref), Fate.KEPT)
+            log.info("deleting %s, left behind by release %s", ref, self.storage.release)
+            self.client.delete(ref, uid=live["metadata"].get("uid"))
             live = self.client.get(ref)
-            if live is None or not belongs_to(live, self.storage.release, self.storage.namespace):
-                continue
-            metadata = live["metadata"]
-            deleting = bool(metadata.get("deletionTimestamp"))  # then it goes, whoever meant to keep it
-            kept = item.kind in keep or not may_be_pruned(live, self.storage.release, self.storage.namespace)
-            if kept and not deleting:
-                left.append(f"{ref} (kept)")
-                continue
-            if not deleting:
-                log.info("deleting %s, left behind by release %s", ref, self.storage.release)
-                self.client.delete(ref, uid=metadata.get("uid"))
-                live = self.client.get(ref)
-            if live is not None:
-                finalizers = ", ".join(live["metadata"].get("finalizers") or []) or "its grace period"
-                left.append(f"{ref}{TERMINATING}: {finalizers}")
-        return tuple(left)
+            if live is None:
+                return None
+        finalizers = ", ".join(live["metadata"].get("finalizers") or [])
+        return Leftover(str(ref), Fate.TERMINATING, finalizers or _GRACE_PERIOD)
 
-    def remaining_pods(self, objects: Iterable[str]) -> tuple[str, ...]:
-        """Pods of the release's workloads that the garbage collector has yet to take.
+    def remaining_pods(self, objects: Iterable[str]) -> tuple[Leftover, ...]:
+        """Pods of the release's workloads that the garbage collector has yet to delete.
 
-        A workload that still stands, being kept or somebody else's of the same name, keeps its pods: none of them is
-        on its way out.
+        A workload that still exists, because it is kept or because it is another one of the same name, keeps its pods:
+        none of them is about to disappear.
         """
         gone: dict[str, set[str]] = {}
         for item in map(ObjectId.parse, objects):
-            if item.kind in WORKLOAD_KINDS and not self._stands(item):
+            if item.kind in WORKLOAD_KINDS and not self._exists(item):
                 gone.setdefault(item.namespace, set()).add(f"{item.kind}/{item.name}")
         return tuple(
-            f"Pod {namespace}/{pod['metadata']['name']}{TERMINATING}: its grace period"
+            Leftover(f"Pod {namespace}/{pod['metadata']['name']}", Fate.TERMINATING, _GRACE_PERIOD)
             for namespace, workloads in sorted(gone.items())
             for pod in self.client.list(POD, namespace)
             if workload_of(pod) in workloads
         )
 
-    def _stands(self, item: ObjectId) -> bool:
+    def _exists(self, item: ObjectId) -> bool:
         """Whether an object exists and is not being deleted."""
         try:
             live = self.client.get(self.client.ref(item.api_version, item.kind, item.name, item.namespace))
         except NotFound:
             return False
         return live is not None and not live["metadata"].get("deletionTimestamp")
-
-    def waiting(self, leftovers: Iterable[str]) -> bool:
-        """Whether some leftovers are on their way out and must be waited for."""
-        return any(TERMINATING in item for item in leftovers)
-
-    def forget_lease(self, me: str) -> bool:
-        """Delete the Lease of a release that is gone, if one is left and nobody else holds it.
-
-        :returns: whether none is left; otherwise somebody is at work, or died, and the Lease must be taken first.
-        """
-        ref = ObjectRef(LEASE, lease_name(self.storage.release), self.storage.namespace)
-        record = parse_lease(self.client.get(ref))
-        if record is None:
-            return True
-        if record.holder not in {"", me}:
-            return False
-        try:
-            self.client.delete(ref, uid=record.uid, version=record.version)
-        except Conflict:  # taken at this very moment
-            return False
-        return True
-
-    def log_of_pod(self, name: str) -> None:
-        """Put the end of a pod's log into the task's log, if it can still be read."""
-        namespace = self.storage.namespace
-        try:
-            log.error("log of pod %s:\n%s", name, self.client.read_log(namespace, name, tail_lines=30))
-        except GpuFleetError as error:
-            log.warning("the log of pod %s cannot be read: %s", name, error)
-
-    def explain_hooks(self, message: str) -> None:
-        """Put the log of a failed hook's pods into the task's log; helm may delete the Job soon."""
-        match = _HOOK_JOB.search(message)
-        if match is None:
-            return
-        namespace = self.storage.namespace
-        try:
-            for pod in self.client.list(POD, namespace, label_selector=f"job-name={match['name']}"):
-                name = pod["metadata"]["name"]
-                log.error("log of hook pod %s:\n%s", name, self.client.read_log(namespace, name, tail_lines=30))
-        except GpuFleetError as error:
-            log.warning("the log of hook %s cannot be read: %s", match["name"], error)

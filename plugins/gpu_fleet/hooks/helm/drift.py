@@ -15,16 +15,17 @@ from gpu_fleet.hooks.kubernetes.client import KubeClient
 
 log = logging.getLogger(__name__)
 
-#: Requests at a time: a look at twenty objects should not take twenty round trips.
+#: Parallel requests: a look at twenty objects should not take twenty round trips.
 _WORKERS = 6
 
 
 @dataclass(frozen=True)
 class Look:
-    """What came of comparing one object with its manifest.
+    """The result of comparing one object with its manifest.
 
     :ivar target: the object, as ``Kind namespace/name``.
-    :ivar live: the object as it is, empty if it is absent; :ivar applied: as applying the manifest would make it.
+    :ivar live: the object as it is, empty if it is absent.
+    :ivar applied: the object as applying the manifest would make it.
     :ivar error: why it could not be compared.
     """
 

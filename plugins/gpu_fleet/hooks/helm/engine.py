@@ -1,44 +1,71 @@
-"""The release engine's acting half: take the Lease, observe, decide, do one thing, observe again.
+"""The release engine: observe, decide, run the next action, until nothing is left to do.
 
 Helm's exit code is never trusted: storage is read again after every command, and only what it shows counts. Every
 method may be killed at any instant and called again.
+
+To follow one install, read these 20 files in this order:
+
+- the task: ``operators/helm/release.py``, ``operators/helm/base.py``;
+- before the Lease is taken: this file, ``charts.py``, ``preparation.py``;
+- observe and decide: ``looking.py``, ``storage.py``; in ``core/releases/``: ``ledger.py``, ``state.py``, ``decide.py``,
+  ``guards.py``;
+- the Lease: ``session.py``, ``lease.py``;
+- the actions: ``base.py``, ``table.py``, ``install.py``, ``upgrade.py`` and ``record.py`` in ``actions/``;
+- helm itself: ``command.py`` and ``process.py`` in ``binary/``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
-from gpu_fleet.core.errors import (
-    ClusterBusy,
-    DeadlinePassed,
-    GateFailed,
-    Invalid,
-    ReleaseError,
-    TransientError,
+from gpu_fleet.core.errors import ReleaseError
+from gpu_fleet.core.releases.decide import WRITES, Action, Goal, decide
+from gpu_fleet.core.releases.guards import (
+    Judged,
+    candidate_of,
+    overtaken,
+    refuse,
+    refuse_before_lease,
+    refuse_change,
+    refuse_other_candidate,
+    refuse_other_chart,
+    refuse_rollback,
+    shows_revision,
 )
-from gpu_fleet.core.releases.components import restored_request
-from gpu_fleet.core.releases.decide import PRUNED, WRITES, Action, Goal, decide
-from gpu_fleet.core.releases.helm_output import complaint
-from gpu_fleet.core.releases.outcome import Outcome
-from gpu_fleet.core.releases.request import ChartRef, ReleaseRequest, Remediation, content_digest
-from gpu_fleet.core.releases.state import Finding, Observation, Reason, classify
-from gpu_fleet.core.releases.storage import ReleaseStatus, chart_tests
-from gpu_fleet.hooks.helm.binary.command import test_arguments, write_values
-from gpu_fleet.hooks.helm.charts import declared, fetch_chart, identified, sha256_of
+from gpu_fleet.core.releases.lease import LEASE_SECONDS, TAKEOVER_GRACE_SECONDS
+from gpu_fleet.core.releases.ledger import rfc3339
+from gpu_fleet.core.releases.outcome import Outcome, outcome_of
+from gpu_fleet.core.releases.request import ReleaseRequest, Remediation
+from gpu_fleet.core.releases.state import Finding, Observation, classify
+from gpu_fleet.hooks.helm.actions.base import ActionContext
+from gpu_fleet.hooks.helm.actions.record import record
+from gpu_fleet.hooks.helm.actions.rollback import Rollback
+from gpu_fleet.hooks.helm.actions.run_tests import RunTests
+from gpu_fleet.hooks.helm.actions.table import action_of
+from gpu_fleet.hooks.helm.actions.uninstall import Uninstall
+from gpu_fleet.hooks.helm.charts import declared, fetch_chart, identified
 from gpu_fleet.hooks.helm.cleanup import ReleaseCleanup
-from gpu_fleet.hooks.helm.preparation import check_rendering, ensure_namespace
-from gpu_fleet.hooks.helm.steps import ReleaseSteps
+from gpu_fleet.hooks.helm.lease import forget_free_lease
+from gpu_fleet.hooks.helm.looking import first_look, look
+from gpu_fleet.hooks.helm.preparation import Package, package_of
+from gpu_fleet.hooks.helm.restoring import restoring_request
+from gpu_fleet.hooks.helm.session import ReleaseSession
+from gpu_fleet.hooks.helm.storage import ReleaseStorage
+from gpu_fleet.hooks.kubernetes.client import KubeClient
 
 log = logging.getLogger(__name__)
 
-#: Number of a revision and UID of its Secret: what was judged.
-Judged = tuple[int, str]
+#: Actions of one call; the longest recovery (unlock, upgrade, two deployed, roll back, upgrade) has five.
+_MAX_STEPS = 8
+#: Actions that follow a failed install or upgrade in the same call.
+_RECOVERIES = frozenset({Action.ROLLBACK, Action.UNINSTALL, Action.UNLOCK})
 
 
-class ReleaseEngine(ReleaseSteps):
+class ReleaseEngine:
     """Install, remediate, prove or uninstall one release.
 
     :param request: what is wanted; for uninstalling only name, namespace and policy matter.
@@ -47,9 +74,39 @@ class ReleaseEngine(ReleaseSteps):
     :param lease_wait_s: seconds to wait for another holder of the Lease.
     :param lease_s: seconds without renewal after which a holder has lost the Lease.
     :param lease_grace_s: seconds after that until its helm is surely dead, and the Lease may be taken.
+    :param clock: wall clock, epoch seconds; injected by tests.
     """
 
-    # --- goals ---------------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        client: KubeClient,
+        request: ReleaseRequest,
+        *,
+        me: str,
+        run: str,
+        lease_wait_s: float = 120.0,
+        lease_s: int = LEASE_SECONDS,
+        lease_grace_s: float = TAKEOVER_GRACE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.client, self.request = client, request
+        self.storage = ReleaseStorage(client, request.name, request.namespace, needed=request.needed, clock=clock)
+        self._session = ReleaseSession(
+            client,
+            self.storage,
+            me=me,
+            run=run,
+            wait_s=lease_wait_s,
+            seconds=lease_s,
+            grace_s=lease_grace_s,
+            clock=clock,
+        )
+
+    def cancel(self, why: str) -> None:
+        """End a running helm soon. Safe in a signal handler: it only sets a word."""
+        self._session.cancel(why)
+
+    # --- install -------------------------------------------------------------------------------------------------
 
     def wanted_digest(self) -> str:
         """The content digest that :meth:`install` will record."""
@@ -61,33 +118,25 @@ class ReleaseEngine(ReleaseSteps):
         Nothing is written if the wanted content is deployed already and the ledger knows it.
 
         :raises ReleaseError: the release needs a person.
-        :raises ClusterBusy: somebody else is changing it.
+        :raises ClusterBusy: another run or person is changing it.
         """
         self.request = replace(self.request, chart=identified(self.request.chart))
-        seen, decision = self._first_look(Goal.INSTALL, drift=True)
-        log.log(
-            logging.WARNING if seen.drift else logging.INFO,
-            "%s is %s: %s",
-            self.request,
-            decision.state,
-            decision.message,
-        )
-        if decision.action is Action.NOTHING and self._recorded(seen):
+        seen, decision = first_look(self.storage, self.request, Goal.INSTALL, self._session.me)
+        level = logging.WARNING if seen.drift else logging.INFO
+        log.log(level, "%s is %s: %s", self.request, decision.state, decision.message)
+        if decision.action is Action.NOTHING and seen.recorded:
             return self._outcome(seen)
-        self._refuse_at_first(decision)
-        chart = fetch_chart(self.request.chart, stop=self._stop)
-        self._chart = (declared(chart) or ("", ""))[0]
+        refuse_before_lease(decision)
+        chart = fetch_chart(self.request.chart, stop=self._session.stopped)
         if seen.holder is None:
-            self._refuse_other_chart(seen)
-        with self._helm() as helm:
-            values = helm.folder / "values.json"
-            write_values(self.request.values, values)
-            _ = helm.version
-            if decision.action in WRITES or seen.holder is not None:
-                self._rendered = check_rendering(self.client, self.request, helm, chart, values)
-            ensure_namespace(self.client, self.request)
-            with self._leased():
-                return self._outcome(self._pursue(Goal.INSTALL, helm, chart, values))
+            refuse_other_chart(seen, self.request, (declared(chart) or ("", ""))[0])
+        with self._session.helm() as helm:
+            will_render = decision.action in WRITES or seen.holder is not None
+            package = package_of(self.client, self.request, helm, chart, render=will_render)
+            with self._session.acting(helm, self.request) as here:
+                return self._outcome(self._pursue(here, Goal.INSTALL, package))
+
+    # --- undo ----------------------------------------------------------------------------------------------------
 
     def remediate(self, *, judged: Judged | None = None) -> Outcome:
         """Roll back to the ledger's proven revision; nothing to do if that is what is deployed.
@@ -95,81 +144,54 @@ class ReleaseEngine(ReleaseSteps):
         :param judged: the revision that was found not to work; any other one is left alone. ``None``: what storage
             shows when this is called.
         :raises ReleaseError: no revision was ever proven, it was pruned, or the rollback failed.
-        :raises ClusterBusy: somebody else is changing the release, or has changed it while the Lease was waited for.
+        :raises ClusterBusy: the release is being changed, or was changed while this call waited for its Lease.
         """
-        first, decision = self._first_look(Goal.REMEDIATE, drift=False)
+        first, decision = first_look(self.storage, self.request, Goal.REMEDIATE, self._session.me)
         log.info("%s is %s: %s", self.request, decision.state, decision.message)
         if decision.action is Action.NOTHING:
             return self._outcome(first)
-        self._refuse_at_first(decision)
-        with self._helm() as helm, self._leased():
-            _ = helm.version
+        refuse_before_lease(decision)
+        with self._acting() as here:
             seen = self.storage.observe()
             if judged is None:
-                self._refuse_change(first, seen)
-            elif not self._stands(seen, judged):
+                refuse_change(first, seen)
+            elif not self._still_judged(seen, judged):
                 return self._outcome(seen)
-            return self._outcome(self._pursue(Goal.REMEDIATE, helm, None, None))
+            return self._outcome(self._pursue(here, Goal.REMEDIATE, None))
 
     def restoring(self, judged: Judged | None) -> ReleaseRequest | None:
-        """What to install in place of a rollback whose target lacks what lives: the proven revision's chart version and
-        values, with what is needed added.
+        """What to install instead of a rollback whose target lacks what living nodes need: the proven revision's chart
+        version and values, with those needs added.
 
         :param judged: see :meth:`remediate`; ``None`` is returned if it is no longer what is deployed.
         :raises ReleaseError: the proven revision is gone, or its chart version is another archive now.
         """
         seen = self.storage.observe()
-        if judged is not None and not self._stands(seen, judged):
+        if judged is not None and not self._still_judged(seen, judged):
             return None
-        entry, stored = seen.ledger.proven, seen.proven
-        payload = self.storage.payload(stored) if stored is not None else None
-        if payload is None or entry is None:
-            raise ReleaseError(f"{self.request}: its proven revision is no longer in Helm's history", reason=PRUNED)
-        request = restored_request(self.request, payload)
-        chart = self._as_proven(request.chart, payload.get("config") or {}, entry.digest)
-        return replace(request, chart=chart)
-
-    def _as_proven(self, chart: ChartRef, values: Mapping[str, Any], digest: str) -> ChartRef:
-        """The chart with the archive's digest that it was pinned to when it was proven, found from the content digest.
-
-        :raises ReleaseError: charts are pinned, and that version is another archive now.
-        """
-        if not chart.repository:
-            return self.request.chart
-        if content_digest(chart, values) == digest:
-            return chart  # it was not pinned then
-        pinned = replace(chart, digest=sha256_of(fetch_chart(chart, stop=self._stop)))
-        if content_digest(pinned, values) == digest:
-            return pinned
-        if not self.request.chart.digest:
-            log.warning("%s: whether chart %s is the archive that was proven cannot be told", self.request, chart)
-            return chart
-        raise ReleaseError(
-            f"{self.request}: chart {chart} is not the archive that was proven, and charts are locked to "
-            "their digests: find out who replaced it, or correct devicePlugin in the cluster file and run again",
-            reason="OtherArchive",
-        )
+        return restoring_request(self.storage, self.request, seen, self._session.stopped)
 
     def roll_back(self, revision: int) -> Outcome:
-        """Roll back to one named revision; nothing to do if its copy, or it itself, is what is deployed.
+        """Roll back to one named revision; nothing to do if it, or its copy, is what is deployed.
 
-        :raises ReleaseError: it is not stored any more, it failed, or the release is not ours.
+        :raises ReleaseError: it is no longer stored, it failed, or the release is not ours.
         """
-        seen = self._rollback_target(self.storage.observe(), revision)
-        if self._shows(seen, revision) and self._recorded(seen):
+        seen = self.storage.observe()
+        refuse_rollback(seen, self.request, revision)
+        if shows_revision(seen, revision) and seen.recorded:
             return self._outcome(seen)
-        with self._helm() as helm, self._leased():
-            _ = helm.version
-            seen = self._rollback_target(self.storage.observe(), revision)
-            if not self._shows(seen, revision):
-                self._rollback(helm, seen, revision)
+        with self._acting() as here:
+            seen = self.storage.observe()
+            refuse_rollback(seen, self.request, revision)
+            if not shows_revision(seen, revision):
+                Rollback(revision).run(here, seen)
                 seen = self.storage.observe()
-            return self._outcome(self._confirm(seen))
+            return self._outcome(record(here, seen))
 
     def remedy_unhealthy(self, revision: int, secret_uid: str) -> tuple[str, ...]:
         """The deployed revision does not work: roll back to the proven one, uninstall, or leave it, by policy.
 
-        Only what this very run has installed is uninstalled: what was there before may serve in spite of one bad pod.
+        Only what this very run has installed is uninstalled: an older release may serve in spite of one bad pod.
 
         :param revision: and ``secret_uid``: what was judged; a newer revision is left alone.
         :returns: what was done.
@@ -178,14 +200,14 @@ class ReleaseEngine(ReleaseSteps):
         judged = revision, secret_uid
         seen = self.storage.observe()
         remediation = self.request.policy.remediation
-        if remediation is Remediation.NONE or not self._stands(seen, judged):
+        if remediation is Remediation.NONE or not self._still_judged(seen, judged):
             return ()
         first = revision == 1 and seen.ledger.proven is None
         if remediation is Remediation.UNINSTALL or first:
-            candidate = seen.ledger.candidate
-            if candidate is None or not self.run or candidate.run != self.run:
+            candidate, run = seen.ledger.candidate, self._session.run
+            if candidate is None or not run or candidate.run != run:
                 log.warning(
-                    "%s: revision %s was not made by this run and may have served since: it is left as it is; "
+                    "%s: revision %s was not made by this run and may be in use: it is left as it is; "
                     "uninstall it by hand if it is of no use",
                     self.request,
                     revision,
@@ -197,139 +219,53 @@ class ReleaseEngine(ReleaseSteps):
             return ()
         return self.remediate(judged=judged).actions
 
-    def _stands(self, seen: Observation, judged: Judged) -> bool:
-        """Whether what was judged is still what is deployed, and nobody has proven it meanwhile.
-
-        Asked again while the Lease is held: whoever held it before may have installed something newer.
-        """
-        newest = seen.newest
-        stands = (
-            newest is not None
-            and newest == seen.candidate
-            and seen.deployed == (newest,)
-            and (newest.revision, newest.uid) == judged
-            and not seen.ledger.candidate_is_proven
-        )
-        if not stands:
-            found = f"revision {newest.revision} is {newest.status}" if newest is not None else "there is no release"
-            log.warning("%s: revision %s was judged, and now %s; that is left alone", self.request, judged[0], found)
-        return stands
-
-    def _refuse_change(self, first: Observation, seen: Observation) -> None:
-        """
-        :raises ClusterBusy: what was to be undone is no longer what storage shows: whoever held the Lease has finished.
-        """
-        before, now = ((o.newest.revision, o.newest.uid, o.newest.status) if o.newest else None for o in (first, seen))
-        if before == now:
-            return
-        found = f"revision {now[0]} is {now[2]}" if now is not None else "there is no release"
-        raise ClusterBusy(
-            f"{self.request}: another one has changed it while its Lease was waited for, and now {found}; that is left "
-            "alone: run again to look at it anew",
-            reason="ReleaseChanged",
-        )
-
-    def _rollback_target(self, seen: Observation, revision: int) -> Observation:
-        """The same observation, if the rollback may be done."""
-        finding = classify(seen, None, adopt=self.request.policy.adopt)
-        if finding.reason in {Reason.HELD, Reason.IN_PROGRESS}:
-            raise ClusterBusy(f"{finding.message}; run again when it has ended", reason=finding.reason)
-        if finding.reason in {Reason.NOT_OURS, Reason.FOREIGN_REVISION, Reason.UNREADABLE}:
-            raise ReleaseError(finding.message, reason=finding.reason)
-        target = next((item for item in seen.revisions if item.revision == revision), None)
-        if target is None:
-            kept = ", ".join(str(item.revision) for item in seen.revisions) or "none"
-            raise ReleaseError(
-                f"{self.request}: revision {revision} is not in Helm's history ({kept}); name one that is",
-                reason="TargetPruned",
-            )
-        if target.status not in {ReleaseStatus.DEPLOYED, ReleaseStatus.SUPERSEDED}:
-            raise ReleaseError(
-                f"{self.request}: revision {revision} is {target.status}, it never was in force; name another one",
-                reason="TargetFailed",
-            )
-        return seen
-
-    def _shows(self, seen: Observation, revision: int) -> bool:
-        """Whether what is deployed is that revision or our copy of it."""
-        newest, candidate = seen.newest, seen.candidate
-        if newest is None or seen.deployed != (newest,):
-            return False
-        copied = candidate == newest and seen.ledger.candidate is not None and seen.ledger.candidate.copy_of == revision
-        return newest.revision == revision or copied
-
-    def test(self) -> Outcome:
-        """Run the chart's tests and believe only what storage says about them.
-
-        :raises GateFailed: a test failed, or was not run; its log is in the task's log.
-        :raises ReleaseError: the candidate is not what is deployed.
-        """
-        with self._helm() as helm, self._leased():
-            stored = self._candidate_of(self.storage.observe())
-            before = chart_tests(self.storage.payload(stored) or {})
-            if not before:
-                raise Invalid(f"{self.request}: the chart has no tests (no hook 'test')", reason="NoTests")
-            _ = helm.version
-            done = helm.run_in_cluster(test_arguments(self.request), deadline_s=self.request.policy.deadline)
-            after = chart_tests(self.storage.payload(stored) or {})
-            failed = sorted(name for name, run in after.items() if run.phase != "Succeeded" or run == before.get(name))
-            for name in failed:
-                self.cleanup.log_of_pod(name)
-            what = f"tests of {self.request}"
-            if done.ended_by == "deadline":
-                raise DeadlinePassed(f"{what}: helm ran for {done.seconds:.0f} s, past its deadline")
-            if done.ended_by or done.code < 0:
-                raise TransientError(f"{what}: {done.ended_by or 'helm was killed'}", reason="Interrupted")
-            if failed:
-                raise GateFailed(
-                    f"{what}: {', '.join(failed)} did not succeed: {complaint(done.stderr) or 'helm says nothing'}",
-                    reason="TestFailed",
-                )
-            self._actions.append(f"test {stored.revision}")
-            return self._outcome(self.storage.observe())
-
     def uninstall(self, *, keep_kinds: frozenset[str] = frozenset(), judged: Judged | None = None) -> Outcome:
         """Uninstall, resume an interrupted uninstall, remove what the release's revisions left, ledger and Lease.
 
         :param keep_kinds: kinds that stay, such as CustomResourceDefinition.
         :param judged: the revision that was found not to work; any other one is left alone.
-        :returns: with ``leftovers``: objects of the release that still exist (a finalizer, say) or are kept on purpose.
+        :returns: with ``leftovers``: objects of the release that are still being deleted, or are kept on purpose.
         """
-        seen, decision = self._first_look(Goal.UNINSTALL, drift=False)
+        seen, decision = first_look(self.storage, self.request, Goal.UNINSTALL, self._session.me)
         log.info("%s is %s: %s", self.request, decision.state, decision.message)
-        self._refuse_at_first(decision)
-        if decision.action is Action.NOTHING and seen.ledger.empty and self.cleanup.forget_lease(self.me):
-            return Outcome(self.request.name, self.request.namespace)
-        with self._helm() as helm, self._leased() as lease:
-            _ = helm.version
+        refuse_before_lease(decision)
+        name, namespace = self.request.name, self.request.namespace
+        if (
+            decision.action is Action.NOTHING
+            and seen.ledger.empty
+            and forget_free_lease(self.client, name, namespace, self._session.me)
+        ):
+            return Outcome(name, namespace)
+        with self._acting() as here:
             seen = self.storage.observe(self.request)
-            if judged is not None and not self._stands(seen, judged):
+            if judged is not None and not self._still_judged(seen, judged):
                 return self._outcome(seen)
             decision = decide(Goal.UNINSTALL, seen, None, self.request.policy)
-            self._refuse(decision)
+            refuse(decision)
             if decision.action is Action.UNINSTALL:
-                self._uninstall(helm, seen, keep_kinds, "uninstall")
-            ledger = self.storage.ledger()
-            objects = ledger.intent.objects if ledger.intent is not None else ()
-            leftovers = self.cleanup.remove_leftovers(objects, keep_kinds)
-            leftovers += self.cleanup.remaining_pods(objects)
-            if not self.cleanup.waiting(leftovers):
+                Uninstall(keep_kinds, sweep=False).run(here, seen)
+            intent = self.storage.ledger().intent
+            objects = intent.objects if intent is not None else ()
+            leftovers = here.cleanup.remove_leftovers(objects, keep_kinds) + here.cleanup.remaining_pods(objects)
+            outcome = Outcome(name, namespace, actions=tuple(here.done), leftovers=leftovers)
+            if not outcome.terminating:
                 self.storage.delete_ledger()
-                lease.forget()
-            return Outcome(self.request.name, self.request.namespace, actions=tuple(self._actions), leftovers=leftovers)
+                here.lease.forget()
+            return outcome
+
+    # --- look, test, prove ---------------------------------------------------------------------------------------
 
     def assess(self, *, wait: bool = False) -> Finding:
         """What state the release is in, seen from what the ledger says was installed last. Changes nothing of it.
 
-        :param wait: take the Lease if somebody holds it, so that what is seen is no operation under way.
-        :raises ClusterBusy: with ``wait``: the holder goes on for longer than ``lease_wait_s``.
+        :param wait: wait for the Lease if another worker holds it, so that no operation in progress is judged.
+        :raises ClusterBusy: with ``wait``: the holder continues for longer than ``lease_wait_s``.
         """
-        seen = self.storage.observe(me=self.me)
+        seen = self.storage.observe(me=self._session.me)
         if wait and seen.holder is not None:
             log.info("%s is being changed by %s; waiting", self.request, seen.holder)
-            with self._leased():
+            with self._session.holding():
                 seen = self.storage.observe()
-            self._lease = None  # given back: it is no loss when it runs out
         finding = classify(seen, None, adopt=self.request.policy.adopt)
         log.info("%s is %s: %s", self.request, finding.state, finding.message)
         return finding
@@ -337,11 +273,17 @@ class ReleaseEngine(ReleaseSteps):
     def candidate(self) -> Outcome:
         """The ledger's candidate, if it is what storage shows as the only deployed, newest revision.
 
-        :raises ReleaseError: if it is not: whatever was observed of the workloads proves nothing then.
+        :raises ReleaseError: if it is not: what was observed of the workloads then proves nothing about it.
         """
         seen = self.storage.observe()
-        self._candidate_of(seen)
+        candidate_of(seen)
         return self._outcome(seen)
+
+    def test(self) -> Outcome:
+        """Run the chart's tests; see :class:`gpu_fleet.hooks.helm.actions.run_tests.RunTests` for the errors."""
+        with self._acting() as here:
+            RunTests().run(here, self.storage.observe())
+            return self._outcome(self.storage.observe())
 
     def mark_proven(self, revision: int, secret_uid: str) -> Outcome:
         """Write into the ledger that the candidate is good; nothing if the ledger says so already.
@@ -350,14 +292,62 @@ class ReleaseEngine(ReleaseSteps):
         :raises ReleaseError: if the candidate is no longer that revision, or storage shows another one.
         """
         seen = self.storage.observe()
-        stored = self._candidate_of(seen)
-        if (stored.revision, stored.uid) != (revision, secret_uid):
-            raise ReleaseError(
-                f"{self.request}: revision {revision} was judged, but revision {stored.revision} is the candidate now; "
-                "clear the install task and run again",
-                reason="CandidateChanged",
-            )
+        refuse_other_candidate(seen, (revision, secret_uid))
         if not seen.ledger.candidate_is_proven:
-            seen = replace(seen, ledger=self.storage.write_ledger(seen.ledger.with_proven(self._now(), self.run)))
+            proven = seen.ledger.with_proven(rfc3339(self._session.clock()), self._session.run)
+            seen = replace(seen, ledger=self.storage.write_ledger(proven))
             log.info("%s: revision %s is proven", self.request, revision)
         return self._outcome(seen)
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def _pursue(self, here: ActionContext, goal: Goal, package: Package | None) -> Observation:
+        """Observe, decide and run the next action, until nothing is left to do.
+
+        :param package: what to install; ``None`` if the goal installs nothing.
+        """
+        for step in range(_MAX_STEPS):
+            here.check_alive()
+            # Drift is corrected once: what an upgrade did not put right, another one will not either.
+            seen, decision = look(here.storage, here.request, goal, drift=step == 0)
+            if decision.action is Action.NOTHING:
+                return record(here, seen)
+            log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
+            refuse(decision)
+            if step == 0 and package is not None:  # later this very call may have brought another chart back
+                refuse_other_chart(seen, here.request, package.chart_name)
+            error = action_of(decision, package).run(here, seen)
+            if error is not None:
+                self._recover(here)
+                raise error
+        raise ReleaseError(
+            f"{self.request}: not settled after {_MAX_STEPS} steps ({', '.join(here.done)}); check 'helm history'",
+            reason="NotConverging",
+        )
+
+    def _recover(self, here: ActionContext) -> None:
+        """After a failure: leave nothing pending and, by policy, the last good content running."""
+        if here.stopped:
+            return
+        seen, decision = look(here.storage, here.request, Goal.INSTALL)
+        if decision.action not in _RECOVERIES:
+            return
+        if here.request.policy.remediation is Remediation.NONE and decision.action is not Action.UNLOCK:
+            return
+        log.info("%s: %s (%s)", decision.action, decision.message, decision.reason)
+        action_of(decision, None).run(here, seen)
+
+    @contextmanager
+    def _acting(self) -> Iterator[ActionContext]:
+        """Helm and the Lease, for calls that need nothing between the two."""
+        with self._session.helm() as helm, self._session.acting(helm, self.request) as here:
+            yield here
+
+    def _still_judged(self, seen: Observation, judged: Judged) -> bool:
+        if why := overtaken(seen, judged):
+            log.warning("%s", why)
+        return not why
+
+    def _outcome(self, seen: Observation) -> Outcome:
+        manifest = self.storage.manifest(seen.newest) if seen.newest is not None else ""
+        return outcome_of(seen, manifest, self._session.done)

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def gone_types(client: KubeClient, manifest: str) -> dict[TypeId, str | None]:
     """The manifest's types that the server does not have, with the ``apiVersion`` of the same kind that it has, if any.
 
-    Asked anew each time: a definition may have come or gone since the last look. An API that cannot be asked at the
-    moment raises, so that none is taken for gone.
+    Asked anew each time: a definition may have been created or deleted since the last look. An API that cannot be
+    reached at the moment raises, so that its types are not taken for gone.
     """
     gone: dict[TypeId, str | None] = {}
     for api_version, kind in types_of(manifest):
@@ -39,10 +39,10 @@ def _has(client: KubeClient, api_version: str, kind: str) -> bool:
 
 
 def mend_stored(client: KubeClient, storage: ReleaseStorage, revisions: Iterable[StoredRevision | None]) -> None:
-    """Make the stored manifests such that helm can build them: of what the server no longer has nothing is left to
-    delete or to compare with.
+    """Rewrite the stored manifests so that helm can build them: of types that the server no longer has, no object is
+    left to delete or to compare with.
 
-    Killed in between it is repeated: a mended manifest has nothing left to mend.
+    If it is killed, the next call repeats it: a mended manifest has nothing left to mend.
     """
     for stored in {item.secret: item for item in revisions if item is not None}.values():
         gone = gone_types(client, storage.manifest(stored))

@@ -1,7 +1,9 @@
-"""Helm releases of one cluster, for custom tasks: a thin door to the release engine."""
+"""Helm releases of one cluster, for custom tasks: a thin layer over the release engine."""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -16,12 +18,12 @@ from gpu_fleet.hooks.helm.storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes.eks_token import TOKEN_LIFETIME_S
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 
-#: Seconds of the token's life that a command's deadline leaves over.
+#: Seconds of the token's life that a command's deadline must leave.
 _TOKEN_MARGIN_S = 60
 
 
 def access_of(value: ClusterAccess | Mapping[str, Any]) -> ClusterAccess:
-    """How to reach a cluster, from its JSON form; what is left out is empty.
+    """How to reach a cluster, from its JSON form; missing fields are empty.
 
     :raises SpecError: naming the field.
     """
@@ -41,7 +43,7 @@ def access_of(value: ClusterAccess | Mapping[str, Any]) -> ClusterAccess:
 
 
 def check_deadline(access: ClusterAccess, policy: ReleasePolicy) -> None:
-    """Refuse a helm command that may outlive its token: helm's is fixed when it starts, and EKS ends it.
+    """Refuse a helm command that may outlive its token: helm's token is fixed when it starts, and EKS lets it expire.
 
     :raises SpecError: naming the field.
     """
@@ -118,7 +120,7 @@ class HelmHook:
         return engine.remediate() if revision is None else engine.roll_back(revision)
 
     def uninstall(self, release_name: str, namespace: str, *, keep_kinds: frozenset[str] = frozenset()) -> Outcome:
-        """Uninstall the release, or go on with an interrupted uninstall."""
+        """Uninstall the release, or resume an interrupted uninstall."""
         return self.engine(self._named(release_name, namespace)).uninstall(keep_kinds=keep_kinds)
 
     def test(self, release_name: str, namespace: str, policy: ReleasePolicy | None = None) -> Outcome:
@@ -131,7 +133,4 @@ class HelmHook:
 
 
 def _identity() -> str:
-    import os
-    import socket
-
     return f"{socket.gethostname()}:{os.getpid()}"

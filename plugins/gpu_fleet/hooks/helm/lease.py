@@ -1,4 +1,4 @@
-"""Takes, renews and gives back a release's Lease; the rules are in ``core/releases/lease.py``."""
+"""Takes, renews and releases a release's Lease; the rules are in ``core/releases/lease.py``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ReleaseLease:
     """The right to change one release: a context manager around everything that writes.
 
     :param me: identity, distinct per process.
-    :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`; for one that does not renew its
-        Lease at least until that has run out.
-    :param seconds: without renewal after which the holder has lost it, and ends its helm.
-    :param grace: seconds after that until its helm is surely dead, and another may take it.
+    :param wait_s: seconds to wait for another holder before :class:`ClusterBusy`; for a holder that does not renew its
+        Lease at least until that Lease has expired.
+    :param seconds: seconds without renewal after which a holder has lost the Lease, and ends its helm.
+    :param grace: seconds after that until the holder's helm is surely dead, and another worker may take the Lease.
     :param stop: a non-empty answer ends the wait.
     """
 
@@ -65,10 +65,11 @@ class ReleaseLease:
 
     @property
     def lost(self) -> str:
-        """Why the Lease is no longer ours; empty while it is. Whoever writes must ask, and stop."""
+        """Why the Lease is no longer ours; empty while it is. A writer must ask before each write, and stop."""
         if not self._lost and self._record is not None and self._monotonic() - self._renewed_at > self._seconds:
-            # Not renewed for its whole duration (this process was stopped, or the API was away): others may have it.
-            self._lost = f"the Lease of release {self._namespace}/{self._release} ran out"
+            # Not renewed for its whole duration (this process was stopped, or the API was away): another worker may
+            # hold it by now.
+            self._lost = f"the Lease of release {self._namespace}/{self._release} expired"
         return self._lost
 
     def __enter__(self) -> ReleaseLease:
@@ -88,7 +89,7 @@ class ReleaseLease:
         try:
             self._write("")
         except GpuFleetError as failure:  # it expires by itself
-            log.warning("cannot give back the Lease of release %s: %s", self._release, failure)
+            log.warning("cannot release the Lease of release %s: %s", self._release, failure)
 
     def forget(self) -> None:
         """Delete the Lease: the release is gone for good."""
@@ -99,7 +100,7 @@ class ReleaseLease:
             return
         try:
             self._delete(self._record)
-        except Conflict:  # a renewal whose answer got lost, or somebody else's
+        except Conflict:  # a renewal whose answer got lost, or another worker's write
             if not self._still_ours():
                 return
             self._delete(self._record)
@@ -116,25 +117,25 @@ class ReleaseLease:
         seen: LeaseRecord | None = None
         seen_since = started
         alive = False
-        told = ""
+        reported = ""
         while True:
             record = parse_lease(self._client.get(ObjectRef(LEASE, lease_name(self._release), self._namespace)))
             if record != seen:
-                alive = seen is not None  # it was written while we watched
+                alive = seen is not None  # its holder renewed it while we watched
                 seen, seen_since = record, self._monotonic()
             now = self._monotonic()
             if may_take(record, self._me, now - seen_since, grace=self._grace) and self._try_take(record):
                 return
             holder = record.holder if record else ""
-            if holder and holder != told:
+            if holder and holder != reported:
                 log.info("release %s/%s is held by %s; waiting", self._namespace, self._release, holder)
-                told = holder
-            # A dead holder shows only when its Lease has run out: less patience than that would never get it.
+                reported = holder
+            # Only an expired Lease shows that its holder is dead: less patience than that would never get it.
             dead_after = record.duration + self._grace + _POLL_SECONDS if record and not alive else 0.0
             patience = max(self._wait_s, dead_after)
             if self._stop() or now - started > patience:
                 raise ClusterBusy(
-                    f"release {self._namespace}/{self._release} is being changed by {holder or 'somebody'}; "
+                    f"release {self._namespace}/{self._release} is being changed by {holder or 'another worker'}; "
                     "run again when it has ended",
                     reason="ReleaseHeld",
                 )
@@ -142,7 +143,7 @@ class ReleaseLease:
 
     def _try_take(self, record: LeaseRecord | None) -> bool:
         if record is not None and record.holder and record.holder != self._me:
-            log.warning("taking over the Lease of release %s from %s, who is dead", self._release, record.holder)
+            log.warning("taking over the Lease of release %s from %s, which is dead", self._release, record.holder)
         self._acquired = self._clock()
         self._record = record
         try:
@@ -193,6 +194,24 @@ class ReleaseLease:
             return True
         self._lost = (
             f"the Lease of release {self._namespace}/{self._release} was taken by "
-            f"{record.holder if record and record.holder else 'somebody else'}"
+            f"{record.holder if record and record.holder else 'another worker'}"
         )
         return False
+
+
+def forget_free_lease(client: KubeClient, release: str, namespace: str, me: str) -> bool:
+    """Delete the Lease of a release that is gone, if one is left and no other worker holds it.
+
+    :returns: whether none is left; otherwise its holder is at work, or died, and the Lease must be taken first.
+    """
+    ref = ObjectRef(LEASE, lease_name(release), namespace)
+    record = parse_lease(client.get(ref))
+    if record is None:
+        return True
+    if record.holder not in {"", me}:
+        return False
+    try:
+        client.delete(ref, uid=record.uid, version=record.version)
+    except Conflict:  # another worker took it at this very moment
+        return False
+    return True

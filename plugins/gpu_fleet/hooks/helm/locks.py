@@ -14,6 +14,7 @@ from gpu_fleet.core.releases.locks import Locked, charts_of, locked_spec, parse_
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.files.clusters import clusters_dir, read_cluster_file
+from gpu_fleet.hooks.helm.charts import fetch_chart, sha256_of
 
 LOCK_FILE = "charts.lock.yaml"
 _HEAD = "# Written by `python -m gpu_fleet lock`. A run installs exactly these archives.\n"
@@ -45,12 +46,10 @@ def apply_locks(spec: ClusterSpec, folder: Path | None = None) -> ClusterSpec:
 
 
 def resolve_locks(specs: Iterable[ClusterSpec]) -> tuple[Locked, ...]:
-    """Pull every chart of the clusters (through the configured mirrors, not from the cache) and note its digest.
+    """Pull every chart of the clusters (through the configured mirrors, not from the cache) and compute its digest.
 
-    :raises GpuFleetError: a chart cannot be had; nothing is written then.
+    :raises GpuFleetError: a chart cannot be pulled; nothing is written then.
     """
-    from gpu_fleet.hooks.helm.charts import fetch_chart, sha256_of
-
     wanted: dict[tuple[str, str, str], ChartRef] = {}
     for spec in specs:
         for chart in charts_of(spec):

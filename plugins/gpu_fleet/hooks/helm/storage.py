@@ -55,9 +55,10 @@ class ReleaseStorage:
         """One look.
 
         :param request: to compare the newest revision's content with.
-        :param me: own identity; somebody else's live Lease is then reported as ``holder``. ``None``: do not look.
+        :param me: own identity; another worker's live Lease is then reported as ``holder``. ``None``: do not look.
         """
-        holder = self.holder(me) if me else None  # first: who ends after it has left what the rest of the look shows
+        # First: what a holder that ends after this has done is in the rest of the look.
+        holder = self.holder(me) if me else None
         revisions = list(self.revisions())
         unreadable, chart, content = None, "", False
         newest = revisions[-1] if revisions else None
@@ -69,7 +70,7 @@ class ReleaseStorage:
             except StorageUnreadable as error:
                 unreadable = str(error)
                 continue
-            if payload is None:  # went away between list and get: the next look will not list it
+            if payload is None:  # deleted between list and get: the next look will not list it
                 continue
             revisions[index] = replace(
                 stored, status=storage.payload_status(payload), content=storage.payload_content(payload)
@@ -101,7 +102,7 @@ class ReleaseStorage:
         return lacking((payload or {}).get("config") or {}, self._needed)
 
     def revisions(self) -> tuple[StoredRevision, ...]:
-        """The stored revisions by their labels, oldest first; payloads do not travel."""
+        """The stored revisions by their labels, oldest first; payloads are not transferred."""
         selector = storage.label_selector(self.release)
         found = self.client.list_metadata(SECRET, self.namespace, label_selector=selector)
         return storage.parse_revisions(found, self.release)
@@ -123,20 +124,20 @@ class ReleaseStorage:
         return str((payload or {}).get("manifest") or "")
 
     def holder(self, me: str) -> str | None:
-        """Who else seems to hold the Lease, if somebody does; nobody to those who may not read it."""
+        """The other worker that seems to hold the Lease; ``None`` also if this identity may not read Leases."""
         try:
             lease = self.client.get(ObjectRef(LEASE, lease_name(self.release), self.namespace))
         except Forbidden as error:
-            log.debug("whether somebody is changing release %s cannot be seen: %s", self.release, error.message)
+            log.debug("cannot see whether another worker changes release %s: %s", self.release, error.message)
             return None
         return looks_alive(parse_lease(lease), me, self._clock())
 
     # --- repairing -----------------------------------------------------------------------------------------------
 
     def unlock(self, revision: int) -> None:
-        """Take Helm's lock off: rewrite a pending revision's status to failed.
+        """Remove Helm's lock: rewrite a pending revision's status to failed.
 
-        :raises Conflict: if somebody wrote in between; the operation may be alive after all.
+        :raises Conflict: if the revision was written in between; the operation may be alive after all.
         """
         ref = ObjectRef(SECRET, storage.secret_name(self.release, revision), self.namespace)
         secret = self.client.get(ref)
@@ -146,10 +147,10 @@ class ReleaseStorage:
             return
         description = "marked failed by gpu-fleet: the operation died"
         self.client.replace(storage.with_status(secret, ReleaseStatus.FAILED, description))
-        log.info("took the lock off %s/%s revision %s", self.namespace, self.release, revision)
+        log.info("removed Helm's lock from %s/%s revision %s", self.namespace, self.release, revision)
 
     def spare(self, stored: StoredRevision, kinds: frozenset[str]) -> tuple[str, ...]:
-        """Take objects of some kinds out of a stored manifest, so that an uninstall does not delete them."""
+        """Remove objects of some kinds from a stored manifest, so that an uninstall does not delete them."""
         secret = self.client.get(ObjectRef(SECRET, stored.secret, self.namespace))
         if secret is None:
             return ()
@@ -161,7 +162,7 @@ class ReleaseStorage:
     def mend(self, stored: StoredRevision, gone: Mapping[TypeId, str | None]) -> tuple[str, ...]:
         """Rewrite a stored manifest to types that the server has, see :func:`with_served_types`.
 
-        :raises Conflict: if somebody wrote in between.
+        :raises Conflict: if the revision was written in between.
         """
         secret = self.client.get(ObjectRef(SECRET, stored.secret, self.namespace))
         if secret is None:
@@ -179,7 +180,7 @@ class ReleaseStorage:
 
     def ledger(self) -> Ledger:
         """
-        :raises ReleaseError: if the ConfigMap is not readable: nobody may guess what was proven.
+        :raises ReleaseError: if the ConfigMap is not readable: what was proven must not be guessed.
         """
         try:
             return ledgers.parse_ledger(self.client.get(self._ledger_ref))
@@ -193,13 +194,13 @@ class ReleaseStorage:
 
         :param ledger: derived from one that was read (its ``version``).
         :returns: the ledger with its new version.
-        :raises Conflict: if somebody else wrote it since.
+        :raises Conflict: if another client wrote it since.
         """
         manifest = ledgers.render_ledger(ledger, self.release, self.namespace)
         try:
             written = self.client.replace(manifest) if ledger.version else self.client.create(manifest)
         except (Conflict, AlreadyExists):
-            # A repeated call may meet its own first attempt, whose answer got lost.
+            # A repeated request may meet its own first attempt, whose answer got lost.
             current = self.ledger()
             if replace(current, version="") == replace(ledger, version=""):
                 return current

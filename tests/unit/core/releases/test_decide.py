@@ -274,7 +274,8 @@ def test_nobody_meddles_with_a_persons_running_uninstall(goal: Goal, adopt: bool
     observation, _, _ = SITUATIONS["a person's uninstall is running"]
     decision = decide(goal, observation, WANTED, replace(POLICY, adopt=adopt))
     assert decision.action is Action.WAIT
-    assert "somebody may be running helm" in decision.message
+    assert decision.reason == Reason.IN_PROGRESS
+    assert "a manual helm command may still be running" in decision.message
     theirs = replace(observation, ledger=Ledger(candidate=entry(OLD)))
     assert decide(goal, theirs, WANTED, replace(POLICY, adopt=True)).action is Action.WAIT
 

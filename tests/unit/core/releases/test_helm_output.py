@@ -38,7 +38,7 @@ def test_a_failure_has_its_type_reason_and_remedy(case: dict[str, str]) -> None:
 
 
 def test_silence_is_still_an_error() -> None:
-    assert "without saying why" in error_of("x", "").message
+    assert "without giving a reason" in error_of("x", "").message
 
 
 def test_noise_before_the_error_is_left_out() -> None:

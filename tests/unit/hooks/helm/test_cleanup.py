@@ -11,11 +11,12 @@ import pytest
 from gpu_fleet.core.errors import ClusterBusy, Conflict
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, POD, ObjectRef
 from gpu_fleet.core.releases.lease import lease_name, parse_lease, render_lease
+from gpu_fleet.core.releases.leftovers import Fate, Leftover
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.hooks.helm.binary.process import GRACE_SECONDS
 from gpu_fleet.hooks.helm.cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm.engine import ReleaseEngine
-from gpu_fleet.hooks.helm.lease import ReleaseLease
+from gpu_fleet.hooks.helm.lease import ReleaseLease, forget_free_lease
 from gpu_fleet.hooks.helm.storage import ReleaseStorage
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -76,8 +77,8 @@ def test_pods_of_a_deleted_workload_are_waited_for(cluster: SandboxCluster) -> N
     pod(cluster, "grafana-5d4-x", "ReplicaSet/grafana-5d4", "5d4")
     pod(cluster, "node-1", "DaemonSet/node")
     left = cleanup_of(cluster).remaining_pods([GRAFANA, f"apps/v1/DaemonSet/{NAMESPACE}/node"])
-    assert [text.split()[1] for text in left] == ["apps/grafana-5d4-x", "apps/node-1"]
-    assert cleanup_of(cluster).waiting(left)
+    assert [item.target for item in left] == ["Pod apps/grafana-5d4-x", "Pod apps/node-1"]
+    assert all(item.terminating for item in left)
 
 
 def test_pods_of_others_are_not_waited_for(cluster: SandboxCluster) -> None:
@@ -92,8 +93,8 @@ def test_pods_of_a_workload_that_stays_are_not_waited_for(cluster: SandboxCluste
     pod(cluster, "grafana-5d4-x", "ReplicaSet/grafana-5d4", "5d4")
     cleanup = cleanup_of(cluster)
     left = cleanup.remove_leftovers([GRAFANA], frozenset()) + cleanup.remaining_pods([GRAFANA])
-    assert left == ("Deployment apps/grafana (kept)",)
-    assert not cleanup.waiting(left)
+    assert left == (Leftover("Deployment apps/grafana", Fate.KEPT),)
+    assert not left[0].terminating
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept by a recovery", "of the release alone"])
@@ -106,14 +107,14 @@ def test_what_is_being_deleted_is_not_called_kept(cluster: SandboxCluster, kept:
     cluster.kube.delete(ref)
     left = cleanup_of(cluster).remove_leftovers([GRAFANA], frozenset())
     cluster.kube.patch(ref, {"metadata": {"finalizers": None}})
-    assert left == ("Deployment apps/grafana (terminating): example.com/hold",)
+    assert left == (Leftover("Deployment apps/grafana", Fate.TERMINATING, "example.com/hold"),)
 
 
 def test_pods_are_looked_for_in_their_workloads_namespace(cluster: SandboxCluster) -> None:
     pod(cluster, "grafana-5d4-x", "ReplicaSet/grafana-5d4", "5d4")  # another release's, in the release's namespace
     pod(cluster, "grafana-77-x", "ReplicaSet/grafana-77", "77", namespace="elsewhere")
     left = cleanup_of(cluster).remaining_pods(["apps/v1/Deployment/elsewhere/grafana"])
-    assert [text.split()[1] for text in left] == ["elsewhere/grafana-77-x"]
+    assert [item.target for item in left] == ["Pod elsewhere/grafana-77-x"]
 
 
 # --- the Lease -------------------------------------------------------------------------------------------------------
@@ -161,20 +162,19 @@ def test_a_lease_is_not_taken_while_its_holder_may_still_be_ending_helm(cluster:
 @pytest.mark.parametrize("holder", ["", ME], ids=["unheld", "ours"])
 def test_a_free_lease_of_an_absent_release_is_deleted(cluster: SandboxCluster, holder: str) -> None:
     lease(cluster, holder)
-    assert cleanup_of(cluster).forget_lease(ME)
+    assert forget_free_lease(cluster.kube, RELEASE, NAMESPACE, ME)
     assert cluster.kube.get(LEASE_REF) is None
-    assert cleanup_of(cluster).forget_lease(ME)
+    assert forget_free_lease(cluster.kube, RELEASE, NAMESPACE, ME)
 
 
 def test_somebody_elses_lease_stays(cluster: SandboxCluster) -> None:
     lease(cluster, "worker@2")
-    assert not cleanup_of(cluster).forget_lease(ME)
+    assert not forget_free_lease(cluster.kube, RELEASE, NAMESPACE, ME)
     assert cluster.kube.get(LEASE_REF)["spec"]["holderIdentity"] == "worker@2"  # type: ignore[index]
 
 
 def test_a_lease_that_is_taken_meanwhile_stays(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     lease(cluster, "")
-    cleanup = cleanup_of(cluster)
     delete = cluster.kube.delete
 
     def taken_first(ref: ObjectRef, **options: Any) -> bool:
@@ -182,8 +182,8 @@ def test_a_lease_that_is_taken_meanwhile_stays(cluster: SandboxCluster, monkeypa
         cluster.kube.replace(render_lease(RELEASE, NAMESPACE, "worker@2", time.time(), previous=record))
         return delete(ref, **options)
 
-    monkeypatch.setattr(cleanup.client, "delete", taken_first)
-    assert not cleanup.forget_lease(ME)
+    monkeypatch.setattr(cluster.kube, "delete", taken_first)
+    assert not forget_free_lease(cluster.kube, RELEASE, NAMESPACE, ME)
     assert cluster.kube.get(LEASE_REF)["spec"]["holderIdentity"] == "worker@2"  # type: ignore[index]
 
 

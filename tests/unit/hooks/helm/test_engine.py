@@ -17,8 +17,10 @@ import pytest
 from gpu_fleet.core.errors import ClusterBusy, ReleaseError, TransientError
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, JOB, LEASE, SECRET, ObjectRef
 from gpu_fleet.core.releases.lease import lease_name, parse_lease, render_lease
+from gpu_fleet.core.releases.leftovers import Leftover
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import ReleaseStatus, with_status
+from gpu_fleet.hooks.helm.cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm.engine import ReleaseEngine
 from gpu_fleet.hooks.helm.lease import ReleaseLease
 from tests.e2e.helm_world import CHARTS, helm_binary
@@ -42,9 +44,15 @@ class Waiting(ReleaseEngine):
 
     meanwhile: Callable[[], Any] = staticmethod(lambda: None)
 
-    def _leased(self) -> ReleaseLease:
-        self.meanwhile()
-        return super()._leased()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        taken = self._session.lease
+
+        def waited() -> ReleaseLease:
+            self.meanwhile()
+            return taken()
+
+        self._session.lease = waited  # type: ignore[method-assign]
 
 
 def engine(
@@ -327,14 +335,14 @@ def test_nothing_is_installed_over_what_is_on_its_way_out(
         said = (record.getMessage() for record in caplog.records)
         return [text for text in said if "waits until what an uninstall has left is gone" in text]
 
-    look = again.cleanup.remove_leftovers
+    remove = ReleaseCleanup.remove_leftovers
 
-    def let_go(*args: Any) -> tuple[str, ...]:
+    def let_go(*args: Any) -> tuple[Leftover, ...]:
         if until == "it goes" and waits():
             cluster.kube.patch(held, {"metadata": {"finalizers": None}})
-        return look(*args)
+        return remove(*args)
 
-    monkeypatch.setattr(again.cleanup, "remove_leftovers", let_go)
+    monkeypatch.setattr(ReleaseCleanup, "remove_leftovers", let_go)
     caplog.set_level("INFO")
     if until == "the patience ends":
         with pytest.raises(

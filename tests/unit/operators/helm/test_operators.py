@@ -31,19 +31,18 @@ from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequ
 from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.hooks.helm.hook import HelmHook, access_of, check_deadline
 from gpu_fleet.operators.base import RETRY_POLICY
-from gpu_fleet.operators.helm.operators import (
-    HelmReleaseOperator,
-    HelmRollbackOperator,
-    HelmTestOperator,
-    HelmUninstallOperator,
-    lease_identity,
-)
+from gpu_fleet.operators.helm.base import lease_identity
+from gpu_fleet.operators.helm.chart_tests import HelmTestOperator
+from gpu_fleet.operators.helm.release import HelmReleaseOperator
 from gpu_fleet.operators.helm.releases import (
     InstallReleaseOperator,
     ProveReleaseOperator,
     RemediateReleaseOperator,
     UninstallReleaseOperator,
 )
+from gpu_fleet.operators.helm.releases import base as fleet_releases
+from gpu_fleet.operators.helm.rollback import HelmRollbackOperator
+from gpu_fleet.operators.helm.uninstall import HelmUninstallOperator
 from gpu_fleet.operators.teardown import looks as teardown_looks
 from gpu_fleet.sensors.helm import HelmReleaseSensor
 from tests.e2e.helm_world import helm_binary
@@ -482,15 +481,12 @@ def component(monkeypatch: pytest.MonkeyPatch, chart: str) -> None:
     """The demo's releases, made of a local chart: where charts come from is tested elsewhere."""
     from dataclasses import replace
 
-    from gpu_fleet.core.releases import components
-    from gpu_fleet.core.releases.request import ChartRef
-
-    real = components.release_request
+    real = fleet_releases.release_request
 
     def local(spec: Any, name: Any, **more: Any) -> Any:
         return replace(real(spec, name, **more), chart=ChartRef(chart), values={})
 
-    monkeypatch.setattr(components, "release_request", local)
+    monkeypatch.setattr(fleet_releases, "release_request", local)
 
 
 def test_crds_are_installed_proven_and_uninstalled(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,6 @@ from tests.unit.airflow_context import TaskInstance
 def test_what_was_waited_for_until_the_deadline_decides(reason: str, told: bool) -> None:
     """A node that reboots at the end of the wait must cost no roll-back."""
     operator, ti = ProveReleaseOperator(task_id="prove", component="device-plugin"), TaskInstance()
-    with pytest.raises(DeadlinePassed), operator._told({"ti": ti}):
+    with pytest.raises(DeadlinePassed), operator._reporting({"ti": ti}):
         raise deadline_error("device_plugin_proven", progressing(reason, "the gate's words"))
     assert (SEEN_UNHEALTHY in ti.xcoms) is told

@@ -13,7 +13,7 @@ from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.files.clusters import load_cluster
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.helm.plugin_nodes import label_nodes
+from gpu_fleet.operators.helm.releases.plugin_nodes import label_nodes
 from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.neighbour_objects import static

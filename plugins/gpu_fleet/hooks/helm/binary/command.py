@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Environment variable: path of the helm binary; without it ``helm`` of PATH.
 BINARY_VARIABLE = "HELM_BIN"
-#: What a child inherits. Everything else (Airflow's settings, AWS credentials, Helm's own variables) stays out.
+#: What a child inherits. Everything else (Airflow's settings, AWS credentials, Helm's own variables) is withheld.
 _INHERITED = (
     "PATH", "LANG", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -54,8 +54,8 @@ def helm_binary() -> str:
 class Helm:
     """A private home for helm commands, removed on exit (or by the next one, after a SIGKILL): a context manager.
 
-    Helm and its Kubernetes client cache discovery by host and port and read settings from several places; nothing of
-    another user, cluster or earlier command may leak in.
+    Helm and its Kubernetes client cache discovery by host and port and read settings from several places; they must not
+    see any of another user, cluster or earlier command.
 
     :param access: the cluster; ``None`` for commands that need none (``pull``).
     :param stop: a non-empty answer ends the running child (task killed, Lease lost).
@@ -155,8 +155,8 @@ def _common(request: ReleaseRequest) -> list[str]:
 def _change_flags(policy: ReleasePolicy, version: HelmVersion, history: int) -> list[str]:
     flags = ["--history-max", str(history)]
     if policy.conflicts is Conflicts.FORCE and version.server_side_apply:
-        # Helm's default is how the last revision was applied; for one of Helm 3 that is the client, which knows no
-        # conflicts and refuses to force any.
+        # Helm's default is the way the last revision was applied; for one of Helm 3 that is client-side, which detects
+        # no conflicts and refuses to force any.
         flags += ["--server-side=true", "--force-conflicts"]
     if policy.wait:
         flags += ["--wait", "--wait-for-jobs"]
@@ -167,7 +167,7 @@ def upgrade_arguments(
     request: ReleaseRequest, chart: Path, values: Path, version: HelmVersion, *, history: int
 ) -> list[str]:
     """``helm upgrade --install``. Always ``--reset-values``: without it an upgrade silently inherits the values of the
-    last revision, even of a failed one. Never ``--wait`` unless asked: waiting is a trigger's job."""
+    last revision, even of a failed one. ``--wait`` only on request: waiting is a trigger's job."""
     arguments = ["upgrade", request.name, str(chart), "--install", "--reset-values", "--values", str(values)]
     arguments += [*_common(request), "--labels", f"{LABEL_DIGEST}={request.digest}", "--hide-notes"]
     arguments += _change_flags(request.policy, version, history)
@@ -208,7 +208,7 @@ def dry_run_arguments(request: ReleaseRequest, chart: Path, values: Path) -> lis
 def write_values(values: Mapping[str, Any], path: Path) -> None:
     """Write a values file (mode 0600).
 
-    :raises SpecError: a text holds half of a surrogate pair, which is no character.
+    :raises SpecError: a text contains half of a surrogate pair, which is no character.
     """
     text = values_document(values)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

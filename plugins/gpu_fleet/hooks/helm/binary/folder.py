@@ -1,8 +1,9 @@
 """The private folder of helm commands, and the removal of those that killed workers left behind.
 
-A worker that is SIGKILLed cannot remove its folder, which holds values and perhaps a kubeconfig with a token; whoever
-makes the next folder does. A folder is in use while its maker holds a lock on it: the kernel drops the lock with the
-process, which a pid in a name cannot say where containers share a temporary directory and pids are reused.
+A worker that is SIGKILLed cannot remove its folder, which contains values and perhaps a kubeconfig with a token; the
+process that makes the next folder does. A folder is in use while its maker holds a lock on it: the kernel releases the
+lock with the process. A pid in the name would not do where containers share a temporary directory and pids are
+reused.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class PrivateFolder:
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock on a new folder; ``None`` where its file system knows no such locks.
+    """A descriptor that holds the lock on a new folder; ``None`` where its file system does not support such locks.
 
-    :raises FileNotFoundError: if a sweep was faster and the folder is gone, or going.
+    :raises FileNotFoundError: if a sweep was faster and has removed the folder, or is removing it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""The kubeconfig of a helm child: one cluster, one user, all inline, in a private file that dies with the call."""
+"""The kubeconfig of a helm child: one cluster, one user, all inline, in a private file that exists during the call."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One helm child: argument list, own session, dies with its parent, output to files, hard deadline, killable.
 
-Why files and not pipes: a pipe that nobody reads any more would kill helm in the middle of an apply.
-Why an own session with a parent-death signal: a worker that is SIGKILLed must not leave a helm that goes on writing
+Why files and not pipes: a pipe without a reader would kill helm in the middle of an apply.
+Why an own session with a parent-death signal: a worker that is SIGKILLed must not leave a helm that continues to write
 while the next try starts another one.
 """
 
@@ -95,11 +95,11 @@ def run_child(
     stop: Callable[[], str] = lambda: "",
     sink: Callable[[str], None] | None = None,
 ) -> Finished:
-    """Run a program to its end, or to ours.
+    """Run a program until it ends, or end it.
 
     :param folder: private directory for its output files and as its working directory.
     :param deadline_s: seconds after which it is ended.
-    :param stop: asked all the time; a non-empty answer ends the child and is reported in ``ended_by``.
+    :param stop: asked repeatedly; a non-empty answer ends the child and is reported in ``ended_by``.
     :param sink: gets each line of stderr and stdout, without tokens, while it runs.
     """
     out, err = folder / "stdout", folder / "stderr"
@@ -131,7 +131,7 @@ def run_child(
                 log.warning("ending %s (pid %s): %s", Path(argv[0]).name, child.pid, ended_by)
                 break
     finally:
-        # Also on an exception out of a signal handler, such as Airflow's execution time-out.
+        # Also on an exception from a signal handler, such as Airflow's execution time-out.
         _end(child)
     for tail in tails:
         tail.follow(last=True)

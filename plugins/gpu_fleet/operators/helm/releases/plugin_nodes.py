@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def label_nodes(kube: KubeClient, spec: ClusterSpec) -> list[str]:
     """Give the nodes of our NodePools the labels, also of those that the file no longer has; returns their names.
 
-    Karpenter copies a template's labels only to nodes that it makes. Without this, an upgrade from a version that
-    selected by ``nvidia.com/gpu.present`` would take the plugin, and with it the GPUs, from every node that stands, and
+    Karpenter copies a template's labels only to nodes that it launches. Without this, an upgrade from a version that
+    selected by ``nvidia.com/gpu.present`` would remove the plugin, and with it the GPUs, from every existing node, and
     a job that names its pool would find none of them.
     """
     pools = {pool.name for pool in spec.node_pools if pool.manage}
