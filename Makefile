@@ -18,7 +18,7 @@ TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 .PHONY: help setup demo demo-clean up down test test-fast test-full test-real lint unit helm sandbox e2e soak requirements docs schema clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## virtual environment with the pinned requirements
 

@@ -210,12 +210,9 @@ def _check_kinds() -> None:
 
 def _kinds_used() -> set[str]:
     """Plurals of the kinds that any module but their own names."""
-    names = {name: kind.plural for name, kind in vars(kinds).items() if isinstance(kind, kinds.Kind)}
-    used: set[str] = set()
-    for path in _sources():
-        if path.name != "kinds.py":
-            used.update(plural for name, plural in names.items() if re.search(rf"\b{name}\b", path.read_text()))
-    return used
+    plurals = {name: kind.plural for name, kind in vars(kinds).items() if isinstance(kind, kinds.Kind)}
+    pattern = re.compile(rf"\b({'|'.join(plurals)})\b")
+    return {plurals[name] for path, text in _sources() if path.name != "kinds.py" for name in pattern.findall(text)}
 
 
 def _action(operation: str) -> str:
@@ -232,8 +229,10 @@ def operations() -> tuple[set[str], set[str]]:
     """The AWS operations in the arguments of the calls that take one, and every text that could be one."""
     called: set[str] = set()
     named: set[str] = set()
-    for path in _sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for _, text in _sources():
+        if not _OPERATION.search(text):
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and _name(node.func) in _CALLERS:
                 called.update(_texts([*node.args, *(keyword.value for keyword in node.keywords)]))
             elif isinstance(node, ast.Constant):
@@ -251,5 +250,6 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _sources() -> Iterator[Path]:
-    yield from (ROOT / "plugins").rglob("*.py")
+def _sources() -> Iterator[tuple[Path, str]]:
+    for path in sorted((ROOT / "plugins").rglob("*.py")):
+        yield path, path.read_text(encoding="utf-8")
