@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tools.reference.markup import ROOT, Docstring, docstring, page, table
@@ -71,7 +72,7 @@ def classes() -> Iterator[tuple[str, Found]]:
 
 
 def _section(name: str, each: Found) -> str:
-    parts = [f"## {name}", f"`{each.module}.{name}`", each.about.text]
+    parts = [f"## {name}", f"`{_public_module(name) or each.module}.{name}`", each.about.text]
     rows = list(_arguments(each))
     if rows:
         parts.append(table(("argument", "type", "default", "meaning"), rows))
@@ -84,6 +85,22 @@ def _section(name: str, each: Found) -> str:
         about = [(f"`{node.name}({_signature(node)})`", docstring(node).text) for node in methods]
         parts.append(table(("method", "what it does"), [row for row in about if row[1]]))
     return "\n\n".join(part for part in parts if part)
+
+
+@cache
+def _offered() -> dict[str, str]:
+    """What modules of the package's top level offer for import in their ``__all__``, and from where."""
+    found: dict[str, str] = {}
+    for path in sorted(PACKAGE.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+                found.update(dict.fromkeys(ast.literal_eval(node.value), f"{PACKAGE.name}.{path.stem}"))
+    return found
+
+
+def _public_module(name: str) -> str:
+    """The module from which users are to import a class; empty if it is the one that defines it."""
+    return _offered().get(name, "")
 
 
 def _signature(node: ast.FunctionDef) -> str:
