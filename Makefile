@@ -18,7 +18,7 @@ TOOLS := eval "$$($(BIN)/python tools/toolchain.py --export)"
 .PHONY: help setup demo demo-clean up down test test-fast test-full test-real lint unit helm sandbox e2e soak requirements docs schema clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## virtual environment with the pinned requirements
 
@@ -52,7 +52,7 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy plugins dags sandbox demo tools
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python tools/dag_docs.py --check
+	@$(BIN)/python -m tools.reference --check
 
 unit: setup ## unit, DAG and deployment tests
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not slow and not full" tests/dags tests/unit tests/deployment
@@ -88,8 +88,8 @@ requirements: ## compile requirements*.txt from requirements*.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements.in -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements-dev.in -o requirements-dev.txt
 
-docs: setup ## generated documentation: docs/reference/dags.md
-	@$(BIN)/python tools/dag_docs.py
+docs: setup ## generated files: docs/reference (but reasons.md), and the JSON schema
+	@$(BIN)/python -m tools.reference
 
 schema: setup ## generated JSON schema of the cluster spec
 	@$(BIN)/python -m gpu_fleet schema > include/schema/cluster.schema.json

@@ -23,9 +23,3 @@ def test_the_notifications_of_the_guide_are_accepted(example: dict[str, Any]) ->
 
 def test_the_guide_lists_every_variable() -> None:
     assert {name for name in VARIABLES if f"`{name}`" in GUIDE} == set(VARIABLES)
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_links_between_the_guides_lead_somewhere(path: Any) -> None:
-    for target in re.findall(r"\]\((?!https?:|#|/)([^)#]+)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), f"{path.name}: {target}"

@@ -1,0 +1,1 @@
+"""The generated pages of docs/reference: ``python -m tools.reference [--check]``."""

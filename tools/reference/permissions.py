@@ -1,0 +1,255 @@
+"""docs/reference/permissions.md: IAM actions and Kubernetes verbs, checked against what the package calls."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_fleet.core.kubernetes import kinds
+from gpu_fleet.core.kubernetes.kinds import KINDS
+from tools.reference.markup import ROOT, page, table
+
+
+@dataclass(frozen=True)
+class Grant:
+    """AWS actions for one purpose.
+
+    :ivar without: what happens where the identity lacks them.
+    """
+
+    purpose: str
+    actions: tuple[str, ...]
+    without: str
+
+
+IAM = (
+    Grant(
+        "Reach the cluster",
+        ("eks:DescribeCluster", "sts:GetCallerIdentity"),
+        "every run fails; the identity also needs an EKS access entry",
+    ),
+    Grant(
+        "Look in preflight for what nodes and Karpenter need",
+        (
+            "eks:ListAccessEntries",
+            "eks:DescribeAccessEntry",
+            "eks:ListPodIdentityAssociations",
+            "eks:ListAddons",
+            "eks:ListFargateProfiles",
+            "eks:ListNodegroups",
+            "eks:DescribeNodegroup",
+            "ec2:DescribeSubnets",
+            "ec2:DescribeSecurityGroups",
+            "sqs:GetQueueUrl",
+            "iam:GetRole",
+            "servicequotas:GetServiceQuota",
+        ),
+        "what an action would show is reported as unknown, which is neither a failure nor a pass. The node groups "
+        "are looked at only if there are too few nodes for Karpenter's own pods",
+    ),
+    Grant(
+        "Know the physical GPUs, vCPUs and offers of instance types, also for the drift check",
+        ("ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings"),
+        "no gate can say what a node must offer: lifecycle and revalidation fail",
+    ),
+    Grant(
+        "Keep what node groups of others need at a teardown",
+        ("eks:ListNodegroups", "eks:DescribeNodegroup"),
+        "the RuntimeClass always stays",
+    ),
+    Grant(
+        "Plan a teardown, wait for it, and check for leaks that cost money",
+        ("ec2:DescribeInstances", "ec2:DescribeVolumes"),
+        "the leak check fails (`LeaksUnchecked`)",
+    ),
+    Grant(
+        "Check for leaks that cost nothing",
+        (
+            "ec2:DescribeNetworkInterfaces",
+            "ec2:DescribeLaunchTemplates",
+            "iam:ListInstanceProfiles",
+            "iam:GetInstanceProfile",
+        ),
+        "the leak check and the run's verdict name what was not seen",
+    ),
+    Grant(
+        "Emergency teardown (`teardown.whenKarpenterIsDead: emergency`) only",
+        ("ec2:TerminateInstances",),
+        "the emergency fails. Condition it on the tags `kubernetes.io/cluster/<name>` and `gpu-fleet.io/cluster`: "
+        "the value of the latter is the name of the cluster file, which no other instance carries",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Kubernetes verbs on one kind of object that a role of one's own has to grant, releases left to others."""
+
+    what: str
+    verbs: str
+    purpose: str
+    plurals: tuple[str, ...]
+
+
+#: What is written with ``manage: false`` for Karpenter and the device plugin.
+WRITES = (
+    Rule(
+        "Namespaces, PriorityClasses, RuntimeClasses",
+        "`create`, `patch`; RuntimeClasses also `delete`",
+        "`gpu-fleet-system`, the validation namespace, the class `gpu-fleet-placeholder`, the RuntimeClass `nvidia`",
+        ("namespaces", "priorityclasses", "runtimeclasses"),
+    ),
+    Rule(
+        "Pods in `gpu-fleet-system` and in the validation namespace",
+        "`create`, `delete`",
+        "placeholders, bursts, holds and probes",
+        ("pods",),
+    ),
+    Rule(
+        "ConfigMaps in `gpu-fleet-system`",
+        "`create`, `update`, `patch`",
+        "the cluster lock; what nodes were made of",
+        ("configmaps",),
+    ),
+    Rule(
+        "NodePools, EC2NodeClasses",
+        "`create`, `patch`, `delete`",
+        "provisioning, freeze and teardown",
+        ("nodepools", "ec2nodeclasses"),
+    ),
+    Rule("NodeOverlays", "`create`, `patch`, `delete`", "shared pools, where Karpenter is managed", ("nodeoverlays",)),
+    Rule(
+        "NodeClaims",
+        "`delete`, `patch`",
+        "replacement, teardown, and nodes that a burst (`proveBurst`) bought beyond `wantedNodes`",
+        ("nodeclaims",),
+    ),
+    Rule(
+        "Nodes",
+        "`patch`, `delete`",
+        "cordon, protection, quarantine, labels `gpu-fleet.io/…`; `delete` in an emergency teardown only",
+        ("nodes",),
+    ),
+    Rule(
+        "`pods/eviction` in every namespace, also as a dry run",
+        "`create`",
+        "draining. With `drain.disableEviction` or `whenTimeExpires: delete` also `delete` on Pods",
+        (),
+    ),
+)
+#: What is only read in that case.
+READS = {
+    "events", "serviceaccounts", "daemonsets", "deployments", "replicasets", "statefulsets", "controllerrevisions",
+    "jobs", "cronjobs", "persistentvolumes", "poddisruptionbudgets", "customresourcedefinitions",
+}  # fmt: skip
+#: What only managed Helm releases need, and what is read of no other.
+RELEASES = {"secrets", "leases", "services"}
+
+_KUBERNETES = """\
+## Kubernetes
+
+With managed releases (`karpenter.manage`, `devicePlugin.manage`: the default) helm installs
+CustomResourceDefinitions and cluster roles. In practice the access entry then carries
+`AmazonEKSClusterAdminPolicy`; what is written with it is listed in [Shared
+clusters](../guides/shared-clusters.md#what-it-touches-and-what-it-never-touches).
+
+With `manage: false` for both, a role of your own is enough. It needs `get`, `list` and `watch` on
+
+{reads}
+
+and on what the table below lists. It needs no access to Secrets, Leases and Services. Two of the reads are easily
+forgotten: ControllerRevisions in the namespaces of the device plugin and of Karpenter tell which pods are of the
+newest revision; and preflight lists DaemonSets of all namespaces, the ConfigMaps of device plugins, and
+`clusterpolicies`, `gpuclusters` and `nvidiadrivers` of `nvidia.com` where the cluster has these kinds. What
+preflight may not list it does not take for absent, but refuses: see [Other device
+plugins](../guides/device-plugins.md)."""
+
+
+def document() -> str:
+    _check_actions()
+    _check_kinds()
+    grants = [(each.purpose, ", ".join(f"`{action}`" for action in each.actions), each.without) for each in IAM]
+    reads = ", ".join(f"`{name}`" for name in sorted(READS))
+    return page(
+        "Permissions",
+        "tools/reference/permissions.py",
+        "What the AWS identity of workers and triggerers needs: the role or key behind the Airflow connection that "
+        "the cluster file names. Karpenter's own role is Karpenter's: see its documentation.",
+        "## IAM\n\n" + table(("for", "actions", "without them"), grants),
+        _KUBERNETES.format(reads=reads),
+        table(("what is written", "verbs", "for"), [(each.what, each.verbs, each.purpose) for each in WRITES]),
+    )
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+def _check_actions() -> None:
+    """
+    :raises ValueError: if the package calls an operation that no row grants, or a row grants one that it never names.
+    """
+    granted = {action.split(":")[1] for each in IAM for action in each.actions}
+    called, named = operations()
+    if missing := sorted(set(map(_action, called)) - granted):
+        raise ValueError(f"permissions.py: add {', '.join(missing)}")
+    if surplus := sorted(granted - set(map(_action, named))):
+        raise ValueError(f"permissions.py: remove {', '.join(surplus)}")
+
+
+def _check_kinds() -> None:
+    """
+    :raises ValueError: if the package knows a kind that this page says nothing about.
+    """
+    said = READS | RELEASES | {plural for rule in WRITES for plural in rule.plurals}
+    used = _kinds_used()
+    missing = sorted(kind.plural for kind in KINDS if kind.plural not in said and kind.plural in used)
+    if missing:
+        raise ValueError(f"permissions.py: say who needs {', '.join(missing)}")
+
+
+def _kinds_used() -> set[str]:
+    """Plurals of the kinds that any module but their own names."""
+    plurals = {name: kind.plural for name, kind in vars(kinds).items() if isinstance(kind, kinds.Kind)}
+    pattern = re.compile(rf"\b({'|'.join(plurals)})\b")
+    return {plurals[name] for path, text in _sources() if path.name != "kinds.py" for name in pattern.findall(text)}
+
+
+def _action(operation: str) -> str:
+    """``describe_instances`` -> ``DescribeInstances``."""
+    return "".join(part.capitalize() for part in operation.split("_"))
+
+
+_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run)_[a-z_]+")
+#: Functions that take the name of an operation: those of ``AwsSession``, the query type, and helpers around them.
+_CALLERS = frozenset({"call", "paginate", "AwsQuery", "ec2", "_ask", "_list"})
+
+
+def operations() -> tuple[set[str], set[str]]:
+    """The AWS operations in the arguments of the calls that take one, and every text that could be one."""
+    called: set[str] = set()
+    named: set[str] = set()
+    for _, text in _sources():
+        if not _OPERATION.search(text):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and _name(node.func) in _CALLERS:
+                called.update(_texts([*node.args, *(keyword.value for keyword in node.keywords)]))
+            elif isinstance(node, ast.Constant):
+                named.update(_texts([node]))
+    return called, named
+
+
+def _texts(nodes: Iterable[ast.expr]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _OPERATION.fullmatch(node.value):
+            yield node.value
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _sources() -> Iterator[tuple[Path, str]]:
+    for path in sorted((ROOT / "plugins").rglob("*.py")):
+        yield path, path.read_text(encoding="utf-8")
