@@ -160,6 +160,19 @@ def test_flower_does_not_start_without_credentials(
     assert ("FLOWER_BASIC_AUTH" in done.stderr) is not starts
 
 
+def test_redis_demands_the_password_that_its_clients_have(compose: dict[str, Any], tmp_path: Path) -> None:
+    redis = compose["services"]["redis"]
+    (tmp_path / "redis-server").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "redis-server").chmod(0o755)
+    command = [part.replace("$$", "$") for part in redis["command"]]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDIS_PASSWORD": "two words"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == ["--requirepass", "two words"]
+    broker = compose["x-airflow"]["environment"]["AIRFLOW__CELERY__BROKER_URL"]
+    assert broker.startswith("redis://:${REDIS_PASSWORD:?")
+    assert redis["environment"]["REDIS_PASSWORD"].startswith("${REDIS_PASSWORD:?")
+
+
 def test_what_cluster_files_may_name_has_the_packages_own_defaults(compose: dict[str, Any]) -> None:
     environment = compose["x-airflow"]["environment"]
     given = {

@@ -152,6 +152,10 @@ class Watch:
         events = [await self.next() for _ in range(count)]
         return [(kind, obj["metadata"].get("name", "")) for kind, obj in events]
 
+    async def rest(self) -> bytes:
+        """What still comes until the server ends the watch."""
+        return await asyncio.wait_for(self._response.content.read(), 10)
+
 
 @asynccontextmanager
 async def connect(kubeconfig: Path, **headers: str) -> AsyncIterator[Api]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sandbox.apiserver import Running, running
+from sandbox.settings import Settings
 from tests.sandbox.apiserver.builders import definition
-from tests.sandbox.apiserver.client import JSON_PATCH, Api, Reply, define, until
+from tests.sandbox.apiserver.client import JSON_PATCH, Api, Reply, connect, define, until
 
 pytestmark = pytest.mark.real_api
 
@@ -27,9 +31,20 @@ def conditions(reply: Reply) -> dict[str, tuple[str, str]]:
     return {item["type"]: (item["status"], item["reason"]) for item in found}
 
 
-async def test_a_new_definition_serves_nothing_yet(api: Api) -> None:
-    created = await api.post(DEFINITIONS, definition(SCHEMA))
-    listed = await api.get(WIDGETS)
+@pytest.fixture
+async def unhurried(server: Running | None, api: Api, tmp_path: Path) -> AsyncIterator[Api]:
+    """A server whose waits are as long as real ones: on a busy machine the next request may come after shorter ones."""
+    if server is None:
+        yield api
+        return
+    settings = Settings(state_dir=tmp_path / "unhurried", speed=1.0)
+    async with running(settings.state_dir, settings=settings) as own, connect(own.kubeconfig) as client:
+        yield client
+
+
+async def test_a_new_definition_serves_nothing_yet(unhurried: Api) -> None:
+    created = await unhurried.post(DEFINITIONS, definition(SCHEMA))
+    listed = await unhurried.get(WIDGETS)
     assert created.code == 201
     assert created.body["status"] == {
         "acceptedNames": {"kind": "", "plural": ""},
@@ -78,8 +93,32 @@ async def test_a_changed_definition_begins_with_an_empty_cache(api: Api) -> None
         {"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/more", "value": {"type": "string"}}
     ]
     assert (await api.patch(NAME, change, JSON_PATCH)).code == 200
+    empty = await until(api, WIDGETS, lambda reply: reply.code != 200)
+    assert (empty.code, empty.message) == (429, "storage is (re)initializing")
     again = await until(api, WIDGETS, lambda reply: reply.code == 200)
     assert [item["metadata"]["name"] for item in again.body["items"]] == ["w"]
+
+
+async def test_a_changed_definition_ends_its_watches(api: Api, cluster: Running) -> None:
+    await define(api, definition(SCHEMA))
+    await api.post(WIDGETS, widget("w"))
+    more = "/spec/versions/0/schema/openAPIV3Schema/properties/more"
+    async with api.watch(f"{WIDGETS}?watch=1") as watch:
+        assert await watch.take(1) == [("ADDED", "w")]
+        change = [{"op": "add", "path": more, "value": {"type": "string"}}]
+        assert (await api.patch(NAME, change, JSON_PATCH)).code == 200
+        assert await watch.rest() == b""
+
+
+async def test_an_object_of_a_definition_just_established_is_created_after_a_wait(
+    unhurried: Api, cluster: Running
+) -> None:
+    """Another server of the cluster may not know the definition yet."""
+    await unhurried.post(DEFINITIONS, definition(SCHEMA))
+    await until(unhurried, NAME, lambda reply: conditions(reply).get("Established", ("",))[0] == "True")
+    begun = asyncio.get_running_loop().time()
+    assert (await unhurried.post(WIDGETS, widget("w"))).code == 201
+    assert asyncio.get_running_loop().time() - begun >= 2
 
 
 async def test_names_that_another_definition_has(api: Api) -> None:
@@ -137,10 +176,10 @@ async def test_a_list_of_a_revision_of_the_future(api: Api) -> None:
     assert reply.causes == [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
 
 
-async def test_a_list_of_a_revision_that_comes_in_time(api: Api) -> None:
+async def test_a_list_of_a_revision_that_comes_in_time(unhurried: Api) -> None:
     maps = "/api/v1/namespaces/default/configmaps"
-    current = int((await api.get(maps)).body["metadata"]["resourceVersion"])
-    waiting = asyncio.create_task(api.get(f"{maps}?resourceVersion={current + 1}"))
-    await asyncio.sleep(0)
-    await api.post(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})
+    current = int((await unhurried.get(maps)).body["metadata"]["resourceVersion"])
+    waiting = asyncio.create_task(unhurried.get(f"{maps}?resourceVersion={current + 1}"))
+    await asyncio.sleep(0.2)  # until it has come, or the revision would be there before it is asked for
+    await unhurried.post(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})
     assert (await waiting).code == 200

@@ -59,7 +59,8 @@ def test_connections_go_by_pattern_and_are_no_templates(conn_id: str, taken: boo
     ],
 )
 def test_kubeconfigs_are_files_or_below_folders(path: str, taken: bool) -> None:
-    trust = Trust(kubeconfigs=("/etc/fleet/", "/home/me/config"))
+    # A relative one would be below whatever folder a worker happens to run in, also if the deployment names one.
+    trust = Trust(kubeconfigs=("/etc/fleet/", "/home/me/config", "etc/fleet"))
     access = {"mode": "kubeconfig", "path": path}
     assert ("cluster.access.path" in fields(trust, cluster__access=access)) is not taken
 

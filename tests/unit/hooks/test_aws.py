@@ -8,7 +8,7 @@ import pytest
 from botocore import exceptions
 from botocore.exceptions import ClientError
 
-from gpu_fleet.core.aws.errors import error_for_code
+from gpu_fleet.core.aws.errors import error_for_code, refuses_credentials
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Conflict,
@@ -71,6 +71,17 @@ def test_an_error_before_aws_is_asked_is_typed(case: dict[str, Any]) -> None:
         raise getattr(exceptions, case["raises"])(**case["with"])
     assert (type(caught.value).__name__, caught.value.reason) == (case["type"], case["reason"])
     assert case["remedy"] in caught.value.message
+
+
+#: Reasons of the corpus with which AWS, or botocore before it, has not even learnt who asks.
+NOBODY = {
+    "AuthFailure", "AwsConfigInvalid", "InvalidClientTokenId", "LoginNeeded", "NoCredentials", "SignatureDoesNotMatch",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", sorted({case["reason"] for case in CORPUS}))
+def test_what_no_permission_would_cure_is_told_from_a_missing_one(reason: str) -> None:
+    assert refuses_credentials(Forbidden("no", reason=reason)) is (reason in NOBODY)
 
 
 @pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidSignatureException"])

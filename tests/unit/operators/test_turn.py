@@ -18,6 +18,7 @@ from gpu_fleet.core.kubernetes.kinds import NAMESPACE, NODE, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
 from gpu_fleet.core.lock import TURN_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
+from gpu_fleet.hooks.kubernetes.client import KubeClient
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.turn import NEVER_ASKED, SKIPPED, AcquireTurnOperator, ReleaseTurnOperator
 from tests.unit import notifying
@@ -377,6 +378,26 @@ def test_with_the_turn_goes_what_finished_runs_left_on_any_node(
     assert state_of(cluster, nodes["drained"]) == ({}, False)
     for name in ("mine", "theirs"):
         assert state_of(cluster, nodes[name]) == LEFT[name]
+
+
+def test_a_node_that_changes_after_the_look_is_left_to_the_next_run(
+    cluster: SandboxCluster, nodes: dict[str, ObjectRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarantine that comes in between keeps the node cordoned."""
+    acquire(run(cluster))
+    quarantine = {"gpu-fleet.io/quarantined": "{}"}
+    real = KubeClient.list
+
+    def look(self: KubeClient, kind: Any, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        found = real(self, kind, *args, **options)
+        if kind == NODE:
+            cluster.kube.patch(nodes["drained"], {"metadata": {"annotations": quarantine}})
+        return found
+
+    monkeypatch.setattr(KubeClient, "list", look)
+    assert release(run(cluster)) == "Ours"
+    assert state_of(cluster, nodes["drained"]) == (LEFT["drained"][0] | quarantine, True)
+    assert state_of(cluster, nodes["protected"]) == ({}, False)
 
 
 def test_a_run_without_the_turn_takes_nothing_back(cluster: SandboxCluster, nodes: dict[str, ObjectRef]) -> None:

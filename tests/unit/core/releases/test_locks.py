@@ -67,6 +67,7 @@ def test_a_spec_that_wants_another_digest_is_refused() -> None:
         ({"charts": ["x"]}, "f: charts[0]"),
         ({"charts": [{"repository": "r", "name": "n", "version": "1"}]}, "f: charts[0]"),
         ({"charts": [{"repository": "r", "name": "n", "version": "1", "digest": "x"}]}, "f: charts[0].digest"),
+        ({"charts": [{"repository": "r", "name": "n", "version": "1", "digest": f"{A}\n"}]}, "f: charts[0].digest"),
     ],
 )
 def test_what_is_no_lock_file_names_the_entry(value: Any, field: str) -> None:

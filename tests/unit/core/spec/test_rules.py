@@ -131,6 +131,13 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "label key with a space": ({"nodePools__0__labels": {"a team": "x"}}, "nodePools[0].labels", "'a team'", "letters"),
     "label key without a name": ({"nodePools__0__labels": {"a.io/": "x"}}, "nodePools[0].labels", "''", "letters"),
     "label key too long": ({"nodePools__0__labels": {"k" * 64: "x"}}, "nodePools[0].labels", "kkk", "63"),
+    "label key with line break": ({"nodePools__0__labels": {"team\n": "x"}}, "nodePools[0].labels", "'team", "letters"),
+    "label domain with line break": (
+        {"nodePools__0__labels": {"a.io\n/x": "x"}},
+        "nodePools[0].labels",
+        "before the '/'",
+        "example.com/x",
+    ),
     "label domain that is none": (
         {"nodePools__0__labels": {"Team_A/x": "x"}},
         "nodePools[0].labels",

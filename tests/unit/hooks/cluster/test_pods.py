@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -53,6 +54,16 @@ def test_without_a_node_nothing_is_asked() -> None:
 
 def test_pods_without_a_node_are_thinned_out(cluster: SandboxCluster) -> None:
     assert names(unbound_pods(cluster.kube, lambda pod: "nominatedNodeName" not in pod["status"])) == {"waiting"}
+
+
+def test_the_api_server_is_asked_for_the_pods_of_these_nodes_alone(tmp_path: Path) -> None:
+    """It finds them by its index; what is dropped here would have been read, sent and parsed before."""
+    with serving(ScriptedApi(Reply(body={"items": [], "metadata": {}}))) as api:
+        path = api.kubeconfig(tmp_path, token="t0")
+        kube = KubeClient(ClusterAccess("kubeconfig", None, None, None, path=str(path)))
+        assert pods_on(kube, ["n2", "n1", "n2"]) == []
+    asked = [parse_qs(urlsplit(request.path).query).get("fieldSelector") for request in api.requests]
+    assert asked == [["spec.nodeName="], ["spec.nodeName=n1"], ["spec.nodeName=n2"]]
 
 
 def test_a_page_is_reduced_before_the_next_one_comes(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_record_of_another_cluster_is_not_taken(folder: Path) -> None:
     assert pinned("gpu_lifecycle.other") is None
 
 
-@pytest.mark.parametrize("dag_id", ["../gpu_lifecycle.demo", "gpu_lifecycle.a/b", ""])
+@pytest.mark.parametrize("dag_id", ["../gpu_lifecycle.demo", "gpu_lifecycle.a/b", f"{DAG}\n", ""])
 def test_no_id_leads_out_of_the_folder(folder: Path, dag_id: str) -> None:
     assert not note_begin(dag_id, "one", demo_spec().to_json(), 500)
     assert pinned(dag_id) is None

@@ -276,6 +276,19 @@ def test_a_session_follows_a_connection_that_is_given_another_account(
     assert session.client("ec2") is second, "an unchanged connection keeps its clients"
 
 
+def test_tokens_are_signed_with_the_keys_of_a_connection_that_was_given_another_account(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signing needs no client: a trigger that only watches a cluster never asks for one."""
+    clock = Clock()
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", cloud.connection)
+    session = AwsSession("moved", "us-west-2", monotonic=clock)
+    assert "AKIAOTHERACCOUNT" not in url_in(EksCredentials(session, "demo-gpu").token())
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", connection(cloud, login="AKIAOTHERACCOUNT"))
+    clock.now += CONNECTION_TTL_S
+    assert "AKIAOTHERACCOUNT" in url_in(EksCredentials(session, "demo-gpu").token())
+
+
 def test_a_session_whose_connection_cannot_be_read_any_more_is_of_nobody_knows_which_account(
     cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

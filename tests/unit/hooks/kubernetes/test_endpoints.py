@@ -189,8 +189,11 @@ async def test_a_name_that_is_not_resolved_holds_up_no_other_name(
         async with clients(*sick, eks("healthy")) as (*waiting, healthy):
             stuck = [asyncio.create_task(client.list(NODES)) for client in waiting]
             await asyncio.sleep(0.2)
-            assert await asyncio.wait_for(healthy.list(NODES), 10) == ([], "1")
-            hang.set()
+            try:
+                assert await asyncio.wait_for(healthy.list(NODES), 10) == ([], "1")
+            finally:
+                # Threads of the event loop's own pool would be waited for when it is closed, before the fixture ends.
+                hang.set()
             found = await asyncio.gather(*stuck, return_exceptions=True)
     assert {type(error) for error in found} == {errors.ApiUnavailable}
 
