@@ -11,7 +11,7 @@ from airflow.sdk import BaseSensorOperator
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude, look
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 #: Gate -> the field of the spec's ``deadlines`` that bounds it, unless the sensor is given a deadline.
 DEADLINE_OF_GATE = {
@@ -92,4 +92,4 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         return float(getattr(self.spec.deadlines, field).seconds)
 
 
-__all__ = ["DEADLINE_OF_GATE", "GateSensor", "await_gate", "conclude", "look"]
+__all__ = ["DEADLINE_OF_GATE", "GateSensor"]

@@ -14,10 +14,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.verdict import Verdict, unseen
-from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error, with_clocks
+from gpu_fleet.triggers.looking import judge, verdict_of_error, with_clocks
 from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
 
 #: Seconds between judgements without any change: some verdicts depend on the clock.
@@ -136,8 +137,6 @@ class GateTrigger(BaseTrigger):
 
     async def _guard(self, observer: Observer) -> None:
         """An observer must not die silently: the gate would wait until its deadline for nothing."""
-        from gpu_fleet.core.errors import GpuFleetError
-
         try:
             await observer.run()
         except Exception as error:
@@ -185,4 +184,4 @@ class GateTrigger(BaseTrigger):
         """Nothing: it is also called when a paused triggerer wakes up after others took its triggers over."""
 
 
-__all__ = ["GateTrigger", "await_gate", "conclude", "look"]
+__all__ = ["GateTrigger"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, TransientError
 from gpu_fleet.core.queries import AwsQuery, KubeQuery
+from gpu_fleet.triggers.looking import observe_aws
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
@@ -191,7 +192,6 @@ class AwsPoller(Observer):
         """
         from gpu_fleet.hooks.kubernetes.endpoints import aws_lane_of, connection_was_there
         from gpu_fleet.hooks.lanes import shared
-        from gpu_fleet.triggers.looking import observe_aws
 
         work = partial(observe_aws, self._access, self._query)
         try:

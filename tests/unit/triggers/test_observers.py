@@ -223,7 +223,7 @@ async def test_polls_of_a_region_that_hangs_are_blind_and_hold_up_no_other_regio
             hang.wait()
         return [{"InstanceId": "i-1"}]
 
-    monkeypatch.setattr("gpu_fleet.triggers.looking.observe_aws", observe)
+    monkeypatch.setattr("gpu_fleet.triggers.observers.observe_aws", observe)
     monkeypatch.setattr(observers, "AWS_PATIENCE_S", 0.3)
     sick, healthy = [poller("sa-east-1") for _ in range(40)], poller("eu-north-1")
     async with running(*(each.run for each in sick)):

@@ -140,7 +140,7 @@ class HelmReleaseOperator(HelmOperator):
         :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
             is whatever is the candidate now.
         """
-        from gpu_fleet.triggers.looking import conclude
+        from gpu_fleet.triggers.waiting import conclude
 
         engine = self._open(context)
         outcome = engine.candidate()
@@ -173,7 +173,7 @@ class HelmReleaseOperator(HelmOperator):
         return ReleaseRequest(self.release_name, self.namespace, chart, dict(self.values), policy)
 
     def _wait(self, context: Any, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
-        from gpu_fleet.triggers.looking import await_gate
+        from gpu_fleet.triggers.waiting import await_gate
 
         if self.wait_for == "none":
             return self._done(outcome)
@@ -214,7 +214,7 @@ class HelmReleaseOperator(HelmOperator):
 
         :param wait: gives the READY verdict, or ``None`` where there is nothing to wait for, or raises.
         """
-        from gpu_fleet.triggers.looking import reconsider
+        from gpu_fleet.triggers.waiting import reconsider
 
         try:
             try:

@@ -153,7 +153,7 @@ class ProveReleaseOperator(ReleaseOperator):
     """
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.triggers.looking import await_gate
+        from gpu_fleet.triggers.waiting import await_gate
 
         engine = self._open(context)
         outcome = engine.candidate()
@@ -179,7 +179,7 @@ class ProveReleaseOperator(ReleaseOperator):
         :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
             is whatever is the candidate now.
         """
-        from gpu_fleet.triggers.looking import conclude
+        from gpu_fleet.triggers.waiting import conclude
 
         with self._told(context):
             verdict = conclude(event)
@@ -255,7 +255,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         return self._await_old_content(context, engine, outcome, restored=True)
 
     def _consider(self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
-        from gpu_fleet.triggers.looking import await_gate, look
+        from gpu_fleet.triggers.looking import look
+        from gpu_fleet.triggers.waiting import await_gate
 
         gate, args = self._gate(outcome, allow_idle=True)
         verdict = look(gate, args, self.access(), started=self._run_started(context))
@@ -270,7 +271,7 @@ class RemediateReleaseOperator(ReleaseOperator):
 
     def considered(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
         """The trigger's word on whether the unproven revision works; before a rollback the worker looks itself."""
-        from gpu_fleet.triggers.looking import conclude
+        from gpu_fleet.triggers.waiting import conclude
 
         self.prepare(context)
         try:
@@ -285,7 +286,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         """
         :raises GateBlind: nobody can see whether the revision works: nothing is rolled back then.
         """
-        from gpu_fleet.triggers.looking import reconsider
+        from gpu_fleet.triggers.waiting import reconsider
 
         gate, args = self._gate(outcome, allow_idle=True)
         try:
@@ -333,7 +334,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         self, context: Mapping[str, Any], engine: ReleaseEngine, outcome: Outcome, *, restored: bool
     ) -> dict[str, Any]:
         """Wait until the workloads of what was proven once work again, then read storage once more."""
-        from gpu_fleet.triggers.looking import await_gate
+        from gpu_fleet.triggers.waiting import await_gate
 
         gate, args = self._gate(outcome, allow_idle=True, every_node=True)
         verdict = await_gate(
@@ -356,7 +357,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         restored: bool = False,
     ) -> dict[str, Any]:
         """The old content's workloads are ready again, or not."""
-        from gpu_fleet.triggers.looking import conclude
+        from gpu_fleet.triggers.waiting import conclude
 
         verdict = conclude(event)
         self.prepare(context)

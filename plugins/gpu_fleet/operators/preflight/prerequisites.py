@@ -18,7 +18,7 @@ from gpu_fleet.core.errors import (
 )
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.spec import selected_pools
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.preflight.launch_limits import Limits

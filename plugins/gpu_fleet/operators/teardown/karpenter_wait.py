@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GateFailed, GateRefused
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 log = logging.getLogger(__name__)
 
