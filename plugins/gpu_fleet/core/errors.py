@@ -25,7 +25,7 @@
         ├── DriftFound              the cluster is not what the spec says
         ├── NeighbourConflict       something of others and the spec cannot both serve the same GPUs
         ├── GateRefused             a gate failed for a permanent cause
-        │   └── GateBlind           nobody could look: it says nothing about the objects
+        ├── GateBlind               a gate could not look: this says nothing about the objects
         └── DeadlinePassed          the absolute deadline of a wait has passed
 
 Transient or permanent is a *type*: operators map it once onto Airflow's retry policy
@@ -154,7 +154,7 @@ class GateRefused(PermanentError):
     """A gate's verdict is Failed for a permanent cause."""
 
 
-class GateBlind(GateRefused):
+class GateBlind(PermanentError):
     """A gate could not look, and waiting did not cure that (a missing permission, another version of the code, an API
     that did not answer at the wait's deadline).
 

@@ -33,7 +33,7 @@ WaitFor = Literal["none", "installed", "workloads"]
 
 #: What ``wait_for`` means, as names of gates.
 GATE_OF_WAIT: dict[str, str] = {"installed": "release_installed", "workloads": "release_workloads"}
-#: Errors of the wait, or of the caller's check, after which the remediation follows; GateBlind is none of them.
+#: Errors of the wait, or of the caller's check, after which the remediation follows; GateBlind says nothing about them.
 _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 Check = Callable[["KubeClient", Mapping[str, Any]], Any]
@@ -219,11 +219,9 @@ class HelmReleaseOperator(HelmOperator):
         try:
             try:
                 verdict = wait()
-            except _UNHEALTHY as error:
+            except (*_UNHEALTHY, GateBlind) as error:
                 verdict = reconsider(error, gate, self._gate_args(outcome), self._access())
             return self._finish(engine, outcome, verdict)
-        except GateBlind:
-            raise
         except _UNHEALTHY as error:
             self._remedy(engine, outcome, error)
             raise
@@ -252,7 +250,7 @@ class HelmReleaseOperator(HelmOperator):
         says = f"{engine.request}: the check says that revision {outcome.revision} does not work"
         try:
             answer = check(engine.client, outcome.to_json())
-        except _UNHEALTHY:
+        except (*_UNHEALTHY, GateBlind):
             raise
         except Exception as error:
             self._raise_if_killed()

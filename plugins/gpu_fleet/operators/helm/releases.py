@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpu_fleet.core.verdict import Verdict
     from gpu_fleet.hooks.helm.engine import ReleaseEngine
 
-#: How a wait ends when the workloads are not as they should be; GateBlind is none of them.
+#: How a wait ends when the workloads are not as they should be; GateBlind says nothing about them.
 _UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 #: XCom of a proof that failed because the workloads were seen not to work; one that failed otherwise leaves none.
@@ -195,8 +195,6 @@ class ProveReleaseOperator(ReleaseOperator):
         """Tell the remediation what was seen. Somebody who could not look has nothing to tell."""
         try:
             yield
-        except GateBlind:
-            raise
         except _UNHEALTHY as error:
             # Which are not this revision's fault, also where a wait for one of them to pass has ended.
             if NOT_THE_RELEASE.isdisjoint({error.reason, getattr(error, "waited_for", "")}):
@@ -276,7 +274,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         self.prepare(context)
         try:
             return self._innocent(conclude(event))
-        except _UNHEALTHY as error:
+        except (*_UNHEALTHY, GateBlind) as error:
             engine = self._open(context)
             return self._remedied(context, engine) or self._reconsider(context, engine, engine.candidate(), error)
 
@@ -291,8 +289,6 @@ class RemediateReleaseOperator(ReleaseOperator):
         gate, args = self._gate(outcome, allow_idle=True)
         try:
             verdict = reconsider(error, gate, args, self.access(), started=self._run_started(context))
-        except GateBlind:
-            raise
         except _UNHEALTHY as stands:
             self.log.warning("%s", stands)
             return self._roll_back(context, engine, outcome)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Forbidden,
-    GateBlind,
     GateRefused,
     GpuFleetError,
     NotFound,
@@ -90,8 +89,6 @@ class CheckPrerequisitesOperator(FleetOperator):
         try:
             await_gate(self, context, "karpenter_nodes", args, seconds, "after_nodes", deadline=until)
         except GateRefused as error:
-            if isinstance(error, GateBlind):
-                raise
             self.log.warning("%s", error.message)  # what is missing is said with all the rest
 
     def after_nodes(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +97,6 @@ class CheckPrerequisitesOperator(FleetOperator):
         try:
             conclude(event)
         except GateRefused as error:
-            if isinstance(error, GateBlind):
-                raise
             self.log.warning("%s", error.message)
         return self.act(context)
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: pod that is rescheduled pulls its image.
 KARPENTER_PATIENCE_S = 120.0
 
-#: How a wait ends in which no controller came; GateBlind, which is a GateRefused, is none of them.
+#: How a wait ends in which no controller came; GateBlind says nothing about that.
 _DEAD = (GateFailed, GateRefused, DeadlinePassed)
 
 
