@@ -19,7 +19,7 @@ from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.verdict import Verdict, unseen
 from gpu_fleet.triggers.looking import judge, verdict_of_error, with_clocks
-from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
+from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer, refresh_all
 
 #: Seconds between judgements without any change: some verdicts depend on the clock.
 TICK_S = 1.0
@@ -145,8 +145,7 @@ class GateTrigger(BaseTrigger):
 
     async def _judge(self, observers: list[Observer]) -> Verdict | None:
         """The verdict now; ``None`` before everything was seen once."""
-        for observer in observers:
-            await observer.refresh()
+        await refresh_all(observers)
         for observer in observers:
             if observer.error is not None:
                 return verdict_of_error(observer.error)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ AWS_PATIENCE_S = 60.0
 ABSENT_KIND_INTERVAL_S = 2.0
 #: Seconds that the objects of an unwatched query (explanations: events, pods) may be old at a judgement.
 EXPLANATION_AGE_S = 2.0
+#: How many of them one gate lists at the same time: a slow one delays no other, and a gate with a query per node does
+#: not flood the API server.
+EXPLANATIONS_AT_ONCE = 8
 
 
 class Observer(ABC):
@@ -203,6 +207,17 @@ class AwsPoller(Observer):
                 f"AWS {query.service} {query.operation}: no answer within {AWS_PATIENCE_S:.0f} s; check the region "
                 "and the network"
             ) from error
+
+
+async def refresh_all(observers: Iterable[Observer]) -> None:
+    """Make the objects of all observers current before a judgement, :data:`EXPLANATIONS_AT_ONCE` at a time."""
+    places = asyncio.Semaphore(EXPLANATIONS_AT_ONCE)
+
+    async def refresh(observer: Observer) -> None:
+        async with places:
+            await observer.refresh()
+
+    await asyncio.gather(*(refresh(observer) for observer in observers))
 
 
 def _identity(content: dict[str, Any]) -> tuple[str, str]:
