@@ -121,6 +121,18 @@ class AwsSession:
             )
         return str(region)
 
+    def fingerprint(self) -> str:
+        """A digest of the Airflow connection, which is read at most every :data:`CONNECTION_TTL_S`; empty without one.
+
+        :raises SpecError: if there is no such connection.
+        :raises ApiUnavailable: if it can no longer be read.
+        """
+        with self._lock:
+            self._forget_after_fork()
+            self._follow_connection()
+            self._connection_hook()
+            return self._made_of
+
     def session(self) -> Any:
         """The boto3 session of the connection (role assumed, if it says so)."""
         with self._lock:

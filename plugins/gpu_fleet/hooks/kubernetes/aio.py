@@ -19,6 +19,7 @@ from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes import endpoints as kubernetes_endpoints
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
 from gpu_fleet.hooks.kubernetes.client import Json, object_path, typed
+from gpu_fleet.hooks.kubernetes.credentials import Endpoint
 from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, error_for, parse_status
 from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
 
@@ -141,7 +142,7 @@ class AsyncKubeClient:
 
     async def _open_once(
         self,
-        endpoint: kubernetes_access.Endpoint,
+        endpoint: Endpoint,
         identity: Mapping[str, str],
         path: str,
         parameters: Mapping[str, Any],

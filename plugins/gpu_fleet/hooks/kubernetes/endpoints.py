@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError
 from gpu_fleet.hooks import lanes
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
-from gpu_fleet.hooks.kubernetes.access import ClusterAccess, Credentials, Endpoint
+from gpu_fleet.hooks.kubernetes.access import ClusterAccess
+from gpu_fleet.hooks.kubernetes.credentials import Credentials, Endpoint
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 15.0
 #: Seconds within which a failed look-up is not repeated for the same cluster: each of its watches would ask.
 REFUSED_S = 5.0
+#: Seconds that a trigger waits to learn whether a cluster's connection has changed. After that it goes on with the
+#: endpoint that it has.
+CHECK_PATIENCE_S = 5.0
 
 _lock = threading.Lock()
 _refused: dict[ClusterAccess, tuple[int, float, GpuFleetError]] = {}
@@ -70,6 +74,7 @@ async def endpoint_of(access: ClusterAccess) -> Endpoint:
     :raises GpuFleetError: as :func:`kubernetes_access.resolve`; the same again for :data:`REFUSED_S`.
     :raises ApiUnavailable: also if the connection cannot be read, or nobody answers within :data:`PATIENCE_S`.
     """
+    await _check_connection(access)
     known = kubernetes_access.known(access)
     if known is not None:
         return known
@@ -80,7 +85,21 @@ async def endpoint_of(access: ClusterAccess) -> Endpoint:
     try:
         return await lanes.shared(lane_of(access), ("resolve", access), partial(_resolve, access), within=PATIENCE_S)
     except TimeoutError as error:
-        raise ApiUnavailable(f"no address of {access} within {PATIENCE_S:.0f} s; {_check(access)}") from error
+        raise ApiUnavailable(f"no address of {access} within {PATIENCE_S:.0f} s; {_remedy(access)}") from error
+
+
+async def _check_connection(access: ClusterAccess) -> None:
+    """Forget an endpoint whose connection has changed; the connection is read only now and then.
+
+    In a lane of its own: reading a connection asks Airflow, not the region.
+    """
+    if not kubernetes_access.is_check_due(access):
+        return
+    lane = ("connection", lane_of(access))
+    try:
+        await lanes.shared(lane, access, partial(kubernetes_access.check, access), within=CHECK_PATIENCE_S)
+    except TimeoutError:
+        kubernetes_access.put_off_check(access)
 
 
 async def headers_of(access: ClusterAccess, endpoint: Endpoint) -> dict[str, str]:
@@ -116,7 +135,7 @@ async def _with_credentials(access: ClusterAccess, key: Hashable, work: Any) -> 
             return await lanes.shared(lane_of(access), key, work, within=PATIENCE_S)
     except TimeoutError as error:
         raise ApiUnavailable(
-            f"no fresh credentials for {access} within {PATIENCE_S:.0f} s; {_check(access)}"
+            f"no fresh credentials for {access} within {PATIENCE_S:.0f} s; {_remedy(access)}"
         ) from error
 
 
@@ -177,7 +196,7 @@ def _resolve(access: ClusterAccess) -> Endpoint:
         raise
 
 
-def _check(access: ClusterAccess) -> str:
+def _remedy(access: ClusterAccess) -> str:
     if access.mode == "eks":
         return "AWS does not answer: check the region, the network and the connection's endpoints"
     return "check the disk that holds the kubeconfig"
