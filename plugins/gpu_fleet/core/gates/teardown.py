@@ -14,6 +14,7 @@ from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.kubernetes.conditions import explaining
 from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_CLAIM
+from gpu_fleet.core.kubernetes.objects import conditions, deleting
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.teardown.remains import (
     karpenter_instances,
@@ -34,11 +35,11 @@ ORPHAN_GRACE_S = 300.0
 def _claim_text(claim: Mapping[str, Any]) -> str:
     """A NodeClaim's name and the first reason why it is still there."""
     name = claim["metadata"]["name"]
-    if not claim["metadata"].get("deletionTimestamp"):
+    if not deleting(claim):
         return f"{name} (not being deleted)"
-    found = {c["type"]: c for c in (claim.get("status") or {}).get("conditions") or []}
+    known = conditions(claim)
     for kind in ("Drained", "VolumesDetached", "InstanceTerminating"):
-        condition = found.get(kind)
+        condition = known.get(kind)
         if condition is not None and (condition.get("status") != "True" or kind == "InstanceTerminating"):
             detail = condition.get("message") or condition.get("reason") or condition.get("status")
             return f"{name} ({kind}: {detail})"
@@ -138,11 +139,10 @@ def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
     if left:
         texts = []
         for item in left:
-            deleting = item["metadata"].get("deletionTimestamp")
             detail = explaining(item).get("message") or ""
             texts.append(
                 f"{item['metadata']['name']} ({detail or 'Karpenter removes its launch templates and profiles'})"
-                if deleting
+                if deleting(item)
                 else f"{item['metadata']['name']} (not being deleted)"
             )
         return progressing("NodeClassesRemain", f"EC2NodeClasses remain: {shorten(texts)}")

@@ -15,19 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
+from gpu_fleet.core.kubernetes.containers import STUCK_WAITING
 from gpu_fleet.core.kubernetes.kinds import EVENT, NODE, POD
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
-from gpu_fleet.core.kubernetes.objects import (
-    STUCK_WAITING,
-    Object,
-    PoolNode,
-    condition,
-    epoch,
-    event_time,
-    finished,
-    name_of,
-    node_of,
-)
+from gpu_fleet.core.kubernetes.objects import Object, PoolNode, condition, epoch, event_time, finished, name_of, node_of
 from gpu_fleet.core.probes.plan import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.probes.status import has_ended, waiting_reason
 from gpu_fleet.core.queries import KubeQuery, Query

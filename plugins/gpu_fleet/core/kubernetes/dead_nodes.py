@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpu_fleet.core.kubernetes.objects import PoolNode, condition, epoch
+from gpu_fleet.core.kubernetes.objects import PoolNode, condition, deleting, epoch, node_of
 
 #: Seconds past its deletionTimestamp, which is its grace period's end, after which a pod is passed over.
 STUCK_AFTER_S = 60.0
@@ -43,6 +43,4 @@ def is_passed_over(pod: Mapping[str, Any], dead: Mapping[str, str], now: float |
 
     :param dead: see :func:`dead_nodes`. :param now: epoch seconds; ``None``: not known, so nobody is passed over.
     """
-    deleted = (pod.get("metadata") or {}).get("deletionTimestamp")
-    where = str((pod.get("spec") or {}).get("nodeName") or "")
-    return bool(deleted) and where in dead and now is not None and passed_over_at(pod, now) < now
+    return deleting(pod) and node_of(pod) in dead and now is not None and passed_over_at(pod, now) < now
