@@ -201,7 +201,10 @@ async def test_a_watch_that_cannot_be_opened_is_blind(tmp_path: Path, monkeypatc
 
 
 class Explaining:
-    """An API whose lists all wait until as many as :ivar at_once: are under way."""
+    """An API each of whose lists waits until ``at_once`` of them are under way.
+
+    :ivar most: how many were under way at the same time.
+    """
 
     def __init__(self, at_once: int) -> None:
         self.at_once, self.now, self.most = at_once, 0, 0
