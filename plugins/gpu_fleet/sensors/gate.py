@@ -1,4 +1,4 @@
-"""The one sensor of the package: waits behind a gate and says why it is still waiting."""
+"""The sensor on gates: waits for one and reports why it is still waiting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         ``deadlines`` entry for the gate.
     :returns: the verdict as JSON: phase, reason, message, data.
     :raises GateFailed: the gate failed for a cause that may pass: the task is retried.
-    :raises GateRefused: the gate failed for good: it is not.
+    :raises GateRefused: the gate failed for good: the task is not retried.
+    :raises GateBlind: the gate could not look, for good or at the deadline.
     :raises DeadlinePassed: naming what was still missing and why.
     """
 
@@ -87,7 +88,7 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         field = DEADLINE_OF_GATE.get(self.gate)
         if field is None:
             raise SpecError(
-                f"task {self.task_id}: gate {self.gate} has no default deadline", field="deadline", remedy="give one"
+                f"task {self.task_id}: gate {self.gate} has no default deadline", field="deadline", remedy="set one"
             )
         return float(getattr(self.spec.deadlines, field).seconds)
 

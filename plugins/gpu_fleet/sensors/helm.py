@@ -1,4 +1,4 @@
-"""Waits for a Helm release that somebody else installs."""
+"""Waits for a Helm release that another team or tool installs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class HelmReleaseSensor(BaseSensorOperator):
     Between two looks at Helm's storage no worker slot is held (``mode="reschedule"``); the wait for workloads is
     deferred to a trigger.
 
-    :param release_name: name of the release; :param namespace: its namespace.
+    :param release_name: name of the release.
+    :param namespace: its namespace.
     :param access: the cluster: a ``ClusterAccess`` or its JSON form.
     :param revision: wait for this revision or a later one.
     :param absent: wait until there is no such release instead.
     :param workloads: also wait for its workloads.
     :param allow_unproven: do not wait for a workload that wants no pod (no node matches it, or it has 0 replicas), as
         :class:`gpu_fleet.operators.helm.operators.HelmReleaseOperator` does not; ``False``: wait until something of it
-            runs.
+        runs.
     :param workloads_deadline: upper bound of that second wait, absolute from its beginning.
     :returns: release, namespace, revision, status.
     """

@@ -1,7 +1,7 @@
 """Keeps a gate's snapshot current: list and watch for Kubernetes, polling for AWS.
 
-Each observer owns the objects of one query. It never gives up on transient trouble: it says so in :attr:`error` and
-tries again, so that the gate can report why it is blind.
+Each observer owns the objects of one query. It never gives up on a transient error: it sets :attr:`Observer.error` and
+retries, so that the gate can report why it is blind.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 #: A watch that ends sooner counts as failed: opened again at once, it would be a loop without a pause (client-go v0.36
 #: tools/cache/reflector.go, 'very short watch').
 SHORT_WATCH_S = 1.0
-#: Seconds that a look at AWS may take until the observer counts as blind; the call goes on (boto3 repeats it for
-#: minutes), and the next look waits for the same one.
+#: Seconds that a look at AWS may take until the observer counts as blind; the call continues (boto3 repeats it
+#: for minutes), and the next look waits for the same one.
 AWS_PATIENCE_S = 60.0
 #: Seconds between looks at a kind that the server does not have (its CRD may come).
 ABSENT_KIND_INTERVAL_S = 2.0
@@ -81,7 +81,7 @@ class KubeWatcher(Observer):
         super().__init__(query.key, changed)
         self._query = query
         self._client = client
-        #: Failures in a row: a list alone ends no row, only a watch that lives.
+        #: Consecutive failures: only a watch that lives resets them, not a list.
         self._failures = 0
 
     async def run(self) -> None:
@@ -99,7 +99,7 @@ class KubeWatcher(Observer):
                 self._blind(error)
                 await self._pause(self._failures)
                 self._failures += 1
-                # After an outage the server may have been restored from a backup: a list tells the truth again.
+                # After an outage the server may have been restored from a backup, so list again.
                 version = ""
             except GpuFleetError as error:
                 self._blind(error)

@@ -135,7 +135,7 @@ def reconsider(
     seen = f"{verdict.reason}: {verdict.message}"
     if verdict.blind:
         kind = GateBlind if verdict.failed else ApiUnavailable
-        message = f"{error.message}; nothing is undone, because nobody can see whether anything is wrong: {seen}"
+        message = f"{error.message}; nothing is undone, because whether anything is wrong cannot be seen: {seen}"
         raise kind(message, reason=verdict.reason) from error
     if isinstance(error, GateBlind):
         if verdict.failed:

@@ -64,7 +64,7 @@ def node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, 
     pods: Sequence[Object] = snapshot.get("plugin_pods", [])
     events: Sequence[Object] = snapshot.get("plugin_events", [])
     if not managed:
-        # Whoever the plugin belongs to: its DaemonSet tells which pods are its.
+        # By the plugin's DaemonSet, whether the plugin is ours or another team's.
         pods = [each.pod for each in others[:1] if each.pod is not None]
         events = _everywhere(snapshot, "plugin_events")
     patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)

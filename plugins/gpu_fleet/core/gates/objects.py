@@ -63,7 +63,7 @@ def _judge_exists(snapshot: Snapshot, args: Args) -> Verdict:
 def _still_there(ref: ObjectRef, obj: Mapping[str, Any]) -> Verdict:
     metadata = obj.get("metadata") or {}
     if not deleting(obj):
-        return progressing("NotDeleted", f"{ref} exists and nobody has asked for its deletion")
+        return progressing("NotDeleted", f"{ref} exists, and its deletion was not requested")
     waits = [*(metadata.get("finalizers") or []), *((obj.get("spec") or {}).get("finalizers") or [])]
     why = "; ".join(sentence(item) for kind, item in conditions(obj).items() if _keeps(kind, item))
     why = f": {why}" if why else ""
@@ -86,7 +86,7 @@ def _judge_gone(snapshot: Snapshot, args: Args) -> Verdict:
     verdicts = []
     for value in _wanted(args):
         ref = reference(value)
-        # With a uid, a newer object of the same name does not count: what was deleted is gone.
+        # With a uid, a newer object of the same name does not count: the one that was deleted is gone.
         found = [
             obj
             for obj in snapshot[_key(ref)]

@@ -1,4 +1,4 @@
-"""What the gates share: reading ``status.conditions`` without believing a status that is older than the spec."""
+"""What a status says about readiness, without trusting one that is older than the spec."""
 
 from __future__ import annotations
 

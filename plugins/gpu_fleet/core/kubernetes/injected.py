@@ -34,7 +34,8 @@ _RESTARTS = 3
 @dataclass(frozen=True)
 class Injected:
     """
-    :ivar pod: ``namespace/name``; :ivar why: reason and message, in the kubelet's words.
+    :ivar pod: ``namespace/name``.
+    :ivar why: reason and message, in the kubelet's words.
     :ivar stuck: the container will not get ready by itself, if it is as it is for long.
     :ivar since: epoch seconds since when it is so; ``None`` if the pod does not tell.
     :ivar runs: it runs, and is not ready.
@@ -57,7 +58,7 @@ class Injected:
 
 
 def injected_trouble(pod: Object) -> Injected | None:
-    """The added container for whose sake a pod of the device plugin is not Ready.
+    """The added container that keeps a pod of the device plugin from being Ready.
 
     ``None`` if it is Ready, if it is not of the chart, if it is only starting, or if a container of its own is in
     trouble: that is the deeper cause.
@@ -102,7 +103,7 @@ def _not_begun(item: Mapping[str, Any]) -> bool:
 
 
 def _done(item: Mapping[str, Any], init: bool) -> bool:
-    """Whether nobody has to wait for the container any more: it is ready, or an init container that has ended well."""
+    """Whether the pod no longer waits for the container: it is ready, or an init container that has succeeded."""
     ended = state(item, "terminated")
     return bool(item.get("ready")) or (init and ended is not None and not ended.get("exitCode"))
 

@@ -82,7 +82,7 @@ def created_at(item: Object) -> float | None:
 
 
 def deleting(item: Object) -> bool:
-    """Whether somebody has asked for the object's deletion; finalizers or a grace period may keep it."""
+    """Whether the object's deletion was requested; finalizers or a grace period may still keep it."""
     return bool((item.get("metadata") or {}).get("deletionTimestamp"))
 
 

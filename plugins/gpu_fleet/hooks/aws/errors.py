@@ -37,7 +37,7 @@ def typed_errors(what: str, session: AwsSession) -> Iterator[None]:
             f"{what}: {error}; give {session.label} an access key, a profile or a role", reason="NoCredentials"
         ) from error
     except (boto.SSOError, boto.TokenRetrievalError, *_login_errors(boto)) as error:
-        # Nobody is there to log in; a session that ended stays ended.
+        # A worker cannot log in, so an expired session stays expired.
         raise Forbidden(
             f"{what}: {error}; log in again where the worker runs (aws sso login), or better give {session.label} a "
             "role or an access key, which need no log-in",

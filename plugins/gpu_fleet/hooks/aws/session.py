@@ -230,8 +230,9 @@ class AwsSession:
             found = self._connection_digest()
         except SpecError as error:
             raise ApiUnavailable(
-                f"Airflow no longer hands out connection {self.aws_conn_id!r}, so nobody can tell whose account the "
-                "present session is of; check Airflow's API server and secrets backend, and that the connection exists",
+                f"Airflow no longer hands out connection {self.aws_conn_id!r}, so the account of the "
+                "present session is uncertain; check Airflow's API server and secrets backend, and that the connection "
+                "exists",
                 reason="ConnectionUnreadable",
             ) from error
         if found == self._made_of:
@@ -243,8 +244,8 @@ class AwsSession:
     def _connection_digest(self) -> str:
         """What the connection says, as a digest: no secret is kept for the comparison.
 
-        :raises SpecError: if there is no such connection. The stock hook only warns and goes on with whatever
-            credentials it finds: possibly another account's.
+        :raises SpecError: if there is no such connection. The stock hook only warns and continues with any
+            credentials that it finds, possibly another account's.
         """
         if self.aws_conn_id is None:
             return ""

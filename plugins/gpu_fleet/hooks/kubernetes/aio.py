@@ -1,7 +1,7 @@
 """The asynchronous, read-only Kubernetes client of triggers: list, watch and get over one aiohttp session.
 
 Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, names) runs in a thread of the region's
-own (``hooks/kubernetes/endpoints.py``), and whoever waits for it gives up after a while and says so.
+own (``hooks/kubernetes/endpoints.py``), and a caller that waits for it gives up after a while with an error.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, error_for, parse_stat
 from gpu_fleet.hooks.kubernetes.paths import PAGE_SIZE, Json, object_path, selectors, typed
 from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
 
-#: The server ends a watch after this many seconds; the next one goes on from the last resourceVersion.
+#: The server ends a watch after this many seconds; the next one continues from the last resourceVersion.
 WATCH_TIMEOUT_S = 280
 #: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
 WATCH_SILENCE_S = 100.0
 CALL_TIMEOUT_S = 30.0
-#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then is
-#: blind, and says so.
+#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then
+#: is blind and reports that.
 OPEN_TIMEOUT_S = 30.0
 CLOSING_TURNS = 10
 
@@ -43,7 +43,7 @@ class AsyncKubeClient:
         self._ahead = 0.0
 
     def now(self) -> float:
-        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+        """Epoch seconds by the API server's clock, as of its last answer; by this machine's before the first one.
 
         What is compared with time stamps of the cluster must be of the cluster, see the synchronous client's.
         """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpu_fleet.hooks.aws import AwsSession
 
 #: EKS accepts a token until 15 minutes after it was signed (aws-iam-authenticator ``tokenExpiration``); ours are
-#: renewed well before, so that a long upload or watch never starts with a token about to die.
+#: renewed well before, so that a long upload or watch never starts with a token about to expire.
 TOKEN_LIFETIME_S = 15 * 60
 RENEW_AFTER_S = 11 * 60
 

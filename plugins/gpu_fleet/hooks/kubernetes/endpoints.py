@@ -1,5 +1,5 @@
-"""How triggers come to an API server's address, headers and connections: nothing here waits in the event loop, or in a
-thread that another region needs."""
+"""How triggers get an API server's address, headers and connections: nothing here blocks the event loop, or a thread
+that another region needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 #: Seconds that a trigger waits for AWS to say where a cluster is, or for fresh credentials. The call goes on beyond
-#: that (boto3 repeats it for minutes); whoever asks again waits for the same one.
+#: that (boto3 repeats it for minutes); a second caller waits for the same one.
 PATIENCE_S = 15.0
 #: Seconds within which a failed look-up is not repeated for the same cluster: each of its watches would ask.
 REFUSED_S = 5.0
@@ -35,7 +35,7 @@ _refused: dict[ClusterAccess, tuple[int, float, GpuFleetError]] = {}
 
 
 def lane_of(access: ClusterAccess) -> Hashable:
-    """What hangs together with this cluster: its region, as the connection sees it, or its kubeconfig."""
+    """What may hang together with this cluster: its region, as the connection sees it, or its kubeconfig."""
     if access.mode == "eks":
         return ("eks", access.aws_conn_id, access.region)
     return ("kubeconfig", access.path)
@@ -72,7 +72,7 @@ async def endpoint_of(access: ClusterAccess) -> Endpoint:
     """The cluster's endpoint, looked up by one call for all who need it.
 
     :raises GpuFleetError: as :func:`kubernetes_access.resolve`; the same again for :data:`REFUSED_S`.
-    :raises ApiUnavailable: also if the connection cannot be read, or nobody answers within :data:`PATIENCE_S`.
+    :raises ApiUnavailable: also if the connection cannot be read, or there is no answer within :data:`PATIENCE_S`.
     """
     await _check_connection(access)
     known = kubernetes_access.known(access)
@@ -142,7 +142,7 @@ async def _with_credentials(access: ClusterAccess, key: Hashable, work: Any) -> 
 def connector(access: ClusterAccess) -> aiohttp.TCPConnector:
     """Connections to one cluster, as many as there are watches, whose names are looked up in its lane.
 
-    aiohttp's default of 100 would let further watches wait for a place without a word, and its resolver uses the event
+    aiohttp's default of 100 would make further watches wait silently, and its resolver uses the event
     loop's default pool (aiohttp 3.14 aiohttp/connector.py, aiohttp/resolver.py). What the system cannot give (no file
     descriptor, no port) is an error that the watch reports.
     """
@@ -179,7 +179,7 @@ def connector(access: ClusterAccess) -> aiohttp.TCPConnector:
 
 
 def _renew(credentials: Credentials) -> bool:
-    """Drop and make anew in one go: whoever comes in between finds the call under way, after it the new headers."""
+    """Drop and renew in one call: another watch finds this call under way, or the new headers after it."""
     if not credentials.renew():
         return False
     credentials.headers()

@@ -66,7 +66,7 @@ class Transport:
         return self._ahead
 
     def now(self) -> float:
-        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+        """Epoch seconds by the API server's clock, as of its last answer; by this machine's before the first one.
 
         What is compared with time stamps of the cluster must be of the cluster: a worker whose clock is off would blame
         every node for it.
@@ -182,7 +182,7 @@ class Transport:
 
 
 class Unreached(ApiUnavailable):
-    """The request cannot have been executed: no connection came about. Reported as ApiUnavailable."""
+    """The request cannot have been executed: no connection was established. Reported as ApiUnavailable."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="ApiUnavailable")
