@@ -3,16 +3,16 @@
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
 ``template`` (what a node is launched with today, :class:`PoolTemplate` as JSON; without it any node counts),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
-plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may stand), ``join_patience_s`` (from the
+plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may last), ``join_patience_s`` (from the
 launch of an instance to its node; ``None``: until Karpenter gives it up), ``ours`` (see
 :class:`gpu_fleet.core.device_plugin.detect.Ours`) and ``plugins_of_others`` (``namespace/name`` of those that were
 there at the start: their pods are looked at, too).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
-asked why nodes are missing. A broken node fails the pool only while fewer good ones than wanted stand; beyond those the
-verdict names it, and it is not among the nodes that later tasks use. One whose hardware is broken does not fail the
-pool either while enough others are on their way.
+asked why nodes are missing. A broken node fails the pool only while there are fewer good ones than wanted; beyond those
+the verdict names it, and it is not among the nodes that later tasks use. A node whose hardware is broken does not fail
+the pool either while enough others are on their way.
 """
 
 from __future__ import annotations

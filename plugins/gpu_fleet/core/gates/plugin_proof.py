@@ -80,7 +80,7 @@ PLUGIN_PROVEN = "PluginProven"
 NODE_NOT_READY = "NodeNotReady"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
-#: Reasons for which no node can tell whether the plugin works; none of them is the release's fault.
+#: Reasons for which no node can show whether the plugin works; none of them is the release's fault.
 NOT_THE_RELEASE = frozenset({SECOND_PLUGIN, INJECTED, NODE_NOT_READY}) | HARDWARE_REASONS
 #: Reasons for which a rollout need not be complete on a node.
 _EXCUSES = frozenset({QUARANTINED, INJECTED, NODE_NOT_READY}) | HARDWARE_REASONS
@@ -108,7 +108,8 @@ def _queries(args: Args) -> tuple[Query, ...]:
     return (
         *release_queries(args),
         KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL),
-        # When the GPUs of a node were first seen tells a dead GPU from a plugin that came back and registered none.
+        # The time at which a node's GPUs were first seen distinguishes a dead GPU from a plugin that restarted and
+        # registered none.
         KubeQuery("claims", NODE_CLAIM, label_selector=LABEL_NODE_POOL, watch=False),
         # Of others' plugins only what they want is looked at: their pods may be in any namespace.
         KubeQuery("every_daemon_set", DAEMON_SET, watch=False),
@@ -181,7 +182,7 @@ def _is_refuted(word: Word, works: Iterable[tuple[str, str, str]]) -> bool:
 
 
 def _undecided(silent: Iterable[Word]) -> Verdict | None:
-    """Why no node can tell; ``None`` if that is only because the nodes are quarantined or not ours."""
+    """Why no node can show whether the plugin works; ``None`` if only because the nodes are quarantined or not ours."""
     return next((word.verdict for word in silent if word.verdict.reason in NOT_THE_RELEASE), None)
 
 
@@ -249,7 +250,7 @@ def _silent(
         return _word(progressing(NODE_NOT_READY, message), silent=scene.now - since >= NOT_READY_PATIENCE_S)
     trouble = pod_trouble(pod, scene)
     if trouble is not None and trouble.reason == INJECTED:
-        # While it may still get ready by itself, it is waited for as any pod that starts.
+        # While it may still become ready by itself, it is waited for like any pod that starts.
         reason = INJECTED if trouble.failed else "PluginStarting"
         return _word(progressing(reason, trouble.message), silent=trouble.failed)
     if trouble is not None:

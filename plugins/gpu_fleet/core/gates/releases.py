@@ -47,7 +47,7 @@ _KINDS: dict[str, tuple[str, Kind]] = {
     "StatefulSet": ("statefulsets", STATEFUL_SET),
     "Job": ("jobs", JOB),
 }
-#: Kinds whose controllers keep ControllerRevisions, which tell the pods of the newest template from older ones.
+#: Kinds whose controllers keep ControllerRevisions, which distinguish the pods of the newest template from older ones.
 _WITH_REVISIONS = frozenset({"DaemonSet", "StatefulSet"})
 JOB_GONE = "JobGone"
 

@@ -29,8 +29,8 @@ from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 FAILED = "Failed"
 #: The scheduler's event about a pod that gave its place to a more important one.
 PREEMPTED = "Preempted"
-#: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's hiccup
-#: is shorter.
+#: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's
+#: short failures are shorter.
 STUCK_PATIENCE_S = 45.0
 #: Seconds after which a pod that finds no room, although nothing runs there any more, is given up; the second is for
 #: nodes where no pod of the round was ever placed: placeholders may still be terminating.
@@ -82,7 +82,7 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     by_node: dict[str, list[Object]] = {}
     for pod in pods:
         if is_holder(pod):
-            continue  # never ends by itself
+            continue  # it runs until it is deleted
         by_node.setdefault(pinned_to(pod), []).append(pod)
     since = _failing_since(snapshot.get("failures", []))
     if args.get("yields"):

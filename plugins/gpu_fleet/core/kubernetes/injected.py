@@ -1,4 +1,4 @@
-"""Containers that an admission webhook has added to the device plugin's pods, told from the plugin's own by name. Pure.
+"""Containers that an admission webhook has added to the device plugin's pods, known by their names. Pure.
 
 One that never gets Ready keeps its pod from being Ready and says nothing about the plugin: no release is rolled back
 because of it, and no node is quarantined. A pod whose containers are not those of the chart is not judged here.
@@ -36,8 +36,8 @@ class Injected:
     """
     :ivar pod: ``namespace/name``.
     :ivar why: reason and message, in the kubelet's words.
-    :ivar stuck: the container will not get ready by itself, if it is as it is for long.
-    :ivar since: epoch seconds since when it is so; ``None`` if the pod does not tell.
+    :ivar stuck: the container will not become ready by itself if it has been in this state for long.
+    :ivar since: epoch seconds from which it has been so; ``None`` if the pod does not show it.
     :ivar runs: it runs, and is not ready.
     :ivar blocks: it is an init container, so that the plugin's own containers have not begun.
     """

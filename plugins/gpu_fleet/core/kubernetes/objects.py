@@ -165,7 +165,7 @@ class PoolNode:
             gpus=quantity((status.get("allocatable") or {}).get(GPU_RESOURCE)),
             initialized=labels.get(LABEL_INITIALIZED) == "true",
             cordoned=bool(spec.get("unschedulable")),
-            # A node that Karpenter is about to take away stays Ready and its claim too: only these two tell.
+            # A node that Karpenter is about to remove stays Ready, and so does its claim: only these two show it.
             leaving=deleting(node) or TAINT_DISRUPTED in taints,
             unregistered=TAINT_UNREGISTERED in taints,
             instance_id=str(spec.get("providerID", "")).rpartition("/")[2],
@@ -306,6 +306,6 @@ def is_ours(pod: Object) -> bool:
 
 
 def of_daemon_set(pod: Object) -> bool:
-    """Whether a DaemonSet has made a pod: it comes and goes with its node."""
+    """Whether a DaemonSet has created a pod: it lives and ends with its node."""
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
     return any(owner.get("kind") == "DaemonSet" for owner in owners)

@@ -88,10 +88,10 @@ def _revision(replica_set: Object) -> tuple[int, float]:
 def revision_of(workload: Object, scene: Scene) -> str:
     """What the pods of a DaemonSet's or StatefulSet's present template bear in :data:`LABEL_REVISION`; empty: unknown.
 
-    Of a DaemonSet it is the hash of its newest ControllerRevision: a rollback gives the old revision that it goes back
-    to the highest number (kubernetes pkg/controller/daemon/update.go ``constructHistory``). The controller makes that
+    Of a DaemonSet it is the hash of its newest ControllerRevision: a rollback gives the old revision that it restores
+    the highest number (kubernetes pkg/controller/daemon/update.go ``constructHistory``). The controller makes that
     revision before it reports the generation as observed. Of a StatefulSet it is the revision's name, which the status
-    tells (pkg/controller/statefulset/stateful_set_utils.go ``setPodRevision``).
+    has (pkg/controller/statefulset/stateful_set_utils.go ``setPodRevision``).
     """
     if outdated(workload) is not None:
         return ""
@@ -108,7 +108,7 @@ def is_current(pod: Object, workload: Object, scene: Scene) -> bool:
     """Whether a DaemonSet's or StatefulSet's pod was made from its present template.
 
     By the controller's own mark, never by comparing the pod with the template: admission webhooks rewrite images and
-    add variables, labels and containers to pods, which are of the present template all the same.
+    add variables, labels and containers to pods, which still are of the present template.
     """
     revision = revision_of(workload, scene)
     labels = (pod.get("metadata") or {}).get("labels") or {}
@@ -283,7 +283,7 @@ def _on_delete(workload: Object) -> bool:
 
 
 def _to_be_updated(workload: Object, wanted: int) -> int:
-    """How many of the replicas the controller makes new by itself.
+    """How many of the replicas the controller replaces by itself.
 
     A StatefulSet's partition keeps the lower ordinals at their old revision (kubernetes
     pkg/controller/statefulset/stateful_set_utils.go ``isCurrentRevisionNeeded``: counted from the first ordinal).
@@ -308,7 +308,7 @@ def _number(status: Mapping[str, Any], field: str) -> int:
 
 
 def _explained(reason: str, message: str, workload: Object, pods: Sequence[Object], scene: Scene) -> Verdict:
-    """Not ready yet; with the cause, if the objects tell one."""
+    """Not ready yet; with the cause, if the objects show one."""
     cause = why(workload, pods, scene)
     if cause is None:
         return progressing(reason, message)

@@ -21,12 +21,12 @@ from gpu_fleet.hooks.kubernetes.credentials import Credentials, Endpoint
 if TYPE_CHECKING:
     import aiohttp
 
-#: Seconds that a trigger waits for AWS to say where a cluster is, or for fresh credentials. The call goes on beyond
+#: Seconds that a trigger waits for AWS to say where a cluster is, or for fresh credentials. The call continues beyond
 #: that (boto3 repeats it for minutes); a second caller waits for the same one.
 PATIENCE_S = 15.0
 #: Seconds within which a failed look-up is not repeated for the same cluster: each of its watches would ask.
 REFUSED_S = 5.0
-#: Seconds that a trigger waits to learn whether a cluster's connection has changed. After that it goes on with the
+#: Seconds that a trigger waits to learn whether a cluster's connection has changed. After that it uses the
 #: endpoint that it has.
 CHECK_PATIENCE_S = 5.0
 

@@ -189,7 +189,7 @@ class Unreached(ApiUnavailable):
 
 
 def seconds_ahead(date: str | None, now: float) -> float:
-    """By how many seconds the clock of an answer's ``Date`` is ahead of ours; 0 if it cannot be told, or is close.
+    """By how many seconds the clock of an answer's ``Date`` is ahead of ours; 0 if that is unknown, or small.
 
     The header has whole seconds (RFC 9110, 6.6.1), and an answer takes a while.
     """
