@@ -13,6 +13,7 @@ _MODULES = (
     "gpu_fleet.hooks.kubernetes.aio",
     "gpu_fleet.triggers.looking",
     "gpu_fleet.triggers.gate",
+    "gpu_fleet.triggers.waiting",
     "gpu_fleet.operators.base",
 )
 

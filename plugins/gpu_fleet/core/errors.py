@@ -7,11 +7,11 @@
     │   ├── ApiUnavailable          connection refused or reset, time-out, 5xx
     │   ├── Throttled               429 (``retry_after`` in seconds)
     │   ├── Unauthorized            401: token expired or not accepted yet
-    │   ├── Conflict                409: somebody else wrote in between
+    │   ├── Conflict                409: another client wrote in between
     │   │   ├── AlreadyExists
     │   │   └── FieldConflict       server-side apply: a field belongs to another manager
     │   ├── ClusterBusy             the cluster's turn or a release's Lease is held by a live holder
-    │   └── GateFailed              a gate failed for a cause that may pass
+    │   └── GateFailed              a gate, a check or a test failed for a cause that may pass
     └── PermanentError              a retry of the same task cannot help
         ├── SpecError               the cluster file or a Param is wrong (``field``, ``remedy``)
         ├── Forbidden               403: missing permission, quota, admission
@@ -23,13 +23,15 @@
         ├── ValidationFailed        GPUs do not do what the spec promises
         ├── LeakFound               something that costs money is left
         ├── DriftFound              the cluster is not what the spec says
-        ├── NeighbourConflict       something of others and the spec cannot both serve the same GPUs
+        ├── NeighbourConflict       another team's software and the spec cannot both serve the same GPUs
         ├── GateRefused             a gate failed for a permanent cause
-        │   └── GateBlind           nobody could look: it says nothing about the objects
+        ├── GateBlind               a gate could not look: this says nothing about the objects
         └── DeadlinePassed          the absolute deadline of a wait has passed
 
 Transient or permanent is a *type*: operators map it once onto Airflow's retry policy
-(``gpu_fleet.operators.base.RETRY_POLICY``). Every message names the object and says what to do; causes are chained.
+(``gpu_fleet.operators.base.RETRY_POLICY``). Every message names the object and says what to do; causes are chained. The
+classes' names outlive a process: they are the default reasons, and a burst's task keeps that of its failure while it is
+deferred.
 """
 
 from __future__ import annotations
@@ -85,11 +87,12 @@ class FieldConflict(Conflict):
 
 
 class ClusterBusy(TransientError):
-    """The cluster's turn, or a release's Lease, is held by somebody who is alive; the message names the holder."""
+    """The cluster's turn, or a release's Lease, is held by a live holder, which the message names."""
 
 
 class GateFailed(TransientError):
-    """A gate's verdict is Failed for a cause that may pass."""
+    """A gate's verdict is Failed for a cause that may pass: the task is retried. Its permanent sibling is
+    :class:`GateRefused`."""
 
 
 class SpecError(PermanentError):
@@ -147,18 +150,20 @@ class DriftFound(PermanentError):
 
 
 class NeighbourConflict(PermanentError):
-    """Something of others and the spec cannot both serve the same GPUs; the message names the remedies."""
+    """Another team's software and the spec cannot both serve the same GPUs; the message names the remedies."""
 
 
 class GateRefused(PermanentError):
-    """A gate's verdict is Failed for a permanent cause."""
+    """A gate's verdict is Failed for a permanent cause: the task is not retried. Its transient sibling is
+    :class:`GateFailed`."""
 
 
-class GateBlind(GateRefused):
-    """A gate could not look, and waiting did not cure that (a missing permission, another version of the code, an API
-    that did not answer at the wait's deadline).
+class GateBlind(PermanentError):
+    """A gate could not look, and waiting did not cure that: a missing permission, another version of the code, an API
+    that did not answer at the wait's deadline.
 
-    Nothing is known about the objects then, so nothing may be undone because of it.
+    Nothing is known about the objects then, so nothing may be undone because of it: a handler that undoes something
+    catches the siblings and not this.
     """
 
 

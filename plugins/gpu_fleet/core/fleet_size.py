@@ -14,14 +14,14 @@ from math import ceil
 
 #: Seconds that the largest family's DAG of a cluster takes to be built and serialised, without pools and for each pool.
 #: Measured with ``bench/parse.py --files 1`` for 500 clusters of two pools (112 s) and one cluster of 100 pools (6 s),
-#: on a slow machine that was busy with other things: an ordinary one has something in hand.
+#: on a slow and busy machine: an ordinary one has time to spare.
 SECONDS_PER_CLUSTER, SECONDS_PER_POOL = 0.11, 0.06
 #: Airflow's default for the whole of a file, in seconds, and the share of it from which on a fleet is near the limit.
 FILE_LIMIT_S, NEAR = 50.0, 0.5
 
 
 def shard_of(name: str, stems: Iterable[str]) -> str:
-    """The file, of these stems, that has a cluster.
+    """The stem of the file that has a cluster.
 
     Rendezvous hashing, the file whose hash with the cluster's name is highest: it depends on the names alone, so every
     process finds the same, and one more file moves clusters to itself and nowhere else.
@@ -32,7 +32,8 @@ def shard_of(name: str, stems: Iterable[str]) -> str:
 def file_seconds(pools: Sequence[int], files: int) -> float:
     """Estimated seconds for one of a family's DAG files, all sharing the clusters evenly.
 
-    :param pools: the number of pools of each cluster. :param files: how many files the family has.
+    :param pools: the number of pools of each cluster.
+    :param files: how many files the family has.
     """
     return (len(pools) * SECONDS_PER_CLUSTER + sum(pools) * SECONDS_PER_POOL) / files
 

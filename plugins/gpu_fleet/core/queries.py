@@ -14,7 +14,7 @@ class KubeQuery:
     """A list (and watch) of one kind. With ``name`` it selects at most that object.
 
     :ivar key: under which the objects appear in the snapshot.
-    :ivar watch: ``False`` for kinds that only explain (events): listed again at each look, not watched.
+    :ivar watch: ``False`` for kinds that only explain (events): listed anew for each look, not watched.
     """
 
     key: str
@@ -31,7 +31,9 @@ class AwsQuery:
     """A read-only AWS call, polled, because AWS has no watch.
 
     :ivar key: under which the *list* of results appears in the snapshot (a single result is a list of one).
-    :ivar service: boto3 client name; :ivar operation: its snake_case method; :ivar params: keyword arguments.
+    :ivar service: boto3 client name.
+    :ivar operation: its snake_case method.
+    :ivar params: keyword arguments.
     :ivar path: dotted path into the response that holds the result, for example ``cluster`` or
         ``Reservations.Instances`` (lists are flattened).
     :ivar absent_codes: AWS error codes that mean an empty list instead of an error.

@@ -1,8 +1,9 @@
 """What the files of a deployment's fleet may name: notifiers, Airflow connections, kubeconfig files.
 
-Whoever may edit one cluster file decides what the workers do with it, so a file must not reach what the deployment
-holds for others: import any module, use any connection, or log in with any kubeconfig on the worker's disk. The limits
-belong to the deployment and not to the files (:func:`gpu_fleet.hooks.settings.trust`); without any the defaults apply.
+A person who may edit one cluster file decides what the workers do with it. So a file must not reach what the
+deployment holds for others: import any module, use any connection, or log in with any kubeconfig on the worker's disk.
+The limits belong to the deployment, not to the files (:func:`gpu_fleet.hooks.settings.trust`); without any, the
+defaults apply.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gpu_fleet.core.spec.problems import Problem, shortened
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: Reason of the error about what a cluster file names and may not.
+#: Reason of the error about what a cluster file names although it may not.
 NOT_ALLOWED = "NotAllowedHere"
 #: The variables that set the limits, by what they limit.
 NOTIFIERS_VARIABLE = "GPU_FLEET_ALLOWED_NOTIFIERS"
@@ -31,12 +32,12 @@ KUBECONFIGS_VARIABLE = "GPU_FLEET_ALLOWED_KUBECONFIGS"
 class Trust:
     """
     :ivar notifiers: import paths, or their beginnings up to a dot: ``my_company.notifiers`` covers
-        ``my_company.notifiers.Pager`` and not ``my_company.notifiers_old.Pager``. By default what the installed
-        providers of Airflow bring.
+        ``my_company.notifiers.Pager`` and not ``my_company.notifiers_old.Pager``. By default those of Airflow's
+        installed providers.
     :ivar connections: patterns of connection ids (``*``, ``?`` and ``[…]`` as in file names), for ``aws.connection``
         and for every argument of a notifier whose name ends with ``conn_id``. By default the ids that the guides use.
-    :ivar kubeconfigs: absolute paths of files, or of folders with all below them. By default none: a kubeconfig holds
-        the rights of somebody, and a path says nothing about whose.
+    :ivar kubeconfigs: absolute paths of files, or of folders with everything below them. By default none: a kubeconfig
+        carries its user's rights, and a path does not show whose.
     """
 
     notifiers: tuple[str, ...] = ("airflow.providers",)
@@ -47,12 +48,13 @@ class Trust:
         return any(path == prefix or path.startswith(f"{prefix.rstrip('.')}.") for prefix in self.notifiers)
 
     def takes_connection(self, conn_id: str) -> bool:
-        # No template: what it becomes is known only when it is used.
+        # A template is refused: its value is known only when it is used.
         plain = re.fullmatch(r"[\w.\-]+", conn_id, re.ASCII) is not None
         return plain and any(fnmatchcase(conn_id, pattern) for pattern in self.connections)
 
     def takes_kubeconfig(self, path: str) -> bool:
-        """By the words alone: who may write into an allowed folder, and make links there, is trusted with its files."""
+        """By the path alone: a person who may write into an allowed folder, and create links there, is trusted with its
+        files."""
         if not path.startswith("/") or ".." in path.split("/"):
             return False
         plain = posixpath.normpath(path)
@@ -74,9 +76,10 @@ def connections_named(arguments: Any, field: str) -> Iterator[tuple[str, Any]]:
 
 
 def notifier_beyond(trust: Trust, entry: Mapping[str, Any], field: str) -> Iterator[Problem]:
-    """What one entry of ``validation.notify`` names that it may not.
+    """What one entry of ``validation.notify`` names although it may not.
 
-    :param entry: ``{"notifier": import path, "arguments": {…}}``. :param field: where it stands in the spec.
+    :param entry: ``{"notifier": import path, "arguments": {…}}``.
+    :param field: its path in the spec.
     """
     path = str(entry.get("notifier", ""))
     if not trust.takes_notifier(path):
@@ -101,7 +104,7 @@ def _connection(trust: Trust, field: str, value: Any) -> Problem:
 
 
 def beyond(trust: Trust, spec: ClusterSpec) -> list[Problem]:
-    """Everything that a spec names and that cluster files of this deployment may not."""
+    """Everything that a spec names and that cluster files of this deployment may not name."""
     problems = []
     if not trust.takes_connection(spec.aws.connection):
         problems.append(_connection(trust, "aws.connection", spec.aws.connection))

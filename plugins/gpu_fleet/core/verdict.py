@@ -29,7 +29,7 @@ class Verdict:
     :ivar message: a sentence that names the object and says what is missing or what failed.
     :ivar permanent: for FAILED: a retry cannot help.
     :ivar data: JSON-able findings for the next task (node names, counts); small.
-    :ivar blind: nobody could look, so this says nothing about the objects.
+    :ivar blind: the gate could not look, so this says nothing about the objects.
     """
 
     phase: Phase
@@ -92,7 +92,7 @@ def failed(reason: str, message: str, *, permanent: bool = True, **data: Any) ->
 
 
 def unseen(reason: str, message: str, *, permanent: bool) -> Verdict:
-    """Nobody could look: FAILED if waiting does not cure that, else PROGRESSING."""
+    """The verdict of a gate that could not look: FAILED if waiting does not cure that, else PROGRESSING."""
     return Verdict(Phase.FAILED if permanent else Phase.PROGRESSING, reason, message, permanent, blind=True)
 
 

@@ -1,9 +1,9 @@
-"""Threads for what blocks, apart by what may hang together: a region that does not answer holds up no other.
+"""Threads for blocking calls, separate for what may hang together: a region that does not answer delays no other.
 
 A triggerer has one event loop for all clusters, and that loop one default pool of ``min(32, CPUs + 4)`` threads
 (CPython 3.11 Lib/asyncio/base_events.py, ``run_in_executor``). A few calls of boto3 or of the resolver that hang there
-would be waited for by every trigger of every cluster. So each lane has threads of its own, and of equal work at most
-one call is under way.
+would delay every trigger of every cluster. So each lane has threads of its own, and of equal work at most one call is
+under way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-#: Threads of one lane. They are started as they are needed: a healthy region answers within a second, so that eight
-#: serve its clusters' polls.
+#: Threads of one lane, started as they are needed. A healthy region answers within a second, so eight serve its
+#: clusters' polls.
 WORKERS = 8
 
 
@@ -41,20 +41,22 @@ _flights: dict[tuple[int, Hashable, Hashable], _Flight] = {}
 async def shared(lane: Hashable, key: Hashable, work: Callable[[], Result], *, within: float) -> Result:
     """The result of blocking work, done in a thread of its lane.
 
-    Who asks for the same while it is under way waits for that one. What nobody waits for any more is not begun.
+    A caller that asks for the same while it is under way waits for that call. A queued call is dropped when its last
+    caller leaves.
 
     :param lane: what may hang together, for example a connection and its region.
-    :param key: names the work within its lane. :param within: seconds to wait.
-    :raises TimeoutError: it has not ended by then. It goes on, and who asks again waits for the same call.
+    :param key: names the work within its lane.
+    :param within: seconds to wait.
+    :raises TimeoutError: it has not ended by then. It continues, and the next caller waits for the same call.
     """
     loop, landed = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell(_: Future[Any]) -> None:
+    def wake(_: Future[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(landed.set)
 
     flight = _board(lane, key, work)
-    flight.future.add_done_callback(tell)
+    flight.future.add_done_callback(wake)
     try:
         await asyncio.wait_for(landed.wait(), within)
         result: Result = flight.future.result()
@@ -80,7 +82,7 @@ def _board(lane: Hashable, key: Hashable, work: Callable[[], Any]) -> _Flight:
             # Airflow's loggers find their trigger in the context.
             flight = _flights[name] = _Flight(executor.submit(contextvars.copy_context().run, work))
             flight.future.add_done_callback(lambda _: _land(name))
-        # Counted before the lock is given back, or the last one who leaves might cancel it.
+        # Counted before the lock is released, or the last caller that leaves might cancel it.
         flight.waiting += 1
         return flight
 

@@ -1,9 +1,9 @@
-"""Tells people through Airflow's notifiers, any of them, named in the spec by import path.
+"""Notifies people through any of Airflow's notifiers, named in the spec by import path.
 
-A notifier is somebody else's code that talks to somebody else's service: whatever it does, it is bounded in time and
-its failure is logged under its name, and never becomes the caller's.
+A notifier is code of others that calls a service of others: it is bounded in time, and its failure is logged under its
+name and never becomes the caller's.
 
-Its template fields know ``message``, ``cluster``, ``pool``, ``was``, ``now``, ``reason`` and ``report_url``, and
+Its template fields have ``message``, ``cluster``, ``pool``, ``was``, ``now``, ``reason`` and ``report_url``, and
 nothing else. Airflow's own context has ``conn`` and ``var``, which read every connection and variable of the deployment
 (airflow/sdk/execution_time/task_runner.py, ``get_template_context``, Airflow 3.3.2), and a cluster file is not trusted
 with those. For the same reason the notifier is handed these variables as its context, and it and the connections
@@ -43,7 +43,7 @@ def load_notifier(entry: Mapping[str, Any], field: str) -> Any:
     """The notifier of one entry of ``validation.notify``, constructed and not yet used.
 
     :param entry: ``{"notifier": import path, "arguments": {…}}``.
-    :param field: where the entry stands in the spec, for messages.
+    :param field: the entry's path in the spec, for messages.
     :raises SpecError: it may not be named here, cannot be imported, is no notifier, or does not take the arguments.
     """
     for problem in notifier_beyond(trust(), entry, field):
@@ -112,7 +112,9 @@ def send(
 
     _within(patience_s, work)
     if not outcome:
-        return f"{entry.get('notifier')}: did not come back within {patience_s:g} s; nobody may have been told"
+        return (
+            f"{entry.get('notifier')}: did not return within {patience_s:g} s; the message may not have been delivered"
+        )
     return outcome[0]
 
 
@@ -128,7 +130,7 @@ def _deliver(notifier: Any, variables: Mapping[str, str]) -> None:
 
 
 def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Run it in a thread that is left behind when it does not end."""
+    """Run it in a thread, which is abandoned if it does not end in time."""
     scope = contextvars.copy_context()
     thread = threading.Thread(target=scope.run, args=(work,), name="notifier", daemon=True)
     thread.start()
@@ -153,7 +155,7 @@ async def validation_overdue(
     The notifiers' synchronous side is used, in a thread: the asynchronous one of Amazon's needs aiobotocore, which
     their provider does not install.
 
-    Nobody is told of a run that ended in time: Airflow itself drops a deadline only when its run *succeeds*
+    No notification is sent for a run that ended in time: Airflow itself drops a deadline only when its run *succeeds*
     (``DagRun.update_state``), and calls back also for runs that failed long before it.
 
     :param context: ``dag_run`` and ``deadline``, as the scheduler sends them
@@ -164,7 +166,7 @@ async def validation_overdue(
     dag_id, run_id = str(run.get("dag_id", "")), str(run.get("dag_run_id", ""))
     ended, due = _moment(run.get("end_date")), _moment(deadline.get("deadline_time"))
     if ended is not None and (due is None or ended <= due):
-        return f"run {run_id} ended in time, at {ended.isoformat()}: nobody told"
+        return f"run {run_id} ended in time, at {ended.isoformat()}: no notification sent"
     message = (
         f"Revalidation of cluster {cluster} is overdue: run {run_id} has not ended "
         f"{overdue_after_s / 60:g} min after it was due."

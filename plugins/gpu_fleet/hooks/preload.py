@@ -46,13 +46,13 @@ PACKAGE = (
     "gpu_fleet.phases.lifecycle",
     "gpu_fleet.triggers.gate",
 )
-#: ``airflow <this>`` -> what its children profit from. The scheduler's are tasks, and follow the package of the
+#: ``airflow <this>`` -> the modules that its children need. The scheduler's are tasks, and follow the package of the
 #: scheduler's start; the DAG processor's parse DAG files, and must see an edited package at once.
 MODULES = {"scheduler": (*LIBRARIES, *PACKAGE), "dag-processor": LIBRARIES}
 
 
 def preload(names: Iterable[str]) -> list[str]:
-    """Import modules; what cannot be imported is left to the child that needs it, which will say why.
+    """Import modules; what cannot be imported is left to the child that needs it, whose error says why.
 
     :returns: the modules that failed.
     """

@@ -19,10 +19,11 @@ class Settings:
     :ivar turn_recheck_s: seconds after which a run that waits for the cluster's turn asks Airflow whether the holder is
         still running. ``GPU_FLEET_TURN_RECHECK``; each time costs a short task.
     :ivar retry_delay_s: seconds before a failed task is tried again. ``GPU_FLEET_RETRY_DELAY``, read when a DAG is
-        parsed; what waiting cures is waited for behind gates, so it only has to outlast a hiccup of an API.
+        parsed; what waiting cures is waited for by gates, so the delay only has to outlast a short failure of
+        an API.
     :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
-        of the Airflow UI, which differs between deployments. Without either it is a name that others may have too:
-        then a turn whose run this Airflow does not know is never taken over.
+        of the Airflow UI, which differs between deployments. Without either it is a name that other deployments may
+        have too: then a turn whose run this Airflow does not know is never taken over.
     """
 
     poll_interval_s: float = 5.0

@@ -15,7 +15,7 @@ from gpu_fleet.core.kubernetes.kinds import NAMESPACE, ObjectRef
 from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.lock import TURN_REF, Action, Holder, Turn
 from gpu_fleet.operators.base import FleetOperator, run_name, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 #: Attempts of one compare-and-swap; more than a handful of writers at the same instant means something else is wrong.
 SWAPS = 5

@@ -1,4 +1,4 @@
-"""The one sensor of the package: waits behind a gate and says why it is still waiting."""
+"""The sensor on gates: waits for one and reports why it is still waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.sdk import BaseSensorOperator
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude, look
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 #: Gate -> the field of the spec's ``deadlines`` that bounds it, unless the sensor is given a deadline.
 DEADLINE_OF_GATE = {
@@ -38,7 +38,8 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         ``deadlines`` entry for the gate.
     :returns: the verdict as JSON: phase, reason, message, data.
     :raises GateFailed: the gate failed for a cause that may pass: the task is retried.
-    :raises GateRefused: the gate failed for good: it is not.
+    :raises GateRefused: the gate failed for good: the task is not retried.
+    :raises GateBlind: the gate could not look, for good or at the deadline.
     :raises DeadlinePassed: naming what was still missing and why.
     """
 
@@ -87,9 +88,9 @@ class GateSensor(FleetOperator, BaseSensorOperator):
         field = DEADLINE_OF_GATE.get(self.gate)
         if field is None:
             raise SpecError(
-                f"task {self.task_id}: gate {self.gate} has no default deadline", field="deadline", remedy="give one"
+                f"task {self.task_id}: gate {self.gate} has no default deadline", field="deadline", remedy="set one"
             )
         return float(getattr(self.spec.deadlines, field).seconds)
 
 
-__all__ = ["DEADLINE_OF_GATE", "GateSensor", "await_gate", "conclude", "look"]
+__all__ = ["DEADLINE_OF_GATE", "GateSensor"]

@@ -11,7 +11,7 @@ from airflow.sdk import BaseSensorOperator
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.releases.objects import crds, passing, workloads
 from gpu_fleet.core.releases.storage import ReleaseStatus, StoredRevision
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess

@@ -2,7 +2,7 @@
 
 Events: ``{"type": "verdict", "gate", "verdict"}`` when the verdict is Ready or Failed, and ``{"type": "deadline",
 "gate", "verdict"}`` with the last verdict when the absolute deadline passes. A trigger that starts at or after its
-deadline, because the triggerer was away meanwhile, looks once all the same. It only reads.
+deadline, because the triggerer was down meanwhile, still looks once. It only reads.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.verdict import Verdict, unseen
-from gpu_fleet.triggers.looking import await_gate, conclude, judge, look, verdict_of_error, with_clocks
-from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer
+from gpu_fleet.triggers.looking import judge, verdict_of_error, with_clocks
+from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer, refresh_all
 
 #: Seconds between judgements without any change: some verdicts depend on the clock.
 TICK_S = 1.0
 #: Seconds to wait after a change, so that a burst of changes is judged once.
 SETTLE_S = 0.02
-#: Seconds from the start that the first look may take, whatever the deadline: longer than a server may let an answer
-#: begin (``kubernetes_async.OPEN_TIMEOUT_S``), so that there is a verdict in any case, if only why nothing can be seen.
+#: Seconds from the start that the first look may take, whatever the deadline: longer than an answer may take to begin
+#: (``hooks/kubernetes/aio.py``, ``OPEN_TIMEOUT_S``), so that there is a verdict in any case, if only on why nothing can
+#: be seen.
 FIRST_LOOK_S = 45.0
 
 
@@ -35,9 +37,9 @@ class GateTrigger(BaseTrigger):
     :param args: its JSON-able arguments.
     :param access: ``ClusterAccess.to_json()``; no credentials.
     :param deadline: epoch seconds.
-    :param started: epoch seconds of the first look, by the API server's clock; ``None`` if the worker has had no answer
+    :param started: epoch seconds of the first look, by the API server's clock; ``None`` if the worker had no answer
         yet: then that of this trigger's first complete look.
-    :param last: the verdict that the worker has logged already, so that only changes of it are logged here.
+    :param last: the verdict that the worker has already logged, so that only changes of it are logged here.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class GateTrigger(BaseTrigger):
                 if left <= 0:
                     missed = "the deadline passed before the first complete look"
                     if verdict is not None and not looked:
-                        # The worker's word is as old as the wait: nobody has seen what is there now.
+                        # The worker's verdict is as old as the wait: what is there now has not been seen.
                         missed += f"; the worker had seen {verdict.reason}: {verdict.message}"
                     last = verdict if verdict and looked else unseen("NotObserved", missed, permanent=False)
                     yield TriggerEvent({"type": "deadline", "gate": self.gate, "verdict": last.to_json()})
@@ -136,8 +138,6 @@ class GateTrigger(BaseTrigger):
 
     async def _guard(self, observer: Observer) -> None:
         """An observer must not die silently: the gate would wait until its deadline for nothing."""
-        from gpu_fleet.core.errors import GpuFleetError
-
         try:
             await observer.run()
         except Exception as error:
@@ -146,8 +146,7 @@ class GateTrigger(BaseTrigger):
 
     async def _judge(self, observers: list[Observer]) -> Verdict | None:
         """The verdict now; ``None`` before everything was seen once."""
-        for observer in observers:
-            await observer.refresh()
+        await refresh_all(observers)
         for observer in observers:
             if observer.error is not None:
                 return verdict_of_error(observer.error)
@@ -182,7 +181,7 @@ class GateTrigger(BaseTrigger):
             await client.close()
 
     async def on_kill(self) -> None:
-        """Nothing: it is also called when a paused triggerer wakes up after others took its triggers over."""
+        """Nothing: it is also called when a paused triggerer wakes up after others have taken over its triggers."""
 
 
-__all__ = ["GateTrigger", "await_gate", "conclude", "look"]
+__all__ = ["GateTrigger"]

@@ -1,7 +1,7 @@
 """Keeps a gate's snapshot current: list and watch for Kubernetes, polling for AWS.
 
-Each observer owns the objects of one query. It never gives up on transient trouble: it says so in :attr:`error` and
-tries again, so that the gate can report why it is blind.
+Each observer owns the objects of one query. It never gives up on a transient error: it sets :attr:`Observer.error` and
+retries, so that the gate can report why it is blind.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, TransientError
 from gpu_fleet.core.queries import AwsQuery, KubeQuery
+from gpu_fleet.triggers.looking import observe_aws
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
@@ -24,13 +26,16 @@ log = logging.getLogger(__name__)
 #: A watch that ends sooner counts as failed: opened again at once, it would be a loop without a pause (client-go v0.36
 #: tools/cache/reflector.go, 'very short watch').
 SHORT_WATCH_S = 1.0
-#: Seconds that a look at AWS may take until the observer counts as blind; the call goes on (boto3 repeats it for
-#: minutes), and the next look waits for the same one.
+#: Seconds that a look at AWS may take until the observer counts as blind; the call continues (boto3 repeats it
+#: for minutes), and the next look waits for the same one.
 AWS_PATIENCE_S = 60.0
 #: Seconds between looks at a kind that the server does not have (its CRD may come).
 ABSENT_KIND_INTERVAL_S = 2.0
 #: Seconds that the objects of an unwatched query (explanations: events, pods) may be old at a judgement.
 EXPLANATION_AGE_S = 2.0
+#: How many of them one gate lists at the same time: a slow one delays no other, and a gate with a query per node does
+#: not flood the API server.
+EXPLANATIONS_AT_ONCE = 8
 
 
 class Observer(ABC):
@@ -76,7 +81,7 @@ class KubeWatcher(Observer):
         super().__init__(query.key, changed)
         self._query = query
         self._client = client
-        #: Failures in a row: a list alone ends no row, only a watch that lives.
+        #: Consecutive failures: only a watch that lives resets them, not a list.
         self._failures = 0
 
     async def run(self) -> None:
@@ -94,7 +99,7 @@ class KubeWatcher(Observer):
                 self._blind(error)
                 await self._pause(self._failures)
                 self._failures += 1
-                # After an outage the server may have been restored from a backup: a list tells the truth again.
+                # After an outage the server may have been restored from a backup, so list again.
                 version = ""
             except GpuFleetError as error:
                 self._blind(error)
@@ -191,7 +196,6 @@ class AwsPoller(Observer):
         """
         from gpu_fleet.hooks.kubernetes.endpoints import aws_lane_of, connection_was_there
         from gpu_fleet.hooks.lanes import shared
-        from gpu_fleet.triggers.looking import observe_aws
 
         work = partial(observe_aws, self._access, self._query)
         try:
@@ -203,6 +207,17 @@ class AwsPoller(Observer):
                 f"AWS {query.service} {query.operation}: no answer within {AWS_PATIENCE_S:.0f} s; check the region "
                 "and the network"
             ) from error
+
+
+async def refresh_all(observers: Iterable[Observer]) -> None:
+    """Make the objects of all observers current before a judgement, :data:`EXPLANATIONS_AT_ONCE` at a time."""
+    places = asyncio.Semaphore(EXPLANATIONS_AT_ONCE)
+
+    async def refresh(observer: Observer) -> None:
+        async with places:
+            await observer.refresh()
+
+    await asyncio.gather(*(refresh(observer) for observer in observers))
 
 
 def _identity(content: dict[str, Any]) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from gpu_fleet.core.errors import (
     DeadlinePassed,
     Forbidden,
     GateBlind,
-    GateRefused,
     Invalid,
     PermanentError,
     SpecError,
@@ -150,7 +149,7 @@ def watch_refused(place: World) -> None:
         waits: dict[str, Any] = {"values": {"message": verb}, "remediation": "none"}
         with place.faults(refused_to("gpu-fleet", verb, 403)):
             error = failing(lambda waits=waits: waited(place, **waits))  # type: ignore[misc]
-        assert isinstance(error, GateRefused), (kind, error)
+        assert isinstance(error, GateBlind), (kind, error)
         assert f"cannot {verb}" in error.message
         place.right(verb)
     with place.faults(refused_to("gpu-fleet", "watch", 500)):

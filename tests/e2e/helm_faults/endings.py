@@ -12,7 +12,8 @@ from tests.e2e.helm_world import NAMESPACE, World
 def terminating(place: World) -> None:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     created = place.client.create(namespace)
-    place.client.delete(place.client.ref("v1", "Namespace", NAMESPACE))  # this API server has no controller that empties and finalizes it
+    # This API server has no controller that empties and finalizes it.
+    place.client.delete(place.client.ref("v1", "Namespace", NAMESPACE))
     before = place.writes()
     for _ in range(2):
         error = failing(place.engine().install)

@@ -120,7 +120,7 @@ def test_a_notifier_that_fails_is_named_and_raises_nothing(named: dict[str, Any]
 def test_a_notifier_that_hangs_is_left_behind() -> None:
     problem = send(entry("HangingNotifier", message="m"), "f", WORDS, patience_s=0.05)
     assert problem is not None
-    assert "HangingNotifier: did not come back within 0.05 s" in problem
+    assert "HangingNotifier: did not return within 0.05 s" in problem
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ async def test_a_run_that_ended_in_time_is_not_overdue(ended: str | None, told: 
         "deadline": {"id": "1", "deadline_time": DUE if as_text else datetime.fromisoformat(DUE)},
     }
     answer = await validation_overdue("demo", 3600, [entry("RecordingNotifier", message="m")], context)
-    assert answer.endswith("1 notifier(s) told" if told else "nobody told")
+    assert answer.endswith("1 notifier(s) told" if told else "no notification sent")
     assert len(notifying.CALLS) == int(told)

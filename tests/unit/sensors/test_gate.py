@@ -107,7 +107,7 @@ def test_an_outage_at_the_first_look_is_waited_for_too(
 
 def test_a_missing_permission_is_not_waited_for(cluster: SandboxCluster) -> None:
     ti = TaskInstance(spec=spec_at(str(cluster.access_for("nobody").path)))
-    with pytest.raises(GateRefused, match="cannot list resource"):
+    with pytest.raises(GateBlind, match="cannot list resource"):
         sense(cluster, ti)
 
 

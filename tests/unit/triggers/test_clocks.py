@@ -15,7 +15,8 @@ from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, ObjectRef
 from gpu_fleet.core.verdict import Phase, Verdict
 from gpu_fleet.hooks.kubernetes.hook import close_clients
 from gpu_fleet.triggers.gate import GateTrigger
-from gpu_fleet.triggers.looking import await_gate, conclude, look
+from gpu_fleet.triggers.looking import look
+from gpu_fleet.triggers.waiting import await_gate, conclude
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.clocks import SKEWS, skew_ours
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -188,7 +189,7 @@ async def test_a_worker_that_had_no_answer_leaves_the_first_look_to_the_triggere
     """Ten minutes behind, its own clock would make a plugin that has just come look as if it were ten minutes old."""
     clock = skew_ours(monkeypatch, -600.0)
     close_clients()
-    monkeypatch.setattr("gpu_fleet.triggers.looking._ahead", lambda access: None)
+    monkeypatch.setattr("gpu_fleet.triggers.waiting.clock_ahead", lambda access: None)
     with pytest.raises(TaskDeferred) as deferred:
         await_gate(Waiting(cluster), context(TaskInstance()), PROOF, PROOF_ARGS, 1.5)
     trigger = deferred.value.trigger

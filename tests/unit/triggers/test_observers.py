@@ -18,8 +18,9 @@ from gpu_fleet.core.queries import AwsQuery, KubeQuery
 from gpu_fleet.hooks.aws import AwsSession
 from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 from gpu_fleet.triggers import observers
+from gpu_fleet.triggers.gate import GateTrigger
 from gpu_fleet.triggers.looking import observe_aws
-from gpu_fleet.triggers.observers import AwsPoller, KubeWatcher
+from gpu_fleet.triggers.observers import EXPLANATIONS_AT_ONCE, AwsPoller, KubeExplanation, KubeWatcher
 
 PODS = KubeQuery("pods", POD)
 PAUSES = 8
@@ -196,6 +197,43 @@ async def test_a_watch_that_cannot_be_opened_is_blind(tmp_path: Path, monkeypatc
     assert "watch pods: no answer" in error.message
 
 
+# --- explanations ------------------------------------------------------------------------------------------------
+
+
+class Explaining:
+    """An API each of whose lists waits until ``at_once`` of them are under way.
+
+    :ivar most: how many were under way at the same time.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once, self.now, self.most = at_once, 0, 0
+        self.enough = asyncio.Event()
+
+    async def list(self, query: KubeQuery) -> tuple[list[dict[str, Any]], str]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now >= self.at_once:
+            self.enough.set()
+        await self.enough.wait()
+        await asyncio.sleep(0)
+        self.now -= 1
+        return [{"metadata": {"name": query.key}}], "7"
+
+
+@pytest.mark.parametrize(("queries", "at_once"), [(3, 3), (20, EXPLANATIONS_AT_ONCE)], ids=["few", "many"])
+async def test_explanations_are_asked_for_at_the_same_time_but_not_all_of_many(queries: int, at_once: int) -> None:
+    api = Explaining(at_once)
+    asked = [KubeQuery(f"pods/{index}", POD, watch=False) for index in range(queries)]
+    explanations = [KubeExplanation(query, api, asyncio.Event()) for query in asked]  # type: ignore[arg-type]
+    trigger = GateTrigger("object_exists", {}, {}, 0.0, 0.0)
+    trigger._client = api
+    async with asyncio.timeout(10):
+        await trigger._judge(list(explanations))
+    assert [each.objects for each in explanations] == [[{"metadata": {"name": query.key}}] for query in asked]
+    assert api.most == at_once
+
+
 # --- AWS ---------------------------------------------------------------------------------------------------------
 
 INSTANCES = AwsQuery("instances", "ec2", "describe_instances")
@@ -223,7 +261,7 @@ async def test_polls_of_a_region_that_hangs_are_blind_and_hold_up_no_other_regio
             hang.wait()
         return [{"InstanceId": "i-1"}]
 
-    monkeypatch.setattr("gpu_fleet.triggers.looking.observe_aws", observe)
+    monkeypatch.setattr("gpu_fleet.triggers.observers.observe_aws", observe)
     monkeypatch.setattr(observers, "AWS_PATIENCE_S", 0.3)
     sick, healthy = [poller("sa-east-1") for _ in range(40)], poller("eu-north-1")
     async with running(*(each.run for each in sick)):

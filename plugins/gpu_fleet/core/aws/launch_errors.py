@@ -10,7 +10,7 @@ Two vocabularies, neither of them closed:
   type are a lack of capacity to Karpenter, too: it deletes the NodeClaim and leaves nothing but this event
   (``unfulfillableCapacityErrorCodes`` there; ``combineFleetErrors`` in ``pkg/providers/instance/instance.go``).
 
-An unknown word is a cause of its own: it is shown as it is, and passing by itself is not assumed of it.
+An unknown word is a cause of its own: it is shown as it is and not assumed to pass by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONTROLLER = "Karpenter's log has EC2's own words"
 class Hope(Enum):
     """What waiting is good for."""
 
-    #: Karpenter goes on trying, and that is the right thing: nothing else could be done.
+    #: Karpenter keeps trying, and that is right: nothing else could be done.
     WAIT = "wait"
     #: A later try may succeed, but not one of the next minutes.
     RETRY = "retry"
@@ -84,8 +84,8 @@ _CAUSES = _causes(
     LaunchCause("UserDataSizeLimitExceeded", Hope.NONE, "shorten the user data of the EC2NodeClass"),
     LaunchCause("InvalidAMIID", Hope.NONE, "correct nodeClass.amiAlias"),
     LaunchCause("AMINotFound", Hope.NONE, "the AMI is gone or not shared with the account: correct nodeClass.amiAlias"),
-    LaunchCause("RequestLimitExceeded", Hope.WAIT, "EC2 throttles the account's API calls; Karpenter goes on trying"),
-    LaunchCause("InternalError", Hope.WAIT, "EC2 has an internal error; Karpenter goes on trying"),
+    LaunchCause("RequestLimitExceeded", Hope.WAIT, "EC2 throttles the account's API calls; Karpenter keeps trying"),
+    LaunchCause("InternalError", Hope.WAIT, "EC2 has an internal error; Karpenter keeps trying"),
     LaunchCause(
         "FreeTierIneligible", Hope.NONE, "the account is on the free plan: upgrade it, GPU instances are not in it"
     ),
@@ -139,7 +139,7 @@ _OF_CODE = {
 _SHORTAGE = LaunchCause(
     "InsufficientCapacity",
     Hope.WAIT,
-    "Karpenter goes on trying; more instance types, zones or capacity types would help",
+    "Karpenter keeps trying; more instance types, zones or capacity types would help",
 )
 #: Every cause that has a name of its own.
 KNOWN = (*_CAUSES.values(), _SHORTAGE)

@@ -22,9 +22,9 @@ class Hardware:
 
     :ivar count: physical GPUs per node.
     :ivar products: instance type -> GPU name as EC2 writes it, for example ``A10G``.
-    :ivar memory_mib: instance type -> memory of one GPU in MiB, where EC2 tells.
-    :ivar vcpus: instance type -> default vCPUs, where EC2 tells.
-    :ivar pod_places: instance type -> places for pods without prefix delegation, where EC2 tells.
+    :ivar memory_mib: instance type -> memory of one GPU in MiB, where EC2 reports it.
+    :ivar vcpus: instance type -> default vCPUs, where EC2 reports it.
+    :ivar pod_places: instance type -> places for pods without prefix delegation, where EC2 reports it.
     """
 
     count: int
@@ -95,7 +95,7 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
 
 
 def places_of(described: Mapping[str, Any]) -> int | None:
-    """Places for pods on a described instance type, or ``None`` if EC2 does not tell.
+    """Places for pods on a described instance type, or ``None`` if EC2 does not report it.
 
     Network interfaces of the default card × (IPv4 addresses of each − 1) + 2, as Karpenter counts them
     (aws/karpenter-provider-aws v1.14.1 pkg/providers/instancetype/types.go, ``ENILimitedPods``).

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gpu_fleet.core.kubernetes.containers import STUCK_WAITING, first_waiting
 from gpu_fleet.core.kubernetes.injected import INJECTED, injected_trouble
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_RELEASE, GPU_RESOURCE, LABEL_DEVICE_PLUGIN, SERVED
 from gpu_fleet.core.kubernetes.objects import (
-    STUCK_WAITING,
     Object,
     PoolNode,
     condition,
@@ -262,10 +262,5 @@ def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience
 
 def _waiting(pod: Object) -> tuple[str, str, int] | None:
     """Reason, message and restarts of the first container that waits for a cause worth naming."""
-    status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = str(waiting.get("reason", ""))
-        if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            return reason, str(waiting.get("message", "")), int(container.get("restartCount") or 0)
-    return None
+    found = first_waiting(pod)
+    return None if found is None else (found.reason, found.message, found.restarts)

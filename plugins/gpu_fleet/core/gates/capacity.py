@@ -3,16 +3,16 @@
 Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2), ``replicas`` (1: exclusive),
 ``template`` (what a node is launched with today, :class:`PoolTemplate` as JSON; without it any node counts),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
-plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may stand), ``join_patience_s`` (from the
+plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may last), ``join_patience_s`` (from the
 launch of an instance to its node; ``None``: until Karpenter gives it up), ``ours`` (see
 :class:`gpu_fleet.core.device_plugin.detect.Ours`) and ``plugins_of_others`` (``namespace/name`` of those that were
 there at the start: their pods are looked at, too).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
-asked why nodes are missing. A broken node fails the pool only while fewer good ones than wanted stand; beyond those the
-verdict names it, and it is not among the nodes that later tasks use. One whose hardware is broken does not fail the
-pool either while enough others are on their way.
+asked why nodes are missing. A broken node fails the pool only while there are fewer good ones than wanted; beyond those
+the verdict names it, and it is not among the nodes that later tasks use. A node whose hardware is broken does not fail
+the pool either while enough others are on their way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from gpu_fleet.core.capacity.launch import EVENT_AGE_S, claim_verdict, shortage_verdict, shortages
-from gpu_fleet.core.device_plugin.gpu_count import (
-    HARDWARE_REASONS,
-)
+from gpu_fleet.core.device_plugin.gpu_count import HARDWARE_REASONS
 from gpu_fleet.core.gates.capacity_node import clock_of, node_verdict, served_by
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, EVENT, NODE, NODE_CLAIM, POD
@@ -52,12 +50,12 @@ from gpu_fleet.core.nodes.pool_template import PoolTemplate, of_template, older_
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.verdict import Phase, Verdict, failed, progressing, ready
 
-#: How long nodes may be missing with nothing on its way before the demand is taken for lost (a spot node took its
+#: How long nodes may be missing with nothing on its way before the demand counts as lost (a spot node took its
 #: placeholder with it); Karpenter answers a pending pod within 10 s.
 LOST_PATIENCE_S = 30.0
 
 #: How long a launched instance may take to join before it is asked why; GPU instances take one to three minutes. The
-#: task that waits looks at what EKS says of the node role then, and goes on waiting if that is not it.
+#: waiting task then looks at what EKS says of the node role, and continues to wait if that is not the cause.
 JOIN_PATIENCE_S = 300.0
 
 #: What Karpenter says of a pool at its limits; the second is about ``limits.nodes``
@@ -83,7 +81,7 @@ def queries(args: Args) -> tuple[Query, ...]:
         KubeQuery("plugin_events", EVENT, plugin, watch=False),
         *(KubeQuery(f"plugin_pods/{namespace}", POD, namespace) for namespace in elsewhere),
         *(KubeQuery(f"plugin_events/{namespace}", EVENT, namespace, watch=False) for namespace in elsewhere),
-        # Few, and a second device plugin may be installed at any time, in any namespace.
+        # They are few, and a second device plugin may be installed at any time, in any namespace.
         KubeQuery("daemon_sets", DAEMON_SET, watch=False),
         KubeQuery("pod_events", EVENT, SYSTEM_NAMESPACE, watch=False),
         # Events about objects without a namespace are kept in 'default'.
@@ -140,14 +138,14 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
 def _enough_to_come(
     wanted: int, usable: Sequence[PoolNode], present: Set[str], claims: Sequence[PoolClaim], snapshot: Snapshot
 ) -> bool:
-    """Whether as many nodes as wanted may yet stand without those whose hardware is broken."""
+    """Whether as many nodes as wanted may still come without those whose hardware is broken."""
     here = [node for node in usable if not node.cordoned]
     arriving = [claim for claim in claims if claim.node not in present]
     return len(here) + max(len(arriving), len(_pending(snapshot))) >= wanted
 
 
 def _pending(snapshot: Snapshot) -> list[Object]:
-    """The placeholders that ask for a node still."""
+    """The placeholders that still ask for a node."""
     return [
         pod for pod in snapshot.get("placeholders", []) if not node_of(pod) and not finished(pod) and not deleting(pod)
     ]

@@ -11,7 +11,7 @@ from gpu_fleet.core.device_plugin.gpu_count import REPLACE, Cause, Count, count_
 from gpu_fleet.core.device_plugin.second import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
 from gpu_fleet.core.gates.gate import Args, Snapshot
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, GPU_RESOURCE
-from gpu_fleet.core.kubernetes.objects import Object, PoolNode, condition, epoch, name_of, node_of
+from gpu_fleet.core.kubernetes.objects import Object, PoolNode, condition, epoch, is_true, name_of, node_of
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 PLUGIN_PATIENCE_S = 300.0
@@ -64,7 +64,7 @@ def node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, 
     pods: Sequence[Object] = snapshot.get("plugin_pods", [])
     events: Sequence[Object] = snapshot.get("plugin_events", [])
     if not managed:
-        # Whoever the plugin belongs to: its DaemonSet tells which pods are its.
+        # By the plugin's DaemonSet, whether the plugin is ours or another team's.
         pods = [each.pod for each in others[:1] if each.pod is not None]
         events = _everywhere(snapshot, "plugin_events")
     patience = float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S)
@@ -109,7 +109,7 @@ def _count(node: PoolNode, pods: Sequence[Object], snapshot: Snapshot, args: Arg
     """What the node's numbers say, by the rule that proof and validation follow, too."""
     pod = serving_pod(node.name, pods, _daemon_set(args, others))
     registered = initialized_at(node.name, snapshot.get("claims", []))
-    sound = pod is not None and (condition(pod, "Ready") or {}).get("status") == "True"
+    sound = pod is not None and is_true(pod, "Ready")
     started = container_started(pod) if pod is not None and sound else None
     return count_of(
         node,

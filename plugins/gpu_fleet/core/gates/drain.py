@@ -19,7 +19,7 @@ _BUDGETS = "budgets"
 
 
 def _queries(args: Args) -> tuple[Query, ...]:
-    """One query per node: all pods of a large cluster would be a lot to watch for a few nodes."""
+    """One query per node: watching all pods of a large cluster for a few nodes would be expensive."""
     pods = tuple(
         KubeQuery(f"pods_{index}", POD, field_selector=f"spec.nodeName={node}")
         for index, node in enumerate(args["nodes"])
@@ -32,8 +32,8 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
     :param args: ``nodes``: node names; ``uids``: UIDs to wait for; ``blocked``: why evictions were refused, in words;
         ``held``: UIDs of pods that budgets held -> the budgets' versions before the eviction was tried;
-        ``again_after``: epoch seconds, by our own clock, before which none is tried again; ``dead``: nodes that are
-        not Ready, and why.
+        ``again_after``: epoch seconds, by this machine's clock, before which none is tried again; ``dead``:
+        nodes that are not Ready, and why.
     """
     uids = frozenset(args["uids"])
     left = [
@@ -43,12 +43,14 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
         return ready("PodsGone", f"all {len(uids)} pods are gone from {shorten(list(args['nodes']))}")
     freed = _freed(left, snapshot.get(_BUDGETS, []), args.get("held") or {})
     if freed and float(args.get("here", 0.0)) >= float(args.get("again_after", 0.0)):
-        return ready("EvictionPossible", f"budgets have changed and now allow to evict {shorten(freed)}")
+        return ready(
+            "EvictionPossible", f"PodDisruptionBudgets have changed and now allow the eviction of {shorten(freed)}"
+        )
     names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in left]
     dead: dict[str, str] = dict(args.get("dead") or {})
     there = sorted({str((pod.get("spec") or {}).get("nodeName") or "") for pod in left} & dead.keys())
     away = (
-        f"; no kubelet ends those on {shorten([f'{name} (not Ready: {dead[name]})' for name in there])}"
+        f"; no kubelet terminates those on {shorten([f'{name} (not Ready: {dead[name]})' for name in there])}"
         if there
         else ""
     )
@@ -61,9 +63,9 @@ def judge_pods_gone(snapshot: Snapshot, args: Args) -> Verdict:
 def _freed(
     pods: Sequence[Mapping[str, Any]], budgets: Sequence[Mapping[str, Any]], held: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """The held pods that their budgets would let go.
+    """The held pods whose eviction their budgets would allow.
 
-    Only budgets that have changed since count: the same ones have refused it, whatever their status says (their
+    Only budgets that have changed since count: an unchanged one has refused the eviction, whatever its status says (its
     controller may be behind, see kubernetes v1.35 ``pkg/registry/core/pod/storage/eviction.go``).
     """
     return [

@@ -27,11 +27,11 @@ class Gate:
     :ivar queries: args -> what to look at.
     :ivar judge: (snapshot, args) -> verdict; pure and total: an empty snapshot is never Ready unless the gate waits for
         absence (``waits_for_absence``), and an old ``observedGeneration`` is Progressing.
-        ``args["now"]`` holds the time of the look, ``args["started"]`` that of the first look, both in epoch seconds by
-        the API server's clock, for they are compared with time stamps of the cluster; ``args["here"]`` the time of the
-        look by the clock of the process that judges, for deadlines of our own.
-    :ivar confirm: what waits for it cannot be taken back: when its trigger says Ready, the worker looks once more, with
-        the connection as it is now (a triggerer's session may be of an account that it named before).
+        ``args["now"]`` holds the time of the look and ``args["started"]`` that of the first look, both in epoch seconds
+        by the API server's clock, because they are compared with time stamps of the cluster; ``args["here"]`` holds the
+        time of the look by the clock of the process that judges, for this package's own deadlines.
+    :ivar confirm: what follows this gate cannot be undone: when its trigger reports Ready, the worker looks once more,
+        with the connection as it is now (a triggerer's session may be of an account that it named before).
     """
 
     name: str

@@ -13,8 +13,8 @@ def _queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001  (the record's pl
 
 
 def _judge(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when free, or at ``recheck_at`` (epoch seconds, by our own clock): then the worker asks Airflow about the
-    holder."""
+    """Ready when free, or at ``recheck_at`` (epoch seconds, by this machine's clock): then the worker asks Airflow
+    about the holder."""
     records = snapshot["turn"]
     if not records or read_holder(records[0]) is None:
         return ready("TurnFree", "the cluster's turn is free")

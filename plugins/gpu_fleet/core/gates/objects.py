@@ -12,10 +12,11 @@ from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
-from gpu_fleet.core.kubernetes.conditions import conditions, is_deleting, sentence
-from gpu_fleet.core.kubernetes.kinds import Kind, ObjectRef, kind_named
+from gpu_fleet.core.kubernetes.conditions import outdated, sentence
+from gpu_fleet.core.kubernetes.kinds import CRD, Kind, ObjectRef, kind_named
+from gpu_fleet.core.kubernetes.objects import conditions, deleting, title_of
 from gpu_fleet.core.queries import KubeQuery, Query
-from gpu_fleet.core.verdict import Verdict, combine, progressing, ready
+from gpu_fleet.core.verdict import Verdict, combine, failed, progressing, ready
 
 
 def reference(value: Mapping[str, Any]) -> ObjectRef:
@@ -52,7 +53,7 @@ def _judge_exists(snapshot: Snapshot, args: Args) -> Verdict:
         found = snapshot[_key(ref)]
         if not found:
             verdicts.append(progressing("NotFound", f"{ref} does not exist (yet)"))
-        elif is_deleting(found[0]):
+        elif deleting(found[0]):
             verdicts.append(progressing("Terminating", f"{ref} is being deleted"))
         else:
             verdicts.append(ready("ObjectExists", f"{ref} exists"))
@@ -61,8 +62,8 @@ def _judge_exists(snapshot: Snapshot, args: Args) -> Verdict:
 
 def _still_there(ref: ObjectRef, obj: Mapping[str, Any]) -> Verdict:
     metadata = obj.get("metadata") or {}
-    if not is_deleting(obj):
-        return progressing("NotDeleted", f"{ref} exists and nobody has asked for its deletion")
+    if not deleting(obj):
+        return progressing("NotDeleted", f"{ref} exists, and its deletion was not requested")
     waits = [*(metadata.get("finalizers") or []), *((obj.get("spec") or {}).get("finalizers") or [])]
     why = "; ".join(sentence(item) for kind, item in conditions(obj).items() if _keeps(kind, item))
     why = f": {why}" if why else ""
@@ -85,7 +86,7 @@ def _judge_gone(snapshot: Snapshot, args: Args) -> Verdict:
     verdicts = []
     for value in _wanted(args):
         ref = reference(value)
-        # With a uid, a newer object of the same name does not count: what was deleted is gone.
+        # With a uid, a newer object of the same name does not count: the one that was deleted is gone.
         found = [
             obj
             for obj in snapshot[_key(ref)]
@@ -97,5 +98,35 @@ def _judge_gone(snapshot: Snapshot, args: Args) -> Verdict:
     return combine(verdicts, nothing=progressing("NoObjects", "no object was named"))
 
 
+def _crd_queries(args: Args) -> tuple[Query, ...]:
+    return tuple(KubeQuery(name, CRD, name=name) for name in args["crds"])
+
+
+def _judge_crd(name: str, found: list[dict[str, Any]]) -> Verdict:
+    if not found:
+        return progressing("CrdNotFound", f"CustomResourceDefinition {name} does not exist (yet)")
+    obj = found[0]
+    if deleting(obj):
+        return failed("CrdTerminating", f"{title_of(obj)} is being deleted; wait until it is gone, then run again")
+    known = conditions(obj)
+    refused = known.get("NamesAccepted", {})
+    if refused.get("status") == "False":
+        return failed("NamesNotAccepted", f"{title_of(obj)}: {sentence(refused)}; another CRD claims its names")
+    established = known.get("Established")
+    if established is None:
+        return progressing("NotEstablished", f"{title_of(obj)}: the API server has not reported on it yet")
+    if old := outdated(obj, established):
+        return old
+    if established.get("status") == "True":
+        return ready("CrdEstablished", f"{name} is served")
+    return progressing("NotEstablished", f"{title_of(obj)}: {sentence(established)}")
+
+
+def _judge_crds(snapshot: Snapshot, args: Args) -> Verdict:
+    nothing = progressing("NoCrds", "no CustomResourceDefinition was named")
+    return combine([_judge_crd(name, snapshot[name]) for name in args["crds"]], nothing=nothing)
+
+
 OBJECT_EXISTS = Gate("object_exists", _queries, _judge_exists)
 OBJECT_GONE = Gate("object_gone", _queries, _judge_gone, waits_for_absence=True)
+CRDS_ESTABLISHED = Gate("crds_established", _crd_queries, _judge_crds)

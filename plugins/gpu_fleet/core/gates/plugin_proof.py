@@ -38,11 +38,22 @@ from gpu_fleet.core.device_plugin.gpu_count import (
 from gpu_fleet.core.device_plugin.second import SECOND_PLUGIN, plugins_on, sentence
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.gates.releases import release_queries, release_workloads, scene_of
-from gpu_fleet.core.kubernetes.conditions import is_deleting, label_of, outdated
+from gpu_fleet.core.kubernetes.conditions import outdated
 from gpu_fleet.core.kubernetes.injected import INJECTED
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, NODE_CLAIM
 from gpu_fleet.core.kubernetes.names import GPU_RESOURCE, LABEL_INSTANCE_TYPE, LABEL_NODE_POOL, LABEL_PLUGIN_CONFIG
-from gpu_fleet.core.kubernetes.objects import PoolNode, condition, epoch, finished, labels_of, name_of, node_of
+from gpu_fleet.core.kubernetes.objects import (
+    PoolNode,
+    condition,
+    deleting,
+    epoch,
+    finished,
+    is_true,
+    labels_of,
+    name_of,
+    node_of,
+    title_of,
+)
 from gpu_fleet.core.kubernetes.workloads import (
     Object,
     Scene,
@@ -69,7 +80,7 @@ PLUGIN_PROVEN = "PluginProven"
 NODE_NOT_READY = "NodeNotReady"
 #: A plugin pod on a node that failed a validation and is out of service.
 QUARANTINED = "NodeQuarantined"
-#: Reasons for which no node can tell whether the plugin works; none of them is the release's fault.
+#: Reasons for which no node can show whether the plugin works; none of them is the release's fault.
 NOT_THE_RELEASE = frozenset({SECOND_PLUGIN, INJECTED, NODE_NOT_READY}) | HARDWARE_REASONS
 #: Reasons for which a rollout need not be complete on a node.
 _EXCUSES = frozenset({QUARANTINED, INJECTED, NODE_NOT_READY}) | HARDWARE_REASONS
@@ -97,7 +108,8 @@ def _queries(args: Args) -> tuple[Query, ...]:
     return (
         *release_queries(args),
         KubeQuery("nodes", NODE, label_selector=LABEL_NODE_POOL),
-        # When the GPUs of a node were first seen tells a dead GPU from a plugin that came back and registered none.
+        # The time at which a node's GPUs were first seen distinguishes a dead GPU from a plugin that restarted and
+        # registered none.
         KubeQuery("claims", NODE_CLAIM, label_selector=LABEL_NODE_POOL, watch=False),
         # Of others' plugins only what they want is looked at: their pods may be in any namespace.
         KubeQuery("every_daemon_set", DAEMON_SET, watch=False),
@@ -113,16 +125,16 @@ def judge_plugin(snapshot: Snapshot, args: Args) -> Verdict:
         return progressing("WorkloadMissing", f"{', '.join(missing) or 'the DaemonSet'} does not exist (yet)")
     for item in sets:
         if "observedGeneration" not in (item.get("status") or {}):
-            return progressing("NotObserved", f"{label_of(item)}: no controller has looked at it yet")
+            return progressing("NotObserved", f"{title_of(item)}: no controller has looked at it yet")
         if old := outdated(item):
             return old
     refused = [verdict for item in sets if (verdict := refusal(item, scene)) is not None]
     wanting = [item for item in sets if int((item.get("status") or {}).get("desiredNumberScheduled") or 0)]
     if not wanting:
-        message = f"{label_of(sets[0])} wants no pod: no node with GPUs is there, so nothing can be proven"
+        message = f"{title_of(sets[0])} wants no pod: no node with GPUs is there, so nothing can be proven"
         return (ready if scene.allow_unproven else progressing)(NO_GPU_NODES, message)
     words = _words(wanting, snapshot, args, scene)
-    nothing = progressing("PodsOutdated", f"{label_of(wanting[0])}: no pod of this revision runs yet")
+    nothing = progressing("PodsOutdated", f"{title_of(wanting[0])}: no pod of this revision runs yet")
     if args.get("every_node"):
         return _of_every_node(words, refused, wanting, scene, nothing)
     return _of_some_node(words, refused, scene, nothing)
@@ -170,7 +182,7 @@ def _is_refuted(word: Word, works: Iterable[tuple[str, str, str]]) -> bool:
 
 
 def _undecided(silent: Iterable[Word]) -> Verdict | None:
-    """Why no node can tell; ``None`` if that is only because the nodes are quarantined or not ours."""
+    """Why no node can show whether the plugin works; ``None`` if only because the nodes are quarantined or not ours."""
     return next((word.verdict for word in silent if word.verdict.reason in NOT_THE_RELEASE), None)
 
 
@@ -189,7 +201,7 @@ def _without(nodes: set[str], workload: Object, scene: Scene) -> tuple[Object, S
     away = {
         "desiredNumberScheduled": len({node_of(pod) for pod in there}),
         "updatedNumberScheduled": sum(is_current(pod, workload, scene) for pod in there),
-        "numberAvailable": sum((condition(pod, "Ready") or {}).get("status") == "True" for pod in there),
+        "numberAvailable": sum(is_true(pod, "Ready") for pod in there),
     }
     status |= {field: max(0, int(status.get(field) or 0) - number) for field, number in away.items()}
     names = {name_of(pod) for pod in there}
@@ -207,7 +219,7 @@ def _words(wanting: Iterable[Object], snapshot: Snapshot, args: Args, scene: Sce
     words = []
     for item in wanting:
         for pod in owned_by(scene.pods, str(item["metadata"].get("uid", ""))):
-            if not is_current(pod, item, scene) or is_deleting(pod) or finished(pod):
+            if not is_current(pod, item, scene) or deleting(pod) or finished(pod):
                 continue
             found = objects.get(node_of(pod))
             node, labels = (PoolNode.of(found), labels_of(found)) if found is not None else (None, {})
@@ -226,7 +238,7 @@ def _silent(
     pod: Object, node: PoolNode | None, labels: Mapping[str, str], args: Args, scene: Scene, fought_over: str
 ) -> Word | None:
     """Why a node says nothing about the plugin, as far as its pod's troubles do not matter for that."""
-    name = label_of(pod)
+    name = title_of(pod)
     if node is not None and node.quarantined:
         # It is known to be broken: what the plugin shows there says nothing about the plugin.
         return _word(progressing(QUARANTINED, f"{name} runs on node {node.name}, which is quarantined"), silent=True)
@@ -238,7 +250,7 @@ def _silent(
         return _word(progressing(NODE_NOT_READY, message), silent=scene.now - since >= NOT_READY_PATIENCE_S)
     trouble = pod_trouble(pod, scene)
     if trouble is not None and trouble.reason == INJECTED:
-        # While it may still get ready by itself, it is waited for as any pod that starts.
+        # While it may still become ready by itself, it is waited for like any pod that starts.
         reason = INJECTED if trouble.failed else "PluginStarting"
         return _word(progressing(reason, trouble.message), silent=trouble.failed)
     if trouble is not None:
@@ -254,7 +266,7 @@ def _silent(
 def _spoken(
     pod: Object, node: PoolNode | None, labels: Mapping[str, str], snapshot: Snapshot, args: Args, scene: Scene
 ) -> Word:
-    name, serving, promise = label_of(pod), condition(pod, "Ready") or {}, _promise(args, labels)
+    name, serving, promise = title_of(pod), condition(pod, "Ready") or {}, _promise(args, labels)
     if serving.get("status") != "True" or node is None or promise is None:
         return _word(progressing("PluginStarting", f"{name} is not Ready yet"))
     physical, replicas = promise

@@ -8,11 +8,10 @@ from gpu_fleet.core.gates.capacity import POOL_CAPACITY
 from gpu_fleet.core.gates.drain import PODS_GONE
 from gpu_fleet.core.gates.eks import CLUSTER_ACTIVE
 from gpu_fleet.core.gates.gate import Gate
-from gpu_fleet.core.gates.karpenter import CRDS_ESTABLISHED, KARPENTER_AVAILABLE, NODE_CLASS_READY, NODE_POOL_READY
-from gpu_fleet.core.gates.karpenter_nodes import KARPENTER_NODES
-from gpu_fleet.core.gates.karpenter_serves import KARPENTER_SERVES
+from gpu_fleet.core.gates.karpenter import KARPENTER_AVAILABLE, KARPENTER_NODES, KARPENTER_SERVES
 from gpu_fleet.core.gates.lock import TURN_FREE
-from gpu_fleet.core.gates.objects import OBJECT_EXISTS, OBJECT_GONE
+from gpu_fleet.core.gates.node_pools import NODE_CLASS_READY, NODE_POOL_READY
+from gpu_fleet.core.gates.objects import CRDS_ESTABLISHED, OBJECT_EXISTS, OBJECT_GONE
 from gpu_fleet.core.gates.plugin_proof import DEVICE_PLUGIN_PROVEN
 from gpu_fleet.core.gates.releases import RELEASE_INSTALLED, RELEASE_WORKLOADS
 from gpu_fleet.core.gates.teardown import INSTANCES_GONE, NODE_CLAIMS_GONE, NODE_CLASS_GONE, NODES_GONE

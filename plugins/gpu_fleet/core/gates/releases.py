@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
-from gpu_fleet.core.gates.karpenter import CRDS_ESTABLISHED
-from gpu_fleet.core.kubernetes.conditions import is_deleting, label_of, outdated
+from gpu_fleet.core.gates.objects import CRDS_ESTABLISHED
+from gpu_fleet.core.kubernetes.conditions import outdated
 from gpu_fleet.core.kubernetes.kinds import (
     CONTROLLER_REVISION,
     DAEMON_SET,
@@ -27,6 +27,7 @@ from gpu_fleet.core.kubernetes.kinds import (
     STATEFUL_SET,
     Kind,
 )
+from gpu_fleet.core.kubernetes.objects import deleting, title_of
 from gpu_fleet.core.kubernetes.workloads import (
     PATIENCE_S,
     UNPROVEN,
@@ -46,7 +47,7 @@ _KINDS: dict[str, tuple[str, Kind]] = {
     "StatefulSet": ("statefulsets", STATEFUL_SET),
     "Job": ("jobs", JOB),
 }
-#: Kinds whose controllers keep ControllerRevisions, which tell the pods of the newest template from older ones.
+#: Kinds whose controllers keep ControllerRevisions, which distinguish the pods of the newest template from older ones.
 _WITH_REVISIONS = frozenset({"DaemonSet", "StatefulSet"})
 JOB_GONE = "JobGone"
 
@@ -152,8 +153,8 @@ def judge_installed(snapshot: Snapshot, args: Args) -> Verdict:
 
 
 def _installed(workload: Object, scene: Scene) -> Verdict:
-    name = label_of(workload)
-    if is_deleting(workload):
+    name = title_of(workload)
+    if deleting(workload):
         return progressing("Terminating", f"{name} is being deleted")
     if workload.get("kind") != "Job" and "observedGeneration" not in (workload.get("status") or {}):
         return progressing("NotObserved", f"{name}: no controller has looked at it yet")

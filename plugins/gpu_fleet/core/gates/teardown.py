@@ -1,8 +1,8 @@
 """Gates of the teardown: they wait for absence.
 
-What belongs to a NodePool that lives on is not waited for: it is somebody else's, or a pool with ``manage: false``.
-Everything else counts. NodeClaims that somebody made without any pool go only together with Karpenter; where it stays
-(argument ``standalone_stays``), they are not waited for.
+What belongs to a NodePool that stays is not waited for: it is another team's, or a pool with ``manage: false``.
+Everything else counts. NodeClaims that a person created without any pool are removed only together with Karpenter;
+where it stays (argument ``standalone_stays``), they are not waited for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.kubernetes.conditions import explaining
 from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_CLAIM
+from gpu_fleet.core.kubernetes.objects import conditions, deleting
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.teardown.remains import (
     karpenter_instances,
@@ -27,18 +28,19 @@ from gpu_fleet.core.teardown.remains import (
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: Karpenter looks for instances without a NodeClaim every 2 minutes and leaves young ones alone
-#: (aws/karpenter-provider-aws v1.14 pkg/controllers/nodeclaim/garbagecollection); after twice that it will not come.
+#: (aws/karpenter-provider-aws v1.14 pkg/controllers/nodeclaim/garbagecollection); after twice that time it will not
+#: remove them.
 ORPHAN_GRACE_S = 300.0
 
 
 def _claim_text(claim: Mapping[str, Any]) -> str:
     """A NodeClaim's name and the first reason why it is still there."""
     name = claim["metadata"]["name"]
-    if not claim["metadata"].get("deletionTimestamp"):
+    if not deleting(claim):
         return f"{name} (not being deleted)"
-    found = {c["type"]: c for c in (claim.get("status") or {}).get("conditions") or []}
+    known = conditions(claim)
     for kind in ("Drained", "VolumesDetached", "InstanceTerminating"):
-        condition = found.get(kind)
+        condition = known.get(kind)
         if condition is not None and (condition.get("status") != "True" or kind == "InstanceTerminating"):
             detail = condition.get("message") or condition.get("reason") or condition.get("status")
             return f"{name} ({kind}: {detail})"
@@ -96,7 +98,7 @@ def _instances_queries(args: Args) -> tuple[Query, ...]:
 def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
     """Ready when EC2 has no instance of the cluster's removed NodePools that costs money.
 
-    Failed when an instance has no NodeClaim and Karpenter's garbage collection had its time: nobody will remove it.
+    Failed when an instance has no NodeClaim and Karpenter's garbage collection had its time: it will stay.
 
     :param args: ``only``: ids of the instances to wait for, whatever pools there are: those that an emergency has
         terminated itself.
@@ -112,8 +114,8 @@ def judge_instances_gone(snapshot: Snapshot, args: Args) -> Verdict:
     if orphans and waited >= ORPHAN_GRACE_S:
         return failed(
             "InstancesOrphaned",
-            f"no NodeClaim stands for {shorten([str(i['InstanceId']) for i in orphans])}, and Karpenter has not "
-            f"removed them within {waited:.0f} s; terminate the instances, then run the task again",
+            f"{shorten([str(i['InstanceId']) for i in orphans])} have no NodeClaim, and Karpenter has not removed them "
+            f"within {waited:.0f} s; terminate these instances, then clear the task",
         )
     return _instances_verdict(left, str(args["cluster"]))
 
@@ -122,7 +124,9 @@ def _instances_verdict(left: list[Mapping[str, Any]], cluster: str) -> Verdict:
     if left:
         names = [f"{i['InstanceId']} ({i.get('InstanceType', '?')}, {i['State']['Name']})" for i in left]
         return progressing("InstancesRemain", f"{len(left)} EC2 instances remain: {shorten(names)}")
-    return ready("InstancesGone", f"EC2 has no Karpenter instance of cluster {cluster} left that was to go")
+    return ready(
+        "InstancesGone", f"no Karpenter instance of cluster {cluster} that was to be terminated is left in EC2"
+    )
 
 
 def _classes_queries(args: Args) -> tuple[Query, ...]:
@@ -130,7 +134,7 @@ def _classes_queries(args: Args) -> tuple[Query, ...]:
 
 
 def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when none of the EC2NodeClasses that go is left.
+    """Ready when none of the EC2NodeClasses that the teardown removes is left.
 
     :param args: ``spec``: name of the cluster spec; ``kept``: names of the pools with ``manage: false``.
     """
@@ -138,11 +142,10 @@ def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
     if left:
         texts = []
         for item in left:
-            deleting = item["metadata"].get("deletionTimestamp")
             detail = explaining(item).get("message") or ""
             texts.append(
                 f"{item['metadata']['name']} ({detail or 'Karpenter removes its launch templates and profiles'})"
-                if deleting
+                if deleting(item)
                 else f"{item['metadata']['name']} (not being deleted)"
             )
         return progressing("NodeClassesRemain", f"EC2NodeClasses remain: {shorten(texts)}")
@@ -151,6 +154,6 @@ def judge_classes_gone(snapshot: Snapshot, args: Args) -> Verdict:
 
 NODE_CLAIMS_GONE = Gate("nodeclaims_gone", _claims_queries, judge_claims_gone, waits_for_absence=True)
 NODES_GONE = Gate("nodes_gone", _nodes_queries, judge_nodes_gone, waits_for_absence=True)
-# Karpenter goes next, and with it who would end an instance that is left.
+# Karpenter is uninstalled next, and nothing else would terminate an instance that is left.
 INSTANCES_GONE = Gate("instances_gone", _instances_queries, judge_instances_gone, waits_for_absence=True, confirm=True)
 NODE_CLASS_GONE = Gate("node_class_gone", _classes_queries, judge_classes_gone, waits_for_absence=True)

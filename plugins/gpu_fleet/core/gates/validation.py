@@ -2,7 +2,7 @@
 
 Arguments: ``namespace``, ``selector`` (of the round's pods), ``pool``, ``rounds`` (one ``NodeRound`` as JSON per node);
 ``yields``: be ready with :data:`DISPLACED` as soon as a user's pod has taken a probe's place, naming its node: the
-other probes there are to end at once, for the user shares their GPU.
+other probes there have to end at once, because the user shares their GPU.
 
 The gate does not judge GPUs. A node whose image cannot be pulled, or that vanishes, is as much 'settled' as one whose
 probes ran: otherwise one bad node would keep the verdicts of all others from being given. It fails only if the whole
@@ -15,19 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
+from gpu_fleet.core.kubernetes.containers import STUCK_WAITING
 from gpu_fleet.core.kubernetes.kinds import EVENT, NODE, POD
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
-from gpu_fleet.core.kubernetes.objects import (
-    STUCK_WAITING,
-    Object,
-    PoolNode,
-    condition,
-    epoch,
-    event_time,
-    finished,
-    name_of,
-    node_of,
-)
+from gpu_fleet.core.kubernetes.objects import Object, PoolNode, condition, epoch, event_time, finished, name_of, node_of
 from gpu_fleet.core.probes.plan import NodeRound, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.probes.status import has_ended, waiting_reason
 from gpu_fleet.core.queries import KubeQuery, Query
@@ -38,14 +29,14 @@ from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 FAILED = "Failed"
 #: The scheduler's event about a pod that gave its place to a more important one.
 PREEMPTED = "Preempted"
-#: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's hiccup
-#: is shorter.
+#: Seconds a container may wait for a cause that does not pass by itself, from its first such event; a registry's
+#: short failures are shorter.
 STUCK_PATIENCE_S = 45.0
-#: Seconds after which a pod that finds no room, although nothing runs there any more, is given up; and the same where
-#: no pod of the round was ever placed: placeholders may still be ending.
+#: Seconds after which a pod that finds no room, although nothing runs there any more, is given up; the second is for
+#: nodes where no pod of the round was ever placed: placeholders may still be terminating.
 ROOM_PATIENCE_S = 20.0
 FIRST_ROOM_PATIENCE_S = 60.0
-#: Seconds after which a round without any pod is taken for deleted by somebody.
+#: Seconds after which the pods of a round without any pod count as deleted by another client.
 GONE_PATIENCE_S = 10.0
 
 #: Reason of the verdict that names nodes on which a user's pod has taken the place of a probe (data: ``nodes``).
@@ -66,7 +57,7 @@ def queries(args: Args) -> tuple[Query, ...]:
         *((preemptions,) if args.get("yields") else ()),
         KubeQuery("pods", POD, str(args["namespace"]), label_selector=str(args["selector"])),
         KubeQuery("nodes", NODE, label_selector=f"{LABEL_NODE_POOL}={args['pool']}"),
-        # Of pods that cannot start only, and looked up with every look: when their trouble began.
+        # Only those of pods that cannot start: when their trouble began.
         KubeQuery("failures", EVENT, str(args["namespace"]), field_selector=f"reason={FAILED}", watch=False),
     )
 
@@ -82,7 +73,8 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
         if now - float(args.get("started") or now) >= GONE_PATIENCE_S:
             return failed(
                 "ProbesVanished",
-                f"all probe pods in {args['namespace']} are gone: somebody deleted them; the next try makes them again",
+                f"all probe pods in {args['namespace']} are gone, deleted by another client; the next try creates "
+                "them again",
                 permanent=False,
             )
         return progressing("ProbesAbsent", f"there is no probe pod in {args['namespace']} yet")
@@ -90,7 +82,7 @@ def judge(snapshot: Snapshot, args: Args) -> Verdict:
     by_node: dict[str, list[Object]] = {}
     for pod in pods:
         if is_holder(pod):
-            continue  # never ends by itself
+            continue  # it runs until it is deleted
         by_node.setdefault(pinned_to(pod), []).append(pod)
     since = _failing_since(snapshot.get("failures", []))
     if args.get("yields"):
@@ -156,7 +148,7 @@ def _waits_for(
 
 
 def is_over(pod: Object, failing_since: Mapping[str, float], now: float) -> bool:
-    """Whether a pod's probe has ended, or waits for what never comes.
+    """Whether a pod's probe has ended, or waits for something that never comes.
 
     The patience begins with the first failure: an image may be pulled for long before the registry stumbles once.
     """
@@ -210,7 +202,7 @@ def _first_open(users: Sequence[Object], count: int, since: Mapping[str, float],
     """How many of the first ``count`` pods to get a place are not over.
 
     The verdict is on those. Of probes that end at once the pod too many may have come and gone before the last of them.
-    Times are whole seconds, so whoever got a place in the same second as the last of them counts as well.
+    Times are whole seconds, so a pod that got its place in the same second as the last of them counts as well.
     """
     placed = sorted(users, key=lambda pod: (_scheduled_at(pod) is None, _scheduled_at(pod) or 0.0))
     first = placed[: max(0, count)]
@@ -220,7 +212,7 @@ def _first_open(users: Sequence[Object], count: int, since: Mapping[str, float],
 
 
 def _no_room_for(pods: Sequence[Object], now: float) -> float:
-    """Seconds since anything last happened on a node where nothing runs and somebody waits."""
+    """Seconds since anything last happened on a node where nothing runs and pods wait."""
     times: list[float] = []
     for pod in pods:
         created: Any = (pod.get("metadata") or {}).get("creationTimestamp")

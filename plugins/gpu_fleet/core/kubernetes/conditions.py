@@ -1,31 +1,9 @@
-"""What the gates share: reading ``status.conditions`` without believing a status that is older than the spec."""
+"""What a status says about readiness, without trusting one that is older than the spec."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-
+from gpu_fleet.core.kubernetes.objects import Object, conditions, title_of
 from gpu_fleet.core.verdict import Verdict, progressing
-
-Object = Mapping[str, Any]
-
-
-def label_of(obj: Object) -> str:
-    """``Kind namespace/name`` for messages."""
-    metadata = obj.get("metadata") or {}
-    where = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
-    return f"{obj.get('kind', 'object')} {where}{metadata.get('name', '?')}"
-
-
-def conditions(obj: Object) -> dict[str, Object]:
-    """Condition type -> condition."""
-    listed = (obj.get("status") or {}).get("conditions") or []
-    return {str(item.get("type")): item for item in listed if isinstance(item, Mapping)}
-
-
-def is_deleting(obj: Object) -> bool:
-    return bool((obj.get("metadata") or {}).get("deletionTimestamp"))
 
 
 def outdated(obj: Object, condition: Object | None = None) -> Verdict | None:
@@ -41,22 +19,9 @@ def outdated(obj: Object, condition: Object | None = None) -> Verdict | None:
         if generation is not None and value is not None and int(value) < int(generation):
             return progressing(
                 "StatusOutdated",
-                f"{label_of(obj)}: the status is of generation {value}, the object is at generation {generation}",
+                f"{title_of(obj)}: the status is of generation {value}, the object is at generation {generation}",
             )
     return None
-
-
-def created_at(obj: Object) -> float | None:
-    """Epoch seconds of ``creationTimestamp``."""
-    return moment((obj.get("metadata") or {}).get("creationTimestamp"))
-
-
-def moment(text: Any) -> float | None:
-    """Epoch seconds of a time stamp as the API writes it; ``None`` if it is none."""
-    try:
-        return None if not text else datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
 
 
 def sentence(condition: Object) -> str:

@@ -1,4 +1,4 @@
-"""Nodes whose kubelet does not answer: nobody there ends a pod, or says that it has ended. Pure.
+"""Nodes whose kubelet does not answer: it terminates no pod and reports none as terminated. Pure.
 
 Karpenter passes over a pod that is a minute past its grace period and terminates the instance, with which everything on
 it ends (kubernetes-sigs/karpenter v1.14.1 pkg/utils/pod/scheduling.go ``IsStuckTerminating``); kubectl has
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpu_fleet.core.kubernetes.objects import PoolNode, condition, epoch
+from gpu_fleet.core.kubernetes.objects import PoolNode, condition, deleting, epoch, node_of
 
 #: Seconds past its deletionTimestamp, which is its grace period's end, after which a pod is passed over.
 STUCK_AFTER_S = 60.0
@@ -20,7 +20,7 @@ DEFAULT_GRACE_S = 30.0
 
 
 def dead_nodes(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The nodes that are not Ready, and why. One whose kubelet has never reported is none of them: it is joining."""
+    """The nodes that are not Ready, and why. Without those whose kubelet has never reported: they are joining."""
     views = (PoolNode.of(node) for node in nodes if condition(node, "Ready") is not None)
     return {view.name: view.not_ready for view in views if not view.ready}
 
@@ -41,8 +41,7 @@ def passed_over_at(pod: Mapping[str, Any], now: float, grace_s: float | None = N
 def is_passed_over(pod: Mapping[str, Any], dead: Mapping[str, str], now: float | None) -> bool:
     """Whether a pod is on a node that is not Ready, was deleted, and is past its grace period.
 
-    :param dead: see :func:`dead_nodes`. :param now: epoch seconds; ``None``: not known, so nobody is passed over.
+    :param dead: see :func:`dead_nodes`.
+    :param now: epoch seconds; ``None``: not known, so no pod is passed over.
     """
-    deleted = (pod.get("metadata") or {}).get("deletionTimestamp")
-    where = str((pod.get("spec") or {}).get("nodeName") or "")
-    return bool(deleted) and where in dead and now is not None and passed_over_at(pod, now) < now
+    return deleting(pod) and node_of(pod) in dead and now is not None and passed_over_at(pod, now) < now

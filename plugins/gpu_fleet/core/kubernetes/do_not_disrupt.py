@@ -4,7 +4,7 @@ Source: kubernetes-sigs/karpenter v1.14.1 ``pkg/utils/pod/scheduling.go`` (``IsD
 ``parseDoNotDisrupt``): a value that is neither is ignored; a pod without a start time is protected. On nodes only
 ``"true"`` counts (``pkg/controllers/state/statenode.go``).
 
-The annotation keeps Karpenter from evicting a pod, and nobody else: the Eviction API does not look at it.
+The annotation keeps only Karpenter from evicting a pod: the Eviction API ignores it.
 """
 
 from __future__ import annotations

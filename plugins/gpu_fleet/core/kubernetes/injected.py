@@ -1,4 +1,4 @@
-"""Containers that an admission webhook has added to the device plugin's pods, told from the plugin's own by name. Pure.
+"""Containers that an admission webhook has added to the device plugin's pods, known by their names. Pure.
 
 One that never gets Ready keeps its pod from being Ready and says nothing about the plugin: no release is rolled back
 because of it, and no node is quarantined. A pod whose containers are not those of the chart is not judged here.
@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_fleet.core.kubernetes.objects import STUCK_WAITING, Object, condition, epoch, name_of
+from gpu_fleet.core.kubernetes.containers import NOT_BEGUN, STUCK_WAITING, state
+from gpu_fleet.core.kubernetes.objects import Object, condition, epoch, is_true, name_of
 
 #: The reason wherever such a container is what is wrong.
 INJECTED = "InjectedContainerNotReady"
@@ -26,8 +27,6 @@ _CHART = {
     "mps-control-daemon-ctr": ("mps-control-daemon-mounts", "mps-control-daemon-init", "mps-control-daemon-sidecar"),
     "gpu-feature-discovery-ctr": ("gpu-feature-discovery-init", "gpu-feature-discovery-sidecar"),
 }
-#: Why a container waits that has not had its turn yet.
-_NOT_BEGUN = frozenset({"", "ContainerCreating", "PodInitializing"})
 #: A container that crashed this often is broken.
 _RESTARTS = 3
 
@@ -35,9 +34,10 @@ _RESTARTS = 3
 @dataclass(frozen=True)
 class Injected:
     """
-    :ivar pod: ``namespace/name``; :ivar why: reason and message, in the kubelet's words.
-    :ivar stuck: the container will not get ready by itself, if it is as it is for long.
-    :ivar since: epoch seconds since when it is so; ``None`` if the pod does not tell.
+    :ivar pod: ``namespace/name``.
+    :ivar why: reason and message, in the kubelet's words.
+    :ivar stuck: the container will not become ready by itself if it has been in this state for long.
+    :ivar since: epoch seconds from which it has been so; ``None`` if the pod does not show it.
     :ivar runs: it runs, and is not ready.
     :ivar blocks: it is an init container, so that the plugin's own containers have not begun.
     """
@@ -58,13 +58,13 @@ class Injected:
 
 
 def injected_trouble(pod: Object) -> Injected | None:
-    """The added container for whose sake a pod of the device plugin is not Ready.
+    """The added container that keeps a pod of the device plugin from being Ready.
 
     ``None`` if it is Ready, if it is not of the chart, if it is only starting, or if a container of its own is in
     trouble: that is the deeper cause.
     """
     own = _own_names(pod)
-    if not own or (condition(pod, "Ready") or {}).get("status") == "True":
+    if not own or is_true(pod, "Ready"):
         return None
     status = pod.get("status") or {}
     before, main = list(status.get("initContainerStatuses") or []), list(status.get("containerStatuses") or [])
@@ -97,19 +97,14 @@ def _in_order(pod: Object, statuses: Iterable[Mapping[str, Any]]) -> list[Mappin
     )
 
 
-def _state(item: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    found = (item.get("state") or {}).get(kind)
-    return found if isinstance(found, Mapping) else None
-
-
 def _not_begun(item: Mapping[str, Any]) -> bool:
-    waiting = _state(item, "waiting")
-    return not item.get("state") or (waiting is not None and str(waiting.get("reason") or "") in _NOT_BEGUN)
+    waiting = state(item, "waiting")
+    return not item.get("state") or (waiting is not None and str(waiting.get("reason") or "") in NOT_BEGUN)
 
 
 def _done(item: Mapping[str, Any], init: bool) -> bool:
-    """Whether nobody has to wait for the container any more: it is ready, or an init container that has ended well."""
-    ended = _state(item, "terminated")
+    """Whether the pod no longer waits for the container: it is ready, or an init container that has succeeded."""
+    ended = state(item, "terminated")
     return bool(item.get("ready")) or (init and ended is not None and not ended.get("exitCode"))
 
 
@@ -119,7 +114,7 @@ def _broken(item: Mapping[str, Any], init: bool) -> bool:
 
 
 def _of(pod: Object, item: Mapping[str, Any], *, blocks: bool) -> Injected:
-    waiting, ended = _state(item, "waiting"), _state(item, "terminated")
+    waiting, ended = state(item, "waiting"), state(item, "terminated")
     restarts = int(item.get("restartCount") or 0)
     if waiting is not None:
         reason = str(waiting.get("reason") or "waiting")
@@ -134,7 +129,7 @@ def _of(pod: Object, item: Mapping[str, Any], *, blocks: bool) -> Injected:
     namespace = (pod.get("metadata") or {}).get("namespace")
     name = f"{namespace}/{name_of(pod)}" if namespace else name_of(pod)
     known = [
-        epoch((_state(item, "running") or {}).get("startedAt")),
+        epoch((state(item, "running") or {}).get("startedAt")),
         epoch((condition(pod, "Ready") or {}).get("lastTransitionTime")),
     ]
     since = max((moment for moment in known if moment is not None), default=None)

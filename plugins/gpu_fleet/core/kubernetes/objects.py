@@ -35,20 +35,6 @@ HARDWARE_CONDITION = "AcceleratedHardwareReady"
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 
-#: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
-#: pkg/kubelet/kuberuntime). ``ErrImagePull`` is not among them: a hiccup, or it becomes ``ImagePullBackOff``.
-STUCK_WAITING = frozenset(
-    {
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
-
 
 def epoch(timestamp: Any) -> float | None:
     """Epoch seconds of an RFC 3339 timestamp, or ``None`` if there is none that can be read."""
@@ -83,16 +69,38 @@ def annotations_of(item: Object) -> dict[str, str]:
     return dict((item.get("metadata") or {}).get("annotations") or {})
 
 
+def title_of(item: Object) -> str:
+    """``Kind namespace/name``, for messages."""
+    metadata = item.get("metadata") or {}
+    where = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
+    return f"{item.get('kind', 'object')} {where}{metadata.get('name', '?')}"
+
+
+def created_at(item: Object) -> float | None:
+    """Epoch seconds of ``creationTimestamp``."""
+    return epoch((item.get("metadata") or {}).get("creationTimestamp"))
+
+
 def deleting(item: Object) -> bool:
+    """Whether the object's deletion was requested; finalizers or a grace period may still keep it."""
     return bool((item.get("metadata") or {}).get("deletionTimestamp"))
+
+
+def conditions(item: Object) -> dict[str, Object]:
+    """Condition type -> condition."""
+    listed = (item.get("status") or {}).get("conditions") or []
+    return {str(entry.get("type")): entry for entry in listed if isinstance(entry, Mapping)}
 
 
 def condition(item: Object, kind: str) -> dict[str, Any] | None:
     """The condition of that type, or ``None``."""
-    for entry in (item.get("status") or {}).get("conditions") or []:
-        if entry.get("type") == kind:
-            return dict(entry)
-    return None
+    found = conditions(item).get(kind)
+    return None if found is None else dict(found)
+
+
+def is_true(item: Object, kind: str) -> bool:
+    """Whether the condition of that type is True."""
+    return conditions(item).get(kind, {}).get("status") == "True"
 
 
 def _not_ready(node: Object, state: Mapping[str, Any]) -> str:
@@ -102,8 +110,7 @@ def _not_ready(node: Object, state: Mapping[str, Any]) -> str:
     ``…Ready`` conditions True.
     """
     words = [f"{state.get('reason', 'NoCondition')} {state.get('message', '')}".strip()]
-    for entry in (node.get("status") or {}).get("conditions") or []:
-        kind = str(entry.get("type", ""))
+    for kind, entry in conditions(node).items():
         if kind != "Ready" and entry.get("status") == ("False" if kind.endswith("Ready") else "True"):
             words.append(f"{kind}={entry.get('status')} {entry.get('reason', '')} {entry.get('message', '')}".strip())
     return "; ".join(words)
@@ -158,7 +165,7 @@ class PoolNode:
             gpus=quantity((status.get("allocatable") or {}).get(GPU_RESOURCE)),
             initialized=labels.get(LABEL_INITIALIZED) == "true",
             cordoned=bool(spec.get("unschedulable")),
-            # A node that Karpenter is about to take away stays Ready and its claim too: only these two tell.
+            # A node that Karpenter is about to remove stays Ready, and so does its claim: only these two show it.
             leaving=deleting(node) or TAINT_DISRUPTED in taints,
             unregistered=TAINT_UNREGISTERED in taints,
             instance_id=str(spec.get("providerID", "")).rpartition("/")[2],
@@ -166,7 +173,7 @@ class PoolNode:
             zone=labels.get(LABEL_ZONE, ""),
             capacity_type=labels.get(LABEL_CAPACITY_TYPE, ""),
             annotations=annotations_of(node),
-            created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
+            created=created_at(node),
             quarantined=ANNOTATION_QUARANTINED in annotations_of(node),
             capacity=quantity((status.get("capacity") or {}).get(GPU_RESOURCE)),
             hardware=None
@@ -299,6 +306,6 @@ def is_ours(pod: Object) -> bool:
 
 
 def of_daemon_set(pod: Object) -> bool:
-    """Whether a DaemonSet has made a pod: it comes and goes with its node."""
+    """Whether a DaemonSet has created a pod: it lives and ends with its node."""
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
     return any(owner.get("kind") == "DaemonSet" for owner in owners)

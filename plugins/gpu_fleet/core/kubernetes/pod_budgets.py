@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gpu_fleet.core.kubernetes.objects import deleting, is_true
+
 Json = Mapping[str, Any]
 
 
@@ -54,7 +56,7 @@ def versions_of(pod: Json, budgets: Iterable[Json]) -> dict[str, str]:
 def forbidden_by(pod: Json, budgets: Iterable[Json]) -> str | None:
     """Which budget would refuse the pod's eviction now, and why; ``None`` if none would."""
     status = pod.get("status") or {}
-    if status.get("phase") in ("Succeeded", "Failed", "Pending") or pod["metadata"].get("deletionTimestamp"):
+    if status.get("phase") in ("Succeeded", "Failed", "Pending") or deleting(pod):
         return None
     found = budgets_of(pod, budgets)
     if not found:
@@ -62,7 +64,7 @@ def forbidden_by(pod: Json, budgets: Iterable[Json]) -> str | None:
     if len(found) > 1:
         names = " and ".join(sorted(str(budget["metadata"]["name"]) for budget in found))
         return f"PodDisruptionBudgets {names} select the same pod, which the Eviction API does not support"
-    return _forbids(found[0], healthy=_is_ready(status))
+    return _forbids(found[0], healthy=is_true(pod, "Ready"))
 
 
 def _forbids(budget: Json, *, healthy: bool) -> str | None:
@@ -75,7 +77,3 @@ def _forbids(budget: Json, *, healthy: bool) -> str | None:
     if int(status.get("disruptionsAllowed") or 0) <= 0:
         return f"PodDisruptionBudget {name} allows no disruption (it needs {desired} healthy pods and has {current})"
     return None
-
-
-def _is_ready(status: Json) -> bool:
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or [])

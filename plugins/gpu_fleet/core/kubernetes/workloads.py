@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_fleet.core.kubernetes.conditions import conditions, created_at, is_deleting, label_of, outdated, sentence
+from gpu_fleet.core.kubernetes.conditions import outdated, sentence
+from gpu_fleet.core.kubernetes.containers import STUCK_WAITING, first_waiting, state, statuses
 from gpu_fleet.core.kubernetes.injected import INJECTED, injected_trouble
-from gpu_fleet.core.kubernetes.objects import STUCK_WAITING, epoch, event_time, finished
+from gpu_fleet.core.kubernetes.objects import conditions, created_at, deleting, epoch, event_time, finished, title_of
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 Object = Mapping[str, Any]
@@ -75,7 +76,7 @@ def pods_of(workload: Object, scene: Scene) -> list[Object]:
         if not sets:
             return []
         owner = _uid(max(sets, key=_revision))
-    return [pod for pod in owned_by(scene.pods, owner) if not is_deleting(pod)]
+    return [pod for pod in owned_by(scene.pods, owner) if not deleting(pod)]
 
 
 def _revision(replica_set: Object) -> tuple[int, float]:
@@ -87,10 +88,10 @@ def _revision(replica_set: Object) -> tuple[int, float]:
 def revision_of(workload: Object, scene: Scene) -> str:
     """What the pods of a DaemonSet's or StatefulSet's present template bear in :data:`LABEL_REVISION`; empty: unknown.
 
-    Of a DaemonSet it is the hash of its newest ControllerRevision: a rollback gives the old revision that it goes back
-    to the highest number (kubernetes pkg/controller/daemon/update.go ``constructHistory``). The controller makes that
+    Of a DaemonSet it is the hash of its newest ControllerRevision: a rollback gives the old revision that it restores
+    the highest number (kubernetes pkg/controller/daemon/update.go ``constructHistory``). The controller makes that
     revision before it reports the generation as observed. Of a StatefulSet it is the revision's name, which the status
-    tells (pkg/controller/statefulset/stateful_set_utils.go ``setPodRevision``).
+    has (pkg/controller/statefulset/stateful_set_utils.go ``setPodRevision``).
     """
     if outdated(workload) is not None:
         return ""
@@ -107,7 +108,7 @@ def is_current(pod: Object, workload: Object, scene: Scene) -> bool:
     """Whether a DaemonSet's or StatefulSet's pod was made from its present template.
 
     By the controller's own mark, never by comparing the pod with the template: admission webhooks rewrite images and
-    add variables, labels and containers to pods, which are of the present template all the same.
+    add variables, labels and containers to pods, which still are of the present template.
     """
     revision = revision_of(workload, scene)
     labels = (pod.get("metadata") or {}).get("labels") or {}
@@ -133,33 +134,27 @@ def _suspects(workload: Object, scene: Scene) -> list[Object]:
 
 def container_trouble(pod: Object) -> tuple[str, str, int] | None:
     """Reason, message and restarts of the first container that waits or ended for a cause worth naming."""
-    status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        state = container.get("state") or {}
-        waiting = state.get("waiting") or {}
-        reason = str(waiting.get("reason") or "")
-        if reason and reason not in {"ContainerCreating", "PodInitializing"}:
-            last = ((container.get("lastState") or {}).get("terminated") or {}).get("exitCode")
-            detail = str(waiting.get("message") or "") + (f" (exit code {last})" if last is not None else "")
-            return reason, detail.strip(), int(container.get("restartCount") or 0)
-    return None
+    found = first_waiting(pod)
+    if found is None:
+        return None
+    detail = found.message + (f" (exit code {found.exit_code})" if found.exit_code is not None else "")
+    return found.reason, detail.strip(), found.restarts
 
 
 def container_ended(pod: Object) -> str:
     """How a pod's first container that failed has ended, in words; empty if none has."""
-    status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        ended = (container.get("state") or {}).get("terminated") or {}
+    for container in statuses(pod):
+        ended = state(container, "terminated") or {}
         if ended.get("exitCode"):
             words = " ".join(str(ended[key]) for key in ("reason", "message") if ended.get(key))
-            named = f"{label_of(pod)}, container {container.get('name')}"
+            named = f"{title_of(pod)}, container {container.get('name')}"
             return f"{named}: exit code {ended['exitCode']}{f' ({words.strip()})' if words else ''}"
     return ""
 
 
 def pod_trouble(pod: Object, scene: Scene) -> Verdict | None:
     """Why a pod is not running as it should; FAILED only for causes that do not pass and have lasted."""
-    name = label_of(pod)
+    name = title_of(pod)
     since = max(
         epoch((pod.get("status") or {}).get("startTime")) or created_at(pod) or scene.started, _troubled(pod, scene)
     )
@@ -215,7 +210,7 @@ def refusal(workload: Object, scene: Scene) -> Verdict | None:
     newest = max(found, key=event_time)
     if _refused_in_the_past(workload, event_time(newest), scene):
         return None
-    message = f"{label_of(workload)}: no pod can be created: {newest.get('message')}"
+    message = f"{title_of(workload)}: no pod can be created: {newest.get('message')}"
     first = min(
         (value for event in found if (value := epoch(event.get("firstTimestamp")) or event_time(event))),
         default=scene.started,
@@ -266,8 +261,8 @@ def why(workload: Object, pods: Sequence[Object], scene: Scene) -> Verdict | Non
 
 def judge_workload(workload: Object, scene: Scene) -> Verdict:
     """The verdict on one workload of any of the four kinds."""
-    name = label_of(workload)
-    if is_deleting(workload):
+    name = title_of(workload)
+    if deleting(workload):
         return progressing("Terminating", f"{name} is being deleted")
     kind = str(workload.get("kind"))
     if kind == "Job":
@@ -288,7 +283,7 @@ def _on_delete(workload: Object) -> bool:
 
 
 def _to_be_updated(workload: Object, wanted: int) -> int:
-    """How many of the replicas the controller makes new by itself.
+    """How many of the replicas the controller replaces by itself.
 
     A StatefulSet's partition keeps the lower ordinals at their old revision (kubernetes
     pkg/controller/statefulset/stateful_set_utils.go ``isCurrentRevisionNeeded``: counted from the first ordinal).
@@ -313,7 +308,7 @@ def _number(status: Mapping[str, Any], field: str) -> int:
 
 
 def _explained(reason: str, message: str, workload: Object, pods: Sequence[Object], scene: Scene) -> Verdict:
-    """Not ready yet; with the cause, if the objects tell one."""
+    """Not ready yet; with the cause, if the objects show one."""
     cause = why(workload, pods, scene)
     if cause is None:
         return progressing(reason, message)
@@ -321,7 +316,7 @@ def _explained(reason: str, message: str, workload: Object, pods: Sequence[Objec
 
 
 def _daemon_set(workload: Object, scene: Scene) -> Verdict:
-    name, status = label_of(workload), workload.get("status") or {}
+    name, status = title_of(workload), workload.get("status") or {}
     desired = _number(status, "desiredNumberScheduled")
     if desired == 0:
         message = f"{name} wants no pod: no node matches it"
@@ -336,7 +331,7 @@ def _daemon_set(workload: Object, scene: Scene) -> Verdict:
 
 
 def _replicated(workload: Object, scene: Scene) -> Verdict:
-    name, status = label_of(workload), workload.get("status") or {}
+    name, status = title_of(workload), workload.get("status") or {}
     wanted = (workload.get("spec") or {}).get("replicas", 1)
     if not wanted:
         message = f"{name} is scaled to 0 replicas"
@@ -362,7 +357,7 @@ def _replicated(workload: Object, scene: Scene) -> Verdict:
 
 
 def _job(workload: Object, scene: Scene) -> Verdict:
-    name, known = label_of(workload), conditions(workload)
+    name, known = title_of(workload), conditions(workload)
     if known.get("Complete", {}).get("status") == "True":
         return ready("JobComplete", f"{name} is complete")
     broken = known.get("Failed", {})

@@ -17,6 +17,7 @@ from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_FROZEN_LIMITS,
     FIELD_MANAGER,
 )
+from gpu_fleet.core.kubernetes.objects import deleting
 
 Json = dict[str, Any]
 
@@ -107,11 +108,7 @@ def _applied(pool: Mapping[str, Any]) -> tuple[Json, Json, Json]:
 
 def unfrozen(pools: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the pools that are neither frozen nor being deleted."""
-    return sorted(
-        pool["metadata"]["name"]
-        for pool in pools
-        if not pool["metadata"].get("deletionTimestamp") and not is_frozen(pool)
-    )
+    return sorted(pool["metadata"]["name"] for pool in pools if not deleting(pool) and not is_frozen(pool))
 
 
 def applied_fields(item: Mapping[str, Any], manager: str) -> Json:

@@ -17,6 +17,7 @@ from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_QUARANTINED,
     LABEL_NODE_POOL,
 )
+from gpu_fleet.core.kubernetes.objects import deleting
 
 Json = dict[str, Any]
 
@@ -39,7 +40,7 @@ def patch_of(node: Mapping[str, Any], run: str, closed_pools: Collection[str]) -
     :param run: the run that holds the turn. :param closed_pools: names of NodePools that a teardown keeps closed.
     """
     metadata, annotations = node["metadata"], _annotations(node)
-    if metadata.get("deletionTimestamp"):
+    if deleting(node):
         return None
     gone: Json = {}
     body: Json = {}

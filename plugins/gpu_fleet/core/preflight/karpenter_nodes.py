@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
+from gpu_fleet.core.kubernetes.objects import condition, is_true
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
@@ -78,8 +79,7 @@ class Placement:
             return "is Karpenter's own"
         if _mapping(node.get("spec")).get("unschedulable"):
             return "is cordoned"
-        conditions = _mapping(node.get("status")).get("conditions") or ()
-        if not any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions):
+        if not is_true(node, "Ready"):
             return "is not Ready"
         return self._keeps_away(node)
 
@@ -150,8 +150,7 @@ def coming(placement: Placement, nodes: Sequence[Object], groups: Iterable[Objec
 
 def _joined(node: Object) -> bool:
     """Whether a node no longer joins: Ready, or silent by now (kubernetes ``pkg/controller/nodelifecycle``)."""
-    conditions = _mapping(node.get("status")).get("conditions") or ()
-    return any(item.get("type") == "Ready" and item.get("status") in ("True", "Unknown") for item in conditions)
+    return (condition(node, "Ready") or {}).get("status") in ("True", "Unknown")
 
 
 def _group_of(node: Object) -> str:

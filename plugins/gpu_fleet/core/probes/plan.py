@@ -25,6 +25,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_RUN,
     short_hash,
 )
+from gpu_fleet.core.kubernetes.objects import deleting
 from gpu_fleet.core.probes.status import has_ended
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def reusable(existing: Sequence[Mapping[str, Any]], expected: Sequence[str]) -> 
     after others have finished, and the overlap that the verdict rests on would be missing for no fault of the node.
     """
     names = {str((pod.get("metadata") or {}).get("name", "")) for pod in existing}
-    if any((pod.get("metadata") or {}).get("deletionTimestamp") for pod in existing):
+    if any(deleting(pod) for pod in existing):
         return False
     if not names <= set(expected):
         return False

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.kubernetes.containers import NOT_BEGUN
 from gpu_fleet.core.kubernetes.objects import finished
 
 #: The name of a probe's container.
 PROBE_CONTAINER = "probe"
-
-#: Why the container of a pod waits whose init containers have not ended (kubernetes pkg/kubelet/kubelet_pods.go).
-_NOT_BEGUN = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def own_state(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,11 +36,11 @@ def waiting_reason(pod: Mapping[str, Any]) -> tuple[str, str] | None:
     if not waiting:
         return None
     reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-    if reason in _NOT_BEGUN:
+    if reason in NOT_BEGUN:
         for name, state in _added(pod):
             if before := state.get("waiting"):
                 cause = str(before.get("reason", ""))
-                if cause not in _NOT_BEGUN:
+                if cause not in NOT_BEGUN:
                     return cause, f"added init container {name}: {before.get('message', '')}".rstrip(": ")
     return reason, message
 

@@ -15,6 +15,7 @@ from gpu_fleet.core.kubernetes.airflow_pods import airflow_task
 from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, is_passed_over
 from gpu_fleet.core.kubernetes.do_not_disrupt import protected_value
 from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT
+from gpu_fleet.core.kubernetes.objects import deleting
 from gpu_fleet.core.kubernetes.pod_budgets import budgets_of
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.scope import controller_of, doomed_pools, is_finished, orphans_go, pool_of
@@ -101,7 +102,7 @@ def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:
             "NodeNotReady",
             f"is past its grace period, and its node is not Ready ({rules.dead[where]}): it ends with the instance",
         )
-    if pod["metadata"].get("deletionTimestamp"):
+    if deleting(pod):
         return PodVerdict(Fate.WAIT, "Terminating", "is terminating already")
     return None
 
@@ -340,7 +341,7 @@ def protection(
     ]
     if (value := protected_value(pod, now)) is not None:
         parts.append(f"annotation {ANNOTATION_DO_NOT_DISRUPT}" + ("" if value == "true" else f" ({value})"))
-    if metadata.get("deletionTimestamp"):
+    if deleting(pod):
         finalizers = metadata.get("finalizers") or []
         parts.append(f"terminating, finalizers {', '.join(finalizers)}" if finalizers else "terminating")
     where = str((pod.get("spec") or {}).get("nodeName") or "")

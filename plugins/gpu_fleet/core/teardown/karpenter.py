@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from gpu_fleet.core.kubernetes.objects import deleting, is_true
 from gpu_fleet.core.spec import version_tuple
 
 
@@ -20,10 +21,7 @@ class Karpenter(StrEnum):
 def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
     """ALIVE if at least one of the controller's pods is Ready and not going away."""
     for pod in pods:
-        if pod["metadata"].get("deletionTimestamp"):
-            continue
-        conditions = (pod.get("status") or {}).get("conditions") or []
-        if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
+        if not deleting(pod) and is_true(pod, "Ready"):
             return Karpenter.ALIVE
     return Karpenter.DEAD
 

@@ -17,6 +17,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_NODE_POOL,
     RUNTIME_CLASS_NAME,
 )
+from gpu_fleet.core.kubernetes.objects import deleting, is_true
 from gpu_fleet.core.releases.objects import belongs_to
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.gpu_types import group_may_have_gpus, node_has_gpus, pool_may_launch_gpus
@@ -71,16 +72,12 @@ def decide(spec: ClusterSpec, observed: Observed) -> Keeps:
     pools = [
         pool
         for pool in observed.node_pools
-        if pool["metadata"]["name"] not in going_pools
-        and not pool["metadata"].get("deletionTimestamp")
-        and pool_may_launch_gpus(pool)
+        if pool["metadata"]["name"] not in going_pools and not deleting(pool) and pool_may_launch_gpus(pool)
     ]
     nodes = [
         node
         for node in observed.nodes
-        if node["metadata"]["name"] not in going_nodes
-        and not node["metadata"].get("deletionTimestamp")
-        and node_has_gpus(node)
+        if node["metadata"]["name"] not in going_nodes and not deleting(node) and node_has_gpus(node)
     ]
     groups = [
         group
@@ -245,11 +242,9 @@ def _is_ours(item: Json) -> bool:
 
 
 def _is_over(item: Json) -> bool:
-    if item["metadata"].get("deletionTimestamp"):
+    if deleting(item):
         return True
-    conditions = (item.get("status") or {}).get("conditions") or []
-    ended = any(c.get("type") in ("Complete", "Failed") and c.get("status") == "True" for c in conditions)
-    return item.get("kind") == "Job" and ended
+    return item.get("kind") == "Job" and (is_true(item, "Complete") or is_true(item, "Failed"))
 
 
 def stays(what: str, why: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_NODE_POOL, owned_tag
+from gpu_fleet.core.kubernetes.objects import deleting
 from gpu_fleet.core.queries import AwsQuery
 
 #: EC2 states in which an instance costs money or can come back to do so; ``shutting-down`` and ``terminated`` do not.
@@ -51,7 +52,7 @@ def living_pools(pools: Iterable[Mapping[str, Any]], *, standalone: bool = False
 
     :param standalone: with :data:`NO_POOL` among them, so that what belongs to no pool lives on too.
     """
-    names = frozenset(pool["metadata"]["name"] for pool in pools if not pool["metadata"].get("deletionTimestamp"))
+    names = frozenset(pool["metadata"]["name"] for pool in pools if not deleting(pool))
     return names | {NO_POOL} if standalone else names
 
 

@@ -25,16 +25,17 @@ from gpu_fleet.hooks.helm.drift import Look, look_at_manifests, look_at_release
 from gpu_fleet.hooks.helm.storage import ReleaseStorage
 from gpu_fleet.hooks.kubernetes.client import KubeClient
 
-#: Holds no Lease: whoever does is somebody else.
+#: The check holds no Lease, so any holder is another process.
 _ME = "gpu-fleet drift check"
 
 
 class DriftCheck:
     """One comparison of a cluster with its spec.
 
-    :ivar drifts: what differs, :ivar unread: what could not be compared.
+    :ivar drifts: what differs.
+    :ivar unread: what could not be compared.
     :ivar compared: how many objects and releases were looked at.
-    :ivar notes: what is no difference, and yet worth a word.
+    :ivar notes: what is no difference but worth mentioning.
     """
 
     def __init__(self, kube: KubeClient, spec: ClusterSpec) -> None:

@@ -37,7 +37,7 @@ class NodesSeen:
 
 
 def own_pools(spec: ClusterSpec) -> list[str]:
-    """The pools whose nodes are named: what somebody else manages is for them to judge."""
+    """The pools whose drifted nodes are named: nodes that another team manages are theirs to judge."""
     return [pool.name for pool in spec.node_pools if pool.manage]
 
 

@@ -21,7 +21,7 @@ def observe_in_use(kube: KubeClient, spec: ClusterSpec) -> InUse:
     """
     pools = kube.list(NODE_POOL)
     classes = kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={spec.name}")
-    # All claims: one without the config label may have taints of ours.
+    # All claims: one without the config label may have this package's taints.
     claims = kube.list(NODE_CLAIM)
     nodes = kube.list(NODE, label_selector=LABEL_PLUGIN_CONFIG)
     return in_use(spec, nodes=nodes, claims=claims, node_pools=pools, node_classes=classes)

@@ -52,7 +52,7 @@ def look_at_neighbours(kube: KubeClient, spec: ClusterSpec, *, auto_mode: bool =
 
 
 def _operator(kube: KubeClient) -> Objects:
-    """The objects that tell NVIDIA's GPU Operator what to run, of whichever API version the cluster has."""
+    """The objects that configure NVIDIA's GPU Operator, of any API version that the cluster has."""
     try:
         group = kube.raw("GET", f"/apis/{OPERATOR_GROUP}", what=f"discover {OPERATOR_GROUP}")
     except ApiNotFound:

@@ -31,7 +31,7 @@ def stems_of(family: str, folder: Path) -> list[str]:
 
 
 def clusters_of(family: str, file: str) -> Callable[[str], bool]:
-    """Whether a DAG file has a cluster; without a file, or with one that stands alone, it has all."""
+    """Whether a DAG file has a cluster; without a file, or with the family's only one, it has all."""
     path = Path(file)
     stems = stems_of(family, path.parent) if file else []
     if len(stems) < 2 or path.stem not in stems:
@@ -40,9 +40,10 @@ def clusters_of(family: str, file: str) -> Callable[[str], bool]:
 
 
 def make_shards(folder: Path, files: int) -> list[str]:
-    """Let each family have so many files: its own and links to it. What was made before, and is too many, goes.
+    """Give each family that many files: its own and links to it. Links beyond that number are removed.
 
-    :param folder: the DAG files' folder. :param files: at least 1.
+    :param folder: the DAG files' folder.
+    :param files: at least 1.
     :returns: the names of the files that were made, with ``+``, and removed, with ``-``.
     :raises SpecError: the folder lacks a family's file, or has something else under a name that is needed.
     """

@@ -50,22 +50,23 @@ def state_dir() -> Path | None:
 
 
 def _path(dag_id: str) -> Path | None:
-    """Where a DAG's record is; ``None`` without a folder, and for an id that no DAG of ours has."""
+    """Where a DAG's record is; ``None`` without a folder, and for an id that no DAG of this package has."""
     folder = state_dir()
     return folder / f"{dag_id}{_SUFFIX}" if folder is not None and _DAG_ID.fullmatch(dag_id) else None
 
 
 def note_begin(dag_id: str, run_id: str, spec: Mapping[str, Any], lasts_s: float) -> bool:
-    """A run is pinned to a spec from now on; an earlier run's record goes.
+    """Pin a run to a spec from now on; this replaces an earlier run's record.
 
-    :param spec: its JSON. :param lasts_s: seconds after which the run is over in any case.
-    :returns: whether it could be written: it is a safeguard, and a run goes on without it.
+    :param spec: its JSON.
+    :param lasts_s: seconds after which the run is over in any case.
+    :returns: whether it could be written: it is a safeguard, and a run continues without it.
     """
     return _write(dag_id, {"run": run_id, "until": time.time() + lasts_s, "spec": dict(spec)})
 
 
 def note_end(dag_id: str, run_id: str) -> bool:
-    """The verdict of a run is known; harmless to repeat, and nothing to the record of another run.
+    """Note that a run's verdict is known; harmless to repeat, and without effect on the record of another run.
 
     :returns: whether there was such a record.
     """

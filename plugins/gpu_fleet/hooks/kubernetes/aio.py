@@ -1,7 +1,7 @@
 """The asynchronous, read-only Kubernetes client of triggers: list, watch and get over one aiohttp session.
 
 Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, names) runs in a thread of the region's
-own (``hooks/kubernetes/endpoints.py``), and whoever waits for it gives up after a while and says so.
+own (``hooks/kubernetes/endpoints.py``), and a caller that waits for it gives up after a while with an error.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gpu_fleet.core.queries import KubeQuery
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes import endpoints as kubernetes_endpoints
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
-from gpu_fleet.hooks.kubernetes.client import Json, object_path, typed
+from gpu_fleet.hooks.kubernetes.credentials import Endpoint
 from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, error_for, parse_status
+from gpu_fleet.hooks.kubernetes.paths import PAGE_SIZE, Json, object_path, selectors, typed
 from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
 
-#: The server ends a watch after this many seconds; the next one goes on from the last resourceVersion.
+#: The server ends a watch after this many seconds; the next one continues from the last resourceVersion.
 WATCH_TIMEOUT_S = 280
 #: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
 WATCH_SILENCE_S = 100.0
 CALL_TIMEOUT_S = 30.0
-#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then is
-#: blind, and says so.
+#: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then
+#: is blind and reports that.
 OPEN_TIMEOUT_S = 30.0
 CLOSING_TURNS = 10
-PAGE_SIZE = 500
 
 
 class AsyncKubeClient:
@@ -43,7 +43,7 @@ class AsyncKubeClient:
         self._ahead = 0.0
 
     def now(self) -> float:
-        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+        """Epoch seconds by the API server's clock, as of its last answer; by this machine's before the first one.
 
         What is compared with time stamps of the cluster must be of the cluster, see the synchronous client's.
         """
@@ -59,7 +59,10 @@ class AsyncKubeClient:
     async def list(self, query: KubeQuery) -> tuple[list[Json], str]:
         """The objects that match and the resourceVersion to watch from (empty if the server lacks the kind)."""
         items: list[Json] = []
-        parameters: dict[str, Any] = {"limit": PAGE_SIZE, **_selectors(query)}
+        parameters: dict[str, Any] = {
+            "limit": PAGE_SIZE,
+            **_selected(query),
+        }
         what = f"list {query.kind.plural}"
         while True:
             try:
@@ -84,7 +87,7 @@ class AsyncKubeClient:
             "allowWatchBookmarks": True,
             "timeoutSeconds": WATCH_TIMEOUT_S,
             "resourceVersion": resource_version,
-            **_selectors(query),
+            **_selected(query),
         }
         what = f"watch {query.kind.plural}"
         async with _Stream(self, query.kind.path(query.namespace), parameters, what) as lines:
@@ -141,7 +144,7 @@ class AsyncKubeClient:
 
     async def _open_once(
         self,
-        endpoint: kubernetes_access.Endpoint,
+        endpoint: Endpoint,
         identity: Mapping[str, str],
         path: str,
         parameters: Mapping[str, Any],
@@ -210,15 +213,9 @@ class _Stream:
             raise _broken(self._what, error) from error
 
 
+def _selected(query: KubeQuery) -> dict[str, str]:
+    return selectors(query.name, query.label_selector, query.field_selector)
+
+
 def _broken(what: str, error: BaseException) -> GpuFleetError:
     return ApiUnavailable(f"{what}: the connection broke: {error or type(error).__name__}", reason="WatchBroken")
-
-
-def _selectors(query: KubeQuery) -> dict[str, str]:
-    selectors = {}
-    if query.label_selector:
-        selectors["labelSelector"] = query.label_selector
-    fields = ",".join(p for p in (f"metadata.name={query.name}" if query.name else "", query.field_selector or "") if p)
-    if fields:
-        selectors["fieldSelector"] = fields
-    return selectors

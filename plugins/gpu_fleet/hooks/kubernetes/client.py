@@ -5,18 +5,18 @@ from __future__ import annotations
 import builtins
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
-from urllib.parse import quote
 
-from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Invalid, NotFound
-from gpu_fleet.core.kubernetes.kinds import EVENT, POD, Kind, ObjectRef, kind_named
+from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Invalid
+from gpu_fleet.core.kubernetes.kinds import EVENT, POD, Kind, ObjectRef
 from gpu_fleet.core.kubernetes.names import FIELD_MANAGER
+from gpu_fleet.core.kubernetes.objects import event_time
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
+from gpu_fleet.hooks.kubernetes.discovery import Discovery
 from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, is_expired
+from gpu_fleet.hooks.kubernetes.paths import PAGE_SIZE, Json, object_path, selectors, typed
 from gpu_fleet.hooks.kubernetes.transport import Transport
-
-PAGE_SIZE = 500
 
 APPLY = "application/apply-patch+yaml"
 PATCH_TYPES = {
@@ -25,25 +25,6 @@ PATCH_TYPES = {
     "json": "application/json-patch+json",
 }
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
-
-Json = dict[str, Any]
-
-
-def object_path(kind: Kind, namespace: str | None, name: str, subresource: str | None = None) -> str:
-    """The URL path of one object.
-
-    :raises Invalid: if a namespaced kind comes without a namespace, which would address another resource.
-    """
-    if kind.namespaced and not namespace:
-        raise Invalid(f"{kind.kind} {name!r} is namespaced: set metadata.namespace")
-    return kind.path(namespace, quote(name, safe=":"), subresource)
-
-
-def typed(item: Json, kind: Kind) -> Json:
-    """A list's item with the ``apiVersion`` and ``kind`` that servers leave out there."""
-    item.setdefault("apiVersion", kind.api_version)
-    item.setdefault("kind", kind.kind)
-    return item
 
 
 class KubeClient:
@@ -61,7 +42,7 @@ class KubeClient:
     ) -> None:
         self.access = access
         self._transport = Transport(access, sleep=sleep, monotonic=monotonic)
-        self._discovered: dict[str, builtins.list[Kind]] = {}
+        self._discovery = Discovery(self)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -262,54 +243,19 @@ class KubeClient:
     def kind(self, api_version: str, kind: str) -> Kind:
         """The REST mapping of a kind: our own table, else the server's discovery (cached).
 
-        A kind that is not among the cached ones is looked for again: discovery names what a CustomResourceDefinition
-        defines a moment after that is established (kubernetes/apiextensions-apiserver
-        pkg/apiserver/customresource_discovery_controller.go, v0.36.2).
+        :raises NotFound: if the server has no such kind.
         """
-        known = kind_named(api_version, kind)
-        if known is not None:
-            return known
-        cached = self._discovered.get(api_version) or []
-        found = _of_kind(cached, kind) or _of_kind(self._discover(api_version), kind)
-        if found is not None:
-            return found
-        raise NotFound(
-            f"{self.access} has no kind {kind} in {api_version}; install the CustomResourceDefinition first",
-            reason="NoKindMatch",
-        )
+        return self._discovery.kind(api_version, kind)
 
     def kinds(self, api_version: str) -> builtins.list[Kind]:
-        """The kinds of an API version, as the server has them now; none of one that it lacks."""
-        return self._discover(api_version)
+        """The kinds of an API version, as the server has them now; empty for a version that it lacks."""
+        return self._discovery.kinds(api_version)
 
     def versions(self, group: str) -> builtins.list[str]:
-        """The ``apiVersion``s of an API group that the server has now, the preferred one first; none of a group that it
-        lacks. The core group, ``""``, has ``v1``.
+        """The ``apiVersion``s of an API group that the server has now, the preferred one first; empty for a group that
+        it lacks. The core group, ``""``, has ``v1``.
         """
-        if not group:
-            return ["v1"]
-        try:
-            answer = self.raw("GET", f"/apis/{group}", what=f"discover API group {group}")
-        except ApiNotFound:
-            return []
-        found = [str(item.get("groupVersion")) for item in answer.get("versions") or []]
-        preferred = str((answer.get("preferredVersion") or {}).get("groupVersion") or "")
-        return sorted(found, key=lambda version: version != preferred)
-
-    def _discover(self, api_version: str) -> builtins.list[Kind]:
-        group, _, version = api_version.rpartition("/")
-        root = f"/apis/{group}/{version}" if group else f"/api/{version}"
-        try:
-            answer = self.raw("GET", root, what=f"discover {api_version}")
-        except ApiNotFound:
-            return []
-        kinds = [
-            Kind(group, version, str(item["kind"]), str(item["name"]), bool(item["namespaced"]))
-            for item in answer.get("resources", [])
-            if "/" not in item["name"]
-        ]
-        self._discovered[api_version] = kinds
-        return kinds
+        return self._discovery.versions(group)
 
     def _address(self, manifest: Json) -> tuple[Kind, str | None, str]:
         metadata = manifest.get("metadata") or {}
@@ -366,12 +312,7 @@ class KubeClient:
         headers: Mapping[str, str],
         keep: Callable[[Json], bool] | None = None,
     ) -> builtins.list[Json]:
-        fields = ",".join(part for part in (f"metadata.name={name}" if name else "", field_selector or "") if part)
-        query: dict[str, Any] = {"limit": PAGE_SIZE}
-        if label_selector:
-            query["labelSelector"] = label_selector
-        if fields:
-            query["fieldSelector"] = fields
+        query: dict[str, Any] = {"limit": PAGE_SIZE, **selectors(name, label_selector, field_selector)}
         what = f"list {kind.plural}" + (f" in {namespace}" if namespace else "")
         items: builtins.list[Json] = []
         while True:
@@ -390,20 +331,3 @@ class KubeClient:
             if not token:
                 return items
             query["continue"] = token
-
-
-def _of_kind(kinds: Iterable[Kind], kind: str) -> Kind | None:
-    return next((each for each in kinds if each.kind == kind), None)
-
-
-def event_time(event: Json) -> str:
-    """When an event last happened (RFC 3339, sortable)."""
-    series = event.get("series") or {}
-    metadata = event.get("metadata") or {}
-    return str(
-        series.get("lastObservedTime")
-        or event.get("lastTimestamp")
-        or event.get("eventTime")
-        or metadata.get("creationTimestamp")
-        or ""
-    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpu_fleet.hooks.aws import AwsSession
 
 #: EKS accepts a token until 15 minutes after it was signed (aws-iam-authenticator ``tokenExpiration``); ours are
-#: renewed well before, so that a long upload or watch never starts with a token about to die.
+#: renewed well before, so that a long upload or watch never starts with a token about to expire.
 TOKEN_LIFETIME_S = 15 * 60
 RENEW_AFTER_S = 11 * 60
 
@@ -96,7 +96,7 @@ class EksCredentials:
     def renew(self) -> bool:
         """Forget the cached token and the keys that signed it; ``True``, because the next one may be accepted.
 
-        Signing succeeds with any keys, so only this refusal can tell that they were rotated.
+        Signing succeeds with any keys, so only this refusal shows that they were rotated.
         """
         with self._lock:
             self._token = None
@@ -107,7 +107,7 @@ class EksCredentials:
         from airflow.sdk.log import mask_secret
 
         region, endpoint, session = self._aws.region, self._aws.endpoint("sts"), self._aws.session()
-        # No call by itself; but a role's or an instance's credentials are fetched anew when they are about to expire.
+        # Signing makes no call, but credentials of a role or an instance are fetched anew shortly before they expire.
         with self._aws.errors(f"sign a token for EKS cluster {self._cluster_name!r}"):
             token = sign_token(self._cluster_name, region, endpoint, session)
         mask_secret(token)

@@ -1,5 +1,5 @@
-"""How triggers come to an API server's address, headers and connections: nothing here waits in the event loop, or in a
-thread that another region needs."""
+"""How triggers get an API server's address, headers and connections: nothing here blocks the event loop, or a thread
+that another region needs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from typing import TYPE_CHECKING, Any
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError
 from gpu_fleet.hooks import lanes
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
-from gpu_fleet.hooks.kubernetes.access import ClusterAccess, Credentials, Endpoint
+from gpu_fleet.hooks.kubernetes.access import ClusterAccess
+from gpu_fleet.hooks.kubernetes.credentials import Credentials, Endpoint
 
 if TYPE_CHECKING:
     import aiohttp
 
-#: Seconds that a trigger waits for AWS to say where a cluster is, or for fresh credentials. The call goes on beyond
-#: that (boto3 repeats it for minutes); whoever asks again waits for the same one.
+#: Seconds that a trigger waits for AWS to say where a cluster is, or for fresh credentials. The call continues beyond
+#: that (boto3 repeats it for minutes); a second caller waits for the same one.
 PATIENCE_S = 15.0
 #: Seconds within which a failed look-up is not repeated for the same cluster: each of its watches would ask.
 REFUSED_S = 5.0
+#: Seconds that a trigger waits to learn whether a cluster's connection has changed. After that it uses the
+#: endpoint that it has.
+CHECK_PATIENCE_S = 5.0
 
 _lock = threading.Lock()
 _refused: dict[ClusterAccess, tuple[int, float, GpuFleetError]] = {}
 
 
 def lane_of(access: ClusterAccess) -> Hashable:
-    """What hangs together with this cluster: its region, as the connection sees it, or its kubeconfig."""
+    """What may hang together with this cluster: its region, as the connection sees it, or its kubeconfig."""
     if access.mode == "eks":
         return ("eks", access.aws_conn_id, access.region)
     return ("kubeconfig", access.path)
@@ -68,8 +72,9 @@ async def endpoint_of(access: ClusterAccess) -> Endpoint:
     """The cluster's endpoint, looked up by one call for all who need it.
 
     :raises GpuFleetError: as :func:`kubernetes_access.resolve`; the same again for :data:`REFUSED_S`.
-    :raises ApiUnavailable: also if the connection cannot be read, or nobody answers within :data:`PATIENCE_S`.
+    :raises ApiUnavailable: also if the connection cannot be read, or there is no answer within :data:`PATIENCE_S`.
     """
+    await _check_connection(access)
     known = kubernetes_access.known(access)
     if known is not None:
         return known
@@ -80,7 +85,21 @@ async def endpoint_of(access: ClusterAccess) -> Endpoint:
     try:
         return await lanes.shared(lane_of(access), ("resolve", access), partial(_resolve, access), within=PATIENCE_S)
     except TimeoutError as error:
-        raise ApiUnavailable(f"no address of {access} within {PATIENCE_S:.0f} s; {_check(access)}") from error
+        raise ApiUnavailable(f"no address of {access} within {PATIENCE_S:.0f} s; {_remedy(access)}") from error
+
+
+async def _check_connection(access: ClusterAccess) -> None:
+    """Forget an endpoint whose connection has changed; the connection is read only now and then.
+
+    In a lane of its own: reading a connection asks Airflow, not the region.
+    """
+    if not kubernetes_access.is_check_due(access):
+        return
+    lane = ("connection", lane_of(access))
+    try:
+        await lanes.shared(lane, access, partial(kubernetes_access.check, access), within=CHECK_PATIENCE_S)
+    except TimeoutError:
+        kubernetes_access.put_off_check(access)
 
 
 async def headers_of(access: ClusterAccess, endpoint: Endpoint) -> dict[str, str]:
@@ -116,14 +135,14 @@ async def _with_credentials(access: ClusterAccess, key: Hashable, work: Any) -> 
             return await lanes.shared(lane_of(access), key, work, within=PATIENCE_S)
     except TimeoutError as error:
         raise ApiUnavailable(
-            f"no fresh credentials for {access} within {PATIENCE_S:.0f} s; {_check(access)}"
+            f"no fresh credentials for {access} within {PATIENCE_S:.0f} s; {_remedy(access)}"
         ) from error
 
 
 def connector(access: ClusterAccess) -> aiohttp.TCPConnector:
     """Connections to one cluster, as many as there are watches, whose names are looked up in its lane.
 
-    aiohttp's default of 100 would let further watches wait for a place without a word, and its resolver uses the event
+    aiohttp's default of 100 would make further watches wait silently, and its resolver uses the event
     loop's default pool (aiohttp 3.14 aiohttp/connector.py, aiohttp/resolver.py). What the system cannot give (no file
     descriptor, no port) is an error that the watch reports.
     """
@@ -160,7 +179,7 @@ def connector(access: ClusterAccess) -> aiohttp.TCPConnector:
 
 
 def _renew(credentials: Credentials) -> bool:
-    """Drop and make anew in one go: whoever comes in between finds the call under way, after it the new headers."""
+    """Drop and renew in one call: another watch finds this call under way, or the new headers after it."""
     if not credentials.renew():
         return False
     credentials.headers()
@@ -177,7 +196,7 @@ def _resolve(access: ClusterAccess) -> Endpoint:
         raise
 
 
-def _check(access: ClusterAccess) -> str:
+def _remedy(access: ClusterAccess) -> str:
     if access.mode == "eks":
         return "AWS does not answer: check the region, the network and the connection's endpoints"
     return "check the disk that holds the kubeconfig"

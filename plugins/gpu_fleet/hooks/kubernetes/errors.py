@@ -43,7 +43,7 @@ _PERMANENT_500 = (
 class ApiNotFound(NotFound):
     """The API server itself answered 404: the object, its namespace or its kind is absent.
 
-    Told apart from a :class:`NotFound` about the way to the cluster, which must never be taken for 'object is gone'.
+    Distinct from a :class:`NotFound` about the way to the cluster, which must never count as 'the object is gone'.
     """
 
 

@@ -11,7 +11,7 @@ import threading
 
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
 from gpu_fleet.hooks.kubernetes.aio import AsyncKubeClient
-from gpu_fleet.hooks.kubernetes.client import KubeClient, event_time
+from gpu_fleet.hooks.kubernetes.client import KubeClient
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, ClusterAccess], KubeClient] = {}
@@ -48,4 +48,4 @@ def close_clients() -> None:
         client.close()
 
 
-__all__ = ["AsyncKubeClient", "ClusterAccess", "KubeClient", "KubernetesHook", "close_clients", "event_time"]
+__all__ = ["AsyncKubeClient", "ClusterAccess", "KubeClient", "KubernetesHook", "close_clients"]

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, Throttled, Unauthorized
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
+from gpu_fleet.hooks.kubernetes.credentials import Endpoint
 from gpu_fleet.hooks.kubernetes.errors import error_for, is_expired, parse_status
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Transport:
         return self._ahead
 
     def now(self) -> float:
-        """Epoch seconds by the API server's clock, as its last answer told it; by this machine's before the first one.
+        """Epoch seconds by the API server's clock, as of its last answer; by this machine's before the first one.
 
         What is compared with time stamps of the cluster must be of the cluster: a worker whose clock is off would blame
         every node for it.
@@ -162,7 +164,7 @@ class Transport:
         body_read: bytes = response.data
         return body_read
 
-    def _open_pool(self, endpoint: kubernetes_access.Endpoint) -> Any:
+    def _open_pool(self, endpoint: Endpoint) -> Any:
         import urllib3
 
         if self._pool is None or self._pool_key is not endpoint:
@@ -173,21 +175,21 @@ class Transport:
             }
             if endpoint.ssl_context is not None:
                 options["ssl_context"] = endpoint.ssl_context
-            proxy = kubernetes_access.proxy_for(endpoint.server)
+            proxy = proxy_for(endpoint.server)
             self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
             self._pool_key = endpoint
         return self._pool
 
 
 class Unreached(ApiUnavailable):
-    """The request cannot have been executed: no connection came about. Reported as ApiUnavailable."""
+    """The request cannot have been executed: no connection was established. Reported as ApiUnavailable."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="ApiUnavailable")
 
 
 def seconds_ahead(date: str | None, now: float) -> float:
-    """By how many seconds the clock of an answer's ``Date`` is ahead of ours; 0 if it cannot be told, or is close.
+    """By how many seconds the clock of an answer's ``Date`` is ahead of ours; 0 if that is unknown, or small.
 
     The header has whole seconds (RFC 9110, 6.6.1), and an answer takes a while.
     """
@@ -196,6 +198,13 @@ def seconds_ahead(date: str | None, now: float) -> float:
     except (ValueError, TypeError):
         return 0.0
     return ahead if abs(ahead) > CLOSE_S else 0.0
+
+
+def proxy_for(server: str) -> str | None:
+    """The HTTP proxy that the environment asks for (``HTTPS_PROXY``, ``NO_PROXY``), as the stock client does."""
+    parts = urlsplit(server)
+    proxy = getproxies().get(parts.scheme)
+    return None if not proxy or proxy_bypass(parts.netloc) else proxy
 
 
 def query_string(query: Mapping[str, Any] | None) -> str:

@@ -13,7 +13,7 @@ from gpu_fleet.operators.capacity import removal
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.objects.pods import create_pod, delete_pods, ensure_objects
 from gpu_fleet.operators.pool import hardware, reported_failure
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.capacity.burst import Ending

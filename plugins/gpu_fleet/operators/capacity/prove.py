@@ -12,7 +12,7 @@ from gpu_fleet.core.nodes.pool_template import PoolTemplate
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.capacity.request import request_capacity
 from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.verdict import Verdict

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gpu_fleet.hooks.helm.engine import ReleaseEngine
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient
 
-#: How a wait, or a caller's check, ends if the workloads were seen not to work. GateBlind, a subclass of GateRefused,
-#: is to be caught first: it means that they were not seen.
+#: How a wait, or a caller's check, ends if the workloads were seen not to work. GateBlind is none
+#: of them: it means that they were not seen.
 UNHEALTHY = (GateFailed, GateRefused, DeadlinePassed)
 
 _CRDS = frozenset({"CustomResourceDefinition"})

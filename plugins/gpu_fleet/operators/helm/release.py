@@ -143,7 +143,7 @@ class HelmReleaseOperator(HelmOperator):
         :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then the
             present candidate is taken for it.
         """
-        from gpu_fleet.triggers.looking import conclude
+        from gpu_fleet.triggers.waiting import conclude
 
         engine = self._open(context)
         outcome = engine.candidate()
@@ -174,7 +174,7 @@ class HelmReleaseOperator(HelmOperator):
         return ReleaseRequest(self.release_name, self.namespace, chart, dict(self.values), policy)
 
     def _wait(self, context: Any, engine: ReleaseEngine, outcome: Outcome) -> dict[str, Any]:
-        from gpu_fleet.triggers.looking import await_gate
+        from gpu_fleet.triggers.waiting import await_gate
 
         if self.wait_for == "none":
             return self._finished(outcome)
@@ -215,16 +215,14 @@ class HelmReleaseOperator(HelmOperator):
 
         :param wait: returns the READY verdict, or ``None`` where there is nothing to wait for, or raises.
         """
-        from gpu_fleet.triggers.looking import reconsider
+        from gpu_fleet.triggers.waiting import reconsider
 
         try:
             try:
                 verdict = wait()
-            except UNHEALTHY as error:
+            except (*UNHEALTHY, GateBlind) as error:
                 verdict = reconsider(error, gate, self._gate_args(outcome), self._access())
             return self._conclude(engine, outcome, verdict)
-        except GateBlind:
-            raise
         except UNHEALTHY as error:
             self._remedy(engine, outcome, error)
             raise
@@ -252,7 +250,7 @@ class HelmReleaseOperator(HelmOperator):
         says = f"{engine.request}: the check says that revision {outcome.revision} does not work"
         try:
             answer = check(engine.client, outcome.to_json())
-        except UNHEALTHY:
+        except (*UNHEALTHY, GateBlind):
             raise
         except Exception as error:
             self._raise_if_killed()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpu_fleet.core.errors import (
     ApiUnavailable,
     Forbidden,
-    GateBlind,
     GateRefused,
     GpuFleetError,
     NotFound,
@@ -18,7 +17,7 @@ from gpu_fleet.core.errors import (
 )
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.spec import selected_pools
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.preflight.launch_limits import Limits
@@ -90,8 +89,6 @@ class CheckPrerequisitesOperator(FleetOperator):
         try:
             await_gate(self, context, "karpenter_nodes", args, seconds, "after_nodes", deadline=until)
         except GateRefused as error:
-            if isinstance(error, GateBlind):
-                raise
             self.log.warning("%s", error.message)  # what is missing is said with all the rest
 
     def after_nodes(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +97,6 @@ class CheckPrerequisitesOperator(FleetOperator):
         try:
             conclude(event)
         except GateRefused as error:
-            if isinstance(error, GateBlind):
-                raise
             self.log.warning("%s", error.message)
         return self.act(context)
 

@@ -9,7 +9,7 @@ from gpu_fleet.core.errors import Conflict, SpecError
 from gpu_fleet.core.kubernetes.kinds import ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, RUNTIME_CLASS_NAME
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 
 class DeleteObjectsOperator(FleetOperator):

@@ -11,7 +11,7 @@ from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait
 from gpu_fleet.operators.teardown.approved import approved_plan
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
-from gpu_fleet.triggers.looking import await_gate
+from gpu_fleet.triggers.waiting import await_gate
 
 if TYPE_CHECKING:
     from gpu_fleet.core.teardown.drain import Blocked, DrainPlan

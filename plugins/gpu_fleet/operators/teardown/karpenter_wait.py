@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GateFailed, GateRefused
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: pod that is rescheduled pulls its image.
 KARPENTER_PATIENCE_S = 120.0
 
-#: How a wait ends in which no controller came; GateBlind, which is a GateRefused, is none of them.
+#: How a wait ends in which no controller came; GateBlind says nothing about that.
 _DEAD = (GateFailed, GateRefused, DeadlinePassed)
 
 

@@ -11,7 +11,7 @@ from gpu_fleet.operators.base import bare_pods_go, wait_started
 from gpu_fleet.operators.teardown.approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown.karpenter_wait import AwaitsKarpenter
 from gpu_fleet.operators.teardown.looks import instances_of, keeps_of, observe
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec

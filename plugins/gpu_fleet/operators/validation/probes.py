@@ -20,7 +20,7 @@ from gpu_fleet.operators.objects.pods import create_pod, delete_pods, ensure_obj
 from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.validation.nodes import protected_nodes, upstream_tasks
 from gpu_fleet.operators.validation.progress import Plan, Progress, look_at_nodes, remove_pods, unfit_nodes
-from gpu_fleet.triggers.looking import await_gate
+from gpu_fleet.triggers.waiting import await_gate
 
 if TYPE_CHECKING:
     from gpu_fleet.core.kubernetes.objects import PoolClaim

@@ -10,6 +10,7 @@ from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.kinds import RUNTIME_CLASS
 from gpu_fleet.core.queries import KubeQuery
 from gpu_fleet.core.verdict import Phase, Verdict
+from tests.unit.core.gates.test_node_pools import condition, thing
 
 NVIDIA = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "name": "nvidia"}
 KEY = "RuntimeClass nvidia"
@@ -78,3 +79,36 @@ def test_a_kind_outside_the_table_needs_its_plural() -> None:
     with pytest.raises(SpecError, match="plural"):
         reference(widget)
     assert reference({**widget, "plural": "widgets"}).kind.path("n", "w") == "/apis/x.io/v2/namespaces/n/widgets/w"
+
+
+CRDS = {"crds": ["a.karpenter.sh", "b.karpenter.sh"], "now": 1.0, "started": 0.0}
+ESTABLISHED = thing("CustomResourceDefinition", condition("Established", "True", generation=None))
+
+
+@pytest.mark.parametrize(
+    ("second", "phase", "reason"),
+    [
+        (ESTABLISHED, Phase.READY, "CrdEstablished"),
+        (None, Phase.PROGRESSING, "CrdNotFound"),
+        (thing("CustomResourceDefinition"), Phase.PROGRESSING, "NotEstablished"),
+        (
+            thing("CustomResourceDefinition", condition("Established", "False", "Installing")),
+            Phase.PROGRESSING,
+            "NotEstablished",
+        ),
+        (
+            thing("CustomResourceDefinition", condition("NamesAccepted", "False", "PluralConflict", "in use")),
+            Phase.FAILED,
+            "NamesNotAccepted",
+        ),
+        (
+            thing("CustomResourceDefinition", condition("Established", "True"), deleting=True),
+            Phase.FAILED,
+            "CrdTerminating",
+        ),
+    ],
+)
+def test_all_crds_must_be_served(second: dict[str, Any] | None, phase: Phase, reason: str) -> None:
+    snapshot = {"a.karpenter.sh": [ESTABLISHED], "b.karpenter.sh": [second] if second else []}
+    verdict = gate_named("crds_established").judge(snapshot, CRDS)
+    assert (verdict.phase, verdict.reason) == (phase, reason)

@@ -65,5 +65,5 @@ def test_the_wait_for_pods_says_that_no_kubelet_ends_them() -> None:
     args = {"nodes": ["n1"], "uids": ["u"], "dead": DEAD}
     verdict = gate.judge({"pods_0": [pod(5)]}, args)
     assert verdict.reason == "PodsTerminating"
-    assert "no kubelet ends those on n1" in verdict.message
+    assert "no kubelet terminates those on n1" in verdict.message
     assert "no kubelet" not in gate.judge({"pods_0": [pod(5)]}, {**args, "dead": {}}).message

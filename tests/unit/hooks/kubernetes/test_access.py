@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import os
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import yaml
 from gpu_fleet.core.errors import NotFound, SpecError
 from gpu_fleet.hooks.files.clusters import load_cluster
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
-from gpu_fleet.hooks.kubernetes.access import TOKEN_FILE_TTL_S, ClusterAccess, TokenFile, proxy_for, resolve
+from gpu_fleet.hooks.kubernetes.access import ClusterAccess, resolve
+from gpu_fleet.hooks.kubernetes.credentials import TOKEN_FILE_TTL_S, TokenFile
+from gpu_fleet.hooks.kubernetes.kubeconfig import Kubeconfig
+from gpu_fleet.hooks.kubernetes.transport import proxy_for
 from sandbox.pki import Pki
 
 
@@ -209,6 +213,61 @@ def test_an_endpoint_is_resolved_once_until_it_is_forgotten(pki: Pki, tmp_path: 
     assert resolve(found) is first
     kubernetes_access.forget(found)
     assert resolve(found) is not first
+
+
+class Later:
+    """The module :mod:`time` after some time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.seconds
+
+
+@pytest.mark.parametrize("part", ["token", "server", "client certificate"])
+def test_a_changed_kubeconfig_is_followed_within_a_minute(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    path = pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1", token="t1")
+    before = path.read_text()
+    first = resolve(access(path))
+    clock = Later(0.0)
+    monkeypatch.setattr(kubernetes_access, "time", clock)
+    match part:
+        case "token":
+            edited(path, user={"token": "t2"})
+        case "server":
+            edited(path, cluster={"server": "https://127.0.0.1:2"})
+        case _:
+            other = yaml.safe_load(pki.write_kubeconfig(tmp_path / "other", "https://127.0.0.1:1").read_text())
+            edited(path, user=other["users"][0]["user"])
+    assert path.read_text() != before
+    assert resolve(access(path)) is first, "it is not read for each call"
+    clock.seconds = 60.0
+    second = resolve(access(path))
+    assert second is not first
+    assert kubernetes_access.known(access(path)) is second
+    clock.seconds = 120.0
+    assert resolve(access(path)) is second, "an unchanged kubeconfig keeps its endpoint"
+
+
+def test_a_kubeconfig_that_cannot_be_read_at_a_check_changes_nothing(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is being replaced, say: nothing shows that it has changed, and what was read still works."""
+    path = pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1", token="t1")
+    first = resolve(access(path))
+    path.rename(tmp_path / "away")
+    monkeypatch.setattr(kubernetes_access, "time", Later(60.0))
+    assert resolve(access(path)) is first
+
+
+def test_no_secret_is_kept_for_the_comparison(pki: Pki, tmp_path: Path) -> None:
+    path = pki.write_kubeconfig(tmp_path / "k", "https://127.0.0.1:1", token="secret-word")
+    resolve(access(path))
+    assert "secret-word" not in repr(kubernetes_access._cache[access(path)])
+    assert "secret-word" not in repr(Kubeconfig.read(str(path), None))
 
 
 def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

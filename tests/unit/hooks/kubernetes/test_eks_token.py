@@ -318,6 +318,35 @@ def test_a_refused_token_is_signed_again_with_the_keys_that_are_there_by_now(
     assert "AKIAIOSFODNN7EXAMPLE" not in url_in(credentials.token())
 
 
+def test_the_clusters_token_follows_a_connection_that_is_given_other_keys(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server accepts the old token for minutes: only the connection shows that other keys count by now."""
+
+    def key() -> str:
+        return url_in(kubernetes_access.resolve(access).credentials.headers()["Authorization"].removeprefix("Bearer "))
+
+    access = ClusterAccess("eks", "followed", "us-west-2", "demo-gpu")
+    cluster = aws_session(ACCESS.aws_conn_id, ACCESS.region).call("eks", "describe_cluster", name="demo-gpu")
+    monkeypatch.setattr(AwsSession, "call", lambda *_, **__: cluster)
+    monkeypatch.setenv("AIRFLOW_CONN_FOLLOWED", connection(cloud, login="AKIAIOSFODNN7EXAMPLE"))
+    clock = Clock()
+    monkeypatch.setattr(aws_session("followed", "us-west-2"), "_monotonic", clock)
+    assert "AKIAIOSFODNN7EXAMPLE" in key()
+    known = kubernetes_access.known(access)
+    monkeypatch.setenv("AIRFLOW_CONN_FOLLOWED", connection(cloud, login="AKIAOTHERACCOUNT"))
+    clock.now += CONNECTION_TTL_S
+    assert "AKIAIOSFODNN7EXAMPLE" in key(), "it is not read for each call"
+    clock.now += CONNECTION_TTL_S
+    monkeypatch.setattr("gpu_fleet.hooks.kubernetes.access.CONNECTION_CHECK_S", 0.0)
+    assert "AKIAOTHERACCOUNT" in key()
+    assert kubernetes_access.known(access) is not known
+    known = kubernetes_access.known(access)
+    monkeypatch.delenv("AIRFLOW_CONN_FOLLOWED")
+    clock.now += CONNECTION_TTL_S
+    assert kubernetes_access.resolve(access) is known, "what cannot be read has not changed"
+
+
 def test_an_unreachable_endpoint_may_come_back(cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
     monkeypatch.setenv("AIRFLOW_CONN_FAR", connection(cloud, extra=extra))

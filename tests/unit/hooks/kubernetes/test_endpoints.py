@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.queries import KubeQuery
 from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes import endpoints as kubernetes_endpoints
-from gpu_fleet.hooks.kubernetes.access import Endpoint, FixedCredentials
+from gpu_fleet.hooks.kubernetes.credentials import Endpoint, FixedCredentials
 from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 from tests.unit.hooks.scripted_api import Reply, ScriptedApi, serving, status
 
@@ -201,11 +203,60 @@ async def test_a_name_that_is_not_resolved_holds_up_no_other_name(
 def test_one_lost_endpoint_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) -> None:
     access = eks("moved")
     old, new = (Endpoint(f"http://127.0.0.1:{port}", None, FixedCredentials("t")) for port in (1, 2))
-    monkeypatch.setitem(kubernetes_access._endpoints, access, (0, 0.0, new))
+    monkeypatch.setitem(kubernetes_access._cache, access, kubernetes_access.Known(new, ""))
     kubernetes_access.forget(access, old)
-    assert access in kubernetes_access._endpoints
+    assert kubernetes_access.known(access) is new
     kubernetes_access.forget(access, new)
-    assert access not in kubernetes_access._endpoints
+    assert kubernetes_access.known(access) is None
+
+
+def kubeconfig(path: Path, server: str, token: str) -> ClusterAccess:
+    named = {"name": "c"}
+    config = {
+        "current-context": "c",
+        "contexts": [{**named, "context": {"cluster": "c", "user": "c"}}],
+        "clusters": [{**named, "cluster": {"server": server}}],
+        "users": [{**named, "user": {"token": token}}],
+    }
+    path.write_text(json.dumps(config))
+    return ClusterAccess("kubeconfig", None, None, None, path=str(path))
+
+
+async def test_a_trigger_follows_a_changed_connection_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(ScriptedApi(EMPTY)) as api:
+        async with clients(kubeconfig(tmp_path / "k", api.url, "t1")) as [client]:
+            await client.list(NODES)
+            kubeconfig(tmp_path / "k", api.url, "t2")
+            await client.list(NODES)
+            known = kubernetes_access._cache[client.access]
+            monkeypatch.setattr(known, "checked_at", known.checked_at - 60.0)
+            monkeypatch.setattr(known, "resolved_at", known.resolved_at - 60.0)
+            await client.list(NODES)
+    assert [request.headers["Authorization"] for request in api.requests] == ["Bearer t1", "Bearer t1", "Bearer t2"]
+
+
+async def test_a_check_of_the_connection_that_hangs_is_waited_for_once_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: threading.Event
+) -> None:
+    checks: list[ClusterAccess] = []
+
+    def check(access: ClusterAccess) -> None:
+        checks.append(access)
+        hang.wait()
+
+    access = kubeconfig(tmp_path / "k", "http://127.0.0.1:1", "t1")
+    endpoint = kubernetes_access.resolve(access)
+    known = kubernetes_access._cache[access]
+    known.checked_at -= 60.0
+    monkeypatch.setattr(kubernetes_access, "check", check)
+    monkeypatch.setattr(kubernetes_endpoints, "CHECK_PATIENCE_S", 0.1)
+    found = await asyncio.gather(*(kubernetes_endpoints.endpoint_of(access) for _ in range(MANY)))
+    assert set(map(id, found)) == {id(endpoint)}
+    monkeypatch.setattr(kubernetes_endpoints, "CHECK_PATIENCE_S", 60.0)
+    assert await asyncio.wait_for(kubernetes_endpoints.endpoint_of(access), 10) is endpoint
+    assert checks == [access]
 
 
 async def test_a_connection_that_a_trigger_cannot_read_is_an_outage_of_the_way_to_the_cluster(

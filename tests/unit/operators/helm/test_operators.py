@@ -331,7 +331,7 @@ def test_a_proof_that_saw_nothing_does_not_cut_the_remedys_own_wait_short(
     found = {**task_context(cluster), "dag": dag}
     found["ti"].task_states["prove"] = "failed"
     verdict = unseen("Forbidden", "not for you", permanent=True) if blind else failed("Crashing", "it crashes")
-    with pytest.raises(GateRefused):
+    with pytest.raises(GateBlind if blind else GateRefused):
         prove.proven(found, {"type": "verdict", "gate": "release_workloads", "verdict": verdict.to_json()})
     # Nothing is ready yet, and nothing is wrong with it either.
     if blind:

@@ -7,7 +7,7 @@ import pytest
 from gpu_fleet.core.errors import DeadlinePassed
 from gpu_fleet.core.verdict import progressing
 from gpu_fleet.operators.helm.releases import SEEN_UNHEALTHY, ProveReleaseOperator
-from gpu_fleet.triggers.looking import deadline_error
+from gpu_fleet.triggers.waiting import deadline_error
 from tests.unit.airflow_context import TaskInstance
 
 

@@ -17,7 +17,8 @@ from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.files.clusters import load_cluster
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 from gpu_fleet.operators.preflight.prerequisites import CheckPrerequisitesOperator
-from gpu_fleet.triggers.looking import WAITING_FOR, look
+from gpu_fleet.triggers.looking import look
+from gpu_fleet.triggers.waiting import WAITING_FOR
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
 

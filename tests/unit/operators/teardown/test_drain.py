@@ -29,7 +29,7 @@ from gpu_fleet.hooks.kubernetes.hook import KubeClient
 from gpu_fleet.operators.objects.cordons import take_back_cordons
 from gpu_fleet.operators.teardown import drain as drain_operators
 from gpu_fleet.operators.teardown.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
-from gpu_fleet.triggers import looking
+from gpu_fleet.triggers import waiting
 from gpu_fleet.triggers.looking import look, verdict_of_error
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.specs import demo_spec
@@ -233,7 +233,7 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, said: Verdict) -> None:
         self.count, self.slept, self.away = 0, 0.0, 0.0
-        real, clock = looking.look, time.time
+        real, clock = waiting.look, time.time
 
         def slow(*args: Any, **options: Any) -> Verdict:
             self.count += 1
@@ -247,7 +247,7 @@ class Looks:
 
         monkeypatch.setattr(time, "time", lambda: clock() + self.away)
         monkeypatch.setattr(time, "sleep", sleep)
-        monkeypatch.setattr(looking, "look", slow)
+        monkeypatch.setattr(waiting, "look", slow)
 
 
 def test_a_look_that_outlasts_the_pause_does_not_end_the_drain(

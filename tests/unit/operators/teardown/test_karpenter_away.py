@@ -15,7 +15,7 @@ from gpu_fleet.hooks.kubernetes.hook import KubeClient
 from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
 from gpu_fleet.operators.teardown import karpenter_wait
 from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
-from gpu_fleet.triggers import looking
+from gpu_fleet.triggers import waiting
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 from tests.unit.operators.teardown.test_plan import (  # noqa: F401  (fixtures)
@@ -108,7 +108,7 @@ def test_a_karpenter_that_nobody_could_see_is_not_taken_for_dead(
     karpenter(kube, ready=False)
     blind = unseen("ApiUnavailable", "list pods: connection refused", permanent=False)
     monkeypatch.setattr(karpenter_wait, "KARPENTER_PATIENCE_S", 0.0)
-    monkeypatch.setattr(looking, "look", lambda *_, **__: blind)
+    monkeypatch.setattr(waiting, "look", lambda *_, **__: blind)
     operator = operator_class(task_id="task")
     asked = context(TaskInstance(spec=demo_spec(teardown__whenKarpenterIsDead="emergency")))
     event = {"type": "deadline", "gate": "karpenter_serves", "verdict": blind.to_json()}

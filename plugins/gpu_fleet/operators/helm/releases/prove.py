@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import GateBlind
 from gpu_fleet.core.gates.plugin_proof import NOT_THE_RELEASE
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.helm.base import UNHEALTHY
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
 from gpu_fleet.operators.helm.releases.proof import proof_deadline_s, proof_gate
-from gpu_fleet.triggers.looking import await_gate, conclude
+from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
     from gpu_fleet.core.verdict import Verdict
@@ -69,8 +68,6 @@ class ProveReleaseOperator(ReleaseOperator):
         """Report to the remediation what was seen. A wait that could not look (GateBlind) has nothing to report."""
         try:
             yield
-        except GateBlind:
-            raise
         except UNHEALTHY as error:
             # Some reasons are not this revision's fault, also where a wait for one of them to pass has ended.
             if NOT_THE_RELEASE.isdisjoint({error.reason, getattr(error, "waited_for", "")}):

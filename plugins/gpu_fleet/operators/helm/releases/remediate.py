@@ -15,7 +15,8 @@ from gpu_fleet.operators.helm.base import UNHEALTHY
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
 from gpu_fleet.operators.helm.releases.proof import proof_deadline_s, proof_gate
 from gpu_fleet.operators.helm.releases.prove import SEEN_UNHEALTHY, ProveReleaseOperator
-from gpu_fleet.triggers.looking import await_gate, conclude, look, reconsider
+from gpu_fleet.triggers.looking import look
+from gpu_fleet.triggers.waiting import await_gate, conclude, reconsider
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.outcome import Outcome
@@ -76,7 +77,7 @@ class RemediateReleaseOperator(ReleaseOperator):
             return self._roll_back(context, engine, outcome)
         try:
             verdict = await_gate(self, context, gate, args, self._deadline_s(), "considered")
-        except UNHEALTHY as error:  # it failed between the two looks, or it cannot be seen
+        except (*UNHEALTHY, GateBlind) as error:  # it failed between the two looks, or it cannot be seen
             return self._by_second_look(context, engine, outcome, error)
         return self._innocent(verdict)
 
@@ -85,7 +86,7 @@ class RemediateReleaseOperator(ReleaseOperator):
         self.prepare(context)
         try:
             return self._innocent(conclude(event))
-        except UNHEALTHY as error:
+        except (*UNHEALTHY, GateBlind) as error:
             engine = self._open(context)
             return self._by_storage(context, engine) or self._by_second_look(context, engine, engine.candidate(), error)
 
@@ -99,8 +100,6 @@ class RemediateReleaseOperator(ReleaseOperator):
         gate, args = self._gate(outcome)
         try:
             verdict = reconsider(error, gate, args, self.access(), started=self._run_started(context))
-        except GateBlind:
-            raise
         except UNHEALTHY as confirmed:
             self.log.warning("%s", confirmed)
             return self._roll_back(context, engine, outcome)

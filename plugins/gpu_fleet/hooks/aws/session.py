@@ -1,4 +1,4 @@
-"""AWS through boto3, with the credentials, region and endpoints of an Airflow connection, and typed errors."""
+"""A boto3 session that follows its Airflow connection."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from gpu_fleet.core.aws.errors import BAD_CREDENTIALS, EXPIRED, error_for_code
-from gpu_fleet.core.errors import ApiUnavailable, Forbidden, Invalid, SpecError, TransientError, Unauthorized
+from gpu_fleet.core.aws.errors import BAD_CREDENTIALS, EXPIRED
+from gpu_fleet.core.errors import ApiUnavailable, Forbidden, SpecError, Unauthorized
+from gpu_fleet.hooks.aws.endpoints import regional_endpoint
+from gpu_fleet.hooks.aws.errors import typed_errors
+from gpu_fleet.hooks.aws.responses import dig
 
 log = logging.getLogger(__name__)
 
@@ -30,47 +32,6 @@ CLIENT_DEFAULTS: dict[str, Any] = {
 #: Seconds after which a session looks whether its Airflow connection is still the one that it was made of. A triggerer
 #: lives for weeks, and a connection may be given another account meanwhile, whose instances would then be 'gone'.
 CONNECTION_TTL_S = 30.0
-
-
-def dig(response: Any, path: str) -> list[Any]:
-    """The values at a dotted path of a response, lists flattened; a missing step gives nothing.
-
-    ``dig(response, "Reservations.Instances")`` is the flat list of instances.
-    """
-    level = [response]
-    for step in [part for part in path.split(".") if part]:
-        found: list[Any] = []
-        for value in level:
-            child = value.get(step) if isinstance(value, Mapping) else None
-            if isinstance(child, list):
-                found.extend(child)
-            elif child is not None:
-                found.append(child)
-        level = found
-    return level
-
-
-@cache
-def _endpoints() -> Any:
-    """botocore's list of partitions and their endpoints; read once per process, without a service model."""
-    from botocore.loaders import create_loader
-    from botocore.regions import EndpointResolver
-
-    return EndpointResolver(create_loader().load_data("endpoints"))
-
-
-def regional_endpoint(service: str, region: str) -> str:
-    """The URL of a service's own endpoint in a region, of whatever partition: each has a domain of its own.
-
-    Not the client's: that of STS may be the global one (``sts_regional_endpoints = legacy``), which EKS does not accept
-    in a token (kubernetes-sigs/aws-iam-authenticator pkg/token/token.go).
-
-    :raises SpecError: if botocore knows no partition with such a region.
-    """
-    found = _endpoints().construct_endpoint(service, region)
-    if not found:
-        raise SpecError(f"AWS has no region {region!r}", field="aws.region", remedy="write for example us-west-2")
-    return f"https://{found['hostname']}"
 
 
 class AwsSession:
@@ -120,6 +81,18 @@ class AwsSession:
                 f"no AWS region: neither the spec nor {self.label} names one", field="aws.region", remedy="set it"
             )
         return str(region)
+
+    def fingerprint(self) -> str:
+        """A digest of the Airflow connection, which is read at most every :data:`CONNECTION_TTL_S`; empty without one.
+
+        :raises SpecError: if there is no such connection.
+        :raises ApiUnavailable: if it can no longer be read.
+        """
+        with self._lock:
+            self._forget_after_fork()
+            self._follow_connection()
+            self._connection_hook()
+            return self._made_of
 
     def session(self) -> Any:
         """The boto3 session of the connection (role assumed, if it says so)."""
@@ -194,60 +167,12 @@ class AwsSession:
         """Read the connection again at the next use: its credentials may have been rotated."""
         self._forget(None)
 
-    @contextmanager
-    def errors(self, what: str) -> Iterator[None]:
+    def errors(self, what: str) -> AbstractContextManager[None]:
         """Botocore's errors inside become typed ones that name the connection.
 
         :param what: what is done, for the message.
         """
-        from botocore import exceptions as boto
-
-        what = f"AWS {what} ({self.label})"
-        try:
-            yield
-        except boto.ClientError as error:
-            answer = error.response
-            detail = answer.get("Error", {})
-            raise error_for_code(
-                what,
-                str(detail.get("Code", "Unknown")),
-                str(detail.get("Message", error)),
-                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
-            ) from error
-        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
-            raise Forbidden(
-                f"{what}: {error}; give {self.label} an access key, a profile or a role", reason="NoCredentials"
-            ) from error
-        except (boto.SSOError, boto.TokenRetrievalError, *_login_errors(boto)) as error:
-            # Nobody is there to log in; a session that ended stays ended.
-            raise Forbidden(
-                f"{what}: {error}; log in again where the worker runs (aws sso login), or better give {self.label} a "
-                "role or an access key, which need no log-in",
-                reason="LoginNeeded",
-            ) from error
-        except (boto.CredentialRetrievalError, boto.MetadataRetrievalError) as error:
-            raise ApiUnavailable(f"{what}: cannot obtain credentials: {error}", reason="CredentialsFailed") from error
-        except (boto.NoRegionError, boto.InvalidRegionError) as error:
-            raise SpecError(f"{what}: {error}", field="aws.region", remedy="name a valid AWS region") from error
-        except (boto.HTTPClientError, boto.ConnectionError) as error:
-            if self.is_unknown_region():
-                # The address made of it does not exist, and never will: waiting is pointless.
-                raise SpecError(
-                    f"{what}: AWS has no region {self.region!r}",
-                    field="aws.region",
-                    remedy="write for example us-west-2",
-                ) from error
-            raise ApiUnavailable(f"{what}: {error}; check the region and the network") from error
-        except (boto.ParamValidationError, boto.UnknownServiceError) as error:
-            raise Invalid(f"{what}: {error}") from error
-        except boto.BotoCoreError as error:
-            if "Config" in type(error).__name__ or isinstance(error, boto.UnknownCredentialError):
-                raise Invalid(
-                    f"{what}: {error}; correct the AWS configuration files and variables of the worker, or the "
-                    f"extras of {self.label}",
-                    reason="AwsConfigInvalid",
-                ) from error
-            raise TransientError(f"{what}: {error}; run again", reason=type(error).__name__) from error
+        return typed_errors(f"AWS {what} ({self.label})", self)
 
     # --- internals ---------------------------------------------------------------------------------------------
 
@@ -305,8 +230,9 @@ class AwsSession:
             found = self._connection_digest()
         except SpecError as error:
             raise ApiUnavailable(
-                f"Airflow no longer hands out connection {self.aws_conn_id!r}, so nobody can tell whose account the "
-                "present session is of; check Airflow's API server and secrets backend, and that the connection exists",
+                f"Airflow no longer hands out connection {self.aws_conn_id!r}, so the account of the "
+                "present session is uncertain; check Airflow's API server and secrets backend, and that the connection "
+                "exists",
                 reason="ConnectionUnreadable",
             ) from error
         if found == self._made_of:
@@ -318,8 +244,8 @@ class AwsSession:
     def _connection_digest(self) -> str:
         """What the connection says, as a digest: no secret is kept for the comparison.
 
-        :raises SpecError: if there is no such connection. The stock hook only warns and goes on with whatever
-            credentials it finds: possibly another account's.
+        :raises SpecError: if there is no such connection. The stock hook only warns and continues with any
+            credentials that it finds, possibly another account's.
         """
         if self.aws_conn_id is None:
             return ""
@@ -350,12 +276,6 @@ class AwsSession:
             config=config,
             verify=hook.verify,
         )
-
-
-def _login_errors(boto: Any) -> tuple[type[Exception], ...]:
-    """Errors of ``aws login``, which only newer versions of botocore know."""
-    found = getattr(boto, "LoginError", None)
-    return () if found is None else (found,)
 
 
 _sessions: dict[tuple[str | None, str | None], AwsSession] = {}

@@ -1,4 +1,4 @@
-"""How a wait ends in the worker: what is told by somebody who could see, and what by somebody who could not."""
+"""How a wait ends in the worker: with what was seen, or with the word of a trigger that could not look."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GpuFleetError
 from gpu_fleet.core.verdict import Verdict, progressing, unseen
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 from gpu_fleet.operators.helm.releases import SEEN_UNHEALTHY, ProveReleaseOperator
-from gpu_fleet.triggers import looking
-from gpu_fleet.triggers.looking import await_gate, conclude, reconsider
+from gpu_fleet.triggers import waiting
+from gpu_fleet.triggers.waiting import await_gate, conclude, reconsider
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 
@@ -32,7 +32,7 @@ def end_of(verdict: Verdict) -> GpuFleetError:
 
 
 def sees(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> None:
-    monkeypatch.setattr(looking, "look", lambda *args, **kwargs: verdict)
+    monkeypatch.setattr(waiting, "look", lambda *args, **kwargs: verdict)
 
 
 def test_a_deadline_that_nobody_saw_pass_says_nothing_about_the_objects() -> None:
