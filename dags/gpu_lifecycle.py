@@ -26,9 +26,43 @@ from airflow.sdk import DAG, Param
 
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
+from gpu_fleet.phases.capacity import capacity
+from gpu_fleet.phases.common import end_run, freeze_spec, release_turn
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
-from gpu_fleet.phases.lifecycle import lifecycle_graph
-from gpu_fleet.phases.teardown import bare_pods_param
+from gpu_fleet.phases.preflight import preflight
+from gpu_fleet.phases.prove import prove
+from gpu_fleet.phases.provision import all_provisioned, provision, templates
+from gpu_fleet.phases.rollout import rollout
+from gpu_fleet.phases.teardown import TORN_DOWN, bare_pods_param, teardown, teardown_requested
+from gpu_fleet.phases.validation import validation
+
+
+def graph(spec: ClusterSpec) -> None:
+    frozen = freeze_spec(spec, provisions=True)
+    checked = preflight(spec)
+    provisioned = provision(spec)
+    rolled_out = rollout(spec)
+    ready = all_provisioned()
+    asked = capacity(spec)
+    proven = prove(spec, asked)
+    validated = validation(spec)
+
+    frozen >> checked >> [provisioned, rolled_out] >> ready
+    if spec.device_plugin.manage:
+        # A node carries the config entry that its NodePool names: the plugin must know it before a node can come.
+        rolled_out >> templates(provisioned)
+    for pool in spec.node_pools:
+        ready >> asked[pool.name] >> validated[pool.name]
+        if pool.wanted_nodes:  # an idle pool has no node that could prove anything
+            proven >> validated[pool.name]
+
+    lived = [frozen, checked, provisioned, rolled_out, ready, *asked.values(), proven, *validated.values()]
+    released = release_turn(lived)
+    requested = teardown_requested()
+    removed = teardown(spec)
+    released >> requested >> removed
+    # After the first release, too: if a person ends the run, it still waits for the clean-up when the second is done.
+    end_run([*lived, released, requested, removed], last=[released, requested, removed], torn_down=TORN_DOWN)
 
 
 def build(spec: ClusterSpec) -> DAG:
@@ -36,7 +70,7 @@ def build(spec: ClusterSpec) -> DAG:
         "gpu_lifecycle",
         spec,
         doc=__doc__ or "",
-        graph=lifecycle_graph,
+        graph=graph,
         params={
             "until": Param(
                 "validated",

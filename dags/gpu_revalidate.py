@@ -26,8 +26,24 @@ from airflow.sdk import DAG, Param
 
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.phases.alerts import overdue_alert
+from gpu_fleet.phases.common import end_run, freeze_spec, release_turn
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
-from gpu_fleet.phases.revalidation import revalidation_graph
+from gpu_fleet.phases.preflight import ACQUIRE_TURN, revalidation_preflight
+from gpu_fleet.phases.revalidation import drift_check, with_remediation
+from gpu_fleet.phases.validation import validation
+
+
+def graph(spec: ClusterSpec) -> None:
+    frozen = freeze_spec(spec, provisions=True)
+    checked = revalidation_preflight(spec)
+    # Beside the validation: whether something differs from the spec and whether it works are two questions.
+    drift = drift_check()
+    validated = with_remediation(validation(spec, measure=True))
+
+    frozen >> checked >> [drift, *validated.values()]
+    phases = [frozen, checked, drift, *validated.values()]
+    released = release_turn(phases)
+    end_run([*phases, released], last=[released], turn=ACQUIRE_TURN)
 
 
 def build(spec: ClusterSpec) -> DAG:
@@ -36,7 +52,7 @@ def build(spec: ClusterSpec) -> DAG:
         "gpu_revalidate",
         spec,
         doc=__doc__ or "",
-        graph=revalidation_graph,
+        graph=graph,
         schedule=spec.schedule if scheduled else None,
         deadline=overdue_alert(spec) if scheduled else None,
         params={

@@ -18,9 +18,19 @@ from airflow.sdk import DAG
 
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
+from gpu_fleet.phases.common import end_run, freeze_spec
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
-from gpu_fleet.phases.lifecycle import teardown_graph
-from gpu_fleet.phases.teardown import bare_pods_param
+from gpu_fleet.phases.preflight import teardown_preflight
+from gpu_fleet.phases.teardown import TORN_DOWN, bare_pods_param, teardown
+
+
+def graph(spec: ClusterSpec) -> None:
+    frozen = freeze_spec(spec)
+    checked = teardown_preflight()
+    removed = teardown(spec)
+
+    frozen >> checked >> removed
+    end_run([frozen, checked, removed], last=[removed], torn_down=TORN_DOWN)
 
 
 def build(spec: ClusterSpec) -> DAG:
@@ -28,7 +38,7 @@ def build(spec: ClusterSpec) -> DAG:
         "gpu_teardown",
         spec,
         doc=__doc__ or "",
-        graph=teardown_graph,
+        graph=graph,
         params={PARAM_BARE_PODS: bare_pods_param()},
         tags=("teardown",),
     )

@@ -21,15 +21,22 @@ from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
 from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
+from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
 from gpu_fleet.phases.common import Phase, settle
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: The tasks on which a run's verdict about its teardown rests.
 PLAN, APPROVE, LEAK_CHECK = "teardown.plan", "teardown.approve", "teardown.leak_check"
+#: The tasks whose results show the run's verdict that a teardown took place.
+TORN_DOWN = TornDown(plan=PLAN, approval=APPROVE, leak_check=LEAK_CHECK)
 APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
+
+
+def teardown_requested() -> Phase:
+    """Lets the teardown begin if the run's Param ``until`` asks for it, also after a failure; else skips it."""
+    return Phase.of(TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE))
 
 
 def bare_pods_param() -> Param:
@@ -126,4 +133,13 @@ def teardown(spec: ClusterSpec) -> Phase:
     return Phase(heads=[plan], tails=[release], tasks=tasks)
 
 
-__all__ = ["APPROVAL_BODY", "APPROVE", "LEAK_CHECK", "PLAN", "bare_pods_param", "teardown"]
+__all__ = [
+    "APPROVAL_BODY",
+    "APPROVE",
+    "LEAK_CHECK",
+    "PLAN",
+    "TORN_DOWN",
+    "bare_pods_param",
+    "teardown",
+    "teardown_requested",
+]
