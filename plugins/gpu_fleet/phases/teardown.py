@@ -15,10 +15,11 @@ from gpu_fleet.core.teardown.scope import orphans_go
 from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
 from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
-from gpu_fleet.operators.teardown.drain import DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeOperator
 from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
-from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
+from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown

@@ -40,11 +40,8 @@ from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, Kubernete
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator
 from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator
 from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
-from gpu_fleet.operators.teardown.plan import (
-    FINALIZER_NODE_CLASS,
-    DeleteNodePoolsOperator,
-    PlanTeardownOperator,
-)
+from gpu_fleet.operators.teardown.node_pools import FINALIZER_NODE_CLASS, DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.sensors.gate import GateSensor
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
@@ -519,7 +516,7 @@ def test_an_emergency_spares_what_is_not_ours_though_its_pool_is_going(
     assert [row["id"] for row in plan["plan"]["spared"]] == [theirs]
     assert f"Not touched, although their NodePools are going or gone: {theirs}" in plan["markdown"]
     delete_all = DeleteNodePoolsOperator(task_id="task")
-    with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) live on") as remain:
+    with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) remain") as remain:
         delete_all.execute(context(TaskInstance(spec=spec)))
     assert remain.value.reason == "OthersRemain"
     assert mine not in remain.value.message
