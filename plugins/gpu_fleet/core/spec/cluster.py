@@ -11,12 +11,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, SpecModel
+from gpu_fleet.core.spec.base import NotEmpty, SpecModel
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.cron import check_schedule
+from gpu_fleet.core.spec.names import DnsLabel
+from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster
-from gpu_fleet.core.spec.pools import NodeClass, NodePool
+from gpu_fleet.core.spec.pools import NodePool
 from gpu_fleet.core.spec.problems import SpecErrors, problems_of
 from gpu_fleet.core.spec.rules import RULES
 

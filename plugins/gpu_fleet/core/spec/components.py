@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, KARPENTER_NAMESPACE
-from gpu_fleet.core.spec.base import ChartRepository, Digest, DnsLabel, ExactVersion, Pattern, SpecModel
+from gpu_fleet.core.spec.base import Pattern, SpecModel
+from gpu_fleet.core.spec.names import ChartRepository, Digest, DnsLabel, ExactVersion
 from gpu_fleet.core.spec.problems import shortened
 
 _MANAGE = "false: the package gates on this component and changes nothing of it (it belongs to Terraform, Argo CD, …)."

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, Pattern, QuotedVersion, Seconds, SpecModel
+from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
+from gpu_fleet.core.spec.durations import Seconds
+from gpu_fleet.core.spec.names import DnsLabel, QuotedVersion
 
 
 class Deadlines(SpecModel):

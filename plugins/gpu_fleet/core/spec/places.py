@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gpu_fleet.core.spec.base import Pattern, QuotedVersion, SpecModel
+from gpu_fleet.core.spec.base import Pattern, SpecModel
+from gpu_fleet.core.spec.names import QuotedVersion
 
 
 def _region(value: str) -> str:
