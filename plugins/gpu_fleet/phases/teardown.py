@@ -87,7 +87,10 @@ def teardown(spec: ClusterSpec) -> Phase:
             drains=[drain.task_id for drain in drains],
         ).as_teardown()
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id=plan.task_id)
-        claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
+        # In an emergency the result names the pools that it is limited to.
+        claims_gone = GateSensor(
+            task_id="node_claims_gone", gate="nodeclaims_gone", args={**cluster, "removed": delete.output}
+        )
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)

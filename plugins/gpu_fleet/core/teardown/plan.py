@@ -20,7 +20,7 @@ from gpu_fleet.core.kubernetes.names import (
 )
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.drain import DrainRules
-from gpu_fleet.core.teardown.emergency import emergency_scope, our_pools
+from gpu_fleet.core.teardown.emergency import emergency_scope, others_left, our_pools
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown.keeps import Keeps, decide
 from gpu_fleet.core.teardown.pods import Judged, judge, user_pods
@@ -84,7 +84,8 @@ class TeardownPlan:
     :ivar cost: per hour, of the instances and of the volumes that go with them.
     :ivar notes: what else the reader has to know.
     :ivar stays: what else stays by the cluster file, in words.
-    :ivar spared: instances that are left and that an emergency does not terminate, as they are not ours.
+    :ivar spared: instances that are left and that an emergency does not terminate, because they are not ours.
+    :ivar others: NodeClaims and nodes of others that an emergency does not wait for, in words.
     """
 
     cluster: str
@@ -105,6 +106,7 @@ class TeardownPlan:
     keeps: Keeps = field(default_factory=Keeps)
     stays: Sequence[str] = ()
     spared: Sequence[Json] = ()
+    others: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:
@@ -118,6 +120,7 @@ class TeardownPlan:
             "nodes": self.nodes,
             "instances": self.instances,
             "spared": list(self.spared),
+            "others": list(self.others),
             "volumes": [volume.to_json() for volume in self.volumes],
             "pods": dict(self.pods),
             "victims": [victim.to_json() for victim in self.judged.victims],
@@ -165,11 +168,13 @@ def make_plan(
         policy=spec.teardown.when_karpenter_is_dead,
     )
     spared: list[Json] = []
+    others: list[str] = []
     if way is Way.EMERGENCY:
         ours = our_pools(spec, observed.node_pools, approved_pools)
         scope = emergency_scope(spec, going, observed.node_claims, observed.nodes, ours)
         going, claims, nodes = scope.instances, scope.claims, scope.nodes
         spared, _ = _instances(scope.spared, prices)
+        others = others_left(spec, observed.node_claims, observed.nodes, observed.node_pools, ours, observed.instances)
     else:
         theirs = going_elsewhere(spec, observed.node_pools)
         going = [instance for instance in going if tags_of(instance).get(TAG_NODE_POOL) not in theirs]
@@ -205,12 +210,13 @@ def make_plan(
         way=way,
         cost=total([*costs, *(volume.price for volume in volumes if volume.goes)]),
         prices=prices.describe(),
-        notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared)],
+        notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared), *_others(others)],
         judged=judged,
         volumes=volumes,
         keeps=keeps,
         stays=_stays(spec, keeps),
         spared=spared,
+        others=others,
     )
 
 
@@ -265,6 +271,16 @@ def _spared(rows: Sequence[Json]) -> list[str]:
         f"Not touched, although their NodePools are going or gone: {shown}. Their tags name no managed pool of this "
         "cluster file, and without Karpenter nobody terminates them: bring it back, or have their owners do it. Until "
         "then the teardown fails (OthersRemain) once ours are gone."
+    ]
+
+
+def _others(names: Sequence[str]) -> list[str]:
+    """What an emergency leaves although its NodePool is gone or being deleted; no instance lives behind it."""
+    if not names:
+        return []
+    return [
+        f"Neither removed nor waited for: {', '.join(names)}. They belong to no pool of this cluster file, no instance "
+        "is behind them, and without Karpenter no controller serves their finalizers."
     ]
 
 

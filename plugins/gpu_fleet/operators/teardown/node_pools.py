@@ -16,7 +16,7 @@ from gpu_fleet.core.kubernetes.kinds import (
 )
 from gpu_fleet.core.kubernetes.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.emergency import finishable, our_pools
+from gpu_fleet.core.teardown.emergency import finishable, others_left, our_pools
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way
 from gpu_fleet.core.teardown.plan import TeardownPlan, make_plan
 from gpu_fleet.core.teardown.remains import left_classes
@@ -56,7 +56,8 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
     :param approved_task_id: task whose plan a person has approved. The task refuses to remove more, also when it is
         cleared alone, long after the plans were compared.
     :returns: ``{"way", "pools", "nodeClaims", "nodes", "instances", "spared"}``; the last are the instances that an
-        emergency leaves to their owners.
+        emergency leaves to their owners. After an emergency also ``waitsFor``, the NodePools whose NodeClaims and nodes
+        the tasks that follow wait for, and ``others``, the NodeClaims and nodes of others that they do not wait for.
     :raises PermanentError: ``KarpenterDead`` under the policy ``fail``; ``PlanGrew`` and ``WayNotApproved`` if it would
         remove more than was approved, or in a worse way; ``OthersRemain`` after an emergency that has removed what is
         ours while instances of others remain that nothing terminates.
@@ -158,11 +159,14 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
 
         It looks again: an object with a living instance keeps its finalizer, whoever owns the instance.
         """
-        pools = our_pools(self.spec, self.kube.list(NODE_POOL), plan["pools"])
-        alive = instances_of(self.spec)
-        nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
-        for item in finishable([*self.kube.list(NODE_CLAIM), *nodes], pools, alive):
+        node_pools, alive = self.kube.list(NODE_POOL), instances_of(self.spec)
+        pools = our_pools(self.spec, node_pools, plan["pools"])
+        claims, nodes = self.kube.list(NODE_CLAIM), self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
+        for item in finishable([*claims, *nodes], pools, alive):
             self._finish(item, FINALIZER_TERMINATION)
+        others = others_left(self.spec, claims, nodes, node_pools, pools, alive)
+        if others:
+            self.log.warning("neither removed nor waited for, as no controller serves it: %s", ", ".join(others))
         kept = [pool.name for pool in self.spec.node_pools if not pool.manage]
         classes = self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}")
         for item in left_classes(classes, self.spec.name, kept):
@@ -172,7 +176,7 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
         # A task that deferred in an earlier version of this package has recorded none.
         if left := [row for row in plan.get("spared") or () if row["id"] in ids]:
             raise others_remain(self.spec, left)
-        return plan
+        return {**plan, "waitsFor": sorted(pools), "others": others}
 
     def _finish(self, item: Mapping[str, Any], finalizer: str) -> None:
         """Delete an object, then remove the one finalizer that no controller serves any more."""

@@ -535,7 +535,37 @@ def test_a_wait_that_began_in_a_version_that_noted_no_spared_instances_goes_on(k
     gone = {"phase": "Ready", "reason": "InstancesGone", "message": "EC2 has no Karpenter instance left"}
     event = {"type": "verdict", "gate": "instances_gone", "verdict": gone}
     operator = DeleteNodePoolsOperator(task_id="task")
-    assert operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, plan=before) == before
+    resumed = operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, plan=before)
+    assert {key: resumed[key] for key in before} == before
+
+
+@pytest.mark.parametrize("ours_left", [True, False], ids=["with something of ours", "with nothing of ours"])
+def test_an_emergency_does_not_wait_for_claims_and_nodes_of_others_that_have_no_instance(
+    kube: KubeClient, ours_left: bool
+) -> None:
+    """With Karpenter dead their finalizers are served by no controller: such a wait would only end by its deadline."""
+    spec = demo_spec(teardown__uninstallKarpenter=False, **EMERGENCY)
+    pool(kube)
+    claim(kube, "theirs", "gone")
+    node(kube, "node-theirs", "gone")
+    if ours_left:
+        claim(kube, "mine")
+        node(kube, "node-mine")
+    else:
+        remove(kube, NODE_POOL, POOL)
+    plan = run(PlanTeardownOperator, spec)
+    assert plan["plan"]["way"] == ("Emergency" if ours_left else "NothingLeft")
+    if ours_left:
+        assert "NodeClaim theirs (NodePool gone)" in plan["markdown"]
+    removed = run(DeleteNodePoolsOperator, spec)
+    assert removed["others"] == ["NodeClaim theirs (NodePool gone)", "Node node-theirs (NodePool gone)"]
+    args = {"cluster": spec.cluster.name, "standalone_stays": True, "removed": removed}
+    gone = GateSensor(task_id="gone", gate="nodeclaims_gone", args=args)
+    assert gone.execute(context(TaskInstance(spec=spec)))["reason"] == "NodeClaimsGone"
+    claim(kube, "late", POOL)  # of a pool of ours: waited for
+    with pytest.raises(TaskDeferred):
+        gone.execute(context(TaskInstance(spec=spec)))
+    assert deleting(kube, NODE_CLAIM, "theirs") is False
 
 
 def test_an_emergency_takes_the_instances_of_our_pools_that_the_file_no_longer_has(
