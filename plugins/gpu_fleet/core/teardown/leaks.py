@@ -25,9 +25,9 @@ from gpu_fleet.core.kubernetes.names import (
 )
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.plan import capacity_type
 from gpu_fleet.core.teardown.remains import (
     COSTLY_STATES,
+    capacity_type,
     left_classes,
     left_in_pools,
     left_instances,

@@ -24,7 +24,7 @@ from gpu_fleet.core.teardown.emergency import emergency_scope, others_left, our_
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown.keeps import Keeps, decide
 from gpu_fleet.core.teardown.pods import Judged, judge, user_pods
-from gpu_fleet.core.teardown.remains import left_instances, living_pools, tags_of
+from gpu_fleet.core.teardown.remains import capacity_type, left_instances, living_pools, tags_of
 from gpu_fleet.core.teardown.scope import (
     Observed,
     doomed_claims,
@@ -66,11 +66,6 @@ def releases(secrets: Iterable[Mapping[str, Any]], going: Mapping[str, str]) -> 
                 "status": labels.get("status", ""),
             }
     return [newest[key] for key in sorted(newest)]
-
-
-def capacity_type(instance: Mapping[str, Any]) -> str:
-    """``spot`` or ``on-demand``, as EC2 says."""
-    return "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gpu_fleet.triggers.looking import await_gate, conclude
 class DeleteObjectsOperator(FleetOperator):
     """Deletes what a builder would apply, or the objects named; what is absent counts as done.
 
-    :param builder: name in ``core.manifests.BUILDERS``; or
+    :param builder: name in ``core.manifests.build.BUILDERS``; or
     :param refs: ``[{"apiVersion", "kind", "name", "namespace"}, ...]``. Exactly one of the two.
     :param builder_args: the builder's arguments besides the spec; templated.
     :param propagation: Background, Foreground or Orphan.
