@@ -35,14 +35,14 @@ def refuse_more(approved: Mapping[str, Any], task_id: str, plan: TeardownPlan) -
     if grown := growth(seen, plan.to_json()):
         more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
         raise PermanentError(
-            f"the teardown of {plan.cluster} would also remove {', '.join(grown[:MOST_GROWTH])}{more}, which the "
-            f"approved plan of {task_id} does not contain; nothing was removed: {again}",
+            f"the teardown of {plan.cluster} would also remove {', '.join(grown[:MOST_GROWTH])}{more}, which is not in "
+            f"the plan that was approved; nothing was removed: {again}",
             reason="PlanGrew",
         )
     if is_worse(seen.get("way"), plan.way):
         raise PermanentError(
-            f"Karpenter has died since the plan of {task_id} was approved: the teardown of {plan.cluster} would "
-            "terminate instances through EC2 and respect no PodDisruptionBudget; nothing was removed: restore "
-            f"Karpenter and clear this task, or {again}",
+            f"Karpenter has died since the plan was approved: the teardown of {plan.cluster} would terminate instances "
+            "through EC2 and respect no PodDisruptionBudget; nothing was removed: restore Karpenter and clear this "
+            f"task, or {again}",
             reason="WayNotApproved",
         )

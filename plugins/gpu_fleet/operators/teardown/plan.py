@@ -27,7 +27,7 @@ def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> 
     shown = " and ".join(f"{kind} {', '.join(names)}" for kind, names in needed.items())
     return PermanentError(
         f"{shown} do not belong to cluster spec {spec.name} and will not be removed; without Karpenter nothing would "
-        "manage them or their nodes. Set teardown.uninstallKarpenter: false, or delete them first",
+        "manage them or their nodes; set teardown.uninstallKarpenter: false, or delete them first",
         reason="KarpenterStillNeeded",
     )
 

@@ -191,7 +191,7 @@ def deleting(kube: KubeClient, kind: Kind, name: str) -> bool:
 def test_the_plan_of_an_empty_cluster_is_empty(kube: KubeClient) -> None:
     result = run(PlanTeardownOperator)
     assert result["plan"]["way"] == "NothingLeft"
-    assert "Nothing is left" in result["markdown"]
+    assert "Nothing to remove" in result["markdown"]
 
 
 def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSession) -> None:
@@ -322,7 +322,7 @@ def test_the_plan_after_the_approval_may_shrink_and_not_grow(kube: KubeClient, a
     again = PlanTeardownOperator(task_id="plan_again", approved_task_id="plan")
     assert again.execute(context(ti))["plan"]["instances"] == []
     new = instance(aws)
-    with pytest.raises(PermanentError, match=rf"since plan was approved.*{new}.*clear plan") as refused:
+    with pytest.raises(PermanentError, match=rf"would also remove instance {new} .*clear plan") as refused:
         again.execute(context(ti))
     assert refused.value.reason == "PlanGrew"
 
@@ -514,7 +514,7 @@ def test_an_emergency_spares_what_is_not_ours_though_its_pool_is_going(
     plan = run(PlanTeardownOperator, spec)
     assert [row["id"] for row in plan["plan"]["instances"]] == [mine]
     assert [row["id"] for row in plan["plan"]["spared"]] == [theirs]
-    assert f"Not touched, although their NodePools are going or gone: {theirs}" in plan["markdown"]
+    assert f"Not touched, although their NodePools are gone or being deleted: {theirs}" in plan["markdown"]
     delete_all = DeleteNodePoolsOperator(task_id="task")
     with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) remain") as remain:
         delete_all.execute(context(TaskInstance(spec=spec)))
