@@ -1,4 +1,4 @@
-"""Capacity: placeholder pods ask Karpenter for nodes; the gate is allocatable == physical x replicas on every node."""
+"""Capacity: placeholder pods make Karpenter launch nodes; the gate is allocatable == physical x replicas on each."""
 
 from __future__ import annotations
 

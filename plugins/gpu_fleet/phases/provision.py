@@ -25,9 +25,9 @@ _CRDS = ("nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.ka
 
 
 def provision(spec: ClusterSpec) -> Phase:
-    """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any object of them.
+    """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any of their objects.
 
-    A component with ``manage: false`` is gated on like any other, but nothing of it is changed.
+    A component with ``manage: false`` is waited for like any other, but nothing in it is changed.
     """
     tasks: list[Any] = []
     tails: list[Any] = []

@@ -1,7 +1,7 @@
-"""Teardown: plan with cost, approval, freeze, drain, then everything in the one order that leaks nothing.
+"""Teardown: plan with cost, approval, freeze, drain, then deletion in the only order that leaks nothing.
 
-NodePools go first, while Karpenter still runs: its finalizers are what terminates the instances. The node classes, the
-plugin and Karpenter itself follow only when EC2 says that the instances are gone. If a drain fails before anybody was
+NodePools are deleted first, while Karpenter still runs: its finalizers terminate the instances. The node classes, the
+plugin and Karpenter itself follow only when EC2 reports that the instances are gone. If a drain fails before a pod was
 evicted, freeze and cordons are taken back when the last drain is over.
 """
 
@@ -46,15 +46,15 @@ def bare_pods_param() -> Param:
         False,
         type="boolean",
         title="Evict bare pods",
-        description="At a teardown: evict pods without a controller, too, such as those of Airflow's pod operators, "
-        "although nothing recreates them; as drain.force, for this run.",
+        description="In a teardown: also evict pods without a controller, such as those of Airflow's pod operators, "
+        "although nothing recreates them. Like drain.force, but for this run.",
     )
 
 
 def teardown(spec: ClusterSpec) -> Phase:
-    """The cluster's turn is not held while a person thinks: it is taken after the approval, with a new plan.
+    """The cluster's turn is not held while the approval is pending: it is taken after it, and a new plan is made.
 
-    The new plan may be smaller than the approved one, never larger.
+    The new plan may remove less than the approved one, never more.
     """
     cluster = {"cluster": spec.cluster.name, "standalone_stays": not orphans_go(spec)}
     classes_that_go = {"spec": spec.name, "kept": [pool.name for pool in spec.node_pools if not pool.manage]}
@@ -79,7 +79,7 @@ def teardown(spec: ClusterSpec) -> Phase:
                 task_id="drain_removed_pools", drained=list(spec.pool_names), plan_task_id=replan.task_id
             )
         )
-        # A teardown in Airflow's sense, too: a run that a person ends must not leave pools frozen for nothing.
+        # An Airflow teardown task, too: a run that a person ends must not leave pools frozen for no reason.
         undo = UndoFreezeOperator(
             task_id="undo_freeze",
             turn=turn.task_id,
@@ -94,7 +94,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)
-        # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
+        # Also after a failure, because that is when things leak; not after a rejection, which skips the rest.
         leaks = LeakCheckOperator(
             task_id="leak_check", plan_task_id=plan.task_id, trigger_rule=TriggerRule.NONE_SKIPPED
         )
@@ -120,13 +120,13 @@ def teardown(spec: ClusterSpec) -> Phase:
             tasks.append(plugin)
             if spec.runtime_class.manage:
                 runtime_class = DeleteRuntimeClassOperator(task_id="delete_runtime_class", plan_task_id=replan.task_id)
-                # Pods of the plugin name the class; it goes after them.
+                # The plugin's pods name the class, so it is deleted after them.
                 plugin >> runtime_class
                 tasks.append(runtime_class)
         if spec.karpenter.manage and spec.teardown.uninstall_karpenter:
             karpenter = UninstallReleaseOperator(task_id="uninstall_karpenter", component="karpenter")
             crds = UninstallReleaseOperator(task_id="uninstall_karpenter_crd", component="karpenter-crd")
-            # Karpenter's finalizers on the node classes must have been served before its controller goes.
+            # Karpenter must have served its finalizers on the node classes before its controller is uninstalled.
             classes_gone >> karpenter >> crds
             tasks += [karpenter, crds]
         for task in settle(task for task in tasks if task is not leaks):

@@ -20,16 +20,16 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
-#: Longest text of any field; the longest that Kubernetes or AWS take in one of them is a path.
+#: Longest text of any field; the longest value that Kubernetes or AWS accept in one of them is a path.
 LONGEST_TEXT = 4096
-#: Levels of a free-form field (Helm values, a notifier's arguments); the files' own bound is not above it.
+#: Levels of a free-form field (Helm values, a notifier's arguments); not less than the bound of the file itself.
 _DEEPEST = 40
 
 
 class SpecModel(BaseModel):
     """Base of every part of the spec: frozen, unknown keys refused, keys in camelCase as in Kubernetes.
 
-    Strict: a value of one type never becomes one of another (``force: 1`` is not true, ``"2"`` is no number).
+    Strict: a value of one type is never converted to another (``force: 1`` is not true, ``"2"`` is not a number).
     """
 
     model_config = ConfigDict(
@@ -44,7 +44,7 @@ class SpecModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
-        """Lists of YAML and JSON for the tuples of frozen models: the one conversion that loses nothing."""
+        """Convert lists of YAML and JSON to the tuples of frozen models: the only conversion that loses nothing."""
         if isinstance(value, Mapping):
             return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
         return value
@@ -52,7 +52,7 @@ class SpecModel(BaseModel):
     @field_validator("*")
     @classmethod
     def _plain(cls, value: Any) -> Any:
-        """No text with line breaks or other invisible characters, nothing that JSON cannot hold."""
+        """Refuse text with line breaks or other invisible characters, and values that JSON cannot represent."""
         if isinstance(value, str):
             visible(value)
         elif isinstance(value, tuple):
@@ -66,7 +66,7 @@ class SpecModel(BaseModel):
 
 def visible(text: str) -> None:
     """
-    :raises ValueError: for text that does not look as what it is: line breaks, control characters, outer spaces.
+    :raises ValueError: for text with invisible parts: line breaks, control characters, outer spaces.
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"has {len(text)} characters; write at most {LONGEST_TEXT}")
@@ -74,33 +74,33 @@ def visible(text: str) -> None:
         raise ValueError(f"{text!r} begins or ends with a space or line break; remove it")
     hidden = next((character for character in text if not character.isprintable()), None)
     if hidden is not None:
-        raise ValueError(f"{text[:80]!r} holds the invisible character {hidden!r}; remove it")
+        raise ValueError(f"{text[:80]!r} contains the invisible character {hidden!r}; remove it")
 
 
 def _json_only(value: Any, depth: int = 0) -> None:
     """
-    :raises ValueError: for what neither JSON nor Helm can hold: NaN, infinity, dates, keys that are no text.
+    :raises ValueError: for what JSON or Helm cannot represent: NaN, infinity, dates, keys that are not text.
     """
     if depth > _DEEPEST:
         raise ValueError(f"is nested deeper than {_DEEPEST} levels; flatten it")
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"the key {key!r} is no text; put it in quotes")
+                raise ValueError(f"the key {key!r} is not text; put it in quotes")
             _json_only(item, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _json_only(item, depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value} is no number that JSON or Helm can hold; write a finite number")
+            raise ValueError(f"{value} is not a number that JSON or Helm can represent; write a finite number")
     elif value is not None and not isinstance(value, str | int):
         raise ValueError(f"{value!r} is a {type(value).__name__}; put it in quotes")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Annotation of a text that must match as a whole; unlike pydantic's ``pattern`` it says in words what to write.
+    """Annotation of a text that must match completely; unlike pydantic's ``pattern`` it says in words what to write.
 
     :ivar regex: of ASCII text, without anchors.
     :ivar explain: the text -> what is wrong and, after ``; ``, what to write instead.

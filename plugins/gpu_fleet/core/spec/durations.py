@@ -14,14 +14,14 @@ from gpu_fleet.core.spec.problems import shortened
 #: Go's time.ParseDuration restricted to what Karpenter's CRD admits; there is no unit for days.
 _DURATION = re.compile(r"([0-9]+(s|m|h))+")
 _DURATION_PART = re.compile(r"([0-9]+)(s|m|h)")
-#: What Karpenter's CRD admits as a disruption budget's duration.
+#: The durations that Karpenter's CRD admits in a disruption budget.
 _HOURS_AND_MINUTES = re.compile(r"(([0-9]+(h|m))|([0-9]+h[0-9]+m))(0s)?")
-#: Longer than any duration that Go can hold, as written by a person; longer ones are not even computed.
+#: More characters than any duration that Go can represent, as a person writes it; longer texts are not computed.
 _LONGEST_DURATION_TEXT = 40
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 #: Go's longest duration: nanoseconds in 64 bits (https://pkg.go.dev/time#Duration), in which Karpenter keeps them.
 LONGEST_GO_SECONDS = (2**63 - 1) // 10**9
-#: Longest wait of ours: no date computed from it can overflow, and whoever writes more has mistaken the unit.
+#: Longest wait of ours: no date computed from it can overflow, and a longer one is a mistaken unit.
 LONGEST_WAIT_SECONDS = 366 * 24 * 3600
 
 
@@ -99,7 +99,9 @@ class HoursAndMinutes(Duration):
     def parse(cls, text: str) -> HoursAndMinutes:
         duration = Duration.parse(text)
         if not _HOURS_AND_MINUTES.fullmatch(text):
-            raise ValueError(f"{text!r} is no duration that Karpenter takes here; write hours, then minutes: 8h, 1h30m")
+            raise ValueError(
+                f"{text!r} is not a duration that Karpenter accepts here; write hours, then minutes: 8h, 1h30m"
+            )
         return cls(duration)
 
     @classmethod
@@ -108,7 +110,7 @@ class HoursAndMinutes(Duration):
 
 
 class Seconds(int):
-    """A wait of ours: written in Go syntax (``15m``), held as whole seconds, ready for arithmetic."""
+    """A wait of ours: written in Go syntax (``15m``), stored as whole seconds."""
 
     __slots__ = ()
 

@@ -27,10 +27,10 @@ def _dns_label(value: str) -> str:
 
 
 def label_key(value: str) -> str:
-    """The key of a label or taint, as Kubernetes takes it: ``name`` or ``dns.subdomain/name``
+    """The key of a label or taint, as Kubernetes accepts it: ``name`` or ``dns.subdomain/name``
     (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set).
 
-    :raises ValueError: saying how to write it.
+    :raises ValueError: says how to write it.
     """
     prefix, slash, name = value.rpartition("/")
     if slash and (len(prefix) > 253 or not _DNS_SUBDOMAIN.fullmatch(prefix)):
@@ -47,9 +47,9 @@ def label_key(value: str) -> str:
 
 
 def label_value(value: str) -> str:
-    """The value of a label or taint, as Kubernetes takes it.
+    """The value of a label or taint, as Kubernetes accepts it.
 
-    :raises ValueError: saying how to write it.
+    :raises ValueError: says how to write it.
     """
     if value and (len(value) > 63 or not _LABEL_NAME.fullmatch(value)):
         raise ValueError(

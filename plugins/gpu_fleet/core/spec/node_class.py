@@ -1,4 +1,4 @@
-"""The node class: what every pool's EC2NodeClass says by default."""
+"""The node class: the defaults of every pool's EC2NodeClass."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class NodeClass(SpecModel):
         default=100,
         ge=30,
         le=16384,
-        description="Root volume in GiB; 100, since CUDA framework images take 15 to 20 GB each.",
+        description="Root volume in GiB; 100, because CUDA framework images take 15 to 20 GB each.",
     )
     tags: dict[str, str] = Field(
         default_factory=dict, max_length=_MOST_TAGS, description="Extra EC2 tags on instances and volumes."

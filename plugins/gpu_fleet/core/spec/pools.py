@@ -22,12 +22,12 @@ def _instance_type(value: str) -> str:
     if "*" in value or size == "":
         known = [name for name in GPUS_OF_INSTANCE_TYPE if name.split(".")[0] == family]
         listed = f"[{', '.join(known)}] or some of them" if known else "for example g5.xlarge"
-        return f"{value!r} names no single instance type; list each: {listed}"
+        return f"{value!r} is not a single instance type; list each: {listed}"
     return f"{shortened(value)} is not an EC2 instance type; write family and size, for example g5.xlarge"
 
 
 def _budget_nodes(value: str) -> str:
-    return f'{value!r} is no number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
+    return f'{value!r} is not a number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
 
 
 InstanceType = Annotated[str, Pattern(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", _instance_type)]
@@ -48,9 +48,9 @@ class Limits(SpecModel):
     nodes: int = Field(
         ge=0,
         le=100_000,
-        description="Most nodes Karpenter may buy for this pool. Karpenter compares limits.nodes only between its "
-        "scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of so many nodes of the largest type, "
-        "which it counts within a pass. A node that replaces another (drift) may stand beside it for a while.",
+        description="Maximum number of nodes that Karpenter may buy for this pool. Karpenter checks limits.nodes only "
+        "between its scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of that many nodes of the "
+        "largest type, which Karpenter checks within a pass. While a node replaces another (drift), both may exist.",
     )
 
 
@@ -61,7 +61,7 @@ class Capacity(SpecModel):
         default=0,
         ge=0,
         le=1440,
-        description="Minutes to keep the validated nodes although no job uses them (paid).",
+        description="Minutes for which the validated nodes are kept, and paid for, although no job uses them.",
     )
 
 
@@ -71,7 +71,7 @@ class Budget(SpecModel):
     nodes: Annotated[str, Pattern(r"(100|[0-9]{1,2})%|[0-9]{1,9}", _budget_nodes)] = Field(
         description="How many nodes may be disrupted at once: '10%' or '1'."
     )
-    schedule: str | None = Field(default=None, description="Cron in UTC at which the budget becomes active.")
+    schedule: str | None = Field(default=None, description="Cron (UTC) at which the budget becomes active.")
     duration: HoursAndMinutes | None = Field(
         default=None, description="How long it stays active after `schedule`, in hours and minutes."
     )
@@ -87,7 +87,7 @@ class Disruption(SpecModel):
     """When Karpenter may remove nodes by itself."""
 
     consolidation_policy: Literal["WhenEmpty", "WhenEmptyOrUnderutilized", "Balanced"] = Field(
-        default="WhenEmpty", description="WhenEmpty: GPU jobs are rarely restartable, so only idle nodes go."
+        default="WhenEmpty", description="WhenEmpty: remove only idle nodes, because GPU jobs are rarely restartable."
     )
     consolidate_after: DurationOrNever = Field(
         default=DurationOrNever("5m"), description="How long a node must be idle first; required by Karpenter."
@@ -95,16 +95,16 @@ class Disruption(SpecModel):
     budgets: tuple[Budget, ...] = Field(
         default=(Budget(nodes="10%"),),
         max_length=50,
-        description="Karpenter takes the least of all that match. Unless one of them names Drifted in `reasons`, "
-        "{nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported and replaced on request only "
-        "(replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
+        description="Karpenter applies the strictest of all budgets that match. Unless one of them names Drifted in "
+        "`reasons`, {nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported, and replaced only on "
+        "request (replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
     )
     replace_at_once: int = Field(
         default=1,
         ge=1,
         le=200,
-        description="Most drifted, idle nodes that one lifecycle run with replaceDrifted: idle replaces in this pool; "
-        "each needs a place within limits.nodes for the node that comes first.",
+        description="Maximum number of drifted, idle nodes that one lifecycle run with replaceDrifted: idle replaces "
+        "in this pool; limits.nodes must have room for each new node, because it comes before the old one is removed.",
     )
 
 
@@ -113,60 +113,62 @@ class NodePool(SpecModel):
 
     manage: bool = Field(
         default=True,
-        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on. Our device "
-        "plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
+        description="false: the NodePool and its EC2NodeClass belong to others; the package only waits for them. Our "
+        "device plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
     )
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
         default=("g5.xlarge", "g5.2xlarge"),
         max_length=100,
-        description="EC2 instance types. Keep them few: left free, Karpenter serves sixteen 1-GPU pods with two p4d.",
+        description="EC2 instance types. List only a few: with a free choice, Karpenter serves sixteen 1-GPU pods with "
+        "two p4d.",
     )
     capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"), max_length=10)
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,
-        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes; with "
-        "wantedNodes 0 no node at all. Give it to let pending pods buy nodes beyond that, from 0 too.",
+        description="Default: one node more than wanted, so that a drifted node can be replaced before it is removed; "
+        "with wantedNodes 0, no node. Set it to let pending pods buy more nodes, also from 0.",
     )
     sharing: Sharing = Field(
         default_factory=Exclusive,
-        description="How each GPU is shared. A change is for new nodes: those that live keep theirs, and do not count.",
+        description="How each GPU is shared. A change applies to new nodes; existing nodes keep their sharing and do "
+        "not count as capacity.",
     )
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
         default=DurationOrNever("Never"),
-        description="Age at which Karpenter removes a node, whatever runs there: no budget stops it, and nothing "
-        "replaces it first. It evicts pods at once; with terminationGracePeriod null those with "
-        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, paid, until they end, "
-        "but a pod that tolerates every taint is not waited for. Never: nodes go only when they are empty.",
+        description="Age at which Karpenter removes a node, whatever runs there: no budget prevents it, and no node "
+        "replaces it first. Karpenter evicts the pods at once. With terminationGracePeriod null, pods with "
+        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, which is paid for, until "
+        "they end; Karpenter does not wait for pods that tolerate every taint. Never: only empty nodes are removed.",
     )
     termination_grace_period: Duration | None = Field(
         default=None,
-        description="How long a node that is being removed waits for its pods; then Karpenter deletes them in spite "
-        "of PodDisruptionBudgets and karpenter.sh/do-not-disrupt, and drift and expireAfter reach such nodes too. "
-        "null: running jobs end first, and a pod that never ends keeps its node paid for. Set it longer than your "
-        "longest job (48h, 72h).",
+        description="How long a node that is being removed waits for its pods. Then Karpenter deletes them, whatever "
+        "PodDisruptionBudgets and karpenter.sh/do-not-disrupt say, and drift and expireAfter apply to such nodes, too. "
+        "null: running jobs end first, and a pod that never ends keeps its node, which is paid for. Set it longer than "
+        "your longest job (48h, 72h).",
     )
     taints: tuple[Taint, ...] = Field(
         default=(Taint(key=GPU_TAINT_KEY, value="true", effect="NoSchedule"),),
         max_length=50,
-        description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
+        description="Default: nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it use a GPU node.",
     )
     labels: dict[str, str] = Field(
         default_factory=dict,
         max_length=100,
         description="Extra labels on the nodes. With devicePlugin.manage: false also nvidia.com/device-plugin.config, "
-        "if the entry in the plugin's ConfigMap is not called as this package calls it.",
+        "if the entry in the plugin's ConfigMap has another name than this package gives it.",
     )
     weight: int | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="Of the NodePools that a pod can use, Karpenter buys from the heaviest. Default: by list price "
-        "per GPU, cheapest first (the dearest pool has no weight, which counts as 0; what the price list does not "
-        "know comes after what it knows). Of equal weights the name that is last in the alphabet comes first.",
+        description="Of the NodePools that a pod can use, Karpenter buys from the one with the highest weight. "
+        "Default: by list price per GPU, cheapest first (the most expensive pool has no weight, which counts as 0; "
+        "pools without a known price come last). Of equal weights, the name that is last in the alphabet comes first.",
     )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
@@ -187,7 +189,7 @@ class NodePool(SpecModel):
     @classmethod
     def _lives_for_some_time(cls, value: DurationOrNever) -> DurationOrNever:
         if not value.never and value.seconds == 0:
-            raise ValueError(f"{value!r} makes Karpenter replace each node at once; write for example 720h, or Never")
+            raise ValueError(f"{value!r} makes Karpenter replace every node at once; write for example 720h, or Never")
         return value
 
     @property
@@ -225,19 +227,19 @@ class NodePool(SpecModel):
 
     @property
     def sharing_words(self) -> str:
-        """For people: ``exclusive``, ``time-slicing, 4 per GPU``, ``MPS, 4 per GPU``."""
+        """In words: ``exclusive``, ``time-slicing, 4 per GPU``, ``MPS, 4 per GPU``."""
         if not self.shared:
             return "exclusive"
         return f"{'MPS' if self.mps else 'time-slicing'}, {self.replicas} per GPU"
 
     @property
     def node_limit(self) -> int:
-        """``limits.nodes``, or its default: one more than wanted, and none where none is wanted."""
+        """``limits.nodes``, or its default: one node more than wanted, and 0 if none is wanted."""
         if self.limits is not None:
             return self.limits.nodes
         return self.wanted_nodes + 1 if self.wanted_nodes else 0
 
     @property
     def gpus_per_node(self) -> int | None:
-        """Physical GPUs per node as far as the table of instance types knows; never to be used as a proof."""
+        """Physical GPUs per node according to the table of instance types; never use it as a proof."""
         return next((count for name in self.instance_types if (count := physical_gpus(name)) is not None), None)

@@ -12,7 +12,7 @@ from gpu_fleet.core.spec.base import SpecModel
 def _check_replicas(value: int) -> int:
     if value < 2:
         raise ValueError(
-            f"{value} is not sharing, and the device plugin fails on the node with fewer than 2 replicas; "
+            f"{value} is not sharing, and with fewer than 2 replicas the device plugin fails on the node; "
             "write 2 or more, or sharing: {mode: exclusive}"
         )
     return value
@@ -21,8 +21,8 @@ def _check_replicas(value: int) -> int:
 def _check_rename(value: bool) -> bool:
     if value:
         raise ValueError(
-            "needs a NodeOverlay, which this version does not manage: without it Karpenter waits for "
-            "nvidia.com/gpu for ever; set it to false"
+            "needs a NodeOverlay that this version does not manage: without it Karpenter waits for nvidia.com/gpu "
+            "without end; set it to false"
         )
     return value
 
@@ -39,14 +39,14 @@ class TimeSlicing(SpecModel):
     mode: Literal["timeSlicing"]
     replicas: int = Field(
         le=48,
-        description="How often each physical GPU is advertised; at least 2 (the device plugin refuses 1 on the node).",
+        description="How often each physical GPU is advertised; at least 2 (with 1 the device plugin fails).",
     )
     fail_requests_greater_than_one: bool = Field(
-        default=True, description="Refuse a container that asks for 2 replicas: it would not get twice the GPU."
+        default=True, description="Refuse a container that asks for 2 replicas: it would not get twice the GPU time."
     )
     rename_by_default: bool = Field(
         default=False,
-        description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
+        description="Must be false: Karpenter waits for nvidia.com/gpu; the node would offer nvidia.com/gpu.shared.",
     )
 
     _replicas = field_validator("replicas")(_check_replicas)
@@ -64,11 +64,11 @@ class Mps(SpecModel):
         description="How often each physical GPU is advertised; 2 to 48 (clients of one MPS server since Volta).",
     )
     fail_requests_greater_than_one: bool = Field(
-        default=True, description="Must be true: under MPS the device plugin refuses such requests in any case."
+        default=True, description="Must be true: with MPS the device plugin always refuses such requests."
     )
     rename_by_default: bool = Field(
         default=False,
-        description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
+        description="Must be false: Karpenter waits for nvidia.com/gpu; the node would offer nvidia.com/gpu.shared.",
     )
 
     _replicas = field_validator("replicas")(_check_replicas)
@@ -78,9 +78,7 @@ class Mps(SpecModel):
     @classmethod
     def _always_refused(cls, value: bool) -> bool:
         if not value:
-            raise ValueError(
-                "the device plugin refuses requests for several shares under MPS whatever it is told; remove it"
-            )
+            raise ValueError("with MPS the device plugin always refuses requests for several shares; remove it")
         return value
 
 

@@ -1,4 +1,4 @@
-"""The values of a cluster file with the lines where they stand, and the refusal that names such a line."""
+"""The values of a cluster file with their lines, and the error that names such a line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from gpu_fleet.core.errors import SpecError
 
 @dataclass
 class Node:
-    """A value, where it stands, and its parts.
+    """A value, its place in the file, and its parts.
 
-    :ivar parts: of a mapping by key, of a list by index: the way from a field to its line.
-    :ivar nodes: how many values it holds, aliases expanded; ``characters``: of its scalars and keys.
+    :ivar parts: of a mapping by key, of a list by index: they lead from a field to its line.
+    :ivar nodes: how many values it has, with aliases expanded.
+    :ivar characters: the characters of its scalars and keys, with aliases expanded.
     """
 
     value: Any
@@ -38,7 +39,7 @@ class Document:
 
     def place(self, path: str) -> str:
         """``line 12, column 5`` of a dotted field such as ``nodePools[0].sharing.replicas``, or of the innermost part
-        of it that the file has; empty if it has none of it.
+        of it that the file has; empty if the file has no part of it.
         """
         if self.root is None:
             return ""
@@ -53,7 +54,7 @@ class Document:
 
 
 def _next_part(node: Node, rest: str) -> tuple[str | int, str] | None:
-    """The longest key (a key may hold dots) or the index with which the rest of a path begins, and what follows it."""
+    """The longest key (it may contain dots), or the index, at the beginning of a path, and the rest of the path."""
     index = re.match(r"\[([0-9]{1,6})\]\.?", rest)
     if index is not None:
         number = int(index[1])

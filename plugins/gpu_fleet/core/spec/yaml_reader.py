@@ -30,7 +30,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass
 class _Open:
-    """A list or mapping of which the end has not been read."""
+    """A list or mapping whose end has not been read yet."""
 
     node: Node
     anchor: str | None
@@ -110,7 +110,7 @@ class Reader:
         if event.tag not in (None, "!", _PREFIX + ("map" if mapping else "seq")):
             self._refuse_tag(event)
         if self._is_key():
-            refuse("a list or mapping is no key", "write a word", event.start_mark, self.path)
+            refuse("a list or mapping cannot be a key", "write a word", event.start_mark, self.path)
         if len(self.open) >= MAX_DEPTH:
             refuse(f"is nested deeper than {MAX_DEPTH} levels", "flatten it", event.start_mark, _short(self.path))
         self._count(event, 1, 0)
@@ -138,7 +138,12 @@ class Reader:
         self._count(event, node.nodes, node.characters)
         if self._is_key():
             if not isinstance(node.value, str):
-                refuse(f"*{event.anchor} is no word, so no key", "write the key", event.start_mark, self.path)
+                refuse(
+                    f"*{event.anchor} is not a word, so it cannot be a key",
+                    "write the key",
+                    event.start_mark,
+                    self.path,
+                )
             self._key(event, node.value)
             return
         self._add(event, node, None)
@@ -159,7 +164,9 @@ class Reader:
         value = self._value(event, text, is_key)
         if is_key:
             if not isinstance(value, str):
-                refuse(f"the key {_short(text)} is no text", f'quote it: "{_short(text)}"', event.start_mark, self.path)
+                refuse(
+                    f"the key {_short(text)} is not text", f'quote it: "{_short(text)}"', event.start_mark, self.path
+                )
             self._key(event, value)
             if event.anchor is not None:
                 self.anchors[event.anchor] = Node(value, 0, 0, characters=len(text))
@@ -180,7 +187,7 @@ class Reader:
             refuse(f"the anchor &{event.anchor} is defined twice", "rename one", event.start_mark, self.path)
 
     def _add(self, event: Any, node: Node, anchor: str | None) -> None:
-        """The finished node goes where its parent waits for it."""
+        """Add the finished node to its parent."""
         if anchor is not None:
             self.anchors[anchor] = node
         if not self.open:
@@ -195,7 +202,7 @@ class Reader:
             parent.value.append(node.value)
         else:
             key = str(level.key)
-            # A mapping or list inside is pointed at by its key: that is where a reader looks.
+            # The place of a nested mapping or list is that of its key, where a reader looks for it.
             mark = level.key_mark
             parent.parts[key] = Node(
                 node.value, mark.line + 1, mark.column + 1, node.parts, node.nodes, node.characters

@@ -39,8 +39,8 @@ _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 class Ambiguous(ValueError):
     """A scalar that the versions of YAML read in different ways, or that JSON or Helm cannot hold.
 
-    :ivar why: follows the scalar in a sentence. :ivar instead: what to write if it is no text; empty if it can only be
-        meant as text.
+    :ivar why: follows the scalar in a sentence.
+    :ivar instead: what to write if it is not text; empty if only text can be meant.
     """
 
     def __init__(self, why: str, instead: str = "") -> None:
@@ -73,7 +73,7 @@ def plain_value(text: str) -> Any:
         word = _OLD_BOOLEANS[text]
         raise Ambiguous(f"is {word} in YAML 1.1 and text in YAML 1.2", f"write {word}")
     if _NOT_FINITE.fullmatch(text):
-        raise Ambiguous("is no number that JSON or Helm can hold", "write a finite number")
+        raise Ambiguous("is not a number that JSON or Helm can represent", "write a finite number")
     if any(pattern.fullmatch(text) for pattern in _OTHER_NUMBERS):
         raise Ambiguous("is another number in YAML 1.1 than in YAML 1.2", "write a plain number")
     if _TIMESTAMP.fullmatch(text):

@@ -71,7 +71,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no instance type at all": (
         {"nodePools__0__instanceTypes": ["large"]},
         "nodePools[0].instanceTypes[0]",
-        "names no single instance type",
+        "is not a single instance type",
         "for example g5.xlarge",
     ),
     "limit below wanted": (
@@ -467,13 +467,13 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "a wildcard of instance types": (
         {"nodePools__0__instanceTypes": ["gr6.*"]},
         "nodePools[0].instanceTypes[0]",
-        "names no single instance type",
+        "is not a single instance type",
         "[gr6.4xlarge, gr6.8xlarge] or some of them",
     ),
     "a family of instance types": (
         {"nodePools__0__instanceTypes": ["p4d"]},
         "nodePools[0].instanceTypes[0]",
-        "names no single instance type",
+        "is not a single instance type",
         "[p4d.24xlarge]",
     ),
     "cluster ARN instead of name": (

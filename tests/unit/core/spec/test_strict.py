@@ -137,8 +137,8 @@ def test_no_value_becomes_one_of_another_type(path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"a": float("nan")}, "nan is no number"),
-        ({"a": [{"b": float("-inf")}]}, "-inf is no number"),
+        ({"a": float("nan")}, "nan is not a number"),
+        ({"a": [{"b": float("-inf")}]}, "-inf is not a number"),
         ({1: "a"}, "quote"),
         ({"a": {True: "a"}}, "quote"),
         ({"a": b"x"}, "is a bytes"),
