@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[str | bytes, str, str, str]] = {
     "a merge of a word": ("a: {<<: b}\n", "<< takes a mapping", "line 1", "<<: *anchor"),
     "a merge of a list of words": ("a: {<<: [b]}\n", "<< takes a mapping", "line 1", "<<: *anchor"),
     "a list as a key": ("? [a]\n: b\n", "a list or mapping cannot be a key", "line 1", "write a word"),
-    "an alias of a list as a key": ("a: &a []\n? *a\n: b\n", "*a is no word", "line 2", "write the key"),
+    "an alias of a list as a key": ("a: &a []\n? *a\n: b\n", "*a is not a word", "line 2", "write the key"),
     "a number as a key": ("a: {8080: b}\n", "the key 8080 is not text", "line 1, column 5", 'quote it: "8080"'),
     "a boolean as a key": ("a: {true: b}\n", "the key true is not text", "line 1", 'quote it: "true"'),
     "on as a key": ("on: b\n", "on is true in YAML 1.1", "line 1", "write true"),
