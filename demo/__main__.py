@@ -17,25 +17,25 @@ BUILD = ROOT / "build" / "demo"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 all went as it should; 1 it did not; 2 it could not be started; 130 interrupted."""
+    """Exit codes: 0 success; 1 the demo failed; 2 it could not be started; 130 interrupted."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--build-dir", type=Path, default=BUILD)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="one lifecycle, with a report")
     run.add_argument("--fault", choices=["broken-plugin"])
-    run.add_argument("--keep", action="store_true", help="stop after validation and keep everything up")
+    run.add_argument("--keep", action="store_true", help="stop after validation and leave everything running")
     run.add_argument("--speed", type=float, default=SPEED)
     run.add_argument("--seed", type=int, default=1)
-    run.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig, not the sandbox's own")
+    run.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig instead of the sandbox's")
     up = commands.add_parser("up", help="start sandbox and Airflow and leave them running")
     up.add_argument("--speed", type=float, default=SPEED)
     up.add_argument("--seed", type=int, default=1)
-    up.add_argument("--foreground", action="store_true", help="stay, and stop everything at the end")
-    up.add_argument("--host", default="127.0.0.1", help="where Airflow's UI listens")
-    up.add_argument("--port", type=int, default=0, help="its port; 0 for a free one")
-    up.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig, not the sandbox's own")
-    commands.add_parser("down", help="stop what was left running")
-    cleaner = commands.add_parser("clean", help="remove what a demo that was killed left on somebody else's API server")
+    up.add_argument("--foreground", action="store_true", help="stay in the foreground, and stop everything at the end")
+    up.add_argument("--host", default="127.0.0.1", help="address on which Airflow's UI listens")
+    up.add_argument("--port", type=int, default=0, help="port of Airflow's UI; 0 for a free one")
+    up.add_argument("--kubeconfig", type=Path, help="use the API server of this kubeconfig instead of the sandbox's")
+    commands.add_parser("down", help="stop a demo that was left running")
+    cleaner = commands.add_parser("clean", help="remove what a killed demo left on your API server")
     cleaner.add_argument("--kubeconfig", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def down(build_dir: Path) -> int:
-    """Stop what runs, and remove what it made on somebody else's API server."""
+    """Stop what is running, and remove what it created on a borrowed API server."""
     kubeconfig = saved_kubeconfig(build_dir)
     print("stopped" if stop_saved(build_dir) else "nothing was running")
     return 0 if kubeconfig is None else clean(kubeconfig, build_dir)

@@ -1,8 +1,9 @@
-"""The demo on somebody else's API server: what is looked at before, what is made there, and what is left afterwards.
+"""The demo on a borrowed API server: the checks before it, what it creates there, and the clean-up afterwards.
 
-kind, k3s, envtest or a real control plane: whatever a kubeconfig opens. The sandbox brings AWS, nodes and Karpenter;
-the server is the user's, and so are its controllers and scheduler if it has them. So that nobody's objects are touched,
-the demo refuses a server that holds anything that it would make itself, or nodes to which its pods might be scheduled.
+kind, k3s, envtest or a real control plane: whatever a kubeconfig reaches. The sandbox provides AWS, nodes and
+Karpenter; the server is the user's, and so are its controllers and scheduler if it has them. To touch no object of
+others, the demo refuses a server with anything that it would create itself, or with nodes to which its pods might be
+scheduled.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from demo.stack import StackError
 
 MARK = "gpu-fleet-demo"
 MARK_NAMESPACE = "kube-system"
-#: How long what was deleted may take to be gone.
+#: Seconds that deleted objects may take to be gone.
 PATIENCE_S = 90.0
 #: A leader renews its Lease every few seconds; one older than this is dead (client-go: 15 s).
 FRESH_S = 60.0
-#: Names that one line lists.
+#: Maximum number of names in one line.
 SHOWN = 8
-#: The parts of the sandbox with somebody else's server that has no controllers of its own, as envtest has none.
+#: The parts of the sandbox for a borrowed server without controllers of its own, such as envtest.
 WITH_CONTROLLERS = ("aws", "controllers", "nodes", "karpenter", "charts")
 
 
@@ -45,11 +46,12 @@ def few(names: Sequence[str]) -> str:
 
 @dataclass
 class Borrowed:
-    """Somebody else's API server.
+    """A borrowed API server.
 
-    :ivar kubeconfig: a private copy of the context that is used; :ivar given: the user's file.
-    :ivar version: Kubernetes, ``1.36``.
-    :ivar controllers: whether a kube-controller-manager and a scheduler work there.
+    :ivar kubeconfig: a private copy of the context that is used.
+    :ivar given: the user's kubeconfig.
+    :ivar version: of Kubernetes, for example ``1.36``.
+    :ivar controllers: whether a kube-controller-manager and a scheduler run there.
     :ivar before: UID to kind and name of all objects when the demo began.
     """
 
@@ -84,7 +86,7 @@ class Borrowed:
             )
         found.server = config["clusters"][0]["cluster"]["server"]
         found.version = f"{told['major']}.{str(told['minor']).rstrip('+')}"
-        # A copy of this context alone: whoever switches the file's context meanwhile sends nobody elsewhere.
+        # A copy of this context only: a later change of the file's current context must not redirect the demo.
         found.kubeconfig = home.parent / "borrowed.kubeconfig"
         found.kubeconfig.unlink(missing_ok=True)
         with os.fdopen(os.open(found.kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
@@ -93,9 +95,9 @@ class Borrowed:
         return found
 
     def claim(self) -> None:
-        """Make sure that the demo harms nothing there, remember what there is, and leave a mark.
+        """Check that the demo harms nothing there, remember what exists, and leave a mark.
 
-        :raises StackError: it would, or a demo is there already.
+        :raises StackError: it would harm something, or another demo is there.
         """
         if self.kubectl.run_quietly("auth", "can-i", "*", "*", "--all-namespaces").strip() != "yes":
             raise StackError(f"{self.given} may not do everything on {self.server}; the demo needs cluster-admin")
@@ -117,7 +119,7 @@ class Borrowed:
             raise StackError(f"another demo has just begun on {self.server}: {error}") from error
 
     def write_spec(self, file: Path) -> None:
-        """Make a cluster file reach this server: EKS's tokens are good for the sandbox's own one alone."""
+        """Make a cluster file use this server: EKS tokens are valid only for the sandbox's own server."""
         spec = yaml.safe_load(file.read_text())
         spec["cluster"] |= self.cluster()
         file.write_text(yaml.safe_dump(spec, sort_keys=False))
@@ -127,9 +129,9 @@ class Borrowed:
         return {"version": self.version, "access": {"mode": "kubeconfig", "path": str(self.kubeconfig)}}
 
     def clean(self) -> Cleaned:
-        """Remove everything that the demo made there. Nothing else is touched; nothing to do is no error.
+        """Remove everything that the demo created there, and nothing else. Having nothing to do is no error.
 
-        :raises StackError: no demo has left its mark there.
+        :raises StackError: there is no mark of a demo.
         """
         if not self.kubectl.get("configmap", MARK, "-n", MARK_NAMESPACE):
             raise StackError(f"no demo has been on {self.server}: the ConfigMap {MARK_NAMESPACE}/{MARK} is missing")
@@ -150,24 +152,24 @@ class Borrowed:
         return Cleaned(sorted(removed.values()), [thing.name for thing in left], len(self.before), gone)
 
     def _gone(self, now: set[str]) -> list[str]:
-        """What was there before and is not any more; Leases, Endpoints and the like come and go by themselves."""
+        """What was there before and is missing now, without Leases, Endpoints and the like, which come and go."""
         fleeting = ("Lease ", "Endpoints ", "EndpointSlice ")
         return sorted(n for uid, n in self.before.items() if uid not in now and not n.startswith(fleeting))
 
     def _remove(self, left: list[Thing]) -> None:
-        """One round: ask for the deletion of everything; what waits for somebody who is gone is let go.
+        """One round: delete everything, and remove finalizers whose controller is gone.
 
-        What fails is tried again in the next round, and told at the end if it is still there.
+        What fails is retried in the next round, and reported at the end if it is still there.
         """
         custom = [thing for thing in left if thing.is_custom]
         for thing in left:
             if thing.crd and custom:
-                continue  # first what is of it, while it can still be named
+                continue  # its objects first, while their kind exists
             if thing.finalizers and (thing.is_custom or thing.kind == "Node"):
                 self.kubectl.run_quietly(
                     "patch", *thing.address, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
                 )
-            # Nobody stops containers any more, so nobody confirms the end of a pod.
+            # No kubelet runs any more that could confirm the end of a pod.
             force = ("--force", "--grace-period=0") if thing.kind == "Pod" else ()
             self.kubectl.run_quietly("delete", *thing.address, "--ignore-not-found", "--wait=false", *force)
             if thing.kind == "Namespace" and thing.leaving and not self.controllers:
@@ -185,7 +187,7 @@ class Borrowed:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What the demo removed, could not remove, and what of the objects from before it is missing."""
+    """What the demo removed, what it could not remove, and which objects from before it are missing."""
 
     removed: list[str]
     left: list[str]
@@ -220,7 +222,7 @@ def refusals(found: Iterable[Thing], remedy: str) -> list[str]:
     reasons = []
     if ours:
         reasons.append(
-            f"it holds {few([thing.name for thing in ours])}, which the demo would make, change and remove; take a "
+            f"it has {few([thing.name for thing in ours])}, which the demo would create, change and remove; use a "
             "cluster without Karpenter and without gpu-fleet"
         )
     open_nodes = [thing.object_name for thing in found if thing.kind == "Node" and not thing.cordoned]
@@ -228,15 +230,15 @@ def refusals(found: Iterable[Thing], remedy: str) -> list[str]:
     if strangers:
         reasons.append(
             f"the demo's pods could be scheduled to {few(strangers)}, where a real kubelet would pull and start them; "
-            f"cordon it while the demo runs (kubectl cordon {strangers[0]}), or take a control plane without nodes"
+            f"cordon it while the demo runs (kubectl cordon {strangers[0]}), or use a control plane without nodes"
         )
     return reasons
 
 
 def has_controllers(found: Iterable[Thing], now: datetime) -> bool:
-    """Whether a controller manager leads there, by the Lease that it renews.
+    """Whether a controller manager runs there, according to the Lease that it renews.
 
-    k3s runs it, and the scheduler, with the same leases.
+    k3s runs it, and the scheduler, with the same Leases.
     """
     leases = {thing.object_name: thing for thing in found if thing.kind == "Lease" and thing.namespace == "kube-system"}
     lease = leases.get("kube-controller-manager")
@@ -246,6 +248,6 @@ def has_controllers(found: Iterable[Thing], now: datetime) -> bool:
 
 
 def label_of(version: str, server: str, controllers: bool) -> str:
-    """One line on the borrowed server, for the start."""
+    """One line about the borrowed server, for the start."""
     whose = "its own controllers and scheduler" if controllers else "the sandbox's controllers, as it runs none itself"
     return f"using the API server {server}, Kubernetes {version}, with {whose}"

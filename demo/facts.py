@@ -1,4 +1,4 @@
-"""What the report says about the cluster: read with kubectl and from the run's XComs."""
+"""Facts for the report: read from the cluster with kubectl, and from the run's XComs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Json = dict[str, Any]
 
 
 def nodes(kubectl: Kubectl, physical: Mapping[str, int]) -> list[Json]:
-    """The GPU nodes that stand now.
+    """The present GPU nodes.
 
-    :param physical: instance type to physical GPUs, as EC2 says.
+    :param physical: instance type to physical GPUs, according to EC2.
     """
     rows = []
     for node in kubectl.get("nodes", "-l", POOL):
@@ -48,7 +48,7 @@ def nodes(kubectl: Kubectl, physical: Mapping[str, int]) -> list[Json]:
 
 
 def releases(kubectl: Kubectl) -> list[Json]:
-    """Every Helm release of the cluster: its newest revision in storage, and what the ledger knows."""
+    """Every Helm release of the cluster: its newest revision in storage, and its entry in the ledger."""
     newest: dict[tuple[str, str], Json] = {}
     for secret in kubectl.get("secrets", "-A", "-l", "owner=helm"):
         labels, namespace = secret["metadata"]["labels"], secret["metadata"]["namespace"]
@@ -76,7 +76,7 @@ def releases(kubectl: Kubectl) -> list[Json]:
 
 
 def stored(secret: Json) -> Json:
-    """What Helm keeps of a revision: base64(gzip(JSON)), which the API server encodes once more."""
+    """What Helm stores of a revision: base64(gzip(JSON)), which the API server encodes once more."""
     packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
     value: Json = json.loads(gzip.decompress(packed))
     return value
@@ -88,13 +88,14 @@ def chart_of(secret: Json) -> str:
     return f"{metadata['name']}-{metadata['version']}"
 
 
-#: How Helm describes a revision that a rollback made (helm ``pkg/action/rollback.go``).
+#: How Helm describes a revision that a rollback created (helm ``pkg/action/rollback.go``).
 ROLLBACK = re.compile(r"^Rollback to (\d+)$")
 
 
 def rollback(kubectl: Kubectl, release: str = PLUGIN) -> Json | None:
-    """The newest rollback of a release: the revision that was given up, the one whose content came back, and its new
-    number; ``None`` if the newest revision was not made by a rollback."""
+    """The newest rollback of a release: the revision that it replaced, the one whose content it restored, and its new
+    number; ``None`` if no rollback created the newest revision.
+    """
     secrets = kubectl.get("secrets", "-A", "-l", f"owner=helm,name={release}")
     revisions = sorted(((int(s["metadata"]["labels"]["version"]), s) for s in secrets), key=itemgetter(0))
     if len(revisions) < 2:
@@ -154,8 +155,9 @@ def wait_for_health(kubectl: Kubectl, before: list[Json], timeout: float) -> Jso
 def from_xcoms(tasks: Mapping[str, Json], xcom: Callable[..., Any], seconds: float) -> Json:
     """Validation, drain, cost and leaks of a run.
 
-    :param tasks: task id to task instance; :param xcom: task id (and key) to its XCom, ``None`` if it has none.
-    :param seconds: how long the run took in simulated time.
+    :param tasks: task id to task instance.
+    :param xcom: task id (and key) to its XCom, ``None`` without one.
+    :param seconds: how long the run took, in simulated time.
     """
     facts: Json = {"validation": {}, "drain": {}}
     for task_id in sorted(tasks):

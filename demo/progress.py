@@ -1,4 +1,4 @@
-"""Follows a Dag run over the REST API and prints phase, task, state, elapsed time, what it waits for and why."""
+"""Follows a Dag run over the REST API; prints phase, task, state, elapsed time, what it waits for and why."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from demo.timeline import epoch
 
 FINISHED_RUN = frozenset({"success", "failed"})
 SETTLED_TASK = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-#: Shown for every state that is worth a line; the others pass unseen.
+#: The word for every state that gets a line; other states are not shown.
 SHOWN = {
     "running": "runs",
     "deferred": "waits",
     "awaiting_input": "asks",
-    "up_for_retry": "will be tried again",
+    "up_for_retry": "will retry",
     "success": "done",
     "failed": "FAILED",
     "skipped": "skipped",
@@ -29,9 +29,9 @@ SHOWN = {
 }
 
 
-#: How a gate tells a change of its verdict, in the worker's and in the triggerer's part of a task's log.
+#: How a gate logs a change of its verdict, in the worker's and in the triggerer's part of a task's log.
 _PROGRESSING = re.compile(r"gate \S+: Progressing (.+)")
-#: Reasons change with every counted second; one line per task and this many seconds is enough.
+#: Reasons include counted seconds and change often: print one line per task in this time.
 _REASON_EVERY_S = 6.0
 
 
@@ -39,7 +39,7 @@ class Follower:
     """Prints each change of a run's tasks.
 
     :param on_input: called once for each try of a task that awaits a person's input, with its task id.
-    :param on_tick: called at every look, with all task instances.
+    :param on_tick: called at every poll, with all task instances.
     """
 
     def __init__(
@@ -63,9 +63,11 @@ class Follower:
         self._asked: set[tuple[str, int]] = set()
 
     def follow(self, dag_id: str, run_id: str, timeout: float) -> dict[str, Any]:
-        """Until the run has ended. Returns the run.
+        """Follow until the run has ended.
 
-        :raises TimeoutError: naming what still ran; :raises StackError: if a part died meanwhile.
+        :returns: the run.
+        :raises TimeoutError: names the tasks that still run.
+        :raises StackError: a part of the stack has died.
         """
         began = time.time()
         while True:
@@ -85,8 +87,8 @@ class Follower:
 
     def _show(self, dag_id: str, run_id: str, task: dict[str, Any], began: float) -> None:
         task_id, state = task["task_id"], task["state"] or ""
-        # Per try: on a busy machine the scheduler can take the late end of the process that asked for a failure of
-        # the one that was answered, and the next try asks anew.
+        # Per try: on a busy machine the scheduler may mistake the late end of the process that asked for a failure of
+        # the one that was answered, and the next try asks again.
         question = task_id, int(task.get("try_number") or 1)
         if state == "awaiting_input" and question not in self._asked and self.on_input is not None:
             self._asked.add(question)
@@ -108,7 +110,7 @@ class Follower:
         print(text.rstrip(), file=self.out, flush=True)
 
     def _reason(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
-        """The newest reason in the trigger's log, which tells every change; before there is one, the first reason."""
+        """The newest reason in the trigger's log, which has every change; until there is one, the first reason."""
         try:
             told = self.api.log(dag_id, run_id, task["task_id"], max(1, int(task.get("try_number") or 1)))
             found = _PROGRESSING.findall(told)

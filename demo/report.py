@@ -126,7 +126,7 @@ def _cost(cost: dict[str, Any] | None) -> list[str]:
         lines.append(f"  {item['count']} x {item['instance_type']:<14} {each} each")
     if cost["usd_per_hour"] is not None:
         lines.append(f"  together at most {cost['usd_per_hour']:.2f} USD/h while they run")
-        lines.append(f"  the whole run at simulated time, as if they had run all of it: {cost['usd']:.2f} USD")
+        lines.append(f"  at most {cost['usd']:.2f} USD for the whole run, in simulated time")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The demo's story: one lifecycle, or a lifecycle and an upgrade that breaks; then the report."""
+"""The demo's scenario: one lifecycle, or a lifecycle and a broken upgrade; then the report."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ BROKEN_TAG = "v0.20.0-broken"
 
 def run(stack: Stack, *, fault: str | None, keep: bool, kubeconfig: Path | None = None) -> int:
     """
-    :param fault: ``broken-plugin``: afterwards an upgrade that never becomes ready.
+    :param fault: ``broken-plugin``: then an upgrade that never becomes ready.
     :param keep: stop after validation and leave everything running.
-    :param kubeconfig: of somebody else's API server.
-    :returns: 0 if everything that should happen happened.
+    :param kubeconfig: of an API server to borrow.
+    :returns: 0 on success.
     """
     stack.outlives = keep
     began = time.time()
@@ -74,7 +74,7 @@ def run(stack: Stack, *, fault: str | None, keep: bool, kubeconfig: Path | None 
 
 
 def up(stack: Stack, kubeconfig: Path | None, *, foreground: bool) -> None:
-    """Start both and leave them running, or stay until they are interrupted."""
+    """Start sandbox and Airflow and leave them running, or stay until interrupted."""
     borrowed = prepare(stack, kubeconfig)
     start(stack, borrowed)
     say_where(stack)
@@ -87,7 +87,7 @@ def up(stack: Stack, kubeconfig: Path | None, *, foreground: bool) -> None:
 
 
 def prepare(stack: Stack, kubeconfig: Path | None) -> Borrowed | None:
-    """The cluster files that the stack uses, and somebody else's API server, claimed for it.
+    """Prepare the cluster files for the stack, and claim the API server to borrow.
 
     :raises StackError: that server must not be used.
     """
@@ -106,13 +106,13 @@ def prepare(stack: Stack, kubeconfig: Path | None) -> Borrowed | None:
 
 
 def borrow(stack: Stack, borrowed: Borrowed) -> None:
-    """Let a stack that is to be started use a borrowed API server."""
+    """Let a stack use a borrowed API server; call it before the start."""
     stack.kubeconfig = borrowed.kubeconfig
     stack.sandbox_parts = () if borrowed.controllers else WITH_CONTROLLERS
 
 
 def start(stack: Stack, borrowed: Borrowed | None) -> None:
-    """Start the stack; one that does not start leaves nothing on a borrowed API server."""
+    """Start the stack; if it does not start, nothing is left on a borrowed API server."""
     try:
         stack.start()
     except BaseException:
@@ -126,7 +126,7 @@ def cluster_file(stack: Stack) -> Path:
 
 
 class Scene:
-    """What the demo does with a running stack, and what it saw."""
+    """What the demo does with a running stack, and its report."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -158,7 +158,7 @@ class Scene:
             self.report["outcome"] = f"FAILED: the healthy lifecycle ended {first['state']}"
             return False
         before = facts.releases(self.kubectl)
-        print(f"\nnow an upgrade of the device plugin to the image tag {BROKEN_TAG}, which no registry has\n")
+        print(f"\nupgrading the device plugin to image tag {BROKEN_TAG}, which exists in no registry\n")
         healthy = spec_file.read_text()
         spec_file.write_text(break_plugin(healthy))
         second = self._run("validated")
@@ -198,10 +198,10 @@ class Scene:
         return run
 
     def _look(self, tasks: list[dict[str, Any]]) -> None:
-        """What has to be seen, or done, while the capacity stands."""
+        """What must be observed, or done, while the capacity exists."""
         done = {task["task_id"]: task for task in tasks if task["state"] == "success"}
         if self.story_has_a_job and not self.job and SHARING in done:
-            # Before the plan is made: a teardown is not to touch what the person who approved it has not seen.
+            # Before the plan is made: a teardown must not evict a pod that the approver has not seen.
             self.job = True
             workload.create(self.kubectl, SHARED_POOL)
             print("        a user starts a training job on the shared GPUs")
@@ -215,7 +215,7 @@ class Scene:
         plan = self.api.xcom(LIFECYCLE, run_id, "teardown.plan") or {"plan": {"pods": []}}
         users = [pod for pod in plan["plan"]["pods"] if pod.startswith(f"{workload.NAMESPACE}/")]
         if self.job and not users:
-            print("        the training job came too late for the plan; its user takes it back")
+            print("        the training job started too late for the plan; its user deletes it")
             workload.remove(self.kubectl)
         else:
             print(f"        the plan names the user's pods: {', '.join(users) or 'none'}")
@@ -249,7 +249,7 @@ def break_plugin(text: str) -> str:
     """The cluster file with an image tag for the device plugin that does not exist."""
     spec = copy.deepcopy(yaml.safe_load(text))
     spec["devicePlugin"].setdefault("values", {})["image"] = {"tag": BROKEN_TAG}
-    # Waiting ten minutes for an image that does not exist shows nothing more than waiting two.
+    # Waiting ten minutes for an image that does not exist shows no more than waiting two.
     spec.setdefault("deadlines", {}).update({"prove": "2m", "capacity": "3m", "release": "2m"})
     return yaml.safe_dump(spec, sort_keys=False)
 
@@ -284,14 +284,14 @@ def save(path: Path, report: Any) -> None:
 
 
 def still_running(build_dir: Path) -> bool:
-    """Whether the stack that stack.json speaks of is alive."""
+    """Whether the stack of stack.json is alive."""
     return bool(saved_pids(build_dir))
 
 
 def stay(stack: Stack) -> None:
-    """Until it is interrupted or a part dies.
+    """Wait until interrupted, or until a part dies.
 
-    :raises StackError: naming the part that died; everything is stopped then.
+    :raises StackError: names the part that died; everything else is stopped.
     """
     try:
         while True:
@@ -303,7 +303,7 @@ def stay(stack: Stack) -> None:
 
 
 def say_where(stack: Stack) -> None:
-    """Address and log-in of what is left running."""
+    """Print addresses and credentials of what is left running."""
     print(
         f"\nAirflow    {stack.airflow_url}   user admin, password {stack.password()}\n"
         f"kubectl    export KUBECONFIG={stack.sandbox_state()['env']['KUBECONFIG']}\n"

@@ -39,10 +39,11 @@ class Stack:
     :ivar build_dir: everything that is written goes here.
     :ivar speed: the sandbox's speed (see ``sandbox.settings``).
     :ivar clusters_dir: the folder of cluster specs; ``None`` for ``include/clusters``.
-    :ivar outlives: it goes on when the process that started it has ended.
-    :ivar bind_host: where Airflow's UI listens; :ivar port: its port, 0 for a free one.
-    :ivar kubeconfig: of somebody else's API server to use; ``None`` for the sandbox's own.
-    :ivar sandbox_parts: the sandbox's parts to run, ``()`` for what is usual.
+    :ivar outlives: it continues after the process that started it has ended.
+    :ivar bind_host: the address on which Airflow's UI listens.
+    :ivar port: its port, 0 for a free one.
+    :ivar kubeconfig: of an API server to borrow; ``None`` for the sandbox's own.
+    :ivar sandbox_parts: the sandbox's parts to run, ``()`` for the default.
     :ivar extra_env: added to both children's environment (``HELM_BIN`` for example).
     """
 
@@ -224,8 +225,8 @@ class Stack:
             "API_AUTH__JWT_SECRET": secrets.token_urlsafe(72),
             "LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
-            # The supervisor of a task may notice its end only after this long (5 s by default), and the scheduler takes
-            # a task that meanwhile went on from its deferral, or was answered, for one that failed, and repeats it.
+            # The supervisor of a task may notice its end only after this time (5 s by default). A task that meanwhile
+            # resumed from its deferral, or was answered, then looks failed to the scheduler, which repeats it.
             "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05",
             "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
@@ -264,8 +265,8 @@ class Stack:
                 parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
                 sick = [part for part in parts if health.get(part, {}).get("status") != "healthy"]
                 if not sick:
-                    # The API server builds the tasks' API at the first request to it, which takes it many seconds;
-                    # without this the first task of all would wait for that.
+                    # The API server builds the tasks' API at the first request, which takes many seconds; without this
+                    # request the first task would wait for it.
                     httpx.get(f"{self.airflow_url}/execution/health", timeout=120).raise_for_status()
                     return
                 last = f"not healthy yet: {', '.join(sick)}"
@@ -292,9 +293,9 @@ class Stack:
 
 
 def saved_pids(build_dir: Path) -> list[int]:
-    """Those processes of ``stack.json`` that are alive, and still the ones that it speaks of.
+    """The processes of ``stack.json`` that are alive and still the same.
 
-    The file may be older than the machine's last start; its numbers are other processes' then.
+    The file may be older than the machine's last start; its numbers may then belong to other processes.
     """
     try:
         content = json.loads((build_dir / "stack.json").read_text())
@@ -307,7 +308,7 @@ def saved_pids(build_dir: Path) -> list[int]:
 
 
 def saved_kubeconfig(build_dir: Path) -> Path | None:
-    """The API server of someone else's that the saved stack uses, if it does."""
+    """The kubeconfig of the API server that the saved stack has borrowed, if it has."""
     try:
         content = json.loads((build_dir / "stack.json").read_text())
     except (OSError, ValueError):
@@ -317,7 +318,7 @@ def saved_kubeconfig(build_dir: Path) -> Path | None:
 
 
 def stop_saved(build_dir: Path) -> bool:
-    """Stop a stack that an earlier process left up (``make down``). Returns whether there was one."""
+    """Stop a stack that an earlier process left running (``make down``). Returns whether there was one."""
     pids = saved_pids(build_dir)
     for pid in pids:
         stop_pid_group(pid)

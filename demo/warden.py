@@ -1,7 +1,7 @@
-"""Runs a command and makes sure that nothing of it outlives its starter: ``python -m demo.warden PID COMMAND…``.
+"""Runs a command and ends all its processes when its starter is gone: ``python -m demo.warden PID COMMAND…``.
 
-``airflow standalone`` starts components that start task processes. When the demo or a test is killed with SIGKILL,
-nobody is left to end them; the warden sees that its starter (PID; 0 for nobody) is gone and ends them all.
+``airflow standalone`` starts components that start task processes. If the demo or a test is killed with SIGKILL, it
+cannot end them; the warden notices that its starter (PID; 0 for none) is gone and ends them all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     try:
         while child.poll() is None:
             if starter and os.getppid() != starter:
-                print("warden: the starter is gone, so is everything it started", file=sys.stderr, flush=True)
+                print("warden: the starter is gone; ending everything it started", file=sys.stderr, flush=True)
                 break
             time.sleep(LOOK_EVERY_S)
         code = child.returncode or 0

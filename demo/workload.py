@@ -1,4 +1,4 @@
-"""A user's training job on the shared pool, so that the drain has somebody to be careful with."""
+"""A user's training job on the shared pool, so that the drain has users' pods to evict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "trainer"
 
 
 def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
-    """A Deployment of GPU pods. No PodDisruptionBudget: with every GPU node going away it could never be met again."""
+    """A Deployment of GPU pods. No PodDisruptionBudget: when all GPU nodes are removed, none could be satisfied."""
     labels = {"app": NAME}
     container = {
         "name": NAME,
@@ -41,19 +41,20 @@ def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
 
 
 def create(kubectl: Kubectl, pool: str) -> None:
-    """Ask for the job; does not wait for it."""
+    """Create the job; does not wait for it."""
     kubectl.apply(*manifests(pool))
 
 
 def remove(kubectl: Kubectl) -> None:
-    """Take the job back; does not wait until it is gone."""
+    """Delete the job; does not wait until it is gone."""
     kubectl.run("delete", "deployment", NAME, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
 
 
 def start(kubectl: Kubectl, pool: str, timeout: float = 60) -> list[str]:
-    """Apply the job and wait until its pods run. Returns the nodes it runs on.
+    """Apply the job and wait until its pods run.
 
-    :raises TimeoutError: naming the pods that do not run.
+    :returns: the nodes on which they run.
+    :raises TimeoutError: names the pods that do not run.
     """
     create(kubectl, pool)
     deadline = time.monotonic() + timeout

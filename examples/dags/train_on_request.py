@@ -1,19 +1,19 @@
 """
-# Ask for GPUs, then train
+# Request GPUs, then train
 
-For jobs that cannot wait until somebody else makes a pool ready: it starts `gpu_lifecycle` for its pool alone, waits
-until that has brought the nodes up and proven them, and trains. If the nodes are there already, the lifecycle changes
-nothing and takes about as long as the proof.
+For jobs that request their own GPUs: this DAG starts `gpu_lifecycle` for its pool only, waits until that run has
+launched and proven the nodes, and trains. If the nodes exist already, the lifecycle changes nothing and takes about as
+long as the proof.
 
-Letting go needs no task: the pod is deleted when it ends, whatever its end, and Karpenter removes nodes that have been
-idle for the pool's `disruption.consolidateAfter`. Give the pool `capacity.hold` minutes if the job starts later than
-that after the proof.
+No task has to release the capacity: the pod is deleted when it ends, whatever its result, and Karpenter removes nodes
+that have been idle for the pool's `disruption.consolidateAfter`. Set the pool's `capacity.hold` (minutes) if the job
+starts later than that after the proof.
 
-The pod has no controller, as all pods of Airflow's pod operators: while it runs, a teardown of the cluster is refused
-and names this DAG, task and run. Let the task end first, or start the teardown with the Param `evictBarePods`: the
-pod is evicted then, and `retries` decide whether the work is done again.
+Like all pods of Airflow's pod operators, the pod has no controller: while it runs, a teardown of the cluster is refused
+and names this DAG, task and run. Let the task end first, or start the teardown with the Param `evictBarePods`: then the
+pod is evicted, and `retries` decides whether the work is repeated.
 
-Runs of `gpu_lifecycle` for one cluster take turns, so two of these at once are served one after the other.
+Runs of `gpu_lifecycle` for one cluster take turns, so two simultaneous requests are served one after the other.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ with DAG(
         trigger_dag_id=f"gpu_lifecycle.{CLUSTER}",
         conf={"pools": [POOL]},
         wait_for_completion=True,
-        # A lifecycle that failed has told why in its own report; waiting on would be in vain.
+        # The report of a failed lifecycle names the cause; waiting longer does not help.
         allowed_states=["success"],
         failed_states=["failed"],
-        # Else the run would wait for ever for one that the scheduler never starts.
+        # Otherwise the task would wait without end for a run that the scheduler never starts.
         fail_when_dag_is_paused=True,
         deferrable=True,
         poke_interval=15,
-        # Another try would start another lifecycle. Its own tasks have their retries.
+        # A retry would start another lifecycle, whose tasks have retries of their own.
         retries=0,
         execution_timeout=timedelta(hours=2),
     )
@@ -66,9 +66,9 @@ with DAG(
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
         container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "{{ params.gpus }}"}),
-        # Karpenter must not take the node of a long job. The annotation holds because pools have no
-        # terminationGracePeriod by default; with one, drift or expiry would end the job all the same. A teardown asks a
-        # person instead.
+        # Karpenter must not remove the node of a long job. The annotation protects it as long as the pool has no
+        # terminationGracePeriod, which is the default; with one, drift or expiry would end the job. A teardown asks a
+        # person for approval instead.
         annotations={"karpenter.sh/do-not-disrupt": "true"},
         startup_timeout_seconds=900,
         on_finish_action="delete_pod",

@@ -2,13 +2,13 @@
 # Train when GPUs are ready
 
 Starts when pool `shared-a10g` of cluster `demo` *becomes* ready, that is, has just been proven after it was not ready
-or unknown. Revalidations of a ready pool emit `…/validated` and start nothing here; schedule on that one instead if
-every proof is to start a job.
+or unknown. Revalidations of a ready pool emit `…/validated` and start nothing here; schedule on that asset instead if
+every proof should start a job.
 
-The pod has no controller, as all pods of Airflow's pod operators: while it runs, a teardown of the cluster is refused
+Like all pods of Airflow's pod operators, the pod has no controller: while it runs, a teardown of the cluster is refused
 and names this DAG, task and run (see the guide to revalidation and teardown).
 
-Copy this file into your own DAGs and put your image in the place of the sample.
+Copy this file into your own DAGs folder and replace the sample image with yours.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ READY = Asset(f"gpu-fleet://{CLUSTER}/{POOL}/ready")
 
 @task
 def check_still_valid(triggering_asset_events: Any) -> dict[str, Any]:
-    """The newest event's facts; skipped if the run waited so long that the nodes may be gone by now.
+    """The facts of the newest event; skipped if the run waited so long that the nodes may be gone by now.
 
-    Several events may have started one run (while the DAG was paused, say), and events made by hand have no facts.
+    Several events may have started one run (for example while the DAG was paused), and events created by hand have no
+    facts.
     """
     events = triggering_asset_events.get(READY) or []
     if not events:
-        raise AirflowSkipException("started by hand: nothing says that the pool is ready")
+        raise AirflowSkipException("started by hand: no asset event shows that the pool is ready")
     extra = max(events, key=lambda event: event.timestamp).extra
     until = extra.get("validUntil")
     if until and datetime.fromisoformat(until) < datetime.now(UTC):
-        raise AirflowSkipException(f"the proof was good until {until}; see {extra.get('report')}")
+        raise AirflowSkipException(f"the proof was valid until {until}; see {extra.get('report')}")
     return {"gpus": (extra.get("gpus") or {}).get("allocatable"), "report": extra.get("report")}
 
 
@@ -57,11 +58,11 @@ with DAG(
         cluster_name="demo-gpu",
         namespace="default",
         image="nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04",
-        # The pool's nodes and no others: their label, their taint, their runtime.
+        # Only the pool's nodes: their label, their taint, their runtime.
         node_selector={"gpu-fleet.io/pool": POOL},
         tolerations=[k8s.V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
         runtime_class_name="nvidia",
-        # One share of a GPU. It has no memory of its own: the sharers have to be good neighbours.
+        # One share of a GPU. Its memory is not isolated: the sharers must limit what they use.
         container_resources=k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "1"}),
         # The default of two minutes is too short for a new node (2 to 4 min) that pulls a CUDA image (up to 6 min).
         startup_timeout_seconds=900,

@@ -1,8 +1,8 @@
 """Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema,
-``… lock`` notes the digests of their charts in ``charts.lock.yaml``, ``… shards N`` shares a large fleet among N DAG
+``… lock`` writes the digests of their charts to ``charts.lock.yaml``, ``… shards N`` divides a large fleet among N DAG
 files per family.
 
-Exit codes: 0 all is well, 1 a cluster file has problems, 2 the call itself is wrong or the folder cannot be read.
+Exit codes: 0 success, 1 a cluster file has problems, 2 wrong arguments, or the folder cannot be read.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ def _parser() -> argparse.ArgumentParser:
         "--previous",
         type=Path,
         metavar="DIR",
-        help="the folder as it was before the change: a cluster may only vanish from it after state: absent",
+        help="the folder before the change: a cluster file may be removed from it only after state: absent",
     )
-    lock = commands.add_parser("lock", help="note which archive each chart version is, so that no other is installed")
+    lock = commands.add_parser(
+        "lock", help="record the digest of each chart archive, so that no other archive is installed"
+    )
     lock.add_argument(
         "folder", nargs="?", type=Path, help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE})"
     )
     lock.add_argument("--check", action="store_true", help="write nothing; exit 1 if the lock file is not up to date")
-    shards = commands.add_parser("shards", help="share the clusters among so many DAG files per family")
+    shards = commands.add_parser("shards", help="divide the clusters among this many DAG files per family")
     shards.add_argument("files", type=int, help="1 puts everything into one file again")
     shards.add_argument("--dags", type=Path, metavar="DIR", help="folder of the DAG files (default: beside include)")
     schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
@@ -66,7 +68,7 @@ def problems_of_fleet(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tup
 def vanished(
     previous: dict[str, ClusterSpec | SpecError], now: dict[str, ClusterSpec | SpecError]
 ) -> Iterator[tuple[str, SpecError]]:
-    """Clusters whose file is gone although it did not say ``state: absent``: nothing would ever tear them down."""
+    """Clusters whose file is gone although it did not say ``state: absent``: nothing would tear them down."""
     for name, spec in previous.items():
         if name in now or (isinstance(spec, ClusterSpec) and spec.state == "absent"):
             continue
@@ -81,7 +83,7 @@ def vanished(
 
 
 def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, str]]:
-    """``(cluster, sentence)`` for what is allowed but worth knowing."""
+    """``(cluster, sentence)`` for what is valid but has consequences to know."""
     for name, spec in fleet.items():
         if not isinstance(spec, ClusterSpec):
             continue
@@ -91,7 +93,7 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
         yield from ((name, str(note)) for note in notes_of(spec))
-        # Notes, because the limits are the deployment's, and its environment may not be the one of this check.
+        # Notes, because the limits belong to the deployment, whose environment may differ from that of this check.
         yield from ((name, f"{p.field}: {p.message}; {p.remedy}") for p in beyond(trust(), spec))
 
 
@@ -123,7 +125,7 @@ def _validate(folder: Path, previous: Path | None) -> int:
 
 
 def _lock(folder: Path, check: bool) -> int:
-    """Pull every chart and write the lock file, or say in what it differs."""
+    """Pull every chart and write the lock file, or report how it differs."""
     from gpu_fleet.hooks.helm.locks import lock_path, read_locks, resolve_locks, write_locks
 
     fleet = load_fleet(folder)
@@ -137,7 +139,7 @@ def _lock(folder: Path, check: bool) -> int:
     except SpecError as error:
         if check:
             raise
-        print(f"{error}; it is written anew", file=sys.stderr)
+        print(f"{error}; writing a new one", file=sys.stderr)
         before = set()
     now = set(resolve_locks(specs))
     for sign, entries in (("-", before - now), ("+", now - before)):
@@ -156,7 +158,7 @@ def _lock(folder: Path, check: bool) -> int:
 
 def _shards(folder: Path, files: int) -> int:
     if files < 1:
-        raise SpecError(f"{files} is no number of files", field="files", remedy="1 or more")
+        raise SpecError(f"{files} is not a number of files", field="files", remedy="1 or more")
     for line in make_shards(folder, files):
         print(line)
     print(f"{folder}: {files} file(s) per family")
@@ -164,7 +166,7 @@ def _shards(folder: Path, files: int) -> int:
 
 
 def _message(problem: SpecError) -> str:
-    """The problem's sentence without its field and remedy, which have columns of their own."""
+    """The problem's sentence without field and remedy, which have their own columns."""
     text = problem.message
     if problem.field:
         text = text.removeprefix(f"{problem.field}: ")

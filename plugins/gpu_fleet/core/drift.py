@@ -1,8 +1,8 @@
-"""Drift: in what a cluster differs from its spec, object by object and field by field. Pure.
+"""Drift: how a cluster differs from its spec, object by object and field by field. Pure.
 
-Compared are the manifests that the package applies, and its Helm releases: their content (chart, values, status) with
-the spec, their objects with the manifest that Helm has stored. What the spec does not manage is left out. Values are
-shown, since whoever reads "changed" asks "into what"; but none that may be secret.
+It compares the manifests that the package applies, and its Helm releases: their content (chart, values, status) with
+the spec, their objects with the manifest that Helm has stored. What the spec does not manage is left out. Differences
+show the values of both sides, except values that may be secret.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.core.releases.state import Finding, Observation, Reason
 from gpu_fleet.core.spec import ClusterSpec
 
-#: Longest value that is shown; the rest of it is cut.
+#: Maximum length of a value that is shown; the rest is cut.
 MAX_VALUE = 300
-#: Most differences that are listed one by one; with more the cluster is another one than the spec's.
+#: Maximum number of differences that are listed; with more, the spec describes another cluster.
 MAX_LISTED = 100
 
 _SECRET_NAMES = re.compile(r"passw|secret|token|credential|private.?key|api.?key", re.IGNORECASE)
-#: Fields that are named like secrets and hold none (EC2NodeClass metadataOptions, pods, volumes).
+#: Fields that are named like secrets but contain none (EC2NodeClass metadataOptions, pods, volumes).
 _PUBLIC_NAMES = frozenset({"httpTokens", "imagePullSecrets", "secretName", "automountServiceAccountToken"})
-#: Containers' environment: where people put what should be a Secret.
+#: Containers' environment, which often has what should be in a Secret.
 _ENVIRONMENT = "env"
 
 
@@ -54,8 +54,9 @@ class Drift:
 
     :ivar object: ``Kind namespace/name``, or ``release namespace/name``.
     :ivar field: dotted path; empty if the whole object was deleted or added.
-    :ivar wanted: what the spec says, :ivar found: what the cluster has; ``None`` where there is nothing.
-    :ivar by: the field manager who did it, if the object tells.
+    :ivar wanted: the value of the spec; ``None`` without one.
+    :ivar found: the value in the cluster; ``None`` without one.
+    :ivar by: the field manager that made the change, if the object names it.
     """
 
     kind: Kind
@@ -122,7 +123,7 @@ def sentence(cluster: str, drifts: Sequence[Drift], unread: Sequence[Unread], sh
 class Managed:
     """A manifest that the package applies.
 
-    :ivar on_demand: made when it is needed first, so that its absence is no difference.
+    :ivar on_demand: created when it is first needed, so its absence is not a difference.
     """
 
     manifest: Manifest
@@ -130,10 +131,10 @@ class Managed:
 
 
 def managed_manifests(spec: ClusterSpec, facts: Mapping[str, PoolFacts] | None = None) -> list[Managed]:
-    """Everything that the operators apply for this spec; parts with ``manage: false`` are not among it.
+    """Everything that the operators apply for this spec, without the parts with ``manage: false``.
 
-    :param facts: by pool; NodePool and NodeOverlay of a pool that is not among them are left out. ``None``: the tables
-        of the package stand in for EC2 and price lists.
+    :param facts: by pool; NodePool and NodeOverlay of a pool without facts are left out. ``None``: use the package's
+        tables instead of EC2 and price lists.
     """
     found = []
     if spec.runtime_class.manage:
@@ -148,7 +149,7 @@ def managed_manifests(spec: ClusterSpec, facts: Mapping[str, PoolFacts] | None =
                     for name in ("node_overlay", "node_pool")
                     for manifest in build(name, spec, pool=pool.name, facts=known)
                 ]
-    # The device plugin's namespace is made by the release engine, without labels of ours.
+    # The release engine creates the device plugin's namespace, without our labels.
     own = {SYSTEM_NAMESPACE, spec.validation.namespace, PLACEHOLDER_PRIORITY_CLASS}
     for name in ("system_namespaces", "placeholder_priority"):
         found += [Managed(m, on_demand=True) for m in build(name, spec) if m["metadata"]["name"] in own]
@@ -163,8 +164,9 @@ def managed_releases(spec: ClusterSpec) -> list[Component]:
 
 
 def surplus(spec: ClusterSpec, objects: Iterable[Mapping[str, Any]]) -> list[Drift]:
-    """NodePools and EC2NodeClasses of this cluster's spec that it no longer has: they may go on buying nodes; and
-    NodeOverlays of pools that no longer share, by which Karpenter counts on GPUs that are not there."""
+    """NodePools and EC2NodeClasses that this cluster's spec no longer has: they may continue to buy nodes; and
+    NodeOverlays of pools that no longer share, with which Karpenter counts GPUs that do not exist.
+    """
     found = []
     overlays = {overlay_name(pool.name) for pool in spec.node_pools if overlaid(spec, pool)}
     for item in objects:
@@ -177,7 +179,7 @@ def surplus(spec: ClusterSpec, objects: Iterable[Mapping[str, Any]]) -> list[Dri
 
 
 def neighbour_drifts(conflicts: Iterable[Conflict]) -> tuple[list[Drift], list[Unread]]:
-    """What of others keeps the cluster from being what the spec says: the spec wants one device plugin per node."""
+    """Objects of others that contradict the spec, which wants exactly one device plugin per node."""
     found, unread = [], []
     for item in conflicts:
         if item.reason == NEIGHBOURS_UNKNOWN:
@@ -195,7 +197,8 @@ def object_drifts(
 ) -> list[Drift]:
     """The differences of one object, with the values on both sides.
 
-    :param live: the object as it is, :param applied: as applying its manifest would make it.
+    :param live: the object as it is.
+    :param applied: the object as it would be after its manifest is applied.
     """
     kind = str(live.get("kind", ""))
     found = []
@@ -205,7 +208,7 @@ def object_drifts(
             continue
         if _is_metadata_of_namespace(kind, item.path):
             continue
-        # Another manager's field is in the dry run's answer, too.
+        # The answer of the dry run has the field of another manager, too.
         want = {} if item.change is Change.ADDED else applied
         found.append(_of_field(item.target, item.path, live, want, kind=kind, by=item.manager))
     return found
@@ -214,8 +217,9 @@ def object_drifts(
 def _of_field(name: str, path: Path, have: Any, want: Any, *, kind: str = "", by: str = "") -> Drift:
     """The drift of one field.
 
-    :param have: the whole object as it is, :param want: as it should be.
-    :param kind: the object's, which decides what may be shown.
+    :param have: the whole object as it is.
+    :param want: the whole object as it should be.
+    :param kind: kind of the object, which decides what may be shown.
     """
     has, found = _at(have, path)
     should, wanted = _at(want, path)
@@ -230,7 +234,7 @@ def _of_field(name: str, path: Path, have: Any, want: Any, *, kind: str = "", by
 
 
 def _is_metadata_of_namespace(kind: str, path: Path) -> bool:
-    """Namespaces are labelled by many (Pod Security admission, meshes, quotas), which takes nothing from us."""
+    """Others label namespaces, too (Pod Security admission, meshes, quotas), which does not affect us."""
     return kind == "Namespace" and path[:1] == ("metadata",) and not str(path[-1]).startswith("gpu-fleet.io/")
 
 
@@ -244,7 +248,7 @@ def _at(value: Any, path: Path) -> tuple[bool, Any]:
 
 
 def shown(kind: str, path: Path, value: Any) -> Any:
-    """A value as it may be shown: nothing of Secrets, of fields named like one, of environments; cut if it is long."""
+    """A value as it may be shown: redacted in Secrets, in fields named like one and in environments; cut if long."""
     visible = _visible(kind, path, value)
     text = visible if isinstance(visible, str) else json.dumps(visible, ensure_ascii=False, default=str)
     return visible if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"
@@ -269,19 +273,19 @@ def _text(value: Any) -> str:
 
 # --- releases --------------------------------------------------------------------------------------------------------
 
-#: Reasons after which the deployed manifest is there to be compared with.
+#: Reasons with which a deployed manifest exists to compare with.
 DEPLOYED = frozenset({Reason.NOT_PROVEN, Reason.PROVEN, Reason.DIGEST_DIFFERS, Reason.FOREIGN_REVISION})
-#: Somebody is at work, or the storage cannot be read: nothing is known.
+#: Another actor is changing the release, or its storage cannot be read: the state is unknown. Value: transient.
 _UNKNOWN = {Reason.HELD: True, Reason.IN_PROGRESS: True, Reason.UNREADABLE: False}
 
 
 def release_drifts(
     finding: Finding, seen: Observation, request: ReleaseRequest, stored: Mapping[str, Any], *, proof_expected: bool
 ) -> tuple[list[Drift], list[Unread]]:
-    """How a release differs from the spec: gone, unfinished, of somebody else, of other content, not proven.
+    """How a release differs from the spec: gone, unfinished, made by others, with other content, not proven.
 
     :param stored: the newest revision's decoded payload; empty if there is none.
-    :param proof_expected: false where nothing could prove the revision yet: a device plugin without nodes.
+    :param proof_expected: false where nothing can prove the revision yet: a device plugin without nodes.
     """
     name, reason = str(request), finding.reason
     newest = seen.newest
@@ -292,7 +296,7 @@ def release_drifts(
     content = _content_drifts(name, request, stored)
     if reason in {Reason.NOT_OURS, Reason.FOREIGN_REVISION}:
         mine = seen.ledger.candidate.revision if seen.ledger.candidate is not None else None
-        found = f"revision {newest.revision}, made by somebody else"
+        found = f"revision {newest.revision}, not created by gpu-fleet"
         return [Drift(Kind.CHANGED, name, "revision", mine, found), *content], []
     if reason is Reason.DIGEST_DIFFERS:
         return content or [Drift(Kind.CHANGED, name, "digest", request.digest, newest.digest)], []
@@ -305,7 +309,7 @@ def release_drifts(
 
 
 def _content_drifts(name: str, request: ReleaseRequest, stored: Mapping[str, Any]) -> list[Drift]:
-    """Chart version and values of the stored release, each against what the spec makes of them."""
+    """Chart version and values of the stored release, compared with those of the spec."""
     if not stored:
         return []
     chart = (stored.get("chart") or {}).get("metadata") or {}

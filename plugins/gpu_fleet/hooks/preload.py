@@ -43,7 +43,13 @@ PACKAGE = (
     "gpu_fleet.hooks.kubernetes.hook",
     "gpu_fleet.operators.base",
     "gpu_fleet.phases.family",
-    "gpu_fleet.phases.lifecycle",
+    "gpu_fleet.phases.capacity",
+    "gpu_fleet.phases.preflight",
+    "gpu_fleet.phases.prove",
+    "gpu_fleet.phases.provision",
+    "gpu_fleet.phases.rollout",
+    "gpu_fleet.phases.teardown",
+    "gpu_fleet.phases.validation",
     "gpu_fleet.triggers.gate",
 )
 #: ``airflow <this>`` -> the modules that its children need. The scheduler's are tasks, and follow the package of the

@@ -1,4 +1,4 @@
-"""When the scheduler itself has to raise an alarm, because no task may be there to do it."""
+"""Alerts that the scheduler itself raises, because there may be no task that could."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def overdue_alert(spec: ClusterSpec) -> DeadlineAlert | None:
-    """For ``DAG(deadline=…)``: tells ``validation.notify`` when a revalidation is late; ``None`` if not asked for.
+    """For ``DAG(deadline=…)``: notifies ``validation.notify`` when a revalidation is late; ``None`` if not configured.
 
     Counted from the logical date, which with Airflow's default timetable for cron expressions is when the run was due
-    (``[scheduler] create_cron_data_intervals`` false). A run by hand that has no logical date has no such deadline. A
-    DAG that is paused, or a scheduler that does not run, creates no run and raises no alarm.
+    (``[scheduler] create_cron_data_intervals`` false). A run by hand without a logical date has no such deadline. A
+    paused DAG, or a scheduler that does not run, creates no run and so raises no alert.
     """
     after = spec.validation.overdue_after
     if after is None:

@@ -1,4 +1,4 @@
-"""Capacity: placeholder pods ask Karpenter for nodes; the gate is allocatable == physical x replicas on every node."""
+"""Capacity: placeholder pods make Karpenter launch nodes; the gate is allocatable == physical x replicas on each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def capacity(spec: ClusterSpec) -> dict[str, Phase]:
-    """One chain per pool, side by side."""
+    """One chain per pool, side by side: pool name to its phase."""
     phases: dict[str, Phase] = {}
     with TaskGroup("capacity", tooltip="GPU nodes with exactly the GPUs that were promised"):
         for pool in spec.node_pools:
             with TaskGroup(f"pool_{pool.name}"):
-                # Of a shared pool it can first prove, on request, that a burst buys no node too many.
+                # For a shared pool the task can first prove, on request, that a burst buys no node too many.
                 asking = RequestSharedCapacityOperator if pool.shared else RequestCapacityOperator
                 request = asking(task_id="request_capacity", node_pool=pool.name)
                 wait = AwaitCapacityOperator(task_id="await_capacity", node_pool=pool.name)

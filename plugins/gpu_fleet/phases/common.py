@@ -1,54 +1,76 @@
-"""What the phases share: the group's ends, where a join must look to know that everything before it is over, and how
-a run ends, also by hand.
+"""What the phases share: how they are chained, what a join must wait for, and how a run ends, also by hand.
 
 When a person marks a run failed (or success), Airflow ends what runs and skips what waits, except *teardown* tasks
-(``airflow.api.common.mark_tasks``). So clean-up, the turn's release and the verdict are such tasks: probes,
-placeholders, protection and turn are given back also then. What that changes, and what it does not:
+(``airflow.api.common.mark_tasks``). So clean-up, the release of the turn and the verdict are such tasks: probes,
+placeholders, protection and turn are given back then, too. What that changes, and what it does not:
 
-- They have no setup task. With one, a teardown is not run if that failed, and a half-done protection would stay.
-  Without one the rule ``all_done_setup_success``, which every teardown has, is ``all_done``.
+- They have no setup task. A teardown does not run if its setup failed, and a half-done protection would stay. Without
+  a setup, the rule ``all_done_setup_success``, which every teardown has, is ``all_done``.
 - Airflow leaves teardowns out when it takes a run's state from the leaves. ``run_verdict`` must count, so it is one
-  with ``on_failure_fail_dagrun``; a failed clean-up counts through it. Without being a teardown it would be skipped
-  in a run that was marked failed, and a run whose one counted leaf is skipped ends as a *success*.
-- :func:`settle` sees a teardown as what it is here: a task that is the end of its chain.
+  with ``on_failure_fail_dagrun``; a failed clean-up counts through it. If it were no teardown, it would be skipped in a
+  run that was marked failed, and a run whose only counted leaf is skipped ends as a *success*.
+- :func:`settle` treats a teardown as what it is here: a task that ends its chain.
 
-Beyond their reach are a run that ``dagrun_timeout`` ends and a machine that dies: then probes and placeholders end by
-themselves (``activeDeadlineSeconds``), the turn is stale as its run is over, and the next run's clean-up removes the
-rest, whichever run left it.
+Two cases are beyond their reach: a run that ``dagrun_timeout`` ends, and a machine that dies. Then probes and
+placeholders end by themselves (``activeDeadlineSeconds``), the turn is stale because its run is over, and the clean-up
+of the next run removes the rest, whichever run left it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
+from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.spec import FreezeSpecOperator
+from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator, TornDown
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+After = TypeVar("After", bound="Phase | Sequence[Phase]")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A built phase.
+    """A built phase. ``a >> b`` lets every head of ``b`` wait for every tail of ``a``, as with tasks.
 
     :ivar heads: tasks without an upstream inside the phase.
     :ivar tails: tasks that later phases wait for.
     :ivar tasks: every task of the phase, for joins and for the run's verdict.
     """
 
-    heads: list[Any]
-    tails: list[Any]
+    heads: list[Any] = field(default_factory=list)
+    tails: list[Any] = field(default_factory=list)
     tasks: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, task: Any) -> Phase:
+        """A phase of one task."""
+        return cls([task], [task], [task])
+
+    def __rshift__(self, after: After) -> After:
+        for phase in [after] if isinstance(after, Phase) else after:
+            cross_downstream(self.tails, phase.heads)
+        return after
+
+    def __rrshift__(self, before: Iterable[Phase]) -> Phase:
+        for phase in before:
+            cross_downstream(phase.tails, self.heads)
+        return self
 
 
 def settle(tasks: Iterable[Any]) -> list[Any]:
-    """The tasks that a join with trigger rule ``all_done`` must wait for, so that nothing of ``tasks`` still runs then.
+    """The tasks that a join with trigger rule ``all_done`` must wait for, so that none of ``tasks`` still runs then.
 
-    A task whose upstreams are several chains is ``upstream_failed`` as soon as *one* of them fails, while the others
-    still run. So a join must look at the end of every chain: the leaves, and each upstream of a task that has several.
+    A task that joins several chains is ``upstream_failed`` as soon as *one* of them fails, while the others still run.
+    So a join must wait for the end of every chain: the leaves, and each upstream of a task that has several.
     """
     inside = {task.task_id: task for task in tasks}
     ends: dict[str, Any] = {}
@@ -60,19 +82,34 @@ def settle(tasks: Iterable[Any]) -> list[Any]:
     return [ends[task_id] for task_id in sorted(ends)]
 
 
-def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", torn_down: TornDown | None = None) -> None:
-    """The run's last two tasks: one that shows that the run came to its end, and the verdict.
+def freeze_spec(spec: ClusterSpec, *, provisions: bool = False) -> Phase:
+    """The run's first task: it pins the run to the cluster spec. :param provisions: see :class:`FreezeSpecOperator`."""
+    return Phase.of(FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name, provisions=provisions))
 
-    Of a run that is marked failed while nothing runs (its tasks are queued, or wait for a retry) Airflow keeps no
-    trace but skipped tasks, and a verdict that looked for failures alone would make it a success. ``reached_end`` does
-    nothing, costs no worker, and cannot be skipped in any other way. The verdict waits for ``last`` all the same:
-    teardowns may still run when it has been skipped.
 
-    :param tasks: all other tasks of the run.
-    :param last: those after which nothing of them still runs, in a run that is ended by hand too.
+def release_turn(phases: Iterable[Phase]) -> Phase:
+    """Releases the cluster's turn when all tasks of these phases are over, whatever became of them."""
+    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+    cross_downstream(settle(task for phase in phases for task in phase.tasks), [release])
+    return Phase.of(release)
+
+
+def end_run(
+    phases: Iterable[Phase], last: Iterable[Phase], *, turn: str = "", torn_down: TornDown | None = None
+) -> None:
+    """The run's last two tasks: one that shows that the run reached its end, and the verdict.
+
+    If a run is marked failed while none of its tasks runs (they are queued, or wait for a retry), Airflow keeps no
+    trace of that but skipped tasks, and a verdict that looked for failures alone would make the run a success.
+    ``reached_end`` does nothing, costs no worker, and cannot be skipped in any other way. The verdict waits for
+    ``last`` as well: teardowns may still run when ``reached_end`` has been skipped.
+
+    :param phases: all phases of the run.
+    :param last: those after which no task still runs, in a run that is ended by hand, too.
     :param turn: see :class:`RunVerdictOperator`. :param torn_down: the same.
     """
-    tasks = list(tasks)
+    tasks = [task for phase in phases for task in phase.tasks]
+    tails = [task for phase in last for task in phase.tails]
     end = EmptyOperator(task_id="reached_end", trigger_rule=TriggerRule.ALL_DONE)
     watched = [task.task_id for task in [*tasks, end]]
     verdict = RunVerdictOperator(
@@ -83,5 +120,5 @@ def end_run(tasks: Iterable[Any], last: list[Any], *, turn: str = "", torn_down:
         turn=turn,
         end=end.task_id,
     )
-    cross_downstream(last, [end])
-    cross_downstream([*last, end], [verdict.as_teardown(on_failure_fail_dagrun=True)])
+    cross_downstream(tails, [end])
+    cross_downstream([*tails, end], [verdict.as_teardown(on_failure_fail_dagrun=True)])

@@ -1,12 +1,12 @@
 """A family of DAGs: the same graph, once per cluster of the fleet.
 
-Only what the parsing context asks for is built: Airflow parses the file again at each start of a task, and a fleet of
-fifty clusters must not be paid for by each of them. Whatever is wrong with one cluster costs its own DAGs alone: in
-their place stands a DAG of the same id that says what is wrong and fails when it is run.
+Only the DAGs that the parsing context asks for are built: Airflow parses the file again at each start of a task, which
+must not take longer in a fleet of fifty clusters. A problem of one cluster affects only its own DAGs: each is replaced
+by a DAG of the same id that shows the problem and fails when it is run.
 
 While a run is under way, its DAG is built from the spec that the run was pinned to (``hooks/files/runs.py``): a cluster
-file that is edited, broken or removed meanwhile takes no task from it. That another file describes the same cluster is
-no reason for another DAG either; it is the first task of a run that refuses it.
+file that is edited, broken or removed meanwhile takes no task from it. A second file about the same cluster does not
+change the DAG either; the first task of a run refuses it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gpu_fleet.operators.spec import InvalidSpecOperator
 
 log = logging.getLogger(__name__)
 
-#: A DAG needs some start date; in the past, because runs are triggered or cron-driven without catch-up.
+#: A DAG needs a start date; it is in the past, because runs are triggered or scheduled without catch-up.
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -41,7 +41,7 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "")
 
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
-    :param file: the DAG file. Others beside it of the same family share the clusters with it, see
+    :param file: the DAG file. It shares the clusters with the family's other files in its folder, see
         :mod:`gpu_fleet.hooks.files.dag_files`.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
@@ -63,25 +63,25 @@ _STILL_UNDER_WAY = (
 
 
 def _dag_id(family: str, name: str) -> str:
-    """``family.name``, or for a file name that Airflow takes in no DAG id (it would cost every DAG of the family), one
-    that it takes.
+    """``family.name``; for a file name that Airflow does not accept in a DAG id, which would break every DAG of the
+    family, an id that it accepts.
     """
     plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:180]
     if plain == name:
         return f"{family}.{name}"
-    # Its own even if another file has the name that is left of this one.
+    # Unique even if another file has the name to which this one was reduced.
     return f"{family}.{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def _built(dag_id: str, spec: ClusterSpec, build: Callable[[ClusterSpec], DAG]) -> DAG:
-    """The cluster's DAG, or the one that stands in for it.
+    """The cluster's DAG, or its stand-in.
 
-    Validated as Airflow will do it, because an error there is the whole file's: all its DAGs would become stale.
+    Validated as Airflow does it, because an error there affects the whole file: all its DAGs would become stale.
     """
     try:
         dag = build(spec)
         dag.validate()
-    except Exception as error:  # whatever it is, other clusters have no part in it
+    except Exception as error:  # whatever it is, it must not affect other clusters
         log.exception("DAG %s cannot be built", dag_id)
         return broken(dag_id, error)
     return dag
@@ -97,7 +97,7 @@ def _wanted(family: str, file: str) -> Iterator[tuple[str, ClusterSpec | None, S
         return
     mine = clusters_of(family, file)
     files = {_dag_id(family, name): spec for name, spec in load_each(wanted=mine).items()}
-    # A run goes on also when its file is gone.
+    # A run continues also when its file is gone.
     begun = {dag_id for dag_id in pinned_dags(family) if mine(dag_id.removeprefix(f"{family}."))}
     for dag_id in sorted({*files, *begun}):
         found = files.get(dag_id)
@@ -108,8 +108,8 @@ def _wanted(family: str, file: str) -> Iterator[tuple[str, ClusterSpec | None, S
 
 
 def _one(dag_id: str, name: str) -> tuple[ClusterSpec | None, SpecError | None]:
-    """What a task is built from: the same as was stored when the DAG was parsed for the scheduler, or, for the first
-    task of a run, what will be stored next.
+    """The spec for a task: the one stored when the DAG was parsed for the scheduler, or, for the first task of a run,
+    the one that will be stored next.
     """
     spec = pinned(dag_id, lingers=False)
     if spec is not None:
@@ -121,7 +121,7 @@ def _one(dag_id: str, name: str) -> tuple[ClusterSpec | None, SpecError | None]:
 
 
 def broken(dag_id: str, error: Exception | None) -> DAG:
-    """The DAG that stands in for one whose cluster file cannot be used, or that cannot be built from it."""
+    """The stand-in for a DAG whose cluster file cannot be used, or that cannot be built from it."""
     known = isinstance(error, SpecError)
     problem = str(error) if known else f"the DAG cannot be built: {type(error).__name__}: {error}"
     with DAG(
@@ -161,10 +161,10 @@ def fleet_dag(
         dag_id=f"{family}.{spec.name}",
         schedule=schedule,
         start_date=START_DATE,
-        # The file's globals are what counts; else one that fails half-way would be registered all the same.
+        # The file's globals count; otherwise a DAG that fails half-way would be registered, too.
         auto_register=False,
         catchup=False,
-        # A cluster has one turn; a second run would only wait for it.
+        # Only one run at a time can hold the cluster's turn; a second one would only wait for it.
         max_active_runs=1,
         default_args={
             **DEFAULT_ARGS,
@@ -182,7 +182,7 @@ def fleet_dag(
 
 
 def dagrun_timeout(spec: ClusterSpec) -> timedelta:
-    """A backstop behind the gates' own deadlines: all of them one after another, twice (every task may be retried)."""
+    """A backstop behind the gates' own deadlines: the sum of all of them, twice (every task may be retried)."""
     seconds = sum(getattr(spec.deadlines, name).seconds for name in type(spec.deadlines).model_fields)
     return timedelta(seconds=2 * seconds)
 

@@ -1,4 +1,4 @@
-"""Preflight: everything that can be known to be wrong before anything is changed, then the cluster's turn."""
+"""Preflight: report what is wrong before the run changes anything, then take the cluster's turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from gpu_fleet.sensors.gate import GateSensor
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-
+#: The task that takes the turn.
+ACQUIRE_TURN = "preflight.acquire_turn"
 _TOOLTIP = "What can be known to be wrong before anything is changed"
 
 
@@ -30,8 +31,8 @@ def _cluster_active(spec: ClusterSpec) -> GateSensor:
 
 
 def preflight(spec: ClusterSpec) -> Phase:
-    """Tools, AWS identity and offers, what the account has to have, cluster ACTIVE: side by side; then who else serves
-    its GPUs, what the run will change, and the turn.
+    """Tools, AWS identity and offers, prerequisites in the account, and cluster ACTIVE, side by side; then other device
+    plugins and what the run will change; then the turn.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
@@ -48,9 +49,10 @@ def preflight(spec: ClusterSpec) -> Phase:
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:
-    """Cluster ACTIVE and the one node, if the run is about one; then the turn, or nothing at all if it is taken.
+    """Cluster ACTIVE, and the node if the run is about a single one; then the turn. If the turn is taken, all later
+    tasks are skipped.
 
-    Neither helm nor EC2's offers: a revalidation installs and buys nothing.
+    It checks neither helm nor EC2's offers: a revalidation installs and buys nothing.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         active = _cluster_active(spec)
@@ -61,9 +63,9 @@ def revalidation_preflight(spec: ClusterSpec) -> Phase:
 
 
 def teardown_preflight() -> Phase:
-    """helm, and nothing else: a teardown has to work on what is left of a cluster, whatever it lacks.
+    """Only helm: a teardown must work on what is left of a cluster, whatever is missing.
 
-    Before the approval: a person must not be asked to approve what then stops half-way.
+    It comes before the approval: a person must not approve a teardown that then stops half-way.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools", to_uninstall=True)

@@ -1,8 +1,9 @@
-"""Prove: the ledger's entry 'this revision worked', written only when it did; and the roll-back when it did not."""
+"""Prove: mark the device plugin's revision as proven in its ledger if nodes run it, or roll it back."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup, TriggerRule
 
@@ -10,15 +11,22 @@ from gpu_fleet.operators.base import RunIf
 from gpu_fleet.operators.helm.releases import ProveReleaseOperator, RemediateReleaseOperator
 from gpu_fleet.phases.common import Phase
 
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
 
-def prove(awaits: list[Any]) -> Phase:
-    """
-    :param awaits: the tasks that wait for capacity, one per pool.
+
+def prove(spec: ClusterSpec, asked: Mapping[str, Phase]) -> Phase:
+    """Proof or rollback of the device plugin; empty if the plugin is not ours, or if no pool wants a node to prove it.
 
     One pool without capacity must not keep another pool's GPUs unproven: it is enough that one pool got its nodes. The
-    roll-back waits for all of them: judged at the first failure, while no node of another pool is there to tell, a
-    broken plugin would look innocent, and nobody would ask again.
+    rollback waits for all pools: if it were decided at the first failure, before any other pool has a node, a broken
+    plugin would look innocent, and no later task would check it again.
+
+    :param asked: pool name to the phase that waits for its capacity.
     """
+    awaits = [task for pool in spec.node_pools if pool.wanted_nodes for task in asked[pool.name].tails]
+    if not spec.device_plugin.manage or not awaits:
+        return Phase()
     with TaskGroup("prove", tooltip="Mark the device plugin's revision proven, or roll it back"):
         proof = ProveReleaseOperator(
             task_id="prove_device_plugin",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.core.manifests.overlays import overlaid, overlay_name, overlays_used
@@ -16,17 +17,17 @@ from gpu_fleet.sensors.gate import GateSensor
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: The tasks that give a pool its template; nodes of it may come from then on.
 APPLY_NODE_CLASS, APPLY_NODE_POOL = "apply_node_class", "apply_node_pool"
-
+#: The task after which capacity may be asked for.
+PROVISIONED = "provisioned"
 
 _CRDS = ("nodepools.karpenter.sh", "nodeclaims.karpenter.sh", "ec2nodeclasses.karpenter.k8s.aws")
 
 
 def provision(spec: ClusterSpec) -> Phase:
-    """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any object of them.
+    """Karpenter first, because nothing else reads the node classes; its CRDs before it and before any of their objects.
 
-    A component with ``manage: false`` is gated on like any other, but nothing of it is changed.
+    A component with ``manage: false`` is waited for like any other, but nothing in it is changed.
     """
     tasks: list[Any] = []
     tails: list[Any] = []
@@ -69,6 +70,20 @@ def provision(spec: ClusterSpec) -> Phase:
                     tasks += [node_class, node_pool]
                 else:
                     crds >> class_ready >> pool_ready
-                # Nobody writes the class's conditions before Karpenter runs; waiting for it here keeps the reason true.
+                # Only Karpenter writes the class's conditions: if it does not run, that is the reason to report.
                 available >> class_ready
     return Phase(heads=heads, tails=tails, tasks=tasks)
+
+
+def templates(provisioned: Phase) -> Phase:
+    """The tasks of a built phase that give a pool its template; Karpenter may launch nodes of the pool after them."""
+    tasks = [task for task in provisioned.tasks if task.label in (APPLY_NODE_CLASS, APPLY_NODE_POOL)]
+    return Phase(tasks, tasks, tasks)
+
+
+def all_provisioned() -> Phase:
+    """One task between what is provisioned and every pool's capacity; it does nothing and costs no worker.
+
+    Without it each pool would be related to each other pool.
+    """
+    return Phase.of(EmptyOperator(task_id=PROVISIONED))

@@ -1,48 +1,32 @@
-"""Revalidation: what is there is compared with the spec and proven again; nothing is bought, installed or corrected."""
+"""What a revalidation does besides the proofs: the drift check, and the remediation of nodes that fail."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 from airflow.sdk import TriggerRule, cross_downstream
 
-from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
 from gpu_fleet.operators.preflight.drift import CheckDriftOperator
-from gpu_fleet.operators.spec import FreezeSpecOperator
-from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.validation.remediation import RemediateNodesOperator
-from gpu_fleet.phases.common import Phase, end_run, settle
-from gpu_fleet.phases.preflight import revalidation_preflight
-from gpu_fleet.phases.validation import validation
-
-if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.phases.common import Phase
 
 
-def revalidation_graph(spec: ClusterSpec) -> None:
-    """preflight and turn -> drift check beside validation -> remediation -> publish, each pool on its own."""
-    freeze = FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name, provisions=True)
-    before = revalidation_preflight(spec)
-    (turn,) = before.tails
-    freeze >> before.heads
-    # Beside the validation: what differs from the spec and what does not work are two questions, with two answers.
-    drift = CheckDriftOperator(task_id="check_drift")
-    turn >> drift
-    tasks: list[Any] = [freeze, *before.tasks, drift]
-    for name, phase in validation(spec, measure=True).items():
-        turn >> phase.heads
-        tasks += [*phase.tasks, _remediation(name, phase)]
-
-    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
-    cross_downstream(settle(tasks), [release])
-    tasks.append(release)
-    end_run(tasks, [release], turn=turn.task_id)
+def drift_check() -> Phase:
+    """The manifests and Helm releases against the spec, in one task."""
+    return Phase.of(CheckDriftOperator(task_id="check_drift"))
 
 
-def _remediation(pool: str, phase: Phase) -> RemediateNodesOperator:
-    """Between a pool's last probe and its publication, which says with what the pool is left."""
+def with_remediation(validated: Mapping[str, Phase]) -> dict[str, Phase]:
+    """The pools' validation with a remediation between the last probe and the publication, which reports its outcome.
+
+    :param validated: pool name to its phase.
+    """
+    return {pool: _with_remediation(pool, phase) for pool, phase in validated.items()}
+
+
+def _with_remediation(pool: str, phase: Phase) -> Phase:
     probes = [task for task in phase.tasks if isinstance(task, RunProbesOperator)]
     publish = [task for task in phase.tasks if isinstance(task, PublishPoolOperator)]
     remediate = RemediateNodesOperator(
@@ -50,4 +34,4 @@ def _remediation(pool: str, phase: Phase) -> RemediateNodesOperator:
     )
     cross_downstream(probes, [remediate])
     cross_downstream([remediate], publish)
-    return remediate
+    return Phase(phase.heads, phase.tails, [*phase.tasks, remediate])

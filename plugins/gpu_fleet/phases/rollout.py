@@ -1,6 +1,6 @@
-"""Rollout: the RuntimeClass, and only when it exists the device plugin's Helm release.
+"""Rollout: the RuntimeClass, and once it exists, the device plugin's Helm release.
 
-Before any GPU node exists the plugin's DaemonSet wants no pods, so the release stays *unproven* here; see ``prove``.
+Until a GPU node exists, the plugin's DaemonSet wants no pods, so the release stays *unproven* here; see ``prove``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rollout(spec: ClusterSpec) -> Phase:
-    """The RuntimeClass strictly before the plugin: its pods name it, and are refused as long as it is missing."""
+    """The RuntimeClass strictly before the plugin: its pods name it, and are refused while it is missing."""
     tasks: list[Any] = []
     with TaskGroup("rollout", tooltip="RuntimeClass, then the NVIDIA device plugin"):
         exists = GateSensor(

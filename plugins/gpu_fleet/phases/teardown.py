@@ -1,7 +1,7 @@
-"""Teardown: plan with cost, approval, freeze, drain, then everything in the one order that leaks nothing.
+"""Teardown: plan with cost, approval, freeze, drain, then deletion in the only order that leaks nothing.
 
-NodePools go first, while Karpenter still runs: its finalizers are what terminates the instances. The node classes, the
-plugin and Karpenter itself follow only when EC2 says that the instances are gone. If a drain fails before anybody was
+NodePools are deleted first, while Karpenter still runs: its finalizers terminate the instances. The node classes, the
+plugin and Karpenter itself follow only when EC2 reports that the instances are gone. If a drain fails before a pod was
 evicted, freeze and cordons are taken back when the last drain is over.
 """
 
@@ -15,21 +15,29 @@ from gpu_fleet.core.teardown.scope import orphans_go
 from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
 from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
-from gpu_fleet.operators.teardown.drain import DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeOperator
 from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
-from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
+from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
+from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
 from gpu_fleet.phases.common import Phase, settle
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: The tasks on which a run's verdict about its teardown rests.
 PLAN, APPROVE, LEAK_CHECK = "teardown.plan", "teardown.approve", "teardown.leak_check"
+#: The tasks whose results show the run's verdict that a teardown took place.
+TORN_DOWN = TornDown(plan=PLAN, approval=APPROVE, leak_check=LEAK_CHECK)
 APPROVAL_BODY = "{{ ti.xcom_pull(task_ids='teardown.plan')['markdown'] }}"
+
+
+def teardown_requested() -> Phase:
+    """Lets the teardown begin if the run's Param ``until`` asks for it, also after a failure; else skips it."""
+    return Phase.of(TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE))
 
 
 def bare_pods_param() -> Param:
@@ -38,15 +46,15 @@ def bare_pods_param() -> Param:
         False,
         type="boolean",
         title="Evict bare pods",
-        description="At a teardown: evict pods without a controller, too, such as those of Airflow's pod operators, "
-        "although nothing recreates them; as drain.force, for this run.",
+        description="In a teardown: also evict pods without a controller, such as those of Airflow's pod operators, "
+        "although nothing recreates them. Like drain.force, but for this run.",
     )
 
 
 def teardown(spec: ClusterSpec) -> Phase:
-    """The cluster's turn is not held while a person thinks: it is taken after the approval, with a new plan.
+    """The cluster's turn is not held while the approval is pending: it is taken after it, and a new plan is made.
 
-    The new plan may be smaller than the approved one, never larger.
+    The new plan may remove less than the approved one, never more.
     """
     cluster = {"cluster": spec.cluster.name, "standalone_stays": not orphans_go(spec)}
     classes_that_go = {"spec": spec.name, "kept": [pool.name for pool in spec.node_pools if not pool.manage]}
@@ -71,7 +79,7 @@ def teardown(spec: ClusterSpec) -> Phase:
                 task_id="drain_removed_pools", drained=list(spec.pool_names), plan_task_id=replan.task_id
             )
         )
-        # A teardown in Airflow's sense, too: a run that a person ends must not leave pools frozen for nothing.
+        # An Airflow teardown task, too: a run that a person ends must not leave pools frozen for no reason.
         undo = UndoFreezeOperator(
             task_id="undo_freeze",
             turn=turn.task_id,
@@ -79,11 +87,14 @@ def teardown(spec: ClusterSpec) -> Phase:
             drains=[drain.task_id for drain in drains],
         ).as_teardown()
         delete = DeleteNodePoolsOperator(task_id="delete_node_pools", approved_task_id=plan.task_id)
-        claims_gone = GateSensor(task_id="node_claims_gone", gate="nodeclaims_gone", args=cluster)
+        # In an emergency the result names the pools that it is limited to.
+        claims_gone = GateSensor(
+            task_id="node_claims_gone", gate="nodeclaims_gone", args={**cluster, "removed": delete.output}
+        )
         instances_gone = GateSensor(task_id="instances_gone", gate="instances_gone", args=cluster)
         classes = DeleteNodeClassesOperator(task_id="delete_node_classes")
         classes_gone = GateSensor(task_id="node_classes_gone", gate="node_class_gone", args=classes_that_go)
-        # Also after a failure, which is when things leak; not after a rejected approval, which skips the rest.
+        # Also after a failure, because that is when things leak; not after a rejection, which skips the rest.
         leaks = LeakCheckOperator(
             task_id="leak_check", plan_task_id=plan.task_id, trigger_rule=TriggerRule.NONE_SKIPPED
         )
@@ -109,13 +120,13 @@ def teardown(spec: ClusterSpec) -> Phase:
             tasks.append(plugin)
             if spec.runtime_class.manage:
                 runtime_class = DeleteRuntimeClassOperator(task_id="delete_runtime_class", plan_task_id=replan.task_id)
-                # Pods of the plugin name the class; it goes after them.
+                # The plugin's pods name the class, so it is deleted after them.
                 plugin >> runtime_class
                 tasks.append(runtime_class)
         if spec.karpenter.manage and spec.teardown.uninstall_karpenter:
             karpenter = UninstallReleaseOperator(task_id="uninstall_karpenter", component="karpenter")
             crds = UninstallReleaseOperator(task_id="uninstall_karpenter_crd", component="karpenter-crd")
-            # Karpenter's finalizers on the node classes must have been served before its controller goes.
+            # Karpenter must have served its finalizers on the node classes before its controller is uninstalled.
             classes_gone >> karpenter >> crds
             tasks += [karpenter, crds]
         for task in settle(task for task in tasks if task is not leaks):
@@ -126,4 +137,13 @@ def teardown(spec: ClusterSpec) -> Phase:
     return Phase(heads=[plan], tails=[release], tasks=tasks)
 
 
-__all__ = ["APPROVAL_BODY", "APPROVE", "LEAK_CHECK", "PLAN", "bare_pods_param", "teardown"]
+__all__ = [
+    "APPROVAL_BODY",
+    "APPROVE",
+    "LEAK_CHECK",
+    "PLAN",
+    "TORN_DOWN",
+    "bare_pods_param",
+    "teardown",
+    "teardown_requested",
+]

@@ -1,8 +1,8 @@
-"""Validation: protect the nodes, free them of placeholders, probe every GPU, tidy up whatever happened, publish.
+"""Validation: protect the nodes, remove placeholders, probe every GPU, clean up whatever happened, publish.
 
 One probe task per pool: it fills every node at once and covers vectorAdd, the containers side by side with their GPU
-UUIDs, the pod too many and the physical count. A task for each would wait, and pay for a deferral, several times. A
-revalidation, which nobody waits for, then measures throughput and, if the spec asks for it, runs DCGM's diagnostics.
+UUIDs, the pod too many and the physical count. Separate tasks would wait, and pay for a deferral, several times. A
+revalidation, for which no user waits, then measures throughput and, if the spec asks for it, runs DCGM's diagnostics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def probe_of(spec: ClusterSpec, pool: NodePool) -> Probe:
-    """What the pool's GPUs have to show; with its own probe switched off in the spec, that they work at all."""
+    """The probe of the pool; with that one switched off in the spec, vectorAdd: that the GPUs work at all."""
     wanted = spec.validation.probes
     if pool.shared:
         return Probe.SHARING if wanted.sharing else Probe.VECTORADD
@@ -42,10 +42,10 @@ def measuring_probes(spec: ClusterSpec) -> list[Probe]:
 
 
 def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
-    """One chain per pool, side by side; a pool that fails does not touch the others' verdicts.
+    """One chain per pool, side by side; a pool that fails does not affect the others' verdicts.
 
-    :param measure: as a revalidation does: whatever nodes there are, throughput and diagnostics too, and nothing is
-        held for jobs to come. Nodes that failed do not keep the others from being measured.
+    :param measure: for a revalidation: validate whatever nodes exist, measure throughput and run diagnostics, and hold
+        no capacity for later jobs. Nodes that failed do not keep the others from being measured.
     """
     phases: dict[str, Phase] = {}
     with TaskGroup("validation", tooltip="Proof that GPUs work and are shared as promised"):
@@ -74,12 +74,12 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                 tasks = [protect, free, *chain, clean, publish]
                 before_hold = probes
                 if pool.manage and not measure:
-                    # Once the pool is proven: what goes is not held, and its place in the proof is taken.
+                    # After the pool is proven: a node that is removed is not held, and its replacement is proven.
                     before_hold = replace = ReplaceDriftedOperator(task_id="replace_drifted", node_pool=pool.name)
                     probes >> replace
                     tasks.append(replace)
                 if pool.capacity.hold and not measure:
-                    # Before the clean-up, which lifts the protection: an idle node may be consolidated at once.
+                    # Before the clean-up, which removes the protection: an idle node may be consolidated at once.
                     hold = HoldCapacityOperator(task_id="hold_capacity", node_pool=pool.name)
                     before_hold >> hold >> [clean, publish]
                     tasks.append(hold)

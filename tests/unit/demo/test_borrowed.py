@@ -72,7 +72,7 @@ def test_server_with_other_things_only_is_used() -> None:
 def test_server_that_holds_what_the_demo_would_make_is_refused_and_the_object_named(item: Json) -> None:
     refusal = told(*OTHERS, item)
     assert item["metadata"]["name"] in refusal
-    assert "take a cluster without Karpenter" in refusal
+    assert "use a cluster without Karpenter" in refusal
 
 
 def test_node_that_takes_pods_is_refused_with_the_command_that_helps() -> None:

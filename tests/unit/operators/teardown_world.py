@@ -17,7 +17,7 @@ from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, PERSISTENT_VOLUME, 
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.teardown.drain import DrainPoolOperator
+from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator
 from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeOperator
 from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from tests.unit.airflow_context import TaskInstance, context

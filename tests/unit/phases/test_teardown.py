@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 from airflow.sdk import DAG
@@ -35,3 +36,14 @@ def test_pools_that_only_the_cluster_knows_are_drained_before_any_is_deleted() -
     drain = dag.get_task("teardown.drain_removed_pools")
     assert drain.drained == ["shared-a10g", "whole-a100"]
     assert drain.downstream_task_ids >= {"teardown.delete_node_pools"}
+
+
+def test_the_wait_for_node_claims_knows_what_was_removed() -> None:
+    """An emergency limits it to its own pools, see ``core/gates/teardown.py``."""
+    wait = graph().get_task("teardown.node_claims_gone")
+    assert wait.args["removed"].operator.task_id == "teardown.delete_node_pools"
+    assert wait.upstream_task_ids == {"teardown.delete_node_pools"}
+    removed = {"way": "Emergency", "waitsFor": ["shared-a10g"]}
+    ti = SimpleNamespace(xcom_pull=lambda **_: removed)
+    wait.render_template_fields({"ti": ti})
+    assert wait.args["removed"] == removed

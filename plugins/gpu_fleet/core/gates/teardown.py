@@ -2,12 +2,14 @@
 
 What belongs to a NodePool that stays is not waited for: it is another team's, or a pool with ``manage: false``.
 Everything else counts. NodeClaims that a person created without any pool are removed only together with Karpenter;
-where it stays (argument ``standalone_stays``), they are not waited for.
+where it stays (argument ``standalone_stays``), they are not waited for. In an emergency (argument ``removed``) only the
+NodeClaims and nodes of the pools that the teardown removes itself count: without Karpenter the others are never
+removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
@@ -25,6 +27,7 @@ from gpu_fleet.core.teardown.remains import (
     shorten,
     tags_of,
 )
+from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
 #: Karpenter looks for instances without a NodeClaim every 2 minutes and leaves young ones alone
@@ -56,14 +59,23 @@ def _claims_queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001
 
 
 def judge_claims_gone(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when no NodeClaim and no node is left, except those of NodePools that live on."""
+    """Ready when no NodeClaim and no node is left, except those of NodePools that live on.
+
+    :param args: ``removed``: result of the task that deleted the NodePools; its ``waitsFor`` names the pools that an
+        emergency removes itself.
+    """
+    only = (args.get("removed") or {}).get("waitsFor")
     living = living_pools(snapshot["pools"], standalone=bool(args.get("standalone_stays")))
-    claims = left_in_pools(snapshot["claims"], living)
+
+    def left(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return left_in_pools(items, living) if only is None else [item for item in items if pool_of(item) in only]
+
+    claims = left(snapshot["claims"])
     if claims:
         return progressing(
             "NodeClaimsRemain", f"{len(claims)} NodeClaims remain: {shorten([_claim_text(claim) for claim in claims])}"
         )
-    nodes = left_in_pools(snapshot["nodes"], living)
+    nodes = left(snapshot["nodes"])
     if nodes:
         return progressing(
             "NodesRemain", f"{len(nodes)} nodes remain: {shorten([str(node['metadata']['name']) for node in nodes])}"

@@ -1,13 +1,12 @@
 """Kubernetes manifests of a cluster spec: templates of ``include/manifests`` completed in code, no Jinja.
 
-Builders are registered under a name, so that a task can say ``builder="node_pool", builder_args={"pool": …}``; other
-modules add their own with :func:`builder`.
+Each builder has a name in :data:`BUILDERS`, so that a task can say ``builder="node_pool", builder_args={"pool": …}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from gpu_fleet.core.aws.costs import PriceList
 from gpu_fleet.core.errors import SpecError
@@ -36,28 +35,14 @@ from gpu_fleet.core.spec.budgets import budgets_of
 Manifest = dict[str, Any]
 #: ``(spec, **builder_args) -> manifests`` in the order in which they are to be applied.
 Builder = Callable[..., list[Manifest]]
-BUILDERS: dict[str, Builder] = {}
-_B = TypeVar("_B", bound=Builder)
 
 #: Instance families with Arm processors (AWS Graviton, NVIDIA Grace) among those with NVIDIA GPUs.
 _ARM_FAMILIES = frozenset({"g5g", "p6e-gb200", "p6e-gb300"})
 
 
 def _architectures(instance_types: Iterable[str]) -> list[str]:
-    """All that the types have: one alone would silently take the others out of a pool that mixes them."""
+    """All architectures of the types: a single one would silently exclude the other types from a mixed pool."""
     return sorted({"arm64" if name.partition(".")[0] in _ARM_FAMILIES else "amd64" for name in instance_types})
-
-
-def builder(name: str) -> Callable[[_B], _B]:
-    """Register a function ``(spec, **args) -> list of manifests`` under a new name."""
-
-    def register(function: _B) -> _B:
-        if name in BUILDERS:
-            raise ValueError(f"manifest builder {name!r} is registered twice")
-        BUILDERS[name] = function
-        return function
-
-    return register
 
 
 def build(name: str, spec: ClusterSpec, **args: Any) -> list[Manifest]:
@@ -86,13 +71,11 @@ def _complete(spec: ClusterSpec, name: str, *, object_name: str | None = None, p
     return manifest
 
 
-@builder("runtime_class")
 def runtime_class(spec: ClusterSpec) -> list[Manifest]:
     """RuntimeClass ``nvidia``; without it no device-plugin pod can even be created."""
     return [_complete(spec, "runtime-class")]
 
 
-@builder("system_namespaces")
 def system_namespaces(spec: ClusterSpec) -> list[Manifest]:
     """The package's own namespaces, and the device plugin's where we manage it (so that helm need not create it)."""
     wanted = [SYSTEM_NAMESPACE, spec.validation.namespace]
@@ -101,13 +84,11 @@ def system_namespaces(spec: ClusterSpec) -> list[Manifest]:
     return [_complete(spec, "namespace", object_name=name) for name in dict.fromkeys(wanted)]
 
 
-@builder("placeholder_priority")
 def placeholder_priority(spec: ClusterSpec) -> list[Manifest]:
-    """The PriorityClass of placeholders and probes: below everything, and preempting nobody."""
+    """The PriorityClass of placeholders and probes: below all others, and without preemption."""
     return [_complete(spec, "placeholder-priority")]
 
 
-@builder("node_class")
 def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
     """A pool's EC2NodeClass (karpenter.k8s.aws/v1), of the same name."""
     this = spec.pool(pool)
@@ -130,10 +111,11 @@ def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
 def pool_labels(pool: NodePool) -> dict[str, str]:
     """Labels of a pool's nodes.
 
-    The first makes our device plugin want pods there. Nodes have it also where the plugin belongs to others: so these
-    can tell our nodes from theirs, and a change of owner drifts no node. The second says that there are GPUs, the third
-    picks the plugin's config (an entry of others' naming where the plugin is theirs), and the fourth, of MPS pools,
-    makes the chart's MPS control daemon want a pod (GPU Feature Discovery, which would set it too, is not installed).
+    The first makes our device plugin run there. Nodes have it also where the plugin belongs to others, so that these
+    can distinguish our nodes from theirs, and a change of owner drifts no node. The second says that there are GPUs,
+    the third selects the plugin's config (an entry that others have named where the plugin is theirs), and the fourth,
+    of MPS pools, makes the chart's MPS control daemon run there (GPU Feature Discovery, which would set it too, is not
+    installed).
     """
     entry = pool.labels.get(LABEL_PLUGIN_CONFIG, pool.config_entry)
     mine = {LABEL_DEVICE_PLUGIN: SERVED, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: entry}
@@ -162,19 +144,18 @@ def _disruption(pool: NodePool) -> dict[str, Any]:
     return {**body, "budgets": budgets}
 
 
-@builder("node_pool")
 def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> list[Manifest]:
     """A pool's NodePool (karpenter.sh/v1).
 
-    Applying it also undoes a freeze: it carries the pool's own limits, and no trace of the frozen ones.
+    Applying it also undoes a freeze: it has the pool's own limits, and none of the annotations of a freeze.
 
-    :param facts: hardware and prices, on which limits and weight rest; nothing of the template does.
+    :param facts: hardware and prices, which determine limits and weight, but nothing in the template.
     """
     this = spec.pool(pool)
     manifest = _complete(spec, "node-pool", object_name=this.name, pool=this.name)
     body = manifest["spec"]
     node = body["template"]
-    # Jobs pick their pool by its name. Nothing on the node depends on that label, so one without it is no defect.
+    # Jobs select their pool by its name. Nothing on the node depends on that label: a node without it has no defect.
     node["metadata"]["labels"] = {**pool_labels(this), LABEL_POOL: this.name}
     node["spec"]["nodeClassRef"]["name"] = this.name
     node["spec"]["requirements"] = [
@@ -197,12 +178,11 @@ def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> li
     return [manifest]
 
 
-@builder("node_overlay")
 def node_overlay(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> list[Manifest]:
     """A shared pool's NodeOverlay (karpenter.sh/v1alpha1): how many GPUs a node of it will advertise. Empty for a pool
-    that has none.
+    without an overlay.
 
-    :raises SpecError: if neither EC2 was asked nor the table knows how many GPUs the instance types have.
+    :raises SpecError: if the number of GPUs of the instance types is neither known from EC2 nor in the table.
     """
     this = spec.pool(pool)
     if not overlaid(spec, this):
@@ -210,7 +190,7 @@ def node_overlay(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) ->
     count = physical(this, facts)
     if count is None:
         raise SpecError(
-            f"how many GPUs {', '.join(this.instance_types)} have is not known without asking EC2",
+            f"the number of GPUs of {', '.join(this.instance_types)} is unknown without asking EC2",
             field="nodePools[].instanceTypes",
             remedy="build the NodeOverlay with what EC2 says",
         )
@@ -225,3 +205,13 @@ def node_overlay(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) ->
 
 def _in(key: str, *values: str) -> dict[str, Any]:
     return {"key": key, "operator": "In", "values": list(values)}
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "node_class": node_class,
+    "node_overlay": node_overlay,
+    "node_pool": node_pool,
+    "placeholder_priority": placeholder_priority,
+    "runtime_class": runtime_class,
+    "system_namespaces": system_namespaces,
+}

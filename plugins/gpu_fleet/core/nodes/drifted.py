@@ -52,7 +52,7 @@ from gpu_fleet.core.nodes.template import (
     pool_fields,
     unmet_requirements,
 )
-from gpu_fleet.core.spec.base import Duration
+from gpu_fleet.core.spec.durations import Duration
 
 #: Fields by which jobs and the device plugin see another node than the spec describes. A node that differs in one of
 #: them offers something else; one that differs in others alone (AMI, tags, life time) is as good as before.

@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-from gpu_fleet.core.spec.base import Duration, DurationOrNever, Seconds, version_tuple
 from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
+from gpu_fleet.core.spec.durations import Duration, DurationOrNever, Seconds
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.names import version_tuple
+from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster, EksAccess, KubeconfigAccess
-from gpu_fleet.core.spec.pools import Exclusive, Mps, NodeClass, NodePool, Taint, TimeSlicing
+from gpu_fleet.core.spec.pools import NodePool, Taint
 from gpu_fleet.core.spec.problems import Problem, SpecErrors, problems_of
+from gpu_fleet.core.spec.sharing import Exclusive, Mps, TimeSlicing
 
 __all__ = [
     "Aws",

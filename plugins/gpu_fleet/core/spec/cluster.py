@@ -11,29 +11,31 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, SpecModel
+from gpu_fleet.core.spec.base import NotEmpty, SpecModel
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.cron import check_schedule
+from gpu_fleet.core.spec.names import DnsLabel
+from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster
-from gpu_fleet.core.spec.pools import NodeClass, NodePool
+from gpu_fleet.core.spec.pools import NodePool
 from gpu_fleet.core.spec.problems import SpecErrors, problems_of
 from gpu_fleet.core.spec.rules import RULES
 
 #: Pools of one cluster: with 100 a lifecycle has about 1,450 tasks, which take Airflow seconds to parse and to schedule
-#: (``bench/parse.py --pools 100``). More belong to another cluster, or are fewer pools with more instance types.
+#: (``bench/parse.py --pools 100``). For more, use another cluster, or fewer pools with more instance types.
 MOST_POOLS = 100
 
 
 class ClusterSpec(SpecModel):
-    """What one cluster of the fleet shall be. Frozen: a run works on the copy that its first task froze."""
+    """The wanted state of one cluster. Frozen: a run uses the copy that its first task froze."""
 
     name: DnsLabel = Field(description="Equals the file's stem; part of the DAG ids, for example gpu_lifecycle.demo.")
     state: Literal["present", "absent"] = Field(
-        default="present", description="absent: the cluster's GPU capacity is to be torn down; then delete the file."
+        default="present", description="absent: tear the cluster's GPU capacity down, then delete the file."
     )
     owners: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NotEmpty] = Field(
-        default=("platform",), description="Shown as the DAGs' owner in Airflow."
+        default=("platform",), description="Shown as the owner of the DAGs in Airflow."
     )
     aws: Aws
     cluster: Cluster
@@ -42,7 +44,7 @@ class ClusterSpec(SpecModel):
     node_class: NodeClass
     node_pools: Annotated[tuple[NodePool, ...], NotEmpty] = Field(
         max_length=MOST_POOLS,
-        description=f"At most {MOST_POOLS}: each has some fifteen tasks of its own in the lifecycle's DAG.",
+        description=f"At most {MOST_POOLS}: each has about fifteen tasks of its own in the lifecycle's DAG.",
     )
     device_plugin: DevicePlugin = Field(default_factory=DevicePlugin)
     validation: Validation = Field(default_factory=Validation)
@@ -62,7 +64,7 @@ class ClusterSpec(SpecModel):
     def _rules(self) -> ClusterSpec:
         problems = [problem for rule in RULES for problem in rule(self)]
         if problems:
-            # One validator can raise only one error: the list travels in its context and problems_of() unpacks it.
+            # A validator can raise only one error: its context has the list, which problems_of() unpacks.
             raise PydanticCustomError("cluster_rules", "rules of the cluster spec", {"problems": problems})
         return self
 

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, KARPENTER_NAMESPACE
-from gpu_fleet.core.spec.base import ChartRepository, Digest, DnsLabel, ExactVersion, Pattern, SpecModel
+from gpu_fleet.core.spec.base import Pattern, SpecModel
+from gpu_fleet.core.spec.names import ChartRepository, Digest, DnsLabel, ExactVersion
 from gpu_fleet.core.spec.problems import shortened
 
-_MANAGE = "false: the package gates on this component and changes nothing of it (it belongs to Terraform, Argo CD, …)."
+_MANAGE = "false: the package waits for this component but changes nothing in it (Terraform, Argo CD, … manages it)."
 
 
 def _queue(value: str) -> str:
-    """What to write instead of something that is no queue's name: an ARN, a URL."""
+    """What to write instead of an ARN or URL."""
     name = re.fullmatch(r"(?:arn:[\w-]+:sqs:[\w-]*:[0-9]*:|https?://\S*/)([\w-]{1,80})", value, re.ASCII)
     if name is not None:
         what = "ARN" if value.startswith("arn:") else "URL"
@@ -43,10 +44,10 @@ class KarpenterChart(SpecModel):
     )
     version: ExactVersion = Field(default="1.14.1", description="Exact chart version, no range.")
     digest: Digest | None = Field(
-        default=None, description="sha256 of the `karpenter` chart archive; refused if it differs."
+        default=None, description="sha256 of the `karpenter` chart archive; a different archive is refused."
     )
     crd_digest: Digest | None = Field(
-        default=None, description="sha256 of the `karpenter-crd` chart archive; refused if it differs."
+        default=None, description="sha256 of the `karpenter-crd` chart archive; a different archive is refused."
     )
 
 
@@ -61,25 +62,25 @@ class Karpenter(SpecModel):
     chart: KarpenterChart = Field(default_factory=KarpenterChart)
     interruption_queue: QueueName | None = Field(
         default="",
-        description="Name of the SQS queue from which Karpenter reads interruptions (not its ARN or URL). Needed where "
-        "a pool may buy spot: without a queue Karpenter reads no interruption notice. null: accepted, it reads none.",
+        description="Name of the SQS queue from which Karpenter reads interruptions (not its ARN or URL). Needed if a "
+        "pool may buy spot: without a queue Karpenter reads no interruption notices. null: accept that.",
     )
     replicas: int = Field(
         default=2, ge=1, le=5, description="Controller pods; 2 survive the loss of one system node (one is the leader)."
     )
     node_overlays: bool = Field(
         default=True,
-        description="Write a NodeOverlay for each shared pool and turn on Karpenter's feature gate for it "
-        "(settings.featureGates.nodeOverlay), so that Karpenter counts shares: without it N pods that ask for one "
+        description="true: apply a NodeOverlay for each shared pool and enable Karpenter's feature gate for it "
+        "(settings.featureGates.nodeOverlay), so that Karpenter counts shares. Without it, N pods that ask for one "
         "share each buy N nodes at once, up to the pool's limits. NodeOverlay is ALPHA in Karpenter (v1alpha1): its "
-        "API may change with a minor version, and the gate also makes Karpenter heed NodeOverlays of others. "
+        "API may change with a minor version, and the gate also makes Karpenter apply NodeOverlays of others. "
         "false: neither.",
     )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Extra chart values under `settings`; none that contradicts the spec."
+        default_factory=dict, description="Extra chart values under `settings`; they must not contradict the spec."
     )
     values: dict[str, Any] = Field(
-        default_factory=dict, description="Extra chart values, merged last; none that contradicts the spec."
+        default_factory=dict, description="Extra chart values, merged last; they must not contradict the spec."
     )
 
 
@@ -108,14 +109,14 @@ class DevicePlugin(SpecModel):
 
     manage: bool = Field(
         default=True,
-        description="false: another device plugin serves the pools' nodes (its DaemonSet, whoever installs it); the "
-        "package installs none, checks that exactly one is there, and compares its config with `sharing`.",
+        description="false: a device plugin that others install serves the pools' nodes; the package installs none, "
+        "checks that exactly one is there, and compares its config with `sharing`.",
     )
     coexists_with: tuple[DaemonSetName, ...] = Field(
         default=(),
         max_length=50,
-        description="`namespace/name` of DaemonSets that mount the kubelet's device-plugin folder and certainly serve "
-        "no nvidia.com/gpu; any other on our nodes is refused. NVIDIA's own plugin cannot be named here.",
+        description="`namespace/name` of DaemonSets that mount the kubelet's device-plugin folder but do not serve "
+        "nvidia.com/gpu; any other on our nodes is refused. NVIDIA's own plugin cannot be listed here.",
     )
     namespace: DnsLabel = Field(
         default=DEVICE_PLUGIN_NAMESPACE, description="Never `default`: the chart refuses to be installed there."
@@ -125,7 +126,7 @@ class DevicePlugin(SpecModel):
         default="envvar", description="How a container learns its GPUs; `envvar` is the chart's own default."
     )
     values: dict[str, Any] = Field(
-        default_factory=dict, description="Extra chart values, merged last; none that contradicts the spec."
+        default_factory=dict, description="Extra chart values, merged last; they must not contradict the spec."
     )
 
     @field_validator("namespace")

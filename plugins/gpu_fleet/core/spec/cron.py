@@ -1,6 +1,6 @@
 """Cron expressions: of a DAG's schedule, as Airflow reads them, and of a disruption budget, as Karpenter does.
 
-Whatever passes here is never refused later: a schedule that Airflow cannot read would cost the whole DAG file.
+What is accepted here must never be refused later: a schedule that Airflow cannot read breaks the whole DAG file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from datetime import datetime
 
 _CRON_FIELD = r"[0-9A-Za-z*/,#?LW-]+"
 _CRON = re.compile(rf"{_CRON_FIELD}( {_CRON_FIELD}){{4}}|@(hourly|daily|weekly|monthly)")
-#: Longest expression: each minute of an hour has room in it.
+#: Longest expression: a list of every minute of an hour fits into it.
 _LONGEST = 256
 #: The five fields in order, each with its lowest and highest number.
 _FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
-#: From where the next date is looked for: any date does, since croniter looks 50 years ahead.
+#: Where the search for the next date begins: any date will do, because croniter looks 50 years ahead.
 _SOME_DATE = datetime(2025, 1, 1)  # noqa: DTZ001  (an expression has no time zone)
 
 _BUDGET_MACRO = re.compile(r"@(annually|yearly|monthly|weekly|daily|midnight|hourly)")
@@ -40,7 +40,7 @@ def check_schedule(value: str) -> str:
     _bounded(value)
     if not _CRON.fullmatch(value):
         raise ValueError(f"{value!r} is not a cron expression; write five fields such as '0 6 * * 1', or @daily")
-    # Late, because it costs more than the rest of the spec together.
+    # Imported late, because it takes longer than the rest of the spec together.
     from croniter import CroniterError, croniter
 
     parts = [] if value.startswith("@") else value.split(" ")

@@ -1,4 +1,4 @@
-"""How the package goes about it: deadlines, validation, drain, teardown."""
+"""How the package works: deadlines, validation, drain, teardown."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import VALIDATION_NAMESPACE
-from gpu_fleet.core.spec.base import DnsLabel, NotEmpty, Pattern, QuotedVersion, Seconds, SpecModel
+from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
+from gpu_fleet.core.spec.durations import Seconds
+from gpu_fleet.core.spec.names import DnsLabel, QuotedVersion
 
 
 class Deadlines(SpecModel):
     """Upper bounds of the waits, one per kind of gate, counted from the gate's first look.
 
-    A bound is not an expectation: it is where waiting longer has become pointless, with room for slow days.
+    A bound is not an expectation: after it, waiting longer is pointless. Each has room for slow days.
     """
 
-    turn: Seconds = Field(default=Seconds.parse("30m"), description="For the cluster's turn, held by another run.")
+    turn: Seconds = Field(
+        default=Seconds.parse("30m"), description="For the cluster's turn while another run holds it."
+    )
     cluster_active: Seconds = Field(
         default=Seconds.parse("20m"),
         description="For the EKS cluster to be ACTIVE, and for nodes of its node groups that are still joining; "
@@ -84,7 +88,7 @@ _Command = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NotEmpty]
 
 
 class ProbeCommands(SpecModel):
-    """How the probes are started in their images: argument lists, which no shell looks at."""
+    """How the probes are started in their images: argument lists, without a shell."""
 
     vector_add: _Command = Field(
         default=("/cuda-samples/vectorAdd",),
@@ -101,12 +105,12 @@ class ProbeCommands(SpecModel):
     @classmethod
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value[0].startswith("/"):
-            raise ValueError(f"{value[0]!r} is no absolute path; write for example [/cuda-samples/vectorAdd]")
+            raise ValueError(f"{value[0]!r} is not an absolute path; write for example [/cuda-samples/vectorAdd]")
         return value
 
 
 def _whole(value: object) -> object:
-    """A Literal compares, and to Python ``True`` and ``1.0`` are equal to 1."""
+    """A Literal compares with ``==``, and in Python ``True`` and ``1.0`` are equal to 1."""
     if isinstance(value, bool | float):
         raise ValueError(f"{value!r} is not a level; write 1, 2 or 3")
     return value
@@ -132,50 +136,52 @@ class Probes(SpecModel):
 
 
 class ValidatedNodes(SpecModel):
-    """Which nodes a run of validation looks at, and how many at a time."""
+    """Which nodes a validation tests, and how many at a time."""
 
     sample: int | None = Field(
-        default=None, ge=1, description="So many nodes of each pool per run, another choice each run; null: all."
+        default=None, ge=1, description="Number of nodes of each pool to test per run, chosen anew each run; null: all."
     )
     at_once: int = Field(
         default=50,
         ge=1,
         le=500,
-        description="Nodes under test at the same time; more are tested in waves. 50 keep the pods of one wave (a "
-        "few hundred) within what the scheduler places in seconds.",
+        description="Nodes to test at the same time; more are tested in waves. With 50, the scheduler places the pods "
+        "of one wave (a few hundred) within seconds.",
     )
 
 
 class Throughput(SpecModel):
-    """What the sharers of a GPU have to reach. The figures compare GPUs with themselves and with each other only."""
+    """What the sharers of a GPU must reach. The figures compare GPUs only with themselves and with each other."""
 
     duration: Seconds = Field(
         default=Seconds.parse("10s"),
-        description="How long all sharers compute at least together, and one of them alone afterwards.",
+        description="Minimum time for which all sharers compute together, and then one of them alone.",
     )
     minimum_total: float = Field(
         default=0.7,
         gt=0,
         le=1,
-        description="Least throughput of all sharers together, as a share of one alone; switching costs some.",
+        description="Minimum throughput of all sharers together, relative to one alone; switching costs some of it.",
     )
     tolerance: float = Field(
         default=0.25,
         gt=0,
         lt=1,
-        description="How far a sharer may stay below the mean of the sharers, and a whole GPU below the median.",
+        description="How far a sharer may be below the mean of the sharers, and a whole GPU below the median.",
     )
 
 
 class OnFailure(SpecModel):
-    """What happens to nodes that fail a revalidation for a cause that lies in them."""
+    """What happens to nodes that fail a revalidation for a cause of their own."""
 
     policy: Literal["alert", "quarantine", "replace"] = Field(
         default="alert",
         description="alert: report only. quarantine: cordon and taint the node, release it when it passes again. "
         "replace: delete its NodeClaim.",
     )
-    budget: int = Field(default=1, ge=1, le=100, description="Most nodes of a pool that one run takes out of service.")
+    budget: int = Field(
+        default=1, ge=1, le=100, description="Maximum number of nodes of a pool that one run takes out of service."
+    )
 
 
 def _notifier(value: str) -> str:
@@ -189,13 +195,14 @@ def _driver(value: str) -> str:
 
 
 class Notification(SpecModel):
-    """A notifier that is told when a pool's verdict changes."""
+    """A notifier that is called when a pool's verdict changes."""
 
     notifier: Annotated[str, Pattern(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", _notifier)] = Field(
         description="Import path of a class derived from Airflow's BaseNotifier."
     )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Its keyword arguments; templated as the notifier allows. No secrets."
+        default_factory=dict,
+        description="Its keyword arguments, templated as the notifier allows. Write no secrets here.",
     )
 
 
@@ -210,7 +217,7 @@ class Validation(SpecModel):
     throughput: Throughput = Field(default_factory=Throughput)
     overlap: Seconds = Field(
         default=Seconds.parse("20s"),
-        description="How long all sharers must run at once; covers their start-up skew.",
+        description="How long all sharers must run at the same time; covers differences in their start.",
     )
     minimum_driver: Annotated[QuotedVersion, Pattern(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", _driver)] | None = Field(
         default=None, description='Nodes with an older NVIDIA driver fail, for example "570"; null: any driver.'
@@ -221,15 +228,15 @@ class Validation(SpecModel):
     on_failure: OnFailure = Field(default_factory=OnFailure)
     overdue_after: Seconds | None = Field(
         default=None,
-        description="Alert if a scheduled revalidation has not ended so long after it was due; null: never.",
+        description="Alert if a scheduled revalidation has not ended this long after it was due; null: never.",
     )
-    notify: tuple[Notification, ...] = Field(default=(), description="Told when a pool's verdict changes.")
+    notify: tuple[Notification, ...] = Field(default=(), description="Notifiers to call when a pool's verdict changes.")
 
     @field_validator("overdue_after")
     @classmethod
     def _some_time(cls, value: Seconds | None) -> Seconds | None:
         if value is not None and value <= 0:
-            raise ValueError("0 seconds after it was due no run can have ended; write for example 2h")
+            raise ValueError("must be longer than 0s; write for example 2h")
         return value
 
 
@@ -237,50 +244,53 @@ class Drain(SpecModel):
     """How a node is emptied; names and meanings as in `kubectl drain`."""
 
     timeout: Seconds = Field(
-        default=Seconds.parse("10m"), description="How long evictions are tried; then whenTimeExpires decides."
+        default=Seconds.parse("10m"), description="How long evictions are retried; then whenTimeExpires decides."
     )
     grace_period: int = Field(
         default=-1, ge=-1, description="Seconds each pod gets to terminate; -1 means the pod's own grace period."
     )
     ignore_daemon_sets: bool = Field(
-        default=True, description="DaemonSet pods stay (their controller would ignore the cordon); false refuses them."
+        default=True,
+        description="true: leave pods of DaemonSets: their controller ignores the cordon. false: refuse the drain.",
     )
     delete_empty_dir_data: bool = Field(
-        default=True, description="Pods with emptyDir volumes may go although that data is lost; false refuses them."
+        default=True,
+        description="true: evict pods with emptyDir volumes, whose data is lost. false: refuse the drain.",
     )
     force: bool = Field(
         default=False,
-        description="Pods without a controller may go although nothing recreates them, such as those of Airflow's pod "
-        "operators; false: they refuse a teardown before its approval. For one run: its Param evictBarePods.",
+        description="true: evict pods without a controller, such as those of Airflow's pod operators, although nothing "
+        "recreates them. false: a teardown refuses to start while there are any. For one run: its Param evictBarePods.",
     )
     disable_eviction: bool = Field(
-        default=False, description="Delete instead of evict: ignores every PodDisruptionBudget. Avoid."
+        default=False,
+        description="true: delete pods instead of evicting them, which ignores every PodDisruptionBudget. Avoid it.",
     )
     retry_every: Seconds = Field(
         default=Seconds.parse("5s"),
-        description="Shortest pause before a refused eviction is tried again. If only PDBs refuse it, that is when one "
-        "of them has changed and allows it, and in any case after half of the time so far, at most 60s.",
+        description="Shortest pause before a refused eviction is retried. If only PodDisruptionBudgets refuse it, it "
+        "is retried when one of them changes to allow it, and in any case after half of the time so far, at most 60s.",
     )
     when_time_expires: Literal["fail", "delete"] = Field(
         default="fail",
-        description="fail: stop, name the pods and PDBs; if nothing was evicted, uncordon the nodes. delete: delete "
-        "the rest past PDBs.",
+        description="fail: stop and report the pods and their PodDisruptionBudgets; if nothing was evicted, uncordon "
+        "the nodes. delete: delete the remaining pods, whatever their PodDisruptionBudgets say.",
     )
 
 
 class Teardown(SpecModel):
-    """What a teardown removes, and what it does when Karpenter can no longer help."""
+    """What a teardown removes, and what it does if Karpenter is dead."""
 
     uninstall_device_plugin: bool = Field(
         default=True,
-        description="With it goes the RuntimeClass. Each stays all the same while others need it; the approval says "
-        "who they are.",
+        description="true: uninstall the device plugin and delete the RuntimeClass. Each is kept while others need it; "
+        "the approval names them.",
     )
     uninstall_karpenter: bool = Field(
-        default=True, description="false keeps Karpenter, for example when CPU pools of others use it."
+        default=True, description="false: keep Karpenter, for example if CPU pools of others use it."
     )
     when_karpenter_is_dead: Literal["fail", "emergency"] = Field(
         default="fail",
-        description="emergency: terminate the instances of this file's pools through EC2 first, and only when they are "
-        "gone strip the finalizers of NodeClaims and nodes. fail: stop and say so.",
+        description="emergency: terminate the instances of this file's pools through EC2, and once they are gone, "
+        "remove the finalizers of NodeClaims and nodes. fail: stop with an error.",
     )

@@ -1,7 +1,7 @@
 """Helm values of the user that contradict what the spec owns: each is refused with the field to use instead.
 
-Extra values are merged last, so one of these would win over the spec silently: gates, reports and teardown would go on
-believing the spec. ``null`` counts as much as a value: Helm deletes the key then
+Extra values are merged last, so one of these would silently override the spec, on which gates, reports and teardown
+rely. ``null`` counts like a value: Helm then deletes the key
 (https://helm.sh/docs/chart_template_guide/values_files/#deleting-a-default-key).
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Path = tuple[str, ...]
 
-_POOLS = "the plugin belongs on the nodes of nodePools and nowhere else"
+_POOLS = "the plugin must run only on the nodes of nodePools"
 #: Of the chart nvidia-device-plugin (NVIDIA/k8s-device-plugin v0.20.0 deployments/helm/nvidia-device-plugin).
 #: Path of the value -> what is wrong with setting it, what to write instead.
 PLUGIN_VALUES: dict[Path, tuple[str, str]] = {
@@ -32,7 +32,7 @@ PLUGIN_VALUES: dict[Path, tuple[str, str]] = {
     ("migStrategy",): ("the configs say migStrategy none: GPUs are counted whole", "remove it"),
     ("failOnInitError",): ("the configs say true: a plugin without GPUs must not look healthy", "remove it"),
     ("namespaceOverride",): ("the plugin is looked for in its namespace", "remove it; set devicePlugin.namespace"),
-    ("devicePlugin",): ("the release would have no plugin", "remove it; set devicePlugin.manage: false for none"),
+    ("devicePlugin",): ("the release would install no plugin", "remove it; set devicePlugin.manage: false for none"),
 }
 
 #: Of the chart karpenter (aws/karpenter-provider-aws v1.14.1 charts/karpenter).
@@ -44,7 +44,7 @@ KARPENTER_VALUES: dict[Path, tuple[str, str]] = {
         "remove it; fullnameOverride renames the objects and keeps the label",
     ),
 }
-#: Parts that the package needs whole, so that only ``null`` (or no mapping) is refused.
+#: Mappings that the package needs: only ``null``, or another type, is refused.
 KARPENTER_PARTS: tuple[Path, ...] = (("controller",), ("serviceAccount",), ("controller", "resources"))
 PLUGIN_PARTS: tuple[Path, ...] = (("image",), ("gfd",), ("updateStrategy",))
 
@@ -59,7 +59,7 @@ _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 def _set(values: Any, path: Path) -> bool:
-    """Whether the values have something at this path, ``null`` included."""
+    """Whether the values have something at this path, including ``null``."""
     for part in path:
         if not isinstance(values, Mapping) or part not in values:
             return False
@@ -102,7 +102,7 @@ def plugin_values_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
         if tainted and not (isinstance(worker, Mapping) and worker.get("tolerations")):
             yield Problem(
                 "devicePlugin.values.gfd.enabled" if gfd else "devicePlugin.values.nfd.enabled",
-                "Node Feature Discovery comes with it, whose worker does not tolerate the taints of "
+                "installs Node Feature Discovery, whose worker does not tolerate the taints of "
                 f"{', '.join(tainted)}: the nodes would never get their labels",
                 "set devicePlugin.values.nfd.worker.tolerations too, or leave it out",
             )
@@ -117,7 +117,7 @@ def karpenter_values_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
         name = entry.get("name") if isinstance(entry, Mapping) else None
         field = f"karpenter.values.controller.env[{index}]"
         if name in _ENVIRONMENT:
-            yield Problem(field, f"{name} would override what the spec says", f"remove it; set {_ENVIRONMENT[name]}")
+            yield Problem(field, f"{name} would override the spec", f"remove it; set {_ENVIRONMENT[name]}")
         elif name in _REGION_VARIABLES and entry.get("value") != spec.region:
             yield Problem(field, f"{name} is not aws.region {spec.region}", f"remove it, or write {spec.region}")
 
@@ -138,7 +138,7 @@ def settings_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
     if not isinstance(gates, Mapping):
         yield Problem(
             "karpenter.settings.featureGates",
-            f"{shortened(gates)} would delete the gates of the chart, which cannot be installed then",
+            f"{shortened(gates)} would delete the chart's feature gates, without which it cannot be installed",
             "write a mapping: {spotToSpotConsolidation: true}",
         )
     else:
@@ -146,14 +146,14 @@ def settings_do_not_contradict(spec: ClusterSpec) -> Iterator[Problem]:
             if not isinstance(state, bool):
                 yield Problem(
                     f"karpenter.settings.featureGates.{gate}",
-                    f"{shortened(state)} is no state of a gate",
+                    f"{shortened(state)} is not the state of a feature gate",
                     "write true or false",
                 )
 
 
 def spot_has_a_queue(spec: ClusterSpec) -> Iterator[Problem]:
     """Karpenter starts its interruption controller only with a queue (aws/karpenter-provider-aws v1.14.1
-    pkg/controllers/controllers.go): without one it reads no spot interruption notice at all.
+    pkg/controllers/controllers.go): without one it reads no spot interruption notices.
     """
     if not spec.karpenter.manage or spec.karpenter.interruption_queue != "":
         return
@@ -161,8 +161,8 @@ def spot_has_a_queue(spec: ClusterSpec) -> Iterator[Problem]:
     if spot:
         yield Problem(
             "karpenter.interruptionQueue",
-            f"{', '.join(spot)} may buy spot instances, and without a queue Karpenter reads no interruption notice: "
-            "their nodes vanish with all jobs on them",
+            f"{', '.join(spot)} may buy spot instances, and without a queue Karpenter reads no interruption notices: "
+            "their nodes disappear with all jobs on them",
             "write the queue's name; null accepts it; or set capacityTypes: [on-demand]",
         )
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gpu_fleet.core.spec.base import Pattern, QuotedVersion, SpecModel
+from gpu_fleet.core.spec.base import Pattern, SpecModel
+from gpu_fleet.core.spec.names import QuotedVersion
 
 
 def _region(value: str) -> str:
@@ -41,13 +42,14 @@ class Aws(SpecModel):
     """The AWS side."""
 
     connection: Annotated[str, Field(min_length=1, max_length=250)] = Field(
-        default="aws_default", description="Airflow connection id of type `aws`; credentials never stand in this file."
+        default="aws_default",
+        description="Airflow connection id of type `aws`; never write credentials into this file.",
     )
-    region: Region = Field(description="AWS region of the cluster, for example us-west-2; of any partition.")
+    region: Region = Field(description="AWS region of the cluster, for example us-west-2; any partition.")
 
 
 class EksAccess(SpecModel):
-    """Reach the API server with short-lived EKS tokens made in process."""
+    """Reach the API server with short-lived EKS tokens, created in process."""
 
     mode: Literal["eks"] = "eks"
 
@@ -57,7 +59,7 @@ class KubeconfigAccess(SpecModel):
 
     mode: Literal["kubeconfig"]
     path: str = Field(min_length=1, description="Absolute path of the kubeconfig file.")
-    context: str | None = Field(default=None, description="Context in that file; its current context if left out.")
+    context: str | None = Field(default=None, description="Context in that file; default: its current context.")
 
 
 Access = Annotated[EksAccess | KubeconfigAccess, Field(discriminator="mode")]

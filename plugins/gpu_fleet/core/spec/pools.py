@@ -1,28 +1,20 @@
-"""Node pools and their node class: which GPUs, how many, how shared, for how long."""
+"""Node pools: which GPUs, how many, how long a node lives, and when Karpenter may remove it."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY, LABEL_CLUSTER, LABEL_POOL
-from gpu_fleet.core.spec.base import (
-    DnsLabel,
-    Duration,
-    DurationOrNever,
-    HoursAndMinutes,
-    NotEmpty,
-    Pattern,
-    SpecModel,
-    label_key,
-    label_value,
-    visible,
-)
+from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
+from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
 from gpu_fleet.core.spec.cron import check_budget_schedule
+from gpu_fleet.core.spec.durations import Duration, DurationOrNever, HoursAndMinutes
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.names import DnsLabel, label_key, label_value
+from gpu_fleet.core.spec.node_class import AmiAlias, check_ami_alias
 from gpu_fleet.core.spec.problems import shortened
+from gpu_fleet.core.spec.sharing import Exclusive, Mps, Shared, Sharing, TimeSlicing
 
 
 def _instance_type(value: str) -> str:
@@ -30,202 +22,16 @@ def _instance_type(value: str) -> str:
     if "*" in value or size == "":
         known = [name for name in GPUS_OF_INSTANCE_TYPE if name.split(".")[0] == family]
         listed = f"[{', '.join(known)}] or some of them" if known else "for example g5.xlarge"
-        return f"{value!r} names no single instance type; list each: {listed}"
+        return f"{value!r} is not a single instance type; list each: {listed}"
     return f"{shortened(value)} is not an EC2 instance type; write family and size, for example g5.xlarge"
 
 
-def _role(value: str) -> str:
-    arn = re.fullmatch(r"arn:[\w-]+:iam::[0-9]*:(role|instance-profile)/(?:\S*/)?([\w+=,.@-]+)", value, re.ASCII)
-    if arn is not None and arn[1] == "role":
-        return f"{value!r} is the role's ARN; write the role's name, {arn[2]}"
-    if arn is not None:
-        return (
-            f"{value!r} is an instance profile; write the name of the role in it (Karpenter makes the profile itself)"
-        )
-    return (
-        f"{shortened(value)} is not the name of an IAM role; write its name, at most 64 letters, digits and any of "
-        "+ = , . @ - _ (the last part of its ARN)"
-    )
-
-
 def _budget_nodes(value: str) -> str:
-    return f'{value!r} is no number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
+    return f'{value!r} is not a number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
 
 
 InstanceType = Annotated[str, Pattern(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", _instance_type)]
-RoleName = Annotated[str, Pattern(r"[\w+=,.@-]{1,64}", _role)]
 CapacityType = Literal["spot", "on-demand", "reserved"]
-
-
-#: Longest AMI alias (CRD of EC2NodeClass, aws/karpenter-provider-aws v1.14 pkg/apis/v1/ec2nodeclass.go).
-_LONGEST_ALIAS = 30
-#: Longest key and value of an EC2 tag (Amazon EC2 User Guide, 'Tag restrictions').
-_LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
-
-
-def _check_ami_alias(alias: str) -> str:
-    if re.fullmatch(r"ami-[0-9a-f]+", alias):
-        raise ValueError(
-            f"{alias!r} is the id of one AMI; write an alias, family@version such as al2023@v20260714, with which "
-            "Karpenter chooses the NVIDIA variant for each instance type (it is not an AMI alias)"
-        )
-    match = re.fullmatch(r"(?P<family>[a-z0-9]+)@(?P<version>\S+)", alias)
-    if match is None:
-        raise ValueError(f"{alias!r} is not an AMI alias; write family@version, for example al2023@v20260714")
-    if match["version"] == "latest":
-        raise ValueError(
-            f"{alias!r} lets every new AMI drift all nodes; pin a version, for example {match['family']}@v20260714"
-        )
-    if match["family"] not in ("al2023", "bottlerocket"):
-        raise ValueError(
-            f"{alias!r}: only al2023 and bottlerocket have NVIDIA variants for Kubernetes 1.33 and later; "
-            "write for example al2023@v20260714"
-        )
-    if len(alias) > _LONGEST_ALIAS:
-        raise ValueError(
-            f"{alias!r} has {len(alias)} characters, and an EC2NodeClass takes {_LONGEST_ALIAS}; write family@version, "
-            f"for example {match['family']}@v20260714"
-        )
-    return alias
-
-
-AmiAlias = Annotated[str, Field(json_schema_extra={"maxLength": _LONGEST_ALIAS})]
-
-
-#: Keys that the EC2NodeClass refuses, besides those that begin with ``kubernetes.io/cluster``
-#: (aws/karpenter-provider-aws v1.14.1 pkg/apis/crds/karpenter.k8s.aws_ec2nodeclasses.yaml, ``spec.tags``). ``aws:`` is
-#: EC2's own, in any case (Amazon EC2 User Guide, 'Tag your Amazon EC2 resources').
-_RESERVED_TAGS = frozenset(
-    {"eks:eks-cluster-name", "karpenter.sh/nodepool", "karpenter.sh/nodeclaim", "karpenter.k8s.aws/ec2nodeclass"}
-)
-#: EC2 takes 50 tags on an instance. Karpenter adds six: those four keys, ``kubernetes.io/cluster/NAME`` and ``Name``
-#: (v1.14.1 pkg/utils/utils.go, ``GetTags``; pkg/controllers/nodeclaim/tagging); we add cluster and pool.
-_MOST_TAGS = 50 - 6 - 2
-
-
-class NodeClass(SpecModel):
-    """Defaults for every pool's EC2NodeClass."""
-
-    role: RoleName = Field(description="IAM role of the nodes (name, not ARN; at most 64 characters).")
-    ami_alias: AmiAlias = Field(
-        default="al2023@v20260714", description="AMI family and version; the NVIDIA variant follows the instance type."
-    )
-    discovery_tag: str = Field(
-        min_length=1,
-        max_length=256,
-        description="Value of the tag `karpenter.sh/discovery` on the subnets and security groups to use.",
-    )
-    volume_size: int = Field(
-        default=100,
-        ge=30,
-        le=16384,
-        description="Root volume in GiB; 100, since CUDA framework images take 15 to 20 GB each.",
-    )
-    tags: dict[str, str] = Field(
-        default_factory=dict, max_length=_MOST_TAGS, description="Extra EC2 tags on instances and volumes."
-    )
-
-    _alias = field_validator("ami_alias")(_check_ami_alias)
-
-    @field_validator("tags")
-    @classmethod
-    def _tags(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            visible(key)
-            visible(text)
-            if not 0 < len(key) <= _LONGEST_TAG_KEY:
-                raise ValueError(
-                    f"tag key {key!r} has {len(key)} characters; write 1 to {_LONGEST_TAG_KEY}, as EC2 takes"
-                )
-            if len(text) > _LONGEST_TAG_VALUE:
-                raise ValueError(
-                    f"the value of tag {key!r} has {len(text)} characters; "
-                    f"shorten it: EC2 takes at most {_LONGEST_TAG_VALUE}"
-                )
-            if key.lower().startswith("aws:") or key.startswith("kubernetes.io/cluster") or key in _RESERVED_TAGS:
-                raise ValueError(f"tag {key!r} is reserved by Karpenter, EKS or AWS; choose another key")
-            if key in (LABEL_CLUSTER, LABEL_POOL):
-                raise ValueError(f"tag {key!r} is set by gpu-fleet itself; choose another key")
-        return value
-
-
-def _check_replicas(value: int) -> int:
-    if value < 2:
-        raise ValueError(
-            f"{value} is not sharing, and the device plugin fails on the node with fewer than 2 replicas; "
-            "write 2 or more, or sharing: {mode: exclusive}"
-        )
-    return value
-
-
-def _check_rename(value: bool) -> bool:
-    if value:
-        raise ValueError(
-            "needs a NodeOverlay, which this version does not manage: without it Karpenter waits for "
-            "nvidia.com/gpu for ever; set it to false"
-        )
-    return value
-
-
-class Exclusive(SpecModel):
-    """Whole GPUs: one container per GPU."""
-
-    mode: Literal["exclusive"] = "exclusive"
-
-
-class TimeSlicing(SpecModel):
-    """Time-slicing: each GPU is advertised `replicas` times. No memory isolation between the sharers."""
-
-    mode: Literal["timeSlicing"]
-    replicas: int = Field(
-        le=48,
-        description="How often each physical GPU is advertised; at least 2 (the device plugin refuses 1 on the node).",
-    )
-    fail_requests_greater_than_one: bool = Field(
-        default=True, description="Refuse a container that asks for 2 replicas: it would not get twice the GPU."
-    )
-    rename_by_default: bool = Field(
-        default=False,
-        description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
-    )
-
-    _replicas = field_validator("replicas")(_check_replicas)
-    _rename = field_validator("rename_by_default")(_check_rename)
-
-
-class Mps(SpecModel):
-    """CUDA Multi-Process Service: each GPU is advertised `replicas` times, each client limited to 1/replicas of its
-    memory and threads. NVIDIA calls it experimental.
-    """
-
-    mode: Literal["mps"]
-    replicas: int = Field(
-        le=48,
-        description="How often each physical GPU is advertised; 2 to 48 (clients of one MPS server since Volta).",
-    )
-    fail_requests_greater_than_one: bool = Field(
-        default=True, description="Must be true: under MPS the device plugin refuses such requests in any case."
-    )
-    rename_by_default: bool = Field(
-        default=False,
-        description="Must be false: Karpenter would wait for nvidia.com/gpu, the node offers nvidia.com/gpu.shared.",
-    )
-
-    _replicas = field_validator("replicas")(_check_replicas)
-    _rename = field_validator("rename_by_default")(_check_rename)
-
-    @field_validator("fail_requests_greater_than_one")
-    @classmethod
-    def _always_refused(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError(
-                "the device plugin refuses requests for several shares under MPS whatever it is told; remove it"
-            )
-        return value
-
-
-Shared = TimeSlicing | Mps
-Sharing = Annotated[Exclusive | TimeSlicing | Mps, Field(discriminator="mode")]
 
 
 class Taint(SpecModel):
@@ -242,9 +48,9 @@ class Limits(SpecModel):
     nodes: int = Field(
         ge=0,
         le=100_000,
-        description="Most nodes Karpenter may buy for this pool. Karpenter compares limits.nodes only between its "
-        "scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of so many nodes of the largest type, "
-        "which it counts within a pass. A node that replaces another (drift) may stand beside it for a while.",
+        description="Maximum number of nodes that Karpenter may buy for this pool. Karpenter checks limits.nodes only "
+        "between its scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of that many nodes of the "
+        "largest type, which Karpenter checks within a pass. While a node replaces another (drift), both may exist.",
     )
 
 
@@ -255,7 +61,7 @@ class Capacity(SpecModel):
         default=0,
         ge=0,
         le=1440,
-        description="Minutes to keep the validated nodes although no job uses them (paid).",
+        description="Minutes for which the validated nodes are kept, and paid for, although no job uses them.",
     )
 
 
@@ -265,7 +71,7 @@ class Budget(SpecModel):
     nodes: Annotated[str, Pattern(r"(100|[0-9]{1,2})%|[0-9]{1,9}", _budget_nodes)] = Field(
         description="How many nodes may be disrupted at once: '10%' or '1'."
     )
-    schedule: str | None = Field(default=None, description="Cron in UTC at which the budget becomes active.")
+    schedule: str | None = Field(default=None, description="Cron (UTC) at which the budget becomes active.")
     duration: HoursAndMinutes | None = Field(
         default=None, description="How long it stays active after `schedule`, in hours and minutes."
     )
@@ -281,7 +87,7 @@ class Disruption(SpecModel):
     """When Karpenter may remove nodes by itself."""
 
     consolidation_policy: Literal["WhenEmpty", "WhenEmptyOrUnderutilized", "Balanced"] = Field(
-        default="WhenEmpty", description="WhenEmpty: GPU jobs are rarely restartable, so only idle nodes go."
+        default="WhenEmpty", description="WhenEmpty: remove only idle nodes, because GPU jobs are rarely restartable."
     )
     consolidate_after: DurationOrNever = Field(
         default=DurationOrNever("5m"), description="How long a node must be idle first; required by Karpenter."
@@ -289,16 +95,16 @@ class Disruption(SpecModel):
     budgets: tuple[Budget, ...] = Field(
         default=(Budget(nodes="10%"),),
         max_length=50,
-        description="Karpenter takes the least of all that match. Unless one of them names Drifted in `reasons`, "
-        "{nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported and replaced on request only "
-        "(replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
+        description="Karpenter applies the strictest of all budgets that match. Unless one of them names Drifted in "
+        "`reasons`, {nodes: '0', reasons: [Drifted]} is added: drifted nodes are reported, and replaced only on "
+        "request (replaceDrifted). A budget of yours for Drifted lets Karpenter evict running pods from drifted nodes.",
     )
     replace_at_once: int = Field(
         default=1,
         ge=1,
         le=200,
-        description="Most drifted, idle nodes that one lifecycle run with replaceDrifted: idle replaces in this pool; "
-        "each needs a place within limits.nodes for the node that comes first.",
+        description="Maximum number of drifted, idle nodes that one lifecycle run with replaceDrifted: idle replaces "
+        "in this pool; limits.nodes must have room for each new node, because it comes before the old one is removed.",
     )
 
 
@@ -307,67 +113,69 @@ class NodePool(SpecModel):
 
     manage: bool = Field(
         default=True,
-        description="false: the NodePool and its EC2NodeClass belong to others and are only gated on. Our device "
-        "plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
+        description="false: the NodePool and its EC2NodeClass belong to others; the package only waits for them. Our "
+        "device plugin runs there only if their owner labels the nodes gpu-fleet.io/device-plugin=true.",
     )
     name: DnsLabel = Field(description="Name of the NodePool, of its EC2NodeClass and of the pool in Airflow.")
     instance_types: Annotated[tuple[InstanceType, ...], NotEmpty] = Field(
         default=("g5.xlarge", "g5.2xlarge"),
         max_length=100,
-        description="EC2 instance types. Keep them few: left free, Karpenter serves sixteen 1-GPU pods with two p4d.",
+        description="EC2 instance types. List only a few: with a free choice, Karpenter serves sixteen 1-GPU pods with "
+        "two p4d.",
     )
     capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"), max_length=10)
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,
-        description="Default: one node more than wanted, so that a drifted node can be replaced before it goes; with "
-        "wantedNodes 0 no node at all. Give it to let pending pods buy nodes beyond that, from 0 too.",
+        description="Default: one node more than wanted, so that a drifted node can be replaced before it is removed; "
+        "with wantedNodes 0, no node. Set it to let pending pods buy more nodes, also from 0.",
     )
     sharing: Sharing = Field(
         default_factory=Exclusive,
-        description="How each GPU is shared. A change is for new nodes: those that live keep theirs, and do not count.",
+        description="How each GPU is shared. A change applies to new nodes; existing nodes keep their sharing and do "
+        "not count as capacity.",
     )
     capacity: Capacity = Field(default_factory=Capacity)
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
         default=DurationOrNever("Never"),
-        description="Age at which Karpenter removes a node, whatever runs there: no budget stops it, and nothing "
-        "replaces it first. It evicts pods at once; with terminationGracePeriod null those with "
-        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, paid, until they end, "
-        "but a pod that tolerates every taint is not waited for. Never: nodes go only when they are empty.",
+        description="Age at which Karpenter removes a node, whatever runs there: no budget prevents it, and no node "
+        "replaces it first. Karpenter evicts the pods at once. With terminationGracePeriod null, pods with "
+        "karpenter.sh/do-not-disrupt or a blocking PodDisruptionBudget keep the tainted node, which is paid for, until "
+        "they end; Karpenter does not wait for pods that tolerate every taint. Never: only empty nodes are removed.",
     )
     termination_grace_period: Duration | None = Field(
         default=None,
-        description="How long a node that is being removed waits for its pods; then Karpenter deletes them in spite "
-        "of PodDisruptionBudgets and karpenter.sh/do-not-disrupt, and drift and expireAfter reach such nodes too. "
-        "null: running jobs end first, and a pod that never ends keeps its node paid for. Set it longer than your "
-        "longest job (48h, 72h).",
+        description="How long a node that is being removed waits for its pods. Then Karpenter deletes them, whatever "
+        "PodDisruptionBudgets and karpenter.sh/do-not-disrupt say, and drift and expireAfter apply to such nodes, too. "
+        "null: running jobs end first, and a pod that never ends keeps its node, which is paid for. Set it longer than "
+        "your longest job (48h, 72h).",
     )
     taints: tuple[Taint, ...] = Field(
         default=(Taint(key=GPU_TAINT_KEY, value="true", effect="NoSchedule"),),
         max_length=50,
-        description="Default nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it cost a GPU node.",
+        description="Default: nvidia.com/gpu=true:NoSchedule, so that only pods that tolerate it use a GPU node.",
     )
     labels: dict[str, str] = Field(
         default_factory=dict,
         max_length=100,
         description="Extra labels on the nodes. With devicePlugin.manage: false also nvidia.com/device-plugin.config, "
-        "if the entry in the plugin's ConfigMap is not called as this package calls it.",
+        "if the entry in the plugin's ConfigMap has another name than this package gives it.",
     )
     weight: int | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="Of the NodePools that a pod can use, Karpenter buys from the heaviest. Default: by list price "
-        "per GPU, cheapest first (the dearest pool has no weight, which counts as 0; what the price list does not "
-        "know comes after what it knows). Of equal weights the name that is last in the alphabet comes first.",
+        description="Of the NodePools that a pod can use, Karpenter buys from the one with the highest weight. "
+        "Default: by list price per GPU, cheapest first (the most expensive pool has no weight, which counts as 0; "
+        "pools without a known price come last). Of equal weights, the name that is last in the alphabet comes first.",
     )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
     @field_validator("ami_alias")
     @classmethod
     def _alias(cls, value: str | None) -> str | None:
-        return None if value is None else _check_ami_alias(value)
+        return None if value is None else check_ami_alias(value)
 
     @field_validator("labels")
     @classmethod
@@ -381,7 +189,7 @@ class NodePool(SpecModel):
     @classmethod
     def _lives_for_some_time(cls, value: DurationOrNever) -> DurationOrNever:
         if not value.never and value.seconds == 0:
-            raise ValueError(f"{value!r} makes Karpenter replace each node at once; write for example 720h, or Never")
+            raise ValueError(f"{value!r} makes Karpenter replace every node at once; write for example 720h, or Never")
         return value
 
     @property
@@ -419,19 +227,19 @@ class NodePool(SpecModel):
 
     @property
     def sharing_words(self) -> str:
-        """For people: ``exclusive``, ``time-slicing, 4 per GPU``, ``MPS, 4 per GPU``."""
+        """In words: ``exclusive``, ``time-slicing, 4 per GPU``, ``MPS, 4 per GPU``."""
         if not self.shared:
             return "exclusive"
         return f"{'MPS' if self.mps else 'time-slicing'}, {self.replicas} per GPU"
 
     @property
     def node_limit(self) -> int:
-        """``limits.nodes``, or its default: one more than wanted, and none where none is wanted."""
+        """``limits.nodes``, or its default: one node more than wanted, and 0 if none is wanted."""
         if self.limits is not None:
             return self.limits.nodes
         return self.wanted_nodes + 1 if self.wanted_nodes else 0
 
     @property
     def gpus_per_node(self) -> int | None:
-        """Physical GPUs per node as far as the table of instance types knows; never to be used as a proof."""
+        """Physical GPUs per node according to the table of instance types; never use it as a proof."""
         return next((count for name in self.instance_types if (count := physical_gpus(name)) is not None), None)

@@ -1,4 +1,4 @@
-"""From pydantic's errors to sentences that name the dotted field and say what to write."""
+"""Turns pydantic's errors into sentences that name the dotted field and say what to write."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from gpu_fleet.core.errors import SpecError
 
-#: Tags of discriminated unions, which pydantic puts into a location but which are no keys of the file.
+#: Tags of discriminated unions: pydantic puts them into a location, but they are not keys of the file.
 _UNION_TAGS = frozenset({"eks", "kubeconfig", "exclusive", "timeSlicing", "mps"})
-#: Problems of one file that are shown; whoever has more has made one mistake many times.
+#: Maximum number of problems of a file that are shown; more than that are usually one mistake, repeated.
 MOST_PROBLEMS = 50
 _LONGEST = 500
 
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 
 
 class Note(NamedTuple):
-    """One thing about a valid spec that is worth knowing.
+    """A remark about a valid spec.
 
     :ivar field: dotted field of the cluster file, for example ``nodePools[0].terminationGracePeriod``.
     :ivar message: what follows from its value, and what to write instead if that is not wanted.
@@ -69,7 +69,7 @@ def dotted(location: Iterable[Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """The value as it may stand in a sentence."""
+    """The value, short enough for a sentence."""
     text = repr(value[:200]) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

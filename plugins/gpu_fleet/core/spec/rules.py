@@ -1,4 +1,4 @@
-"""Rules between fields of a cluster spec: an ordered list of small functions, each yields the problems it finds."""
+"""Rules between fields of a cluster spec: an ordered list of small functions; each yields the problems it finds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
-from gpu_fleet.core.spec.base import version_tuple
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
+from gpu_fleet.core.spec.names import version_tuple
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
 
@@ -55,7 +55,7 @@ def karpenter_supports_kubernetes(spec: ClusterSpec) -> Iterator[Problem]:
     if version_tuple(version) < version_tuple(supports):
         why = f"Karpenter {version} does not support Kubernetes {spec.cluster.version}"
     elif version_tuple(version) < version_tuple(oldest):
-        why = f"Karpenter {version} does not heed limits.nodes, and so launches nodes in spite of a teardown's freeze"
+        why = f"Karpenter {version} ignores limits.nodes, and so launches nodes despite a teardown's freeze"
     else:
         return
     yield Problem("karpenter.chart.version", why, f"use {oldest} or later")
@@ -79,7 +79,7 @@ def no_reserved_capacity(spec: ClusterSpec) -> Iterator[Problem]:
         if pool.manage and "reserved" in pool.capacity_types:
             yield Problem(
                 f"nodePools[{index}].capacityTypes",
-                f"the EC2NodeClass of pool {pool.name} would select no capacity reservation, so 'reserved' has none",
+                f"the EC2NodeClass of pool {pool.name} selects no capacity reservation, so 'reserved' has no effect",
                 "use spot and on-demand, or manage the pool yourself (manage: false)",
             )
 
@@ -101,7 +101,7 @@ def unique_entries(spec: ClusterSpec) -> Iterator[Problem]:
         for key, values in (("instanceTypes", pool.instance_types), ("capacityTypes", pool.capacity_types)):
             double = sorted(value for value, times in Counter(values).items() if times > 1)
             if double:
-                yield Problem(f"nodePools[{index}].{key}", f"{double[0]!r} stands there twice", "remove one")
+                yield Problem(f"nodePools[{index}].{key}", f"duplicate entry {double[0]!r}", "remove one")
 
 
 def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
@@ -117,16 +117,16 @@ def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
             if is_fractional(instance_type):
                 yield Problem(
                     f"nodePools[{index}].instanceTypes[{position}]",
-                    f"{instance_type} has a part of a GPU: EC2 reports 0 for it, and Karpenter takes it for a node "
+                    f"{instance_type} has only a part of a GPU: EC2 reports 0 GPUs, so Karpenter treats it as a node "
                     "without GPUs",
                     "choose a type with whole GPUs, for example g6.xlarge, and share it",
                 )
 
 
 def same_gpu_count(spec: ClusterSpec) -> Iterator[Problem]:
-    """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have equally many.
+    """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have the same number.
 
-    Of a type that the table does not know only EC2 can say how many it has: preflight asks.
+    For a type that is not in the table, only EC2 knows the number: preflight asks it.
     """
     for index, pool in enumerate(spec.node_pools):
         counts = {name: count for name in pool.instance_types if (count := physical_gpus(name)) is not None}
@@ -166,19 +166,17 @@ def labels_are_free(spec: ClusterSpec) -> Iterator[Problem]:
         for key in pool.labels:
             domain = key.split("/")[0]
             if key == LABEL_PLUGIN_CONFIG and not spec.device_plugin.manage:
-                continue  # the entry's name in the ConfigMap of whoever owns the plugin
+                continue  # the name of the entry in the ConfigMap of the plugin's owner
             if key in (LABEL_GPU_PRESENT, LABEL_PLUGIN_CONFIG, LABEL_MPS_CAPABLE):
                 yield Problem(
                     f"nodePools[{index}].labels", f"{key} follows from the pool's sharing", f"remove {key}; set sharing"
                 )
             elif domain == DOMAIN:
-                yield Problem(
-                    f"nodePools[{index}].labels", f"{key} is one that the package sets itself", f"remove {key}"
-                )
+                yield Problem(f"nodePools[{index}].labels", f"{key} is set by the package itself", f"remove {key}")
             elif key in RESTRICTED_LABELS:
                 yield Problem(
                     f"nodePools[{index}].labels",
-                    f"{key} is each node's own, restricted by Karpenter",
+                    f"{key} is specific to each node and restricted by Karpenter",
                     f"remove {key}",
                 )
             elif any(domain == part or domain.endswith(f".{part}") for part in RESTRICTED_LABEL_DOMAINS):
@@ -199,7 +197,7 @@ def budgets_are_whole(spec: ClusterSpec) -> Iterator[Problem]:
 
 
 def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
-    """Bottlerocket's NVIDIA variants carry a device plugin of their own; two would register the same GPUs."""
+    """Bottlerocket's NVIDIA variants have a device plugin of their own; two would register the same GPUs."""
     if not spec.device_plugin.manage:
         return
     for index, pool in enumerate(spec.node_pools):
@@ -207,13 +205,13 @@ def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
         if alias.startswith("bottlerocket@"):
             yield Problem(
                 f"nodePools[{index}].amiAlias" if pool.ami_alias else "nodeClass.amiAlias",
-                f"{alias} has a device plugin built in, which conflicts with the Helm release for pool {pool.name}",
+                f"{alias} has a built-in device plugin, which conflicts with the Helm release for pool {pool.name}",
                 "use an al2023 alias, or set devicePlugin.manage: false and configure Bottlerocket itself",
             )
 
 
 def gate_of_overlays_is_on(spec: ClusterSpec) -> Iterator[Problem]:
-    """Without the gate Karpenter ignores the NodeOverlays that the package would write, and nothing says so."""
+    """Without the feature gate Karpenter ignores the package's NodeOverlays without any message."""
     shared = any(pool.manage and pool.shared for pool in spec.node_pools)
     if not (spec.karpenter.manage and spec.karpenter.node_overlays and shared):
         return
@@ -239,21 +237,21 @@ def deadlines_are_positive(spec: ClusterSpec) -> Iterator[Problem]:
     for name in type(spec.deadlines).model_fields:
         if getattr(spec.deadlines, name) <= 0:
             alias = type(spec.deadlines).model_fields[name].alias or name
-            yield Problem(f"deadlines.{alias}", "no gate can open within 0 seconds", "write for example 5m")
+            yield Problem(f"deadlines.{alias}", "must be longer than 0s", "write for example 5m")
 
 
 def teardown_can_remove_pools(spec: ClusterSpec) -> Iterator[Problem]:
-    """Without Karpenter nobody finishes the deletion of pools that belong to somebody else."""
+    """Without Karpenter nothing completes the deletion of pools that belong to others."""
     foreign = [pool.name for pool in spec.node_pools if not pool.manage]
     if foreign and spec.karpenter.manage and spec.teardown.uninstall_karpenter:
         yield Problem(
             "teardown.uninstallKarpenter",
-            f"Karpenter must outlive the pools that the package does not manage ({', '.join(foreign)})",
+            f"pools that the package does not manage need Karpenter after the teardown ({', '.join(foreign)})",
             "set teardown.uninstallKarpenter: false",
         )
 
 
-#: Seconds beside the measurement itself in which pods are placed, pull their image, start and are observed.
+#: Seconds besides the measurement itself: pods are scheduled, pull their image, start and are observed.
 _SETTLING_S = 60
 
 
@@ -262,9 +260,9 @@ def measurement_fits_its_deadline(spec: ClusterSpec) -> Iterator[Problem]:
     duration, overlap = spec.validation.throughput.duration, spec.validation.overlap
     shared = any(pool.shared for pool in spec.node_pools)
     if duration < 1:
-        yield Problem("validation.throughput.duration", "nothing can be measured in 0 seconds", "write for example 10s")
+        yield Problem("validation.throughput.duration", "must be longer than 0s", "write for example 10s")
         return
-    # As core/probe_pods.measuring_seconds has it: of shared GPUs one goes on alone for as long as all did together.
+    # As in core/probes/pods.py measuring_seconds: on a shared GPU one sharer then computes alone for the same time.
     measured = 2 * (overlap + duration) if shared else int(duration)
     if probes.throughput and measured + _SETTLING_S > deadline:
         why = f"sharers measure for validation.overlap {overlap.text} + this once together and once alone, and "
@@ -298,9 +296,7 @@ def diagnostics_fit_their_deadline(spec: ClusterSpec) -> Iterator[Problem]:
 
 def overdue_needs_a_schedule(spec: ClusterSpec) -> Iterator[Problem]:
     if spec.validation.overdue_after is not None and spec.schedule is None:
-        yield Problem(
-            "validation.overdueAfter", "without a schedule no revalidation is ever due", "set schedule, or remove it"
-        )
+        yield Problem("validation.overdueAfter", "has no effect without a schedule", "set schedule, or remove it")
 
 
 def only_own_nodes_are_replaced(spec: ClusterSpec) -> Iterator[Problem]:
@@ -308,7 +304,7 @@ def only_own_nodes_are_replaced(spec: ClusterSpec) -> Iterator[Problem]:
     if spec.validation.on_failure.policy == "replace" and foreign:
         yield Problem(
             "validation.onFailure.policy",
-            f"nodes of pools that the package does not manage are not its to replace ({', '.join(foreign)})",
+            f"the package must not replace nodes of pools that it does not manage ({', '.join(foreign)})",
             "use alert or quarantine",
         )
 

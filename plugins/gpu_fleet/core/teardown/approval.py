@@ -1,8 +1,8 @@
-"""A person's answer to a teardown plan, and what a run must show before it may say that everything was torn down.
+"""A person's answer to a teardown plan, and what a run must show before it may report that everything is torn down.
 
-Marking a task as success or skipped changes its state and nothing else (apache-airflow 3.3.2
-``airflow/api/common/mark_tasks.py`` ``set_state``): it leaves no XCom. So a state is no answer and proves nothing; what
-counts is what the task itself has returned. Airflow keeps the XComs of a task that is cleared until it starts anew
+Marking a task as success or skipped changes only its state (apache-airflow 3.3.2 ``airflow/api/common/mark_tasks.py``
+``set_state``): it leaves no XCom. So a state is no answer and proves nothing; only what the task itself has returned
+counts. Airflow keeps the XComs of a cleared task until it starts again
 (``api_fastapi/execution_api/routes/task_instances.py`` ``ti_run``), so answer and leak check name the plan that they
 are about.
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 #: The options of ``ApprovalOperator`` (apache-airflow-providers-standard 1.21 ``operators/hitl.py``).
 APPROVE, REJECT = "Approve", "Reject"
-#: Key of a planning task's result: another value for each plan that was made.
+#: Key of a planning task's result: a new value for each plan.
 PLAN_ID = "id"
 #: Key under which an answer, and a leak check, name the plan that they are about.
 ABOUT = "about"
 
 
 class Answer(StrEnum):
-    """What a person has said to a plan."""
+    """A person's answer to a plan."""
 
     APPROVED = "Approved"
     REJECTED = "Rejected"
@@ -30,16 +30,16 @@ class Answer(StrEnum):
 
 
 def about(plan: Any) -> str | None:
-    """The id of a planning task's result; ``None`` if the task has left none."""
+    """The id of a planning task's result; ``None`` without a result."""
     found = plan.get(PLAN_ID) if isinstance(plan, Mapping) else None
     return str(found) if found else None
 
 
 def answer_to(plan: Any, approval: Any) -> Answer:
-    """What was answered to this plan.
+    """The answer to this plan.
 
-    :param plan: what the planning task returned. :param approval: what the approval returned; ``None`` if nobody has
-        answered, whatever state the task was given by hand.
+    :param plan: what the planning task returned.
+    :param approval: what the approval returned; ``None`` without an answer, whatever state was set by hand.
     """
     if not _is_about(approval, plan):
         return Answer.NONE
@@ -52,7 +52,7 @@ def answer_to(plan: Any, approval: Any) -> Answer:
 
 
 def shows_nothing_left(plan: Any, report: Any) -> bool:
-    """Whether a leak check has looked after this plan was made and found nothing.
+    """Whether a leak check that belongs to this plan has found nothing.
 
     :param report: what the leak check returned; ``None`` if it did not succeed by itself.
     """
@@ -62,7 +62,7 @@ def shows_nothing_left(plan: Any, report: Any) -> bool:
 def _is_about(result: Any, plan: Any) -> bool:
     """Whether a task's result is about this plan.
 
-    Versions of this package before the id gave neither of them a name; a run that they have begun is finished by what
-    they left: no state that is set by hand leaves a result at all, and a plan that is made anew has an id.
+    Earlier versions of this package wrote no id into either. A run that began with them is completed with results
+    without ids: a state that is set by hand leaves no result at all, and a new plan has an id.
     """
     return isinstance(plan, Mapping) and isinstance(result, Mapping) and result.get(ABOUT) == about(plan)

@@ -1,7 +1,7 @@
-"""Which pods leave a node, which stay, and which forbid the drain: kubectl's rules as an ordered list of functions.
+"""Which pods a drain evicts, which it leaves, and which forbid it: kubectl's rules as an ordered list of functions.
 
-Source: kubernetes/kubectl v0.36 pkg/drain/filters.go and pkg/drain/drain.go. As there, one pod that must not go stops
-the drain *before* any eviction; unlike there, it is found before the node is cordoned, and no cordon is left behind.
+Source: kubernetes/kubectl v0.36 pkg/drain/filters.go and pkg/drain/drain.go. As there, a pod that must not be evicted
+stops the drain *before* any eviction; unlike there, it is found before the node is cordoned, and no cordon is left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpu_fleet.core.teardown.scope import controller_of, doomed_pools, is_finish
 Pod = Mapping[str, Any]
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
-#: The Param of a run that stands for ``drain.force: true``.
+#: The Param of a run with the meaning of ``drain.force: true``.
 PARAM_BARE_PODS = "evictBarePods"
 
 
@@ -31,16 +31,17 @@ class Fate(StrEnum):
     """What the drain does with a pod."""
 
     EVICT = "Evict"
-    WAIT = "Wait"  # it is terminating already: only its end is awaited
+    WAIT = "Wait"  # it is terminating already: the drain only waits for its end
     LEAVE = "Leave"
     REFUSE = "Refuse"  # the drain must not start
 
 
 @dataclass(frozen=True)
 class PodVerdict:
-    """A rule's word on a pod.
+    """A rule's verdict on a pod.
 
-    :ivar reason: CamelCase. :ivar message: a sentence without the pod's name; with a remedy where the fate is REFUSE.
+    :ivar reason: CamelCase.
+    :ivar message: a sentence without the pod's name; with a remedy where the fate is REFUSE.
     """
 
     fate: Fate
@@ -53,7 +54,7 @@ class DrainRules:
     """What the spec allows (``drain:``), and which DaemonSets exist.
 
     :ivar daemon_sets: ``(namespace, name)`` of the existing DaemonSets.
-    :ivar force: pods without a controller may go: ``drain.force``, or the run's Param :data:`PARAM_BARE_PODS`.
+    :ivar force: pods without a controller are evicted, too: ``drain.force``, or the Param :data:`PARAM_BARE_PODS`.
     :ivar dead: nodes that are not Ready, and why. :ivar now: epoch seconds of the cluster's clock.
     """
 
@@ -76,8 +77,10 @@ class DrainRules:
     ) -> DrainRules:
         """The rules of a run.
 
-        :param daemon_sets: all of the cluster. :param bare_pods_go: the Param :data:`PARAM_BARE_PODS`.
-        :param nodes: that are drained. :param now: see :class:`DrainRules`.
+        :param daemon_sets: all DaemonSets of the cluster.
+        :param bare_pods_go: the Param :data:`PARAM_BARE_PODS`.
+        :param nodes: the nodes to drain.
+        :param now: see :class:`DrainRules`.
         """
         policy = spec.drain
         return cls(
@@ -100,7 +103,7 @@ def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:
         return PodVerdict(
             Fate.LEAVE,
             "NodeNotReady",
-            f"is past its grace period, and its node is not Ready ({rules.dead[where]}): it ends with the instance",
+            f"has passed its grace period, and its node is not Ready ({rules.dead[where]}): it ends with the instance",
         )
     if deleting(pod):
         return PodVerdict(Fate.WAIT, "Terminating", "is terminating already")
@@ -108,7 +111,7 @@ def already_deleted(pod: Pod, rules: DrainRules) -> PodVerdict | None:
 
 
 def daemon_set_managed(pod: Pod, rules: DrainRules) -> PodVerdict | None:
-    """Its controller ignores the cordon and would put the pod back at once."""
+    """Its controller ignores the cordon and would recreate the pod at once."""
     owner = controller_of(pod)
     if owner is None or owner.get("kind") != "DaemonSet" or is_finished(pod):
         return None
@@ -140,24 +143,24 @@ def local_storage(pod: Pod, rules: DrainRules) -> PodVerdict | None:
         return None
     if not rules.delete_empty_dir_data:
         return PodVerdict(
-            Fate.REFUSE, "LocalStorage", "has an emptyDir volume; set drain.deleteEmptyDirData: true to lose its data"
+            Fate.REFUSE, "LocalStorage", "has an emptyDir volume; set drain.deleteEmptyDirData: true to delete its data"
         )
     return PodVerdict(Fate.EVICT, "LocalStorage", "loses the data of its emptyDir volume")
 
 
 def unreplicated(pod: Pod, rules: DrainRules) -> PodVerdict | None:
-    """Nothing would recreate it. Our own placeholders and probes are meant to go."""
+    """Nothing would recreate it. Our own placeholders and probes are to be removed."""
     ours = LABEL_COMPONENT in (pod["metadata"].get("labels") or {})
     if is_finished(pod) or ours or controller_of(pod) is not None:
         return None
     task = airflow_task(pod)
     if rules.force:
-        by = "nothing recreates it" if task is None else f"only a retry of {task} would make another one"
+        by = "nothing recreates it" if task is None else f"only a retry of {task} would create another one"
         return PodVerdict(Fate.EVICT, "Unreplicated", f"has no controller: {by}")
     if task is not None:
-        # Airflow's pod operators make pods without a controller: the normal case of a bare pod.
+        # Airflow's pod operators create pods without a controller: the usual case of a bare pod.
         return PodVerdict(
-            Fate.REFUSE, "AirflowTask", f"works for {task} and has no controller that recreates it; let the task end"
+            Fate.REFUSE, "AirflowTask", f"runs {task} and has no controller that recreates it; let the task end"
         )
     return PodVerdict(Fate.REFUSE, "Unreplicated", "has no controller that recreates it; let it end, or delete it")
 
@@ -167,7 +170,7 @@ RULES: tuple[Rule, ...] = (already_deleted, daemon_set_managed, mirror_pod, loca
 
 
 def judge_pod(pod: Pod, rules: DrainRules) -> PodVerdict:
-    """The first final word of the rules, else EVICT with the first warning."""
+    """The first final verdict of the rules, else EVICT with the first warning."""
     warning: PodVerdict | None = None
     for rule in RULES:
         verdict = rule(pod, rules)
@@ -187,14 +190,15 @@ def remaining_nodes(
     *,
     emergency: bool = False,
 ) -> list[str]:
-    """Names of the nodes that a teardown removes and that no pool's own drain takes care of.
+    """Names of the nodes that a teardown removes and that no pool's own drain drains.
 
     They belong to NodePools that the spec no longer has, or to none that exists: Karpenter would evict their pods
-    without asking what ``drain`` says of them.
+    without regard to ``drain``.
 
-    :param nodes: those with a NodePool's label. :param drained: pools with a drain of their own.
-    :param emergency: Karpenter is dead, and the teardown goes on without it: it then takes what is ours alone
-        (``core/teardown/emergency.py``), and of a NodePool that is gone it is not known whose it was.
+    :param nodes: those with a NodePool's label.
+    :param drained: pools with a drain of their own.
+    :param emergency: Karpenter is dead, and the teardown continues without it: it then removes only what is ours
+        (``core/teardown/emergency.py``), and the owner of a NodePool that is gone is unknown.
     """
     existing = {pool["metadata"]["name"] for pool in node_pools}
     doomed = set(doomed_pools(spec, node_pools))
@@ -211,7 +215,7 @@ def remaining_nodes(
 class PodPlan:
     """One pod of the plan.
 
-    :ivar missed: by somebody; false for pods that have finished and for our own.
+    :ivar missed: whether its eviction is a loss: false for pods that have finished and for our own.
     """
 
     namespace: str
@@ -227,7 +231,7 @@ class PodPlan:
 
 @dataclass(frozen=True)
 class DrainPlan:
-    """Every pod on the nodes, by what becomes of it."""
+    """Every pod on the nodes, by its fate."""
 
     evict: Sequence[PodPlan] = field(default=())
     wait: Sequence[PodPlan] = field(default=())
@@ -239,7 +243,7 @@ class DrainPlan:
         return not (self.evict or self.wait or self.refuse)
 
     def refusal(self) -> str:
-        """Why the drain must not start, naming each pod and what can be done."""
+        """Why the drain must not start: each pod and the remedies."""
         lines = "".join(f"\n  - {plan} on {plan.node} {plan.verdict.message}" for plan in self.refuse)
         remedies = ""
         if any(plan.verdict.reason in ("AirflowTask", "Unreplicated") for plan in self.refuse):
@@ -278,10 +282,11 @@ class Step(StrEnum):
 def next_step(plan: DrainPlan, *, elapsed: float, timeout: float, deadline: float, policy: str) -> Step:
     """Decide from the plan and the clock.
 
-    :param elapsed: seconds since the drain began. :param timeout: seconds for evictions (``drain.timeout``).
+    :param elapsed: seconds since the drain began.
+    :param timeout: seconds for evictions (``drain.timeout``).
     :param deadline: seconds after which the drain has failed in any case (``deadlines.drain``).
     :param policy: ``drain.whenTimeExpires``: ``fail`` or ``delete``.
-    :raises ValueError: for a policy that nobody defined.
+    :raises ValueError: for an unknown policy.
     """
     if policy not in ("fail", "delete"):
         raise ValueError(f"unknown policy {policy!r} for an expired drain")
@@ -294,7 +299,7 @@ def next_step(plan: DrainPlan, *, elapsed: float, timeout: float, deadline: floa
     return Step.DELETE
 
 
-#: Seconds after which a refused eviction is tried again in any case, also when no budget has changed.
+#: Seconds after which a refused eviction is retried in any case, even if no budget has changed.
 LONGEST_PAUSE_S = 60.0
 
 
@@ -312,13 +317,14 @@ class Blocked:
 
 
 def pause_s(*, only_budgets: bool, elapsed: float, every: float) -> float:
-    """Seconds until refused evictions are tried again, whatever is seen meanwhile.
+    """Seconds until refused evictions are retried, whatever is observed meanwhile.
 
-    What only budgets forbid is waited for by watching them; a try is no more than a precaution, and each costs a task's
-    start. So their pause is half of the time that the drain has taken, within ``every`` and :data:`LONGEST_PAUSE_S`.
+    If only budgets forbid them, the budgets are watched; a retry is a precaution, and each costs the start of a task.
+    So the pause is then half of the time that the drain has taken, between ``every`` and :data:`LONGEST_PAUSE_S`.
 
     :param only_budgets: whether every refused pod is held by budgets that are watched.
-    :param elapsed: seconds since the drain began. :param every: ``drain.retryEvery``.
+    :param elapsed: seconds since the drain began.
+    :param every: ``drain.retryEvery``.
     """
     if not only_budgets:
         return every
@@ -328,10 +334,11 @@ def pause_s(*, only_budgets: bool, elapsed: float, every: float) -> float:
 def protection(
     pod: Pod, budgets: Iterable[Mapping[str, Any]], now: float | None = None, dead: Mapping[str, str] | None = None
 ) -> str:
-    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers, a
+    """What keeps a pod on its node, in words: PodDisruptionBudgets, Karpenter's annotation, its own finalizers, or a
     kubelet that does not answer.
 
-    :param now: epoch seconds. :param dead: nodes that are not Ready, and why.
+    :param now: epoch seconds.
+    :param dead: nodes that are not Ready, and why.
     """
     metadata = pod["metadata"]
     parts = [

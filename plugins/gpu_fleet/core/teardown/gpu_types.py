@@ -1,7 +1,7 @@
-"""Who may bring NVIDIA GPUs into the cluster: instance types, NodePools of others, EKS managed node groups.
+"""What may bring NVIDIA GPUs into the cluster: instance types, NodePools of others, EKS managed node groups.
 
-'May' is meant: a NodePool whose requirements do not exclude GPU types launches one as soon as a pod asks for
-``nvidia.com/gpu``, however seldom that has happened so far. Nothing here says what a node really has.
+A NodePool whose requirements do not exclude GPU types launches one as soon as a pod asks for ``nvidia.com/gpu``, even
+if that has not happened so far. Nothing here says what a node really has.
 """
 
 from __future__ import annotations

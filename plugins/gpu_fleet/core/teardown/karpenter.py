@@ -1,4 +1,4 @@
-"""Whether Karpenter can do its part of a teardown: is it alive, which version is it, and which way does that leave."""
+"""Whether Karpenter can do its part of a teardown: whether it is alive, its version, and the way that follows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpu_fleet.core.spec import version_tuple
 
 
 class Karpenter(StrEnum):
-    """Whether a controller is there to serve finalizers."""
+    """Whether a controller runs that serves finalizers."""
 
     ALIVE = "Alive"
     DEAD = "Dead"
 
 
 def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
-    """ALIVE if at least one of the controller's pods is Ready and not going away."""
+    """ALIVE if at least one of the controller's pods is Ready and not terminating."""
     for pod in pods:
         if not deleting(pod) and is_true(pod, "Ready"):
             return Karpenter.ALIVE
@@ -27,8 +27,10 @@ def karpenter_state(pods: Iterable[Mapping[str, Any]]) -> Karpenter:
 
 
 def karpenter_versions(deployments: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the Deployments of Karpenter's controller say of their version, the oldest first; those that say none are
-    left out. The chart labels them with it (``app.kubernetes.io/version``); else the tag of Karpenter's own image."""
+    """The versions of the Deployments of Karpenter's controller, the oldest first; those without one are left out.
+
+    The chart sets it as a label (``app.kubernetes.io/version``); else it is the tag of Karpenter's own image.
+    """
     found = []
     for item in deployments:
         pod = (((item.get("spec") or {}).get("template") or {}).get("spec")) or {}
@@ -53,7 +55,7 @@ def choose_way(*, karpenter: Karpenter, something_left: bool, policy: str) -> Wa
 
     :param something_left: a NodePool, NodeClaim or instance of ours exists.
     :param policy: ``teardown.whenKarpenterIsDead`` of the spec, ``fail`` or ``emergency``.
-    :raises ValueError: for a policy that nobody defined.
+    :raises ValueError: for an unknown policy.
     """
     if not something_left:
         return Way.NOTHING_LEFT

@@ -1,7 +1,7 @@
-"""Whether the device plugin and the RuntimeClass go with the fleet, or stay for the sake of somebody else.
+"""Whether a teardown removes the device plugin and the RuntimeClass, or keeps them because others need them.
 
-Decided here and nowhere else, from what was observed. The plan decides and a person approves; the tasks that remove the
-two decide again from what is there by then, and keep what either decision keeps (:meth:`Keeps.merged`).
+Decided only here, from what was observed. The plan decides and a person approves; the tasks that remove the two decide
+again from the state at that time, and keep what either decision keeps (:meth:`Keeps.merged`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ _WORKLOADS = frozenset({"DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", 
 
 @dataclass(frozen=True)
 class Keeps:
-    """Why the device plugin and the RuntimeClass stay, in words; empty: they go.
+    """Why the device plugin and the RuntimeClass are kept, in words; empty: they are removed.
 
-    :ivar device_plugin: who uses it. :ivar runtime_class: who names it or may need it.
+    :ivar device_plugin: who uses it.
+    :ivar runtime_class: who names it or may need it.
     """
 
     device_plugin: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ class Keeps:
         return cls(tuple(value.get("devicePlugin") or ()), tuple(value.get("runtimeClass") or ()))
 
     def merged(self, approved: Keeps) -> Keeps:
-        """What stays now or was approved to stay: nothing goes that a person has not seen go."""
+        """What is kept now, or was kept in the approved plan: nothing is removed that a person has not approved."""
         return Keeps(
             _merged(self.device_plugin, approved.device_plugin), _merged(self.runtime_class, approved.runtime_class)
         )
@@ -67,7 +68,7 @@ def _merged(now: tuple[str, ...], approved: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def decide(spec: ClusterSpec, observed: Observed) -> Keeps:
-    """Who needs the two after this teardown."""
+    """Who needs the two after the teardown."""
     going_pools, going_nodes = set(doomed_pools(spec, observed.node_pools)), set(doomed_nodes(spec, observed))
     pools = [
         pool
@@ -96,7 +97,7 @@ def decide(spec: ClusterSpec, observed: Observed) -> Keeps:
         device_plugin.append(_UNKNOWN_GROUPS)
     runtime_class = [
         *kept,
-        *(["the device plugin, which stays, runs in it"] if device_plugin and not kept else []),
+        *(["the device plugin, which is kept, uses it"] if device_plugin and not kept else []),
         *_names(spec, observed, going_nodes),
         *_nodes("GPU node", nodes),
         *_nodes("NodePool", pools),
@@ -107,7 +108,7 @@ def decide(spec: ClusterSpec, observed: Observed) -> Keeps:
 
 
 _UNKNOWN_GROUPS = (
-    "whether there are EKS node groups with GPUs is not known: grant eks:ListNodegroups and eks:DescribeNodegroup"
+    "whether EKS node groups with GPUs exist is unknown: grant eks:ListNodegroups and eks:DescribeNodegroup"
 )
 
 
@@ -135,7 +136,7 @@ def _groups(groups: Iterable[Json]) -> list[str]:
 
 Labels = Mapping[str, frozenset[str]]
 
-#: nodeadm labels every AL2023 node with an NVIDIA device so from Kubernetes 1.35 on, whosever it is
+#: From Kubernetes 1.35 on, nodeadm sets this label on every AL2023 node with an NVIDIA device, whoever owns it
 #: (awslabs/amazon-eks-ami v20260714 nodeadm/internal/kubelet/config.go); GPU Feature Discovery does on others.
 _GPU_LABELS: Labels = {LABEL_GPU_PRESENT: frozenset({"true"})}
 
@@ -163,9 +164,9 @@ def _labels_of_group(group: Json) -> Labels:
 
 
 def _selected(daemon_sets: Iterable[Json], labels: Labels, *, certain: bool) -> bool:
-    """Whether one of the DaemonSets wants a pod on a node with these labels.
+    """Whether one of the DaemonSets runs a pod on a node with these labels.
 
-    :param certain: these are all labels; else those that every node gets by itself are taken to match.
+    :param certain: these are all labels; else labels that every node gets by itself are assumed to match.
     """
     return any(_fits(((item.get("spec") or {}).get("template") or {}).get("spec") or {}, labels, certain)
                for item in daemon_sets)  # fmt: skip
@@ -205,7 +206,7 @@ def _holds(rule: Json, labels: Labels, certain: bool) -> bool:
 
 
 def _names(spec: ClusterSpec, observed: Observed, going_nodes: set[str]) -> list[str]:
-    """Workloads, and pods that no such workload made, that name the class and outlive this teardown."""
+    """Workloads, and pods without such a workload, that name the class and remain after this teardown."""
     found = [
         f"{item['kind']} {item['metadata']['namespace']}/{item['metadata']['name']}"
         for item in observed.workloads

@@ -1,4 +1,4 @@
-"""What a leak check that could not see everything may say: what costs money has to be seen, the rest is named.
+"""The outcome of a leak check that could not see everything: what costs money must be seen, the rest is reported.
 
 AWS refuses each call by itself, so an identity may be allowed to list instances and not volumes. EC2 answers
 ``UnauthorizedOperation``, IAM ``AccessDenied`` (EC2 and IAM API references, 'Common errors').
@@ -15,8 +15,9 @@ from typing import Any
 class Subject:
     """What one query of :func:`gpu_fleet.core.teardown.leaks.aws_queries` looks for.
 
-    :ivar what: in words. :ivar action: the IAM action that it takes.
-    :ivar costs: whether one that is left is charged for by itself. An interface, a template and a profile are not.
+    :ivar what: in words.
+    :ivar action: the IAM action that it needs.
+    :ivar costs: whether AWS charges for it. Network interfaces, launch templates and instance profiles are free.
     """
 
     what: str
@@ -27,7 +28,7 @@ class Subject:
 SUBJECTS: dict[str, Subject] = {
     "instances.owned": Subject("instances", "ec2:DescribeInstances", costs=True),
     "instances.claimed": Subject("instances by their NodeClaim", "ec2:DescribeInstances", costs=True),
-    # Only to tell whose an interface was.
+    # Only to find out whose a network interface was.
     "instances.ended": Subject("ended instances", "ec2:DescribeInstances", costs=False),
     "volumes": Subject("EBS volumes", "ec2:DescribeVolumes", costs=True),
     "network_interfaces.owned": Subject("network interfaces", "ec2:DescribeNetworkInterfaces", costs=False),
@@ -59,12 +60,12 @@ class Unchecked:
 
 
 def costly(unchecked: Sequence[Unchecked]) -> list[Unchecked]:
-    """Those that may hide something that costs money."""
+    """The queries whose results may include something that costs money."""
     return [each for each in unchecked if each.subject.costs]
 
 
 def words(unchecked: Sequence[Unchecked]) -> str:
-    """What was not looked at, with what to grant; empty if everything was."""
+    """What could not be looked at, and what to grant; empty if everything could."""
     if not unchecked:
         return ""
     what = ", ".join(each.subject.what for each in unchecked)
@@ -73,17 +74,17 @@ def words(unchecked: Sequence[Unchecked]) -> str:
 
 
 def unseen_message(cluster: str, unchecked: Sequence[Unchecked]) -> str:
-    """Why a check that found nothing is no pass."""
+    """Why a check that found nothing does not pass."""
     hidden = costly(unchecked)
     lines = "".join(f"\n  - {each.subject.what}: {each.why}" for each in hidden)
     return (
-        f"cluster {cluster}: whether anything is left that costs money is not known: {words(hidden)}; then clear this "
+        f"cluster {cluster}: whether anything that costs money is left is not known: {words(hidden)}; then clear this "
         f"task:{lines}"
     )
 
 
 def clean_sentence(cluster: str, unchecked: Sequence[Unchecked]) -> str:
-    """What a check says that found nothing and saw all that costs money; what it did not see is named."""
+    """The result of a check that found nothing and saw everything that costs money; names what it could not see."""
     if not unchecked:
         return f"nothing is left of cluster {cluster}'s GPU capacity"
     return f"nothing that costs money is left of cluster {cluster}'s GPU capacity; {words(unchecked)}"

@@ -1,4 +1,4 @@
-"""What a teardown may leave behind, as findings with a price.
+"""Finds what a teardown has left behind, with prices.
 
 Sources of the tags: aws/karpenter-provider-aws v1.14 (pkg/apis/v1/labels.go, pkg/utils/utils.go ``GetTags``,
 pkg/apis/v1/ec2nodeclass.go ``InstanceProfileTags``); until 1.0 launch templates had a tag of their own instead of
@@ -25,9 +25,9 @@ from gpu_fleet.core.kubernetes.names import (
 )
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.plan import capacity_type
 from gpu_fleet.core.teardown.remains import (
     COSTLY_STATES,
+    capacity_type,
     left_classes,
     left_in_pools,
     left_instances,
@@ -51,7 +51,9 @@ _FREE = Price(0.0)
 class Leak:
     """One thing that is left.
 
-    :ivar kind: for example ``EC2 instance``. :ivar detail: state and remedy. :ivar price: per hour; 0 for what is free.
+    :ivar kind: for example ``EC2 instance``.
+    :ivar detail: state and remedy.
+    :ivar price: per hour; 0 if it is free.
     """
 
     kind: str
@@ -74,10 +76,10 @@ class Leak:
 
 
 def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
-    """What to ask AWS; several queries may answer for one subject (the part of the key before the dot).
+    """The queries to AWS; several may belong to one subject (the part of the key before the dot).
 
-    Instances are looked for by two sets of tags, so that one with an incomplete set is found as well. Other parts of
-    EKS use ``eks:eks-cluster-name`` too, so what is Karpenter's must have a second tag.
+    Instances are found by two sets of tags, so that one with an incomplete set is found as well. Other parts of
+    EKS use ``eks:eks-cluster-name`` too, so a resource of Karpenter's must have a second tag.
     """
     states = {"Name": "instance-state-name", "Values": list(COSTLY_STATES)}
     owned = {"Name": f"tag:{owned_tag(cluster)}", "Values": ["owned"]}
@@ -100,7 +102,7 @@ def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
             {"Name": "tag-key", "Values": [TAG_NODE_CLAIM]},
             states,
         ),
-        # EC2 shows an instance for about an hour after its end: whose a network interface was.
+        # EC2 lists an instance for about an hour after its end: that shows whose a network interface was.
         ec2("instances.ended", "describe_instances", "Reservations.Instances", owned, karpenters, ended),
         ec2("launch_templates", "describe_launch_templates", "LaunchTemplates", of_cluster, of_a_class),
         ec2(
@@ -125,7 +127,7 @@ def aws_queries(cluster: str) -> tuple[AwsQuery, ...]:
 
 
 def profile_candidates(profiles: Iterable[Json], region: str, cluster: str) -> list[str]:
-    """Names of the instance profiles that Karpenter may have made for this cluster; their tags decide.
+    """Names of the instance profiles that Karpenter may have created for this cluster; their tags decide.
 
     Karpenter names them ``<cluster>_<hash>`` and, since 1.6, puts them under ``/karpenter/<region>/<cluster>/``.
     """
@@ -139,9 +141,9 @@ def profile_candidates(profiles: Iterable[Json], region: str, cluster: str) -> l
 
 
 def is_karpenters_profile(tags: Json, region: str, cluster: str) -> bool:
-    """Whether an instance profile's tags say that Karpenter made it for this cluster.
+    """Whether an instance profile's tags say that Karpenter created it for this cluster.
 
-    IAM is the same in all regions, and a cluster of another region may have the same name: Karpenter tags the region.
+    IAM is global, and a cluster of another region may have the same name: Karpenter tags the region.
     """
     ours = tags.get(owned_tag(cluster)) == "owned" and tags.get(LABEL_REGION) == region
     return ours and TAG_NODE_CLASS in tags
@@ -151,7 +153,7 @@ def is_karpenters_profile(tags: Json, region: str, cluster: str) -> bool:
 
 
 def _living(spec: ClusterSpec, found: Found) -> frozenset[str]:
-    """The NodePools that are meant to live on: neither going nor ours to remove."""
+    """The NodePools that remain: neither being deleted nor ours to remove."""
     pools = found.get("node_pools", ())
     return living_pools(pools, standalone=not orphans_go(spec)) - frozenset(doomed_pools(spec, pools))
 
@@ -171,7 +173,7 @@ def _instances(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]
 
 
 def _launch_templates(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    # Templates carry no NodePool tag but the node class's; a class that lives on keeps its own.
+    # Templates have no tag of a NodePool, only of the node class; an existing class still needs its templates.
     classes = {item["metadata"]["name"] for item in found.get("node_classes", ())}
     templates = [*found.get("launch_templates", ()), *found.get("launch_templates.old", ())]
     return [
@@ -182,8 +184,9 @@ def _launch_templates(spec: ClusterSpec, found: Found, prices: PriceList) -> lis
 
 
 def _network_interfaces(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Karpenter tags a node's first interface, the CNI all others, of every node of the cluster: of those only the ones
-    made by instances that were Karpenter's count. The others are the affair of other node groups."""
+    """Karpenter tags the first interface of its nodes; the CNI tags all others, of every node in the cluster. Of the
+    latter only those of instances that Karpenter launched count: the others belong to other node groups.
+    """
     ended = {str(instance["InstanceId"]) for instance in found.get("instances.ended", ())}
     made = [item for item in found.get("network_interfaces.cni", ()) if tags_of(item).get(TAG_CNI_INSTANCE) in ended]
     unique = {str(item["NetworkInterfaceId"]): item for item in (*found.get("network_interfaces.owned", ()), *made)}
@@ -208,7 +211,7 @@ def _volumes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]: 
 
 
 def _profiles(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """``instance_profiles`` holds ``{"InstanceProfileName", "Tags"}`` of Karpenter's own for this cluster."""
+    """``instance_profiles`` has ``{"InstanceProfileName", "Tags"}`` of the profiles that Karpenter created."""
     classes = {item["metadata"]["name"] for item in found.get("node_classes", ())}
     return [
         Leak("instance profile", str(item["InstanceProfileName"]), "remove its role, then delete it", _FREE)
@@ -260,9 +263,9 @@ def _node_classes(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Le
 
 
 def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Placeholders, probes and held capacity: each would buy a GPU node as soon as Karpenter is back.
+    """Placeholders, probes and pods of ``capacity.hold``: each would buy a GPU node as soon as Karpenter is back.
 
-    Those of a kept pool stay with its nodes: the freeze leaves them, and what it holds is meant to be held.
+    Those of a kept pool remain with its nodes: the freeze does not delete them, and held capacity is intended.
     """
     kept = [pool.name for pool in spec.node_pools if not pool.manage]
     leaks = []
@@ -275,7 +278,7 @@ def _own_pods(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
 
 
 def _annotations(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:  # noqa: ARG001
-    """Nodes that live on and that we still protect from consolidation: they cost money for ever."""
+    """Nodes that remain and that we still protect from consolidation: they would cost money without end."""
     leftover = {id(node) for node in left_in_pools(found.get("nodes", ()), _living(spec, found))}
     return [
         Leak("annotation", f"{ANNOTATION_DO_NOT_DISRUPT} on node {node['metadata']['name']}", "remove it", _FREE)
@@ -286,7 +289,7 @@ def _annotations(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Lea
 
 Check = Callable[[ClusterSpec, Found, PriceList], list[Leak]]
 
-#: The dearest first.
+#: The most expensive first.
 CHECKS: tuple[Check, ...] = (
     _instances,
     _volumes,
@@ -303,7 +306,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def find_leaks(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]:
-    """Everything that is left, the dearest first.
+    """Everything that is left, the most expensive first.
 
     :param found: what was observed: keys of :func:`aws_queries`, and ``node_pools``, ``node_claims``, ``nodes``,
         ``node_classes``, ``own_pods``.
@@ -312,10 +315,10 @@ def find_leaks(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]
 
 
 def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList, unread: str = "", unchecked: str = "") -> str:
-    """What to tell: each leak with its price, and the sum.
+    """Each leak with its price, and the sum.
 
-    :param unread: why the cluster's own objects are not known.
-    :param unchecked: what else AWS did not let us see, in words; there may be more of it.
+    :param unread: why the objects of the cluster could not be read.
+    :param unchecked: what AWS did not allow us to list, in words; more may be left of it.
     """
     lines = "".join(f"\n  - {leak}" for leak in leaks)
     cost = total(leak.price for leak in leaks)
@@ -323,7 +326,7 @@ def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList, unread:
     if unchecked:
         found += f"\nThere may be more: {unchecked}"
     return found + (
-        f"\nThe cluster could not be read ({unread}), so what belongs to NodePools that live on is listed as well"
+        f"\nThe cluster could not be read ({unread}), so the list includes what belongs to NodePools that remain"
         if unread
         else ""
     )

@@ -1,8 +1,8 @@
-"""The teardown plan as Markdown: what a person reads before saying yes.
+"""The teardown plan as Markdown: what a person reads before approving it.
 
-In the order of the reader's questions: what goes and what it costs, whom it hurts, what holds it up, what stays and
-why. The lists of objects come last. Names, annotations and messages are other people's texts: they are escaped, so that
-none of them can hide, add or link anything in what is approved.
+In the order of the reader's questions: what is removed and what it costs, whose pods are evicted, what blocks the
+teardown, what is kept and why. The lists of objects come last. Names, annotations and messages are written by others:
+they are escaped, so that none of them can hide, add or link anything in the text that is approved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _items(lines: Sequence[str]) -> list[str]:
-    """A list, cut where nobody reads on, with the count of the rest."""
+    """A list of at most :data:`_MOST` lines, with the count of the rest."""
     more = len(lines) - _MOST
     return [f"- {line}" for line in lines[:_MOST]] + ([f"- and {more} more"] if more > 0 else [])
 
@@ -38,10 +38,10 @@ def _count(number: int, noun: str) -> str:
 def to_markdown(plan: TeardownPlan, spec: ClusterSpec) -> str:
     """One page.
 
-    :param spec: for what its ``drain`` says of pods that are left when the time is up.
+    :param spec: its ``drain`` decides about pods that are left when the time is up.
     """
     if plan.empty:
-        parts = [["Nothing is left: no NodePool, NodeClaim, node, instance or Helm release of ours."]]
+        parts = [["Nothing to remove: there is no NodePool, NodeClaim, node, instance or Helm release of ours."]]
     else:
         parts = [_removes(plan), *_interrupts(plan), *_holds_up(plan, spec)]
     parts += [_keeps(plan), *([f"**Note:** {escape(note)}"] for note in plan.notes)]
@@ -72,14 +72,14 @@ def _interrupts(plan: TeardownPlan) -> list[list[str]]:
         head = f"**Interrupts:** {_count(len(victims), 'running pod')} will be evicted{holds}:"
         parts.append([head, *_items([_of_owner(owner, pods) for owner, pods in by_owner.items()])])
     elif not plan.judged.drain.refuse:
-        parts.append(["**Interrupts:** nobody; no user's pod runs on these nodes."])
+        parts.append(["**Interrupts:** nothing; no user's pod runs on these nodes."])
     protected = [victim for victim in victims if victim.asked_to_stay is not None]
     if protected:
         head = f"**Evicted although they ask not to be disrupted** (`{ANNOTATION_DO_NOT_DISRUPT}`):"
         parts.append([head, *_items([f"{code(v.name)} ({code(str(v.asked_to_stay))})" for v in protected])])
     lost = [volume for volume in plan.volumes if volume.goes and volume.volume_of]
     if lost:
-        head = "**Lost with its instance** (attached to be deleted on termination):"
+        head = "**Deleted with the instance** (attached with DeleteOnTermination):"
         parts.append(
             [head, *_items([f"{escape(volume.volume_of)}: {code(volume.id)}, {volume.gib} GiB" for volume in lost])]
         )
@@ -106,17 +106,17 @@ def _holds_up(plan: TeardownPlan, spec: ClusterSpec) -> list[list[str]]:
     if forbidden:
         policy = spec.drain
         then = (
-            "the pods are deleted past them (drain.whenTimeExpires: delete)"
+            "the drain deletes the pods anyway (drain.whenTimeExpires: delete)"
             if policy.when_time_expires == "delete"
-            else "the drain fails, and what has not been evicted stays (drain.whenTimeExpires: fail)"
+            else "the drain fails, and pods that were not evicted stay (drain.whenTimeExpires: fail)"
         )
-        head = f"**Blocks the drain:** as long as this is so; after {policy.timeout.text} {then}:"
+        head = f"**Blocks the drain:** PodDisruptionBudgets forbid evictions now; after {policy.timeout.text} {then}:"
         parts.append([head, *_items([f"{escape(why)}: {_list(pods[:5])}" for why, pods in sorted(forbidden.items())])])
     lingering = plan.judged.lingering
     if lingering and plan.way is Way.BY_KARPENTER:
         head = (
-            "**Blocks Karpenter:** a drain leaves these pods of DaemonSets, and Karpenter terminates no node before "
-            "they are gone or the pool's terminationGracePeriod is over (for ever if it is null):"
+            "**Blocks Karpenter:** a drain leaves these DaemonSet pods, and Karpenter terminates their nodes only when "
+            "they are gone, or after the pool's terminationGracePeriod (never if it is null):"
         )
         parts.append([head, *_items([f"{code(name)}: {escape(why)}" for name, why in lingering.items()])])
     return parts

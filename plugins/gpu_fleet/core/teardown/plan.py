@@ -1,7 +1,7 @@
-"""The teardown plan: what exists, what goes, whom it hurts, what stays and why, and what it costs.
+"""The teardown plan: what is removed, whose pods that evicts, what is kept and why, and what it costs.
 
-Order and reasons: Karpenter's finalizers terminate the instances, so NodePools go while its controller runs;
-uninstalling it first leaves nodes that nobody terminates (the order of upstream's clean-up script leaks exactly so).
+Karpenter's finalizers terminate the instances, so NodePools are deleted while its controller runs: uninstalling it
+first leaves nodes that nothing terminates (the order of upstream's clean-up script leaks in this way).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gpu_fleet.core.kubernetes.names import (
 )
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.drain import DrainRules
-from gpu_fleet.core.teardown.emergency import emergency_scope, our_pools
+from gpu_fleet.core.teardown.emergency import emergency_scope, others_left, our_pools
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown.keeps import Keeps, decide
 from gpu_fleet.core.teardown.pods import Judged, judge, user_pods
-from gpu_fleet.core.teardown.remains import left_instances, living_pools, tags_of
+from gpu_fleet.core.teardown.remains import capacity_type, left_instances, living_pools, tags_of
 from gpu_fleet.core.teardown.scope import (
     Observed,
     doomed_claims,
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 
 
 def releases_that_go(spec: ClusterSpec) -> dict[str, str]:
-    """Release -> namespace of what the spec has a teardown uninstall; nothing else of Helm's needs to be read."""
+    """Release -> namespace of the releases that the teardown uninstalls; no other Helm release needs to be read."""
     found = {}
     if spec.device_plugin.manage and spec.teardown.uninstall_device_plugin:
         found[DEVICE_PLUGIN_RELEASE] = spec.device_plugin.namespace
@@ -50,7 +50,7 @@ def releases_that_go(spec: ClusterSpec) -> dict[str, str]:
 
 
 def releases(secrets: Iterable[Mapping[str, Any]], going: Mapping[str, str]) -> list[Json]:
-    """The newest revision of each release that goes, read from the labels of helm's storage Secrets."""
+    """The newest revision of each release to uninstall, read from the labels of helm's storage Secrets."""
     newest: dict[tuple[str, str], Json] = {}
     for secret in secrets:
         labels = secret["metadata"].get("labels") or {}
@@ -68,23 +68,19 @@ def releases(secrets: Iterable[Mapping[str, Any]], going: Mapping[str, str]) -> 
     return [newest[key] for key in sorted(newest)]
 
 
-def capacity_type(instance: Mapping[str, Any]) -> str:
-    """``spot`` or ``on-demand``, as EC2 says."""
-    return "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
-
-
 @dataclass(frozen=True)
 class TeardownPlan:
     """What a teardown will remove; JSON-able, for the approval and the report.
 
-    :ivar pods: people's pods, with what keeps each of them there, see :func:`user_pods`.
+    :ivar pods: users' pods, with the workload of each, see :func:`user_pods`.
     :ivar judged: what the drains will find.
-    :ivar volumes: the volumes of the instances; those that do not go with them stay.
-    :ivar keeps: why the device plugin and the RuntimeClass stay, if they do.
-    :ivar cost: per hour, of the instances and of the volumes that go with them.
-    :ivar notes: what else the reader has to know.
-    :ivar stays: what else stays by the cluster file, in words.
-    :ivar spared: instances that are left and that an emergency does not terminate, as they are not ours.
+    :ivar volumes: the volumes of the instances; those that are not deleted with them are kept.
+    :ivar keeps: why the device plugin and the RuntimeClass are kept, if they are.
+    :ivar cost: per hour, of the instances and of the volumes that are deleted with them.
+    :ivar notes: what else the reader must know.
+    :ivar stays: what else is kept, and by which field of the cluster file, in words.
+    :ivar spared: instances that are left and that an emergency does not terminate, because they are not ours.
+    :ivar others: NodeClaims and nodes of others that an emergency does not wait for, in words.
     """
 
     cluster: str
@@ -105,6 +101,7 @@ class TeardownPlan:
     keeps: Keeps = field(default_factory=Keeps)
     stays: Sequence[str] = ()
     spared: Sequence[Json] = ()
+    others: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:
@@ -118,6 +115,7 @@ class TeardownPlan:
             "nodes": self.nodes,
             "instances": self.instances,
             "spared": list(self.spared),
+            "others": list(self.others),
             "volumes": [volume.to_json() for volume in self.volumes],
             "pods": dict(self.pods),
             "victims": [victim.to_json() for victim in self.judged.victims],
@@ -145,10 +143,10 @@ def make_plan(
     approved: Keeps | None = None,
     approved_pools: Iterable[str] = (),
 ) -> TeardownPlan:
-    """The plan for what is there now.
+    """The plan for the present state.
 
     :param bare_pods_go: the run's Param ``evictBarePods``.
-    :param approved: what an approved plan keeps; this one keeps it as well.
+    :param approved: what an approved plan keeps; this plan keeps it as well.
     :param approved_pools: the NodePools of an approved plan, of which an earlier try may have deleted some.
     """
     existing = [pool["metadata"]["name"] for pool in observed.node_pools]
@@ -165,11 +163,13 @@ def make_plan(
         policy=spec.teardown.when_karpenter_is_dead,
     )
     spared: list[Json] = []
+    others: list[str] = []
     if way is Way.EMERGENCY:
         ours = our_pools(spec, observed.node_pools, approved_pools)
         scope = emergency_scope(spec, going, observed.node_claims, observed.nodes, ours)
         going, claims, nodes = scope.instances, scope.claims, scope.nodes
         spared, _ = _instances(scope.spared, prices)
+        others = others_left(spec, observed.node_claims, observed.nodes, observed.node_pools, ours, observed.instances)
     else:
         theirs = going_elsewhere(spec, observed.node_pools)
         going = [instance for instance in going if tags_of(instance).get(TAG_NODE_POOL) not in theirs]
@@ -205,12 +205,13 @@ def make_plan(
         way=way,
         cost=total([*costs, *(volume.price for volume in volumes if volume.goes)]),
         prices=prices.describe(),
-        notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared)],
+        notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared), *_others(others)],
         judged=judged,
         volumes=volumes,
         keeps=keeps,
         stays=_stays(spec, keeps),
         spared=spared,
+        others=others,
     )
 
 
@@ -240,36 +241,46 @@ def _notes(spec: ClusterSpec, way: Way, costs: list[Price], volumes: Sequence[Vo
     if way is Way.REFUSED:
         notes.append(
             f"No Karpenter controller is ready in namespace {spec.karpenter.namespace}: the NodePools cannot be "
-            "removed safely. Bring Karpenter back, or set teardown.whenKarpenterIsDead: emergency."
+            "removed safely. Restore Karpenter, or set teardown.whenKarpenterIsDead: emergency."
         )
     if way is Way.EMERGENCY:
         notes.append(
-            "No Karpenter controller is ready: instances are terminated through EC2 first, then finalizers are "
-            "removed. PodDisruptionBudgets are not respected."
+            "No Karpenter controller is ready: the teardown terminates the instances through EC2, then removes the "
+            "finalizers. It does not respect PodDisruptionBudgets."
         )
     if spec.drain.disable_eviction and judged.victims:
-        notes.append("Pods are deleted instead of evicted: no PodDisruptionBudget counts (drain.disableEviction).")
+        notes.append("Pods are deleted, not evicted: PodDisruptionBudgets have no effect (drain.disableEviction).")
     for what, unknown in (("instances", costs), ("volumes", [volume.price for volume in volumes if volume.goes])):
         count = sum(1 for price in unknown if price.usd is None)
         if count:
-            notes.append(f"{count} {what} have no list price here; the sum leaves them out.")
+            notes.append(f"The sum does not include {count} {what} without a known list price.")
     return notes
 
 
 def _spared(rows: Sequence[Json]) -> list[str]:
-    """What an emergency leaves to its owners, although nobody in the cluster terminates it any more."""
+    """The instances that an emergency leaves to their owners, although nothing in the cluster terminates them."""
     if not rows:
         return []
     shown = ", ".join(f"{row['id']} ({row['type']}, NodePool {row['pool'] or 'none'})" for row in rows)
     return [
-        f"Not touched, although their NodePools are going or gone: {shown}. Their tags name no managed pool of this "
-        "cluster file, and without Karpenter nobody terminates them: bring it back, or have their owners do it. Until "
-        "then the teardown fails (OthersRemain) once ours are gone."
+        f"Not touched, although their NodePools are gone or being deleted: {shown}. Their tags name no managed pool of "
+        "this cluster file, and without Karpenter nothing terminates them: restore Karpenter, or have their owners "
+        "terminate them. Until then the teardown fails with OthersRemain after it has terminated our instances."
+    ]
+
+
+def _others(names: Sequence[str]) -> list[str]:
+    """What an emergency leaves although its NodePool is gone or being deleted; no instance lives behind it."""
+    if not names:
+        return []
+    return [
+        f"Neither removed nor waited for: {', '.join(names)}. They belong to no pool of this cluster file, no instance "
+        "is behind them, and without Karpenter no controller serves their finalizers."
     ]
 
 
 def _stays(spec: ClusterSpec, keeps: Keeps) -> list[str]:
-    """What stays besides the pools, and why: by what was observed, or by the cluster file."""
+    """What is kept besides the pools, and why: because of what was observed, or of the cluster file."""
     stays = []
     plugin, uninstalls = spec.device_plugin, spec.teardown.uninstall_device_plugin
     if not plugin.manage:
@@ -291,12 +302,13 @@ def _stays(spec: ClusterSpec, keeps: Keeps) -> list[str]:
 
 
 def growth(approved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a plan would remove beyond an approved one, in words: NodePools, instances and people's pods.
+    """What a plan would remove beyond an approved one, in words: NodePools, instances and users' pods.
 
-    NodeClaims and nodes are their instances under other names. What has gone since is no growth, nor is another pod of
-    a workload that was there.
+    NodeClaims and nodes stand for the same instances. What is gone by now does not count, nor does another pod of a
+    workload that the approved plan has.
 
-    :param approved: :meth:`TeardownPlan.to_json` of the plan that a person saw, :param now: of the one made since.
+    :param approved: :meth:`TeardownPlan.to_json` of the plan that a person saw.
+    :param now: the same of the new plan.
     """
 
     def rows(plan: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Whom a teardown hurts: the pods on the nodes that go, judged by the drain's own rules before anything is done.
+"""The pods on the nodes that a teardown removes, judged by the drain's own rules before anything is changed.
 
-The drain judges again when it is there; this is for the person who approves, and so that what would refuse the drain
+The drain judges them again; this is for the person who approves, and so that a pod that would make the drain refuse
 stops the teardown before its first change.
 """
 
@@ -24,11 +24,12 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Victim:
-    """A pod of somebody that leaves its node.
+    """A user's pod that will be evicted.
 
-    :ivar workload: what keeps it there, see :func:`user_pods`. :ivar owner: the same for people.
+    :ivar workload: what it belongs to, see :func:`user_pods`.
+    :ivar owner: the same, for the reader of the plan.
     :ivar gpus: how many GPUs, or shares of one, it holds.
-    :ivar warning: what is lost with it, in words; empty if nothing.
+    :ivar warning: what is lost with it, in words; empty if nothing is.
     :ivar asked_to_stay: value of Karpenter's annotation ``do-not-disrupt`` while it protects the pod.
     :ivar forbidden: the PodDisruptionBudget that refuses its eviction now, in words.
     """
@@ -58,7 +59,8 @@ class Victim:
 class Judged:
     """What the drains of a teardown will find.
 
-    :ivar victims: pods that will be evicted. :ivar drain: the drains' plan, refusals included.
+    :ivar victims: pods that will be evicted.
+    :ivar drain: the drains' plan, including refusals.
     :ivar lingering: pods that the drains leave and Karpenter waits for -> what keeps it from evicting them, in words.
     """
 
@@ -83,20 +85,20 @@ def on_nodes(pods: Iterable[Json], nodes: Iterable[str]) -> list[Json]:
 
 
 def user_pods(pods: Iterable[Json], nodes: Iterable[str]) -> dict[str, str]:
-    """The pods on these nodes that somebody will miss: ``namespace/name`` to what keeps them there, in order.
+    """The users' pods on these nodes: ``namespace/name`` to their workload, sorted.
 
-    That is the pod itself, or ``namespace/kind/name`` of its controller, or the run's task of the Airflow that made it:
-    a Deployment's pod may be another one a minute later, and still be the same job.
+    The workload is ``namespace/kind/name`` of the controller, or the Airflow task that created the pod, or the pod
+    itself: a Deployment may replace its pod at any time, and it is still the same job.
     """
     return dict(sorted((_name(pod), _workload(pod)) for pod in on_nodes(pods, nodes) if _is_missed(pod)))
 
 
 def judge(pods: Iterable[Json], nodes: Iterable[str], rules: DrainRules, budgets: Sequence[Json], now: float | None,
           *, disable_eviction: bool = False) -> Judged:  # fmt: skip
-    """Judge every pod on the nodes that go.
+    """Judge every pod on the nodes that a teardown removes.
 
     :param budgets: all PodDisruptionBudgets. :param now: epoch seconds.
-    :param disable_eviction: pods are deleted, which no budget forbids.
+    :param disable_eviction: pods are deleted, which no budget can forbid.
     """
     there = on_nodes(pods, nodes)
     victims, lingering = [], {}
@@ -156,7 +158,7 @@ def _workload(pod: Json) -> str:
     if controller_of(pod) is not None:
         return f"{namespace}/{workload_of(pod)}"
     task = airflow_task(pod)
-    # Another try of the task makes a pod of another name.
+    # Another try of the task creates a pod with another name.
     return _name(pod) if task is None else f"{namespace}/{task.dag_id}/{task.task_id}/{task.run_id}"
 
 

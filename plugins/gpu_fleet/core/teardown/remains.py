@@ -1,6 +1,7 @@
-"""What of a fleet that is torn down is still there: NodeClaims, nodes, instances and node classes that were to go.
+"""What is left of a fleet that is torn down: the NodeClaims, nodes, instances and node classes to be removed.
 
-What belongs to a NodePool that lives on is somebody else's, or of a pool with ``manage: false``.
+What belongs to a NodePool that is not being deleted is not among them: it belongs to others, or to a pool with
+``manage: false``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_NODE_POOL, TAG_
 from gpu_fleet.core.kubernetes.objects import deleting
 from gpu_fleet.core.queries import AwsQuery
 
-#: EC2 states in which an instance costs money or can come back to do so; ``shutting-down`` and ``terminated`` do not.
+#: EC2 states in which an instance costs money, or can do so again; not ``shutting-down`` and ``terminated``.
 COSTLY_STATES = ("pending", "running", "stopping", "stopped")
 
-#: The pool of a NodeClaim that somebody made by hand; Karpenter tags its instance so, too. An instance without the tag
-#: is not meant.
+#: The pool of a NodeClaim that was created by hand, without a NodePool; Karpenter tags its instance with it, too. It
+#: does not stand for an instance without the tag.
 NO_POOL = ""
 
 _SHOWN = 5
@@ -47,24 +48,29 @@ def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag.get("Value", "") for tag in resource.get("Tags") or []}
 
 
+def capacity_type(instance: Mapping[str, Any]) -> str:
+    """``spot`` or ``on-demand``, according to EC2."""
+    return "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
+
+
 def living_pools(pools: Iterable[Mapping[str, Any]], *, standalone: bool = False) -> frozenset[str]:
     """Names of the NodePools that are not being deleted.
 
-    :param standalone: with :data:`NO_POOL` among them, so that what belongs to no pool lives on too.
+    :param standalone: include :data:`NO_POOL`, so that what belongs to no pool counts as living.
     """
     names = frozenset(pool["metadata"]["name"] for pool in pools if not deleting(pool))
     return names | {NO_POOL} if standalone else names
 
 
 def left_in_pools(items: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
-    """NodeClaims or nodes whose NodePool is gone, going, or was never there."""
+    """NodeClaims or nodes whose NodePool is gone, being deleted, or never existed."""
     return [
         item for item in items if (item["metadata"].get("labels") or {}).get(LABEL_NODE_POOL, NO_POOL) not in living
     ]
 
 
 def left_instances(instances: Iterable[Mapping[str, Any]], living: frozenset[str]) -> list[Mapping[str, Any]]:
-    """Instances in a state that costs money whose NodePool is gone, going, or was never there."""
+    """Instances in a state that costs money whose NodePool is gone, being deleted, or never existed."""
     return [
         instance
         for instance in instances
@@ -76,8 +82,8 @@ def left_instances(instances: Iterable[Mapping[str, Any]], living: frozenset[str
 def left_classes(
     classes: Iterable[Mapping[str, Any]], spec_name: str, kept: Collection[str]
 ) -> list[Mapping[str, Any]]:
-    """The EC2NodeClasses that a teardown removes, among those that exist: they carry our label of this cluster spec,
-    and are of no pool that is kept. The file need not have them any more.
+    """The existing EC2NodeClasses that a teardown removes: those with our label of this cluster spec that belong to no
+    kept pool. The file may no longer have their pools.
 
     :param spec_name: name of the cluster spec. :param kept: pools with ``manage: false``.
     """

@@ -1,4 +1,4 @@
-"""What a teardown removes and what it leaves: the boundary that the plan, the drains and the leak check share."""
+"""What a teardown removes and what it keeps: the boundary that the plan, the drains and the leak check share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Json = dict[str, Any]
 class Observed:
     """What the plan is made from, as plain JSON dictionaries.
 
-    :ivar node_classes: and ``node_overlays``: looked at only where Karpenter is to go.
-    :ivar nodes: all nodes of the cluster, those of others as well.
-    :ivar pods: those on nodes of Karpenter's, and those that name the RuntimeClass.
+    :ivar node_classes: read only where Karpenter is to be uninstalled.
+    :ivar node_overlays: the same.
+    :ivar nodes: all nodes of the cluster, including those of others.
+    :ivar pods: those on Karpenter's nodes, and those that name the RuntimeClass.
     :ivar workloads: DaemonSets, Deployments, ReplicaSets, StatefulSets, Jobs and CronJobs, with their ``kind``.
     :ivar budgets: the PodDisruptionBudgets.
-    :ivar node_groups: EKS managed node groups (``DescribeNodegroup``); ``None`` if AWS did not let us look.
+    :ivar node_groups: EKS managed node groups (``DescribeNodegroup``); ``None`` without permission to list them.
     :ivar volumes: the EBS volumes attached to the instances (``DescribeVolumes``).
     :ivar persistent_volumes: PersistentVolumes, for the names of those volumes.
     :ivar now: epoch seconds, ``None`` if it does not matter.
@@ -49,7 +50,7 @@ class Observed:
 def doomed_pools(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the existing NodePools that this teardown removes.
 
-    Those of the spec with ``manage: true``, and those that carry our label although the spec no longer has them.
+    Those of the spec with ``manage: true``, and those with our label that the spec no longer has.
     """
     kept = {pool.name for pool in spec.node_pools if not pool.manage}
     ours = {pool.name for pool in spec.node_pools if pool.manage}
@@ -65,8 +66,8 @@ def doomed_pools(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> 
 def going_elsewhere(spec: ClusterSpec, node_pools: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Names of the NodePools that are being deleted and that this teardown does not remove.
 
-    They are of other teams, or of the file with ``manage: false``: while Karpenter lives, what belongs to them is its
-    affair and that of whoever deleted them.
+    They belong to other teams, or have ``manage: false`` in the file: while Karpenter lives, it removes what belongs to
+    them on behalf of whoever deleted them.
     """
     pools = list(node_pools)
     return frozenset(pool["metadata"]["name"] for pool in pools) - living_pools(pools) - set(doomed_pools(spec, pools))
@@ -79,15 +80,16 @@ def pool_of(item: Mapping[str, Any]) -> str | None:
 
 
 def orphans_go(spec: ClusterSpec) -> bool:
-    """Whether NodeClaims of no NodePool go as well: with Karpenter, as nobody would be left to remove them."""
+    """Whether NodeClaims without a NodePool are removed as well: if Karpenter is, because nothing else removes them."""
     return spec.karpenter.manage and spec.teardown.uninstall_karpenter
 
 
 def needs_karpenter(spec: ClusterSpec, observed: Observed) -> dict[str, list[str]]:
-    """What lives on although Karpenter is to go: kind, in the plural, to names. Empty where Karpenter stays.
+    """What remains that needs Karpenter although it is to be uninstalled: kind, in the plural, to names. Empty where
+    Karpenter is kept.
 
-    Nobody would terminate the nodes of such a NodePool or serve the finalizer of such an EC2NodeClass, even one that is
-    being deleted; and the CRDs, which go after the controller, cannot go while any object of their kinds exists.
+    Without it nothing terminates the nodes of such a NodePool or serves the finalizer of such an EC2NodeClass, even one
+    that is being deleted; and the CRDs, which are deleted after the controller, must have no objects left.
     """
     if not orphans_go(spec):
         return {}
@@ -103,10 +105,11 @@ def needs_karpenter(spec: ClusterSpec, observed: Observed) -> dict[str, list[str
 def doomed_claims(
     spec: ClusterSpec, claims: Iterable[Mapping[str, Any]], doomed: Iterable[str], existing: Iterable[str]
 ) -> list[str]:
-    """Names of the NodeClaims that go.
+    """Names of the NodeClaims that a teardown removes.
 
-    Those of the doomed pools, hand-made ones included (without an ownerReference a foreground deletion misses them).
-    Where the package also uninstalls Karpenter, those of no existing pool too: nobody would be left to remove them.
+    Those of the doomed pools, including those created by hand (a foreground deletion misses them, as they have no
+    ownerReference). Where the package also uninstalls Karpenter, those of no existing pool, too: nothing else would
+    remove them.
     """
     existing = set(existing)
     # By name, not only by what exists: an earlier try may have removed the pool and left the claim.
@@ -120,7 +123,7 @@ def doomed_claims(
 
 
 def doomed_nodes(spec: ClusterSpec, observed: Observed) -> list[str]:
-    """Names of the nodes that go: those of NodePools that go, are gone, or never were while Karpenter goes as well."""
+    """Names of the nodes that a teardown removes: those whose NodePool is removed, is gone, or never existed."""
     living = living_pools(observed.node_pools) - set(doomed_pools(spec, observed.node_pools))
     return sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
 

@@ -1,8 +1,8 @@
-"""The EBS volumes of the instances that go: which go with them, which stay, and what they cost.
+"""The EBS volumes of the instances of a teardown: which are deleted with them, which are kept, and what they cost.
 
-An instance's termination deletes the volumes attached with ``DeleteOnTermination``: those of its EC2NodeClass. The EBS
-CSI driver attaches PersistentVolumes without it: they stay, whatever their reclaim policy, since a teardown deletes no
-claim of anybody (Amazon EC2 User Guide, 'Preserve data when an instance is terminated').
+Terminating an instance deletes the volumes attached with ``DeleteOnTermination``: those of its EC2NodeClass. The EBS
+CSI driver attaches PersistentVolumes without it: they are kept, whatever their reclaim policy, because a teardown
+deletes no PersistentVolumeClaim (Amazon EC2 User Guide, 'Preserve data when an instance is terminated').
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Json = Mapping[str, Any]
 class Volume:
     """An attached volume.
 
-    :ivar goes: with its instance. :ivar volume_of: the PersistentVolume and claim it stands for, in words.
+    :ivar goes: whether it is deleted with its instance.
+    :ivar volume_of: its PersistentVolume and claim, in words.
     """
 
     id: str
@@ -53,7 +54,7 @@ def volumes_of(
 ) -> list[Volume]:
     """The volumes attached to these instances, by id.
 
-    :param instances: of ``DescribeInstances``, whose block devices say what goes with them.
+    :param instances: of ``DescribeInstances``, whose block devices say what is deleted with them.
     :param volumes: of ``DescribeVolumes``, for type and size.
     """
     names = _names(persistent_volumes)

@@ -15,14 +15,14 @@ from gpu_fleet.core.teardown.approval import ABOUT, Answer, about, answer_to
 if TYPE_CHECKING:
     from gpu_fleet.operators.base import FleetOperator
 
-#: XCom key: the plan that a person was shown.
+#: XCom key: the id of the plan that a person was shown.
 SHOWN = "shown"
 
 
 class TeardownApprovalOperator(ApprovalOperator):
-    """Asks a person whether a teardown plan is to be carried out.
+    """Asks a person to approve a teardown plan.
 
-    :param plan_task_id: the task whose plan is shown; its result has an id of its own each time.
+    :param plan_task_id: the task whose plan is shown; each result has an id of its own.
     :returns: what :class:`ApprovalOperator` returns, and under ``about`` the id of the plan that was answered.
     """
 
@@ -31,7 +31,7 @@ class TeardownApprovalOperator(ApprovalOperator):
         self.plan_task_id = plan_task_id
 
     def execute(self, context: Any) -> Any:
-        # Noted before the question is asked: the plan may be made anew while a person still reads this one.
+        # Recorded before the question is asked: a new plan may be made while a person still reads this one.
         context["ti"].xcom_push(SHOWN, about(context["ti"].xcom_pull(task_ids=self.plan_task_id)))
         return super().execute(context)
 
@@ -49,10 +49,10 @@ class TeardownApprovalOperator(ApprovalOperator):
 
 
 def require_approval(operator: FleetOperator, context: Mapping[str, Any]) -> None:
-    """See to it that a person has approved the plan that a task is about to carry out.
+    """Refuse a task that would carry out a plan which no person has approved.
 
-    The approval's *state* does not count: anybody may mark the task as a success. A task without an approval before it
-    needs none.
+    The approval's *state* does not count, because any user may mark the task as a success. A task without an approval
+    before it needs none.
 
     :raises PermanentError: ``NotApproved``.
     """
@@ -62,10 +62,10 @@ def require_approval(operator: FleetOperator, context: Mapping[str, Any]) -> Non
         plan_task_id = str(getattr(approval, "plan_task_id", ""))
         answer = answer_to(ti.xcom_pull(task_ids=plan_task_id), ti.xcom_pull(task_ids=task_id))
         if answer is not Answer.APPROVED:
-            said = "was answered with Reject" if answer is Answer.REJECTED else "has no answer"
+            said = "was answered with Reject" if answer is Answer.REJECTED else "has not been answered"
             raise PermanentError(
-                f"task {operator.task_id} changes what the plan of {plan_task_id} names, and {task_id} {said} to that "
-                f"plan; a state that was set by hand is no answer: clear {plan_task_id} and what follows it, then "
+                f"task {operator.task_id} carries out the plan of {plan_task_id}, but {task_id} {said} for that plan "
+                f"(a state that was set by hand is not an answer); clear {plan_task_id} and what follows it, then "
                 f"answer {task_id}",
                 reason="NotApproved",
             )

@@ -1,16 +1,15 @@
-"""What a person has approved, and the refusal to go beyond it."""
+"""What a person has approved, and the refusal to remove more than that."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.core.teardown.emergency import is_worse
+from gpu_fleet.core.teardown.plan import TeardownPlan, growth
 
-if TYPE_CHECKING:
-    from gpu_fleet.core.teardown.plan import TeardownPlan
-
-#: How much of what was not approved an error message names.
+#: How many things that were not approved an error message names.
 MOST_GROWTH = 10
 
 
@@ -27,26 +26,23 @@ def pools_of(approved: Mapping[str, Any]) -> list[str]:
 def refuse_more(approved: Mapping[str, Any], task_id: str, plan: TeardownPlan) -> None:
     """Compare a plan with the approved one.
 
-    :param approved: see :func:`approved_plan`; :param task_id: of the task that made it.
+    :param approved: see :func:`approved_plan`. :param task_id: the task that made it.
     :raises PermanentError: ``PlanGrew`` if more would be removed; ``WayNotApproved`` if Karpenter has died since, and
-        instances would be terminated past it.
+        instances would be terminated through EC2 instead.
     """
-    from gpu_fleet.core.teardown.emergency import is_worse
-    from gpu_fleet.core.teardown.plan import growth
-
     seen = approved.get("plan") or {}
     again = f"clear {task_id} and what follows it, or start another run, and approve the new plan"
     if grown := growth(seen, plan.to_json()):
         more = f" and {len(grown) - MOST_GROWTH} more" if len(grown) > MOST_GROWTH else ""
         raise PermanentError(
-            f"since {task_id} was approved, the teardown of {plan.cluster} would also remove "
-            f"{', '.join(grown[:MOST_GROWTH])}{more}; nothing was removed: {again}",
+            f"the teardown of {plan.cluster} would also remove {', '.join(grown[:MOST_GROWTH])}{more}, which is not in "
+            f"the plan that was approved; nothing was removed: {again}",
             reason="PlanGrew",
         )
     if is_worse(seen.get("way"), plan.way):
         raise PermanentError(
-            f"since {task_id} was approved, Karpenter has died: the teardown of {plan.cluster} would terminate "
-            "instances past it and respect no PodDisruptionBudget; nothing was removed: bring Karpenter back and clear "
-            f"this task, or {again}",
+            f"Karpenter has died since the plan was approved: the teardown of {plan.cluster} would terminate instances "
+            "through EC2 and respect no PodDisruptionBudget; nothing was removed: restore Karpenter and clear this "
+            f"task, or {again}",
             reason="WayNotApproved",
         )

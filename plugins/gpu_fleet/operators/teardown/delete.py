@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpu_fleet.core.errors import Conflict, SpecError
-from gpu_fleet.core.kubernetes.kinds import ObjectRef
+from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, RUNTIME_CLASS_NAME
+from gpu_fleet.core.teardown.keeps import stays
+from gpu_fleet.core.teardown.remains import left_classes
 from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.teardown.looks import decide_again
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
 
 class DeleteObjectsOperator(FleetOperator):
     """Deletes what a builder would apply, or the objects named; what is absent counts as done.
 
-    :param builder: name in ``core.manifests.BUILDERS``; or
+    :param builder: name in ``core.manifests.build.BUILDERS``; or
     :param refs: ``[{"apiVersion", "kind", "name", "namespace"}, ...]``. Exactly one of the two.
     :param builder_args: the builder's arguments besides the spec; templated.
     :param propagation: Background, Foreground or Orphan.
-    :param only_ours: leave alone (and report) objects without the package's label: others made them.
+    :param only_ours: keep (and report) objects without the package's label: others made them.
     :param wait: defer until the objects are gone, at most the spec's ``deadlines.teardown``.
     :returns: ``{"deleted": [...], "absent": [...], "kept": [...]}``, objects in words.
     """
@@ -78,7 +81,7 @@ class DeleteObjectsOperator(FleetOperator):
         event: Mapping[str, Any],
         report: dict[str, list[str]],
     ) -> dict[str, list[str]]:
-        """Called when the objects are gone, or not in time."""
+        """Called when the objects are gone, or the deadline has passed."""
         self.log.info(conclude(event).message)
         return report
 
@@ -102,28 +105,25 @@ class DeleteObjectsOperator(FleetOperator):
             return "absent", None
         metadata = found["metadata"]
         if self.only_ours and LABEL_CLUSTER not in (metadata.get("labels") or {}):
-            self.log.warning("%s lacks the label %s: it is not ours and stays", ref, LABEL_CLUSTER)
+            self.log.warning("kept %s: it lacks the label %s, so it is not ours", ref, LABEL_CLUSTER)
             return "kept", None
         uid = metadata.get("uid")
         try:
             self.kube.delete(ref, propagation=self.propagation, uid=uid)
         except Conflict as error:
-            # Somebody deleted it and made another of that name meanwhile: that one was not asked for.
-            self.log.warning("%s was replaced by another object meanwhile: %s", ref, error)
+            # Deleted and created again by another client: the new object is not the one to delete.
+            self.log.warning("kept %s: another object of that name has replaced it: %s", ref, error)
             return "kept", None
         return "deleted", uid
 
 
 class DeleteNodeClassesOperator(DeleteObjectsOperator):
-    """Deletes the cluster's EC2NodeClasses: by label, since the file may have lost a pool whose class is still there.
+    """Deletes the cluster's EC2NodeClasses by label: a pool that the file no longer has may have left its class.
 
-    Those of pools with ``manage: false`` stay. :returns: as the base class.
+    Those of pools with ``manage: false`` are kept. :returns: as the base class.
     """
 
     def _targets(self) -> list[ObjectRef]:
-        from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS
-        from gpu_fleet.core.teardown.remains import left_classes
-
         found = self.kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={self.spec.name}")
         kept = [pool.name for pool in self.spec.node_pools if not pool.manage]
         names = [item["metadata"]["name"] for item in left_classes(found, self.spec.name, kept)]
@@ -131,11 +131,11 @@ class DeleteNodeClassesOperator(DeleteObjectsOperator):
 
 
 class DeleteRuntimeClassOperator(DeleteObjectsOperator):
-    """Deletes the RuntimeClass ``nvidia``, unless the plan keeps it or somebody needs it by now.
+    """Deletes the RuntimeClass ``nvidia``, unless the plan keeps it or others need it by now.
 
-    :param plan_task_id: the task whose plan decided on it; ``None`` outside a teardown. See ``core/teardown/keeps.py``.
-    :returns: as the base class; ``kept`` names the class if it stays, and ``why`` says why.
-    :raises PermanentError: ``NoPlan`` if that task has left none.
+    :param plan_task_id: the task whose plan decides on it; ``None`` outside a teardown. See ``core/teardown/keeps.py``.
+    :returns: as the base class; ``kept`` names the class if it is kept, and ``why`` gives the reasons.
+    :raises PermanentError: ``NoPlan`` if that task has no result.
     """
 
     def __init__(self, *, plan_task_id: str | None = None, **kwargs: Any) -> None:
@@ -144,9 +144,6 @@ class DeleteRuntimeClassOperator(DeleteObjectsOperator):
         self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
-        from gpu_fleet.core.teardown.keeps import stays
-        from gpu_fleet.operators.teardown.looks import decide_again
-
         if why := decide_again(self.spec, self.kube, context, self.plan_task_id).runtime_class:
             self.log.warning(stays(f"RuntimeClass {RUNTIME_CLASS_NAME}", why))
             kept = [str(ref) for ref in self._targets()]

@@ -1,39 +1,54 @@
-"""Drains the nodes that go: cordon, evict, confirm by UID, report on every pod."""
+"""Drains the nodes that a teardown removes: cordon, evict, confirm by UID, and report what became of every pod."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
+from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.core.kubernetes.pod_budgets import versions_of
+from gpu_fleet.core.nodes.freeze import evicted_for
+from gpu_fleet.core.teardown.drain import (
+    Blocked,
+    DrainPlan,
+    DrainRules,
+    PodPlan,
+    Step,
+    next_step,
+    pause_s,
+    plan_drain,
+    protection,
+)
+from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
-from gpu_fleet.operators.teardown.approved import approved_plan
+from gpu_fleet.operators.objects.cordons import take_back_own_cordons
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
+from gpu_fleet.operators.teardown.eviction import ask_to_go
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.waiting import await_gate
 
-if TYPE_CHECKING:
-    from gpu_fleet.core.teardown.drain import Blocked, DrainPlan
-
-#: Seconds before a drain looks again after a look that could not see: an error that comes at once is not asked for in a
-#: loop without a pause.
+#: Seconds before a drain looks again after it could not see the cluster: an error that is returned at once must not be
+#: asked for in a loop without a pause.
 BLIND_S = 1.0
 
 
 class DrainOperator(FleetOperator):
     """Cordon nodes and evict their pods by kubectl's rules, within the spec's ``drain`` policy.
 
-    Safe to repeat: what is gone is gone, what terminates is only awaited, a cordon is not repeated. Pods that must not
-    be evicted are looked for before the first cordon. Just before the first eviction that the API would grant, the
-    NodePools are marked (``core/nodes/freeze.py``): a drain that ends without that mark has evicted nobody, takes its
-    cordons back, and lets the freeze be taken back.
+    Safe to repeat: pods that are gone are skipped, pods that terminate are only waited for, and a node is cordoned
+    once. Pods that must not be evicted are looked for before the first cordon. Just before the first eviction that the
+    API would grant, the NodePools are marked (``core/nodes/freeze.py``): a drain that ends without that mark has
+    evicted no pod, takes its cordons back, and allows the freeze to be taken back.
 
     :returns: ``{"pool", "nodes", "pods": [{"pod", "node", "outcome", "reason"}], "seconds"}``; outcomes are Evicted,
-        Deleted (``disableEviction``), Forced (time was up), Terminated (by itself or somebody else) and Left.
+        Deleted (``disableEviction``), Forced (time was up), Terminated (not by this drain) and Left.
     :raises PermanentError: ``DrainRefused`` if a pod must not be evicted; nothing was evicted then. ``NotFrozen`` if
         evicted pods would buy new nodes.
-    :raises DeadlinePassed: pods are left when the time is up; names them and what protects them.
+    :raises DeadlinePassed: pods are left when the time is up; the message names them and what protects them.
     """
 
     changes_cluster = True
@@ -58,11 +73,11 @@ class DrainOperator(FleetOperator):
     def resume(
         self,
         context: Mapping[str, Any],
-        event: Mapping[str, Any],  # noqa: ARG002  (whatever woke the task: it looks again)
+        event: Mapping[str, Any],  # noqa: ARG002  (the task looks again, whatever resumed it)
         started: float,
         records: dict[str, dict[str, str]],
     ) -> dict[str, Any]:
-        """Go on after a wait: pods are gone, or a refused eviction is due again."""
+        """Continue after a wait: pods are gone, or a refused eviction is due again."""
         self.prepare(context)
         return self._drain(context, started=started, records=records)
 
@@ -71,19 +86,16 @@ class DrainOperator(FleetOperator):
     def _drain(
         self, context: Mapping[str, Any], *, started: float, records: dict[str, dict[str, str]]
     ) -> dict[str, Any]:
-        from gpu_fleet.core.kubernetes.pod_budgets import versions_of
-        from gpu_fleet.core.teardown.drain import Step, next_step, pause_s
-
         policy, deadline = self.spec.drain, float(self.spec.deadlines.drain)
         run = run_name(context)
         while True:
             require_freeze(self.kube, self.spec)
-            # Nodes are looked up again each time: one that was launched before the freeze may register only now.
+            # Nodes are listed again each time: one that was launched before the freeze may register only now.
             nodes, pods, plan = self._look(context)
             if plan.refuse:
                 raise self._refused(plan, records)
             if self._cordon(run):
-                # A pod may have come until the cordon.
+                # A pod may have been scheduled there before the cordon.
                 nodes, pods, plan = self._look(context)
                 if plan.refuse:
                     raise self._refused(plan, records)
@@ -104,25 +116,20 @@ class DrainOperator(FleetOperator):
                 raise self._deadline_passed(plan, pods, elapsed, records)
             dead = self._dead()
             if step is Step.DELETE:
-                # On a dead node nobody else ends what is terminating.
+                # No kubelet ends what terminates on a dead node.
                 for waiting in (each for each in plan.wait if each.node in dead):
                     self._remove(waiting, records, force=True, dead=dead)
             for waiting in plan.wait:
-                records.setdefault(waiting.uid, record(waiting, "Terminating", "terminated without our doing"))
-            budgets = self._budgets() if plan.evict and step is Step.EVICT else []  # before they refuse anything
+                records.setdefault(waiting.uid, record(waiting, "Terminating", "was not terminated by this drain"))
+            # Listed before the evictions, so that a budget that changes in between counts as changed.
+            budgets = self._budgets() if plan.evict and step is Step.EVICT else []
             try:
                 blocked = self._evict(context, plan.evict, records, force=step is Step.DELETE, dead=dead)
             finally:
                 keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             every, now = max(1.0, float(policy.retry_every)), time.time()
-            suspects = {each.uid for each in blocked if each.by_budget}
-            # A busy API server refuses with 429 as well: what no budget selects is not held by one.
-            held = {
-                pod["metadata"]["uid"]: versions
-                for pod in pods
-                if pod["metadata"]["uid"] in suspects and (versions := versions_of(pod, budgets))
-            }
+            held = _held_by_budgets(blocked, pods, budgets)
             if blocked:
                 only_budgets = all(each.uid in held for each in blocked)
                 until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
@@ -148,22 +155,18 @@ class DrainOperator(FleetOperator):
                     kwargs={"started": started, "records": records},
                 )
             except (DeadlinePassed, GateBlind) as error:
-                # Only a pause has ended while the look took its time, or nobody could see. What ends a drain is its own
-                # clock, and whoever cannot be asked at all fails the next round's look with the error of its kind.
+                # A pause ended during a slow look, or the API server could not be asked. A drain ends by its own clock,
+                # and an API server that stays unreachable fails the next round's look with an error of its own type.
                 self.log.info("looking again: %s", error.message)
                 if isinstance(error, GateBlind):
                     time.sleep(BLIND_S)
 
     def _dead(self) -> dict[str, str]:
         """The nodes that are not Ready, and why."""
-        from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes
-
         return dead_nodes(self._nodes())
 
     def _passed_over_in(self, plan: DrainPlan, pods: Iterable[Mapping[str, Any]], dead: Mapping[str, str]) -> float:
-        """Seconds until the next pod on a dead node is passed over; endless without one."""
-        from gpu_fleet.core.kubernetes.dead_nodes import passed_over_at
-
+        """Seconds until the next pod on a dead node is passed over; infinite without one."""
         now, grace = self.kube.now(), self.spec.drain.grace_period
         concerned = {one.uid for one in (*plan.evict, *plan.wait) if one.node in dead}
         moments = [
@@ -176,18 +179,16 @@ class DrainOperator(FleetOperator):
     def _evict(
         self,
         context: Mapping[str, Any],
-        targets: Sequence[Any],
+        targets: Sequence[PodPlan],
         records: dict[str, dict[str, str]],
         *,
         force: bool,
         dead: Mapping[str, str],
     ) -> list[Blocked]:
-        """Evict or delete the pods. Whom it asks is noted before, for the report of a try after a kill.
+        """Evict or delete the pods. They are recorded before, for the report of a try that follows a killed one.
 
-        :returns: what blocks the pods that were not accepted.
+        :returns: what blocks the pods whose eviction was refused.
         """
-        from gpu_fleet.operators.teardown.eviction import ask_to_go
-
         missed = [target for target in targets if target.missed]
         blocked: list[Blocked] = []
         if missed and not is_marked(self._pools_of(target.node for target in missed)):
@@ -206,20 +207,18 @@ class DrainOperator(FleetOperator):
         return [*blocked, *(problem for problem in removed if problem is not None)]
 
     def _remove(
-        self, target: Any, records: dict[str, dict[str, str]], *, force: bool, dead: Mapping[str, str]
+        self, target: PodPlan, records: dict[str, dict[str, str]], *, force: bool, dead: Mapping[str, str]
     ) -> Blocked | None:
-        """Evict or delete one pod; on a dead node, if force is allowed, without a grace period: no kubelet ends it.
+        """Evict or delete one pod; with force on a dead node without a grace period, because no kubelet ends it.
 
         :returns: ``None`` if the API accepted it, else what blocks it.
         """
-        from gpu_fleet.operators.teardown.eviction import ask_to_go
-
         problem = ask_to_go(self.kube, self.spec.drain, target, force=force, at_once=force and target.node in dead)
         if problem is not None:
             records.pop(target.uid, None)
         else:
             outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
-            reason = "the time for evictions was up" if force else target.verdict.reason
+            reason = "drain.timeout has passed" if force else target.verdict.reason
             records[target.uid] = record(target, outcome, reason)
             self.log.info("%s %s on %s", outcome.lower(), target, target.node)
         return problem
@@ -227,22 +226,17 @@ class DrainOperator(FleetOperator):
     # --- the cordons ---------------------------------------------------------------------------------------------
 
     def _pools_of(self, nodes: Iterable[str]) -> list[dict[str, Any]]:
-        """The NodePools of these nodes; of nodes without one, all that go."""
-        from gpu_fleet.core.teardown.scope import pool_of
-
+        """The NodePools of these nodes; all that the teardown removes, if these nodes have none."""
         wanted = set(nodes)
         names = {pool_of(node) for node in self._nodes() if node["metadata"]["name"] in wanted}
         doomed = going_pools(self.kube, self.spec)
         return [pool for pool in doomed if pool["metadata"]["name"] in names] or doomed
 
     def _give_back(self, records: Mapping[str, Mapping[str, str]]) -> str:
-        """Take the cordons of these nodes back if nobody was evicted from them since the freeze.
+        """Take the cordons of these nodes back if no pod was evicted from them since the freeze.
 
         :returns: what became of the cordons, in words.
         """
-        from gpu_fleet.core.nodes.freeze import evicted_for
-        from gpu_fleet.operators.objects.cordons import take_back_own_cordons
-
         nodes = self._nodes()
         pools = self._pools_of(node["metadata"]["name"] for node in nodes)
         evicted = any(record["outcome"] in ("Evicted", "Deleted", "Forced") for record in records.values())
@@ -254,10 +248,7 @@ class DrainOperator(FleetOperator):
     # --- observing ---------------------------------------------------------------------------------------------
 
     def _look(self, context: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], DrainPlan]:
-        """The names of the nodes, their pods, and what is to become of them."""
-        from gpu_fleet.core.kubernetes.kinds import DAEMON_SET
-        from gpu_fleet.core.teardown.drain import DrainRules, plan_drain
-
+        """The names of the nodes, their pods, and what the drain does with each pod."""
         nodes = self._nodes()
         names = sorted(node["metadata"]["name"] for node in nodes)
         pods = self._pods(names)
@@ -271,14 +262,11 @@ class DrainOperator(FleetOperator):
         return names, pods, plan_drain(pods, rules)
 
     def _cordon(self, run: str) -> list[str]:
-        """Cordon the nodes that are not; our cordons carry the run, so that they can be told from others.
+        """Cordon the nodes that are schedulable. Our cordons name the run, to distinguish them from those of others.
 
         :returns: the names of the nodes that were cordoned now.
         """
-        from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
-        from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
-
-        # One patch: a cordon of ours without its mark would never be taken back.
+        # In one patch: a cordon of ours without its annotation would never be taken back.
         cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: run}}, "spec": {"unschedulable": True}}
         names = []
         for node in self._nodes():
@@ -293,19 +281,15 @@ class DrainOperator(FleetOperator):
         return names
 
     def _pods(self, nodes: list[str]) -> list[dict[str, Any]]:
-        from gpu_fleet.core.kubernetes.kinds import POD
-
         return [pod for node in nodes for pod in self.kube.list(POD, field_selector=f"spec.nodeName={node}")]
 
     def _budgets(self) -> list[dict[str, Any]]:
-        from gpu_fleet.core.kubernetes.kinds import POD_DISRUPTION_BUDGET
-
         return self.kube.list(POD_DISRUPTION_BUDGET)
 
     # --- reporting ---------------------------------------------------------------------------------------------
 
     def _note_departures(self, records: dict[str, dict[str, str]], pods: list[dict[str, Any]]) -> None:
-        """What became of pods that are gone: after a kill it is not known whether they went because they were asked."""
+        """Record the outcome of pods that are gone. After a kill it is unknown whether our eviction ended them."""
         present = {pod["metadata"]["uid"] for pod in pods}
         gone = {"Terminating": "Terminated", ASKED: "Deleted" if self.spec.drain.disable_eviction else "Evicted"}
         for uid, row in records.items():
@@ -330,8 +314,6 @@ class DrainOperator(FleetOperator):
         elapsed: float,
         records: Mapping[str, Mapping[str, str]],
     ) -> DeadlinePassed:
-        from gpu_fleet.core.teardown.drain import protection
-
         budgets = self._budgets()
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         left, dead = [*plan.evict, *plan.wait], self._dead()
@@ -340,11 +322,11 @@ class DrainOperator(FleetOperator):
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
-            f"({self._give_back(records)}); {self._way_out(left, dead)}:{lines}"
+            f"({self._give_back(records)}); {self._remedy(left, dead)}:{lines}"
         )
 
-    def _way_out(self, left: Iterable[Any], dead: Mapping[str, str]) -> str:
-        """What a person can do about pods that are left."""
+    def _remedy(self, left: Iterable[PodPlan], dead: Mapping[str, str]) -> str:
+        """What a person can do about the pods that are left."""
         again = "clear teardown.plan_again and what follows it"
         ways = []
         if any(one.node not in dead for one in left):
@@ -359,74 +341,16 @@ class DrainOperator(FleetOperator):
         return "; or ".join(ways)
 
 
-class DrainPoolOperator(DrainOperator):
-    """Drains the nodes of a pool; leaves those of a pool with ``manage: false`` alone.
+def _held_by_budgets(
+    blocked: Iterable[Blocked], pods: Iterable[Mapping[str, Any]], budgets: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """UID to the versions of its PodDisruptionBudgets, of the blocked pods that such a budget holds.
 
-    :param node_pool: name of the pool.
+    A busy API server refuses with 429 as well: a pod that no budget selects is not held by one.
     """
-
-    template_fields = ("node_pool",)
-
-    def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.node_pool = node_pool
-
-    @property
-    def subject(self) -> str:
-        return self.node_pool
-
-    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        if not self.spec.pool(self.node_pool).manage:
-            return self._skip("manage: false")
-        return super().act(context)
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        from gpu_fleet.core.kubernetes.kinds import NODE
-        from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
-
-        return self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={self.node_pool}")
-
-
-class DrainRemovedPoolsOperator(DrainOperator):
-    """Drains what the teardown removes beyond the pools of the file: those that it no longer has.
-
-    Which tasks there are is decided when the DAG is parsed, but which pools are left only the cluster knows.
-
-    :param drained: names of the pools with a drain of their own.
-    :param plan_task_id: task whose plan is carried out. Its way counts, for a Karpenter that restarts at this moment is
-        not ready either, and the plan has waited for that one.
-    """
-
-    template_fields = ("drained",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"drained": "json"}
-    subject = "removed-pools"
-
-    #: Whether the teardown goes on without Karpenter.
-    emergency = False
-
-    def __init__(self, *, drained: Sequence[str], plan_task_id: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.drained = drained
-        self.plan_task_id = plan_task_id
-
-    def prepare(self, context: Mapping[str, Any]) -> None:
-        from gpu_fleet.core.teardown.karpenter import Way
-
-        super().prepare(context)
-        made = approved_plan(context, self.plan_task_id)
-        self.emergency = (made.get("plan") or {}).get("way") == Way.EMERGENCY.value
-
-    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._nodes():
-            return self._skip("no node of a pool that the file no longer has")
-        return super().act(context)
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL
-        from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
-        from gpu_fleet.core.teardown.drain import remaining_nodes
-
-        nodes = self.kube.list(NODE, label_selector=LABEL_NODE_POOL)
-        pools = self.kube.list(NODE_POOL)
-        names = remaining_nodes(self.spec, nodes, pools, self.drained, emergency=self.emergency)
-        return [node for node in nodes if node["metadata"]["name"] in names]
+    suspects = {each.uid for each in blocked if each.by_budget}
+    return {
+        pod["metadata"]["uid"]: versions
+        for pod in pods
+        if pod["metadata"]["uid"] in suspects and (versions := versions_of(pod, budgets))
+    }

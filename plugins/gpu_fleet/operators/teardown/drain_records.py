@@ -1,4 +1,4 @@
-"""What a drain keeps over its tries: whom it has asked to go, and what became of them."""
+"""What a drain remembers across its tries: the pods that it has evicted, and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from gpu_fleet.operators.base import attempt
 
-#: Key in Airflow's task state store under which a drain keeps whom it has evicted, for its report after a retry.
+#: Key in Airflow's task state store for the pods that a drain has evicted, for its report after a retry.
 RECORDS = "records"
-#: Outcome of a pod whose eviction was about to be asked for: what a try that was killed knows of it.
+#: Outcome of a pod whose eviction was about to be requested: all that is known of it after a killed try.
 ASKED = "Asked"
 
 
 def kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What an earlier try of this task has recorded; nothing once a person has cleared it."""
+    """What an earlier try of this task has recorded; empty after a person has cleared the task."""
     from gpu_fleet.operators.validation.progress import unpack
 
     stored = context["task_state_store"].get(RECORDS)

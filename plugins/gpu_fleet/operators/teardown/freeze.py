@@ -1,4 +1,4 @@
-"""Freezes the NodePools that go, and takes the freeze back when a teardown ends before it has evicted anybody."""
+"""Freezes the NodePools of a teardown, and takes the freeze back if the teardown ends before it evicts a pod."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import NotFound, PermanentError
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_POOL
+from gpu_fleet.core.nodes.freeze import evicted_for, frozen, may_thaw, needs_freeze, thawed, unfrozen
+from gpu_fleet.core.nodes.replacement import cordoned_by
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown.scope import doomed_pools, pool_of
 from gpu_fleet.operators.base import FleetOperator, run_name
+from gpu_fleet.operators.objects.cordons import take_back_own_cordons
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: Why there is nothing to take back after a freeze that never began.
@@ -18,9 +24,6 @@ NOTHING_FROZEN = "nothing was frozen"
 
 def going_pools(kube: KubeClient, spec: ClusterSpec) -> list[dict[str, Any]]:
     """The NodePools that a teardown removes."""
-    from gpu_fleet.core.kubernetes.kinds import NODE_POOL
-    from gpu_fleet.core.teardown.scope import doomed_pools
-
     pools = kube.list(NODE_POOL)
     names = set(doomed_pools(spec, pools))
     return [pool for pool in pools if pool["metadata"]["name"] in names]
@@ -28,39 +31,34 @@ def going_pools(kube: KubeClient, spec: ClusterSpec) -> list[dict[str, Any]]:
 
 def require_freeze(kube: KubeClient, spec: ClusterSpec) -> None:
     """
-    :raises PermanentError: ``NotFrozen`` if a NodePool that goes would buy nodes for evicted pods.
+    :raises PermanentError: ``NotFrozen`` if a NodePool of the teardown would buy nodes for evicted pods.
     """
-    from gpu_fleet.core.nodes.freeze import unfrozen
-
     if open_pools := unfrozen(going_pools(kube, spec)):
         raise PermanentError(
-            f"NodePools {', '.join(open_pools)} are not frozen (a failed drain may have taken the freeze back, or a "
-            "person has), so evicted pods would buy new nodes; clear teardown.plan_again and what follows it",
+            f"NodePools {', '.join(open_pools)} are not frozen, so evicted pods would buy new nodes (a failed drain or "
+            "a person may have taken the freeze back); clear teardown.plan_again and what follows it",
             reason="NotFrozen",
         )
 
 
 def is_marked(pools: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether it is written down that pods of these pools' nodes are evicted."""
-    from gpu_fleet.core.nodes.freeze import evicted_for
-
+    """Whether every pool's annotation says that pods are evicted from its nodes."""
     return bool(pools) and all(evicted_for(pool) is not None for pool in pools)
 
 
 def mark(kube: KubeClient, pools: Sequence[Mapping[str, Any]], run: str) -> None:
-    """Write down that pods are evicted, before they are: a killed task remembers nothing else of it."""
-    from gpu_fleet.core.nodes.freeze import frozen
-
+    """Record that pods are evicted before the first eviction: nothing else survives a killed task."""
     for pool in pools:
         if not pool["metadata"].get("deletionTimestamp"):
             kube.apply(frozen(pool, run, evicting=True), force=True)
 
 
 class FreezePoolsOperator(FleetOperator):
-    """Lets Karpenter launch nothing more in the pools that go: ``limits.nodes`` 0, the old limits in an annotation.
+    """Keeps Karpenter from launching nodes in the NodePools of a teardown: ``limits.nodes`` 0, the old limits in an
+    annotation.
 
-    Without it every evicted pod would buy a new node. Applying the pool again takes the freeze back. Then our own pods
-    that still wait for a node of these pools go: a failed run may have left them, and no drain would ever meet them.
+    Otherwise every evicted pod would buy a new node. Applying the pool again takes the freeze back. Our own pods that
+    still wait for a node of these pools are deleted, too: a failed run may have left them, and no drain finds them.
 
     :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
     """
@@ -68,8 +66,6 @@ class FreezePoolsOperator(FleetOperator):
     changes_cluster = True
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.nodes.freeze import frozen, needs_freeze
-
         run = run_name(context)
         done: dict[str, list[str]] = {"frozen": [], "already": [], "pods": []}
         for pool in going_pools(self.kube, self.spec):
@@ -77,18 +73,15 @@ class FreezePoolsOperator(FleetOperator):
             if pool["metadata"].get("deletionTimestamp") or not needs_freeze(pool, run):
                 done["already"].append(name)
                 continue
-            # force: a limit that somebody else has set must not keep the pool open during an approved teardown.
+            # force: a limit of another field manager must not keep the pool open during an approved teardown.
             self.kube.apply(frozen(pool, run), force=True)
-            self.log.info("froze NodePool %s: Karpenter launches nothing more for it", name)
+            self.log.info("froze NodePool %s: Karpenter launches no more nodes for it", name)
             done["frozen"].append(name)
         kept = {pool.name for pool in self.spec.node_pools if not pool.manage}
         done["pods"] = self._delete_waiting_pods(kept)
         return done
 
     def _delete_waiting_pods(self, kept: set[str]) -> list[str]:
-        from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
-        from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_POOL
-
         names = []
         for pod in self.kube.list(POD, label_selector=f"{LABEL_CLUSTER}={self.spec.name},{LABEL_POOL}"):
             metadata = pod["metadata"]
@@ -102,17 +95,17 @@ class FreezePoolsOperator(FleetOperator):
 
 
 class UndoFreezeOperator(FleetOperator):
-    """After a drain that failed: takes freeze and cordons back if no drain has evicted anybody.
+    """Takes freeze and cordons back after a failed drain, if no drain has evicted a pod.
 
-    That goes for what an earlier run left, too: this run's freeze has taken it over.
+    This includes what an earlier run left: this run's freeze has taken it over.
 
-    It runs when all drains are over, whatever became of them, also in a run that a person ends, and does nothing if
-    all succeeded. As soon as one pod has been evicted everything stays as it is: an open pool would buy nodes for the
+    It runs when all drains are over, whatever their state, also in a run that a person ends, and does nothing if all
+    succeeded. As soon as one pod has been evicted everything stays as it is: an open pool would buy nodes for the
     evicted pods.
 
-    A freeze that was done in part and waits for its retry when a person ends the run is *skipped*, as is one that never
+    If a person ends the run while a half-done freeze waits for its retry, the freeze is *skipped*, as is one that never
     began (apache-airflow 3.3.2 ``airflow/api/common/mark_tasks.py`` ``_set_dag_run_terminal_state``). A run that was
-    not approved never got the turn before the freeze; in one that did, the NodePools say whether it froze them.
+    not approved never got the turn before the freeze; in one that did, the NodePools show whether it froze them.
 
     :param turn: id of the task that takes the turn for the freeze. :param freeze: id of the task that freezes.
     :param drains: ids of the tasks that drain.
@@ -129,7 +122,7 @@ class UndoFreezeOperator(FleetOperator):
         self.drains = list(drains)
 
     def execute(self, context: Mapping[str, Any]) -> Any:
-        # Before the turn is asked for: most runs end here, and some never had it.
+        # Before the turn is checked: most runs end here, and some never had it.
         why = self._nothing_to_undo(context)
         return _nothing(why) if why else super().execute(context)
 
@@ -142,7 +135,7 @@ class UndoFreezeOperator(FleetOperator):
         states = self._states(context)
         froze = states.get(self.freeze)
         if froze == "skipped":
-            # Its state as well as its result: that of an earlier pass outlives a plan that is made anew and rejected.
+            # State and result: the result of an earlier pass remains after a new plan that is rejected.
             had_turn = states.get(self.turn) == "success" and context["ti"].xcom_pull(task_ids=self.turn)
             return "" if had_turn else NOTHING_FROZEN
         if froze not in ("success", "failed"):
@@ -150,8 +143,6 @@ class UndoFreezeOperator(FleetOperator):
         return "every drain succeeded" if all(states.get(name) == "success" for name in self.drains) else ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.nodes.freeze import evicted_for, may_thaw
-
         ours, run = going_pools(self.kube, self.spec), run_name(context)
         if self._states(context).get(self.freeze) == "skipped" and not any(may_thaw(pool, run) for pool in ours):
             return _nothing(NOTHING_FROZEN)
@@ -161,7 +152,7 @@ class UndoFreezeOperator(FleetOperator):
         if evicted:
             self.log.warning(
                 "pods have been evicted from pools %s: the NodePools stay frozen, or those pods would buy new nodes; "
-                "go on with the teardown, or run gpu_lifecycle.%s to open them again",
+                "continue the teardown, or run gpu_lifecycle.%s to open them again",
                 ", ".join(evicted),
                 self.spec.name,
             )
@@ -169,12 +160,6 @@ class UndoFreezeOperator(FleetOperator):
         return self._undo(run, ours)
 
     def _undo(self, run: str, pools: list[dict[str, Any]]) -> dict[str, Any]:
-        from gpu_fleet.core.kubernetes.kinds import NODE
-        from gpu_fleet.core.nodes.freeze import may_thaw, thawed
-        from gpu_fleet.core.nodes.replacement import cordoned_by
-        from gpu_fleet.core.teardown.scope import pool_of
-        from gpu_fleet.operators.objects.cordons import take_back_own_cordons
-
         opened = []
         for pool in pools:
             if may_thaw(pool, run):
@@ -186,7 +171,7 @@ class UndoFreezeOperator(FleetOperator):
                 self.log.info("took the freeze of NodePool %s back: nothing was evicted", opened[-1])
         names = {pool["metadata"]["name"] for pool in pools}
         nodes = [node for node in self.kube.list(NODE) if pool_of(node) in names or cordoned_by(node, run)]
-        # Nobody was evicted since these pools were frozen, so a cordon of an earlier run was for nothing, too.
+        # No pod was evicted since these pools were frozen, so the cordons of an earlier run are not needed, either.
         uncordoned = take_back_own_cordons(self.kube, nodes)
         for name in uncordoned:
             self.log.info("uncordoned node %s: nothing was evicted", name)

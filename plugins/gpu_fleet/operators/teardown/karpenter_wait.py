@@ -1,18 +1,26 @@
-"""What a task does before it takes Karpenter for dead: it waits for a stated time."""
+"""How a task decides that Karpenter is dead: it waits for a fixed time first."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GateFailed, GateRefused
+from gpu_fleet.core.errors import (
+    ApiUnavailable,
+    DeadlinePassed,
+    GateBlind,
+    GateFailed,
+    GateRefused,
+    PermanentError,
+)
+from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a controller may be away before it counts as dead, from the task's first look. A lost leader's
+#: Seconds from the task's first look until a controller that does not serve counts as dead. A lost leader's
 #: lease runs out after 15 s (sigs.k8s.io/controller-runtime pkg/manager, ``LeaseDuration``), and a
 #: pod that is rescheduled pulls its image.
 KARPENTER_PATIENCE_S = 120.0
@@ -21,20 +29,33 @@ KARPENTER_PATIENCE_S = 120.0
 _DEAD = (GateFailed, GateRefused, DeadlinePassed)
 
 
+def karpenter_dead(spec: ClusterSpec, pools: Iterable[str]) -> PermanentError:
+    """Why nothing is removed while no controller serves the finalizers.
+
+    :param pools: names of the NodePools of the plan.
+    """
+    return PermanentError(
+        f"no pod of Karpenter's controller is ready in namespace {spec.karpenter.namespace}, so nothing would "
+        f"terminate the instances behind NodePools {', '.join(pools) or '(none)'}; restore Karpenter and clear the "
+        "task, or set teardown.whenKarpenterIsDead: emergency",
+        reason="KarpenterDead",
+    )
+
+
 def _unseen(error: GateBlind) -> ApiUnavailable:
-    """An outage of the API says nothing about Karpenter, and no emergency may follow from it."""
+    """An outage of the API does not show that Karpenter is dead, and must not lead to an emergency."""
     return ApiUnavailable(
-        f"nobody can see whether Karpenter serves, so nothing is removed: {error.message}", reason=error.reason
+        f"it is unknown whether Karpenter serves, so nothing is removed: {error.message}", reason=error.reason
     )
 
 
 class AwaitsKarpenter(FleetOperator):
-    """Base of tasks that decide by whether Karpenter is alive."""
+    """Base of tasks that depend on whether Karpenter is alive."""
 
     def await_karpenter(self, context: Mapping[str, Any]) -> None:
         """Return when Karpenter serves, or counts as dead; defers in between, and then runs the task's ``act`` again.
 
-        :raises ApiUnavailable: nobody can see whether it does; a retry looks again.
+        :raises ApiUnavailable: the cluster cannot be asked; a retry looks again.
         """
         until = wait_started(context) + KARPENTER_PATIENCE_S
         args = {"namespace": self.spec.karpenter.namespace}
@@ -48,12 +69,12 @@ class AwaitsKarpenter(FleetOperator):
             log.warning("Karpenter counts as dead: %s", error.message)
 
     def karpenter_awaited(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> Any:
-        """The trigger's word, after which everything is looked at anew."""
+        """Called with the trigger's verdict; ``act`` then looks again."""
         self.prepare(context)
         try:
             conclude(event)
         except GateBlind as error:
             raise _unseen(error) from error
         except _DEAD as error:
-            log.warning("Karpenter was waited for in vain: %s", error.message)
+            log.warning("Karpenter did not come back in time: %s", error.message)
         return self.act(context)

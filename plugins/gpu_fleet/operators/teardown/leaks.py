@@ -1,31 +1,41 @@
-"""The last step of a teardown: shows that nothing is left that costs money, or names it with its price."""
+"""The last step of a teardown: shows that nothing is left that costs money, or reports it with its price."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, PermanentError, TransientError
+from gpu_fleet.core.aws.errors import refuses_credentials
+from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, NotFound, PermanentError, TransientError
+from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD
+from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT, LABEL_NODE_POOL
+from gpu_fleet.core.teardown.approval import ABOUT, about
+from gpu_fleet.core.teardown.leak_check import Unchecked, clean_sentence, costly, unseen_message, words
+from gpu_fleet.core.teardown.leaks import (
+    aws_queries,
+    find_leaks,
+    is_karpenters_profile,
+    leak_message,
+    profile_candidates,
+)
+from gpu_fleet.core.teardown.remains import tags_of
 from gpu_fleet.operators.base import FleetOperator
-
-if TYPE_CHECKING:
-    from gpu_fleet.core.teardown.leak_check import Unchecked
 
 
 class LeakCheckOperator(FleetOperator):
     """Asks EC2, IAM and the cluster what is left of the pools that were removed.
 
-    The report is also pushed as XCom ``report`` before the task fails, so that it can be read afterwards.
+    The report is pushed as XCom ``report`` before the task fails, so that it can be read afterwards.
 
-    :param plan_task_id: the task whose plan was carried out; ``about`` in the result names that plan, so that nobody
-        takes the check of an earlier teardown of the same run for this one's.
+    :param plan_task_id: the task whose plan was carried out; ``about`` in the result names that plan, so that the
+        check of an earlier teardown in the same run does not count for this one.
     :returns: ``{"leaks": [{"kind", "name", "detail", "usdPerHour"}], "checked", "unchecked": [{"subject", "why"}],
         "sentence", "about"}``; what the AWS identity may not list is *unchecked*, never taken as clean.
-    :raises LeakFound: naming each leak, its price and what to do.
+    :raises LeakFound: names each leak, its price and the remedy.
     :raises PermanentError: ``LeaksUnchecked`` if nothing was found, but AWS refused to list instances or volumes.
-        What costs nothing may stay unchecked: it is named in the sentence, which the run's verdict repeats.
-    :raises GpuFleetError: why the cluster could not be read, and, if that may pass, what AWS has; the task never
-        succeeds without the cluster. A cluster that was deleted before its nodes leaves instances that only AWS knows.
+        Things without a price may stay unchecked: the sentence names them, and the run's verdict repeats it.
+    :raises GpuFleetError: why the cluster could not be read and, if the cause may pass, what AWS has. The task never
+        succeeds without the cluster: one that was deleted before its nodes leaves instances that only AWS knows.
     """
 
     def __init__(self, *, plan_task_id: str | None = None, **kwargs: Any) -> None:
@@ -33,9 +43,6 @@ class LeakCheckOperator(FleetOperator):
         self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.teardown.approval import ABOUT, about
-        from gpu_fleet.core.teardown.leak_check import clean_sentence, costly, unseen_message, words
-        from gpu_fleet.core.teardown.leaks import find_leaks, leak_message
         from gpu_fleet.hooks.files.prices import load_prices
 
         cluster = self.spec.cluster.name
@@ -61,7 +68,7 @@ class LeakCheckOperator(FleetOperator):
             cluster, leaks, prices, unread=unread.message if unread else "", unchecked=words(refused)
         )
         if leaks and isinstance(unread, TransientError):
-            # Tried again: with the cluster read, what belongs to pools that live on is no leak.
+            # Transient: once the cluster can be read, what belongs to pools that remain is no leak.
             raise type(unread)(message, reason=unread.reason) from unread
         if leaks:
             raise LeakFound(message) from unread
@@ -76,9 +83,6 @@ class LeakCheckOperator(FleetOperator):
 
     def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[Unchecked]]:
         """What AWS has, by subject; and the subjects that the identity is not allowed to see."""
-        from gpu_fleet.core.aws.errors import refuses_credentials
-        from gpu_fleet.core.teardown.leak_check import Unchecked
-        from gpu_fleet.core.teardown.leaks import aws_queries
         from gpu_fleet.hooks.aws import aws_session
 
         session = aws_session(self.spec.aws.connection, self.spec.aws.region)
@@ -98,10 +102,6 @@ class LeakCheckOperator(FleetOperator):
 
     def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The instance profiles that Karpenter made for this cluster, with their tags (a list has none)."""
-        from gpu_fleet.core.errors import NotFound
-        from gpu_fleet.core.teardown.leaks import is_karpenters_profile, profile_candidates
-        from gpu_fleet.core.teardown.remains import tags_of
-
         cluster, region = self.spec.cluster.name, self.spec.aws.region
         result = []
         for name in profile_candidates(profiles, region, cluster):
@@ -115,9 +115,6 @@ class LeakCheckOperator(FleetOperator):
         return result
 
     def _observe_cluster(self) -> dict[str, list[dict[str, Any]]]:
-        from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD
-        from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT, LABEL_NODE_POOL
-
         return {
             "node_pools": self.kube.list(NODE_POOL),
             "node_claims": self.kube.list(NODE_CLAIM),

@@ -1,4 +1,4 @@
-"""Taking back what finished runs left on any node of the cluster, while this run has its turn."""
+"""Takes back what finished runs left on any node of the cluster, while this run holds the cluster's turn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gpu_fleet.core.errors import Conflict, NotFound
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
+from gpu_fleet.core.nodes.freeze import evicted_for
 from gpu_fleet.core.nodes.left_behind import cordoned_by_another, patch_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def take_back_left_behind(kube: KubeClient, run: str) -> list[str]:
         body = patch_of(node, run, closed)
         if body is None:
             continue
-        # Only as it was looked at: a node changes all the time, and a cordon of a person must not be taken for ours.
+        # Only the version that was read: a node changes often, and a person's cordon must not be mistaken for ours.
         body["metadata"]["resourceVersion"] = node["metadata"]["resourceVersion"]
         try:
             kube.patch(ObjectRef(NODE, node["metadata"]["name"]), body)
@@ -37,8 +38,6 @@ def take_back_left_behind(kube: KubeClient, run: str) -> list[str]:
 
 def _closed_pools(kube: KubeClient) -> set[str]:
     """The NodePools from whose nodes a teardown has evicted pods, or that are being deleted."""
-    from gpu_fleet.core.nodes.freeze import evicted_for
-
     try:
         pools = kube.list(NODE_POOL)
     except NotFound:

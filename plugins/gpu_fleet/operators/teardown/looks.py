@@ -1,4 +1,4 @@
-"""What a teardown looks at: the cluster's objects and the account's, as they are now. Reads only."""
+"""What a teardown reads: the objects of the cluster and of the AWS account, as they are now."""
 
 from __future__ import annotations
 
@@ -6,12 +6,32 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import Forbidden, NotFound
+from gpu_fleet.core.errors import Forbidden, NotFound, PermanentError
+from gpu_fleet.core.kubernetes.kinds import (
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    EC2_NODE_CLASS,
+    JOB,
+    NODE,
+    NODE_CLAIM,
+    NODE_OVERLAY,
+    NODE_POOL,
+    PERSISTENT_VOLUME,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    REPLICA_SET,
+    SECRET,
+    STATEFUL_SET,
+)
+from gpu_fleet.core.kubernetes.names import KARPENTER_SELECTOR, RUNTIME_CLASS_NAME
+from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.teardown.keeps import Keeps, decide
+from gpu_fleet.core.teardown.plan import releases_that_go
+from gpu_fleet.core.teardown.remains import karpenter_instances
+from gpu_fleet.core.teardown.scope import Observed, needs_karpenter, orphans_go, pool_of
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
-    from gpu_fleet.core.teardown.keeps import Keeps
-    from gpu_fleet.core.teardown.scope import Observed
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 log = logging.getLogger(__name__)
@@ -22,7 +42,6 @@ _MOST_VALUES = 200
 
 def instances_of(spec: ClusterSpec) -> list[dict[str, Any]]:
     """The cluster's Karpenter-launched EC2 instances in a state that costs money."""
-    from gpu_fleet.core.teardown.remains import karpenter_instances
     from gpu_fleet.hooks.aws import aws_session
 
     query = karpenter_instances(spec.cluster.name)
@@ -42,7 +61,7 @@ def volumes_of_instances(spec: ClusterSpec, ids: list[str]) -> list[dict[str, An
 
 
 def node_groups_of(spec: ClusterSpec) -> list[dict[str, Any]] | None:
-    """The cluster's EKS managed node groups; ``None`` without the permission to see them."""
+    """The cluster's EKS managed node groups; ``None`` without the permission to list them."""
     from gpu_fleet.hooks.aws import aws_session
 
     session, cluster = aws_session(spec.aws.connection, spec.aws.region), spec.cluster.name
@@ -51,7 +70,7 @@ def node_groups_of(spec: ClusterSpec) -> list[dict[str, Any]] | None:
     except Forbidden as error:
         log.warning("%s", error.message)
         return None
-    except NotFound:  # a cluster that is reached by a kubeconfig need not be one of EKS
+    except NotFound:  # a cluster that is reached by a kubeconfig need not be an EKS cluster
         return []
     found = []
     for name in names:
@@ -67,19 +86,13 @@ def node_groups_of(spec: ClusterSpec) -> list[dict[str, Any]] | None:
 
 
 def workloads_of(kube: KubeClient) -> list[dict[str, Any]]:
-    """Everything that makes pods by itself and may name the RuntimeClass."""
-    from gpu_fleet.core.kubernetes.kinds import CRON_JOB, DAEMON_SET, DEPLOYMENT, JOB, REPLICA_SET, STATEFUL_SET
-
+    """Every workload that creates pods and may name the RuntimeClass."""
     kinds = (DAEMON_SET, DEPLOYMENT, REPLICA_SET, STATEFUL_SET, JOB, CRON_JOB)
     return [item for kind in kinds for item in kube.list(kind)]
 
 
 def observe_users(spec: ClusterSpec, kube: KubeClient) -> dict[str, Any]:
-    """The part of :class:`Observed` that says who needs device plugin and RuntimeClass."""
-    from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, POD
-    from gpu_fleet.core.kubernetes.names import RUNTIME_CLASS_NAME
-    from gpu_fleet.core.teardown.scope import pool_of
-
+    """The part of :class:`Observed` that shows who needs the device plugin and the RuntimeClass."""
     pools, nodes = kube.list(NODE_POOL), kube.list(NODE)
     karpenters = {node["metadata"]["name"] for node in nodes if pool_of(node)}
 
@@ -90,7 +103,7 @@ def observe_users(spec: ClusterSpec, kube: KubeClient) -> dict[str, Any]:
     return {
         "node_pools": pools,
         "nodes": nodes,
-        # Nothing but the pods themselves tells who names a RuntimeClass: all of them are looked at, and few are kept.
+        # Only the pods themselves show who names a RuntimeClass: all are read, and few are kept.
         "pods": kube.list(POD, keep=matters),
         "workloads": workloads_of(kube),
         "node_groups": node_groups_of(spec),
@@ -98,20 +111,7 @@ def observe_users(spec: ClusterSpec, kube: KubeClient) -> dict[str, Any]:
 
 
 def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
-    """Everything that the plan is made from, as it is now."""
-    from gpu_fleet.core.kubernetes.kinds import (
-        EC2_NODE_CLASS,
-        NODE_CLAIM,
-        NODE_OVERLAY,
-        PERSISTENT_VOLUME,
-        POD,
-        POD_DISRUPTION_BUDGET,
-        SECRET,
-    )
-    from gpu_fleet.core.kubernetes.names import KARPENTER_SELECTOR
-    from gpu_fleet.core.teardown.plan import releases_that_go
-    from gpu_fleet.core.teardown.scope import Observed, orphans_go
-
+    """Everything that the plan is made from."""
     karpenter_goes, instances = orphans_go(spec), instances_of(spec)
     return Observed(
         **observe_users(spec, kube),
@@ -133,10 +133,9 @@ def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
 
 
 def still_needed(spec: ClusterSpec, kube: KubeClient) -> dict[str, list[str]]:
-    """What needs Karpenter by now although it is to go: kind, in the plural, to names; see ``needs_karpenter``."""
-    from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE_OVERLAY, NODE_POOL
-    from gpu_fleet.core.teardown.scope import Observed, needs_karpenter
-
+    """What needs Karpenter now although it is to be uninstalled: kind, in the plural, to names; see
+    ``needs_karpenter``.
+    """
     observed = Observed(
         node_pools=kube.list(NODE_POOL), node_classes=kube.list(EC2_NODE_CLASS), node_overlays=kube.list(NODE_OVERLAY)
     )
@@ -144,31 +143,25 @@ def still_needed(spec: ClusterSpec, kube: KubeClient) -> dict[str, list[str]]:
 
 
 def keeps_of(plan: Mapping[str, Any] | None) -> Keeps | None:
-    """What the plan in a planning task's XCom keeps; ``None`` if there is no plan."""
-    from gpu_fleet.core.teardown.keeps import Keeps
-
+    """What the plan of a planning task keeps; ``None`` without a plan."""
     keeps = ((plan or {}).get("plan") or {}).get("keeps")
     return None if keeps is None else Keeps.from_json(keeps)
 
 
 def decide_again(spec: ClusterSpec, kube: KubeClient, context: Mapping[str, Any], plan_task_id: str | None) -> Keeps:
-    """The plan's decision on device plugin and RuntimeClass, made again: what either keeps stays.
+    """The plan's decision on device plugin and RuntimeClass, made again: what one of the two keeps is kept.
 
-    :param plan_task_id: task of the plan in force; ``None`` for a task outside a teardown, which has none.
-    :raises PermanentError: ``NoPlan`` if that task has left no plan: nothing goes that nobody has approved.
+    :param plan_task_id: task of the plan in force; ``None`` for a task outside a teardown, which has no plan.
+    :raises PermanentError: ``NoPlan`` if that task has no plan: nothing is removed without an approved plan.
     """
-    from gpu_fleet.core.errors import PermanentError
-    from gpu_fleet.core.teardown.keeps import decide
-    from gpu_fleet.core.teardown.scope import Observed
-
     now = decide(spec, Observed(**observe_users(spec, kube)))
     if plan_task_id is None:
         return now
     approved = keeps_of(context["ti"].xcom_pull(task_ids=plan_task_id))
     if approved is None:
         raise PermanentError(
-            f"task {plan_task_id} of this run has left no plan, so nothing says whether this may go; clear "
-            f"{plan_task_id} and what follows it",
+            f"task {plan_task_id} of this run has no plan as its result, so it is unknown whether this may be removed; "
+            f"clear {plan_task_id} and what follows it",
             reason="NoPlan",
         )
     return now.merged(approved)

@@ -8,9 +8,8 @@ import pytest
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.kinds import kind_of
-from gpu_fleet.core.manifests import build as manifests
 from gpu_fleet.core.manifests import templates
-from gpu_fleet.core.manifests.build import BUILDERS, build, builder
+from gpu_fleet.core.manifests.build import BUILDERS, build
 from tests.unit.core.specs import demo_spec
 
 DURATION = re.compile(r"^(([0-9]+(s|m|h))+|Never)$")
@@ -160,11 +159,8 @@ def test_an_unknown_builder_or_pool_is_answered_with_the_known_ones() -> None:
         build("node_pool", demo_spec(), pool="nope")
 
 
-def test_a_builder_registers_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "BUILDERS", dict(BUILDERS))
-    builder("extra")(lambda spec: [])
-    with pytest.raises(ValueError, match="registered twice"):
-        builder("extra")(lambda spec: [])
+def test_a_builder_has_the_name_of_its_function() -> None:
+    assert {name: function.__name__ for name, function in BUILDERS.items()} == {name: name for name in BUILDERS}
 
 
 def test_without_a_reader_templates_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

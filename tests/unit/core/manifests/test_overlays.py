@@ -40,7 +40,7 @@ def test_the_physical_gpus_are_those_that_ec2_tells() -> None:
 
 def test_a_type_that_the_table_does_not_know_needs_ec2() -> None:
     spec = demo_spec(nodePools__0__instanceTypes=["g9.xlarge"])
-    with pytest.raises(SpecError, match=r"g9\.xlarge have is not known without asking EC2"):
+    with pytest.raises(SpecError, match=r"the number of GPUs of g9\.xlarge is unknown"):
         build("node_overlay", spec, pool="shared-a10g")
     assert build("node_overlay", spec, pool="shared-a10g", facts=EIGHT)
 

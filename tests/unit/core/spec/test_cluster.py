@@ -206,5 +206,5 @@ def test_a_probe_command_is_an_argument_list(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["-", "vectorAdd", "./vectorAdd"])
 def test_vector_add_is_named_by_an_absolute_path(value: str) -> None:
-    with pytest.raises(SpecErrors, match="no absolute path"):
+    with pytest.raises(SpecErrors, match="not an absolute path"):
         demo_spec(validation__commands__vectorAdd=[value])

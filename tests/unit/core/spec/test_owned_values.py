@@ -115,13 +115,13 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no gates": (
         {"karpenter__settings": {"featureGates": None}},
         "karpenter.settings.featureGates",
-        "delete the gates",
+        "delete the chart's feature gates",
         "a mapping",
     ),
     "a gate that is half open": (
         {"karpenter__settings": {"featureGates": {"nodeRepair": "yes"}}},
         "karpenter.settings.featureGates.nodeRepair",
-        "'yes' is no state",
+        "'yes' is not the state",
         "true or false",
     ),
     "settings among the values": (

@@ -10,8 +10,9 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from gpu_fleet.core.spec import ClusterSpec, Duration, SpecErrors, parse_cluster
-from gpu_fleet.core.spec.base import Seconds, SpecModel
+from gpu_fleet.core.spec.base import SpecModel
 from gpu_fleet.core.spec.cron import check_budget_schedule, check_schedule
+from gpu_fleet.core.spec.durations import Seconds
 from tests.unit.core.specs import demo_mapping, demo_spec
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -136,8 +137,8 @@ def test_no_value_becomes_one_of_another_type(path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"a": float("nan")}, "nan is no number"),
-        ({"a": [{"b": float("-inf")}]}, "-inf is no number"),
+        ({"a": float("nan")}, "nan is not a number"),
+        ({"a": [{"b": float("-inf")}]}, "-inf is not a number"),
         ({1: "a"}, "quote"),
         ({"a": {True: "a"}}, "quote"),
         ({"a": b"x"}, "is a bytes"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.aws.costs import PriceList
-from gpu_fleet.core.gates.teardown import INSTANCES_GONE
+from gpu_fleet.core.gates.teardown import INSTANCES_GONE, NODE_CLAIMS_GONE
 from gpu_fleet.core.teardown.drain import remaining_nodes
 from gpu_fleet.core.teardown.emergency import finishable, is_ours, is_worse, our_pools
 from gpu_fleet.core.teardown.karpenter import Way
@@ -113,3 +113,14 @@ def test_an_emergency_waits_for_the_instances_that_it_has_terminated_and_no_othe
     left = INSTANCES_GONE.judge({"instances": [instance("i-1", **OURS), instance("i-2")]}, args)
     assert (left.reason, "i-1" in left.message, "i-2" in left.message) == ("InstancesRemain", True, False)
     assert INSTANCES_GONE.judge({"instances": [instance("i-2")]}, args).ready
+
+
+def test_an_emergency_waits_for_the_claims_and_nodes_of_its_own_pools_and_no_others() -> None:
+    seen: dict[str, Any] = {"pools": [node_pool("theirs", going=True)], "claims": [of("theirs", "c2")], "nodes": []}
+    assert NODE_CLAIMS_GONE.judge(seen, {}).reason == "NodeClaimsRemain"
+    assert NODE_CLAIMS_GONE.judge(seen, {"removed": {"way": "ByKarpenter"}}).reason == "NodeClaimsRemain"
+    emergency = {"removed": {"way": "Emergency", "waitsFor": [POOL]}}
+    assert NODE_CLAIMS_GONE.judge(seen, emergency).ready
+    left = NODE_CLAIMS_GONE.judge({**seen, "claims": [of("theirs", "c2"), of(POOL, "c1")]}, emergency)
+    assert (left.reason, "c1" in left.message, "c2" in left.message) == ("NodeClaimsRemain", True, False)
+    assert NODE_CLAIMS_GONE.judge({**seen, "nodes": [of(POOL, "n1")]}, emergency).reason == "NodesRemain"

@@ -362,7 +362,7 @@ def test_an_empty_cluster_is_said_to_be_empty() -> None:
     found = plan()
     assert found.empty
     assert found.way is Way.NOTHING_LEFT
-    assert "Nothing is left" in to_markdown(found, demo_spec())
+    assert "Nothing to remove" in to_markdown(found, demo_spec())
 
 
 def test_a_dead_karpenter_and_unknown_prices_are_noted() -> None:
@@ -370,7 +370,7 @@ def test_a_dead_karpenter_and_unknown_prices_are_noted() -> None:
         plan(node_pools=[pool("shared-a10g")], instances=[instance("i-1", "shared-a10g", "b9.large")]), demo_spec()
     )
     assert "whenKarpenterIsDead: emergency" in text
-    assert "1 instances have no list price" in text
+    assert "1 instances without a known list price" in text
     assert "unknown price" in text
 
 

@@ -47,7 +47,7 @@ def test_what_refuses_is_no_victim_and_is_named_by_its_task() -> None:
     assert [each.verdict.reason for each in found.drain.refuse] == ["Unreplicated", "AirflowTask"]
     text = found.drain.refusal()
     assert text.startswith("2 pods must not be evicted:")
-    assert "t/train on n1 works for task t of Airflow's DAG d in run r" in text
+    assert "t/train on n1 runs task t of Airflow's DAG d in run r" in text
     assert "evictBarePods" in text
 
 

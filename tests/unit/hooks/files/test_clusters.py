@@ -89,7 +89,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "NaN in Helm values": (
         DEMO.replace("devicePlugin:\n", "devicePlugin:\n  values: {a: .nan}\n").encode(),
-        "devicePlugin.values.a: .nan is no number",
+        "devicePlugin.values.a: .nan is not a number",
     ),
     "yes for a number": (DEMO.replace("wantedNodes: 2", "wantedNodes: yes").encode(), "nodePools[0].wantedNodes: yes"),
     "an octal number": (DEMO.replace("wantedNodes: 2", "wantedNodes: 010").encode(), "nodePools[0].wantedNodes: 010"),

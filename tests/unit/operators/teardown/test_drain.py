@@ -23,12 +23,12 @@ from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, POD, POD_DISRUPTION
 from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY, ANNOTATION_QUARANTINED
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.nodes.freeze import frozen
-from gpu_fleet.core.teardown import drain as drain_module
 from gpu_fleet.core.verdict import Verdict, progressing
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
 from gpu_fleet.operators.objects.cordons import take_back_cordons
 from gpu_fleet.operators.teardown import drain as drain_operators
-from gpu_fleet.operators.teardown.drain import DrainOperator, DrainPoolOperator, DrainRemovedPoolsOperator
+from gpu_fleet.operators.teardown.drain import DrainOperator
+from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator
 from gpu_fleet.triggers import waiting
 from gpu_fleet.triggers.looking import look, verdict_of_error
 from tests.unit.airflow_context import TaskInstance, context, spec_at
@@ -341,7 +341,7 @@ def test_a_pod_that_came_back_elsewhere_under_its_name_is_not_evicted(
     cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod(cluster, "web-0", owner="StatefulSet")
-    plan, moves = drain_module.plan_drain, iter([True])
+    plan, moves = drain_operators.plan_drain, iter([True])
 
     def planned_before_it_moved(*args: Any) -> Any:
         found = plan(*args)
@@ -350,7 +350,7 @@ def test_a_pod_that_came_back_elsewhere_under_its_name_is_not_evicted(
             pod(cluster, "web-0", "other", owner="StatefulSet")
         return found
 
-    monkeypatch.setattr(drain_module, "plan_drain", planned_before_it_moved)
+    monkeypatch.setattr(drain_operators, "plan_drain", planned_before_it_moved)
     report = Drain(cluster).run()
     assert report is not None
     assert (report["nodes"], report["pods"]) == ([node], [])

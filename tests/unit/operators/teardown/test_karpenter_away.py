@@ -14,7 +14,8 @@ from gpu_fleet.core.verdict import unseen
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
 from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
 from gpu_fleet.operators.teardown import karpenter_wait
-from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator, PlanTeardownOperator
+from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.triggers import waiting
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
@@ -113,7 +114,7 @@ def test_a_karpenter_that_nobody_could_see_is_not_taken_for_dead(
     asked = context(TaskInstance(spec=demo_spec(teardown__whenKarpenterIsDead="emergency")))
     event = {"type": "deadline", "gate": "karpenter_serves", "verdict": blind.to_json()}
     go_on = partial(operator.karpenter_awaited, asked, event) if resumed else partial(operator.execute, asked)
-    with pytest.raises(ApiUnavailable, match=r"nobody can see whether Karpenter serves.*connection refused") as away:
+    with pytest.raises(ApiUnavailable, match=r"it is unknown whether Karpenter serves.*connection refused") as away:
         go_on()
     assert away.value.reason == "ApiUnavailable"
     assert not deleting(kube, NODE_POOL, POOL)

@@ -15,7 +15,7 @@ from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NO
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator
-from gpu_fleet.operators.teardown.plan import DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
 from tests.unit.core.specs import demo_spec
 from tests.unit.operators.deaths import Killed, Killer
 from tests.unit.operators.teardown_world import (

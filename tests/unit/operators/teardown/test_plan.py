@@ -40,11 +40,8 @@ from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, Kubernete
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator
 from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator
 from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
-from gpu_fleet.operators.teardown.plan import (
-    FINALIZER_NODE_CLASS,
-    DeleteNodePoolsOperator,
-    PlanTeardownOperator,
-)
+from gpu_fleet.operators.teardown.node_pools import FINALIZER_NODE_CLASS, DeleteNodePoolsOperator
+from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.sensors.gate import GateSensor
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
@@ -194,7 +191,7 @@ def deleting(kube: KubeClient, kind: Kind, name: str) -> bool:
 def test_the_plan_of_an_empty_cluster_is_empty(kube: KubeClient) -> None:
     result = run(PlanTeardownOperator)
     assert result["plan"]["way"] == "NothingLeft"
-    assert "Nothing is left" in result["markdown"]
+    assert "Nothing to remove" in result["markdown"]
 
 
 def test_the_plan_names_and_prices_what_is_there(kube: KubeClient, aws: AwsSession) -> None:
@@ -325,7 +322,7 @@ def test_the_plan_after_the_approval_may_shrink_and_not_grow(kube: KubeClient, a
     again = PlanTeardownOperator(task_id="plan_again", approved_task_id="plan")
     assert again.execute(context(ti))["plan"]["instances"] == []
     new = instance(aws)
-    with pytest.raises(PermanentError, match=rf"since plan was approved.*{new}.*clear plan") as refused:
+    with pytest.raises(PermanentError, match=rf"would also remove instance {new} .*clear plan") as refused:
         again.execute(context(ti))
     assert refused.value.reason == "PlanGrew"
 
@@ -517,9 +514,9 @@ def test_an_emergency_spares_what_is_not_ours_though_its_pool_is_going(
     plan = run(PlanTeardownOperator, spec)
     assert [row["id"] for row in plan["plan"]["instances"]] == [mine]
     assert [row["id"] for row in plan["plan"]["spared"]] == [theirs]
-    assert f"Not touched, although their NodePools are going or gone: {theirs}" in plan["markdown"]
+    assert f"Not touched, although their NodePools are gone or being deleted: {theirs}" in plan["markdown"]
     delete_all = DeleteNodePoolsOperator(task_id="task")
-    with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) live on") as remain:
+    with pytest.raises(PermanentError, match=rf"{theirs} \(g5.xlarge, NodePool {pool_name}\) remain") as remain:
         delete_all.execute(context(TaskInstance(spec=spec)))
     assert remain.value.reason == "OthersRemain"
     assert mine not in remain.value.message
@@ -538,7 +535,37 @@ def test_a_wait_that_began_in_a_version_that_noted_no_spared_instances_goes_on(k
     gone = {"phase": "Ready", "reason": "InstancesGone", "message": "EC2 has no Karpenter instance left"}
     event = {"type": "verdict", "gate": "instances_gone", "verdict": gone}
     operator = DeleteNodePoolsOperator(task_id="task")
-    assert operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, plan=before) == before
+    resumed = operator.resume(context(TaskInstance(spec=demo_spec(**EMERGENCY))), event=event, plan=before)
+    assert {key: resumed[key] for key in before} == before
+
+
+@pytest.mark.parametrize("ours_left", [True, False], ids=["with something of ours", "with nothing of ours"])
+def test_an_emergency_does_not_wait_for_claims_and_nodes_of_others_that_have_no_instance(
+    kube: KubeClient, ours_left: bool
+) -> None:
+    """With Karpenter dead their finalizers are served by no controller: such a wait would only end by its deadline."""
+    spec = demo_spec(teardown__uninstallKarpenter=False, **EMERGENCY)
+    pool(kube)
+    claim(kube, "theirs", "gone")
+    node(kube, "node-theirs", "gone")
+    if ours_left:
+        claim(kube, "mine")
+        node(kube, "node-mine")
+    else:
+        remove(kube, NODE_POOL, POOL)
+    plan = run(PlanTeardownOperator, spec)
+    assert plan["plan"]["way"] == ("Emergency" if ours_left else "NothingLeft")
+    if ours_left:
+        assert "NodeClaim theirs (NodePool gone)" in plan["markdown"]
+    removed = run(DeleteNodePoolsOperator, spec)
+    assert removed["others"] == ["NodeClaim theirs (NodePool gone)", "Node node-theirs (NodePool gone)"]
+    args = {"cluster": spec.cluster.name, "standalone_stays": True, "removed": removed}
+    gone = GateSensor(task_id="gone", gate="nodeclaims_gone", args=args)
+    assert gone.execute(context(TaskInstance(spec=spec)))["reason"] == "NodeClaimsGone"
+    claim(kube, "late", POOL)  # of a pool of ours: waited for
+    with pytest.raises(TaskDeferred):
+        gone.execute(context(TaskInstance(spec=spec)))
+    assert deleting(kube, NODE_CLAIM, "theirs") is False
 
 
 def test_an_emergency_takes_the_instances_of_our_pools_that_the_file_no_longer_has(

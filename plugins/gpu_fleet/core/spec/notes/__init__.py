@@ -1,8 +1,8 @@
-"""Notes on a cluster spec: what is allowed but worth knowing before it does something.
+"""Notes on a cluster spec: what is valid, but has consequences that the author should know.
 
-An ordered list of small functions, each yields the notes it has, like the rules beside it (``rules.py``). A rule
-refuses a spec, a note never does: ``python -m gpu_fleet validate`` prints the notes and still exits with 0, and the
-first task of every run logs them. Functions of one subject live in a module of their own, ``notes_<subject>.py``.
+An ordered list of small functions; each yields its notes, like the rules in ``rules.py``. A rule refuses a spec, a note
+does not: ``python -m gpu_fleet validate`` prints the notes and still exits with 0, and the first task of every run logs
+them. Each subject has a module of its own.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ NOTES: tuple[NoteRule, ...] = (
 
 
 def notes_of(spec: ClusterSpec) -> list[Note]:
-    """Everything worth knowing about a spec that is valid."""
+    """All notes on a valid spec."""
     return [note for rule in NOTES for note in rule(spec)]

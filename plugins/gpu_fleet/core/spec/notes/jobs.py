@@ -44,26 +44,26 @@ def period_overrides_protection(spec: ClusterSpec) -> Iterator[Note]:
         ]
         yield Note(
             f"{where}.terminationGracePeriod",
-            f"{period} after a node of pool {pool.name} {_either(ways)}, Karpenter deletes every pod on it, in spite "
-            "of PodDisruptionBudgets and of karpenter.sh/do-not-disrupt; write null to let running jobs end first",
+            f"{period} after a node of pool {pool.name} {_either(ways)}, Karpenter deletes every pod on it, despite "
+            "PodDisruptionBudgets and karpenter.sh/do-not-disrupt; write null to let running jobs end first",
         )
 
 
 def drift_evicts_pods(spec: ClusterSpec) -> Iterator[Note]:
-    """``pkg/controllers/disruption/drift.go``; the least of all budgets that match counts (``nodepool.go``)."""
+    """``pkg/controllers/disruption/drift.go``; the strictest of all budgets that match counts (``nodepool.go``)."""
     for where, pool in _managed(spec):
         if drift_is_held(pool):
             continue
         kept = (
-            "pods with karpenter.sh/do-not-disrupt and PodDisruptionBudgets that allow nothing hold it up"
+            "only pods with karpenter.sh/do-not-disrupt and PodDisruptionBudgets that allow no disruption delay it"
             if pool.termination_grace_period is None
             else f"no annotation or PodDisruptionBudget protects them for longer than {pool.termination_grace_period}"
         )
         yield Note(
             f"{where}.disruption.budgets",
-            f"Karpenter replaces drifted nodes of pool {pool.name} and evicts their pods, also while jobs run: "
-            f"{kept}. A budget holds only while its schedule is active. Write {{nodes: '0', reasons: [Drifted]}}, or "
-            "no budget for Drifted at all, to have drifted nodes only reported",
+            f"Karpenter replaces drifted nodes of pool {pool.name} and evicts their pods, even while jobs run: "
+            f"{kept}. A budget applies only while its schedule is active. Write {{nodes: '0', reasons: [Drifted]}}, or "
+            "no budget for Drifted, so that drifted nodes are only reported",
         )
 
 
@@ -73,27 +73,27 @@ def expiry_evicts_pods(spec: ClusterSpec) -> Iterator[Note]:
         if pool.expire_after.never:
             continue
         then = (
-            "pods with karpenter.sh/do-not-disrupt, or with a PodDisruptionBudget that allows nothing, keep the "
-            "tainted node, and its price, until they end; pods that tolerate every taint are not waited for"
+            "pods with karpenter.sh/do-not-disrupt, or with a PodDisruptionBudget that allows no disruption, keep the "
+            "tainted node, and its price, until they end; Karpenter does not wait for pods that tolerate every taint"
             if pool.termination_grace_period is None
             else f"{pool.termination_grace_period} later every pod is deleted, protected or not"
         )
         yield Note(
             f"{where}.expireAfter",
             f"at the age of {pool.expire_after} Karpenter taints a node of pool {pool.name} and evicts its pods, "
-            f"whatever the disruption budgets say and with no replacement first; {then}. Write Never to keep nodes",
+            f"whatever the disruption budgets say, and without a replacement first; {then}. Write Never to keep nodes",
         )
 
 
 def consolidation_evicts_pods(spec: ClusterSpec) -> Iterator[Note]:
-    """``pkg/controllers/disruption/consolidation.go``: nodes that are in use are moved together."""
+    """``pkg/controllers/disruption/consolidation.go``: pods of nodes in use are moved to fewer nodes."""
     for where, pool in _managed(spec):
         policy = pool.disruption.consolidation_policy
         if policy != "WhenEmpty" and not pool.disruption.consolidate_after.never:
             yield Note(
                 f"{where}.disruption.consolidationPolicy",
                 f"with {policy} Karpenter also evicts running pods of pool {pool.name} to save a node; only "
-                "karpenter.sh/do-not-disrupt or a PodDisruptionBudget keeps a job. WhenEmpty takes idle nodes alone",
+                "karpenter.sh/do-not-disrupt or a PodDisruptionBudget protects a job. WhenEmpty removes idle nodes",
             )
 
 
@@ -103,8 +103,8 @@ def repair_deletes_pods(spec: ClusterSpec) -> Iterator[Note]:
     if spec.karpenter.manage and isinstance(gates, Mapping) and gates.get("nodeRepair") is True:
         yield Note(
             "karpenter.settings.featureGates.nodeRepair",
-            "Karpenter deletes the pods of a node that stays unhealthy at once, in spite of PodDisruptionBudgets and "
-            "karpenter.sh/do-not-disrupt, also where terminationGracePeriod is null",
+            "Karpenter deletes the pods of a node that stays unhealthy at once, despite PodDisruptionBudgets and "
+            "karpenter.sh/do-not-disrupt, even where terminationGracePeriod is null",
         )
 
 

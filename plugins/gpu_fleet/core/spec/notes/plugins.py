@@ -1,4 +1,4 @@
-"""Notes on whose nodes the device plugin serves."""
+"""Notes on which nodes the device plugin serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def nodes_of_others_need_our_label(spec: ClusterSpec) -> Iterator[Note]:
-    """Our device plugin runs on nodes with our label only, and other people's NodePools do not set it by themselves."""
+    """Our device plugin runs only on nodes with our label, which NodePools of others do not set by themselves."""
     for index, pool in enumerate(spec.node_pools):
         if spec.device_plugin.manage and not pool.manage:
             yield Note(

@@ -1,4 +1,4 @@
-"""Notes on what pools buy: for which pods, how many nodes, and how many places their shares have.
+"""Notes on what pools buy: for which pods, how many nodes, and how many of their shares pods can use.
 
 Read in kubernetes-sigs/karpenter v1.14.1 pkg/controllers/provisioning/scheduling and pkg/utils/nodepool, and in
 aws/karpenter-provider-aws v1.14.1 pkg/providers/instancetype.
@@ -22,20 +22,20 @@ _HARD = ("NoSchedule", "NoExecute")
 
 
 def one_pod_reaches_several_pools(spec: ClusterSpec) -> Iterator[Note]:
-    """A pod that tolerates one pool's taints may get a node of another, with other hardware or another sharing."""
+    """A pod that tolerates one pool's taints may get a node of another pool, with other hardware or sharing."""
     for index, pool in enumerate(spec.node_pools):
         others = [
             other.name
             for other in spec.node_pools
             if other is not pool and _taints(other) <= _taints(pool) and _kind(other) != _kind(pool)
         ]
-        # Pools with the same taints reach each other: once is enough.
+        # Pools with the same taints reach each other: one note is enough.
         earlier = {other.name for other in spec.node_pools[:index] if _taints(other) == _taints(pool)}
         if reached := [name for name in others if name not in earlier]:
             yield Note(
                 f"nodePools[{index}].taints",
-                f"a pod that tolerates the taints of pool {pool.name} can also use {', '.join(reached)}, of other "
-                f"hardware or sharing, and buys from the pool of the greatest weight; have jobs name theirs "
+                f"a pod that tolerates the taints of pool {pool.name} can also use {', '.join(reached)} with other "
+                "hardware or sharing; Karpenter buys from the pool with the highest weight. Let jobs select their pool "
                 f"(nodeSelector: {LABEL_POOL}: {pool.name}), or give a pool a taint of its own",
             )
 
@@ -54,8 +54,8 @@ def pool_without_nodes_buys_none(spec: ClusterSpec) -> Iterator[Note]:
         if pool.manage and not pool.wanted_nodes and pool.limits is None:
             yield Note(
                 f"nodePools[{index}].wantedNodes",
-                f"0, so pool {pool.name} buys no node whatever pods ask for; write limits: {{nodes: N}} to let them "
-                "buy up to N",
+                f"is 0, so pool {pool.name} buys no node, whatever pods request; write limits: {{nodes: N}} to let "
+                "them buy up to N",
             )
 
 
@@ -68,13 +68,13 @@ def burst_buys_a_node_per_share(spec: ClusterSpec) -> Iterator[Note]:
         why = "karpenter.nodeOverlays is false" if spec.karpenter.manage else "Karpenter is not managed here"
         yield Note(
             f"nodePools[{index}].sharing",
-            f"{why}, so Karpenter counts physical GPUs: pods that ask for one share each buy a node each until the "
-            f"nodes are there, up to {pool.node_limit} of pool {pool.name}",
+            f"{why}, so Karpenter counts physical GPUs: until nodes have joined, each pod that requests one share buys "
+            f"a node, up to {pool.node_limit} of pool {pool.name}",
         )
 
 
 def caps_of_unequal_types(spec: ClusterSpec) -> Iterator[Note]:
-    """``limits.cpu`` is exact where all types have equally many vCPUs."""
+    """``limits.cpu`` is exact if all types have the same number of vCPUs."""
     for index, pool in enumerate(spec.node_pools):
         known = {name: vcpus(name) for name in pool.instance_types}
         counts = sorted({count for count in known.values() if count is not None})
@@ -84,13 +84,13 @@ def caps_of_unequal_types(spec: ClusterSpec) -> Iterator[Note]:
             most = counts[-1] * pool.node_limit // counts[0]
             yield Note(
                 f"nodePools[{index}].instanceTypes",
-                f"types of {counts[0]} to {counts[-1]} vCPUs: pods that insist on the smallest may in one burst buy "
-                f"{most} nodes of pool {pool.name} instead of {pool.node_limit}; a pool of one type has an exact cap",
+                f"types have {counts[0]} to {counts[-1]} vCPUs: a burst of pods that select the smallest type may buy "
+                f"{most} nodes of pool {pool.name} instead of {pool.node_limit}; a pool of one type has an exact limit",
             )
 
 
 def shares_beyond_pod_places(spec: ClusterSpec) -> Iterator[Note]:
-    """More shares than pods fit on a node: the rest can never be used, and is counted as capacity all the same."""
+    """More shares than pods fit on a node: the rest can never be used, but still counts as capacity."""
     for index, pool in enumerate(spec.node_pools):
         for name in pool.instance_types:
             gpus, places = physical_gpus(name), pod_places(name)
@@ -103,14 +103,14 @@ def _too_few_places(field: str, pool: NodePool, name: str, gpus: int, places: in
     if shares > free:
         yield Note(
             field,
-            f"{gpus} x {pool.replicas} = {shares} shares on {name}, which has places for {places} pods (network "
-            f"interfaces x addresses, without prefix delegation), {PODS_OF_A_NODE} of them for its own: at most "
+            f"{gpus} x {pool.replicas} = {shares} shares on {name}, which can run {places} pods (network interfaces x "
+            f"addresses, without prefix delegation), {PODS_OF_A_NODE} of them its own: at most "
             f"{max(free // gpus, 1)} replicas can be used",
         )
 
 
 def places_by_ec2(pool: NodePool, gpus: int, places: dict[str, int]) -> list[Note]:
-    """The same with EC2's figures.
+    """The same note with EC2's figures.
 
     :param places: by instance type.
     """

@@ -82,13 +82,13 @@ def test_more_shares_than_places_for_pods_are_noted() -> None:
 
 @pytest.mark.parametrize("name", ["g6f.large", "g6f.4xlarge", "gr6f.4xlarge"])
 def test_a_part_of_a_gpu_is_refused_by_that_name(name: str) -> None:
-    with pytest.raises(SpecErrors, match=f"{name} has a part of a GPU") as raised:
+    with pytest.raises(SpecErrors, match=f"{name} has only a part of a GPU") as raised:
         demo_spec(nodePools__0__instanceTypes=[name])
     assert "g6.xlarge" in str(raised.value)
 
 
 def test_a_label_of_the_package_is_not_the_files_to_set() -> None:
-    with pytest.raises(SpecErrors, match=r"gpu-fleet\.io/pool is one that the package sets itself"):
+    with pytest.raises(SpecErrors, match=r"gpu-fleet\.io/pool is set by the package itself"):
         demo_spec(nodePools__0__labels={"gpu-fleet.io/pool": "x"})
 
 
