@@ -11,14 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import aiohttp
 
+from sandbox.kube import Kube
 from sandbox.resources import ApiError, Resource
-
-if TYPE_CHECKING:
-    from sandbox.kube import Kube
 
 log = logging.getLogger("sandbox.informers")
 

@@ -31,15 +31,11 @@ import aiohttp
 import msgspec
 import yaml
 
-from sandbox.informers import Informer, SharedInformers, WorkQueue, key_of
-from sandbox.resources import RESOURCES, ApiError, Resource, ResourceRegistry
+from sandbox.resources import ApiError, Resource, ResourceRegistry
 
 #: How often a read is made again that the server was too busy for, and after how many real seconds: a Retry-After is
 #: in simulated ones.
 _RETRIES, _PAUSE_S = 10, 0.1
-
-
-__all__ = ["RESOURCES", "ApiError", "Informer", "Kube", "Resource", "SharedInformers", "WorkQueue", "key_of", "now"]
 
 Object = dict[str, Any]
 PATCH_TYPES = {

@@ -23,7 +23,8 @@ from sandbox.controllers.objects import (
     with_condition,
 )
 from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube import now
+from sandbox.resources import ApiError
 
 REVISION = "deployment.kubernetes.io/revision"
 DESIRED = "deployment.kubernetes.io/desired-replicas"

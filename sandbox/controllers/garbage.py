@@ -10,8 +10,7 @@ from typing import Any, Literal
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
 from sandbox.informers import Change
-from sandbox.kube import ApiError
-from sandbox.resources import Resource
+from sandbox.resources import ApiError, Resource
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"

@@ -26,7 +26,8 @@ from sandbox.controllers.objects import (
 )
 from sandbox.controllers.podcontrol import PodOwner
 from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube import now
+from sandbox.resources import ApiError
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 #: Simulated seconds before the first replacement of a failed pod; doubled for each further one.

@@ -12,7 +12,7 @@ from typing import Any
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, controller_of, controller_uids, meta
 from sandbox.informers import Change, Informer
-from sandbox.kube import ApiError
+from sandbox.resources import ApiError
 
 
 class PodOwner(Controller):

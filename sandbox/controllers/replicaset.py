@@ -17,7 +17,7 @@ from sandbox.controllers.objects import (
     with_condition,
 )
 from sandbox.controllers.podcontrol import PodOwner
-from sandbox.kube import ApiError
+from sandbox.resources import ApiError
 
 
 class ReplicaSetController(PodOwner):

@@ -14,7 +14,8 @@ from typing import Any
 
 from sandbox.controllers.objects import Object, controller_uids, hash_of, meta, owner_reference
 from sandbox.informers import Informer
-from sandbox.kube import ApiError, Kube
+from sandbox.kube import Kube
+from sandbox.resources import ApiError
 
 HASH_LABEL = "controller-revision-hash"
 HISTORY_LABEL = "controller.kubernetes.io/hash"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
 from sandbox.informers import Change
-from sandbox.kube import ApiError
+from sandbox.resources import ApiError
 
 ACCOUNT = "default"
 ROOT_CA = "kube-root-ca.crt"

@@ -11,7 +11,7 @@ from typing import Any
 from sandbox.controllers.objects import Object, is_deleting, is_finished, is_ready, meta, pod_from, ready_for
 from sandbox.controllers.podcontrol import PodOwner
 from sandbox.controllers.revisions import HASH_LABEL, current_revision, trim
-from sandbox.kube import ApiError
+from sandbox.resources import ApiError
 
 
 class StatefulSetController(PodOwner):

@@ -13,7 +13,8 @@ from sandbox.controllers.matching import tolerates
 from sandbox.controllers.nodelifecycle import node_of
 from sandbox.controllers.objects import Object, is_deleting, meta
 from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube import now
+from sandbox.resources import ApiError
 
 
 class TaintEvictionController(Controller):

@@ -8,7 +8,8 @@ from typing import Any
 
 import aiohttp
 
-from sandbox.kube import ApiError, Kube
+from sandbox.kube import Kube
+from sandbox.resources import ApiError
 
 log = logging.getLogger("sandbox.nodes")
 

@@ -21,7 +21,8 @@ from sandbox.controllers.scheduling import preemption
 from sandbox.controllers.scheduling.predicates import Refusal, refusal
 from sandbox.controllers.scheduling.snapshot import NodeInfo, Snapshot, priority, uid
 from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube import now
+from sandbox.resources import ApiError
 
 log = logging.getLogger("sandbox.controllers")
 

@@ -9,8 +9,9 @@ import pytest
 
 from sandbox.apiserver import serve
 from sandbox.apiserver.auth import User
-from sandbox.kube import ApiError, Kube
+from sandbox.kube import Kube
 from sandbox.pki import Pki
+from sandbox.resources import ApiError
 from sandbox.settings import Settings
 from tests.sandbox.controllers import builders
 

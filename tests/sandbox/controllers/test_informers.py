@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from sandbox.informers import Change, SharedInformers, WorkQueue
-from sandbox.kube import ApiError, Kube
-from sandbox.resources import RESOURCES
+from sandbox.kube import Kube
+from sandbox.resources import RESOURCES, ApiError
 from tests.sandbox.controllers import builders
 
 Object = dict[str, Any]

@@ -14,8 +14,9 @@ from sandbox.apiserver.auth import refuse_tokens
 from sandbox.controllers import run
 from sandbox.controllers.objects import is_finished, meta
 from sandbox.informers import Informer, SharedInformers
-from sandbox.kube import ApiError, Kube, now
+from sandbox.kube import Kube, now
 from sandbox.pki import Pki
+from sandbox.resources import ApiError
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]

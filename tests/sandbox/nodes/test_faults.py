@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
-from sandbox.kube import ApiError, Kube
+from sandbox.kube import Kube
+from sandbox.resources import ApiError
 from tests.sandbox.nodes.cluster import (
     GPU_TOLERATION,
     PLUGIN_IMAGE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.capacity import placeholders as rules
 from gpu_fleet.core.errors import AlreadyExists, Forbidden
 from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_PLACEHOLDER, LABEL_COMPONENT, LABEL_POOL, SYSTEM_NAMESPACE
