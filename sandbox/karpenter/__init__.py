@@ -7,7 +7,7 @@ Deployment is Ready, which is how a stopped Karpenter is simulated.
 from __future__ import annotations
 
 from sandbox.aws.client import Aws
-from sandbox.karpenter.controller import Leader
+from sandbox.karpenter.leader import Leader
 from sandbox.kube import Kube
 from sandbox.settings import Clock, Settings
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.conditions import condition, is_true
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.objects import (
     DO_NOT_DISRUPT,
     active,
@@ -18,13 +19,10 @@ from sandbox.karpenter.objects import (
     selects,
 )
 
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
-
 Object = dict[str, Any]
 
 
-def node_complaint(karpenter: Karpenter, node: Object, claim: Object) -> str | None:
+def node_complaint(context: Context, node: Object, claim: Object) -> str | None:
     """What forbids every voluntary disruption (``ValidateNodeDisruptable``).
 
     Once a node is registered its own annotation counts, not the claim's.
@@ -33,20 +31,20 @@ def node_complaint(karpenter: Karpenter, node: Object, claim: Object) -> str | N
         return "node isn't initialized"
     if deleting(node) or deleting(claim):
         return "node is deleting or marked for deletion"
-    if karpenter.nominated(name(claim)):
+    if context.nominated(name(claim)):
         return "node is nominated for a pending pod"
     if notes(node).get(DO_NOT_DISRUPT) == "true":
         return f'disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
     return None
 
 
-def pod_complaint(karpenter: Karpenter, node: Object) -> str | None:
+def pod_complaint(context: Context, node: Object) -> str | None:
     """What pods forbid (``ValidatePodsDisruptable``): first their annotations, then PodDisruptionBudgets.
 
     Drift passes over it when the claim has a terminationGracePeriod (``disruption/types.go``, NewCandidate).
     """
-    speed = karpenter.clock.speed
-    pods = list(karpenter.state.pods_on(name(node)))
+    speed = context.clock.speed
+    pods = list(context.state.pods_on(name(node)))
     for pod in pods:
         if active(pod) and protected(pod, speed):
             where = f"{pod['metadata']['namespace']}/{name(pod)}"
@@ -55,7 +53,7 @@ def pod_complaint(karpenter: Karpenter, node: Object) -> str | None:
         # Of a pod that no eviction is asked for, no budget is asked either (``IsEvictable``).
         if not active(pod) or not drainable(pod):
             continue
-        found = blocking_budgets(pod, karpenter.pdbs.items(pod["metadata"]["namespace"]))
+        found = blocking_budgets(pod, context.pdbs.items(pod["metadata"]["namespace"]))
         shown = " ".join(f"{each['metadata']['namespace']}/{name(each)}" for each in found)
         if len(found) > 1:
             return f"eviction does not support multiple PDBs (PodDisruptionBudget(s)=[{shown}])"

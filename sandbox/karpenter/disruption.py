@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.blocking import node_complaint, pod_complaint
 from sandbox.karpenter.budgets import allowed
 from sandbox.karpenter.catalog import CAPACITY_TYPE, INSTANCE_TYPE
 from sandbox.karpenter.conditions import Conditions, condition, is_true
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.lifecycle import DEPENDENTS
 from sandbox.karpenter.objects import (
@@ -19,17 +20,15 @@ from sandbox.karpenter.objects import (
     deleting,
     labels,
     name,
+    ours,
     reschedulable,
     same_taint,
     uid,
 )
 from sandbox.karpenter.prices import price
-from sandbox.karpenter.provisioner import LEAST_PAUSE
+from sandbox.karpenter.provisioner import LEAST_PAUSE, Provisioner
 from sandbox.karpenter.requirements import Requirements
 from sandbox.karpenter.simulation import Plan, Planned, Simulation
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 log = logging.getLogger("sandbox.karpenter")
 Object = dict[str, Any]
@@ -64,13 +63,14 @@ class Command:
 class Disruption:
     """Looks for nodes to disrupt, one method at a time, and carries the commands out."""
 
-    def __init__(self, karpenter: Karpenter) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context, provisioner: Provisioner) -> None:
+        self._context = context
+        self._provisioner = provisioner
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        clock = self._karpenter.clock
+        clock = self._context.clock
         try:
             while True:
                 acted = False
@@ -93,28 +93,28 @@ class Disruption:
         :param eventual: for drift, which pods hold up only where no terminationGracePeriod ends their stay
             (``types.go``, NewCandidate; ``drift.go``, Class).
         """
-        karpenter = self._karpenter
+        context = self._context
         found = []
-        for claim in sorted(karpenter.claims.items(), key=name):
-            node = karpenter.state.node_of(claim)
-            if not karpenter.ours(claim["spec"]["nodeClassRef"]) or uid(claim) in self._busy:
+        for claim in sorted(context.claims.items(), key=name):
+            node = context.state.node_of(claim)
+            if not ours(claim["spec"]["nodeClassRef"]) or uid(claim) in self._busy:
                 continue
-            pool = karpenter.pools.get(labels(claim).get(POOL, ""))
+            pool = context.pools.get(labels(claim).get(POOL, ""))
             if node is None or pool is None or deleting(pool):
                 continue
-            complaint = node_complaint(karpenter, node, claim)
+            complaint = node_complaint(context, node, claim)
             if complaint is None and not (eventual and claim["spec"].get("terminationGracePeriod")):
-                complaint = pod_complaint(karpenter, node)
+                complaint = pod_complaint(context, node)
             if complaint is not None:
-                karpenter.events.blocked([node, claim], complaint)
+                context.events.blocked([node, claim], complaint)
                 continue
-            pods = [pod for pod in karpenter.state.pods_on(name(node)) if reschedulable(pod)]
+            pods = [pod for pod in context.state.pods_on(name(node)) if reschedulable(pod)]
             found.append(Candidate(node, claim, pool, pods))
         return found
 
     def _within_budget(self, candidates: list[Candidate], reason: str) -> list[Candidate]:
         """As many of each pool as its budgets allow now."""
-        karpenter = self._karpenter
+        context = self._context
         left: dict[str, int] = {}
         kept = []
         for candidate in candidates:
@@ -122,7 +122,7 @@ class Disruption:
             if pool not in left:
                 left[pool] = self._allowed(candidate.pool, reason)
                 if not left[pool]:
-                    karpenter.events.budget_blocks(candidate.pool, reason)
+                    context.events.budget_blocks(candidate.pool, reason)
             if left[pool] > 0:
                 left[pool] -= 1
                 kept.append(candidate)
@@ -130,11 +130,11 @@ class Disruption:
 
     def _allowed(self, pool: Object, reason: str) -> int:
         total = disrupting = 0
-        for claim in self._karpenter.claims.items():
+        for claim in self._context.claims.items():
             if labels(claim).get(POOL) != name(pool) or not is_true(claim, "Initialized"):
                 continue
             total += 1
-            node = self._karpenter.state.node_of(claim)
+            node = self._context.state.node_of(claim)
             not_ready = node is not None and condition(node, "Ready").get("status") != "True"
             disrupting += deleting(claim) or uid(claim) in self._busy or not_ready
         return allowed(pool, total, disrupting, reason)
@@ -147,7 +147,7 @@ class Disruption:
         if not found:
             return None
         names = {name(each.claim) for each in found}
-        await self._karpenter.clock.sleep(VALIDATION)
+        await self._context.clock.sleep(VALIDATION)
         # Only what is still empty after a while goes.
         still = [each for each in self._candidates() if name(each.claim) in names and each.empty]
         still = self._within_budget([each for each in still if self._consolidatable(each)], EMPTY)
@@ -157,7 +157,7 @@ class Disruption:
         disruption = candidate.pool["spec"].get("disruption") or {}
         if seconds(disruption.get("consolidateAfter")) is None:
             text = f'NodePool "{name(candidate.pool)}" has consolidation disabled'
-            self._karpenter.events.unconsolidatable([candidate.node, candidate.claim], text)
+            self._context.events.unconsolidatable([candidate.node, candidate.claim], text)
             return False
         return is_true(candidate.claim, "Consolidatable")
 
@@ -171,7 +171,7 @@ class Disruption:
             if not plan.errors:
                 return Command(DRIFTED, [candidate], plan.new)
             message = f"SimulateScheduling({name(candidate.node)}): not all pods would schedule"
-            self._karpenter.events.blocked([candidate.node, candidate.claim], message)
+            self._context.events.blocked([candidate.node, candidate.claim], message)
         return None
 
     async def _consolidate(self) -> Command | None:
@@ -182,7 +182,7 @@ class Disruption:
             command = await self._cheaper(candidate)
             if command is None:
                 continue
-            await self._karpenter.clock.sleep(VALIDATION)
+            await self._context.clock.sleep(VALIDATION)
             again = [each for each in self._candidates() if name(each.claim) == name(candidate.claim)]
             if again and self._consolidatable(again[0]) and (valid := await self._cheaper(again[0])) is not None:
                 return valid
@@ -193,7 +193,7 @@ class Disruption:
         policy = disruption.get("consolidationPolicy", "WhenEmptyOrUnderutilized")
         if policy == "WhenEmpty":
             text = f'NodePool "{name(candidate.pool)}" has non-empty consolidation disabled'
-            self._karpenter.events.unconsolidatable([candidate.node, candidate.claim], text)
+            self._context.events.unconsolidatable([candidate.node, candidate.claim], text)
             return False
         return not candidate.empty
 
@@ -204,7 +204,7 @@ class Disruption:
         if not plan.new:
             return Command(UNDERUTILIZED, [candidate])
         found = labels(candidate.claim)
-        shape = await self._karpenter.catalog.shape(found.get(INSTANCE_TYPE, ""))
+        shape = await self._context.catalog.shape(found.get(INSTANCE_TYPE, ""))
         if shape is None or found.get(CAPACITY_TYPE) == "spot":
             return None  # spot is replaced by spot only with a feature gate
         now_paid = price(shape, found.get(CAPACITY_TYPE, "on-demand"))
@@ -214,12 +214,12 @@ class Disruption:
         return Command(UNDERUTILIZED, [candidate], [planned]) if planned.types else None
 
     async def _without(self, candidates: list[Candidate]) -> Plan:
-        karpenter = self._karpenter
+        context = self._context
         going = {name(each.claim) for each in candidates}
         # The candidates do not count against the limits either: a replacement may stand beside what it replaces.
-        templates = await karpenter.provisioner.templates(frozenset(going))
-        pods = [pod for each in candidates for pod in karpenter.state.pods_on(name(each.node)) if reschedulable(pod)]
-        plan = Simulation(karpenter.state.rooms(going), templates, karpenter.cloud.available).run(pods)
+        templates = await self._provisioner.templates(frozenset(going))
+        pods = [pod for each in candidates for pod in context.state.pods_on(name(each.node)) if reschedulable(pod)]
+        plan = Simulation(context.state.rooms(going), templates, context.cloud.available).run(pods)
         for pod, room in plan.placed:
             if not room.initialized:
                 # No node is given up for one that may never become any good (``UninitializedNodeError``).
@@ -237,7 +237,7 @@ class Disruption:
                 await self._taint(candidate, True)
                 await self._reason(candidate, command.reason)
             for planned in command.replacements:
-                made.append(await self._karpenter.provisioner.create(planned))
+                made.append(await self._provisioner.create(planned))
         except BaseException:
             self._busy -= {uid(each.claim) for each in command.candidates}
             raise
@@ -246,17 +246,17 @@ class Disruption:
         task.add_done_callback(self._tasks.discard)
 
     async def _finish(self, command: Command, replacements: list[str]) -> None:
-        karpenter = self._karpenter
+        context = self._context
         try:
-            async with asyncio.timeout(karpenter.clock.real(GIVE_UP)):
+            async with asyncio.timeout(context.clock.real(GIVE_UP)):
                 ready = await self._replaced(command, replacements)
         except TimeoutError:
             ready = False
         try:
             for candidate in command.candidates:
                 if ready:
-                    await karpenter.kube.delete("NodeClaim", name(candidate.claim), uid=uid(candidate.claim))
-                    karpenter.events.terminating(candidate.node, candidate.claim, command.reason)
+                    await context.kube.delete("NodeClaim", name(candidate.claim), uid=uid(candidate.claim))
+                    context.events.terminating(candidate.node, candidate.claim, command.reason)
                 else:
                     # Given up: the taint goes, the replacement stays as it is.
                     await self._taint(candidate, False)
@@ -266,24 +266,24 @@ class Disruption:
 
     async def _replaced(self, command: Command, replacements: list[str]) -> bool:
         """Wait until every replacement is initialized; False when one is gone."""
-        karpenter = self._karpenter
+        context = self._context
         waiting = list(replacements)
         while waiting:
             for claim_name in list(waiting):
-                claim = karpenter.claims.get(claim_name)
+                claim = context.claims.get(claim_name)
                 if claim is None:
                     return False
-                karpenter.events.launching(claim, command.reason)
+                context.events.launching(claim, command.reason)
                 if is_true(claim, "Initialized"):
                     waiting.remove(claim_name)
                 else:
-                    karpenter.events.waiting_on_readiness(claim)
+                    context.events.waiting_on_readiness(claim)
             if waiting:
-                await karpenter.clock.sleep(_QUEUE_POLL)
+                await context.clock.sleep(_QUEUE_POLL)
         return True
 
     async def _taint(self, candidate: Candidate, wanted: bool) -> None:
-        node = self._karpenter.nodes.get(name(candidate.node))
+        node = self._context.nodes.get(name(candidate.node))
         if node is None:
             return
         taints = node["spec"].get("taints") or []
@@ -291,10 +291,10 @@ class Disruption:
             return
         kept = [each for each in taints if each["key"] != DISRUPTED_TAINT["key"]]
         taints = [*kept, dict(DISRUPTED_TAINT)] if wanted else kept
-        await self._karpenter.patch_node(node, {"spec": {"taints": taints}})
+        await self._context.patch_node(node, {"spec": {"taints": taints}})
 
     async def _reason(self, candidate: Candidate, reason: str | None) -> None:
-        claim = self._karpenter.claims.get(name(candidate.claim))
+        claim = self._context.claims.get(name(candidate.claim))
         if claim is None:
             return
         conditions = Conditions(claim, DEPENDENTS)
@@ -303,12 +303,12 @@ class Disruption:
         else:
             conditions.set_true("DisruptionReason", reason, reason)
         if conditions.changed:
-            await self._karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
+            await self._context.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
 
     async def tidy(self) -> None:
         """After a restart: taints and reasons that an earlier life left on nodes that nobody disrupts any more."""
-        for claim in self._karpenter.claims.items():
-            node = self._karpenter.state.node_of(claim)
+        for claim in self._context.claims.items():
+            node = self._context.state.node_of(claim)
             if node is None or deleting(claim) or deleting(node):
                 continue
             candidate = Candidate(node, claim, {}, [])

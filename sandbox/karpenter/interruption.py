@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.karpenter.catalog import INSTANCE_TYPE, ZONE
 from sandbox.karpenter.cloud import instance_id
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.objects import deleting, labels, name, provider_id, uid
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 log = logging.getLogger("sandbox.karpenter")
 Object = dict[str, Any]
@@ -59,12 +57,12 @@ class Interruption:
     :param queue: its name, as in the chart's ``settings.interruptionQueue``.
     """
 
-    def __init__(self, karpenter: Karpenter, queue: str) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context, queue: str) -> None:
+        self._context = context
         self._queue = queue
 
     async def run(self) -> None:
-        clock, aws = self._karpenter.clock, self._karpenter.aws
+        clock, aws = self._context.clock, self._context.aws
         pause = max(LEAST_POLL, clock.real(POLL))
         url: str | None = None
         while True:
@@ -86,18 +84,18 @@ class Interruption:
         except (ValueError, KeyError, TypeError) as error:
             log.error("parsing message from queue: %r", error)
             return
-        karpenter = self._karpenter
-        for claim in karpenter.claims.items():
+        context = self._context
+        for claim in context.claims.items():
             if instance_id(provider_id(claim)) not in ids:
                 continue
-            node = karpenter.state.node_of(claim)
+            node = context.state.node_of(claim)
             objects = [each for each in (node, claim) if each is not None]
-            karpenter.events.interrupted(objects, reason, text, warning=ends)
+            context.events.interrupted(objects, reason, text, warning=ends)
             if reason == "SpotInterrupted" and labels(claim).get(ZONE):
-                karpenter.cloud.mark_spot_unavailable(labels(claim).get(INSTANCE_TYPE, ""), labels(claim)[ZONE])
+                context.cloud.mark_spot_unavailable(labels(claim).get(INSTANCE_TYPE, ""), labels(claim)[ZONE])
             if ends and not deleting(claim):
                 noun = "Interruption triggered termination for the "
                 for each in objects:
                     kind = "Node" if each is node else "NodeClaim"
-                    karpenter.events.interrupted([each], "TerminatingOnInterruption", noun + kind)
-                await karpenter.kube.delete("NodeClaim", name(claim), uid=uid(claim))
+                    context.events.interrupted([each], "TerminatingOnInterruption", noun + kind)
+                await context.kube.delete("NodeClaim", name(claim), uid=uid(claim))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter import nodeclass
 from sandbox.karpenter.catalog import INSTANCE_TYPE, instance_type
 from sandbox.karpenter.cloud import image_for
 from sandbox.karpenter.conditions import Conditions, condition
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.lifecycle import DEPENDENTS
-from sandbox.karpenter.objects import HASH, HASH_VERSION_KEY, POOL, deleting, labels, notes
+from sandbox.karpenter.objects import HASH, HASH_VERSION_KEY, POOL, deleting, labels, notes, ours
+from sandbox.karpenter.podevents import PodEvents
 from sandbox.karpenter.requirements import from_entries, from_labels
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 Object = dict[str, Any]
 
@@ -26,32 +25,33 @@ AMI_DRIFT = "AMIDrift"
 class ClaimMarks:
     """Keeps the conditions ``Consolidatable`` and ``Drifted`` of claims."""
 
-    def __init__(self, karpenter: Karpenter) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context, pod_events: PodEvents) -> None:
+        self._context = context
+        self._pod_events = pod_events
 
     async def reconcile(self, claim_name: str) -> None:
-        karpenter = self._karpenter
-        claim = karpenter.claims.get(claim_name)
-        if claim is None or deleting(claim) or not karpenter.ours(claim["spec"]["nodeClassRef"]):
+        context = self._context
+        claim = context.claims.get(claim_name)
+        if claim is None or deleting(claim) or not ours(claim["spec"]["nodeClassRef"]):
             return
-        pool = karpenter.pools.get(labels(claim).get(POOL, ""))
+        pool = context.pools.get(labels(claim).get(POOL, ""))
         if pool is None or not condition(claim, "Launched"):
             return
         conditions = Conditions(claim, DEPENDENTS)
         again = self._consolidatable(pool, claim, conditions)
         await self._drifted(pool, claim, conditions)
         if conditions.changed:
-            await karpenter.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
-        karpenter.mark_queue.add_after(claim_name, min(again, karpenter.clock.real(REMARK)))
+            await context.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
+        context.mark_queue.add_after(claim_name, min(again, context.clock.real(REMARK)))
 
     def _consolidatable(self, pool: Object, claim: Object, conditions: Conditions) -> float:
         """Real seconds until the next look."""
-        karpenter = self._karpenter
+        context = self._context
         after = seconds((pool["spec"].get("disruption") or {}).get("consolidateAfter"))
         if after is None or not conditions.is_true("Initialized"):
             conditions.clear("Consolidatable")
             return float("inf")
-        left = karpenter.clock.real(after) - karpenter.quiet_for(claim)
+        left = context.clock.real(after) - self._pod_events.quiet_for(claim)
         if left > 0:
             conditions.clear("Consolidatable")
             return left
@@ -62,7 +62,7 @@ class ClaimMarks:
         if not conditions.is_true("Launched"):
             conditions.clear("Drifted")
             return
-        node_class = self._karpenter.node_classes.get(claim["spec"]["nodeClassRef"]["name"])
+        node_class = self._context.node_classes.get(claim["spec"]["nodeClassRef"]["name"])
         reason = drift_of(pool, node_class, claim) or await self._ami_drift(node_class, claim)
         if reason is None:
             conditions.clear("Drifted")
@@ -73,11 +73,11 @@ class ClaimMarks:
         """Whether the class would give this instance type another AMI today (aws ``pkg/cloudprovider/drift.go``)."""
         images = ((node_class or {}).get("status") or {}).get("amis") or []
         image = (claim.get("status") or {}).get("imageID")
-        shape = await self._karpenter.catalog.shape(labels(claim).get(INSTANCE_TYPE, ""))
+        shape = await self._context.catalog.shape(labels(claim).get(INSTANCE_TYPE, ""))
         if not images or not image or shape is None:
             return None
         return (
-            None if image_for(images, instance_type(shape, (), self._karpenter.settings.region)) == image else AMI_DRIFT
+            None if image_for(images, instance_type(shape, (), self._context.settings.region)) == image else AMI_DRIFT
         )
 
 

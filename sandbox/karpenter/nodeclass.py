@@ -7,15 +7,14 @@ id, name or tag that find nothing give ``AMINotFound``.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from sandbox.karpenter.conditions import Conditions
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.hashes import class_hash
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
+from sandbox.karpenter.objects import ours
 
 Object = dict[str, Any]
 
@@ -34,13 +33,13 @@ _GONE = ("NoSuchEntity", "NoSuchEntityException")
 class NodeClassController:
     """Reconciles one EC2NodeClass at a time."""
 
-    def __init__(self, karpenter: Karpenter) -> None:
-        self._karpenter = karpenter
-        self._aws = karpenter.aws
-        self._cluster = karpenter.settings.cluster_name
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._aws = context.aws
+        self._cluster = context.settings.cluster_name
 
     async def reconcile(self, name: str) -> None:
-        node_class = self._karpenter.node_classes.get(name)
+        node_class = self._context.node_classes.get(name)
         if node_class is None:
             return
         if node_class["metadata"].get("deletionTimestamp"):
@@ -57,8 +56,8 @@ class NodeClassController:
                 errors.append(error)
         self._validate(node_class, conditions)
         status["conditions"] = conditions.shown()
-        await self._karpenter.write_status(node_class, status)
-        self._karpenter.node_class_queue.add_after(name, max(1.0, self._karpenter.clock.real(RELOOK)))
+        await self._context.write_status(node_class, status)
+        self._context.node_class_queue.add_after(name, max(1.0, self._context.clock.real(RELOOK)))
         if errors:
             raise errors[0]
 
@@ -71,7 +70,7 @@ class NodeClassController:
             patch["finalizers"] = [*(meta.get("finalizers") or []), FINALIZER]
         if any((meta.get("annotations") or {}).get(key) != value for key, value in wanted.items()):
             patch["annotations"] = wanted
-        return await self._karpenter.patch_metadata(node_class, patch) if patch else node_class
+        return await self._context.patch_metadata(node_class, patch) if patch else node_class
 
     # --- what the selectors find ---------------------------------------------------------------------------------
 
@@ -89,7 +88,7 @@ class NodeClassController:
     async def _by_alias(self, alias: str) -> list[Object]:
         """Through the public SSM parameters, one per architecture and variant (``amifamily/al2023.go``)."""
         family, _, release = alias.partition("@")
-        version = self._karpenter.settings.control_plane
+        version = self._context.settings.control_plane
         found = []
         for architecture, variant in (("x86_64", "nvidia"), ("x86_64", "standard"), ("arm64", "standard")):
             last = "recommended" if release == "latest" else (
@@ -202,9 +201,7 @@ class NodeClassController:
         conditions.set_true("InstanceProfileReady")
 
     def _profile_name(self, node_class: Object) -> str:
-        digest = hashlib.sha256(
-            f"{self._karpenter.settings.region}{node_class['metadata']['uid']}".encode()
-        ).hexdigest()
+        digest = hashlib.sha256(f"{self._context.settings.region}{node_class['metadata']['uid']}".encode()).hexdigest()
         return f"{self._cluster}_{int(digest[:15], 16)}"
 
     async def _role_of(self, name: str) -> str | None:
@@ -218,7 +215,7 @@ class NodeClassController:
         return roles[0]["RoleName"] if roles else ""
 
     async def _create_profile(self, node_class: Object, name: str, role: str) -> None:
-        settings = self._karpenter.settings
+        settings = self._context.settings
         tags = {
             **(node_class["spec"].get("tags") or {}),
             f"kubernetes.io/cluster/{self._cluster}": "owned",
@@ -275,17 +272,16 @@ class NodeClassController:
             return
         using = [
             claim["metadata"]["name"]
-            for claim in self._karpenter.claims.items()
-            if claim["spec"]["nodeClassRef"]["name"] == meta["name"]
-            and self._karpenter.ours(claim["spec"]["nodeClassRef"])
+            for claim in self._context.claims.items()
+            if claim["spec"]["nodeClassRef"]["name"] == meta["name"] and ours(claim["spec"]["nodeClassRef"])
         ]
         if using:
-            self._karpenter.events.nodeclass_waits(node_class, sorted(using))
+            self._context.events.nodeclass_waits(node_class, sorted(using))
             return
-        await self._karpenter.cloud.templates.delete_all(node_class)
+        await self._context.cloud.templates.delete_all(node_class)
         await self._delete_profile(node_class)
         finalizers = [each for each in meta["finalizers"] if each != FINALIZER]
-        await self._karpenter.patch_metadata(node_class, {"finalizers": finalizers})
+        await self._context.patch_metadata(node_class, {"finalizers": finalizers})
 
 
 class _Unresolved(Exception):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.conditions import Conditions, condition
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.hashes import template_hash
-from sandbox.karpenter.objects import HASH, HASH_VERSION, HASH_VERSION_KEY, POOL, deleting, name, notes
+from sandbox.karpenter.objects import HASH, HASH_VERSION, HASH_VERSION_KEY, POOL, deleting, name, notes, ours
 from sandbox.nodes.quantities import render_all
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 Object = dict[str, Any]
 
@@ -54,13 +52,13 @@ def runtime_errors(pool: Object) -> str:
 class NodePoolController:
     """Reconciles one NodePool at a time. It never puts a finalizer on a pool."""
 
-    def __init__(self, karpenter: Karpenter) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     async def reconcile(self, pool_name: str) -> None:
-        karpenter = self._karpenter
-        pool = karpenter.pools.get(pool_name)
-        if pool is None or not karpenter.ours(pool["spec"]["template"]["spec"]["nodeClassRef"]):
+        context = self._context
+        pool = context.pools.get(pool_name)
+        if pool is None or not ours(pool["spec"]["template"]["spec"]["nodeClassRef"]):
             return
         pool = await self._hashed(pool)
         conditions = Conditions(pool, DEPENDENTS)
@@ -69,23 +67,23 @@ class NodePoolController:
             conditions.set_false("ValidationSucceeded", "NodePoolValidationFailed", complaint)
         else:
             conditions.set_true("ValidationSucceeded")
-        node_class = karpenter.node_classes.get(pool["spec"]["template"]["spec"]["nodeClassRef"]["name"])
+        node_class = context.node_classes.get(pool["spec"]["template"]["spec"]["nodeClassRef"]["name"])
         _class_ready(conditions, node_class)
         status = dict(pool.get("status") or {})
         if node_class is not None:
             self._registration_health(pool, node_class, conditions)
             status["nodeClassObservedGeneration"] = node_class["metadata"].get("generation", 1)
-        used, count = karpenter.state.pool_usage(pool_name)
+        used, count = context.state.pool_usage(pool_name)
         status |= {"resources": {**_BASE, **render_all(used), "nodes": str(count)}, "nodes": count}
         status["conditions"] = conditions.shown()
-        await karpenter.write_status(pool, status)
-        karpenter.pool_queue.add_after(pool_name, max(0.5, karpenter.clock.real(RECOUNT)))
+        await context.write_status(pool, status)
+        context.pool_queue.add_after(pool_name, max(0.5, context.clock.real(RECOUNT)))
 
     async def _hashed(self, pool: Object) -> Object:
         wanted = {HASH: template_hash(pool), HASH_VERSION_KEY: HASH_VERSION}
         if all(notes(pool).get(key) == value for key, value in wanted.items()):
             return pool
-        return await self._karpenter.patch_metadata(pool, {"annotations": wanted})
+        return await self._context.patch_metadata(pool, {"annotations": wanted})
 
     def _registration_health(self, pool: Object, node_class: Object, conditions: Conditions) -> None:
         """Unknown until a node registers; again after a change of pool or class. Informational."""
@@ -98,7 +96,7 @@ class NodePoolController:
             or known.get("observedGeneration") != generation
         ):
             conditions.set_unknown("NodeRegistrationHealthy")
-        verdict = self._karpenter.registrations.pop(name(pool), None)
+        verdict = self._context.registrations.pop(name(pool), None)
         if verdict is True:
             conditions.set_true("NodeRegistrationHealthy")
         elif verdict is False and not conditions.is_true("NodeRegistrationHealthy"):

@@ -51,6 +51,11 @@ def provider_id(claim: Object) -> str:
     return str((claim.get("status") or {}).get("providerID") or "")
 
 
+def ours(node_class_ref: Object) -> bool:
+    """Whether a nodeClassRef is of the AWS provider; Karpenter's AWS build ignores pools and claims of others."""
+    return bool(node_class_ref.get("group") == "karpenter.k8s.aws" and node_class_ref.get("kind") == "EC2NodeClass")
+
+
 # --- taints ------------------------------------------------------------------------------------------------------
 
 

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.catalog import INSTANCE_TYPE, InstanceType
 from sandbox.karpenter.conditions import Conditions
-from sandbox.karpenter.objects import POOL, deleting, name
+from sandbox.karpenter.context import Context
+from sandbox.karpenter.objects import POOL, deleting, name, ours
 from sandbox.karpenter.requirements import Requirements, from_entries, from_labels, requirement
 from sandbox.karpenter.validation import label_refusal
 from sandbox.nodes.quantities import Resources, parse_all
 from sandbox.resources import ApiError
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 Object = dict[str, Any]
 
@@ -160,8 +158,8 @@ class NodeOverlays:
     :ivar enabled: the feature gate; without it overlays are objects that nobody looks at.
     """
 
-    def __init__(self, karpenter: Karpenter, *, enabled: bool) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context, *, enabled: bool) -> None:
+        self._context = context
         self.enabled = enabled
         self._store = Store()
 
@@ -174,8 +172,8 @@ class NodeOverlays:
         return self._store.apply(pool, types) if self.enabled and pool else types
 
     async def reconcile(self, _key: str) -> None:
-        karpenter = self._karpenter
-        overlays = [each for each in karpenter.overlays.items() if not deleting(each)]
+        context = self._context
+        overlays = [each for each in context.overlays.items() if not deleting(each)]
         named = {
             value
             for overlay in overlays
@@ -184,7 +182,7 @@ class NodeOverlays:
             for value in item.get("values") or []
         }
         pools = []
-        for pool in sorted(karpenter.pools.items(), key=name):
+        for pool in sorted(context.pools.items(), key=name):
             types = await self._types(pool, named)
             if types is not None:
                 pools.append((pool, types))
@@ -195,18 +193,18 @@ class NodeOverlays:
 
     async def _types(self, pool: Object, named: set[str]) -> list[InstanceType] | None:
         """``None`` for a pool whose class is missing or not ready: it stays unevaluated."""
-        karpenter = self._karpenter
+        context = self._context
         reference = pool["spec"]["template"]["spec"]["nodeClassRef"]
-        node_class = karpenter.node_classes.get(reference["name"])
+        node_class = context.node_classes.get(reference["name"])
         subnets = ((node_class or {}).get("status") or {}).get("subnets") or []
-        if not karpenter.ours(reference) or not subnets:
+        if not ours(reference) or not subnets:
             return None
         zones = {each["zone"] for each in subnets}
         own = from_entries(pool["spec"]["template"]["spec"].get("requirements"))
-        found = {each.name: each for each in await karpenter.catalog.of_pool(own, zones)}
+        found = {each.name: each for each in await context.catalog.of_pool(own, zones)}
         if missing := named - set(found):
             others = Requirements().add(requirement(INSTANCE_TYPE, "In", missing))
-            found |= {each.name: each for each in await karpenter.catalog.of_pool(others, zones)}
+            found |= {each.name: each for each in await context.catalog.of_pool(others, zones)}
         return list(found.values())
 
     async def _tell(self, overlay: Object, refusal: tuple[str, str] | None) -> None:
@@ -217,7 +215,7 @@ class NodeOverlays:
             conditions.set_false("ValidationSucceeded", *refusal)
         if conditions.changed:
             try:
-                await self._karpenter.write_status(
+                await self._context.write_status(
                     overlay, {**(overlay.get("status") or {}), "conditions": conditions.shown()}
                 )
             except ApiError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter import nodeclass
 from sandbox.karpenter.catalog import InstanceType
 from sandbox.karpenter.conditions import is_true
+from sandbox.karpenter.context import Context
 from sandbox.karpenter.objects import (
     HASH,
     HASH_VERSION_KEY,
@@ -16,20 +17,18 @@ from sandbox.karpenter.objects import (
     deleting,
     name,
     notes,
+    ours,
     protected,
     provider_id,
     provisionable,
     reschedulable,
     uid,
 )
-from sandbox.karpenter.overlays import APPLIED, Unevaluated
+from sandbox.karpenter.overlays import APPLIED, NodeOverlays, Unevaluated
 from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, from_entries, from_labels, requirement
 from sandbox.karpenter.simulation import HOSTNAME, NODES, Plan, Planned, Simulation, Template
 from sandbox.karpenter.validation import refusal
 from sandbox.nodes.quantities import Resources, parse_all, render_all
-
-if TYPE_CHECKING:
-    from sandbox.karpenter.controller import Karpenter
 
 log = logging.getLogger("sandbox.karpenter")
 Object = dict[str, Any]
@@ -47,8 +46,9 @@ MAX_TYPES = 60
 class Provisioner:
     """Collects pods into batches, simulates, creates claims."""
 
-    def __init__(self, karpenter: Karpenter) -> None:
-        self._karpenter = karpenter
+    def __init__(self, context: Context, overlays: NodeOverlays) -> None:
+        self._context = context
+        self._overlays = overlays
         self._trigger = asyncio.Event()
         self._seen: set[str] = set()
         self._extra_for: set[str] = set()
@@ -63,7 +63,7 @@ class Provisioner:
         self._trigger.set()
 
     async def run(self) -> None:
-        clock = self._karpenter.clock
+        clock = self._context.clock
         while True:
             pending = self._pending()
             try:
@@ -75,10 +75,10 @@ class Provisioner:
             await self._provision()
 
     def _pending(self) -> list[Object]:
-        return [pod for pod in self._karpenter.pods.items() if provisionable(pod)]
+        return [pod for pod in self._context.pods.items() if provisionable(pod)]
 
     async def _batch(self) -> None:
-        clock = self._karpenter.clock
+        clock = self._context.clock
         loop = asyncio.get_running_loop()
         end = loop.time() + clock.real(BATCH_MAX)
         while loop.time() < end:
@@ -93,15 +93,12 @@ class Provisioner:
         self._seen |= {uid(pod) for pod in self._pending()}
 
     async def _provision(self) -> None:
-        karpenter = self._karpenter
+        context = self._context
         # A claim of which it is not known what it became: nothing is planned on unknown ground.
-        while any(
-            not provider_id(claim) and karpenter.ours(claim["spec"]["nodeClassRef"])
-            for claim in karpenter.claims.items()
-        ):
-            changed = karpenter.claims.changed
+        while any(not provider_id(claim) and ours(claim["spec"]["nodeClassRef"]) for claim in context.claims.items()):
+            changed = context.claims.changed
             try:
-                async with asyncio.timeout(karpenter.clock.real(_STALLED)):
+                async with asyncio.timeout(context.clock.real(_STALLED)):
                     await changed.wait()
             except TimeoutError:
                 pass
@@ -111,19 +108,19 @@ class Provisioner:
         pods = [pod for pod in pending if self._valid(pod)]
         moving = [
             pod
-            for pod in karpenter.state.deleting_pods()
-            if reschedulable(pod) and not protected(pod, karpenter.clock.speed)
+            for pod in context.state.deleting_pods()
+            if reschedulable(pod) and not protected(pod, context.clock.speed)
         ]
         if not templates or not (pending or moving):
             return
-        plan = Simulation(karpenter.state.rooms(), templates, karpenter.cloud.available).run([*pods, *moving])
+        plan = Simulation(context.state.rooms(), templates, context.cloud.available).run([*pods, *moving])
         by_uid = {uid(pod): pod for pod in [*pods, *moving]}
         for pod_uid, error in plan.errors.items():
-            karpenter.events.failed_scheduling(by_uid[pod_uid], error)
+            context.events.failed_scheduling(by_uid[pod_uid], error)
         for pod, room in plan.placed:
             if provisionable(pod):
-                karpenter.nominate(room.claim or room.name)
-                karpenter.events.nominated(pod, claim=room.claim, node=room.name if room.has_node else None)
+                context.nominate(room.claim or room.name)
+                context.events.nominated(pod, claim=room.claim, node=room.name if room.has_node else None)
         # All claims of a pass are created side by side, so none of them counts yet when the next is checked.
         exceeded = {name(each.pool) for each in templates if self._exceeded(each.pool)}
         for planned in plan.new:
@@ -133,28 +130,28 @@ class Provisioner:
                 )
                 continue
             claim = await self.create(planned)
-            karpenter.nominate(name(claim))
+            context.nominate(name(claim))
             for pod in planned.pods:
-                karpenter.events.nominated(pod, claim=name(claim))
+                context.events.nominated(pod, claim=name(claim))
         await self._extra_node(plan, pending, templates)
 
     def _valid(self, pod: Object) -> bool:
         """Whether Karpenter looks at a pending pod at all; says so if not."""
         why = refusal(pod)
         if why is not None:
-            self._karpenter.events.failed_scheduling(pod, why)
+            self._context.events.failed_scheduling(pod, why)
         return why is None
 
     async def create(self, planned: Planned) -> Object:
         """One claim; waits until the cache has it, so that the next simulation counts it."""
-        created = await self._karpenter.kube.create(manifest(planned, self._karpenter.node_classes))
-        await self._karpenter.claims.caught_up(created)
+        created = await self._context.kube.create(manifest(planned, self._context.node_classes))
+        await self._context.claims.caught_up(created)
         return created
 
     async def _extra_node(self, plan: Plan, pods: list[Object], templates: list[Template]) -> None:
         """The fault: a node nobody needs, bought once for each pod that appears."""
         fresh = {uid(pod) for pod in pods} - self._extra_for
-        if fresh and self._karpenter.settings.faults.take("extra-node") is not None:
+        if fresh and self._context.settings.faults.take("extra-node") is not None:
             self._extra_for |= fresh
             template = plan.new[0].template if plan.new else templates[0]
             planned = plan.new[0] if plan.new else Planned(
@@ -170,13 +167,13 @@ class Provisioner:
 
         :param without: names of claims that are left out of what the limits count (they are about to go).
         """
-        karpenter = self._karpenter
+        context = self._context
         pools = [
             pool
-            for pool in karpenter.pools.items()
+            for pool in context.pools.items()
             if not deleting(pool)
             and is_true(pool, "Ready")
-            and karpenter.ours(pool["spec"]["template"]["spec"]["nodeClassRef"])
+            and ours(pool["spec"]["template"]["spec"]["nodeClassRef"])
             and pool["spec"].get("replicas") is None
         ]
         pools.sort(key=name, reverse=True)
@@ -189,33 +186,33 @@ class Provisioner:
                 log.debug("skipping, awaiting nodeoverlay evaluation: %s", error)
                 continue
             if not template.types:
-                karpenter.events.no_compatible_types(pool)
+                context.events.no_compatible_types(pool)
                 continue
             found.append(template)
         return found
 
     async def _template(self, pool: Object, without: frozenset[str]) -> Template:
-        karpenter = self._karpenter
+        context = self._context
         requirements = pool_requirements(pool)
         spec = pool["spec"]["template"]["spec"]
-        node_class = karpenter.node_classes.get(spec["nodeClassRef"]["name"])
+        node_class = context.node_classes.get(spec["nodeClassRef"]["name"])
         subnets = ((node_class or {}).get("status") or {}).get("subnets") or []
-        types: list[InstanceType] = await karpenter.catalog.of_pool(requirements, {each["zone"] for each in subnets})
-        types = karpenter.node_overlays.applied(name(pool), types)
+        types: list[InstanceType] = await context.catalog.of_pool(requirements, {each["zone"] for each in subnets})
+        types = self._overlays.applied(name(pool), types)
         taints = list(spec.get("taints") or [])
-        daemons = karpenter.state.daemon_requests(requirements, taints, WELL_KNOWN)
+        daemons = context.state.daemon_requests(requirements, taints, WELL_KNOWN)
         return Template(pool, requirements, taints, types, daemons, self._remaining(pool, without))
 
     def _remaining(self, pool: Object, without: frozenset[str] = frozenset()) -> Resources | None:
         limits = parse_all(pool["spec"].get("limits"))
         if not limits:
             return None
-        used, count = self._karpenter.state.pool_usage(name(pool), without)
+        used, count = self._context.state.pool_usage(name(pool), without)
         return {key: limit - (count * 1000 if key == NODES else used.get(key, 0)) for key, limit in limits.items()}
 
     def _exceeded(self, pool: Object) -> bool:
         """Whether a pool has more than its limits now; asked again when a claim is created (``provisioner.Create``)."""
-        latest = self._karpenter.pools.get(name(pool)) or pool
+        latest = self._context.pools.get(name(pool)) or pool
         return any(left < 0 for left in (self._remaining(latest) or {}).values())
 
 
