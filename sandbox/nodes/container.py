@@ -6,19 +6,20 @@ Reasons, messages and back-offs after kubernetes/kubernetes ``pkg/kubelet/kuberu
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from sandbox.kube import now
 from sandbox.nodes import images
 from sandbox.nodes.environment import MissingReference, resolve_env
+from sandbox.nodes.host import Host
 from sandbox.nodes.identity import without_credentials
 from sandbox.nodes.launch import KARPENTER_IMAGE, Start, container_id, is_probe, launch
+from sandbox.nodes.plugin import PluginPod
 from sandbox.nodes.podstatus import ContainerState
+from sandbox.nodes.processes import Process
+from sandbox.nodes.recorder import EventType
 from sandbox.nodes.tampering import tampered
-
-if TYPE_CHECKING:
-    from sandbox.nodes.pod import PodWorker
-    from sandbox.nodes.processes import Process
 
 # Simulated seconds.
 BACKOFF_FIRST, BACKOFF_LARGEST = 10.0, 300.0
@@ -29,12 +30,39 @@ _SETTLE = 0.5
 _MESSAGE_BYTES, _FALLBACK_BYTES, _FALLBACK_LINES = 4096, 2048, 80
 
 
+class Worker(Protocol):
+    """The pod of a container, as the container knows it.
+
+    :ivar over: no container is started again.
+    """
+
+    host: Host
+    pod: dict[str, Any]
+    uid: str
+    name: str
+    has_init: bool
+    over: bool
+    pod_ip: str
+
+    def folder(self, container: str) -> Path:
+        """Private files of one container."""
+
+    def plugin_pod(self) -> PluginPod | None:
+        """What the containers share if this is the pod of a device plugin."""
+
+    def event(self, reason: str, message: str, kind: EventType = "Normal") -> None:
+        """Record an event about the pod."""
+
+    def sync_soon(self) -> None:
+        """A container's state has changed: write the pod's status."""
+
+
 class ContainerRun:
     """Drives one container of a pod; its state is in :attr:`state`."""
 
-    def __init__(self, worker: PodWorker, spec: dict[str, Any], *, init: bool = False) -> None:
+    def __init__(self, worker: Worker, spec: dict[str, Any], *, init: bool = False) -> None:
         self.worker = worker
-        self.machine = worker.machine
+        self.host = worker.host
         self.spec = spec
         self.sidecar = init and spec.get("restartPolicy") == "Always"
         self.init = init and not self.sidecar
@@ -54,7 +82,7 @@ class ContainerRun:
                 self.state.done = True
                 self.worker.sync_soon()
                 return code
-            if asyncio.get_running_loop().time() - started > self.machine.clock.real(BACKOFF_RESET):
+            if asyncio.get_running_loop().time() - started > self.host.clock.real(BACKOFF_RESET):
                 backoff = 0.0
             await self._back_off(backoff)
             backoff = min(backoff * 2, BACKOFF_LARGEST) if backoff else BACKOFF_FIRST
@@ -82,7 +110,7 @@ class ContainerRun:
             f"pod={meta['name']}_{meta['namespace']}({meta['uid']})",
         )
         self.worker.event("BackOff", f"Back-off restarting failed container {where}", "Warning")
-        await self.machine.clock.sleep(seconds)
+        await self.host.clock.sleep(seconds)
 
     def _wait_for(self, reason: str, message: str | None = None) -> None:
         self.state.state = {"waiting": {"reason": reason} | ({"message": message} if message else {})}
@@ -94,7 +122,7 @@ class ContainerRun:
     async def _pull(self) -> None:
         """Until the node has the image."""
         image, policy = self.spec["image"], self.spec.get("imagePullPolicy", "IfNotPresent")
-        store = self.machine.images
+        store = self.host.images
         backoff = BACKOFF_FIRST
         while True:
             if store.has(image) and policy != "Always":
@@ -112,13 +140,13 @@ class ContainerRun:
                     message = f"rpc error: code = NotFound desc = {error}"
                     self.worker.event("Failed", f'Failed to pull image "{image}": {message}', "Warning")
                     self._failed_pull("ErrImagePull", message)
-            await self.machine.clock.sleep(_REGISTRY_ANSWERS)
+            await self.host.clock.sleep(_REGISTRY_ANSWERS)
             last = self.state.state["waiting"]
             if last["reason"] == "ErrImagePull":
                 self.worker.event("BackOff", f'Back-off pulling image "{image}"')
                 self.worker.event("Failed", "Error: ImagePullBackOff", "Warning")
                 self._wait_for("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {last["message"]}')
-            await self.machine.clock.sleep(backoff)
+            await self.host.clock.sleep(backoff)
             backoff = min(backoff * 2, BACKOFF_LARGEST)
         self.state.image_id = store.image_id(image)
 
@@ -127,10 +155,10 @@ class ContainerRun:
         self._wait_for(reason, message)
 
     async def _pull_once(self, image: str) -> None:
-        clock, store = self.machine.clock, self.machine.images
+        clock, store = self.host.clock, self.host.images
         self.worker.event("Pulling", f'Pulling image "{image}"')
         began = asyncio.get_running_loop().time()
-        fault = self.machine.fault("image-unpullable")
+        fault = self.host.fault("image-unpullable")
         if fault is not None and str(fault.get("image", "")) in image:
             await clock.sleep(_REGISTRY_ANSWERS)
             reference = images.parse_reference(image)
@@ -138,7 +166,7 @@ class ContainerRun:
                 f'failed to pull and unpack image "{reference}": failed to resolve reference "{reference}": '
                 f"{reference}: not found"
             )
-        async with self.machine.pull_lock(image):
+        async with self.host.pull_lock(image):
             if not store.has(image):
                 try:
                     repository = images.resolve(image)
@@ -146,8 +174,8 @@ class ContainerRun:
                     await clock.sleep(_REGISTRY_ANSWERS)
                     raise
                 if (step := images.pull_step(repository)) is not None:
-                    seconds = self.machine.latencies.sample(step)
-                    await clock.sleep(seconds, f"{image} pulled on {self.machine.name}")
+                    seconds = self.host.latencies.sample(step)
+                    await clock.sleep(seconds, f"{image} pulled on {self.host.name}")
                 store.keep(image, repository)
         took = (asyncio.get_running_loop().time() - began) * clock.speed
         size = store.present[str(images.parse_reference(image))].megabytes * 1_000_000
@@ -160,22 +188,22 @@ class ContainerRun:
     # --- process -----------------------------------------------------------------------------------------------
 
     async def _start_and_wait(self) -> int:
-        clock, name = self.machine.clock, self.state.name
+        clock, name = self.host.clock, self.state.name
         start = await self._prepared()
         self.state.container_id = container_id(self.worker.uid, name, self.state.restarts)
         self.worker.event("Created", f"Created container: {name}")
-        seconds = self.machine.latencies.sample("container_start")
+        seconds = self.host.latencies.sample("container_start")
         await clock.sleep(seconds, f"{self.worker.name}/{name} started")
         began = now()
         self.process = await self._launched(start)
-        self.process.listen(lambda: self.machine.logs.changed(self.worker.pod, name, self.output))
+        self.process.listen(lambda: self.host.logs.changed(self.worker.pod, name, self.output))
         self.worker.event("Started", f"Started container {name}")
         self.state.ever_started = True
         self.first_started.set()
         ending = asyncio.ensure_future(self.process.wait())
         leading: asyncio.Future[None] | None = None
         if KARPENTER_IMAGE in self.spec["image"]:
-            seconds = self.machine.latencies.sample("karpenter_start")
+            seconds = self.host.latencies.sample("karpenter_start")
             leading = asyncio.ensure_future(clock.sleep(seconds, f"{self.worker.name} leads"))
         try:
             # What ends at once is never seen running: the kubelet looks at its runtime once a second.
@@ -201,7 +229,7 @@ class ContainerRun:
     async def _launched(self, start: Start) -> Process:
         """The container's process; Karpenter's controller ends at once where nothing gives it AWS credentials."""
         if KARPENTER_IMAGE in self.spec["image"]:
-            identity = self.machine.fleet.identity
+            identity = self.host.context.identity
             if not await identity.has_credentials(self.worker.pod, start.env):
                 return without_credentials(start.env)
         return await launch(start)
@@ -221,7 +249,7 @@ class ContainerRun:
             ended["message"] = message
         self.state.state = {"terminated": ended}
         self.state.ready = self.init and code == 0
-        await self.machine.logs.upload(self.worker.pod, self.state.name, self.output)
+        await self.host.logs.upload(self.worker.pod, self.state.name, self.output)
         self.worker.sync_soon()
 
     def output(self) -> str:
@@ -231,7 +259,7 @@ class ContainerRun:
         """The termination message: its file, else (if the pod wants so) the end of a failed container's log."""
         path = self.worker.folder(self.state.name) / "termination-log"
         content = path.read_bytes() if path.is_file() else b""
-        fault = self.machine.fault("probe-output")
+        fault = self.host.fault("probe-output")
         if fault is not None and is_probe(self.spec) and str(fault.get("image", "")) in self.spec["image"]:
             content = tampered(content.decode(errors="replace"), fault).encode()
         written = content[:_MESSAGE_BYTES].decode(errors="replace")
@@ -242,19 +270,19 @@ class ContainerRun:
 
     async def _prepared(self) -> Start:
         """Environment resolved; waits with CreateContainerConfigError while something it names is missing."""
-        addresses = {"podIP": self.worker.pod_ip, "hostIP": self.machine.ip}
+        addresses = {"podIP": self.worker.pod_ip, "hostIP": self.host.ip}
         while True:
             try:
-                env = await resolve_env(self.machine.kube, self.worker.pod, self.spec, addresses)
+                env = await resolve_env(self.host.kube, self.worker.pod, self.spec, addresses)
                 break
             except MissingReference as error:
                 self.worker.event("Failed", f"Error: {error}", "Warning")
                 self._wait_for("CreateContainerConfigError", str(error))
-                await self.machine.clock.sleep(_REFERENCE_RETRY)
+                await self.host.clock.sleep(_REFERENCE_RETRY)
         folder = self.worker.folder(self.state.name)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "termination-log").unlink(missing_ok=True)
-        return Start(self.machine, self.worker.pod, self.spec, env, folder, self.worker.plugin_pod())
+        return Start(self.host, self.worker.pod, self.spec, env, folder, self.worker.plugin_pod())
 
 
 def _span(seconds: float) -> str:

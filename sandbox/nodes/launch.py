@@ -7,17 +7,15 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.nodes import plugin
 from sandbox.nodes.environment import expand, write_volumes
 from sandbox.nodes.execution import BIN, DRIVER_BIN, PYTHON, SAMPLES, Command, Executed, replace_paths, search_path
+from sandbox.nodes.host import Host
 from sandbox.nodes.plugin_config import Strategy
 from sandbox.nodes.processes import Process, Simulated, ends, forever
 from sandbox.settings import Wait
-
-if TYPE_CHECKING:
-    from sandbox.nodes.machine import Machine
 
 PROBE_IMAGE = re.compile(
     r"(^|/)nvidia/cuda:|(^|/)nvidia/k8s/cuda-sample:|(^|/)nvidia/cloud-native/dcgm:|(^|/)(library/)?python:"
@@ -42,7 +40,7 @@ class Start:
     :ivar shared: what the containers of a device-plugin pod share.
     """
 
-    machine: Machine
+    host: Host
     pod: dict[str, Any]
     container: dict[str, Any]
     env: dict[str, str]
@@ -72,7 +70,7 @@ async def launch(start: Start) -> Process:
 
 
 def _simulate(start: Start, words: list[str]) -> Process:
-    clock = start.machine.clock
+    clock = start.host.clock
     if any(_PRUNE.match(word) for word in words):
         return Simulated(ends(clock.real(_PRUNE_SECONDS), 0))
     shell = len(words) == 3 and words[0].rsplit("/", 1)[-1] in ("sh", "bash") and words[1] == "-c"
@@ -89,12 +87,12 @@ def _simulate(start: Start, words: list[str]) -> Process:
             return Simulated(ends(clock.real(float(words[1].rstrip("s"))), 0))
         except ValueError:
             return Simulated(forever)
-    return Simulated(forever, stopping=start.machine.handle_sigterm)
+    return Simulated(forever, stopping=start.host.handle_sigterm)
 
 
 def _plugin_process(start: Start, shared: plugin.PluginPod) -> Process:
-    machine, name = start.machine, plugin.program(start.container)
-    stopping = machine.handle_sigterm
+    host, name = start.host, plugin.program(start.container)
+    stopping = host.handle_sigterm
     if name == "config-manager":
         oneshot = start.env.get("ONESHOT", "false").lower() == "true"
         return Simulated(lambda it: plugin.run_config_manager(shared, it, oneshot=oneshot), stopping=stopping)
@@ -108,7 +106,7 @@ def _plugin_process(start: Start, shared: plugin.PluginPod) -> Process:
         return Simulated(lambda it: plugin.run_mps_daemon(shared, it), stopping=stopping)
     if name == "nvidia-device-plugin":
         process = Simulated(
-            lambda it: plugin.run_plugin(shared, it), stopping=stopping, on_end=lambda: machine.plugin_ended(process)
+            lambda it: plugin.run_plugin(shared, it), stopping=stopping, on_end=lambda: host.plugin_ended(process)
         )
         return process
     return Simulated(forever, stopping=stopping)
@@ -120,7 +118,7 @@ def _default_command(image: str) -> list[str]:
 
 
 async def _execute(start: Start) -> Process:
-    machine, container = start.machine, start.container
+    host, container = start.host, start.container
     scratch = start.folder / "work"
     samples = start.folder / "cuda-samples"
     for folder in (scratch, samples, start.folder / "tmp"):
@@ -130,13 +128,13 @@ async def _execute(start: Start) -> Process:
         if not link.exists() and "cuda-sample" in container["image"]:
             link.symlink_to(BIN / "vectorAdd")
     start.termination_log.touch()
-    paths = await write_volumes(machine.kube, start.pod, container, start.folder / "volumes")
+    paths = await write_volumes(host.kube, start.pod, container, start.folder / "volumes")
     paths |= {
         container.get("terminationMessagePath") or TERMINATION_LOG: str(start.termination_log),
         SAMPLES: str(samples),
     }
     visible = ",".join(_visible_gpus(start))
-    if not visible and machine.gpus:
+    if not visible and host.gpus:
         # The NVIDIA runtime believes the variable whoever sets it: a manifest, or the image itself, as CUDA's do
         # (nvidia-container-toolkit, accept-nvidia-visible-devices-envvar-when-unprivileged, true by default).
         of_image = "" if PYTHON_IMAGE.search(container["image"]) else "all"
@@ -150,11 +148,11 @@ async def _execute(start: Start) -> Process:
         **{name: replace_paths(value, paths) for name, value in start.env.items()},
         "PATH": search_path(sees_gpu=bool(visible), dcgm=DCGM_IMAGE in container["image"]),
         "NVIDIA_VISIBLE_DEVICES": visible or "void",
-        "SANDBOX_SPEED": str(machine.clock.speed),
-        "SANDBOX_GPU_TABLE": str(machine.gpu_table()),
-        "SANDBOX_GPU_USE": str(machine.folder / "gpu-use"),
+        "SANDBOX_SPEED": str(host.clock.speed),
+        "SANDBOX_GPU_TABLE": str(host.gpu_table()),
+        "SANDBOX_GPU_USE": str(host.folder / "gpu-use"),
         # `sleep` divides by the speed, so this is in simulated seconds.
-        "SANDBOX_VECTORADD_SECONDS": f"{machine.latencies.sample('vectoradd'):.3f}",
+        "SANDBOX_VECTORADD_SECONDS": f"{host.latencies.sample('vectoradd'):.3f}",
         **_shares(start),
     }
     if PYTHON_IMAGE.search(container["image"]):
@@ -181,12 +179,12 @@ async def _execute(start: Start) -> Process:
 
 def _visible_gpus(start: Start) -> list[str]:
     """UUIDs of the GPUs that the container got; with the fault ``split-sharers`` every second sharer sees another."""
-    machine, uid = start.machine, start.pod["metadata"]["uid"]
-    gpus = machine.devices.visible_gpus(uid, start.container["name"])
-    phantom = machine.ailments.phantom
+    host, uid = start.host, start.pod["metadata"]["uid"]
+    gpus = host.devices.visible_gpus(uid, start.container["name"])
+    phantom = host.ailments.phantom
     if phantom is None:
         return gpus
-    return [phantom.uuid if machine.devices.holders(gpu).index(uid) % 2 else gpu for gpu in gpus]
+    return [phantom.uuid if host.devices.holders(gpu).index(uid) % 2 else gpu for gpu in gpus]
 
 
 def _shares(start: Start) -> dict[str, str]:
@@ -194,16 +192,16 @@ def _shares(start: Start) -> dict[str, str]:
 
     An MPS client gets the pipe of its daemon as the device plugin sets it (``internal/plugin/mps.go``).
     """
-    machine, uid = start.machine, start.pod["metadata"]["uid"]
+    host, uid = start.host, start.pod["metadata"]["uid"]
     env: dict[str, str] = {}
-    gpus = machine.devices.visible_gpus(uid, start.container["name"])
-    sharing = machine.devices.sharing()
+    gpus = host.devices.visible_gpus(uid, start.container["name"])
+    sharing = host.devices.sharing()
     if gpus and sharing.strategy is Strategy.MPS:
         env["CUDA_MPS_PIPE_DIRECTORY"] = f"/mps/{sharing.resource}/pipe"
         env["SANDBOX_MPS_REPLICAS"] = str(sharing.replicas)
-        env["SANDBOX_MPS_DAEMON"] = str(int(bool(machine.mps_daemons)))
-    share = machine.ailments.share
-    if share is not None and any(machine.devices.holders(gpu)[0] == uid for gpu in gpus):
+        env["SANDBOX_MPS_DAEMON"] = str(int(bool(host.mps_daemons)))
+    share = host.ailments.share
+    if share is not None and any(host.devices.holders(gpu)[0] == uid for gpu in gpus):
         env["SANDBOX_GPU_SHARE"] = str(share)
     return env
 
@@ -213,7 +211,7 @@ class _Recorded(Executed):
 
     def __init__(self, command: Command, start: Start) -> None:
         self._label = f"{start.pod['metadata']['name']} runs"
-        self._waits = start.machine.clock.waits
+        self._waits = start.host.clock.waits
         self._began = time.time()
         super().__init__(command)
 

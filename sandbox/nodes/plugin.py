@@ -10,15 +10,13 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.nodes import plugin_config
 from sandbox.nodes.features import feature_labels
+from sandbox.nodes.host import Host
 from sandbox.nodes.plugin_config import CONFIG_LABEL, ConfigError, PluginConfig, Sharing, Strategy
 from sandbox.nodes.processes import Simulated
-
-if TYPE_CHECKING:
-    from sandbox.nodes.machine import Machine
 
 #: The plugin's own pause after a failed start, simulated seconds (``cmd/nvidia-device-plugin/main.go``).
 RETRY_SECONDS = 30
@@ -34,7 +32,7 @@ def _stamp(level: str, source: str) -> str:
 class PluginPod:
     """What the containers of one pod share: the chosen entry, and the signal that it has changed."""
 
-    machine: Machine
+    host: Host
     pod: dict[str, Any]
     managed: bool = field(init=False)
     entry: str | None = None
@@ -62,11 +60,11 @@ class PluginPod:
     async def entries(self) -> dict[str, str]:
         if self.config_map is None:
             return {}
-        found = await self.machine.kube.find("ConfigMap", self.config_map, self.pod["metadata"]["namespace"])
+        found = await self.host.kube.find("ConfigMap", self.config_map, self.pod["metadata"]["namespace"])
         return dict((found or {}).get("data") or {})
 
     def choose(self, entries: dict[str, str]) -> str:
-        return plugin_config.choose(entries, self.machine.label(CONFIG_LABEL), self._default, self._fallbacks)
+        return plugin_config.choose(entries, self.host.label(CONFIG_LABEL), self._default, self._fallbacks)
 
     async def config(self) -> PluginConfig:
         """What the plugin's process reads at its start and after a SIGHUP.
@@ -99,9 +97,9 @@ def program(container: dict[str, Any]) -> str:
 async def run_config_manager(shared: PluginPod, process: Simulated, *, oneshot: bool) -> int:
     """Init container: choose once. Sidecar: choose at every change of the node's label and hang up the plugin."""
     while True:
-        changed = shared.machine.labels_changed
+        changed = shared.host.labels_changed
         process.log(f"{_stamp('I', 'main.go:246')} Waiting for change to '{CONFIG_LABEL}' label")
-        label = shared.machine.label(CONFIG_LABEL) or ""
+        label = shared.host.label(CONFIG_LABEL) or ""
         process.log(f"{_stamp('I', 'main.go:248')} Label change detected: {CONFIG_LABEL}={label}")
         try:
             entry = shared.choose(await shared.entries())
@@ -123,7 +121,7 @@ async def run_config_manager(shared: PluginPod, process: Simulated, *, oneshot: 
 
 async def run_plugin(shared: PluginPod, process: Simulated) -> int:
     """Announce the node's GPUs as the configuration says, again after each hang-up."""
-    machine = shared.machine
+    host = shared.host
     process.log(f'{_stamp("I", "main.go:235")} "Starting NVIDIA Device Plugin" version="v0.20.0"')
     while True:
         shared.hangup.clear()
@@ -135,7 +133,7 @@ async def run_plugin(shared: PluginPod, process: Simulated) -> int:
             process.log(f"{_stamp('E', 'main.go:183')} {chain}")
             return 1
         process.log(f"{_stamp('I', 'main.go:345')} Retrieving plugins.")
-        if not machine.gpus:
+        if not host.gpus:
             process.log(f"{_stamp('E', 'factory.go:118')} Incompatible strategy detected auto")
             if config.fail_on_init_error:
                 cause = "error getting plugins: unable to create plugins: invalid device discovery strategy"
@@ -144,48 +142,48 @@ async def run_plugin(shared: PluginPod, process: Simulated) -> int:
             process.log(f"{_stamp('I', 'main.go:383')} No devices found. Waiting indefinitely.")
             await _hung_up(shared)
             continue
-        if config.sharing.strategy is Strategy.MPS and not machine.mps_healthy():
+        if config.sharing.strategy is Strategy.MPS and not host.mps_healthy():
             cause = (
                 "error waiting for MPS daemon: error checking MPS daemon health: failed to send command to MPS daemon"
             )
             process.log(f"{_stamp('E', 'main.go:374')} Failed to start plugin: {cause}: exit status 1")
             process.log(f"{_stamp('I', 'main.go:274')} Failed to start one or more plugins. Retrying in 30s...")
-            await _hung_up(shared, machine.clock.real(RETRY_SECONDS))
+            await _hung_up(shared, host.clock.real(RETRY_SECONDS))
             continue
         if await _registered(shared, config.sharing, process):
             await _hung_up(shared)
             process.log(f"{_stamp('I', 'main.go:304')} Received SIGHUP, restarting.")
-            machine.plugin_ended(process)
+            host.plugin_ended(process)
 
 
 async def _registered(shared: PluginPod, sharing: Sharing, process: Simulated) -> bool:
     """Register with the kubelet after the model's latency; False when a hang-up came first."""
-    machine = shared.machine
-    late = machine.fault("gpu-late")
-    seconds = machine.latencies.sample("plugin_register") + float((late or {}).get("seconds", 0))
+    host = shared.host
+    late = host.fault("gpu-late")
+    seconds = host.latencies.sample("plugin_register") + float((late or {}).get("seconds", 0))
     process.log(f"{_stamp('I', 'server.go:198')} Starting GRPC server for '{sharing.resource}'")
-    label = f"GPU of {machine.name} announced"
-    waiting = asyncio.create_task(machine.clock.sleep(seconds, label))
+    label = f"GPU of {host.name} announced"
+    waiting = asyncio.create_task(host.clock.sleep(seconds, label))
     hangup = asyncio.create_task(shared.hangup.wait())
     try:
         await asyncio.wait({waiting, hangup}, return_when=asyncio.FIRST_COMPLETED)
-        while machine.fault("gpu-never-registers") is not None and not shared.hangup.is_set():
-            await _hung_up(shared, machine.clock.real(RETRY_SECONDS))
+        while host.fault("gpu-never-registers") is not None and not shared.hangup.is_set():
+            await _hung_up(shared, host.clock.real(RETRY_SECONDS))
         if shared.hangup.is_set():
             return False
     finally:
         waiting.cancel()
         hangup.cancel()
         await asyncio.gather(waiting, hangup, return_exceptions=True)
-    if machine.fault("no-sharing-block") is not None:
+    if host.fault("no-sharing-block") is not None:
         sharing = Sharing()
     replicas = sharing.replicas
-    if (advertised := machine.fault("advertise-replicas")) is not None:
+    if (advertised := host.fault("advertise-replicas")) is not None:
         replicas = int(advertised.get("value", 1))
-    machine.plugin_serves(process, shared, sharing, replicas)
+    host.plugin_serves(process, shared, sharing, replicas)
     process.log(f"{_stamp('I', 'server.go:142')} Starting to serve '{sharing.resource}' on {_socket(sharing)}")
     process.log(f"{_stamp('I', 'server.go:149')} Registered device plugin for '{sharing.resource}' with Kubelet")
-    await machine.publish_devices()
+    await host.publish_devices()
     return True
 
 
@@ -206,7 +204,7 @@ def _followed_elsewhere(shared: PluginPod) -> bool:
 async def _follow(shared: PluginPod) -> None:
     """Without a config manager in the pod the plugin itself follows the node's label."""
     while not shared.hangup.is_set():
-        changed = shared.machine.labels_changed
+        changed = shared.host.labels_changed
         with suppress(ConfigError):
             if shared.choose(await shared.entries()) != shared.entry:
                 shared.entry = None
@@ -217,32 +215,32 @@ async def _follow(shared: PluginPod) -> None:
 
 async def run_feature_discovery(shared: PluginPod, process: Simulated) -> int:
     """Label the node with what its GPUs are and how they are shared; again when the entry changes."""
-    machine = shared.machine
+    host = shared.host
     while True:
-        changed = machine.labels_changed
+        changed = host.labels_changed
         shared.entry = None
         try:
             config = await shared.config()
         except ConfigError as error:
             process.log(f"{_stamp('E', 'main.go:98')} unable to load config: unable to finalize config: {error}")
             return 1
-        await machine.clock.sleep(_FEATURE_SECONDS)
-        labels = feature_labels(machine.gpus, config.sharing, machine.shape.name, machine.ailments.driver)
+        await host.clock.sleep(_FEATURE_SECONDS)
+        labels = feature_labels(host.gpus, config.sharing, host.shape.name, host.ailments.driver)
         if labels:
             process.log(f"{_stamp('I', 'output.go:82')} Creating output file")
-            await machine.kube.patch("Node", machine.name, {"metadata": {"labels": labels}})
+            await host.kube.patch("Node", host.name, {"metadata": {"labels": labels}})
         await changed.wait()
 
 
 async def run_mps_daemon(shared: PluginPod, process: Simulated) -> int:
     """Serve while the node's configuration asks for MPS."""
-    machine = shared.machine
+    host = shared.host
     process.log(f"{_stamp('I', 'main.go:196')} Retrieving MPS daemons.")
     try:
-        while not machine.ailments.daemonless:
-            machine.mps_daemons.add(id(process))
-            await machine.ailments_changed.wait()
+        while not host.ailments.daemonless:
+            host.mps_daemons.add(id(process))
+            await host.ailments_changed.wait()
     finally:
-        machine.mps_daemons.discard(id(process))
+        host.mps_daemons.discard(id(process))
     process.log(f"{_stamp('E', 'main.go:84')} error starting daemons: error starting daemon: exit status 1")
     return 1

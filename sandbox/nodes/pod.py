@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 
@@ -14,14 +14,12 @@ from sandbox.nodes.container import ContainerRun
 from sandbox.nodes.devices import AdmissionError
 from sandbox.nodes.environment import missing_volume
 from sandbox.nodes.execution import clean_up
+from sandbox.nodes.host import Host
 from sandbox.nodes.launch import PLUGIN_IMAGE
 from sandbox.nodes.plugin import PluginPod
 from sandbox.nodes.podstatus import PodFacts, status_of
 from sandbox.nodes.recorder import EventType
 from sandbox.resources import ApiError
-
-if TYPE_CHECKING:
-    from sandbox.nodes.machine import Machine
 
 log = logging.getLogger("sandbox.nodes")
 
@@ -34,14 +32,14 @@ _OVER = ("Succeeded", "Failed")
 class PodWorker:
     """Owns one pod UID on one machine."""
 
-    def __init__(self, machine: Machine, pod: dict[str, Any]) -> None:
-        self.machine = machine
+    def __init__(self, host: Host, pod: dict[str, Any]) -> None:
+        self.host = host
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.name: str = pod["metadata"]["name"]
         self.has_init = bool(pod["spec"].get("initContainers"))
         self.over = False
-        self.pod_ip = machine.ip if pod["spec"].get("hostNetwork") else machine.next_pod_ip()
+        self.pod_ip = host.ip if pod["spec"].get("hostNetwork") else host.next_pod_ip()
         self._sandboxed = False
         self._verdict: tuple[str, str, str] | None = None
         self._start_time = (pod.get("status") or {}).get("startTime") or now()
@@ -71,15 +69,15 @@ class PodWorker:
     # --- used by containers --------------------------------------------------------------------------------------
 
     def folder(self, container: str) -> Path:
-        return self.machine.folder / "pods" / self.uid / container
+        return self.host.folder / "pods" / self.uid / container
 
     def plugin_pod(self) -> PluginPod | None:
         if self._plugin is None and any(PLUGIN_IMAGE in run.spec["image"] for run in [*self.init, *self.main]):
-            self._plugin = PluginPod(self.machine, self.pod)
+            self._plugin = PluginPod(self.host, self.pod)
         return self._plugin
 
     def event(self, reason: str, message: str, kind: EventType = "Normal") -> None:
-        self.machine.recorder.event(self.pod, reason, message, kind)
+        self.host.recorder.event(self.pod, reason, message, kind)
 
     def sync_soon(self) -> None:
         self._dirty.set()
@@ -98,7 +96,7 @@ class PodWorker:
                 await asyncio.wait({life, deleted}, return_when=asyncio.FIRST_COMPLETED)
                 if not deleted.done():
                     life.result()
-                    self.machine.devices.free(self.uid)
+                    self.host.devices.free(self.uid)
                     await deleted
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
@@ -111,8 +109,8 @@ class PodWorker:
             for task in (writer, life, deleted, *self._sidecars):
                 task.cancel()
             self.kill()
-            self.machine.devices.free(self.uid)
-            clean_up(self.machine.folder / "pods" / self.uid)
+            self.host.devices.free(self.uid)
+            clean_up(self.host.folder / "pods" / self.uid)
 
     def kill(self) -> None:
         """All processes, now."""
@@ -122,7 +120,7 @@ class PodWorker:
 
     async def _live(self) -> None:
         try:
-            self.machine.devices.admit(self.pod)
+            self.host.devices.admit(self.pod)
         except AdmissionError as error:
             self.event("UnexpectedAdmissionError", str(error), "Warning")
             await self._reject("UnexpectedAdmissionError", f"Pod was rejected: {error}")
@@ -130,7 +128,7 @@ class PodWorker:
         self.sync_soon()
         limit = self.pod["spec"].get("activeDeadlineSeconds")
         try:
-            async with asyncio.timeout(None if limit is None else self.machine.clock.real(limit)):
+            async with asyncio.timeout(None if limit is None else self.host.clock.real(limit)):
                 await self._sandbox()
                 if await self._initialize():
                     await asyncio.gather(*(run.run() for run in self.main))
@@ -139,9 +137,9 @@ class PodWorker:
             message = "Pod was active on the node longer than the specified deadline"
             self._verdict = ("Failed", "DeadlineExceeded", message)
             self.event("DeadlineExceeded", message)
-            await self._stop_all(self.machine.clock.real(self._grace()))
+            await self._stop_all(self.host.clock.real(self._grace()))
         self.over = True
-        await self._stop_all(self.machine.clock.real(self._grace()), sidecars_only=True)
+        await self._stop_all(self.host.clock.real(self._grace()), sidecars_only=True)
         self.sync_soon()
 
     async def _reject(self, reason: str, message: str) -> None:
@@ -151,12 +149,12 @@ class PodWorker:
 
     async def _sandbox(self) -> None:
         """Volumes and runtime: what must be right before the first container."""
-        while (complaint := await missing_volume(self.machine.kube, self.pod)) is not None:
+        while (complaint := await missing_volume(self.host.kube, self.pod)) is not None:
             self.event("FailedMount", complaint, "Warning")
-            await self.machine.clock.sleep(_VOLUME_RETRY)
+            await self.host.clock.sleep(_VOLUME_RETRY)
         while (complaint := await self._runtime_complaint()) is not None:
             self.event("FailedCreatePodSandBox", f"Failed to create pod sandbox: {complaint}", "Warning")
-            await self.machine.clock.sleep(_SANDBOX_RETRY)
+            await self.host.clock.sleep(_SANDBOX_RETRY)
         self._sandboxed = True
         self.sync_soon()
 
@@ -164,11 +162,11 @@ class PodWorker:
         name = self.pod["spec"].get("runtimeClassName")
         if not name:
             return None
-        found = await self.machine.kube.find("RuntimeClass", name)
+        found = await self.host.kube.find("RuntimeClass", name)
         if found is None:
             return f'RuntimeClass "{name}" not found'
         handler = found["handler"]
-        if handler == "runc" or (handler == "nvidia" and self.machine.gpus):
+        if handler == "runc" or (handler == "nvidia" and self.host.gpus):
             return None
         return (
             f'rpc error: code = Unknown desc = failed to get sandbox runtime: no runtime for "{handler}" is configured'
@@ -208,14 +206,14 @@ class PodWorker:
         self.over = True
         # A forced deletion leaves no time; the kubelet's own minimum is one second.
         grace = 1.0 if self._gone.is_set() else max(1.0, self._grace())
-        await self._stop_all(self.machine.clock.real(grace))
+        await self._stop_all(self.host.clock.real(grace))
 
     async def _finalize(self) -> None:
         """Last status, then the object itself: only the kubelet ends a bound pod."""
         try:
             await self._put_status()
             namespace = self.pod["metadata"]["namespace"]
-            await self.machine.kube.delete("Pod", self.name, namespace, uid=self.uid, grace_seconds=0)
+            await self.host.kube.delete("Pod", self.name, namespace, uid=self.uid, grace_seconds=0)
         except ApiError as error:
             if not (error.not_found or error.conflict):
                 raise
@@ -228,7 +226,7 @@ class PodWorker:
             sidecars=[run.state for run in self.init if run.sidecar],
             main=[run.state for run in self.main],
             pod_ip=self.pod_ip,
-            host_ip=self.machine.ip,
+            host_ip=self.host.ip,
             start_time=self._start_time,
             sandboxed=self._sandboxed,
             verdict=self._verdict,
@@ -260,7 +258,7 @@ class PodWorker:
         # With the uid, so that a successor of the same name (StatefulSet) does not get this pod's status.
         body = {"metadata": {"uid": self.uid}, "status": status}
         namespace = self.pod["metadata"]["namespace"]
-        answer = await self.machine.kube.patch("Pod", self.name, body, namespace, subresource="status")
+        answer = await self.host.kube.patch("Pod", self.name, body, namespace, subresource="status")
         if not self._deleting.is_set():
             self.pod = {**self.pod, "status": answer["status"], "metadata": answer["metadata"]}
         self._written = status

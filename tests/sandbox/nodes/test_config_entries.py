@@ -96,11 +96,11 @@ async def test_a_plugin_whose_file_is_gone_exits_over_it(nodes: Cluster) -> None
     (node,) = [each["metadata"]["name"] for each in await nodes.kube.list("Node", label_selector=LABEL)]
     pod = await plugin_pod(nodes, node)
 
-    class Machine:
+    class Host:
         kube = nodes.kube
 
     assert pod is not None
-    shared = PluginPod(Machine(), pod)  # type: ignore[arg-type]
+    shared = PluginPod(Host(), pod)  # type: ignore[arg-type]
     shared.entry = "gone"
     with pytest.raises(ConfigError, match=r"error opening config file: open /config/config\.yaml: no such file"):
         await shared.config()
