@@ -25,15 +25,15 @@ from sandbox.audit import AuditLog
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws import nodegroups
-from sandbox.aws.authenticator import Authenticator, Identity
 from sandbox.aws.client import Aws
-from sandbox.aws.eks import admit_creator
+from sandbox.aws.eks.authenticator import Authenticator, Identity
+from sandbox.aws.eks.clusters import admit_creator
 from sandbox.aws.interruptions import Interruptions, Kind
 from sandbox.aws.shim import Shim
 from sandbox.control import ControlApi
 from sandbox.doors import Door
 from sandbox.faults import FaultBoard
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
 from sandbox.parts import Part, Stoppable
 from sandbox.pki import Pki
 from sandbox.settings import Clock, Settings
@@ -227,7 +227,7 @@ class Cloud:
 
     async def _start_apiserver(self, port: int) -> None:
         from sandbox.apiserver import serve
-        from sandbox.apiserver.auth import User
+        from sandbox.apiserver.access.auth import User
 
         assert self._shim is not None  # noqa: S101 - choose_parts refuses an API server without AWS
         settings = self.settings

@@ -19,9 +19,10 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, permissions, quotas, refusals, signature, trail
-from sandbox.aws.eks import ClusterState, Eks, EksError
-from sandbox.aws.eks_nodegroups import NodeGroups
+from sandbox.aws import permissions, quotas, refusals, signature, trail
+from sandbox.aws.eks import routes as eks_routes
+from sandbox.aws.eks.clusters import ClusterState, Eks, EksError
+from sandbox.aws.eks.nodegroups import NodeGroups
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
 from sandbox.settings import Clock, Settings

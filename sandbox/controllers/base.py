@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from sandbox.controllers.everything import Everything
+from sandbox.controllers.allkinds import Everything
 from sandbox.controllers.objects import Object, status_patch
-from sandbox.informers import Change, Handler, Informer, SharedInformers, WorkQueue
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Change, Handler, Informer, SharedInformers
+from sandbox.kube.workqueue import WorkQueue
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.controllers")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.resources import ApiError, Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError, Resource
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"

@@ -7,21 +7,21 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from sandbox.controllers.base import Context, Controller, keep_running
-from sandbox.controllers.daemonset import DaemonSetController
-from sandbox.controllers.deployment import DeploymentController
 from sandbox.controllers.disruption import DisruptionController
 from sandbox.controllers.garbage import GarbageCollector
-from sandbox.controllers.job import JobController
 from sandbox.controllers.namespace import NamespaceController
 from sandbox.controllers.nodelifecycle import NodeLifecycleController
 from sandbox.controllers.podgc import PodCollector
 from sandbox.controllers.quota import QuotaController
-from sandbox.controllers.replicaset import ReplicaSetController
 from sandbox.controllers.scheduling.scheduler import Scheduler
 from sandbox.controllers.serviceaccount import ServiceAccountController
-from sandbox.controllers.statefulset import StatefulSetController
 from sandbox.controllers.tainteviction import TaintEvictionController
-from sandbox.kube import Kube
+from sandbox.controllers.workloads.daemonset import DaemonSetController
+from sandbox.controllers.workloads.deployment import DeploymentController
+from sandbox.controllers.workloads.job import JobController
+from sandbox.controllers.workloads.replicaset import ReplicaSetController
+from sandbox.controllers.workloads.statefulset import StatefulSetController
+from sandbox.kube.client import Kube
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.controllers")

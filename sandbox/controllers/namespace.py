@@ -11,8 +11,8 @@ from typing import Any
 
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, condition, is_deleting, meta, with_condition
-from sandbox.informers import Change
-from sandbox.resources import ApiError, Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError, Resource
 
 #: Real seconds between looks while something that nobody watches (events) is left.
 LOOK_AGAIN = 1.0

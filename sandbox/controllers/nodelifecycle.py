@@ -11,9 +11,9 @@ from typing import Any
 
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, condition, holds, is_deleting, is_finished, meta
-from sandbox.informers import Change
-from sandbox.kube import now
-from sandbox.resources import ApiError
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 #: Simulated seconds without a sign of life (``--node-monitor-grace-period`` since 1.32). A kubelet renews every 10 s,
 #: so its death is noticed 40 to 50 s later.

@@ -11,8 +11,8 @@ from typing import Any
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, is_finished, meta
 from sandbox.controllers.quantities import Resources, add, parse, pod_requests, render
-from sandbox.informers import Change
-from sandbox.resources import Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import Resource
 
 #: Native resources that count without the prefix ``requests.``.
 PLAIN = ("cpu", "memory", "ephemeral-storage")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.resources import ApiError
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
 
 ACCOUNT = "default"
 ROOT_CA = "kube-root-ca.crt"

@@ -12,9 +12,9 @@ from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.matching import tolerates
 from sandbox.controllers.nodelifecycle import node_of
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.kube import now
-from sandbox.resources import ApiError
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 
 class TaintEvictionController(Controller):

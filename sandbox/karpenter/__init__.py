@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sandbox.aws.client import Aws
 from sandbox.karpenter.leader import Leader
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
 from sandbox.settings import Clock, Settings
 
 

@@ -9,17 +9,18 @@ import time
 from typing import Any
 
 from sandbox.aws.client import Aws
-from sandbox.informers import Informer, SharedInformers, WorkQueue
-from sandbox.karpenter.catalog import Catalog
-from sandbox.karpenter.cloud import Cloud
+from sandbox.karpenter.cloudprovider.catalog import Catalog
+from sandbox.karpenter.cloudprovider.cloud import Cloud
 from sandbox.karpenter.conditions import condition
 from sandbox.karpenter.durations import epoch, timestamp
 from sandbox.karpenter.events import Events
 from sandbox.karpenter.objects import name, uid
 from sandbox.karpenter.state import State
-from sandbox.kube import Kube
-from sandbox.nodes.recorder import Recorder
-from sandbox.resources import ApiError
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Informer, SharedInformers
+from sandbox.kube.recorder import Recorder
+from sandbox.kube.resources import ApiError
+from sandbox.kube.workqueue import WorkQueue
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]

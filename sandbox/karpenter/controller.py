@@ -9,22 +9,22 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws.client import Aws
-from sandbox.informers import Change
 from sandbox.karpenter.context import Context
-from sandbox.karpenter.disruption import Disruption
-from sandbox.karpenter.garbagecollection import GarbageCollection
-from sandbox.karpenter.interruption import Interruption
-from sandbox.karpenter.lifecycle import ClaimLifecycle
-from sandbox.karpenter.marks import ClaimMarks
-from sandbox.karpenter.nodeclass import NodeClassController
-from sandbox.karpenter.nodepool import NodePoolController
+from sandbox.karpenter.controllers.claimconditions import ClaimMarks
+from sandbox.karpenter.controllers.disruption import Disruption
+from sandbox.karpenter.controllers.garbagecollection import GarbageCollection
+from sandbox.karpenter.controllers.interruption import Interruption
+from sandbox.karpenter.controllers.lifecycle import ClaimLifecycle
+from sandbox.karpenter.controllers.nodeclass import NodeClassController
+from sandbox.karpenter.controllers.nodepool import NodePoolController
+from sandbox.karpenter.controllers.overlays import ALL, NodeOverlays
+from sandbox.karpenter.controllers.podevents import PodEvents
+from sandbox.karpenter.controllers.provisioner import Provisioner
+from sandbox.karpenter.controllers.termination import NodeTermination
 from sandbox.karpenter.objects import POOL, Object, deleting, labels, name, terminal
-from sandbox.karpenter.overlays import ALL, NodeOverlays
-from sandbox.karpenter.podevents import PodEvents
-from sandbox.karpenter.provisioner import Provisioner
-from sandbox.karpenter.termination import NodeTermination
-from sandbox.kube import Kube
-from sandbox.resources import ApiError
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.karpenter")

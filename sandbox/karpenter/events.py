@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.nodes.recorder import Recorder
+from sandbox.kube.recorder import Recorder
 
 Object = dict[str, Any]
 

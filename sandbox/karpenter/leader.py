@@ -7,12 +7,12 @@ import logging
 from typing import Any
 
 from sandbox.aws.client import Aws
-from sandbox.informers import SharedInformers
 from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.controller import Karpenter
+from sandbox.karpenter.controllers.overlays import gate
 from sandbox.karpenter.objects import deleting, uid
-from sandbox.karpenter.overlays import gate
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import SharedInformers
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.karpenter")

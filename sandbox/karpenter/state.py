@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.objects import (
@@ -20,11 +20,9 @@ from sandbox.karpenter.objects import (
     terminal,
 )
 from sandbox.karpenter.requirements import Requirements, alternatives_of, from_labels
-from sandbox.karpenter.simulation import Room
-from sandbox.nodes.quantities import Resources, add, largest, parse_all, pod_requests
-
-if TYPE_CHECKING:
-    from sandbox.informers import Informer
+from sandbox.karpenter.scheduling.simulation import Room
+from sandbox.kube.informers import Informer
+from sandbox.kube.quantities import Resources, add, largest, parse_all, pod_requests
 
 Object = dict[str, Any]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.recorder import Recorder
 from sandbox.latency import Latencies
 from sandbox.nodes.identity import Identity
-from sandbox.nodes.logs import LogUploader
-from sandbox.nodes.recorder import Recorder
+from sandbox.nodes.runtime.logs import LogUploader
 from sandbox.settings import Clock, Settings
 
 

@@ -15,18 +15,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.aws.nodegroups import registration_of
-from sandbox.informers import Change, SharedInformers
-from sandbox.kube import Kube
+from sandbox.aws.shapes import Shapes
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Change, SharedInformers
+from sandbox.kube.recorder import Recorder
+from sandbox.kube.retrying import PatientKube
 from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
 from sandbox.nodes.context import Context
 from sandbox.nodes.host import Host
 from sandbox.nodes.identity import Identity
-from sandbox.nodes.logs import LogUploader
 from sandbox.nodes.machine import Machine
-from sandbox.nodes.patience import PatientKube
-from sandbox.nodes.recorder import Recorder
-from sandbox.nodes.shapes import Shapes
+from sandbox.nodes.runtime.logs import LogUploader
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.nodes")

@@ -13,17 +13,17 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from sandbox.kube import now
+from sandbox.aws.shapes import Shape
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 from sandbox.nodes import nodeobject
-from sandbox.nodes.ailments import Ailments, ailments_of
 from sandbox.nodes.context import Context
-from sandbox.nodes.devices import DeviceManager
-from sandbox.nodes.gpus import gpus_of
-from sandbox.nodes.images import ImageStore, parse_reference
-from sandbox.nodes.plugin_config import Sharing
-from sandbox.nodes.processes import Process
-from sandbox.nodes.shapes import Shape
-from sandbox.resources import ApiError
+from sandbox.nodes.gpus.devices import DeviceManager
+from sandbox.nodes.gpus.faults import Ailments, ailments_of
+from sandbox.nodes.gpus.physical import gpus_of
+from sandbox.nodes.gpus.plugin_config import Sharing
+from sandbox.nodes.runtime.images import ImageStore, parse_reference
+from sandbox.nodes.runtime.processes import Process
 
 log = logging.getLogger("sandbox.nodes")
 

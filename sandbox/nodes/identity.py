@@ -19,9 +19,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
 from sandbox.nodes import nodeobject
-from sandbox.nodes.processes import Simulated
+from sandbox.nodes.runtime.processes import Simulated
 
 Object = dict[str, Any]
 

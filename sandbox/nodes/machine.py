@@ -9,12 +9,12 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sandbox.informers import Change
-from sandbox.kube import now
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 from sandbox.nodes import nodeobject
 from sandbox.nodes.host import REQUEST_ERRORS, RETRY, Host
-from sandbox.nodes.pod import PodWorker
-from sandbox.resources import ApiError
+from sandbox.nodes.pods.pod import PodWorker
 
 log = logging.getLogger("sandbox.nodes")
 

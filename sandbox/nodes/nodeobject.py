@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sandbox.nodes.quantities import render_all
-from sandbox.nodes.shapes import Shape
+from sandbox.aws.shapes import Shape
+from sandbox.kube.quantities import render_all
 from sandbox.settings import Settings
 
 Object = dict[str, Any]

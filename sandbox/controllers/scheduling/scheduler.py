@@ -20,9 +20,9 @@ from sandbox.controllers.quantities import pod_requests
 from sandbox.controllers.scheduling import preemption
 from sandbox.controllers.scheduling.predicates import Refusal, refusal
 from sandbox.controllers.scheduling.snapshot import NodeInfo, Snapshot, priority, uid
-from sandbox.informers import Change
-from sandbox.kube import now
-from sandbox.resources import ApiError
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 log = logging.getLogger("sandbox.controllers")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sandbox.controllers.objects import condition, holds, meta, phase
-from sandbox.kube import now
+from sandbox.kube.times import now
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.controllers.daemonset import DaemonSetController
 from sandbox.controllers.objects import meta, phase
+from sandbox.controllers.workloads.daemonset import DaemonSetController
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.apiserver import serve
-from sandbox.apiserver.auth import refuse_tokens
+from sandbox.apiserver.access.auth import refuse_tokens
 from sandbox.controllers import run
 from sandbox.controllers.objects import is_finished, meta
-from sandbox.informers import Informer, SharedInformers
-from sandbox.kube import Kube, now
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Informer, SharedInformers
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 from sandbox.pki import Pki
-from sandbox.resources import ApiError
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]

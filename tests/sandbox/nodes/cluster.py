@@ -16,8 +16,8 @@ from sandbox.apiserver.server import running
 from sandbox.aws.client import Aws
 from sandbox.aws.testing import running_account, running_cloud
 from sandbox.karpenter.conditions import is_true
-from sandbox.kube import Kube
-from sandbox.resources import ApiError
+from sandbox.kube.client import Kube
+from sandbox.kube.resources import ApiError
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.nodes.quantities import fits, parse, pod_requests, render, render_all
+from sandbox.kube.quantities import fits, parse, pod_requests, render, render_all
 
 
 @pytest.mark.parametrize(
