@@ -33,7 +33,7 @@ def run_foreground(directory: Path, speed: float, seed: int, options: Options) -
     :return: exit code: 0 after a signal once it was up, 130 before, 1 if something broke.
     """
     lock = state.Lock(directory)
-    if not lock.acquire_patiently():
+    if not lock.acquire_or_time_out():
         found = state.read_stale(directory) or {}
         raise SandboxError(
             f"a sandbox (process {found.get('pid', 'unknown')}) already runs in {directory}; end it with "
@@ -97,7 +97,7 @@ def start_detached(directory: Path, arguments: list[str]) -> dict[str, Any]:
     :raises SandboxError: it ended instead; the message ends with its log.
     """
     lock = state.Lock(directory)
-    if not lock.acquire_patiently():
+    if not lock.acquire_or_time_out():
         found = state.read_stale(directory) or {}
         raise SandboxError(f"a sandbox (process {found.get('pid', 'unknown')}) already runs in {directory}")
     lock.release()

@@ -14,7 +14,7 @@ from typing import Any
 
 MINIMUM_FREE_MB = 100  # moto's log, certificates, image layers of nothing: a few MB; this leaves room for a database
 STATE = "state.json"
-_PATIENCE = 0.5  # seconds
+_LOCK_TIMEOUT = 0.5  # seconds
 
 
 class SandboxError(RuntimeError):
@@ -64,9 +64,9 @@ class Lock:
         self._path = directory / "lock"
         self._descriptor: int | None = None
 
-    def acquire_patiently(self) -> bool:
+    def acquire_or_time_out(self) -> bool:
         """Like :meth:`acquire`, but sits out someone who only looks (``status`` takes the lock for a moment)."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while not self.acquire():
             if time.monotonic() > deadline:
                 return False

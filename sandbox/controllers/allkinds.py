@@ -24,7 +24,7 @@ NOT_FOLLOWED = {("", "events"), ("events.k8s.io", "events")}
 SETTLE = 0.05
 
 
-class Everything:
+class AllKinds:
     """Informers for every kind that can be listed, watched and deleted; new CRDs are followed as they come.
 
     :ivar resources: what discovery found last, by ``(group, kind)``: one version of each kind.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from sandbox.controllers.allkinds import Everything
+from sandbox.controllers.allkinds import AllKinds
 from sandbox.controllers.objects import Object, status_patch
 from sandbox.kube.client import Kube
 from sandbox.kube.informers import Change, Handler, Informer, SharedInformers
@@ -54,12 +54,12 @@ class Context:
     kube: Kube
     informers: SharedInformers = field(init=False)
     recorder: Recorder = field(init=False)
-    everything: Everything = field(init=False)
+    all_kinds: AllKinds = field(init=False)
 
     def __post_init__(self) -> None:
         self.informers = SharedInformers(self.kube)
         self.recorder = Recorder(self.kube)
-        self.everything = Everything(self.kube, self.informers)
+        self.all_kinds = AllKinds(self.kube, self.informers)
 
 
 class Controller(ABC):

@@ -31,7 +31,7 @@ class GarbageCollector(Controller):
         self._absent: dict[str, None] = {}
 
     def wire(self) -> None:
-        self._removers.append(self.context.everything.add_handler(self._object_changed))
+        self._removers.append(self.context.all_kinds.add_handler(self._object_changed))
 
     # --- the graph ---------------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class GarbageCollector(Controller):
     # --- decisions ---------------------------------------------------------------------------------------------
 
     async def reconcile(self, key: str) -> None:
-        await self.context.everything.ready.wait()
+        await self.context.all_kinds.ready.wait()
         await self.context.informers.synced()
         known = self._objects.get(key)
         if known is None:
@@ -127,10 +127,10 @@ class GarbageCollector(Controller):
     async def _resource_of(self, owner: Object) -> Resource:
         group = owner["apiVersion"].rpartition("/")[0]
         key = (group, owner["kind"])
-        if key not in self.context.everything.resources:
-            await self.context.everything.refresh()
+        if key not in self.context.all_kinds.resources:
+            await self.context.all_kinds.refresh()
         try:
-            return self.context.everything.resources[key]
+            return self.context.all_kinds.resources[key]
         except KeyError:
             raise ApiError(
                 404, "NotFound", f"no resource for owner kind {owner['kind']} of {owner['apiVersion']}"

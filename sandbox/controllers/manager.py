@@ -54,7 +54,7 @@ async def run(settings: Settings, clock: Clock, kube: Kube) -> None:
     context = Context(settings, clock, kube)
     tasks = [
         asyncio.create_task(_forever("recorder", context.recorder.run), name="controllers-recorder"),
-        asyncio.create_task(_forever("discovery", context.everything.run), name="controllers-discovery"),
+        asyncio.create_task(_forever("discovery", context.all_kinds.run), name="controllers-discovery"),
     ]
     for controller in CONTROLLERS:
         task = keep_running(lambda kind=controller: kind(context))  # type: ignore[misc]

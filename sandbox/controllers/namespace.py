@@ -25,7 +25,7 @@ class NamespaceController(Controller):
 
     def wire(self) -> None:
         self.namespaces = self.watch("Namespace", self._namespace_changed)
-        self._removers.append(self.context.everything.add_handler(self._object_changed))
+        self._removers.append(self.context.all_kinds.add_handler(self._object_changed))
 
     def _namespace_changed(self, change: Change, new: Object, _old: Object | None) -> None:
         if change != "DELETED" and is_deleting(new):
@@ -38,7 +38,7 @@ class NamespaceController(Controller):
             self.queue.add(namespace)
 
     async def reconcile(self, key: str) -> None:
-        await self.context.everything.ready.wait()
+        await self.context.all_kinds.ready.wait()
         namespace = await self.kube.find("Namespace", key)
         if namespace is None or not is_deleting(namespace):
             return
@@ -86,7 +86,7 @@ class NamespaceController(Controller):
                 finalizers.update(each for obj in objects for each in meta(obj).get("finalizers") or [])
 
         # Pods last but one and events last would be tidier; the real controller has no order either.
-        for resource in self.context.everything.namespaced():
+        for resource in self.context.all_kinds.namespaced():
             await empty(resource)
         return remaining, finalizers
 

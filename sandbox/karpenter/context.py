@@ -55,7 +55,7 @@ class Context:
         self.node_class_queue = WorkQueue(largest_delay=max(0.2, clock.real(60)))
         self.overlay_queue = WorkQueue()
         self.pool_queue, self.claim_queue = WorkQueue(), WorkQueue()
-        self.mark_queue, self.node_queue, self.expire_queue = WorkQueue(), WorkQueue(), WorkQueue()
+        self.condition_queue, self.node_queue, self.expire_queue = WorkQueue(), WorkQueue(), WorkQueue()
         self.eviction_queue = WorkQueue()
         self._nominations: dict[str, float] = {}
         self._transitions: dict[tuple[str, str, str], float] = {}

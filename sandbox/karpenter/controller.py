@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.karpenter.context import Context
-from sandbox.karpenter.controllers.claimconditions import ClaimMarks
+from sandbox.karpenter.controllers.claimconditions import ClaimConditions
 from sandbox.karpenter.controllers.disruption import Disruption
 from sandbox.karpenter.controllers.garbagecollection import GarbageCollection
 from sandbox.karpenter.controllers.interruption import Interruption
@@ -45,7 +45,7 @@ class Karpenter:
         self._pod_events = PodEvents(context)
         self._provisioner = Provisioner(context, self._overlays)
         self._lifecycle = ClaimLifecycle(context, self._overlays)
-        self._marks = ClaimMarks(context, self._pod_events)
+        self._claim_conditions = ClaimConditions(context, self._pod_events)
         self._disruption = Disruption(context, self._provisioner)
         self._termination = NodeTermination(context)
         self._garbage = GarbageCollection(context)
@@ -66,7 +66,7 @@ class Karpenter:
                 context.pool_queue.run(NodePoolController(context).reconcile, 2),
                 context.claim_queue.run(self._lifecycle.reconcile, 20),
                 context.expire_queue.run(self._lifecycle.expire, 1),
-                context.mark_queue.run(self._marks.reconcile, 4),
+                context.condition_queue.run(self._claim_conditions.reconcile, 4),
                 context.node_queue.run(self._termination.reconcile, 10),
                 context.eviction_queue.run(self._termination.evict, 4),
                 context.overlay_queue.run(self._overlays.reconcile, 1),
@@ -118,20 +118,20 @@ class Karpenter:
             if pool["spec"]["template"]["spec"]["nodeClassRef"]["name"] == name(node_class):
                 self._context.pool_queue.add(name(pool))
         for claim in self._context.claims.items():
-            self._context.mark_queue.add(name(claim))
+            self._context.condition_queue.add(name(claim))
 
     def _pool_changed(self, change: Change, pool: Object, old: Object | None) -> None:
         self._overlays_changed(change, pool, old)
         self._context.pool_queue.add(name(pool))
         for claim in self._context.claims.items():
             if labels(claim).get(POOL) == name(pool):
-                self._context.mark_queue.add(name(claim))
+                self._context.condition_queue.add(name(claim))
 
     def _claim_changed(self, change: Change, claim: Object, old: Object | None) -> None:
         if change == "DELETED":
             self._context.node_class_queue.add(claim["spec"]["nodeClassRef"]["name"])
         self._context.claim_queue.add(name(claim))
-        self._context.mark_queue.add(name(claim))
+        self._context.condition_queue.add(name(claim))
         if change == "MODIFIED" and deleting(claim) and old is not None and not deleting(old):
             self._provisioner.trigger()
 

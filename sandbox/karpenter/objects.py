@@ -31,7 +31,7 @@ def labels(obj: Object) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}
 
 
-def notes(obj: Object) -> dict[str, str]:
+def annotations_of(obj: Object) -> dict[str, str]:
     return obj["metadata"].get("annotations") or {}
 
 
@@ -142,7 +142,7 @@ def protected(pod: Object, speed: float = 1.0) -> bool:
 
     What is neither protects nothing.
     """
-    value = notes(pod).get(DO_NOT_DISRUPT)
+    value = annotations_of(pod).get(DO_NOT_DISRUPT)
     if value is None or value == "true":
         return value is not None
     try:

@@ -17,7 +17,7 @@ log = logging.getLogger("sandbox.nodes")
 PAUSE, ATTEMPTS = 0.5, 240
 
 
-class PatientKube(Kube):
+class RetryingKube(Kube):
     """Repeats requests that met a broken connection or an answer of 429 or 5xx. Shares all else with ``kube``.
 
     Only for callers whose requests may be repeated: names are given, never generated.

@@ -19,7 +19,7 @@ from sandbox.aws.shapes import Shapes
 from sandbox.kube.client import Kube
 from sandbox.kube.informers import Change, SharedInformers
 from sandbox.kube.recorder import Recorder
-from sandbox.kube.retrying import PatientKube
+from sandbox.kube.retrying import RetryingKube
 from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
 from sandbox.nodes.context import Context
@@ -40,7 +40,7 @@ class Fleet:
     """Starts a machine for each instance of the cluster, and hands it the pods that are bound to its node."""
 
     def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
-        retrying = PatientKube(kube)
+        retrying = RetryingKube(kube)
         self._context = Context(
             settings=settings,
             clock=clock,
@@ -82,7 +82,7 @@ class Fleet:
 
     def _faults_changed(self) -> None:
         for machine in self._attached.values():
-            machine.host.suffer()
+            machine.host.faults_changed()
 
     async def _follow_ec2(self) -> None:
         first = True

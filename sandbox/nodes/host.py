@@ -19,7 +19,7 @@ from sandbox.kube.times import now
 from sandbox.nodes import nodeobject
 from sandbox.nodes.context import Context
 from sandbox.nodes.gpus.devices import DeviceManager
-from sandbox.nodes.gpus.faults import Ailments, ailments_of
+from sandbox.nodes.gpus.faults import GpuFaults, gpu_faults_of
 from sandbox.nodes.gpus.physical import gpus_of
 from sandbox.nodes.gpus.plugin_config import Sharing
 from sandbox.nodes.runtime.images import ImageStore, parse_reference
@@ -50,8 +50,8 @@ class Host:
         One socket is served by one at a time: each removes the file of the other before it listens (NVIDIA/
         k8s-device-plugin v0.20.0 ``internal/plugin/server.go``, Serve), which ends no stream that is open already.
     :ivar plugin_pod: the pod of the plugin that registered last, whose devices the kubelet shows.
-    :ivar ailments: what faults do to the GPUs now.
-    :ivar ailments_changed: set at the next change of those and then replaced.
+    :ivar gpu_faults: what faults do to the GPUs now.
+    :ivar gpu_faults_changed: set at the next change of those and then replaced.
     :ivar labels_changed: set at the next change of the node's labels and then replaced.
     """
 
@@ -73,8 +73,8 @@ class Host:
         self.node: dict[str, Any] | None = None
         self.connected: dict[Process, str] = {}
         self.plugin_pod: ServingPlugin | None = None
-        self.ailments = Ailments()
-        self.ailments_changed = asyncio.Event()
+        self.gpu_faults = GpuFaults()
+        self.gpu_faults_changed = asyncio.Event()
         self.mps_daemons: set[int] = set()
         self.labels_changed = asyncio.Event()
         self._pulls: dict[str, asyncio.Lock] = {}
@@ -180,7 +180,7 @@ class Host:
 
     def _write_gpu_table(self) -> None:
         fresh = self.folder / "gpus.tsv.new"
-        fresh.write_text(self.ailments.table(self.gpus))
+        fresh.write_text(self.gpu_faults.table(self.gpus))
         fresh.replace(self.folder / "gpus.tsv")
 
     # --- faults --------------------------------------------------------------------------------------------------
@@ -196,24 +196,24 @@ class Host:
         here = self.name in (wanted if isinstance(wanted, list) else [wanted])
         return here and params.get("pool", self.pool) == self.pool
 
-    def suffer(self) -> None:
+    def faults_changed(self) -> None:
         """Some fault was set or cleared: what it does to the GPUs begins or ends now."""
-        before, self.ailments = self.ailments, ailments_of(self.fault, self.gpus, self.instance["InstanceId"])
-        if before == self.ailments or not self.folder.exists():
+        before, self.gpu_faults = self.gpu_faults, gpu_faults_of(self.fault, self.gpus, self.instance["InstanceId"])
+        if before == self.gpu_faults or not self.folder.exists():
             return
-        changed, self.ailments_changed = self.ailments_changed, asyncio.Event()
+        changed, self.gpu_faults_changed = self.gpu_faults_changed, asyncio.Event()
         changed.set()
         self._write_gpu_table()
-        self.devices.lost, self.devices.struck = self.ailments.lost, self.ailments.struck
-        if before.announcement != self.ailments.announcement and self.plugin_pod is not None:
+        self.devices.lost, self.devices.unhealthy = self.gpu_faults.lost, self.gpu_faults.unhealthy
+        if before.announcement != self.gpu_faults.announcement and self.plugin_pod is not None:
             self.plugin_pod.hangup.set()
-        self.keep(self._show_ailments(), f"ailments of {self.name}")
+        self.keep(self._publish_gpu_faults(), f"GPU faults of {self.name}")
 
-    async def _show_ailments(self) -> None:
+    async def _publish_gpu_faults(self) -> None:
         if self.devices.announced:
             await self.publish_devices()
         async with self._publishing:
-            xid, shown = self.ailments.xid, self._accelerator_shown
+            xid, shown = self.gpu_faults.xid, self._accelerator_shown
             if xid == shown or self.node is None:
                 return
             self._accelerator_shown = xid

@@ -73,7 +73,7 @@ class Machine:
         self.host.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._register()
         self._registered_as(self)
-        self.host.suffer()
+        self.host.faults_changed()
         lease = asyncio.create_task(self._beat())
         try:
             if not self._ready:

@@ -102,7 +102,7 @@ class Scheduler(Controller):
     async def _schedule(self, pod: Object, snapshot: Snapshot) -> None:
         if pod["spec"].get("schedulingGates"):
             text = "Scheduling is blocked due to non-empty scheduling gates"
-            await self._tell(pod, "SchedulingGated", text)
+            await self._report(pod, "SchedulingGated", text)
             return
         refusals: dict[str, Refusal] = {}
         fitting: list[NodeInfo] = []
@@ -138,7 +138,7 @@ class Scheduler(Controller):
 
     async def _refuse(self, pod: Object, snapshot: Snapshot, refusals: dict[str, Refusal]) -> None:
         if not snapshot.nodes:
-            await self._tell(pod, "Unschedulable", "no nodes available to schedule pods")
+            await self._report(pod, "Unschedulable", "no nodes available to schedule pods")
             return
         message = _counted(len(snapshot.nodes), [reason for each in refusals.values() for reason in each.reasons])
         obstacle = preemption.not_eligible(pod, snapshot)
@@ -157,7 +157,7 @@ class Scheduler(Controller):
                 nominate = candidate.node
                 for victim in candidate.victims:
                     await self._displace(pod, victim, candidate.node)
-        await self._tell(pod, "Unschedulable", message, nominate)
+        await self._report(pod, "Unschedulable", message, nominate)
 
     async def _displace(self, pod: Object, victim: Object, node: str) -> None:
         if is_deleting(victim):
@@ -187,7 +187,7 @@ class Scheduler(Controller):
                 raise
         await self.kube.delete("Pod", name, namespace, uid=uid(victim))
 
-    async def _tell(self, pod: Object, reason: str, message: str, nominate: str | None = None) -> None:
+    async def _report(self, pod: Object, reason: str, message: str, nominate: str | None = None) -> None:
         """Write the pod's PodScheduled condition if it says something else, and the event."""
         present = condition(pod, "PodScheduled")
         nominated = (pod.get("status") or {}).get("nominatedNodeName")

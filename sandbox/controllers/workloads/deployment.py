@@ -131,7 +131,7 @@ class DeploymentController(Controller):
         annotations = {
             name: value for name, value in (meta(deployment).get("annotations") or {}).items() if name not in NOT_COPIED
         }
-        annotations |= {REVISION: str(revision)} | self._size_notes(deployment)
+        annotations |= {REVISION: str(revision)} | self._size_annotations(deployment)
         body: Object = {
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
@@ -162,11 +162,11 @@ class DeploymentController(Controller):
 
     async def _scale(self, deployment: Object, replicaset: Object, size: int) -> bool:
         before = replicaset["spec"]["replicas"]
-        notes = self._size_notes(deployment)
+        sizes = self._size_annotations(deployment)
         annotations = meta(replicaset).get("annotations") or {}
-        if before == size and all(annotations.get(name) == value for name, value in notes.items()):
+        if before == size and all(annotations.get(name) == value for name, value in sizes.items()):
             return False
-        body = {"metadata": {"annotations": notes}, "spec": {"replicas": size}}
+        body = {"metadata": {"annotations": sizes}, "spec": {"replicas": size}}
         answer = await self.kube.patch("ReplicaSet", meta(replicaset)["name"], body, meta(replicaset)["namespace"])
         await self.replicasets.caught_up(answer)
         if before != size:
@@ -178,7 +178,7 @@ class DeploymentController(Controller):
         text = f"Scaled {direction} replica set {meta(replicaset)['name']} from {before} to {after}"
         self.event(deployment, "ScalingReplicaSet", text)
 
-    def _size_notes(self, deployment: Object) -> dict[str, str]:
+    def _size_annotations(self, deployment: Object) -> dict[str, str]:
         replicas = deployment["spec"]["replicas"]
         surge = 0 if deployment["spec"].get("strategy", {}).get("type") == "Recreate" else _fences(deployment)[0]
         return {DESIRED: str(replicas), MAXIMUM: str(replicas + surge)}
@@ -264,9 +264,9 @@ class DeploymentController(Controller):
         if fresh is None or is_deleting(fresh):
             return
         new, old = self._newest(fresh)
-        everything = [each for each in [new, *old] if each is not None]
+        replicasets = [each for each in [new, *old] if each is not None]
         total = {
-            field: sum((each.get("status") or {}).get(field, 0) for each in everything)
+            field: sum((each.get("status") or {}).get(field, 0) for each in replicasets)
             for field in ("replicas", "readyReplicas", "availableReplicas")
         }
         wanted = fresh["spec"]["replicas"]
@@ -275,18 +275,18 @@ class DeploymentController(Controller):
             "updatedReplicas": ((new or {}).get("status") or {}).get("replicas", 0),
             "readyReplicas": total["readyReplicas"],
             "availableReplicas": total["availableReplicas"],
-            "unavailableReplicas": max(0, sum(e["spec"]["replicas"] for e in everything) - total["availableReplicas"]),
+            "unavailableReplicas": max(0, sum(e["spec"]["replicas"] for e in replicasets) - total["availableReplicas"]),
         }
         status: Object = {"observedGeneration": meta(fresh)["generation"]}
         status |= {name: count for name, count in counts.items() if count}
         old_status = fresh.get("status") or {}
         if "collisionCount" in old_status:
             status["collisionCount"] = old_status["collisionCount"]
-        status["conditions"] = self._conditions(fresh, status, new, everything, wanted)
+        status["conditions"] = self._conditions(fresh, status, new, replicasets, wanted)
         await self.write_status(fresh, status)
 
     def _conditions(
-        self, deployment: Object, status: Object, new: Object | None, everything: list[Object], wanted: int
+        self, deployment: Object, status: Object, new: Object | None, replicasets: list[Object], wanted: int
     ) -> list[Object]:
         old_status = deployment.get("status") or {}
         conditions = [each for each in old_status.get("conditions") or [] if each["type"] != "ReplicaFailure"]
@@ -300,7 +300,7 @@ class DeploymentController(Controller):
                 "message": f"Deployment {'has' if enough else 'does not have'} minimum availability.",
             },
         )
-        for replicaset in everything:
+        for replicaset in replicasets:
             failure = condition(replicaset, "ReplicaFailure")
             if failure is not None:
                 failure.pop("lastTransitionTime", None)

@@ -10,11 +10,11 @@ from sandbox.karpenter.context import Context
 from sandbox.karpenter.objects import (
     DO_NOT_DISRUPT,
     active,
+    annotations_of,
     deleting,
     drainable,
     labels,
     name,
-    notes,
     protected,
     selects,
 )
@@ -33,7 +33,7 @@ def node_complaint(context: Context, node: Object, claim: Object) -> str | None:
         return "node is deleting or marked for deletion"
     if context.nominated(name(claim)):
         return "node is nominated for a pending pod"
-    if notes(node).get(DO_NOT_DISRUPT) == "true":
+    if annotations_of(node).get(DO_NOT_DISRUPT) == "true":
         return f'disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
     return None
 

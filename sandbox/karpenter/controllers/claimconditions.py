@@ -12,17 +12,17 @@ from sandbox.karpenter.controllers import nodeclass
 from sandbox.karpenter.controllers.lifecycle import DEPENDENTS
 from sandbox.karpenter.controllers.podevents import PodEvents
 from sandbox.karpenter.durations import seconds
-from sandbox.karpenter.objects import HASH, HASH_VERSION_KEY, POOL, deleting, labels, notes, ours
+from sandbox.karpenter.objects import HASH, HASH_VERSION_KEY, POOL, annotations_of, deleting, labels, ours
 from sandbox.karpenter.requirements import from_entries, from_labels
 
 Object = dict[str, Any]
 
 #: Simulated seconds after which a claim is looked at again.
-REMARK = 300.0
+RECHECK = 300.0
 AMI_DRIFT = "AMIDrift"
 
 
-class ClaimMarks:
+class ClaimConditions:
     """Keeps the conditions ``Consolidatable`` and ``Drifted`` of claims."""
 
     def __init__(self, context: Context, pod_events: PodEvents) -> None:
@@ -42,7 +42,7 @@ class ClaimMarks:
         await self._drifted(pool, claim, conditions)
         if conditions.changed:
             await context.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
-        context.mark_queue.add_after(claim_name, min(again, context.clock.real(REMARK)))
+        context.condition_queue.add_after(claim_name, min(again, context.clock.real(RECHECK)))
 
     def _consolidatable(self, pool: Object, claim: Object, conditions: Conditions) -> float:
         """Real seconds until the next look."""
@@ -83,7 +83,7 @@ class ClaimMarks:
 
 def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | None:
     """Why a claim is not what its pool and class would make today, AMIs aside, or None."""
-    known, made = notes(pool), notes(claim)
+    known, made = annotations_of(pool), annotations_of(claim)
     if _differ(known, made, HASH, HASH_VERSION_KEY):
         return "NodePoolDrifted"
     wanted = from_entries(pool["spec"]["template"]["spec"].get("requirements"))
@@ -91,7 +91,7 @@ def drift_of(pool: Object, node_class: Object | None, claim: Object) -> str | No
         return "RequirementsDrifted"
     if node_class is None:
         return None
-    if _differ(notes(node_class), made, nodeclass.HASH, nodeclass.HASH_VERSION_KEY):
+    if _differ(annotations_of(node_class), made, nodeclass.HASH, nodeclass.HASH_VERSION_KEY):
         return "NodeClassDrift"
     return None
 

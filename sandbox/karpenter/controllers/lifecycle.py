@@ -20,12 +20,12 @@ from sandbox.karpenter.objects import (
     REGISTERED,
     TERMINATION,
     UNREGISTERED_TAINT,
+    annotations_of,
     deleting,
     ephemeral,
     labels,
     merge_taints,
     name,
-    notes,
     ours,
     provider_id,
     same_taint,
@@ -276,7 +276,7 @@ class ClaimLifecycle:
     async def _with_deadline(self, claim: Object) -> Object:
         """With a terminationGracePeriod the claim is annotated with the moment at which its pods are forced."""
         limit = seconds(claim["spec"].get("terminationGracePeriod"))
-        if limit is None or DEADLINE in notes(claim):
+        if limit is None or DEADLINE in annotations_of(claim):
             return claim
         context = self._context
         moment = context.deadline(claim, limit)
@@ -305,7 +305,7 @@ def registration_patch(claim: Object, node: Object) -> Object:
             "finalizers": finalizers if TERMINATION in finalizers else [*finalizers, TERMINATION],
             "ownerReferences": [*owners, owner],
             "labels": {**labels(claim), REGISTERED: "true"},
-            "annotations": notes(claim),
+            "annotations": annotations_of(claim),
         },
         "spec": {"taints": taints},
     }

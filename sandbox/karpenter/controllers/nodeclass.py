@@ -45,7 +45,7 @@ class NodeClassController:
         if node_class["metadata"].get("deletionTimestamp"):
             await self._finalize(node_class)
             return
-        node_class = await self._marked(node_class)
+        node_class = await self._hashed(node_class)
         conditions = Conditions(node_class, DEPENDENTS)
         status = dict(node_class.get("status") or {})
         errors: list[Exception] = []
@@ -61,7 +61,7 @@ class NodeClassController:
         if errors:
             raise errors[0]
 
-    async def _marked(self, node_class: Object) -> Object:
+    async def _hashed(self, node_class: Object) -> Object:
         """Finalizer and hash."""
         meta = node_class["metadata"]
         wanted = {HASH: class_hash(node_class), HASH_VERSION_KEY: HASH_VERSION}

@@ -8,7 +8,7 @@ from typing import Any
 from sandbox.karpenter.conditions import Conditions, condition
 from sandbox.karpenter.context import Context
 from sandbox.karpenter.hashes import template_hash
-from sandbox.karpenter.objects import HASH, HASH_VERSION, HASH_VERSION_KEY, POOL, deleting, name, notes, ours
+from sandbox.karpenter.objects import HASH, HASH_VERSION, HASH_VERSION_KEY, POOL, annotations_of, deleting, name, ours
 from sandbox.kube.quantities import render_all
 
 Object = dict[str, Any]
@@ -81,7 +81,7 @@ class NodePoolController:
 
     async def _hashed(self, pool: Object) -> Object:
         wanted = {HASH: template_hash(pool), HASH_VERSION_KEY: HASH_VERSION}
-        if all(notes(pool).get(key) == value for key, value in wanted.items()):
+        if all(annotations_of(pool).get(key) == value for key, value in wanted.items()):
             return pool
         return await self._context.patch_metadata(pool, {"annotations": wanted})
 

@@ -188,7 +188,7 @@ class NodeOverlays:
                 pools.append((pool, types))
         store, verdicts = evaluate(overlays, pools)
         for overlay in overlays:
-            await self._tell(overlay, verdicts[name(overlay)])
+            await self._report(overlay, verdicts[name(overlay)])
         self._store = store
 
     async def _types(self, pool: Object, named: set[str]) -> list[InstanceType] | None:
@@ -207,7 +207,7 @@ class NodeOverlays:
             found |= {each.name: each for each in await context.catalog.of_pool(others, zones)}
         return list(found.values())
 
-    async def _tell(self, overlay: Object, refusal: tuple[str, str] | None) -> None:
+    async def _report(self, overlay: Object, refusal: tuple[str, str] | None) -> None:
         conditions = Conditions(overlay, DEPENDENTS)
         if refusal is None:
             conditions.set_true("ValidationSucceeded")

@@ -34,7 +34,7 @@ class PodEvents:
             return
         last = self._seen.get(uid(claim))
         self._seen[uid(claim)] = time.monotonic()
-        self._context.mark_queue.add(name(claim))
+        self._context.condition_queue.add(name(claim))
         if last is None or time.monotonic() - last > self._context.clock.real(_QUIET):
             task = asyncio.create_task(self._write(name(claim)))
             self._background.add(task)

@@ -15,9 +15,9 @@ from sandbox.karpenter.objects import (
     HASH,
     HASH_VERSION_KEY,
     POOL,
+    annotations_of,
     deleting,
     name,
-    notes,
     ours,
     protected,
     provider_id,
@@ -236,15 +236,15 @@ def manifest(planned: Planned, node_classes: Any) -> Object:
     requirements = Requirements({key: item for key, item in planned.requirements.items() if key != HOSTNAME})
     cheapest = sorted(planned.types, key=lambda each: each.offered(requirements)[0].price)[:MAX_TYPES]
     requirements.add(requirement("node.kubernetes.io/instance-type", "In", [each.name for each in cheapest]))
-    known = notes(pool)
+    known = annotations_of(pool)
     node_class = node_classes.get(spec["nodeClassRef"]["name"])
     found = {
         **((template.get("metadata") or {}).get("annotations") or {}),
         **{key: known[key] for key in (HASH, HASH_VERSION_KEY) if key in known},
         **{
-            key: notes(node_class)[key]
+            key: annotations_of(node_class)[key]
             for key in (nodeclass.HASH, nodeclass.HASH_VERSION_KEY)
-            if node_class is not None and key in notes(node_class)
+            if node_class is not None and key in annotations_of(node_class)
         },
     }
     if any(each.overlaid for each in planned.types):

@@ -14,11 +14,11 @@ from sandbox.karpenter.objects import (
     DISRUPTED_TAINT,
     TERMINATION,
     active,
+    annotations_of,
     deleting,
     drainable,
     labels,
     name,
-    notes,
     owned_by,
     protected,
     same_taint,
@@ -115,7 +115,7 @@ class NodeTermination:
 
     def _deadline(self, node: Object, claim: Object | None) -> float | None:
         """Epoch seconds at which pods have to be gone, past all protection."""
-        moment = notes(claim).get(DEADLINE) if claim is not None else None
+        moment = annotations_of(claim).get(DEADLINE) if claim is not None else None
         if moment is None:
             return None
         self._context.events.grace_expiring(node, moment)

@@ -39,13 +39,13 @@ class DeviceManager:
     """Of one node.
 
     :ivar lost: UUIDs of GPUs whose devices are all unhealthy.
-    :ivar struck: UUID of a GPU that an XID was reported for: *one* of its devices is unhealthy, since the plugin maps a
+    :ivar unhealthy: UUID of a GPU with a reported XID: *one* of its devices is unhealthy, since the plugin maps a
         UUID to one device even when it announces several for it (``internal/rm/health.go``, ``parentToDeviceMap``).
     """
 
     announced: dict[str, Announced] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
-    struck: str | None = None
+    unhealthy: str | None = None
     _held: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def register(self, gpus: list[Gpu], sharing: Sharing, replicas: int) -> None:
@@ -69,8 +69,8 @@ class DeviceManager:
     def _healthy(self, resource: Announced) -> list[str]:
         if not resource.healthy:
             return []
-        struck = next((device for device in reversed(resource.devices) if _gpu_of(device) == self.struck), None)
-        return [device for device in resource.devices if device != struck and _gpu_of(device) not in self.lost]
+        unhealthy = next((device for device in reversed(resource.devices) if _gpu_of(device) == self.unhealthy), None)
+        return [device for device in resource.devices if device != unhealthy and _gpu_of(device) not in self.lost]
 
     def capacity(self) -> dict[str, str]:
         return {name: str(len(resource.devices)) for name, resource in self.announced.items()}

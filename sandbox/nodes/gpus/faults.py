@@ -36,10 +36,10 @@ _ANNOUNCEMENT = ("no-sharing-block", "advertise-replicas", "gpu-never-registers"
 
 
 @dataclass(frozen=True)
-class Ailments:
+class GpuFaults:
     """
     :ivar lost: UUIDs of GPUs that are gone.
-    :ivar struck: UUID of the GPU that the plugin marks unhealthy for its XID.
+    :ivar unhealthy: UUID of the GPU that the plugin marks unhealthy for its XID.
     :ivar xid: its code.
     :ivar phantom: a GPU that the node does not have and that sharers see all the same.
     :ivar share: what one of a GPU's sharers gets of it, ``None`` if all get the same.
@@ -47,12 +47,12 @@ class Ailments:
     """
 
     lost: frozenset[str] = frozenset()
-    struck: str | None = None
+    unhealthy: str | None = None
     xid: int | None = None
     driver: str = DRIVER_VERSION
     phantom: Gpu | None = None
     share: float | None = None
-    daemonless: bool = False
+    mps_daemon_absent: bool = False
     announcement: str = ""
 
     def table(self, gpus: list[Gpu]) -> str:
@@ -61,25 +61,25 @@ class Ailments:
         return "".join(gpu.row(self.driver) + "\n" for gpu in listed)
 
 
-def ailments_of(fault: Callable[[str], Params | None], gpus: list[Gpu], instance_id: str) -> Ailments:
+def gpu_faults_of(fault: Callable[[str], Params | None], gpus: list[Gpu], instance_id: str) -> GpuFaults:
     """
     :param fault: the parameters of a fault that is set and means this node.
     :param gpus: its physical GPUs; without any nothing can ail.
     """
     if not gpus:
-        return Ailments()
+        return GpuFaults()
     lost = fault("gpu-lost")
     missing = [gpu.uuid for gpu in gpus[-max(1, int(lost.get("count", 1))) :]] if lost is not None else []
     xid = fault("xid")
     code = None if xid is None else int(xid.get("code", _XID))
     driver, starved = fault("driver-version") or {}, fault("starved-sharer")
-    return Ailments(
+    return GpuFaults(
         lost=frozenset(missing),
-        struck=gpus[-1].uuid if code is not None and code not in APPLICATION_XIDS else None,
+        unhealthy=gpus[-1].uuid if code is not None and code not in APPLICATION_XIDS else None,
         xid=code,
         driver=str(driver.get("value", DRIVER_VERSION)),
         phantom=gpu_of(instance_id, len(gpus), gpus[0].product) if fault("split-sharers") is not None else None,
         share=None if starved is None else float(starved.get("share", _SHARE)),
-        daemonless=fault("mps-daemon-absent") is not None,
+        mps_daemon_absent=fault("mps-daemon-absent") is not None,
         announcement=repr([fault(name) for name in _ANNOUNCEMENT]),
     )

@@ -16,7 +16,7 @@ from sandbox.nodes.identity import without_credentials
 from sandbox.nodes.pods.launch import KARPENTER_IMAGE, Start, container_id, is_probe, launch
 from sandbox.nodes.pods.plugin import PluginPod
 from sandbox.nodes.pods.podstatus import ContainerState
-from sandbox.nodes.pods.probeoutput import tampered
+from sandbox.nodes.pods.probeoutput import altered
 from sandbox.nodes.runtime import images
 from sandbox.nodes.runtime.environment import MissingReference, resolve_env
 from sandbox.nodes.runtime.processes import Process
@@ -261,7 +261,7 @@ class ContainerRun:
         content = path.read_bytes() if path.is_file() else b""
         fault = self.host.fault("probe-output")
         if fault is not None and is_probe(self.spec) and str(fault.get("image", "")) in self.spec["image"]:
-            content = tampered(content.decode(errors="replace"), fault).encode()
+            content = altered(content.decode(errors="replace"), fault).encode()
         written = content[:_MESSAGE_BYTES].decode(errors="replace")
         if not written and code != 0 and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
             lines = self.output().splitlines(keepends=True)[-_FALLBACK_LINES:]

@@ -190,7 +190,7 @@ def _visible_gpus(start: Start) -> list[str]:
     """UUIDs of the GPUs that the container got; with the fault ``split-sharers`` every second sharer sees another."""
     host, uid = start.host, start.pod["metadata"]["uid"]
     gpus = host.devices.visible_gpus(uid, start.container["name"])
-    phantom = host.ailments.phantom
+    phantom = host.gpu_faults.phantom
     if phantom is None:
         return gpus
     return [phantom.uuid if host.devices.holders(gpu).index(uid) % 2 else gpu for gpu in gpus]
@@ -209,7 +209,7 @@ def _shares(start: Start) -> dict[str, str]:
         env["CUDA_MPS_PIPE_DIRECTORY"] = f"/mps/{sharing.resource}/pipe"
         env["SANDBOX_MPS_REPLICAS"] = str(sharing.replicas)
         env["SANDBOX_MPS_DAEMON"] = str(int(bool(host.mps_daemons)))
-    share = host.ailments.share
+    share = host.gpu_faults.share
     if share is not None and any(host.devices.holders(gpu)[0] == uid for gpu in gpus):
         env["SANDBOX_GPU_SHARE"] = str(share)
     return env

@@ -225,7 +225,7 @@ async def run_feature_discovery(shared: PluginPod, process: Simulated) -> int:
             process.log(f"{_stamp('E', 'main.go:98')} unable to load config: unable to finalize config: {error}")
             return 1
         await host.clock.sleep(_FEATURE_SECONDS)
-        labels = feature_labels(host.gpus, config.sharing, host.shape.name, host.ailments.driver)
+        labels = feature_labels(host.gpus, config.sharing, host.shape.name, host.gpu_faults.driver)
         if labels:
             process.log(f"{_stamp('I', 'output.go:82')} Creating output file")
             await host.kube.patch("Node", host.name, {"metadata": {"labels": labels}})
@@ -237,9 +237,9 @@ async def run_mps_daemon(shared: PluginPod, process: Simulated) -> int:
     host = shared.host
     process.log(f"{_stamp('I', 'main.go:196')} Retrieving MPS daemons.")
     try:
-        while not host.ailments.daemonless:
+        while not host.gpu_faults.mps_daemon_absent:
             host.mps_daemons.add(id(process))
-            await host.ailments_changed.wait()
+            await host.gpu_faults_changed.wait()
     finally:
         host.mps_daemons.discard(id(process))
     process.log(f"{_stamp('E', 'main.go:84')} error starting daemons: error starting daemon: exit status 1")

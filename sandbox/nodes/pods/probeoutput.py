@@ -16,7 +16,7 @@ _STAMPS = ("startedAt", "finishedAt", "from")
 _SKEW_SECONDS = 3600
 
 
-def tampered(message: str, params: dict[str, Any]) -> str:
+def altered(message: str, params: dict[str, Any]) -> str:
     """
     :param message: a container's termination message; one that no probe wrote (not a JSON object) stays as it is.
     :raises ValueError: for a ``kind`` that does not exist.

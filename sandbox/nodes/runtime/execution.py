@@ -30,7 +30,7 @@ SAMPLES = "/cuda-samples"
 #: Real seconds after which a probe is killed whatever it does: none takes minutes, and none may outlive a test run.
 LONGEST = 900.0
 _READ = 65536
-_KILL_PATIENCE = 5.0
+_KILL_TIMEOUT = 5.0
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -123,7 +123,7 @@ class Executed(Process):
         await asyncio.wait([self._task], timeout=grace)
         if not self._task.done():
             self._signal(signal.SIGKILL)
-            await asyncio.wait([self._task], timeout=_KILL_PATIENCE)
+            await asyncio.wait([self._task], timeout=_KILL_TIMEOUT)
         self.kill()
 
     def kill(self) -> None:

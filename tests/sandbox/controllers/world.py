@@ -22,7 +22,7 @@ from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]
 #: Real seconds after which an expectation of a test has failed.
-PATIENCE = 8.0
+TIMEOUT = 8.0
 
 
 @dataclass
@@ -63,12 +63,12 @@ class World:
         await self.informers(kind).caught_up(answer)
 
     async def until(
-        self, kind: str, predicate: Callable[[Informer], Any], *, patience: float = PATIENCE, what: str = ""
+        self, kind: str, predicate: Callable[[Informer], Any], *, within: float = TIMEOUT, what: str = ""
     ) -> Any:
         informer = self.informers(kind)
         await informer.synced.wait()
         try:
-            return await informer.wait_until(predicate, patience)
+            return await informer.wait_until(predicate, within)
         except TimeoutError:
             present = [(meta(obj)["name"], meta(obj).get("finalizers"), obj.get("status")) for obj in informer.items()]
             raise AssertionError(f"{what or kind} never came; there is {present}") from None

@@ -70,14 +70,14 @@ class Cluster:
         await self.until(served)
 
     async def until(
-        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, patience: float = 40.0
+        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, within: float = 40.0
     ) -> Any:
         """Look until ``what()`` (awaited) is true; its value.
 
-        :raises AssertionError: after ``patience`` real seconds, with what ``describe()`` says.
+        :raises AssertionError: after ``within`` real seconds, with what ``describe()`` says.
         """
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(within):
                 while True:
                     for name, task in self.parts.items():
                         if task.done():
