@@ -6,10 +6,8 @@ Source: kubernetes/kubernetes ``pkg/controller/deployment`` (``sync.go``, ``roll
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from sandbox.controllers.base import Controller
-from sandbox.controllers.matching import scaled
 from sandbox.controllers.objects import (
     Object,
     age,
@@ -20,16 +18,23 @@ from sandbox.controllers.objects import (
     is_deleting,
     meta,
     owner_reference,
-    with_condition,
+)
+from sandbox.controllers.workloads.rollout import (
+    HASH_LABEL,
+    REVISION,
+    complete,
+    fences,
+    progress,
+    revision_of,
+    settled,
+    with_updated,
+    without_hash,
 )
 from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError
-from sandbox.kube.times import now
 
-REVISION = "deployment.kubernetes.io/revision"
 DESIRED = "deployment.kubernetes.io/desired-replicas"
 MAXIMUM = "deployment.kubernetes.io/max-replicas"
-HASH_LABEL = "pod-template-hash"
 #: Annotations of a Deployment that its ReplicaSets do not get.
 NOT_COPIED = {
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -95,19 +100,19 @@ class DeploymentController(Controller):
     def _newest(self, deployment: Object) -> tuple[Object | None, list[Object]]:
         template = deployment["spec"]["template"]
         owned = self._owned(deployment)
-        new = next((each for each in owned if _without_hash(each["spec"]["template"]) == _without_hash(template)), None)
+        new = next((each for each in owned if without_hash(each["spec"]["template"]) == without_hash(template)), None)
         return new, [each for each in owned if each is not new]
 
     async def _replicasets(self, deployment: Object, *, create: bool) -> tuple[Object | None, list[Object]]:
         """The ReplicaSet of the present template and all others; revisions are numbered as rollouts happen."""
         new, old = self._newest(deployment)
-        highest = max((_revision(each) for each in old), default=0)
+        highest = max((revision_of(each) for each in old), default=0)
         if new is None:
             if not create:
                 return None, old
             new = await self._create(deployment, highest + 1, old)
-        revision = str(max(highest + 1, _revision(new)))
-        if _revision(new) != int(revision):
+        revision = str(max(highest + 1, revision_of(new)))
+        if revision_of(new) != int(revision):
             new = await self._annotate("ReplicaSet", new, {REVISION: revision})
         if (meta(deployment).get("annotations") or {}).get(REVISION) != revision:
             await self._annotate("Deployment", deployment, {REVISION: revision})
@@ -121,7 +126,7 @@ class DeploymentController(Controller):
         return answer
 
     async def _create(self, deployment: Object, revision: int, old: list[Object]) -> Object:
-        template = copy.deepcopy(_without_hash(deployment["spec"]["template"]))
+        template = copy.deepcopy(without_hash(deployment["spec"]["template"]))
         digest = hash_of(template)
         labels = dict((template.get("metadata") or {}).get("labels") or {}) | {HASH_LABEL: digest}
         template.setdefault("metadata", {})["labels"] = labels
@@ -180,7 +185,7 @@ class DeploymentController(Controller):
 
     def _size_annotations(self, deployment: Object) -> dict[str, str]:
         replicas = deployment["spec"]["replicas"]
-        surge = 0 if deployment["spec"].get("strategy", {}).get("type") == "Recreate" else _fences(deployment)[0]
+        surge = 0 if deployment["spec"].get("strategy", {}).get("type") == "Recreate" else fences(deployment)[0]
         return {DESIRED: str(replicas), MAXIMUM: str(replicas + surge)}
 
     # --- rollouts ----------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ class DeploymentController(Controller):
         wanted: int = deployment["spec"]["replicas"]
         if (deployment["spec"].get("strategy") or {}).get("type") == "Recreate":
             return wanted if not any(each["spec"]["replicas"] or self._has_pods(each) for each in old) else 0
-        surge, _ = _fences(deployment)
+        surge, _ = fences(deployment)
         total = present + sum(each["spec"]["replicas"] for each in old)
         if total >= wanted + surge:
             return present
@@ -211,7 +216,7 @@ class DeploymentController(Controller):
         await self._scale(deployment, new, wanted if size > wanted else self._new_size(deployment, size, old))
         new_now, old = self._newest(deployment)
         new = new_now or new
-        _, unavailable = _fences(deployment)
+        _, unavailable = fences(deployment)
         # Pods that may go: all there are, less the floor, less those of the new set that are not available yet.
         total = new["spec"]["replicas"] + sum(each["spec"]["replicas"] for each in old)
         new_unavailable = new["spec"]["replicas"] - (new.get("status") or {}).get("availableReplicas", 0)
@@ -235,7 +240,7 @@ class DeploymentController(Controller):
 
     async def _clean_up(self, deployment: Object, new: Object) -> None:
         """Delete the oldest empty ReplicaSets beyond ``revisionHistoryLimit``, once the rollout is complete."""
-        if not _complete(deployment):
+        if not complete(deployment):
             return
         limit = deployment["spec"].get("revisionHistoryLimit")
         idle = [
@@ -245,7 +250,7 @@ class DeploymentController(Controller):
             and not each["spec"]["replicas"]
             and not (each.get("status") or {}).get("replicas")
         ]
-        idle.sort(key=_revision)
+        idle.sort(key=revision_of)
         for replicaset in idle[: max(0, len(idle) - (10 if limit is None else limit))]:
             await self.kube.delete(
                 "ReplicaSet", meta(replicaset)["name"], meta(replicaset)["namespace"], uid=meta(replicaset)["uid"]
@@ -256,7 +261,7 @@ class DeploymentController(Controller):
     async def _set_progress(self, deployment: Object, status: str, reason: str, message: str) -> None:
         fresh = self.deployments.get(meta(deployment)["name"], meta(deployment)["namespace"]) or deployment
         old_status = fresh.get("status") or {}
-        conditions = _progress(old_status.get("conditions"), status, reason, message)
+        conditions = progress(old_status.get("conditions"), status, reason, message)
         await self.write_status(fresh, old_status | {"conditions": conditions})
 
     async def _update_status(self, deployment: Object) -> None:
@@ -290,8 +295,8 @@ class DeploymentController(Controller):
     ) -> list[Object]:
         old_status = deployment.get("status") or {}
         conditions = [each for each in old_status.get("conditions") or [] if each["type"] != "ReplicaFailure"]
-        enough = status.get("availableReplicas", 0) >= wanted - _fences(deployment)[1]
-        conditions = _with_updated(
+        enough = status.get("availableReplicas", 0) >= wanted - fences(deployment)[1]
+        conditions = with_updated(
             conditions,
             {
                 "type": "Available",
@@ -304,7 +309,7 @@ class DeploymentController(Controller):
             failure = condition(replicaset, "ReplicaFailure")
             if failure is not None:
                 failure.pop("lastTransitionTime", None)
-                conditions = _with_updated(conditions, failure)
+                conditions = with_updated(conditions, failure)
                 break
         return self._progress_condition(deployment, status, new, conditions)
 
@@ -317,77 +322,21 @@ class DeploymentController(Controller):
         old_status = deployment.get("status") or {}
         present = condition(deployment, "Progressing")
         label = f'ReplicaSet "{meta(new)["name"]}"' if new else f'Deployment "{meta(deployment)["name"]}"'
-        if present is not None and present["reason"] == "NewReplicaSetAvailable" and _settled(deployment, status):
+        if present is not None and present["reason"] == "NewReplicaSetAvailable" and settled(deployment, status):
             return conditions
-        if _settled(deployment, status):
-            return _progress(conditions, "True", "NewReplicaSetAvailable", f"{label} has successfully progressed.")
+        if settled(deployment, status):
+            return progress(conditions, "True", "NewReplicaSetAvailable", f"{label} has successfully progressed.")
         fields = ("updatedReplicas", "readyReplicas", "availableReplicas")
         grew = any(status.get(field, 0) > old_status.get(field, 0) for field in fields)
         old_before = old_status.get("replicas", 0) - old_status.get("updatedReplicas", 0)
         shrank = status.get("replicas", 0) - status.get("updatedReplicas", 0) < old_before
         if present is None or grew or shrank:
-            return _progress(conditions, "True", "ReplicaSetUpdated", f"{label} is progressing.", refresh=True)
+            return progress(conditions, "True", "ReplicaSetUpdated", f"{label} is progressing.", refresh=True)
         if present["reason"] == "NewReplicaSetAvailable" or present["status"] == "False":
             # A finished rollout that lost pods is not a new rollout; a timed-out one stays so until it moves.
             return conditions
         left = self.clock.real(deadline) - age(present.get("lastUpdateTime"))
         if left <= 0:
-            return _progress(conditions, "False", "ProgressDeadlineExceeded", f"{label} has timed out progressing.")
+            return progress(conditions, "False", "ProgressDeadlineExceeded", f"{label} has timed out progressing.")
         self.queue.add_after((meta(deployment)["namespace"], meta(deployment)["name"]), left + 0.1)
         return conditions
-
-
-def _revision(replicaset: Object) -> int:
-    return int((meta(replicaset).get("annotations") or {}).get(REVISION) or 0)
-
-
-def _without_hash(template: Object) -> Object:
-    labels = {
-        name: value
-        for name, value in ((template.get("metadata") or {}).get("labels") or {}).items()
-        if name != HASH_LABEL
-    }
-    metadata = {
-        name: value for name, value in (template.get("metadata") or {}).items() if name != "creationTimestamp" and value
-    }
-    return {**template, "metadata": metadata | {"labels": labels}}
-
-
-def _fences(deployment: Object) -> tuple[int, int]:
-    """``(maxSurge, maxUnavailable)`` in pods; one of them is at least 1, or nothing could ever move."""
-    rolling = (deployment["spec"].get("strategy") or {}).get("rollingUpdate") or {}
-    wanted = deployment["spec"]["replicas"]
-    if (deployment["spec"].get("strategy") or {}).get("type") == "Recreate":
-        return 0, 0
-    surge = scaled(rolling.get("maxSurge"), wanted, round_up=True, default="25%")
-    unavailable = scaled(rolling.get("maxUnavailable"), wanted, round_up=False, default="25%")
-    if surge == 0 and unavailable == 0:
-        unavailable = 1
-    return surge, min(unavailable, wanted)
-
-
-def _settled(deployment: Object, status: Object) -> bool:
-    wanted = deployment["spec"]["replicas"]
-    return all(status.get(field, 0) == wanted for field in ("updatedReplicas", "replicas", "availableReplicas"))
-
-
-def _complete(deployment: Object) -> bool:
-    status = deployment.get("status") or {}
-    return _settled(deployment, status) and status.get("observedGeneration", 0) >= meta(deployment)["generation"]
-
-
-def _with_updated(conditions: list[Object] | None, new: Object, *, refresh: bool = False) -> list[Object]:
-    """Like :func:`with_condition`; ``lastUpdateTime`` moves when anything in the condition does, or on ``refresh``."""
-    present: Any = next((each for each in conditions or [] if each["type"] == new["type"]), None)
-    same = present is not None and all(present.get(name) == value for name, value in new.items())
-    if same and not refresh:
-        return list(conditions or [])
-    result = with_condition(conditions, new)
-    return with_condition(result, {**new, "lastUpdateTime": now()})
-
-
-def _progress(
-    conditions: list[Object] | None, status: str, reason: str, message: str, *, refresh: bool = False
-) -> list[Object]:
-    new = {"type": "Progressing", "status": status, "reason": reason, "message": message}
-    return _with_updated(conditions, new, refresh=refresh)
