@@ -40,7 +40,7 @@ class Settings:
     def control_plane(self) -> str:
         """The version that the control plane has now: ``kubernetes_version``, or what it was upgraded to.
 
-        ``python -m sandbox fault control-plane version=1.36`` is the upgrade; nodes keep the version of their AMI.
+        ``python -m sandbox fault set control-plane version=1.36`` is the upgrade; nodes keep the version of their AMI.
         """
         upgraded = self.faults.active("control-plane") or {}
         return str(upgraded.get("version", self.kubernetes_version))
