@@ -1,4 +1,4 @@
-"""The audit log: every write that Kubernetes and AWS were asked for, in one order, as JSON lines.
+"""The audit log: every write request to Kubernetes and AWS, in one order, as JSON lines.
 
 Writes to the API server are ``audit.k8s.io/v1`` Events (``sandbox/apiserver/requests/audit.py``), those to AWS are
 records as CloudTrail keeps them (``sandbox/aws/trail.py``). The newest ones stay in memory for ``GET /audit``; the file

@@ -90,7 +90,7 @@ def package(directory: Path, version: str) -> Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """A chart archive from disk, such as a real one that somebody pulled."""
+    """A chart archive from disk, for example a real one from ``helm pull``."""
     data = path.read_bytes()
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:

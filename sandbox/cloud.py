@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 
 class Cloud:
-    """:meth:`start`, then :meth:`close`. ``broken`` is set to a message when a part is gone for good."""
+    """:meth:`start`, then :meth:`close`. ``broken`` is set to a message when a part has failed for good."""
 
     def __init__(self, settings: Settings, options: Options, say: Say) -> None:
         self.settings = settings
@@ -77,9 +77,9 @@ class Cloud:
 
     async def start(self) -> None:
         """
-        Starts every part and writes state.json.
+        Start every part and write state.json.
 
-        :raises SandboxError: something a person can put right.
+        :raises SandboxError: a problem that the user can fix; the message says how.
         """
         wanted, ports = self.options.parts, self.options.ports
         if "charts" in wanted:
@@ -124,7 +124,7 @@ class Cloud:
         self._write_state()
 
     async def close(self) -> None:
-        """Ends everything in the reverse order; safe to call at any point of the start."""
+        """Stop everything in reverse order; safe to call at any point of the start."""
         for task in self._endings:
             task.cancel()
         for name in reversed(BACKGROUND):
@@ -133,7 +133,7 @@ class Cloud:
         for _, closer in reversed(self._closers):
             result = closer()
             if asyncio.iscoroutine(result):
-                with suppress(Exception):  # one part that ends badly must not keep the others alive
+                with suppress(Exception):  # a part that fails to stop must not keep the others running
                     await result
         self._closers.clear()
         self.settings.audit.close()
@@ -235,7 +235,7 @@ class Cloud:
 
     async def _system_nodes_ready(self, kube: Kube) -> None:
         while True:
-            with suppress(Exception):  # the API server is just starting, or someone else's is slow
+            with suppress(Exception):  # the API server is still starting, or a foreign one is slow
                 ready = 0
                 for node in await kube.list("Node"):
                     conditions = node.get("status", {}).get("conditions") or []
@@ -343,7 +343,7 @@ class Cloud:
 
     async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]:
         if self._interruptions is None:
-            raise SandboxError("the part aws does not run here")
+            raise SandboxError("the part aws is not running in this sandbox")
         event = await self._interruptions.announce(instance, kind)
         task = asyncio.create_task(self._interruptions.finish(instance, kind))
         self._endings.add(task)
@@ -353,12 +353,15 @@ class Cloud:
     async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str:
         """A node of another team's managed node group; the instance's id."""
         if self._aws is None:
-            raise SandboxError("the part aws does not run here")
+            raise SandboxError("the part aws is not running in this sandbox")
         return await nodegroups.add_node(self._aws, self.settings, instance_type, group, labels, taints)
 
 
 async def _bind(name: str, start: Callable[[int], Any], port: int) -> None:
-    """Starts a server and explains why it cannot listen."""
+    """Start a server.
+
+    :raises SandboxError: if it cannot listen, with the reason and the remedy.
+    """
     try:
         await start(port)
     except OSError as error:

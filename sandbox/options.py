@@ -10,7 +10,7 @@ from sandbox.state import SandboxError
 
 ALL_PARTS = ("aws", "apiserver", "controllers", "nodes", "karpenter", "charts")
 BACKGROUND = ("controllers", "nodes", "karpenter")
-# With an API server of someone else's these two are not ours to run; controllers are if asked for: envtest has none.
+# With a foreign API server these two are not started; controllers are on request, as envtest has none.
 _NOT_WITH_KUBECONFIG = {"apiserver", "controllers"}
 
 
@@ -47,7 +47,7 @@ def choose_parts(names: Iterable[str] | None, kubeconfig: Path | None) -> frozen
     chosen = frozenset(names) if names is not None else frozenset(ALL_PARTS)
     unknown = chosen - set(ALL_PARTS)
     if unknown:
-        raise SandboxError(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(ALL_PARTS)}", code=2)
+        raise SandboxError(f"unknown part {', '.join(sorted(unknown))}; the parts are: {', '.join(ALL_PARTS)}", code=2)
     if kubeconfig is not None:
         chosen -= _NOT_WITH_KUBECONFIG if names is None else {"apiserver"}
     elif chosen & set(BACKGROUND) and "apiserver" not in chosen:

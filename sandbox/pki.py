@@ -48,7 +48,7 @@ class Credential:
 
 
 class Pki:
-    """The cluster's certificate authority, kept under ``directory`` (mode 0700) and reused if it is there."""
+    """The cluster's certificate authority, kept under ``directory`` (mode 0700) and reused if it exists."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

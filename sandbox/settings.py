@@ -23,7 +23,7 @@ class Settings:
     :ivar account: AWS account id that moto answers with.
     :ivar cluster_name: the EKS cluster that exists from the start.
     :ivar kubernetes_version: its version.
-    :ivar audit: every write; in memory only unless told otherwise.
+    :ivar audit: every write; in memory only unless it is given a folder.
     """
 
     state_dir: Path

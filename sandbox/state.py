@@ -1,4 +1,4 @@
-"""The state directory: one sandbox at a time, and ``state.json`` (mode 0600), which tells others how to reach it."""
+"""The state directory: one sandbox at a time, and ``state.json`` (mode 0600), which says how to reach it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOCK_TIMEOUT = 0.5  # seconds
 
 
 class SandboxError(RuntimeError):
-    """Something a person can put right; the message says what. ``code`` is the exit status."""
+    """A problem that the user can fix; the message says how. ``code`` is the exit status."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire_or_time_out(self) -> bool:
-        """Like :meth:`acquire`, but sits out someone who only looks (``status`` takes the lock for a moment)."""
+        """Like :meth:`acquire`, but waits for a reader (``status`` takes the lock for a moment)."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         while not self.acquire():
             if time.monotonic() > deadline:

@@ -91,7 +91,7 @@ class Application:
             return reply(ApiError(413, "RequestEntityTooLarge", text).status(), 413)
 
     def _impersonate(self, request: web.Request, user: User, target: routing.Target | None) -> User:
-        """Who the request acts as: its user, unless the headers ask for somebody else."""
+        """Who the request acts as: its user, unless the headers ask for another."""
         wanted = impersonation.wanted(request)
         if wanted is None:
             return user

@@ -1,7 +1,7 @@
 """The AWS endpoint that users of the sandbox talk to: one URL for every service.
 
-Each request's signature is verified as AWS would; then EKS is answered or completed here, and everything else goes to
-moto byte by byte (with the original ``Host`` and ``Authorization``, from which moto tells service and region).
+Each request's signature is verified as AWS would; then EKS is answered or completed here; everything else is forwarded
+to moto byte by byte (with the original ``Host`` and ``Authorization``, from which moto derives service and region).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ SETTLE = 0.05
 
 
 class AllKinds:
-    """Informers for every kind that can be listed, watched and deleted; new CRDs are followed as they come.
+    """Informers for every kind that can be listed, watched and deleted; new CRDs are followed as they are installed.
 
     :ivar resources: what discovery found last, by ``(group, kind)``: one version of each kind.
     """

@@ -127,7 +127,7 @@ class Controller(ABC):
 
 
 async def keep_running(make: Callable[[], Controller]) -> None:
-    """Run a controller for ever: after a crash it starts anew, with a longer pause each time (0.2 to 10 s)."""
+    """Run a controller until cancelled; restart it after a crash, with an increasing back-off (0.2 to 10 s)."""
     delay = 0.2
     while True:
         controller = make()
@@ -135,7 +135,7 @@ async def keep_running(make: Callable[[], Controller]) -> None:
         try:
             await controller.run()
         except Exception:
-            log.exception("%s stopped; it starts again", controller.name)
+            log.exception("%s crashed; restarting it", controller.name)
         if asyncio.get_running_loop().time() - started > 60:
             delay = 0.2
         await asyncio.sleep(delay)

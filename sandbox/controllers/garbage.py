@@ -121,7 +121,7 @@ class GarbageCollector(Controller):
         else:
             live = known[1]
         foreground = is_deleting(live) and FOREGROUND in (meta(live).get("finalizers") or [])
-        # An owner that waits for its blocking dependents counts as gone for them, or both would wait for ever.
+        # An owner that waits for its blocking dependents counts as deleted for them, or both would wait forever.
         return "waiting" if foreground else "solid"
 
     async def _resource_of(self, owner: Object) -> Resource:
@@ -165,7 +165,7 @@ class GarbageCollector(Controller):
 
     async def _drop_finalizer(self, resource: Resource, obj: Object, finalizer: str) -> None:
         rest = [each for each in meta(obj).get("finalizers") or [] if each != finalizer]
-        version = meta(obj)["resourceVersion"]  # somebody else may be changing the same list
+        version = meta(obj)["resourceVersion"]  # another client may change the same list
         await self._patch(resource, obj, {"finalizers": rest or None, "resourceVersion": version})
 
     async def _patch(self, resource: Resource, obj: Object, metadata: dict[str, Any]) -> None:

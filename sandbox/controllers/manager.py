@@ -73,5 +73,5 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("%s stopped; it starts again", name)
+            log.exception("%s crashed; restarting it", name)
         await asyncio.sleep(1.0)

@@ -14,7 +14,7 @@ from sandbox.controllers.objects import Object, condition, is_deleting, meta, wi
 from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError, Resource
 
-#: Real seconds between looks while something that nobody watches (events) is left.
+#: Real seconds between two checks while only objects of unwatched kinds (events) are left.
 LOOK_AGAIN = 1.0
 
 
@@ -60,7 +60,7 @@ class NamespaceController(Controller):
                 raise
 
     async def _empty(self, namespace: str) -> tuple[Counter[str], Counter[str]]:
-        """Delete what is there; how many objects of each resource, and of each finalizer, are left."""
+        """Delete the content; return how many objects of each resource, and of each finalizer, are left."""
         remaining: Counter[str] = Counter()
         finalizers: Counter[str] = Counter()
 

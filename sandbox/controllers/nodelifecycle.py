@@ -18,7 +18,7 @@ from sandbox.kube.times import now
 #: Simulated seconds without a sign of life (``--node-monitor-grace-period`` since 1.32). A kubelet renews every 10 s,
 #: so its death is noticed 40 to 50 s later.
 GRACE = 50.0
-#: Real seconds below which the grace never goes: at high speed one hiccup of this machine would kill every node.
+#: Real seconds; the grace period is never shorter: at high speed one hiccup of this machine would kill every node.
 LEAST_GRACE = 5.0
 LEASE_NAMESPACE = "kube-node-lease"
 

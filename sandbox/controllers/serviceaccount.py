@@ -1,4 +1,4 @@
-"""What every namespace gets by itself: the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt``.
+"""What every namespace gets automatically: the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt``.
 
 Sources: kubernetes/kubernetes ``pkg/controller/serviceaccount``, ``pkg/controller/certificates/rootcacertpublisher``.
 """

@@ -94,7 +94,7 @@ def _no_execute(node: Object) -> list[tuple[str, str]]:
 
 
 def _tolerated_seconds(pod: Object, taints: list[tuple[str, str]]) -> float | None:
-    """Simulated seconds that a pod may stay: 0 for an untolerated taint, None for ever."""
+    """Simulated seconds that a pod may stay: 0 for an untolerated taint, None without a limit."""
     seconds: list[float] = []
     for key, value in taints:
         taint = {"key": key, "value": value, "effect": "NoExecute"}

@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 class Leader:
-    """Runs :class:`Karpenter` while a pod of its Deployment is Ready, and drops it when none is."""
+    """Runs :class:`Karpenter` while a pod of its Deployment is Ready, and stops it when none is."""
 
     def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
         self._settings = settings
@@ -51,7 +51,8 @@ class Leader:
 
     async def _follow(self, pods: list[Object]) -> None:
         """
-        :param pods: those that could lead. Who leads goes on until its pod is gone; the next has its own settings.
+        :param pods: the pods that could lead. The leader keeps leading until its pod is deleted; the next has its own
+            settings.
         """
         leader = next((pod for pod in pods if uid(pod) == self._leader), None)
         if leader is None or self._settings.faults.active("stopped") is not None:
@@ -59,7 +60,7 @@ class Leader:
             leader = pods[0] if pods else None
         if self._life is not None and self._life.done():
             error = self._life.exception() if not self._life.cancelled() else None
-            log.error("Karpenter ended; it starts again", exc_info=error)
+            log.error("Karpenter crashed; restarting it", exc_info=error)
             self._life = None
         if self._life is None and leader is not None and self._settings.faults.active("stopped") is None:
             self._leader = uid(leader)

@@ -1,4 +1,4 @@
-"""Small questions about Kubernetes objects, as Karpenter asks them (kubernetes-sigs/karpenter ``pkg/utils``)."""
+"""Helpers that read Kubernetes objects (kubernetes-sigs/karpenter ``pkg/utils``)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def merge_taints(taints: Iterable[Object], more: Iterable[Object] | None) -> lis
 
 
 def ephemeral(taint: Object) -> bool:
-    """Expected to go by itself while a node starts."""
+    """A taint that is removed while a node starts."""
     return (taint["key"], taint["effect"]) in _EPHEMERAL or str(taint["key"]).startswith("readiness.k8s.io/")
 
 
@@ -117,7 +117,7 @@ def owned_by(pod: Object, *kinds: str) -> bool:
 
 
 def provisionable(pod: Object) -> bool:
-    """Marked Unschedulable by the scheduler, and nobody else's business."""
+    """Marked Unschedulable by the scheduler, and not owned by another mechanism (DaemonSet, static pod, preemption)."""
     status = pod.get("status") or {}
     marked = any(
         item["type"] == "PodScheduled" and item.get("reason") == "Unschedulable"

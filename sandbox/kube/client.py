@@ -27,8 +27,8 @@ from sandbox.kube.kubeconfig import read_kubeconfig
 from sandbox.kube.resources import ApiError, Resource, ResourceRegistry
 from sandbox.kube.times import now
 
-#: How often a read is made again that the server was too busy for, and after how many real seconds: a Retry-After is
-#: in simulated ones.
+#: How often a read is retried after 429, and after how many real seconds; a Retry-After would be too long for a fast
+#: sandbox.
 _RETRIES, _PAUSE_S = 10, 0.1
 
 Object = dict[str, Any]
@@ -72,14 +72,14 @@ class Kube:
         return kube
 
     def clone(self, user_agent: str) -> Kube:
-        """The same server and certificate under another user agent (tests and faults can tell parts apart)."""
+        """The same server and certificate under another user agent, which identifies a part in tests and faults."""
         token = self._headers.get("Authorization", "").removeprefix("Bearer ") or None
         other = Kube(self.server, ssl_context=self._ssl, token=token, user_agent=user_agent)
         other.certificate_authority = self.certificate_authority
         return other
 
     async def close(self) -> None:
-        """For good: a task that is only ending must not open another session, which nobody would close."""
+        """Close for good: a task that is still ending must not open another session, which would leak."""
         self._ended = True
         if self._session is not None:
             await self._session.close()
@@ -106,10 +106,10 @@ class Kube:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Any:
-        """One request; the decoded JSON (or text) of the answer. A body of bytes goes as it is.
+        """One request; the decoded JSON (or text) of the answer. A body of bytes is sent unchanged.
 
-        As client-go's, a request that the server is too busy for is made again (client-go v0.36 rest/with_retry.go);
-        here only one that reads.
+        As in client-go, a request that is answered with 429 is retried (client-go v0.36 rest/with_retry.go); here only
+        reads.
 
         :raises ApiError: for every status of 400 and above.
         """
@@ -194,7 +194,7 @@ class Kube:
     ) -> AsyncIterator[tuple[str, Object]]:
         """``(type, object)`` for each change after ``resource_version``, bookmarks included, until the server ends it.
 
-        :raises ApiError: code 410 when the version is too old, also when told so in mid-stream.
+        :raises ApiError: code 410 when the version is too old, also in mid-stream.
         """
         resource = self.resources(kind)
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": resource_version}

@@ -1,4 +1,4 @@
-"""Events in the background and in order: reporting one must not hold up what is reported."""
+"""Events, posted in the background and in order, so that posting one delays no work."""
 
 from __future__ import annotations
 

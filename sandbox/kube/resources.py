@@ -143,5 +143,5 @@ class ResourceRegistry:
         """The resource of a manifest, by its apiVersion and kind."""
         resource = self(obj["kind"])
         if obj.get("apiVersion", resource.api_version) != resource.api_version:
-            raise ValueError(f"{obj['kind']} of {obj['apiVersion']} is not in the table ({resource.api_version} is)")
+            raise ValueError(f"{obj['kind']} of {obj['apiVersion']} is unknown (the table has {resource.api_version})")
         return resource

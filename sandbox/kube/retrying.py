@@ -1,4 +1,4 @@
-"""A client that does not give up at the first error: kubelets outlive an API server that restarts or misbehaves."""
+"""A client that retries: kubelets outlive an API server that restarts or misbehaves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sandbox.kube.resources import ApiError
 
 log = logging.getLogger("sandbox.nodes")
 
-#: Real seconds between two attempts, and how many there are: two minutes, after which something else is wrong.
+#: Real seconds between two attempts, and their number: two minutes in total.
 PAUSE, ATTEMPTS = 0.5, 240
 
 
 class RetryingKube(Kube):
-    """Repeats requests that met a broken connection or an answer of 429 or 5xx. Shares all else with ``kube``.
+    """Retries requests after a broken connection, 429 or 5xx. Shares everything else with ``kube``.
 
     Only for callers whose requests may be repeated: names are given, never generated.
     """

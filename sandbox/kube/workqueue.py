@@ -75,7 +75,7 @@ class WorkQueue:
             try:
                 await reconcile(key)
                 self._failures.pop(key, None)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other keys must go on
+            except Exception as error:  # noqa: BLE001 - one failing key must not stop the others
                 self._retry(key, error)
             finally:
                 self._working.discard(key)

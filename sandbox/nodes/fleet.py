@@ -130,7 +130,7 @@ class Fleet:
         machine.start()
 
     async def _leave(self, instance_id: str) -> None:
-        """The instance has no power any more."""
+        """The instance is powered off."""
         machine = self._machines.pop(instance_id, None)
         self._ended.add(instance_id)
         if machine is not None:

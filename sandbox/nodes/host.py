@@ -147,7 +147,7 @@ class Host:
     def plugin_ended(self, process: Process) -> None:
         """The kubelet loses a plugin's stream.
 
-        It knows a resource by its name alone: when *any* of the plugins that registered it goes away, also one whose
+        It knows a resource by its name alone: when *any* of the plugins that registered it disconnects, even one whose
         devices were replaced long ago, all of the resource's devices become unhealthy (kubernetes
         ``pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go``, runClient; ``manager.go``, PluginDisconnected). The
         other one notices nothing: it registers at its start, on SIGHUP and when ``kubelet.sock`` is created, at no
@@ -186,7 +186,7 @@ class Host:
     # --- faults --------------------------------------------------------------------------------------------------
 
     def fault(self, name: str) -> dict[str, Any] | None:
-        """The parameters of the first fault of this kind that is set and means this node."""
+        """The parameters of the first fault of this kind that is set and applies to this node."""
         return next((params for params in self.context.settings.faults.each(name) if self._meant(params)), None)
 
     def _meant(self, params: dict[str, Any]) -> bool:
@@ -197,7 +197,7 @@ class Host:
         return here and params.get("pool", self.pool) == self.pool
 
     def faults_changed(self) -> None:
-        """Some fault was set or cleared: what it does to the GPUs begins or ends now."""
+        """A fault was set or cleared: apply or undo its effect on the GPUs."""
         before, self.gpu_faults = self.gpu_faults, gpu_faults_of(self.fault, self.gpus, self.instance["InstanceId"])
         if before == self.gpu_faults or not self.folder.exists():
             return

@@ -1,7 +1,7 @@
 """Who EKS lets in, and what it gives credentials to: nodes by their role's access entry, pods by pod identity or IRSA.
 
 * A kubelet's token names the role of its instance profile. Without an access entry for it EKS answers 401, the Node
-  object is never made, and the kubelet goes on trying (docs.aws.amazon.com/eks, 'Grant IAM users access to Kubernetes
+  object is never created, and the kubelet keeps trying (docs.aws.amazon.com/eks, 'Grant IAM users access to Kubernetes
   with EKS access entries'; kubernetes v1.35 ``pkg/kubelet/kubelet_node_status.go``, ``registerWithAPIServer``).
 * A pod has AWS credentials if the pod identity webhook found an association of its ServiceAccount when the pod was
   *created*, or an annotation for IRSA (docs.aws.amazon.com/eks, 'Learn how EKS Pod Identity grants pods access to AWS
@@ -49,7 +49,7 @@ class Identity:
         try:
             role = await self._role_of(instance)
             if not role:
-                return True  # no profile: nobody's node but a test's, or one that another way lets in
+                return True  # no profile: a test's node, or one that is admitted in another way
             answer = await self._aws.call("eks", "describe_access_entry", clusterName=self._cluster, principalArn=role)
         except ClientError as error:
             code = error.response["Error"]["Code"]
@@ -106,7 +106,7 @@ class Identity:
         return any([await self._older(each["associationId"], made) for each in answer["associations"]])
 
     async def _older(self, association: str, made: datetime) -> bool:
-        """Whether the association was there when the pod was made; both are told in whole seconds."""
+        """Whether the association existed when the pod was created; both times are in whole seconds."""
         answer = await self._aws.call(
             "eks", "describe_pod_identity_association", clusterName=self._cluster, associationId=association
         )

@@ -1,4 +1,4 @@
-"""One EC2 instance as a node: it registers, becomes ready, beats, and runs the pods that are bound to it."""
+"""One EC2 instance as a node: it registers, becomes ready, renews its Lease, and runs the pods that are bound to it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Machine:
         self._task = asyncio.create_task(self._run(), name=f"node-{self.host.name}")
 
     async def stop(self) -> None:
-        """Power off: no word to the API server, no process left."""
+        """Power off: nothing is reported to the API server, and no process is left running."""
         tasks = [task for task in (self._task, *(task for _, task in self._workers.values())) if task is not None]
         for worker, _ in self._workers.values():
             worker.kill()
@@ -105,7 +105,7 @@ class Machine:
         return self._existing or await self._known() or await self.host.context.identity.joins(self.host.instance)
 
     async def _known(self) -> bool:
-        """Whether the Node is there already: this process has been started anew."""
+        """Whether the Node exists already: this process was restarted."""
         found = await self.host.kube.find("Node", self.host.name)
         return found is not None and found["spec"].get("providerID") == nodeobject.provider_id(self.host.instance)
 
@@ -142,7 +142,7 @@ class Machine:
     async def _become_ready(self) -> None:
         if not self._existing:
             await self.host.clock.sleep(self.host.latencies.sample("node_ready"), f"{self.host.name} became ready")
-        while self._never_ready():  # noqa: ASYNC110 - faults are polled: nobody announces that one is cleared
+        while self._never_ready():  # noqa: ASYNC110 - faults are polled here
             await asyncio.sleep(self.host.clock.real(_FAULT_LOOK))
         self._ready, self._ready_since = True, now()
         await self._put_conditions()
@@ -154,7 +154,7 @@ class Machine:
         return bool(self.host.pool) and self.host.fault("node-never-ready") is not None
 
     async def _beat(self) -> None:
-        """Renew the Lease; report again when the API server shows another state than the kubelet's."""
+        """Renew the Lease; report the conditions again when the API server shows a different state."""
         while True:
             try:
                 if self.host.fault("kubelet-dead") is None:
@@ -220,11 +220,11 @@ class Machine:
         if task.cancelled():
             return
         if (error := task.exception()) is not None:
-            log.error("node %s: pod %s: %r; its worker starts again", self.host.name, uid, error, exc_info=error)
+            log.error("node %s: pod %s: %r; restarting its worker", self.host.name, uid, error, exc_info=error)
             self.host.keep(self._again(uid), f"again-{uid}")
 
     async def _again(self, uid: str) -> None:
-        """A worker that failed is replaced, as a kubelet that is started again would take the pod over."""
+        """Replace a worker that failed, as a restarted kubelet would take over the pod."""
         await asyncio.sleep(RETRY)
         for pod in self._pods_on(self.host.name):
             if pod["metadata"]["uid"] == uid:

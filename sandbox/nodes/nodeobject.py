@@ -15,7 +15,7 @@ NOT_READY_TAINT = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"
 UNREGISTERED_TAINT = {"key": "karpenter.sh/unregistered", "effect": "NoExecute"}
 POOL_TAG = "karpenter.sh/nodepool"
 GROUP_TAG = "eks:nodegroup-name"
-#: First Kubernetes version for which nodeadm labels nodes with NVIDIA devices at registration, whoever launched them
+#: First Kubernetes version for which nodeadm labels nodes with NVIDIA devices at registration, whatever launched them
 #: (awslabs/amazon-eks-ami v20260714 ``nodeadm/internal/kubelet/config.go``, ``labels.go``: the PCI vendor decides).
 LABELS_NVIDIA_FROM = (1, 35)
 GPU_PRESENT = "nvidia.com/gpu.present"
@@ -107,7 +107,7 @@ def status_of(instance: Object, shape: Shape, settings: Settings, moment: str) -
 
 def _node_info(instance_id: str, shape: Shape, settings: Settings) -> Object:
     machine = hashlib.sha256(instance_id.encode()).hexdigest()
-    # The AMI's: of a node that registers after an upgrade it is the new one, and those that stand keep theirs.
+    # The AMI's: a node that registers after an upgrade has the new one; existing nodes keep theirs.
     release = settings.control_plane
     version = f"v{release}.{_KUBELET_PATCH.get(release, 0)}-eks-9d7a4b2"
 

@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens, client certificates, service-account tokens, impersonation."""
+"""Authentication: bearer tokens, client certificates, service-account tokens, impersonation."""
 
 from __future__ import annotations
 

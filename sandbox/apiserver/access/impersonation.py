@@ -1,4 +1,4 @@
-"""Acting as somebody else: what the Impersonate-* headers ask for, and who may.
+"""Impersonation: what the Impersonate-* headers ask for, and who may use them.
 
 Source: apiserver v1.36 pkg/endpoints/filters/impersonation/{constrained_impersonation,mode}.go. From 1.36 on the
 constrained modes are tried first (feature ConstrainedImpersonation, beta there); before, only the verb ``impersonate``

@@ -103,7 +103,7 @@ class Admission:
         name = spec.setdefault("serviceAccountName", "default")
         spec["serviceAccount"] = name
         accounts = self._registry.builtin("serviceaccounts")
-        # 'default' is made by a controller moments after its namespace; nobody depends on losing that race.
+        # 'default' is made by a controller moments after its namespace; no client depends on losing that race.
         if name != "default" and self._store.get(accounts.storage, namespace, name) is None:
             detail = f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
             raise forbidden(resource, self._pod_name(pod), detail)
@@ -157,7 +157,7 @@ class Admission:
 
 
 def _taint(node: Obj) -> None:
-    """No pod goes to a node before the node controller saw it Ready, which takes the taint away.
+    """No pod is bound to a node before the node controller has seen it Ready and removed the taint.
 
     plugin/pkg/admission/nodetaint/admission.go (TaintNodesAtCreation).
     """

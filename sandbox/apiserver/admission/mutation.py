@@ -15,7 +15,7 @@ sees dry runs too. Parameters, all optional:
 Source: kubernetes/kubernetes ``pkg/kubeapiserver/options/plugins.go`` (webhooks run after the mutating plugins of the
 server itself and before validation and quota), apiserver ``pkg/admission/plugin/webhook/mutating/dispatcher.go`` (the
 result is defaulted again), ``pkg/endpoints/handlers/create.go`` and ``update.go`` (managedFields are worked out before
-admission, so nobody owns what a webhook adds).
+admission, so no manager owns what a webhook adds).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The webhook of EKS that gives pods an AWS identity when they are created: by pod identity, or by IRSA.
 
 It looks at a pod's ServiceAccount at that moment only, and has failurePolicy Ignore: what is created or annotated later
-changes no pod that stands. Variables and values are aws/amazon-eks-pod-identity-webhook's (``pkg/handler/handler.go``,
-``pkg/containercredentials``); the token's volume is left out, since nobody here reads it. Pod identity is looked for
+changes no existing pod. Variables and values are aws/amazon-eks-pod-identity-webhook's (``pkg/handler/handler.go``,
+``pkg/containercredentials``); the token's volume is left out, since no process reads it. Pod identity is looked for
 first, as there.
 """
 

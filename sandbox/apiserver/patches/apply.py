@@ -15,7 +15,7 @@ from sandbox.apiserver.patches import fieldpaths
 from sandbox.apiserver.patches.fieldpaths import Path, Paths, compare, item_element, owned
 from sandbox.apiserver.schema.types import ANY, Node
 
-# Written by the server, so owned by nobody (managedfields/internal/stripmeta.go).
+# Written by the server, so owned by no manager (managedfields/internal/stripmeta.go).
 _STRIPPED: Paths = {
     ("f:apiVersion",),
     ("f:kind",),
@@ -102,7 +102,7 @@ def record_update(node: Node, old: Obj | None, new: Obj, manager: str, api_versi
     before: Obj = old if old is not None else {"metadata": {}}
     difference = compare(node, _unmanaged(before), _unmanaged(new))
     written = difference.written - _STRIPPED
-    if old is None:  # a new object's status is the server's, whatever the client sent
+    if old is None:  # a new object's status is set by the server, not by the client
         written = {path for path in written if path[0] != "f:status"}
     removed = difference.removed
     entries = read_entries(new)

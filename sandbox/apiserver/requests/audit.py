@@ -1,8 +1,8 @@
 """What the API server writes into the audit log about a request, and what it leaves out.
 
 Fields after apiserver ``pkg/apis/audit/v1/types.go`` and ``pkg/audit/request.go`` (kubernetes v1.35). Two things a real
-server does not do, both so that a reader can tell whose object was written: ``objectRef`` has the UID, and the name if
-the server generated it, where a real one knows only what the request said; and the annotation ``sandbox/object`` tells
+server does not do, both so that a reader can identify the object: ``objectRef`` has the UID, and the name if
+the server generated it, where a real one knows only what the request said; and the annotation ``sandbox/object`` has
 labels, node and owners of the object as it was before the write (after it, if it is new).
 """
 
@@ -125,7 +125,7 @@ class Auditor:
         self._log.append(event)
 
     async def _body(self, request: web.Request, target: Target, user: User) -> Any:
-        """The request's object, where the policy's level is Request: for everybody but the control plane."""
+        """The request's object, where the policy's level is Request: for all users but the control plane."""
         name = target.resource.plural + (f"/{target.subresource}" if target.subresource else "")
         if is_control_plane(user) or name in _CONFIDENTIAL:
             return None

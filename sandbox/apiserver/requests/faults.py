@@ -1,4 +1,4 @@
-"""Injected API failures, read from the fault board at every request.
+"""Fault ``request-faults``: API failures, read from the fault board at every request.
 
 ``request-faults`` holds ``{"rules": [...]}`` (or is one rule itself). A rule: ``{verb, resource, kind, name, namespace,
 subresource, userAgent, status, message, reason, retryAfter, latency, cut, count, after}``. All match fields are

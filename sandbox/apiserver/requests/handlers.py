@@ -163,7 +163,7 @@ class Handlers:
         response = web.StreamResponse(headers={"Content-Type": _JSON})
         response.enable_chunked_encoding()
         await response.prepare(call.http)
-        # A client that goes away, or a server that closes, ends the watch without an error.
+        # A client that disconnects, or a server that closes, ends the watch without an error.
         with contextlib.suppress(ConnectionResetError, asyncio.CancelledError):
             async for line in stream.events():
                 await response.write(line)

@@ -149,7 +149,7 @@ class Definitions:
         """
         Let a request for a custom resource pass, as soon as it may.
 
-        :param delegated: a list that goes past the cache: with a limit, and nothing selected
+        :param delegated: a list that bypasses the cache: with a limit, and nothing selected
             (apiserver pkg/storage/cacher/delegator.go ``shouldDelegateListOnNotReadyCache``).
         :raises ApiError: 429 while the kind's cache is being filled.
         """

@@ -1,7 +1,7 @@
 """EKS bearer tokens: ``k8s-aws-v1.`` + base64url of a pre-signed ``GetCallerIdentity`` URL.
 
 After the rules of kubernetes-sigs/aws-iam-authenticator ``pkg/token/token.go`` (prefix, host, parameters, expiry,
-``x-k8s-aws-id``) and of EKS access entries. The signature is checked by whom it is for: STS.
+``x-k8s-aws-id``) and of EKS access entries. STS, to which the URL is addressed, checks the signature.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _check_times(query: dict[str, str], now: datetime) -> None:
 
 class Authenticator:
     """
-    ``await authenticator(token)`` → whoever ``make_user`` makes of the identity, or ``None`` for 401.
+    ``await authenticator(token)`` → the user that ``make_user`` makes of the identity, or ``None`` for 401.
 
     :param endpoint_url: the sandbox's AWS endpoint, where STS is asked.
     :param make_user: turns an :class:`Identity` into the API server's own user type.

@@ -1,4 +1,4 @@
-"""The scheduling loop: pending pods, most important first, each onto the best node it fits or told why not.
+"""The scheduling loop: pending pods, most important first, each bound to its best node or reported unschedulable.
 
 Source: kubernetes/kubernetes ``pkg/scheduler/schedule_one.go``. All pending pods are looked at again whenever something
 changed that could let one of them fit; there is no back-off queue, since a look costs microseconds here.

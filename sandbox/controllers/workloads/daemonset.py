@@ -148,7 +148,7 @@ class DaemonSetController(PodOwner):
                 create.append(_daemon_pod(daemonset, meta(node)["name"], digest))
             elif len(live) > 1:
                 delete += sorted(live, key=lambda pod: meta(pod)["creationTimestamp"])[1:]
-        # Pods whose node is gone are left to PodGC; those not yet bound to it would wait for ever.
+        # Pods whose node is gone are left to PodGC; those not yet bound to it would stay Pending forever.
         delete += [pod for pods in by_node.values() for pod in pods if not pod["spec"].get("nodeName")]
         if delete:
             await self.delete_pods(daemonset, [pod for pod in delete if not is_deleting(pod)])

@@ -80,7 +80,7 @@ class ReplicaSetController(PodOwner):
 
 
 def deletion_rank(pod: Object) -> tuple[Any, ...]:
-    """Which pod goes first: unassigned, then Pending, then not ready, then the one ready for the shortest time."""
+    """Which pod is deleted first: unassigned, then Pending, then not ready, then the one that is ready the shortest."""
     return (
         bool(pod["spec"].get("nodeName")),
         {"Pending": 0, "Unknown": 1}.get(phase(pod), 2),

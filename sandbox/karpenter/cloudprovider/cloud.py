@@ -1,4 +1,4 @@
-"""Karpenter's dealings with EC2: images, launches, terminations (aws/karpenter-provider-aws ``pkg/providers``)."""
+"""Karpenter's use of EC2: images, launches, terminations (aws/karpenter-provider-aws ``pkg/providers``)."""
 
 from __future__ import annotations
 
@@ -195,12 +195,12 @@ class Cloud:
         return next((each for each in found if each["State"]["Name"] != "terminated"), None)
 
     async def terminate(self, provider_id: str) -> bool:
-        """Ask EC2 to terminate; False when the instance is gone already. EC2 takes repetition well."""
+        """Ask EC2 to terminate; False when the instance no longer exists. Repeating the call is safe."""
         found = await self.instance(provider_id)
         if found is None:
             return False
         if self._settings.faults.take("leak-instance") is not None:
-            # The fault: the claim goes, the machine stays and costs money.
+            # Fault leak-instance: the claim is deleted, the instance keeps running and costs money.
             tag = [{"Key": "sandbox/leaked", "Value": "true"}]
             await self._aws.call("ec2", "create_tags", Resources=[instance_id(provider_id)], Tags=tag)
             return False

@@ -2,11 +2,11 @@
 ``pkg/providers/instance/instance.go``), and the faults that cause them.
 
 ``CreateFleet`` answers with one error per instance type and zone that it tried. If all of them are about capacity, the
-NodeClaim goes, with an event; otherwise its ``Launched`` condition gets a reason that is guessed from the texts, which
-themselves only get into the controller's log.
+NodeClaim is deleted, with an event; otherwise its ``Launched`` condition gets a reason that is guessed from the texts,
+which themselves are only in the controller's log.
 
 * ``launch-refused`` with ``{"code": …, "message": …, "instanceType", "zone", "capacityType"}``: EC2 refuses with that
-  code; ``message`` has a default for codes known here, and what is not named means any;
+  code; ``message`` has a default for codes known here, and a key that is left out matches any value;
 * ``insufficient-capacity``: the same with the code ``InsufficientInstanceCapacity``;
 * what :mod:`sandbox.aws.quotas` and ``aws-absent: spot-role`` say of the account.
 """

@@ -1,4 +1,4 @@
-"""Marks on NodeClaims: consolidatable, drifted (``pkg/controllers/nodeclaim/disruption``)."""
+"""The conditions Consolidatable and Drifted of NodeClaims (``pkg/controllers/nodeclaim/disruption``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sandbox.karpenter.requirements import from_entries, from_labels
 
 Object = dict[str, Any]
 
-#: Simulated seconds after which a claim is looked at again.
+#: Simulated seconds between two checks of a claim.
 RECHECK = 300.0
 AMI_DRIFT = "AMIDrift"
 

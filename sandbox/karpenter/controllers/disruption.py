@@ -88,7 +88,7 @@ class Disruption:
     # --- candidates ----------------------------------------------------------------------------------------------
 
     def _candidates(self, *, eventual: bool = False) -> list[Candidate]:
-        """Nodes that may be disrupted at all; why others may not is told by events.
+        """Nodes that may be disrupted at all; events report why others may not.
 
         :param eventual: for drift, which pods hold up only where no terminationGracePeriod ends their stay
             (``types.go``, NewCandidate; ``drift.go``, Class).
@@ -148,7 +148,7 @@ class Disruption:
             return None
         names = {name(each.claim) for each in found}
         await self._context.clock.sleep(VALIDATION)
-        # Only what is still empty after a while goes.
+        # Only nodes that are still empty after the validation period are removed.
         still = [each for each in self._candidates() if name(each.claim) in names and each.empty]
         still = self._within_budget([each for each in still if self._consolidatable(each)], EMPTY)
         return Command(EMPTY, still) if still else None
@@ -216,7 +216,7 @@ class Disruption:
     async def _without(self, candidates: list[Candidate]) -> Plan:
         context = self._context
         going = {name(each.claim) for each in candidates}
-        # The candidates do not count against the limits either: a replacement may stand beside what it replaces.
+        # The candidates do not count against the limits: a replacement may exist beside the node that it replaces.
         templates = await self._provisioner.templates(frozenset(going))
         pods = [pod for each in candidates for pod in context.state.pods_on(name(each.node)) if reschedulable(pod)]
         plan = Simulation(context.state.rooms(going), templates, context.cloud.available).run(pods)
@@ -258,7 +258,7 @@ class Disruption:
                     await context.kube.delete("NodeClaim", name(candidate.claim), uid=uid(candidate.claim))
                     context.events.terminating(candidate.node, candidate.claim, command.reason)
                 else:
-                    # Given up: the taint goes, the replacement stays as it is.
+                    # Given up: the taint is removed, the replacement is kept.
                     await self._taint(candidate, False)
                     await self._reason(candidate, None)
         finally:
@@ -306,7 +306,7 @@ class Disruption:
             await self._context.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
 
     async def tidy(self) -> None:
-        """After a restart: taints and reasons that an earlier life left on nodes that nobody disrupts any more."""
+        """After a restart: remove taints and reasons that an earlier process left on nodes no longer disrupted."""
         for claim in self._context.claims.items():
             node = self._context.state.node_of(claim)
             if node is None or deleting(claim) or deleting(node):

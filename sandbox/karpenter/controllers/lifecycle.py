@@ -1,4 +1,4 @@
-"""A NodeClaim's way: launched, registered, initialized; or given up (``pkg/controllers/nodeclaim/lifecycle``)."""
+"""A NodeClaim's lifecycle: launched, registered, initialized; or given up (``pkg/controllers/nodeclaim/lifecycle``)."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class ClaimLifecycle:
             context.expire_queue.add_after(name(claim), left)
 
     async def expire(self, claim_name: str) -> None:
-        """A claim that has reached its age goes; no budget protects it."""
+        """Delete a claim that has reached ``expireAfter``; no budget protects it."""
         context = self._context
         claim = context.claims.get(claim_name)
         if claim is None or deleting(claim):

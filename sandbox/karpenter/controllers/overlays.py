@@ -1,7 +1,7 @@
-"""NodeOverlays: what Karpenter is told about an instance type's capacity (``pkg/controllers/nodeoverlay``).
+"""NodeOverlays: user-defined changes of an instance type's capacity (``pkg/controllers/nodeoverlay``).
 
 After kubernetes-sigs/karpenter v1.14.1: ``controller.go`` and ``store.go`` there, ``pkg/cloudprovider/overlay`` for who
-asks, ``pkg/apis/v1alpha1/nodeoverlay_validation.go``. Alpha: nothing of it lives unless the controller's feature gate
+asks, ``pkg/apis/v1alpha1/nodeoverlay_validation.go``. Alpha: without effect unless the controller's feature gate
 ``NodeOverlay`` is on.
 
 Two things differ on purpose. Prices are not overlaid. And a pool is compared with its own instance types and those that
@@ -155,7 +155,7 @@ def evaluate(
 class NodeOverlays:
     """Keeps the store and the overlays' conditions.
 
-    :ivar enabled: the feature gate; without it overlays are objects that nobody looks at.
+    :ivar enabled: the feature gate; without it overlays are stored and ignored.
     """
 
     def __init__(self, context: Context, *, enabled: bool) -> None:

@@ -37,7 +37,7 @@ Object = dict[str, Any]
 # pending are looked at again (``BATCH_IDLE_DURATION``, ``BATCH_MAX_DURATION``, requeue of the pod controller).
 BATCH_IDLE, BATCH_MAX, AGAIN = 1.0, 10.0, 10.0
 _STALLED = 1.0
-#: Real seconds that no repeated look goes below, or a fast sandbox would do nothing else.
+#: Real seconds; the shortest pause between two checks, or a fast sandbox would only poll.
 LEAST_PAUSE = 0.25
 #: At most so many instance types in a claim's requirements (``MaxInstanceTypes``).
 MAX_TYPES = 60
@@ -59,7 +59,7 @@ class Provisioner:
             self._trigger.set()
 
     def trigger(self) -> None:
-        """Something else asks for a look: a node is going, a room has changed."""
+        """Provision again for another reason: a node is being deleted, or capacity has changed."""
         self._trigger.set()
 
     async def run(self) -> None:
@@ -136,7 +136,7 @@ class Provisioner:
         await self._extra_node(plan, pending, templates)
 
     def _valid(self, pod: Object) -> bool:
-        """Whether Karpenter looks at a pending pod at all; says so if not."""
+        """Whether Karpenter considers a pending pod; records an event if it does not."""
         why = refusal(pod)
         if why is not None:
             self._context.events.failed_scheduling(pod, why)
@@ -149,7 +149,7 @@ class Provisioner:
         return created
 
     async def _extra_node(self, plan: Plan, pods: list[Object], templates: list[Template]) -> None:
-        """The fault: a node nobody needs, bought once for each pod that appears."""
+        """Fault ``extra-node``: one superfluous node for each new pod."""
         fresh = {uid(pod) for pod in pods} - self._extra_for
         if fresh and self._context.settings.faults.take("extra-node") is not None:
             self._extra_for |= fresh

@@ -1,8 +1,8 @@
-"""Pods that Karpenter ignores because of what they ask of their node.
+"""Pods that Karpenter ignores because of their node requirements.
 
 After kubernetes-sigs/karpenter v1.14.1: ``pkg/controllers/provisioning/provisioner.go`` (``GetPendingPods`` and
 ``Validate``) and ``pkg/apis/v1/labels.go`` (``IsRestrictedLabel``). A pod that is refused takes no part in the
-scheduling simulation, even if a node stands that it would fit on.
+scheduling simulation, even if it would fit on an existing node.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class DeviceManager:
     _held: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def register(self, gpus: list[Gpu], sharing: Sharing, replicas: int) -> None:
-        """A plugin serves: its resource becomes allocatable with its devices, whoever served it before."""
+        """A plugin serves: its resource becomes allocatable with its devices, replacing those of another plugin."""
         devices = [gpu.uuid for gpu in gpus]
         if replicas > 1:
             devices = [f"{gpu.uuid}{_SEPARATOR}{replica}" for gpu in gpus for replica in range(replicas)]

@@ -1,7 +1,7 @@
-"""What the faults that are set now do to the GPUs of one node.
+"""The effects of the faults that are set on the GPUs of one node.
 
 ============================  ==========================================================================================
-``gpu-lost``                  ``count`` GPUs (1) are unhealthy and the driver does not list them any more
+``gpu-lost``                  ``count`` GPUs (1) are unhealthy and the driver no longer lists them
 ``xid``                       ``code`` (79) was reported for a GPU
 ``driver-version``            the driver is ``value``
 ``split-sharers``             every second sharer sees another GPU than the one it got
@@ -63,8 +63,8 @@ class GpuFaults:
 
 def gpu_faults_of(fault: Callable[[str], Params | None], gpus: list[Gpu], instance_id: str) -> GpuFaults:
     """
-    :param fault: the parameters of a fault that is set and means this node.
-    :param gpus: its physical GPUs; without any nothing can ail.
+    :param fault: the parameters of a fault that is set and applies to this node.
+    :param gpus: its physical GPUs; a node without GPUs has no GPU faults.
     """
     if not gpus:
         return GpuFaults()

@@ -13,7 +13,7 @@ def feature_labels(
 ) -> dict[str, str]:
     """Nothing for a node without GPUs.
 
-    ``gpu.count`` is the physical count whatever the sharing; the product gets ``-SHARED`` unless the resource itself
+    ``gpu.count`` is the physical count, regardless of sharing; the product gets ``-SHARED`` unless the resource itself
     has another name.
     """
     if not gpus:

@@ -144,7 +144,7 @@ async def _execute(start: Start) -> Process:
     }
     visible = ",".join(_visible_gpus(start))
     if not visible and host.gpus:
-        # The NVIDIA runtime believes the variable whoever sets it: a manifest, or the image itself, as CUDA's do
+        # The NVIDIA runtime trusts the variable, whether a manifest or the image sets it, as CUDA's do
         # (nvidia-container-toolkit, accept-nvidia-visible-devices-envvar-when-unprivileged, true by default).
         of_image = "" if PYTHON_IMAGE.search(container["image"]) else "all"
         visible = start.env.get("NVIDIA_VISIBLE_DEVICES", of_image)

@@ -1,6 +1,6 @@
 """The processes of NVIDIA's device-plugin image: plugin, config manager, GPU feature discovery, MPS control daemon.
 
-All four run from one image and are told apart by their command. They read the ConfigMap that their pod mounts, and
+All four run from one image; their command distinguishes them. They read the ConfigMap that their pod mounts, and
 nothing else decides how many GPUs a node announces. After NVIDIA/k8s-device-plugin v0.20.0 ``cmd/``.
 """
 

@@ -62,7 +62,7 @@ class PodWorker:
             self._deleting.set()
 
     def removed(self) -> None:
-        """The object is gone (forced deletion): nobody is left to report to."""
+        """The object was deleted (forced deletion): there is no status left to report to."""
         self._gone.set()
         self._deleting.set()
 

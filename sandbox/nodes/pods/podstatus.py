@@ -54,7 +54,7 @@ class ContainerState:
 @dataclass(frozen=True)
 class PodFacts:
     """
-    :ivar verdict: ``(phase, reason, message)`` when the kubelet has given up on the pod, whatever its containers do.
+    :ivar verdict: ``(phase, reason, message)`` when the kubelet has given up on the pod, regardless of its containers.
     :ivar sandboxed: the pod has its network.
     :ivar stopping: the verdict is known and its containers are being stopped: the phase is not terminal before that.
     """

@@ -2,7 +2,7 @@
 
 ``kind`` is one of ``garbage`` (no JSON), ``huge`` (64 KiB, of which the kubelet takes its 4096 bytes), ``negative``
 (all measured figures), ``skew`` (the probe's clock is ``seconds`` ahead, 3600 by default) and ``empty``. With ``image``
-only containers whose image contains it are meant.
+it applies only to containers whose image contains that text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def altered(message: str, params: dict[str, Any]) -> str:
         case "skew":
             return json.dumps(_shifted(report, round(float(params.get("seconds", _SKEW_SECONDS)) * 1000)))
         case kind:
-            raise ValueError(f"probe-output: there is no kind {kind!r}")
+            raise ValueError(f"probe-output: unknown kind {kind!r}")
 
 
 def _is_number(value: Any) -> bool:

@@ -27,7 +27,7 @@ DCGM_BIN = BIN / "dcgm"
 #: The interpreter of ``python:*`` images.
 PYTHON = sys.executable
 SAMPLES = "/cuda-samples"
-#: Real seconds after which a probe is killed whatever it does: none takes minutes, and none may outlive a test run.
+#: Real seconds after which a probe is killed: none takes minutes, and none may outlive a test run.
 LONGEST = 900.0
 _READ = 65536
 _KILL_TIMEOUT = 5.0

@@ -1,7 +1,7 @@
 """Which images exist, how large they are, and what a node has pulled already.
 
-The catalogue lists the images that the package, the charts and a curious user meet. Everything else is answered as a
-registry answers for what it does not have, so that a wrong tag fails here as it would in a cluster.
+The catalogue lists the images that the package, the charts and users need. For any other name the pull fails as it does
+where a registry does not have the image, so that a wrong tag fails here as it would in a cluster.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Process(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """End it at once, without waiting; for when the machine itself goes."""
+        """End it at once, without waiting; used when the machine itself is terminated."""
 
     def write(self, text: str | bytes) -> None:
         self._output += text.encode() if isinstance(text, str) else text
@@ -62,7 +62,7 @@ class Simulated(Process):
 
     :param stopping: how long it takes to handle SIGTERM, as something to await; with None it ignores the signal, as a
         process that is PID 1 and installed no handler does.
-    :param on_end: called once when it has ended in whatever way.
+    :param on_end: called once when it has ended, for any reason.
     """
 
     def __init__(

@@ -109,5 +109,5 @@ async def test_a_crashed_controller_starts_again(
     await cluster.restart_controllers()
     await cluster.create(builders.node(), builders.workload("DaemonSet"))
     await cluster.pods(1, _runs("pause:1"))
-    assert "daemonset-controller stopped; it starts again" in caplog.text
+    assert "daemonset-controller crashed; restarting it" in caplog.text
     assert len(attempts) == 2
