@@ -1,4 +1,4 @@
-"""A local chart repository: our stand-in charts (or real archives), as a Helm repository and as an OCI registry.
+"""A local chart repository: stand-in charts (or real archives), as a Helm repository and as an OCI registry.
 
 ``/charts/index.yaml`` and ``/charts/<name>-<version>.tgz`` for ``helm --repo``; below ``/v2/`` the pull half of the OCI
 distribution specification for ``oci://127.0.0.1:PORT/karpenter/karpenter`` (plain HTTP).

@@ -148,7 +148,7 @@ class Pki:
         return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def server_context(self) -> ssl.SSLContext:
-        """TLS for the API server: client certificates of this CA are asked for, not required."""
+        """TLS for the API server: client certificates of this CA are requested, not required."""
         credential = self.server()
         certificate, key = self.directory / "server.crt", self.directory / "server.key"
         _write_private(key, credential.key)

@@ -111,7 +111,7 @@ def write(directory: Path, state: dict[str, Any]) -> None:
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The state of a running sandbox; ``None`` when there is no file, or the one who wrote it is gone."""
+    """The state of a running sandbox; ``None`` when there is no file, or when the process that wrote it has ended."""
     with Lock(directory) as free:
         if free:
             return None
@@ -119,7 +119,7 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def read_stale(directory: Path) -> dict[str, Any] | None:
-    """What state.json says, whether or not its writer still runs."""
+    """The content of state.json, whether or not its writer is still running."""
     try:
         found: dict[str, Any] = json.loads((directory / STATE).read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -90,7 +90,7 @@ def shape_of(description: dict[str, Any]) -> Shape:
 
 
 class Shapes:
-    """Instance types by name, each asked for once."""
+    """Instance types by name, each described once."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws

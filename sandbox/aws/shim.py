@@ -237,7 +237,7 @@ class Shim:
         return {"nodegroup": self.node_groups.dress(group, time.time())}
 
     async def _delete_cluster(self, seen: signature.Request, region: str, name: str) -> web.Response:
-        """``DELETING`` for a while, then gone; moto's own refusals (node groups left) come first."""
+        """``DELETING`` for a while, then deleted; moto's own refusals (remaining node groups) have precedence."""
         groups = await self._ask_as(seen, "GET", f"/clusters/{name}/node-groups")
         if groups[0] != 200:
             return web.Response(status=groups[0], headers=groups[1], body=groups[2])

@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a request says about its own signature. ``expires`` is set for pre-signed URLs only (seconds)."""
+    """The signature data of a request. ``expires`` is set for pre-signed URLs only (seconds)."""
 
     access_key: str
     date: str

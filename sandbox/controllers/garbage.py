@@ -84,7 +84,7 @@ class GarbageCollector(Controller):
         await self._judge(resource, obj)
 
     async def _judge(self, resource: Resource, obj: Object) -> None:
-        """Delete an object none of whose owners lives, or strike dead and waiting owners off its list."""
+        """Delete an object without a living owner, or remove deleted and waiting owners from its list."""
         owners = _owners(obj)
         if not owners:
             return

@@ -72,7 +72,7 @@ class NodeLifecycleController(Controller):
             self._sign(meta(new)["name"])
 
     def _sign(self, name: str) -> None:
-        """Remember a sign of life if there is a new one; unchanged heartbeats are none."""
+        """Record a new heartbeat; an unchanged one does not count."""
         node = self.context.informers("Node").get(name)
         lease = self.context.informers("Lease").get(name, LEASE_NAMESPACE)
         marker = (

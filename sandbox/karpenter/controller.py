@@ -1,4 +1,4 @@
-"""Karpenter's controllers put together: who is woken by which change, and what runs side by side."""
+"""Wires Karpenter's controllers: which change wakes which controller, and what runs concurrently."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Karpenter:
         self._context.pods.add_handler(self._pod_changed)
 
     def _overlays_changed(self, change: Change, obj: Object, old: Object | None) -> None:
-        """Any change of an overlay, a pool or a node class makes all be compared again; their status changes none."""
+        """A change of an overlay, a pool or a node class starts a new evaluation; a change of their status does not."""
         generation = obj["metadata"].get("generation")
         if self._overlays.enabled and (
             change != "MODIFIED" or old is None or old["metadata"].get("generation") != generation

@@ -1,4 +1,4 @@
-"""The texts of Karpenter's events, and how often they come (kubernetes-sigs/karpenter ``**/events.go``)."""
+"""The texts of Karpenter's events, and how often they are repeated (kubernetes-sigs/karpenter ``**/events.go``)."""
 
 from __future__ import annotations
 

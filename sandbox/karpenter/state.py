@@ -1,4 +1,4 @@
-"""What Karpenter knows of the cluster: nodes and claims put together, pods by node, what DaemonSets will add."""
+"""Karpenter's view of the cluster: nodes with their claims, pods by node, and what DaemonSets will add."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Informer:
             self._task = None
 
     def clear(self) -> None:
-        """Forget everything, telling the handlers."""
+        """Empty the cache; the handlers see DELETED."""
         self._replace([])
 
     async def _run(self) -> None:
@@ -279,13 +279,13 @@ class SharedInformers:
         return self._informers[key]
 
     async def drop(self, informer: Informer) -> None:
-        """Stop an informer whose kind is gone; its handlers see DELETED for what was left in the cache."""
+        """Stop an informer whose kind is no longer served; its handlers see DELETED for what was left in the cache."""
         self._informers = {key: each for key, each in self._informers.items() if each is not informer}
         await informer.close()
         informer.clear()
 
     async def synced(self) -> None:
-        """Wait until every informer asked for so far has its first list."""
+        """Wait until every informer requested so far has its first list."""
         await asyncio.gather(*(informer.synced.wait() for informer in list(self._informers.values())))
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a kubeconfig file says of a server and of the identity towards it."""
+"""Reading kubeconfig files: the server and the client's identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who EKS lets in, and what it gives credentials to: nodes by their role's access entry, pods by pod identity or IRSA.
+"""Which nodes EKS admits (by access entries) and which pods get AWS credentials (by pod identity or IRSA).
 
 * A kubelet's token names the role of its instance profile. Without an access entry for it EKS answers 401, the Node
   object is never created, and the kubelet keeps trying (docs.aws.amazon.com/eks, 'Grant IAM users access to Kubernetes
@@ -61,7 +61,7 @@ class Identity:
         return bool(answer["accessEntry"]["type"] == NODE_ENTRY)
 
     async def _role_of(self, instance: Object) -> str:
-        """ARN of the role with which the instance speaks; empty if it has none."""
+        """ARN of the role of the instance profile; empty without one."""
         profile = instance.get("IamInstanceProfile") or await self._profile_of(instance["InstanceId"])
         if profile:
             name = str(profile["Arn"]).rpartition("/")[2]

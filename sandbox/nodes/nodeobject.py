@@ -164,7 +164,7 @@ ACCELERATOR = "AcceleratedHardwareReady"
 
 
 def accelerator_condition(xid: int | None, moment: str) -> Object:
-    """What the agent says about the node's GPUs; without an XID as it does after its start.
+    """The condition that the agent writes about the node's GPUs; without an XID, the one it writes at its start.
 
     Texts: ``dcgm_policies.go``, ``pkg/reasons`` and ``cmd/eks-node-monitoring-agent/main.go``.
     """

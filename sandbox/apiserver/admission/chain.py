@@ -1,4 +1,4 @@
-"""What a cluster refuses or completes although the object is valid: namespaces, classes, quotas, service accounts.
+"""Admission plugins, which refuse or complete valid objects: namespaces, classes, quotas, service accounts.
 
 Plugins of a real server with their messages: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass,
 DefaultTolerationSeconds, TaintNodesAtCreation, ResourceQuota.

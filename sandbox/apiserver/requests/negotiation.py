@@ -37,7 +37,7 @@ def _summary(body: bytes) -> str:
 
 
 def json_problem(problem: ValueError) -> str:
-    """What Go says of a body that is no JSON."""
+    """Go's error text for a body that is not JSON."""
     if isinstance(problem, json.JSONDecodeError):
         return golang.syntax_problem(problem.doc, problem)
     return str(problem)

@@ -1,4 +1,4 @@
-"""From URL and headers to what is asked for (apiserver pkg/endpoints/request/requestinfo.go)."""
+"""From URL and headers to the requested resource and verb (apiserver pkg/endpoints/request/requestinfo.go)."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def issue_token(
 
 
 class PodLogs:
-    """Log texts that kubelets have handed in; gone with their pod."""
+    """Log texts that kubelets have uploaded; deleted with their pod."""
 
     def __init__(self) -> None:
         self._texts: dict[LogKey, bytes] = {}

@@ -116,7 +116,7 @@ def establish(obj: Obj) -> None:
 
 
 def mark_deleted(obj: Obj) -> None:
-    """The first deletion, in place: the definition stays until its objects are gone (etcd.go ``Delete``)."""
+    """The first deletion, in place: the definition stays until its objects are deleted (etcd.go ``Delete``)."""
     obj["metadata"]["deletionTimestamp"] = now()
     finalizers = obj["metadata"].setdefault("finalizers", [])
     if FINALIZER not in finalizers:

@@ -1,4 +1,4 @@
-"""From what a client sent to an object of a type: wrong types, unreadable values, undeclared and duplicate fields.
+"""Decoding a request's body into an object of a type: wrong types, unreadable values, undeclared and duplicate fields.
 
 Sources (v1.36): apiserver pkg/endpoints/handlers/{create,update,patch,rest}.go and pkg/endpoints/handlers/rest.go
 ``transformDecodeError``; apimachinery pkg/runtime/converter.go, pkg/apis/meta/v1/{time,micro_time}.go,

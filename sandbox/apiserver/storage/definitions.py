@@ -1,4 +1,4 @@
-"""What becomes of a CustomResourceDefinition after it was written: its names are accepted, it is served, it ends.
+"""The lifecycle of a CustomResourceDefinition after its creation: its names are accepted, it is served, it is deleted.
 
 The controllers of apiextensions-apiserver v1.36: pkg/controller/status/naming_controller.go, pkg/controller/establish,
 pkg/controller/finalizer/crd_finalizer.go, and what pkg/apiserver/customresource_handler.go does about them: 404 until
@@ -129,7 +129,7 @@ class Definitions:
         self.finish(name)
 
     def finish(self, name: str) -> None:
-        """Let a definition that is being finalized go once its last object is gone."""
+        """Delete a definition that is being finalized once its last object is deleted."""
         definition = self._find(name)
         if definition is None or not crds.being_finalized(definition) or self._store.list(crds.storage(definition)):
             return

@@ -1,4 +1,4 @@
-"""EKS as the shim answers it: what moto's EKS lacks, kept in memory.
+"""What moto's EKS lacks, kept in memory; the shim adds it to moto's answers.
 
 Clusters and node groups stay in moto; this adds to a cluster its endpoint and CA, a status that takes time, access
 entries, pod identity associations and add-ons (docs.aws.amazon.com/eks/latest/APIReference).

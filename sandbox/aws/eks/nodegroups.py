@@ -1,10 +1,10 @@
-"""Managed node groups as EKS describes them: what moto's lack.
+"""Managed node groups as EKS describes them: the fields that moto lacks.
 
 A group is CREATING until its nodes have joined, or EKS gives that up and lists the issue (docs.aws.amazon.com/eks,
 'Managed node groups' and API type Nodegroup). Here that takes as long as a node takes, counted from its creation;
 groups that moto was given directly, the cluster's own, have been there long before.
 
-The fault ``eks-nodegroup`` with ``{"name", "status", "issues": [{"code", "message"}]}`` says otherwise of one group.
+The fault ``eks-nodegroup`` with ``{"name", "status", "issues": [{"code", "message"}]}`` overrides this for one group.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ class Scheduler(Controller):
         await self.kube.delete("Pod", name, namespace, uid=uid(victim))
 
     async def _report(self, pod: Object, reason: str, message: str, nominate: str | None = None) -> None:
-        """Write the pod's PodScheduled condition if it says something else, and the event."""
+        """Write the pod's PodScheduled condition if it differs, and record the event."""
         present = condition(pod, "PodScheduled")
         nominated = (pod.get("status") or {}).get("nominatedNodeName")
         same = present is not None and (present.get("reason"), present.get("message")) == (reason, message)

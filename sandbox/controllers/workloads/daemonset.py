@@ -252,7 +252,7 @@ def _tolerations(spec: Object) -> list[Object]:
 
 
 def _target_node(pod: Object) -> str:
-    """The node a daemon pod is on, or is meant for while it waits for the scheduler."""
+    """The node that a daemon pod runs on, or is destined for while it waits for the scheduler."""
     if name := pod["spec"].get("nodeName"):
         return str(name)
     affinity = ((pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}).get(

@@ -121,7 +121,7 @@ class JobController(PodOwner):
             await self.pods.caught_up(answer)
 
     async def _release_orphans(self, namespace: str) -> None:
-        """Free the pods whose Job is gone; the garbage collector could not remove them otherwise."""
+        """Remove the finalizer of pods whose Job was deleted; otherwise the garbage collector could not remove them."""
         for pod in self.pods.items(namespace):
             if TRACKING not in (meta(pod).get("finalizers") or []):
                 continue

@@ -97,6 +97,6 @@ class PodOwner(Controller):
             return  # the next reconcile sees them
 
     def live_owner(self, key: tuple[str, str]) -> Object | None:
-        """The owner, unless it is gone or on its way."""
+        """The owner, unless it is deleted or being deleted."""
         owner: dict[str, Any] | None = self.owners.get(key[1], key[0])
         return None if owner is None or "deletionTimestamp" in meta(owner) else owner

@@ -149,7 +149,7 @@ class Catalog:
         return await self._shapes.get(name)
 
     async def _offered(self, shapes: dict[str, Shape]) -> dict[str, frozenset[str]]:
-        """Zones by instance type; asked for once per type."""
+        """Zones by instance type; requested once per type."""
         missing = sorted(set(shapes) - set(self._zones))
         if missing:
             filters: list[dict[str, Any]] = [{"Name": "instance-type", "Values": missing}] if len(missing) < 100 else []

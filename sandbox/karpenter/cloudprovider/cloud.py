@@ -181,7 +181,7 @@ class Cloud:
     # --- instances -----------------------------------------------------------------------------------------------
 
     async def owned(self) -> dict[str, Object]:
-        """Karpenter's instances in this cluster that are not gone, by instance id."""
+        """Karpenter's instances in this cluster that are not terminated, by instance id."""
         found = await self._instances(
             {"Name": f"tag:kubernetes.io/cluster/{self._settings.cluster_name}", "Values": ["owned"]},
             {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]},

@@ -1,4 +1,4 @@
-"""What Karpenter makes of EC2's refusals (aws/karpenter-provider-aws v1.14.1 ``pkg/errors/errors.go`` and
+"""How Karpenter interprets EC2's refusals (aws/karpenter-provider-aws v1.14.1 ``pkg/errors/errors.go`` and
 ``pkg/providers/instance/instance.go``), and the faults that cause them.
 
 ``CreateFleet`` answers with one error per instance type and zone that it tried. If all of them are about capacity, the

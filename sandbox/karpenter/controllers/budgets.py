@@ -1,4 +1,4 @@
-"""Disruption budgets: how many nodes of a pool may be disrupted now, for which reason (``pkg/apis/v1/nodepool.go``)."""
+"""Disruption budgets: how many nodes of a pool may be disrupted now, by reason (``pkg/apis/v1/nodepool.go``)."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class Disruption:
     # --- commands ------------------------------------------------------------------------------------------------
 
     async def _start(self, command: Command) -> None:
-        """Taint, create the replacements, and leave the rest to a task of its own."""
+        """Taint, create the replacements, and finish the command in a separate task."""
         self._busy |= {uid(each.claim) for each in command.candidates}
         made: list[Object] = []
         try:
@@ -265,7 +265,7 @@ class Disruption:
             self._busy -= {uid(each.claim) for each in command.candidates}
 
     async def _replaced(self, command: Command, replacements: list[str]) -> bool:
-        """Wait until every replacement is initialized; False when one is gone."""
+        """Wait until every replacement is initialized; False when one was deleted."""
         context = self._context
         waiting = list(replacements)
         while waiting:

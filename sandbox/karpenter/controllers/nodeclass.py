@@ -1,4 +1,4 @@
-"""EC2NodeClass: what its selectors find in the account becomes its status (``pkg/controllers/nodeclass``).
+"""EC2NodeClass: resolves its selectors in the account into its status (``pkg/controllers/nodeclass``).
 
 An alias that no SSM parameter knows is an error there, not a finding: ``AMIsReady`` then stays Unknown. Selectors by
 id, name or tag that find nothing give ``AMINotFound``.

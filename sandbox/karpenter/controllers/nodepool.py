@@ -1,4 +1,4 @@
-"""NodePool: readiness, hash, and what its nodes add up to (``pkg/controllers/nodepool``)."""
+"""NodePool: readiness, hash, and the resources of its nodes (``pkg/controllers/nodepool``)."""
 
 from __future__ import annotations
 

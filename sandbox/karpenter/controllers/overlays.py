@@ -34,7 +34,7 @@ _RESTRICTED = ("cpu", "memory", "ephemeral-storage", "pods")
 
 
 class Unevaluated(Exception):
-    """The pool is newer than the last look at the overlays: Karpenter plans nothing for it until the next."""
+    """The pool is newer than the last evaluation of the overlays: Karpenter plans nothing for it until the next one."""
 
 
 @dataclass

@@ -114,7 +114,7 @@ class NodeTermination:
         return await self._context.patch_node(node, patch)
 
     def _deadline(self, node: Object, claim: Object | None) -> float | None:
-        """Epoch seconds at which pods have to be gone, past all protection."""
+        """Epoch seconds at which pods are deleted despite any protection."""
         moment = annotations_of(claim).get(DEADLINE) if claim is not None else None
         if moment is None:
             return None

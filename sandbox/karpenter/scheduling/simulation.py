@@ -1,4 +1,4 @@
-"""Karpenter's scheduling simulation: which pods fit on nodes there are or will be, and which nodes are missing.
+"""Karpenter's scheduling simulation: which pods fit on existing or planned nodes, and which nodes are missing.
 
 After kubernetes-sigs/karpenter ``pkg/controllers/provisioning/scheduling``; pure. Pods are placed one by one, largest
 first: on an existing node, on a node already planned, on a new one of the first pool that can take them. A planned node

@@ -19,7 +19,7 @@ RESTRICTED_DOMAINS = ("karpenter.k8s.aws", "karpenter.sh")
 
 
 def refusal(pod: Object) -> str | None:
-    """Why Karpenter ignores a pod, in its words; ``None`` for a pod that it looks at."""
+    """Why Karpenter ignores a pod, in its words; ``None`` for a pod that it considers."""
     return "; ".join(_refusals(pod)) or None
 
 

@@ -56,7 +56,7 @@ class DeviceManager:
         self.announced[sharing.resource] = Announced(devices, sharing)
 
     def unregister(self, resource: str) -> None:
-        """A plugin of the resource has gone: allocatable falls to 0, running pods keep what they hold."""
+        """A plugin of the resource has disconnected: allocatable falls to 0, running pods keep what they hold."""
         if resource in self.announced:
             self.announced[resource].healthy = False
 

@@ -1,4 +1,4 @@
-"""The physical GPUs of an instance: stable identities and what ``nvidia-smi`` says about each."""
+"""The physical GPUs of an instance: stable identities and the facts that ``nvidia-smi`` reports."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class PodFacts:
 
 
 def phase_of(facts: PodFacts) -> str:
-    """Running as soon as one container of the pod itself has ever run; over when none will run again."""
+    """Running as soon as one container of the pod itself has ever run; finished when none will run again."""
     if facts.verdict is not None:
         return "Running" if facts.stopping else facts.verdict[0]
     if any(state.done and state.exit_code != 0 for state in facts.init):

@@ -1,4 +1,4 @@
-"""Probe containers are really executed: their command runs as a local process group in a scratch folder.
+"""Probe containers are executed: their command runs as a local process group in a scratch folder.
 
 It sees a clean environment and a PATH that begins with the fakes in ``bin/``: ``nvidia-smi`` (only where the container
 sees a GPU, as the container toolkit mounts it), ``vectorAdd``, and a ``sleep`` that follows the sandbox's speed. Paths

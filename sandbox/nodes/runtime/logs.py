@@ -1,7 +1,7 @@
 """Container output on its way to the API server, which serves it as ``pods/log``.
 
 A real kubelet serves logs itself and the API server fetches them from it. The sandbox's kubelets have no server: they
-PUT what there is to the sandbox's API server. Another API server refuses that, once, and is not asked again.
+PUT what there is to the sandbox's API server. Another API server refuses the first upload, and no more are tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a container's main process is here: an object that runs, prints, and ends with an exit code."""
+"""A container's main process: an object that runs, prints, and ends with an exit code."""
 
 from __future__ import annotations
 
