@@ -58,7 +58,7 @@ def prepare_directory(directory: Path) -> None:
 
 
 class Lock:
-    """Held by the running sandbox; the kernel lets go when that process ends, however it ends."""
+    """Held by the running sandbox; the kernel releases it when that process ends, however it ends."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lock"

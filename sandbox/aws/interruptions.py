@@ -88,7 +88,7 @@ class Interruptions:
         """
         Puts the event on every queue.
 
-        :raises UnknownInstance: there is no such instance, or it is on its way out already.
+        :raises UnknownInstance: there is no such instance, or it is already being terminated.
         """
         found = await self._describe(instance)
         state = found["State"]["Name"]

@@ -54,7 +54,7 @@ class State:
     # --- rooms ---------------------------------------------------------------------------------------------------
 
     def rooms(self, without: set[str] | None = None) -> list[Room]:
-        """Nodes and claims on their way that may take pods; initialized ones first, then by name.
+        """Nodes and claims (being launched) that may take pods; initialized ones first, then by name.
 
         :param without: names of claims that are left out (they are about to go).
         """

@@ -193,7 +193,7 @@ class Informer:
         return version
 
     async def _watch(self, version: str) -> str:
-        """Follow until the server ends the watch in good order; the version to go on from."""
+        """Follow until the server ends the watch regularly; returns the version to continue from."""
         async for change, obj in self._kube.watch(self.resource, resource_version=version, **self._scope):
             version = obj["metadata"]["resourceVersion"]
             self._version = max(self._version, int(version))

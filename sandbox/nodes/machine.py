@@ -20,7 +20,7 @@ log = logging.getLogger("sandbox.nodes")
 
 LEASE_NAMESPACE = "kube-node-lease"
 #: The kubelet renews its Lease every 10 s, which may last 40 s (``nodeLeaseDurationSeconds``). Simulated seconds; the
-#: real pause has a floor, or a fast sandbox would do nothing else.
+#: real pause has a floor, or a fast sandbox would only renew Leases.
 LEASE_SECONDS, LEASE_INTERVAL, LEAST_PAUSE = 40, 10.0, 1.0
 #: Simulated seconds between two attempts of a kubelet that is not let in (``registerWithAPIServer``: up to 7 s).
 _REGISTRATION_PAUSE = 7.0

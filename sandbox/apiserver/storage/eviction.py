@@ -24,7 +24,7 @@ def _healthy(pod: Obj) -> bool:
 
 
 def _bypasses(pod: Obj) -> bool:
-    """Pods that are over, not yet running, or on their way out are evicted regardless of the budget."""
+    """Pods that have finished, are not yet running, or are being deleted are evicted regardless of the budget."""
     phase = dig(pod, "status", "phase")
     return phase in ("Succeeded", "Failed", "Pending") or bool(pod["metadata"].get("deletionTimestamp"))
 

@@ -31,11 +31,11 @@ NODES = "nodes"
 
 @dataclass
 class Room:
-    """A node that exists or is on its way.
+    """An existing node, or one that is being launched.
 
     :ivar name: of the node, or of the claim while there is no node.
     :ivar free: what pods and missing DaemonSet pods leave.
-    :ivar initialized: it is certain to take pods; a node on its way may never do so.
+    :ivar initialized: it is certain to take pods; a node that is being launched may never do so.
     """
 
     name: str

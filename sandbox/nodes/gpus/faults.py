@@ -41,7 +41,7 @@ class GpuFaults:
     :ivar lost: UUIDs of GPUs that are gone.
     :ivar unhealthy: UUID of the GPU that the plugin marks unhealthy for its XID.
     :ivar xid: its code.
-    :ivar phantom: a GPU that the node does not have and that sharers see all the same.
+    :ivar phantom: a GPU that the node does not have and that sharers see nevertheless.
     :ivar share: what one of a GPU's sharers gets of it, ``None`` if all get the same.
     :ivar announcement: the faults that change what the device plugin announces.
     """
