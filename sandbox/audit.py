@@ -1,7 +1,8 @@
-"""The audit log: every write that Kubernetes and AWS were asked for, in one order, as JSON lines.
+"""The audit log: every write request to Kubernetes and AWS, in one order, as JSON lines.
 
-Writes to the API server are ``audit.k8s.io/v1`` Events (``sandbox/apiserver/audit.py``), those to AWS are records as
-CloudTrail keeps them (``sandbox/aws/trail.py``). The newest ones stay in memory for ``GET /audit``; the file has more.
+Writes to the API server are ``audit.k8s.io/v1`` Events (``sandbox/apiserver/requests/audit.py``), those to AWS are
+records as CloudTrail keeps them (``sandbox/aws/trail.py``). The newest ones stay in memory for ``GET /audit``; the file
+has more.
 """
 
 from __future__ import annotations

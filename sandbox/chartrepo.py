@@ -1,4 +1,4 @@
-"""A local chart repository: our stand-in charts (or real archives), as a Helm repository and as an OCI registry.
+"""A local chart repository: stand-in charts (or real archives), as a Helm repository and as an OCI registry.
 
 ``/charts/index.yaml`` and ``/charts/<name>-<version>.tgz`` for ``helm --repo``; below ``/v2/`` the pull half of the OCI
 distribution specification for ``oci://127.0.0.1:PORT/karpenter/karpenter`` (plain HTTP).
@@ -90,7 +90,7 @@ def package(directory: Path, version: str) -> Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """A chart archive from disk, such as a real one that somebody pulled."""
+    """A chart archive from disk, for example a real one from ``helm pull``."""
     data = path.read_bytes()
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:

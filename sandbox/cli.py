@@ -1,6 +1,6 @@
 """``python -m sandbox up|down|status|env|interrupt|node|fault``: a small cloud on this machine.
 
-Exit codes: 0 done; 1 failed, with a message; 2 wrong use; 3 no sandbox is running; 130 ended by Ctrl-C while starting.
+Exit codes: 0 success; 1 failure, with a message; 2 usage error; 3 no sandbox is running; 130 Ctrl-C while starting.
 """
 
 from __future__ import annotations
@@ -50,19 +50,21 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--kubeconfig",
         type=Path,
-        help="run nodes and Karpenter against this API server, without an own one; name the part controllers with "
-        "--parts if it has none, as envtest has",
+        help="run nodes and Karpenter against this API server instead of starting one; add the part controllers with "
+        "--parts if that server has no controller manager (envtest)",
     )
     up.add_argument("--parts", type=_names, help="only these, comma-separated: aws,apiserver,controllers,nodes,…")
-    up.add_argument("--detach", action="store_true", help="return when it is ready; it goes on in the background")
+    up.add_argument(
+        "--detach", action="store_true", help="return when it is ready, and keep it running in the background"
+    )
     for port in ("aws", "kubernetes", "charts", "control"):
         up.add_argument(f"--{port}-port", type=_port, default=0, help=f"port of {port} (default: a free one)")
     up.set_defaults(command=_up)
 
-    down = commands.add_parser("down", parents=[common], help="end it; nothing to do is no error")
+    down = commands.add_parser("down", parents=[common], help="stop it; no error if none is running")
     down.set_defaults(command=_down)
 
-    status = commands.add_parser("status", parents=[common], help="what runs; exit code 3 if nothing does")
+    status = commands.add_parser("status", parents=[common], help="show what is running; exit code 3 if nothing is")
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(command=_status)
 
@@ -74,16 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     interrupt.add_argument("--kind", choices=["spot", "rebalance", "scheduled", "state"], default="spot")
     interrupt.set_defaults(command=_interrupt)
 
-    node = commands.add_parser("node", help="nodes that are not Karpenter's")
+    node = commands.add_parser("node", help="nodes that Karpenter does not manage")
     node_verbs = node.add_subparsers(required=True, metavar="VERB")
     node_add = node_verbs.add_parser("add", parents=[common], help="launch a node of another team's managed node group")
     node_add.add_argument("--instance-type", required=True, metavar="TYPE", help="for example g5.xlarge")
-    node_add.add_argument("--group", required=True, metavar="NAME", help="the node group; it is made if there is none")
+    node_add.add_argument("--group", required=True, metavar="NAME", help="the node group; created if it does not exist")
     node_add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
     node_add.set_defaults(command=_node_add)
 
-    fault = commands.add_parser("fault", help="make something go wrong")
+    fault = commands.add_parser("fault", help="inject a fault")
     verbs = fault.add_subparsers(required=True, metavar="VERB")
     fault_set = verbs.add_parser("set", parents=[common], help="set a fault")
     fault_set.add_argument("name", metavar="NAME")
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     fault_clear = verbs.add_parser("clear", parents=[common], help="clear one fault, or all")
     fault_clear.add_argument("name", metavar="NAME", nargs="?")
     fault_clear.set_defaults(command=_fault_clear)
-    fault_list = verbs.add_parser("list", parents=[common], help="the faults that are set")
+    fault_list = verbs.add_parser("list", parents=[common], help="list the faults that are set")
     fault_list.set_defaults(command=_fault_list)
     return parser
 
@@ -121,7 +123,7 @@ def _names(text: str) -> list[str]:
 
 def _up(options: argparse.Namespace) -> int:
     from sandbox import processes
-    from sandbox.cloud import Options, Ports, choose_parts
+    from sandbox.options import Options, Ports, choose_parts
 
     charts_dir = os.environ.get("CHARTS_DIR")
     if charts_dir:  # the detached process runs in another folder
@@ -194,11 +196,11 @@ def _node_add(options: argparse.Namespace) -> int:
     for text in options.label:
         key, separator, value = text.partition("=")
         if not separator:
-            raise SandboxError(f"{text!r} is not KEY=VALUE", code=2)
+            raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
         labels[key] = value
     body = {"instanceType": options.instance_type, "group": options.group, "labels": labels, "taints": options.taint}
     added = _call(_state(options), "POST", "/nodes", body)
-    print(f"instance {added['instance']} of node group {options.group} joins the cluster")
+    print(f"instance {added['instance']} of node group {options.group} is joining the cluster")
     return 0
 
 
@@ -207,7 +209,7 @@ def _fault_set(options: argparse.Namespace) -> int:
     for text in options.params:
         key, separator, value = text.partition("=")
         if not separator:
-            raise SandboxError(f"{text!r} is not KEY=VALUE", code=2)
+            raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
         try:
             params[key] = json.loads(value)
         except json.JSONDecodeError:

@@ -7,42 +7,37 @@ Karpenter. Parts know each other only through HTTP; what they are handed here ar
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sandbox import chartrepo, state
 from sandbox.audit import AuditLog
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws import nodegroups
-from sandbox.aws.authenticator import Authenticator, Identity
 from sandbox.aws.client import Aws
-from sandbox.aws.eks import admit_creator
+from sandbox.aws.eks.authenticator import Authenticator, Identity
+from sandbox.aws.eks.clusters import admit_creator
 from sandbox.aws.interruptions import Interruptions, Kind
 from sandbox.aws.shim import Shim
 from sandbox.control import ControlApi
 from sandbox.doors import Door
 from sandbox.faults import FaultBoard
-from sandbox.kube import Kube
+from sandbox.foreign import find_server
+from sandbox.kube.client import Kube
+from sandbox.options import BACKGROUND, Options
 from sandbox.parts import Part, Stoppable
 from sandbox.pki import Pki
 from sandbox.settings import Clock, Settings
 from sandbox.state import SandboxError
 
-ALL_PARTS = ("aws", "apiserver", "controllers", "nodes", "karpenter", "charts")
-BACKGROUND = ("controllers", "nodes", "karpenter")
-# With an API server of someone else's these two are not ours to run; controllers are if asked for: envtest has none.
-_NOT_WITH_KUBECONFIG = {"apiserver", "controllers"}
 _READY_TIMEOUT = 300.0  # simulated seconds for the system nodes; the model needs about 40
 _USERS = {
     "controllers": "system:kube-controller-manager",
@@ -53,63 +48,8 @@ _USERS = {
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Ports:
-    """0 picks a free one."""
-
-    aws: int = 0
-    kubernetes: int = 0
-    charts: int = 0
-    control: int = 0
-
-
-@dataclass(frozen=True)
-class Options:
-    """
-    :ivar parts: which of :data:`ALL_PARTS` to run.
-    :ivar kubeconfig: run nodes and Karpenter against this API server instead of an own one.
-    :ivar charts_dir: a folder of real chart archives to serve instead of the stand-ins.
-    """
-
-    parts: frozenset[str] = frozenset(ALL_PARTS)
-    kubeconfig: Path | None = None
-    charts_dir: Path | None = None
-    ports: Ports = field(default_factory=Ports)
-
-
-def choose_parts(names: Iterable[str] | None, kubeconfig: Path | None) -> frozenset[str]:
-    """
-    The parts to run.
-
-    :raises SandboxError: an unknown part, or a choice that cannot work.
-    """
-    chosen = frozenset(names) if names is not None else frozenset(ALL_PARTS)
-    unknown = chosen - set(ALL_PARTS)
-    if unknown:
-        raise SandboxError(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(ALL_PARTS)}", code=2)
-    if kubeconfig is not None:
-        chosen -= _NOT_WITH_KUBECONFIG if names is None else {"apiserver"}
-    elif chosen & set(BACKGROUND) and "apiserver" not in chosen:
-        raise SandboxError("controllers, nodes and karpenter need the part apiserver, or --kubeconfig FILE", code=2)
-    if chosen & {"nodes", "karpenter", "apiserver"} and "aws" not in chosen:
-        raise SandboxError("apiserver, nodes and karpenter need the part aws", code=2)
-    return chosen
-
-
-@dataclass(frozen=True)
-class Server:
-    """An API server of someone else's.
-
-    :ivar ca_data: base64 of its CA's PEM text; :ivar version: ``1.35``, empty if it does not say.
-    """
-
-    url: str
-    ca_data: str | None
-    version: str
-
-
 class Cloud:
-    """:meth:`start`, then :meth:`close`. ``broken`` is set to a message when a part is gone for good."""
+    """:meth:`start`, then :meth:`close`. ``broken`` is set to a message when a part has failed for good."""
 
     def __init__(self, settings: Settings, options: Options, say: Say) -> None:
         self.settings = settings
@@ -137,14 +77,14 @@ class Cloud:
 
     async def start(self) -> None:
         """
-        Starts every part and writes state.json.
+        Start every part and write state.json.
 
-        :raises SandboxError: something a person can put right.
+        :raises SandboxError: a problem that the user can fix; the message says how.
         """
         wanted, ports = self.options.parts, self.options.ports
         if "charts" in wanted:
             self._charts = chartrepo.ChartRepository(self.options.charts_dir)
-        server = await self._find_server(self.options.kubeconfig) if self.options.kubeconfig else None
+        server = await find_server(self.options.kubeconfig, self._say) if self.options.kubeconfig else None
         if server is not None and server.version:
             # EKS says which version the cluster has, and the nodes' kubelets are as old.
             self.settings = replace(self.settings, kubernetes_version=server.version)
@@ -184,7 +124,7 @@ class Cloud:
         self._write_state()
 
     async def close(self) -> None:
-        """Ends everything in the reverse order; safe to call at any point of the start."""
+        """Stop everything in reverse order; safe to call at any point of the start."""
         for task in self._endings:
             task.cancel()
         for name in reversed(BACKGROUND):
@@ -193,7 +133,7 @@ class Cloud:
         for _, closer in reversed(self._closers):
             result = closer()
             if asyncio.iscoroutine(result):
-                with suppress(Exception):  # one part that ends badly must not keep the others alive
+                with suppress(Exception):  # a part that fails to stop must not keep the others running
                     await result
         self._closers.clear()
         self.settings.audit.close()
@@ -227,7 +167,7 @@ class Cloud:
 
     async def _start_apiserver(self, port: int) -> None:
         from sandbox.apiserver import serve
-        from sandbox.apiserver.auth import User
+        from sandbox.apiserver.access.auth import User
 
         assert self._shim is not None  # noqa: S101 - choose_parts refuses an API server without AWS
         settings = self.settings
@@ -266,26 +206,6 @@ class Cloud:
             )
         self._publish_endpoint(self._apiserver.url, pki.ca_data)
 
-    async def _find_server(self, path: Path) -> Server:
-        """Somebody else's API server, whose address EKS then hands out."""
-        try:
-            kube = Kube.from_kubeconfig(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise SandboxError(f"cannot use the kubeconfig {path}: {error}", code=2) from error
-        try:
-            version = await kube.raw("GET", "/version")
-        except Exception as error:
-            raise SandboxError(f"the API server {kube.server} of {path} does not answer: {error}") from error
-        finally:
-            await kube.close()
-        self._say(f"using the API server {kube.server} ({version.get('gitVersion', 'version unknown')})")
-        authority = kube.certificate_authority
-        return Server(
-            kube.server,
-            base64.b64encode(authority.encode()).decode() if authority else None,
-            _minor_version(version),
-        )
-
     def _publish_endpoint(self, url: str, ca_data: str | None) -> None:
         if self._shim is not None:
             cluster = self._shim.eks.cluster(self.settings.region, self.settings.cluster_name)
@@ -315,7 +235,7 @@ class Cloud:
 
     async def _system_nodes_ready(self, kube: Kube) -> None:
         while True:
-            with suppress(Exception):  # the API server is just starting, or someone else's is slow
+            with suppress(Exception):  # the API server is still starting, or a foreign one is slow
                 ready = 0
                 for node in await kube.list("Node"):
                     conditions = node.get("status", {}).get("conditions") or []
@@ -423,7 +343,7 @@ class Cloud:
 
     async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]:
         if self._interruptions is None:
-            raise SandboxError("the part aws does not run here")
+            raise SandboxError("the part aws is not running in this sandbox")
         event = await self._interruptions.announce(instance, kind)
         task = asyncio.create_task(self._interruptions.finish(instance, kind))
         self._endings.add(task)
@@ -433,20 +353,15 @@ class Cloud:
     async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str:
         """A node of another team's managed node group; the instance's id."""
         if self._aws is None:
-            raise SandboxError("the part aws does not run here")
+            raise SandboxError("the part aws is not running in this sandbox")
         return await nodegroups.add_node(self._aws, self.settings, instance_type, group, labels, taints)
 
 
-def _minor_version(told: Any) -> str:
-    """``1.35`` of what ``/version`` answers: hosted servers write ``35+`` as the minor."""
-    if not isinstance(told, dict):
-        return ""
-    major, minor = str(told.get("major", "")), str(told.get("minor", "")).rstrip("+")
-    return f"{major}.{minor}" if major.isdecimal() and minor.isdecimal() else ""
-
-
 async def _bind(name: str, start: Callable[[int], Any], port: int) -> None:
-    """Starts a server and explains why it cannot listen."""
+    """Start a server.
+
+    :raises SandboxError: if it cannot listen, with the reason and the remedy.
+    """
     try:
         await start(port)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The control API: how tests, the demo and ``python -m sandbox …`` look into a running sandbox and disturb it.
+"""The control API: how tests, the demo and ``python -m sandbox …`` inspect a running sandbox and inject faults.
 
 Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every request.
 
@@ -195,7 +195,7 @@ class ControlApi:
         part = self._cloud.stoppable.get(name)
         if part is None:
             stoppable = ", ".join(sorted(self._cloud.stoppable)) or "none"
-            return _json_error(404, f"no part {name} runs here that could be stopped; there are: {stoppable}")
+            return _json_error(404, f"no part {name} that can be stopped; the parts are: {stoppable}")
         if request.match_info["verb"] == "stop":
             await part.stop()
         else:

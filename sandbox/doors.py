@@ -1,6 +1,6 @@
-"""A server's front door: closed, nobody can connect and who is connected is cut off; opened, it is at its old address.
+"""A server's listening socket: closed, it refuses new connections and drops open ones; it reopens at its old address.
 
-What the server keeps stays as it is: that is an outage of the network or a load balancer, not a loss of state.
+The server keeps its state: this simulates an outage of the network or of a load balancer, not a loss of data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Named faults, set through the control API or ``python -m sandbox fault …`` and consulted by the parts.
+"""Named faults, set through the control API or ``python -m sandbox fault …`` and read by the parts.
 
 A fault is a name with JSON parameters and an optional number of times it applies. Parts ask ``board.active(name)`` (is
 it set?), ``board.each(name)`` (all of that kind: ``name`` itself and ``name:anything``, for several at a time) or

@@ -30,7 +30,7 @@ STEPS: dict[str, tuple[float, float]] = {
 
 
 class Latencies:
-    """Seeded samples: the n-th sample of a step is the same for the same seed, whatever the other steps did."""
+    """Seeded samples: the n-th sample of a step is the same for the same seed, independent of the other steps."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

@@ -1,4 +1,4 @@
-"""Parts that run in the background: each can be stopped and started again, and is watched while it runs."""
+"""Parts that run in the background: each can be stopped and started again, and is restarted after a crash."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Part:
         return self._state
 
     def start(self) -> None:
-        """Does nothing if it runs already."""
+        """Start it; does nothing if it is running."""
         if self._task is None or self._task.done():
             self.restarts = 0
             self._state = PartState.RUNNING
@@ -66,7 +66,7 @@ class Part:
         self.start()
 
     async def stop(self) -> None:
-        """Cancels it and waits until it has let go; does nothing if it does not run."""
+        """Cancel it and wait until it has ended; does nothing if it is not running."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -79,7 +79,7 @@ class Part:
             try:
                 await self._run()
                 reason = "it returned"
-            except Exception as error:  # noqa: BLE001 - whatever a part dies of is reported and then told to the owner
+            except Exception as error:  # noqa: BLE001 - any crash is logged and reported to the owner
                 _log.exception("the part %s crashed", self.name)
                 reason = f"{type(error).__name__}: {error}"
             if self.restarts >= _RESTARTS:

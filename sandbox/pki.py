@@ -48,7 +48,7 @@ class Credential:
 
 
 class Pki:
-    """The cluster's certificate authority, kept under ``directory`` (mode 0700) and reused if it is there."""
+    """The cluster's certificate authority, kept under ``directory`` (mode 0700) and reused if it exists."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -148,7 +148,7 @@ class Pki:
         return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def server_context(self) -> ssl.SSLContext:
-        """TLS for the API server: client certificates of this CA are asked for, not required."""
+        """TLS for the API server: client certificates of this CA are requested, not required."""
         credential = self.server()
         certificate, key = self.directory / "server.crt", self.directory / "server.key"
         _write_private(key, credential.key)

@@ -1,4 +1,4 @@
-"""The sandbox as a process: in the foreground, detached, and its end."""
+"""The sandbox as a process: in the foreground, detached, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 from sandbox import state
 from sandbox.audit import AuditLog
 from sandbox.chartrepo import ChartError
-from sandbox.cloud import Cloud, Options
+from sandbox.cloud import Cloud
+from sandbox.options import Options
 from sandbox.settings import Settings
 from sandbox.state import SandboxError
 
@@ -28,12 +29,12 @@ _TAIL = 20  # lines of the log that are shown when a detached start fails
 
 def run_foreground(directory: Path, speed: float, seed: int, options: Options) -> int:
     """
-    Runs until SIGINT or SIGTERM, or until a part is gone for good.
+    Run until SIGINT or SIGTERM, or until a part has failed for good.
 
     :return: exit code: 0 after a signal once it was up, 130 before, 1 if something broke.
     """
     lock = state.Lock(directory)
-    if not lock.acquire_patiently():
+    if not lock.acquire_or_time_out():
         found = state.read_stale(directory) or {}
         raise SandboxError(
             f"a sandbox (process {found.get('pid', 'unknown')}) already runs in {directory}; end it with "
@@ -97,7 +98,7 @@ def start_detached(directory: Path, arguments: list[str]) -> dict[str, Any]:
     :raises SandboxError: it ended instead; the message ends with its log.
     """
     lock = state.Lock(directory)
-    if not lock.acquire_patiently():
+    if not lock.acquire_or_time_out():
         found = state.read_stale(directory) or {}
         raise SandboxError(f"a sandbox (process {found.get('pid', 'unknown')}) already runs in {directory}")
     lock.release()
@@ -139,7 +140,7 @@ def stop(directory: Path, pid: int | None = None) -> bool:
 
     :param pid: its process, where state.json may not be there yet.
     :return: whether one was running.
-    :raises SandboxError: it is someone else's, or does not die.
+    :raises SandboxError: the process belongs to another user, or does not end.
     """
     with state.Lock(directory) as free:
         if free:
@@ -152,7 +153,7 @@ def stop(directory: Path, pid: int | None = None) -> bool:
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError as error:
-        raise SandboxError(f"process {pid} is another user's") from error
+        raise SandboxError(f"process {pid} belongs to another user") from error
     except ProcessLookupError:
         pass
     deadline = time.monotonic() + _GRACE

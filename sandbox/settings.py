@@ -23,7 +23,7 @@ class Settings:
     :ivar account: AWS account id that moto answers with.
     :ivar cluster_name: the EKS cluster that exists from the start.
     :ivar kubernetes_version: its version.
-    :ivar audit: every write; in memory only unless told otherwise.
+    :ivar audit: every write; in memory only unless it is given a folder.
     """
 
     state_dir: Path
@@ -40,7 +40,7 @@ class Settings:
     def control_plane(self) -> str:
         """The version that the control plane has now: ``kubernetes_version``, or what it was upgraded to.
 
-        ``python -m sandbox fault control-plane version=1.36`` is the upgrade; nodes keep the version of their AMI.
+        ``python -m sandbox fault set control-plane version=1.36`` is the upgrade; nodes keep the version of their AMI.
         """
         upgraded = self.faults.active("control-plane") or {}
         return str(upgraded.get("version", self.kubernetes_version))

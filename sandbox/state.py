@@ -1,4 +1,4 @@
-"""The state directory: one sandbox at a time, and ``state.json`` (mode 0600), which tells others how to reach it."""
+"""The state directory: one sandbox at a time, and ``state.json`` (mode 0600), which says how to reach it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 MINIMUM_FREE_MB = 100  # moto's log, certificates, image layers of nothing: a few MB; this leaves room for a database
 STATE = "state.json"
-_PATIENCE = 0.5  # seconds
+_LOCK_TIMEOUT = 0.5  # seconds
 
 
 class SandboxError(RuntimeError):
-    """Something a person can put right; the message says what. ``code`` is the exit status."""
+    """A problem that the user can fix; the message says how. ``code`` is the exit status."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -58,15 +58,15 @@ def prepare_directory(directory: Path) -> None:
 
 
 class Lock:
-    """Held by the running sandbox; the kernel lets go when that process ends, however it ends."""
+    """Held by the running sandbox; the kernel releases it when that process ends, however it ends."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lock"
         self._descriptor: int | None = None
 
-    def acquire_patiently(self) -> bool:
-        """Like :meth:`acquire`, but sits out someone who only looks (``status`` takes the lock for a moment)."""
-        deadline = time.monotonic() + _PATIENCE
+    def acquire_or_time_out(self) -> bool:
+        """Like :meth:`acquire`, but waits for a reader (``status`` takes the lock for a moment)."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while not self.acquire():
             if time.monotonic() > deadline:
                 return False
@@ -111,7 +111,7 @@ def write(directory: Path, state: dict[str, Any]) -> None:
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The state of a running sandbox; ``None`` when there is no file, or the one who wrote it is gone."""
+    """The state of a running sandbox; ``None`` when there is no file, or when the process that wrote it has ended."""
     with Lock(directory) as free:
         if free:
             return None
@@ -119,7 +119,7 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def read_stale(directory: Path) -> dict[str, Any] | None:
-    """What state.json says, whether or not its writer still runs."""
+    """The content of state.json, whether or not its writer is still running."""
     try:
         found: dict[str, Any] = json.loads((directory / STATE).read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -1,6 +1,6 @@
-"""How Go reads values that Python reads otherwise, and what it says of those that it cannot read.
+"""How Go reads values that Python reads differently, and Go's error texts for those that it cannot read.
 
-The API server passes the texts of Go's standard library on: ``encoding/json``, ``encoding/base64``, ``time`` and
+The API server passes on the texts of Go's standard library: ``encoding/json``, ``encoding/base64``, ``time`` and
 ``strconv`` (go1.26). Nothing here knows Kubernetes.
 """
 

@@ -12,22 +12,25 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sandbox.apiserver import auth, bootstrap, discovery, errors, impersonation, routing
-from sandbox.apiserver.admission import Admission
-from sandbox.apiserver.audit import WRITES, Auditor
-from sandbox.apiserver.auth import MASTERS, Authenticator, ServiceAccountTokens, User, refuse_tokens
+from sandbox.apiserver import errors
+from sandbox.apiserver.access import auth, impersonation
+from sandbox.apiserver.access.auth import MASTERS, Authenticator, ServiceAccountTokens, User, refuse_tokens
+from sandbox.apiserver.access.rbac import Attributes, Authorizer
+from sandbox.apiserver.admission.chain import Admission
 from sandbox.apiserver.errors import ApiError
-from sandbox.apiserver.faults import Injection, RequestFaults, Target
-from sandbox.apiserver.handlers import MAX_BODY, Handlers, reply
 from sandbox.apiserver.jsontools import Obj
-from sandbox.apiserver.openapi import OpenApi
-from sandbox.apiserver.rbac import Attributes, Authorizer
+from sandbox.apiserver.requests import discovery, routing
+from sandbox.apiserver.requests.audit import WRITES, Auditor
+from sandbox.apiserver.requests.faults import Injection, RequestFaults, Target
+from sandbox.apiserver.requests.handlers import MAX_BODY, Handlers, reply
+from sandbox.apiserver.requests.openapi import OpenApi
+from sandbox.apiserver.requests.routing import Call
+from sandbox.apiserver.requests.subresources import PodLogs
 from sandbox.apiserver.resources import Registry
-from sandbox.apiserver.routing import Call
-from sandbox.apiserver.schema import Types
+from sandbox.apiserver.schema.types import Types
+from sandbox.apiserver.storage import bootstrap
+from sandbox.apiserver.storage.writer import Writer
 from sandbox.apiserver.store import Store
-from sandbox.apiserver.subresources import PodLogs
-from sandbox.apiserver.writer import Writer
 from sandbox.doors import Door
 from sandbox.latency import Latencies
 from sandbox.pki import Pki
@@ -88,7 +91,7 @@ class Application:
             return reply(ApiError(413, "RequestEntityTooLarge", text).status(), 413)
 
     def _impersonate(self, request: web.Request, user: User, target: routing.Target | None) -> User:
-        """Who the request acts as: its user, unless the headers ask for somebody else."""
+        """Who the request acts as: its user, unless the headers ask for another."""
         wanted = impersonation.wanted(request)
         if wanted is None:
             return user

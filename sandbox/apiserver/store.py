@@ -55,7 +55,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Change:
-    """One write: ``old`` is ``None`` for a creation; ``deleted``: ``new`` is the last state of what is gone."""
+    """One write: ``old`` is ``None`` for a creation; ``deleted``: ``new`` is the last state of the deleted object."""
 
     revision: int
     new: Record

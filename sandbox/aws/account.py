@@ -1,4 +1,4 @@
-"""The AWS account as the package finds it: network, roles, queues, a cluster with a small system node group.
+"""The AWS account as the package expects it: network, roles, queues, a cluster with a small system node group.
 
 After docs.aws.amazon.com/eks (cluster, access entries) and karpenter.sh/docs/getting-started (roles, queue, tags).
 """

@@ -10,7 +10,7 @@ from typing import Any
 # What moto accepts from anyone who talks to it directly. The shim (the address that users get) knows only real keys.
 DIRECT_KEY = "sandbox-direct"
 
-#: Part of the User-Agent, by which the audit log tells the sandbox's own calls from a user's.
+#: Part of the User-Agent, by which the audit log distinguishes the sandbox's own calls from a user's.
 USER_AGENT = "gpu-fleet-sandbox"
 
 _THREADS = 4

@@ -1,7 +1,8 @@
 """Interruption messages as EventBridge puts them into SQS, and what then happens to the instance.
 
 Formats: docs.aws.amazon.com/AWSEC2/latest/UserGuide (spot interruption notices, rebalance recommendations, state
-change), docs.aws.amazon.com/health (aws.health events). Every message goes to Karpenter's queue and to the package's.
+change), docs.aws.amazon.com/health (aws.health events). Every message is sent to
+Karpenter's queue and to the package's.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Interruptions:
         """
         Puts the event on every queue.
 
-        :raises UnknownInstance: there is no such instance, or it is on its way out already.
+        :raises UnknownInstance: there is no such instance, or it is already being terminated.
         """
         found = await self._describe(instance)
         state = found["State"]["Name"]

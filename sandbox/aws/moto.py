@@ -1,7 +1,7 @@
-"""Moto's server as a child process: the part of AWS that we did not have to write.
+"""Moto's server as a child process: the AWS services that need no simulation of our own.
 
-The child is :mod:`sandbox.aws.moto_child`. It binds an ephemeral port, says so in one line on its standard output, logs
-to ``moto.log`` in the state directory, and ends with its parent, however the parent ends.
+The child is :mod:`sandbox.aws.moto_child`. It binds an ephemeral port, prints it in one line on its standard output,
+logs to ``moto.log`` in the state directory, and ends with its parent, however the parent ends.
 """
 
 from __future__ import annotations

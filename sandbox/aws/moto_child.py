@@ -5,10 +5,10 @@ Three things are added to moto, in this process only:
 * instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant), and
   take the network interfaces with them that were made for them; an hour later they are forgotten, as by EC2;
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
-* ``GET /_sandbox/credentials/<access key>`` tells the shim the secret and principal of keys that IAM or STS handed out,
-  ``GET /_sandbox/waits`` the waits that instances went through.
+* ``GET /_sandbox/credentials/<access key>`` returns the secret and the principal of a key that IAM or STS issued (for
+  the shim), ``GET /_sandbox/waits`` the waits of instances.
 
-And moto finds a resource's tags by its id, which otherwise costs a look at every tag of the account.
+Besides, moto finds the tags of a resource by its id, instead of searching all tags of the account.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
 _AMI_OWNER = "602401143452"  # the account that publishes EKS AMIs, docs.aws.amazon.com/eks/latest/userguide
 _PR_SET_PDEATHSIG = 1
 #: Simulated seconds that EC2 shows a terminated instance ("usually an hour", docs.aws.amazon.com/AWSEC2, Terminate your
-#: instance). Moto shows it for ever, and whoever lists instances pays for all that ever were.
+#: instance). Moto keeps it forever, which makes every list of instances slower.
 FORGOTTEN_AFTER = 3600.0
 
 
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--amis", type=Path, required=True)
     options = parser.parse_args(argv)
     end_with_parent(options.parent)
-    # The sandbox decides when this process ends; Ctrl-C goes to the whole group and would end it too early.
+    # The sandbox decides when this process ends; Ctrl-C is sent to the whole process group and would end it too early.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 

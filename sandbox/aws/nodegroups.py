@@ -1,4 +1,4 @@
-"""Nodes of other teams: instances of EKS managed node groups, which Karpenter has no part in.
+"""Nodes of other teams: instances of EKS managed node groups, which Karpenter does not manage.
 
 A managed node group's labels and taints reach its nodes through their user data, as nodeadm's NodeConfig with kubelet
 flags (docs.aws.amazon.com/eks, 'Customize managed nodes with launch templates'; awslabs/amazon-eks-ami
@@ -23,7 +23,7 @@ _TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 class NodeGroupError(Exception):
-    """What was asked for cannot be launched; the message says why."""
+    """The node cannot be launched; the message says why."""
 
 
 def parse_taint(text: str) -> str:
@@ -45,7 +45,7 @@ async def add_node(
     labels: Mapping[str, str] | None = None,
     taints: Iterable[str] = (),
 ) -> str:
-    """Launch one instance of a managed node group, which is made if there is none; returns the instance's id.
+    """Launch one instance of a managed node group, created if it does not exist; returns the instance's id.
 
     :param taints: see :func:`parse_taint`.
     :raises NodeGroupError: EC2 or EKS refuses.
@@ -124,7 +124,7 @@ def node_config(cluster: str, labels: Mapping[str, str], taints: Iterable[str]) 
 
 
 async def registration_of(aws: Aws, instance_id: str) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """The labels and taints with which an instance's kubelet registers, from its user data; none without any."""
+    """The labels and taints with which an instance's kubelet registers, from its user data; empty without user data."""
     reply = await aws.call("ec2", "describe_instance_attribute", InstanceId=instance_id, Attribute="userData")
     text = (reply.get("UserData") or {}).get("Value") or ""
     try:

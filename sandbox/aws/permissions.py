@@ -1,4 +1,4 @@
-"""What a request is about as an IAM action, and two faults that follow from it.
+"""The IAM action of a request, and two faults that depend on it.
 
 * ``aws-denied`` with ``{"actions": ["iam:GetRole", …]}``: the caller has every permission but these;
 * ``aws-absent`` with ``{"what": [...]}``: the account lacks something that Karpenter needs. ``access-entry``,

@@ -1,8 +1,8 @@
-"""vCPU quotas of the account: what Service Quotas says of them, and what EC2 refuses because of them.
+"""vCPU quotas of the account: what Service Quotas reports, and what EC2 refuses because of them.
 
-moto knows no quotas of EC2. Codes and names: AWS General Reference, 'Amazon EC2 endpoints and quotas'.
+moto has no quotas of EC2. Codes and names: AWS General Reference, 'Amazon EC2 endpoints and quotas'.
 
-* ``vcpu-quota:ANY`` with ``{"code": "L-DB2E81BA", "value": 0}``: a quota is another one than :data:`PLENTY`;
+* ``vcpu-quota:ANY`` with ``{"code": "L-DB2E81BA", "value": 0}``: a quota has this value instead of :data:`PLENTY`;
 * ``subnet-full`` with ``{"zone": "us-west-2a"}`` (every zone without one): the subnets have no free addresses.
 """
 

@@ -1,7 +1,7 @@
 """The AWS endpoint that users of the sandbox talk to: one URL for every service.
 
-Each request's signature is verified as AWS would; then EKS is answered or completed here, and everything else goes to
-moto byte by byte (with the original ``Host`` and ``Authorization``, from which moto tells service and region).
+Each request's signature is verified as AWS would; then EKS is answered or completed here; everything else is forwarded
+to moto byte by byte (with the original ``Host`` and ``Authorization``, from which moto derives service and region).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import eks_routes, permissions, quotas, refusals, signature, trail
-from sandbox.aws.eks import ClusterState, Eks, EksError
-from sandbox.aws.eks_nodegroups import NodeGroups
+from sandbox.aws import permissions, quotas, refusals, signature, trail
+from sandbox.aws.eks import routes as eks_routes
+from sandbox.aws.eks.clusters import ClusterState, Eks, EksError
+from sandbox.aws.eks.nodegroups import NodeGroups
 from sandbox.aws.refusals import Refusal
 from sandbox.latency import Latencies
 from sandbox.settings import Clock, Settings
@@ -236,7 +237,7 @@ class Shim:
         return {"nodegroup": self.node_groups.dress(group, time.time())}
 
     async def _delete_cluster(self, seen: signature.Request, region: str, name: str) -> web.Response:
-        """``DELETING`` for a while, then gone; moto's own refusals (node groups left) come first."""
+        """``DELETING`` for a while, then deleted; moto's own refusals (remaining node groups) have precedence."""
         groups = await self._ask_as(seen, "GET", f"/clusters/{name}/node-groups")
         if groups[0] != 200:
             return web.Response(status=groups[0], headers=groups[1], body=groups[2])

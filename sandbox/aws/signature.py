@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a request says about its own signature. ``expires`` is set for pre-signed URLs only (seconds)."""
+    """The signature data of a request. ``expires`` is set for pre-signed URLs only (seconds)."""
 
     access_key: str
     date: str
@@ -119,7 +119,7 @@ def as_header(signature: Signature) -> str:
 
 def in_time(signature: Signature, now: datetime) -> bool:
     """Whether the signature is neither from the future nor expired."""
-    # STS takes a pre-signed URL for 15 minutes whatever X-Amz-Expires says (aws-iam-authenticator pkg/token/token.go).
+    # STS accepts a pre-signed URL for 15 minutes, whatever X-Amz-Expires (aws-iam-authenticator pkg/token/token.go).
     own = signature.expires is not None and signature.service != "sts"
     lifetime = timedelta(seconds=signature.expires or 0) if own else _CLOCK_SKEW
     return signature.timestamp - _CLOCK_SKEW <= now <= signature.timestamp + lifetime

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws.client import Aws
-from sandbox.aws.eks import admit_creator
+from sandbox.aws.eks.clusters import admit_creator
 from sandbox.aws.shim import Shim
 from sandbox.settings import Clock, Settings
 

@@ -1,4 +1,4 @@
-"""What AWS was asked to change, as records of CloudTrail.
+"""Changing AWS requests as CloudTrail records.
 
 After docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html. Management
 events only: what is read, and messages in queues (data events), are in no record.
@@ -24,7 +24,7 @@ _DATA = frozenset(
 )
 #: Parameters that are no news: the protocol's own.
 _PROTOCOL = frozenset({"Action", "Version"})
-#: ... or long, or what nobody is to see.
+#: ... or long, or secret.
 _HIDDEN = frozenset({"UserData", "LaunchTemplateData.UserData", "Password", "SecretString"})
 _CODE = re.compile(rb"<Code>([^<]+)</Code>")
 

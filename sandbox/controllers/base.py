@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from sandbox.controllers.everything import Everything
+from sandbox.controllers.allkinds import AllKinds
 from sandbox.controllers.objects import Object, status_patch
-from sandbox.informers import Change, Handler, Informer, SharedInformers, WorkQueue
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Change, Handler, Informer, SharedInformers
+from sandbox.kube.workqueue import WorkQueue
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.controllers")
@@ -53,12 +54,12 @@ class Context:
     kube: Kube
     informers: SharedInformers = field(init=False)
     recorder: Recorder = field(init=False)
-    everything: Everything = field(init=False)
+    all_kinds: AllKinds = field(init=False)
 
     def __post_init__(self) -> None:
         self.informers = SharedInformers(self.kube)
         self.recorder = Recorder(self.kube)
-        self.everything = Everything(self.kube, self.informers)
+        self.all_kinds = AllKinds(self.kube, self.informers)
 
 
 class Controller(ABC):
@@ -126,7 +127,7 @@ class Controller(ABC):
 
 
 async def keep_running(make: Callable[[], Controller]) -> None:
-    """Run a controller for ever: after a crash it starts anew, with a longer pause each time (0.2 to 10 s)."""
+    """Run a controller until cancelled; restart it after a crash, with an increasing back-off (0.2 to 10 s)."""
     delay = 0.2
     while True:
         controller = make()
@@ -134,7 +135,7 @@ async def keep_running(make: Callable[[], Controller]) -> None:
         try:
             await controller.run()
         except Exception:
-            log.exception("%s stopped; it starts again", controller.name)
+            log.exception("%s crashed; restarting it", controller.name)
         if asyncio.get_running_loop().time() - started > 60:
             delay = 0.2
         await asyncio.sleep(delay)

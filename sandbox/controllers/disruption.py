@@ -19,7 +19,7 @@ from sandbox.controllers.objects import (
     meta,
     with_condition,
 )
-from sandbox.informers import Change
+from sandbox.kube.informers import Change
 
 #: Real seconds after which a pod that an eviction was granted for, but that is still there, counts again.
 DELETION_TIMEOUT = 120.0

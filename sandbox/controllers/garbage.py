@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.kube import ApiError
-from sandbox.resources import Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError, Resource
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
@@ -32,7 +31,7 @@ class GarbageCollector(Controller):
         self._absent: dict[str, None] = {}
 
     def wire(self) -> None:
-        self._removers.append(self.context.everything.add_handler(self._object_changed))
+        self._removers.append(self.context.all_kinds.add_handler(self._object_changed))
 
     # --- the graph ---------------------------------------------------------------------------------------------
 
@@ -69,7 +68,7 @@ class GarbageCollector(Controller):
     # --- decisions ---------------------------------------------------------------------------------------------
 
     async def reconcile(self, key: str) -> None:
-        await self.context.everything.ready.wait()
+        await self.context.all_kinds.ready.wait()
         await self.context.informers.synced()
         known = self._objects.get(key)
         if known is None:
@@ -85,7 +84,7 @@ class GarbageCollector(Controller):
         await self._judge(resource, obj)
 
     async def _judge(self, resource: Resource, obj: Object) -> None:
-        """Delete an object none of whose owners lives, or strike dead and waiting owners off its list."""
+        """Delete an object without a living owner, or remove deleted and waiting owners from its list."""
         owners = _owners(obj)
         if not owners:
             return
@@ -122,16 +121,16 @@ class GarbageCollector(Controller):
         else:
             live = known[1]
         foreground = is_deleting(live) and FOREGROUND in (meta(live).get("finalizers") or [])
-        # An owner that waits for its blocking dependents counts as gone for them, or both would wait for ever.
+        # An owner that waits for its blocking dependents counts as deleted for them, or both would wait forever.
         return "waiting" if foreground else "solid"
 
     async def _resource_of(self, owner: Object) -> Resource:
         group = owner["apiVersion"].rpartition("/")[0]
         key = (group, owner["kind"])
-        if key not in self.context.everything.resources:
-            await self.context.everything.refresh()
+        if key not in self.context.all_kinds.resources:
+            await self.context.all_kinds.refresh()
         try:
-            return self.context.everything.resources[key]
+            return self.context.all_kinds.resources[key]
         except KeyError:
             raise ApiError(
                 404, "NotFound", f"no resource for owner kind {owner['kind']} of {owner['apiVersion']}"
@@ -166,7 +165,7 @@ class GarbageCollector(Controller):
 
     async def _drop_finalizer(self, resource: Resource, obj: Object, finalizer: str) -> None:
         rest = [each for each in meta(obj).get("finalizers") or [] if each != finalizer]
-        version = meta(obj)["resourceVersion"]  # somebody else may be changing the same list
+        version = meta(obj)["resourceVersion"]  # another client may change the same list
         await self._patch(resource, obj, {"finalizers": rest or None, "resourceVersion": version})
 
     async def _patch(self, resource: Resource, obj: Object, metadata: dict[str, Any]) -> None:

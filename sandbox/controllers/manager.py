@@ -7,21 +7,21 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from sandbox.controllers.base import Context, Controller, keep_running
-from sandbox.controllers.daemonset import DaemonSetController
-from sandbox.controllers.deployment import DeploymentController
 from sandbox.controllers.disruption import DisruptionController
 from sandbox.controllers.garbage import GarbageCollector
-from sandbox.controllers.job import JobController
 from sandbox.controllers.namespace import NamespaceController
 from sandbox.controllers.nodelifecycle import NodeLifecycleController
 from sandbox.controllers.podgc import PodCollector
 from sandbox.controllers.quota import QuotaController
-from sandbox.controllers.replicaset import ReplicaSetController
 from sandbox.controllers.scheduling.scheduler import Scheduler
 from sandbox.controllers.serviceaccount import ServiceAccountController
-from sandbox.controllers.statefulset import StatefulSetController
 from sandbox.controllers.tainteviction import TaintEvictionController
-from sandbox.kube import Kube
+from sandbox.controllers.workloads.daemonset import DaemonSetController
+from sandbox.controllers.workloads.deployment import DeploymentController
+from sandbox.controllers.workloads.job import JobController
+from sandbox.controllers.workloads.replicaset import ReplicaSetController
+from sandbox.controllers.workloads.statefulset import StatefulSetController
+from sandbox.kube.client import Kube
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.controllers")
@@ -54,7 +54,7 @@ async def run(settings: Settings, clock: Clock, kube: Kube) -> None:
     context = Context(settings, clock, kube)
     tasks = [
         asyncio.create_task(_forever("recorder", context.recorder.run), name="controllers-recorder"),
-        asyncio.create_task(_forever("discovery", context.everything.run), name="controllers-discovery"),
+        asyncio.create_task(_forever("discovery", context.all_kinds.run), name="controllers-discovery"),
     ]
     for controller in CONTROLLERS:
         task = keep_running(lambda kind=controller: kind(context))  # type: ignore[misc]
@@ -73,5 +73,5 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("%s stopped; it starts again", name)
+            log.exception("%s crashed; restarting it", name)
         await asyncio.sleep(1.0)

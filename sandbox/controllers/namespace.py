@@ -11,11 +11,10 @@ from typing import Any
 
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, condition, is_deleting, meta, with_condition
-from sandbox.informers import Change
-from sandbox.kube import ApiError
-from sandbox.resources import Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError, Resource
 
-#: Real seconds between looks while something that nobody watches (events) is left.
+#: Real seconds between two checks while only objects of unwatched kinds (events) are left.
 LOOK_AGAIN = 1.0
 
 
@@ -26,7 +25,7 @@ class NamespaceController(Controller):
 
     def wire(self) -> None:
         self.namespaces = self.watch("Namespace", self._namespace_changed)
-        self._removers.append(self.context.everything.add_handler(self._object_changed))
+        self._removers.append(self.context.all_kinds.add_handler(self._object_changed))
 
     def _namespace_changed(self, change: Change, new: Object, _old: Object | None) -> None:
         if change != "DELETED" and is_deleting(new):
@@ -39,7 +38,7 @@ class NamespaceController(Controller):
             self.queue.add(namespace)
 
     async def reconcile(self, key: str) -> None:
-        await self.context.everything.ready.wait()
+        await self.context.all_kinds.ready.wait()
         namespace = await self.kube.find("Namespace", key)
         if namespace is None or not is_deleting(namespace):
             return
@@ -61,7 +60,7 @@ class NamespaceController(Controller):
                 raise
 
     async def _empty(self, namespace: str) -> tuple[Counter[str], Counter[str]]:
-        """Delete what is there; how many objects of each resource, and of each finalizer, are left."""
+        """Delete the content; return how many objects of each resource, and of each finalizer, are left."""
         remaining: Counter[str] = Counter()
         finalizers: Counter[str] = Counter()
 
@@ -87,7 +86,7 @@ class NamespaceController(Controller):
                 finalizers.update(each for obj in objects for each in meta(obj).get("finalizers") or [])
 
         # Pods last but one and events last would be tidier; the real controller has no order either.
-        for resource in self.context.everything.namespaced():
+        for resource in self.context.all_kinds.namespaced():
             await empty(resource)
         return remaining, finalizers
 

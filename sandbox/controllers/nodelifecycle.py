@@ -11,13 +11,14 @@ from typing import Any
 
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, condition, holds, is_deleting, is_finished, meta
-from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 #: Simulated seconds without a sign of life (``--node-monitor-grace-period`` since 1.32). A kubelet renews every 10 s,
 #: so its death is noticed 40 to 50 s later.
 GRACE = 50.0
-#: Real seconds below which the grace never goes: at high speed one hiccup of this machine would kill every node.
+#: Real seconds; the grace period is never shorter: at high speed one hiccup of this machine would kill every node.
 LEAST_GRACE = 5.0
 LEASE_NAMESPACE = "kube-node-lease"
 
@@ -71,7 +72,7 @@ class NodeLifecycleController(Controller):
             self._sign(meta(new)["name"])
 
     def _sign(self, name: str) -> None:
-        """Remember a sign of life if there is a new one; unchanged heartbeats are none."""
+        """Record a new heartbeat; an unchanged one does not count."""
         node = self.context.informers("Node").get(name)
         lease = self.context.informers("Lease").get(name, LEASE_NAMESPACE)
         marker = (

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sandbox.kube import now
+from sandbox.kube.times import now
 
 Object = dict[str, Any]
 

@@ -10,8 +10,9 @@ import asyncio
 
 from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.objects import Object, is_deleting, is_finished, is_ready, meta
-from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 #: Simulated seconds that a node must be missing before its pods are removed.
 QUARANTINE = 40.0

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-_SUFFIXES = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
-    "k": Decimal("1e3"), "M": Decimal("1e6"), "G": Decimal("1e9"), "T": Decimal("1e12"), "P": Decimal("1e15"),
-    "E": Decimal("1e18"), "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50), "Ei": Decimal(2**60),
-}  # fmt: skip
+from sandbox.kube import quantities
 
 Resources = dict[str, int]
 
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> int:
-    number, suffix = text, ""
-    for candidate in ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "n", "u", "m", "k", "M", "G", "T", "P", "E"):
-        if text.endswith(candidate):
-            number, suffix = text[: -len(candidate)], candidate
-            break
-    return int((Decimal(number) * _SUFFIXES[suffix] * 1000).to_integral_value(ROUND_CEILING))
+    return quantities.parse(text)
 
 
 def parse(quantity: str | int | float) -> int:
-    """Thousandths of the unit, rounded up.
+    """Thousandths of the unit, rounded up; cached, since a round of the scheduler reads the same texts often.
 
-    :raises decimal.InvalidOperation: if it is not a quantity.
+    :raises ValueError: if it is not a quantity.
     """
     return _parse(str(quantity))
 
@@ -40,8 +29,8 @@ def render(thousandths: int) -> str:
     return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
 
 
-def parse_all(quantities: dict[str, Any] | None) -> Resources:
-    return {name: parse(value) for name, value in (quantities or {}).items()}
+def parse_all(resources: dict[str, Any] | None) -> Resources:
+    return {name: parse(value) for name, value in (resources or {}).items()}
 
 
 def add(total: Resources, more: Resources, sign: int = 1) -> None:

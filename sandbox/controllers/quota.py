@@ -11,8 +11,8 @@ from typing import Any
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, is_finished, meta
 from sandbox.controllers.quantities import Resources, add, parse, pod_requests, render
-from sandbox.informers import Change
-from sandbox.resources import Resource
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import Resource
 
 #: Native resources that count without the prefix ``requests.``.
 PLAIN = ("cpu", "memory", "ephemeral-storage")
@@ -34,7 +34,7 @@ class QuotaController(Controller):
     def wire(self) -> None:
         self.quotas = self.watch_keys("ResourceQuota")
         self.pods = self.watch("Pod", self._pod_changed)
-        self._removers.append(self.context.everything.add_handler(self._object_changed))
+        self._removers.append(self.context.all_kinds.add_handler(self._object_changed))
 
     def _pod_changed(self, change: Change, new: Object, old: Object | None) -> None:
         if change != "MODIFIED" or old is None or is_finished(old) != is_finished(new):
@@ -88,7 +88,7 @@ class QuotaController(Controller):
             plural, _, group = name.removeprefix("count/").partition(".")
         else:
             return None
-        for resource in self.context.everything.namespaced():
+        for resource in self.context.all_kinds.namespaced():
             if (resource.group, resource.plural) == (group, plural):
                 return 1000 * len(self.context.informers(resource).items(namespace))
         return None

@@ -1,4 +1,4 @@
-"""What every namespace gets by itself: the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt``.
+"""What every namespace gets automatically: the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt``.
 
 Sources: kubernetes/kubernetes ``pkg/controller/serviceaccount``, ``pkg/controller/certificates/rootcacertpublisher``.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sandbox.controllers.base import Controller
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.kube import ApiError
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
 
 ACCOUNT = "default"
 ROOT_CA = "kube-root-ca.crt"

@@ -12,8 +12,9 @@ from sandbox.controllers.base import Context, Controller
 from sandbox.controllers.matching import tolerates
 from sandbox.controllers.nodelifecycle import node_of
 from sandbox.controllers.objects import Object, is_deleting, meta
-from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 
 class TaintEvictionController(Controller):
@@ -55,14 +56,14 @@ class TaintEvictionController(Controller):
         if pod is None or is_deleting(pod):
             return
         node = self.nodes.get(pod["spec"].get("nodeName") or "")
-        patience = _patience(pod, _no_execute(node)) if node is not None else None
+        tolerated = _tolerated_seconds(pod, _no_execute(node)) if node is not None else None
         uid = meta(pod)["uid"]
-        if patience is None:
+        if tolerated is None:
             if self._since.pop(uid, None) is not None:
                 self.event(pod, "TaintManagerEviction", f"Cancelling deletion of Pod {key[0]}/{key[1]}")
             return
         clock = asyncio.get_running_loop().time()
-        left = self._since.setdefault(uid, clock) + self.clock.real(patience) - clock
+        left = self._since.setdefault(uid, clock) + self.clock.real(tolerated) - clock
         if left > 0:
             self.queue.add_after(key, left + 0.01)
             return
@@ -92,8 +93,8 @@ def _no_execute(node: Object) -> list[tuple[str, str]]:
     return sorted((each["key"], each.get("value") or "") for each in taints if each["effect"] == "NoExecute")
 
 
-def _patience(pod: Object, taints: list[tuple[str, str]]) -> float | None:
-    """Simulated seconds that a pod may stay: 0 for an untolerated taint, None for ever."""
+def _tolerated_seconds(pod: Object, taints: list[tuple[str, str]]) -> float | None:
+    """Simulated seconds that a pod may stay: 0 for an untolerated taint, None without a limit."""
     seconds: list[float] = []
     for key, value in taints:
         taint = {"key": key, "value": value, "effect": "NoExecute"}

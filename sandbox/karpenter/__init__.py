@@ -1,14 +1,14 @@
-"""Karpenter as its core was measured and its AWS provider reads: NodePool, EC2NodeClass and NodeClaim come alive.
+"""Karpenter, after measurements of its core and the source of its AWS provider: NodePools become instances.
 
 Runs against any API server; launches instances with plain EC2 calls. It acts only while a pod of the Karpenter
-Deployment is Ready, which is how a stopped Karpenter is simulated.
+Deployment is Ready; scaling the Deployment to 0 stops it.
 """
 
 from __future__ import annotations
 
 from sandbox.aws.client import Aws
-from sandbox.karpenter.controller import Leader
-from sandbox.kube import Kube
+from sandbox.karpenter.leader import Leader
+from sandbox.kube.client import Kube
 from sandbox.settings import Clock, Settings
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from sandbox.kube import now
+from sandbox.kube.times import now
 
 Object = dict[str, Any]
 AWAITING = ("AwaitingReconciliation", "object is awaiting reconciliation")

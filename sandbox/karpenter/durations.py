@@ -10,7 +10,7 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds(duration: str | None) -> float | None:
-    """Seconds of a duration; None for ``Never`` and for none at all.
+    """Seconds of a duration; None for ``Never`` and for a missing one.
 
     :raises ValueError: if it is not a duration.
     """

@@ -1,10 +1,10 @@
-"""The texts of Karpenter's events, and how often they come (kubernetes-sigs/karpenter ``**/events.go``)."""
+"""The texts of Karpenter's events, and how often they are repeated (kubernetes-sigs/karpenter ``**/events.go``)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sandbox.nodes.recorder import Recorder
+from sandbox.kube.recorder import Recorder
 
 Object = dict[str, Any]
 

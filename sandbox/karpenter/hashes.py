@@ -1,8 +1,8 @@
 """Which fields of a NodePool and an EC2NodeClass make nodes drift when they change.
 
 The real controllers hash Go structures with github.com/mitchellh/hashstructure, with the options ``SlicesAsSets``,
-``IgnoreZeroValue`` and ``ZeroNil``: the order of lists does not count, and neither does what is empty. The numbers are
-other ones here; what counts is when two of them differ.
+``IgnoreZeroValue`` and ``ZeroNil``: the order of lists does not count, and neither does what is empty. The values
+differ from the real ones; only whether two of them are equal matters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small questions about Kubernetes objects, as Karpenter asks them (kubernetes-sigs/karpenter ``pkg/utils``)."""
+"""Helpers that read Kubernetes objects (kubernetes-sigs/karpenter ``pkg/utils``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def labels(obj: Object) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}
 
 
-def notes(obj: Object) -> dict[str, str]:
+def annotations_of(obj: Object) -> dict[str, str]:
     return obj["metadata"].get("annotations") or {}
 
 
@@ -51,6 +51,11 @@ def provider_id(claim: Object) -> str:
     return str((claim.get("status") or {}).get("providerID") or "")
 
 
+def ours(node_class_ref: Object) -> bool:
+    """Whether a nodeClassRef is of the AWS provider; Karpenter's AWS build ignores pools and claims of others."""
+    return bool(node_class_ref.get("group") == "karpenter.k8s.aws" and node_class_ref.get("kind") == "EC2NodeClass")
+
+
 # --- taints ------------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +73,7 @@ def merge_taints(taints: Iterable[Object], more: Iterable[Object] | None) -> lis
 
 
 def ephemeral(taint: Object) -> bool:
-    """Expected to go by itself while a node starts."""
+    """A taint that is removed while a node starts."""
     return (taint["key"], taint["effect"]) in _EPHEMERAL or str(taint["key"]).startswith("readiness.k8s.io/")
 
 
@@ -112,7 +117,7 @@ def owned_by(pod: Object, *kinds: str) -> bool:
 
 
 def provisionable(pod: Object) -> bool:
-    """Marked Unschedulable by the scheduler, and nobody else's business."""
+    """Marked Unschedulable by the scheduler, and not owned by another mechanism (DaemonSet, static pod, preemption)."""
     status = pod.get("status") or {}
     marked = any(
         item["type"] == "PodScheduled" and item.get("reason") == "Unschedulable"
@@ -137,7 +142,7 @@ def protected(pod: Object, speed: float = 1.0) -> bool:
 
     What is neither protects nothing.
     """
-    value = notes(pod).get(DO_NOT_DISRUPT)
+    value = annotations_of(pod).get(DO_NOT_DISRUPT)
     if value is None or value == "true":
         return value is not None
     try:

@@ -1,4 +1,4 @@
-"""Sets of node requirements and when two of them go together (kubernetes-sigs/karpenter ``pkg/scheduling``)."""
+"""Sets of node requirements and when two of them are compatible (kubernetes-sigs/karpenter ``pkg/scheduling``)."""
 
 from __future__ import annotations
 

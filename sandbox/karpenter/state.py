@@ -1,8 +1,8 @@
-"""What Karpenter knows of the cluster: nodes and claims put together, pods by node, what DaemonSets will add."""
+"""Karpenter's view of the cluster: nodes with their claims, pods by node, and what DaemonSets will add."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.objects import (
@@ -20,11 +20,9 @@ from sandbox.karpenter.objects import (
     terminal,
 )
 from sandbox.karpenter.requirements import Requirements, alternatives_of, from_labels
-from sandbox.karpenter.simulation import Room
-from sandbox.nodes.quantities import Resources, add, largest, parse_all, pod_requests
-
-if TYPE_CHECKING:
-    from sandbox.informers import Informer
+from sandbox.karpenter.scheduling.simulation import Room
+from sandbox.kube.informers import Informer
+from sandbox.kube.quantities import Resources, add, largest, parse_all, pod_requests
 
 Object = dict[str, Any]
 
@@ -56,7 +54,7 @@ class State:
     # --- rooms ---------------------------------------------------------------------------------------------------
 
     def rooms(self, without: set[str] | None = None) -> list[Room]:
-        """Nodes and claims on their way that may take pods; initialized ones first, then by name.
+        """Nodes and claims (being launched) that may take pods; initialized ones first, then by name.
 
         :param without: names of claims that are left out (they are about to go).
         """

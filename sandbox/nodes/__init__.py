@@ -6,7 +6,7 @@ Runs against any API server; knows the other parts of the sandbox through the Ku
 from __future__ import annotations
 
 from sandbox.aws.client import Aws
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
 from sandbox.nodes.fleet import Fleet
 from sandbox.settings import Clock, Settings
 

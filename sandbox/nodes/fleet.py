@@ -15,16 +15,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.aws.nodegroups import registration_of
-from sandbox.informers import Change, SharedInformers
-from sandbox.kube import Kube
+from sandbox.aws.shapes import Shapes
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Change, SharedInformers
+from sandbox.kube.recorder import Recorder
+from sandbox.kube.retrying import RetryingKube
 from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
+from sandbox.nodes.context import Context
+from sandbox.nodes.host import Host
 from sandbox.nodes.identity import Identity
-from sandbox.nodes.logs import LogUploader
 from sandbox.nodes.machine import Machine
-from sandbox.nodes.patience import PatientKube
-from sandbox.nodes.recorder import Recorder
-from sandbox.nodes.shapes import Shapes
+from sandbox.nodes.runtime.logs import LogUploader
 from sandbox.settings import Clock, Settings
 
 log = logging.getLogger("sandbox.nodes")
@@ -35,19 +37,20 @@ _DEAD = ("shutting-down", "terminated", "stopping", "stopped")
 
 
 class Fleet:
-    """
-    :ivar folder: scratch files of all nodes.
-    """
+    """Starts a machine for each instance of the cluster, and hands it the pods that are bound to its node."""
 
     def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.kube: Kube = PatientKube(kube)
-        self.latencies = Latencies(settings.seed)
-        self.recorder = Recorder(kube, "kubelet")
-        self.logs = LogUploader(kube)
-        self.folder = settings.state_dir / "nodes"
-        self.identity = Identity(aws, self.kube, settings.cluster_name)
+        retrying = RetryingKube(kube)
+        self._context = Context(
+            settings=settings,
+            clock=clock,
+            kube=retrying,
+            latencies=Latencies(settings.seed),
+            recorder=Recorder(kube, "kubelet"),
+            logs=LogUploader(kube),
+            identity=Identity(aws, retrying, settings.cluster_name),
+            folder=settings.state_dir / "nodes",
+        )
         self._aws = aws
         self._shapes = Shapes(aws)
         self._informers = SharedInformers(kube)
@@ -57,17 +60,17 @@ class Fleet:
 
     async def run(self) -> None:
         """Until cancelled; then nothing of it is left running."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, mode=0o700)
+        shutil.rmtree(self._context.folder, ignore_errors=True)
+        self._context.folder.mkdir(parents=True, mode=0o700)
         pods, nodes = self._informers("Pod"), self._informers("Node")
         pods.add_index("node", lambda pod: [pod["spec"]["nodeName"]] if pod["spec"].get("nodeName") else [])
         self._pods = pods
         await self._informers.synced()
         pods.add_handler(self._pod)
         nodes.add_handler(self._node)
-        helpers = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self.logs.run())]
+        helpers = [asyncio.create_task(self._context.recorder.run()), asyncio.create_task(self._context.logs.run())]
         try:
-            with self.settings.faults.heard_by(self._faults_changed):
+            with self._context.settings.faults.heard_by(self._faults_changed):
                 await self._follow_ec2()
         finally:
             for helper in helpers:
@@ -75,11 +78,11 @@ class Fleet:
             await asyncio.gather(*(machine.stop() for machine in self._machines.values()), return_exceptions=True)
             await asyncio.gather(*helpers, return_exceptions=True)
             await self._informers.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._context.folder, ignore_errors=True)
 
     def _faults_changed(self) -> None:
         for machine in self._attached.values():
-            machine.suffer()
+            machine.host.faults_changed()
 
     async def _follow_ec2(self) -> None:
         first = True
@@ -89,10 +92,10 @@ class Fleet:
                 first = False
             except (ClientError, BotoCoreError) as error:
                 log.warning("EC2 did not answer: %s", error)
-            await asyncio.sleep(min(LARGEST_LOOK, max(LEAST_LOOK, self.clock.real(LOOK))))
+            await asyncio.sleep(min(LARGEST_LOOK, max(LEAST_LOOK, self._context.clock.real(LOOK))))
 
     async def _look(self, first: bool) -> None:
-        owned = {"Name": f"tag:kubernetes.io/cluster/{self.settings.cluster_name}", "Values": ["owned"]}
+        owned = {"Name": f"tag:kubernetes.io/cluster/{self._context.settings.cluster_name}", "Values": ["owned"]}
         found = await self._aws.paginate("ec2", "describe_instances", "Reservations[].Instances[]", Filters=[owned])
         instances = {instance["InstanceId"]: instance for instance in found}
         for instance_id, instance in instances.items():
@@ -106,7 +109,7 @@ class Fleet:
         for instance_id in [known for known in self._machines if known not in instances]:
             machine = self._machines[instance_id]
             await self._leave(instance_id)
-            await self._forget(machine.instance)
+            await self._forget(machine.host.instance)
 
     async def _join(self, instance: dict[str, Any], first: bool) -> None:
         shape = await self._shapes.get(instance["InstanceType"])
@@ -116,40 +119,46 @@ class Fleet:
         # The cluster's own node group was there long before the sandbox's first look.
         grouped = nodeobject.GROUP_TAG in nodeobject.tags_of(instance)
         registration = await registration_of(self._aws, instance["InstanceId"]) if grouped else ({}, [])
-        machine = Machine(self, instance, shape, existing=first and grouped, registration=registration)
+        machine = Machine(
+            Host(self._context, instance, shape),
+            existing=first and grouped,
+            registration=registration,
+            registered_as=self._attach,
+            pods_on=self._pods_on,
+        )
         self._machines[instance["InstanceId"]] = machine
         machine.start()
 
     async def _leave(self, instance_id: str) -> None:
-        """The instance has no power any more."""
+        """The instance is powered off."""
         machine = self._machines.pop(instance_id, None)
         self._ended.add(instance_id)
         if machine is not None:
-            self._attached.pop(machine.name, None)
+            self._attached.pop(machine.host.name, None)
             await machine.stop()
-            shutil.rmtree(machine.folder, ignore_errors=True)
+            shutil.rmtree(machine.host.folder, ignore_errors=True)
 
     async def _forget(self, instance: dict[str, Any]) -> None:
         """Delete the Node of a terminated instance."""
         provider = nodeobject.provider_id(instance)
         for node in self._informers("Node").items():
             if node["spec"].get("providerID") == provider and not node["metadata"].get("deletionTimestamp"):
-                self.recorder.event(
+                self._context.recorder.event(
                     node,
                     "DeletingNode",
                     f"Deleting node {node['metadata']['name']} because it does not exist in the cloud provider",
                 )
-                await self.kube.delete("Node", node["metadata"]["name"], uid=node["metadata"]["uid"])
+                await self._context.kube.delete("Node", node["metadata"]["name"], uid=node["metadata"]["uid"])
 
     # --- objects -------------------------------------------------------------------------------------------------
 
-    def attach(self, machine: Machine) -> None:
+    def _attach(self, machine: Machine) -> None:
         """The machine's node is registered: pods that are bound to it may start."""
-        self._attached[machine.name] = machine
-        for pod in self.pods_on(machine.name):
+        self._attached[machine.host.name] = machine
+        for pod in self._pods_on(machine.host.name):
             machine.pod_changed("ADDED", pod)
 
-    def pods_on(self, node_name: str) -> list[dict[str, Any]]:
+    def _pods_on(self, node_name: str) -> list[dict[str, Any]]:
         return self._pods.by_index("node", node_name)
 
     def _pod(self, change: Change, pod: dict[str, Any], _old: dict[str, Any] | None) -> None:
@@ -160,4 +169,4 @@ class Fleet:
     def _node(self, change: Change, node: dict[str, Any], _old: dict[str, Any] | None) -> None:
         machine = self._attached.get(node["metadata"]["name"])
         if machine is not None and change != "DELETED":
-            machine.node_changed(node)
+            machine.host.node_changed(node)

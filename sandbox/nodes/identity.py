@@ -1,7 +1,7 @@
-"""Who EKS lets in, and what it gives credentials to: nodes by their role's access entry, pods by pod identity or IRSA.
+"""Which nodes EKS admits (by access entries) and which pods get AWS credentials (by pod identity or IRSA).
 
 * A kubelet's token names the role of its instance profile. Without an access entry for it EKS answers 401, the Node
-  object is never made, and the kubelet goes on trying (docs.aws.amazon.com/eks, 'Grant IAM users access to Kubernetes
+  object is never created, and the kubelet keeps trying (docs.aws.amazon.com/eks, 'Grant IAM users access to Kubernetes
   with EKS access entries'; kubernetes v1.35 ``pkg/kubelet/kubelet_node_status.go``, ``registerWithAPIServer``).
 * A pod has AWS credentials if the pod identity webhook found an association of its ServiceAccount when the pod was
   *created*, or an annotation for IRSA (docs.aws.amazon.com/eks, 'Learn how EKS Pod Identity grants pods access to AWS
@@ -19,9 +19,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
-from sandbox.kube import Kube
+from sandbox.kube.client import Kube
 from sandbox.nodes import nodeobject
-from sandbox.nodes.processes import Simulated
+from sandbox.nodes.runtime.processes import Simulated
 
 Object = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Identity:
         try:
             role = await self._role_of(instance)
             if not role:
-                return True  # no profile: nobody's node but a test's, or one that another way lets in
+                return True  # no profile: a test's node, or one that is admitted in another way
             answer = await self._aws.call("eks", "describe_access_entry", clusterName=self._cluster, principalArn=role)
         except ClientError as error:
             code = error.response["Error"]["Code"]
@@ -61,7 +61,7 @@ class Identity:
         return bool(answer["accessEntry"]["type"] == NODE_ENTRY)
 
     async def _role_of(self, instance: Object) -> str:
-        """ARN of the role with which the instance speaks; empty if it has none."""
+        """ARN of the role of the instance profile; empty without one."""
         profile = instance.get("IamInstanceProfile") or await self._profile_of(instance["InstanceId"])
         if profile:
             name = str(profile["Arn"]).rpartition("/")[2]
@@ -106,7 +106,7 @@ class Identity:
         return any([await self._older(each["associationId"], made) for each in answer["associations"]])
 
     async def _older(self, association: str, made: datetime) -> bool:
-        """Whether the association was there when the pod was made; both are told in whole seconds."""
+        """Whether the association existed when the pod was created; both times are in whole seconds."""
         answer = await self._aws.call(
             "eks", "describe_pod_identity_association", clusterName=self._cluster, associationId=association
         )

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sandbox.nodes.quantities import render_all
-from sandbox.nodes.shapes import Shape
+from sandbox.aws.shapes import Shape
+from sandbox.kube.quantities import render_all
 from sandbox.settings import Settings
 
 Object = dict[str, Any]
@@ -15,7 +15,7 @@ NOT_READY_TAINT = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"
 UNREGISTERED_TAINT = {"key": "karpenter.sh/unregistered", "effect": "NoExecute"}
 POOL_TAG = "karpenter.sh/nodepool"
 GROUP_TAG = "eks:nodegroup-name"
-#: First Kubernetes version for which nodeadm labels nodes with NVIDIA devices at registration, whoever launched them
+#: First Kubernetes version for which nodeadm labels nodes with NVIDIA devices at registration, whatever launched them
 #: (awslabs/amazon-eks-ami v20260714 ``nodeadm/internal/kubelet/config.go``, ``labels.go``: the PCI vendor decides).
 LABELS_NVIDIA_FROM = (1, 35)
 GPU_PRESENT = "nvidia.com/gpu.present"
@@ -107,7 +107,7 @@ def status_of(instance: Object, shape: Shape, settings: Settings, moment: str) -
 
 def _node_info(instance_id: str, shape: Shape, settings: Settings) -> Object:
     machine = hashlib.sha256(instance_id.encode()).hexdigest()
-    # The AMI's: of a node that registers after an upgrade it is the new one, and those that stand keep theirs.
+    # The AMI's: a node that registers after an upgrade has the new one; existing nodes keep theirs.
     release = settings.control_plane
     version = f"v{release}.{_KUBELET_PATCH.get(release, 0)}-eks-9d7a4b2"
 
@@ -164,7 +164,7 @@ ACCELERATOR = "AcceleratedHardwareReady"
 
 
 def accelerator_condition(xid: int | None, moment: str) -> Object:
-    """What the agent says about the node's GPUs; without an XID as it does after its start.
+    """The condition that the agent writes about the node's GPUs; without an XID, the one it writes at its start.
 
     Texts: ``dcgm_policies.go``, ``pkg/reasons`` and ``cmd/eks-node-monitoring-agent/main.go``.
     """

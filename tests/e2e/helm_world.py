@@ -399,7 +399,7 @@ def wait_for(what: str, holds: Callable[[], Any], patience: float = 20.0) -> Any
 @contextlib.asynccontextmanager
 async def _controllers(cluster: Running) -> AsyncIterator[None]:
     from sandbox.controllers import run
-    from sandbox.kube import Kube
+    from sandbox.kube.client import Kube
     from sandbox.settings import Clock
 
     kube = Kube.from_kubeconfig(cluster.kubeconfig, user_agent="controllers")

@@ -41,7 +41,7 @@ class Entry:
 
     @cached_property
     def facts(self) -> Json:
-        """Labels, node and owners of the object, see ``sandbox/apiserver/audit.py``."""
+        """Labels, node and owners of the object, see ``sandbox/apiserver/requests/audit.py``."""
         found: Json = json.loads(self.raw.get("annotations", {}).get("sandbox/object", "{}"))
         return found
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox import state
-from sandbox.cloud import ALL_PARTS, choose_parts
+from sandbox.options import ALL_PARTS, choose_parts
 from sandbox.state import SandboxError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_port_in_use_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     assert "--charts-port" in done.stderr
     assert not (tmp_path / "state.json").exists()
     detached = _sandbox(tmp_path, "up", "--detach", "--parts", "nonsense")
-    assert (detached.returncode, "there is no part nonsense" in detached.stderr) == (2, True)
+    assert (detached.returncode, "unknown part nonsense" in detached.stderr) == (2, True)
 
 
 def test_state_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_nothing_running_is_told_by_exit_codes(tmp_path: Path) -> None:
         (["charts"], None, {"charts"}),
         (["nodes", "aws"], None, "need the part apiserver"),
         (["apiserver"], None, "need the part aws"),
-        (["aws", "gpu"], None, "there is no part gpu"),
+        (["aws", "gpu"], None, "unknown part gpu"),
     ],
 )
 def test_choice_of_parts(names: list[str] | None, kubeconfig: Path | None, parts: set[str] | str) -> None:

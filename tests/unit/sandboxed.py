@@ -19,8 +19,9 @@ from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
 from sandbox.audit import AuditLog
-from sandbox.cloud import Cloud, Options
+from sandbox.cloud import Cloud
 from sandbox.faults import FaultBoard
+from sandbox.options import Options
 from sandbox.settings import Settings
 
 KARPENTER_CRDS = Path(__file__).resolve().parents[2] / "sandbox" / "charts" / "karpenter-crd" / "templates"

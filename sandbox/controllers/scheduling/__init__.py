@@ -1,1 +1,1 @@
-"""The scheduler: what it sees, which nodes a pod fits, whom it may displace, and the loop that decides."""
+"""The scheduler: what it sees, which nodes a pod fits, which pods it may preempt, and the loop that decides."""

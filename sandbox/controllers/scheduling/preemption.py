@@ -1,4 +1,4 @@
-"""Whom a pod may displace. Source: kubernetes/kubernetes ``pkg/scheduler/framework/preemption``."""
+"""Which pods a pod may preempt. Source: kubernetes/kubernetes ``pkg/scheduler/framework/preemption``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduling loop: pending pods, most important first, each onto the best node it fits or told why not.
+"""The scheduling loop: pending pods, most important first, each bound to its best node or reported unschedulable.
 
 Source: kubernetes/kubernetes ``pkg/scheduler/schedule_one.go``. All pending pods are looked at again whenever something
 changed that could let one of them fit; there is no back-off queue, since a look costs microseconds here.
@@ -20,8 +20,9 @@ from sandbox.controllers.quantities import pod_requests
 from sandbox.controllers.scheduling import preemption
 from sandbox.controllers.scheduling.predicates import Refusal, refusal
 from sandbox.controllers.scheduling.snapshot import NodeInfo, Snapshot, priority, uid
-from sandbox.informers import Change
-from sandbox.kube import ApiError, now
+from sandbox.kube.informers import Change
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 
 log = logging.getLogger("sandbox.controllers")
 
@@ -101,7 +102,7 @@ class Scheduler(Controller):
     async def _schedule(self, pod: Object, snapshot: Snapshot) -> None:
         if pod["spec"].get("schedulingGates"):
             text = "Scheduling is blocked due to non-empty scheduling gates"
-            await self._tell(pod, "SchedulingGated", text)
+            await self._report(pod, "SchedulingGated", text)
             return
         refusals: dict[str, Refusal] = {}
         fitting: list[NodeInfo] = []
@@ -137,7 +138,7 @@ class Scheduler(Controller):
 
     async def _refuse(self, pod: Object, snapshot: Snapshot, refusals: dict[str, Refusal]) -> None:
         if not snapshot.nodes:
-            await self._tell(pod, "Unschedulable", "no nodes available to schedule pods")
+            await self._report(pod, "Unschedulable", "no nodes available to schedule pods")
             return
         message = _counted(len(snapshot.nodes), [reason for each in refusals.values() for reason in each.reasons])
         obstacle = preemption.not_eligible(pod, snapshot)
@@ -156,7 +157,7 @@ class Scheduler(Controller):
                 nominate = candidate.node
                 for victim in candidate.victims:
                     await self._displace(pod, victim, candidate.node)
-        await self._tell(pod, "Unschedulable", message, nominate)
+        await self._report(pod, "Unschedulable", message, nominate)
 
     async def _displace(self, pod: Object, victim: Object, node: str) -> None:
         if is_deleting(victim):
@@ -186,8 +187,8 @@ class Scheduler(Controller):
                 raise
         await self.kube.delete("Pod", name, namespace, uid=uid(victim))
 
-    async def _tell(self, pod: Object, reason: str, message: str, nominate: str | None = None) -> None:
-        """Write the pod's PodScheduled condition if it says something else, and the event."""
+    async def _report(self, pod: Object, reason: str, message: str, nominate: str | None = None) -> None:
+        """Write the pod's PodScheduled condition if it differs, and record the event."""
         present = condition(pod, "PodScheduled")
         nominated = (pod.get("status") or {}).get("nominatedNodeName")
         same = present is not None and (present.get("reason"), present.get("message")) == (reason, message)

@@ -78,7 +78,7 @@ class Snapshot:
             self.assume(pod, place)
 
     def assume(self, pod: Object, node: str) -> None:
-        """Count a pod on a node before the API server says so."""
+        """Count a pod on a node before the API server reports it there."""
         if node in self.nodes:
             self.nodes[node].pods[uid(pod)] = pod
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sandbox.apiserver import Running
-from sandbox.apiserver.mutation import mirrored
+from sandbox.apiserver.admission.mutation import mirrored
 from tests.sandbox.apiserver.builders import DEPLOYMENTS, PODS, deployment, pod
 from tests.sandbox.apiserver.client import Api
 

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from sandbox.apiserver import protobuf
 from sandbox.apiserver.errors import ApiError
+from sandbox.apiserver.requests import protobuf
 from tests.sandbox.apiserver.client import Api
 
 SECRETS = "/api/v1/namespaces/default/secrets"

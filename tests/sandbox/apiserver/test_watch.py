@@ -78,7 +78,7 @@ async def test_a_watch_ends_after_its_timeout(api: Api) -> None:
 
 
 async def test_periodic_bookmarks(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.apiserver.watch.BOOKMARK_INTERVAL", 0.05)
+    monkeypatch.setattr("sandbox.apiserver.requests.watch.BOOKMARK_INTERVAL", 0.05)
     async with api.watch(f"{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion=1") as watch:
         kind, obj = await watch.next()
     assert (kind, "annotations" in obj["metadata"]) == ("BOOKMARK", False)

@@ -15,8 +15,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from sandbox.aws.authenticator import Authenticator, Identity, InvalidToken
 from sandbox.aws.client import Aws
+from sandbox.aws.eks.authenticator import Authenticator, Identity, InvalidToken
 from sandbox.aws.interruptions import Interruptions, Kind, UnknownInstance
 from sandbox.aws.testing import RunningCloud
 from sandbox.settings import Clock

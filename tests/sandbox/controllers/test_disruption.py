@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sandbox.controllers.objects import condition, meta
-from sandbox.kube import ApiError
+from sandbox.kube.resources import ApiError
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 

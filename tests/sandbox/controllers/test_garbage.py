@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from sandbox.controllers.objects import meta
-from sandbox.kube import Resource
+from sandbox.kube.resources import Resource
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.controllers.objects import condition
-from sandbox.kube import ApiError
+from sandbox.kube.resources import ApiError
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sandbox.controllers.objects import condition, holds, meta, phase
-from sandbox.kube import now
+from sandbox.kube.times import now
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 
@@ -40,7 +40,7 @@ async def _heart_of(cluster: World, node: str) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_dead_kubelet_is_noticed_and_its_pods_leave_after_their_patience(fast_cluster: World) -> None:
+async def test_a_dead_kubelet_is_noticed_and_its_pods_leave_after_their_toleration(fast_cluster: World) -> None:
     cluster = fast_cluster
     await cluster.create(builders.node("n1"), builders.workload("Deployment", replicas=1))
     beating = asyncio.create_task(_heart_of(cluster, "n1"))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.controllers.daemonset import DaemonSetController
 from sandbox.controllers.objects import meta, phase
+from sandbox.controllers.workloads.daemonset import DaemonSetController
 from tests.sandbox.controllers import builders
 from tests.sandbox.controllers.world import World
 
@@ -109,5 +109,5 @@ async def test_a_crashed_controller_starts_again(
     await cluster.restart_controllers()
     await cluster.create(builders.node(), builders.workload("DaemonSet"))
     await cluster.pods(1, _runs("pause:1"))
-    assert "daemonset-controller stopped; it starts again" in caplog.text
+    assert "daemonset-controller crashed; restarting it" in caplog.text
     assert len(attempts) == 2

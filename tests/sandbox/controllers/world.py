@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.apiserver import serve
-from sandbox.apiserver.auth import refuse_tokens
+from sandbox.apiserver.access.auth import refuse_tokens
 from sandbox.controllers import run
 from sandbox.controllers.objects import is_finished, meta
-from sandbox.informers import Informer, SharedInformers
-from sandbox.kube import ApiError, Kube, now
+from sandbox.kube.client import Kube
+from sandbox.kube.informers import Informer, SharedInformers
+from sandbox.kube.resources import ApiError
+from sandbox.kube.times import now
 from sandbox.pki import Pki
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]
 #: Real seconds after which an expectation of a test has failed.
-PATIENCE = 8.0
+TIMEOUT = 8.0
 
 
 @dataclass
@@ -61,12 +63,12 @@ class World:
         await self.informers(kind).caught_up(answer)
 
     async def until(
-        self, kind: str, predicate: Callable[[Informer], Any], *, patience: float = PATIENCE, what: str = ""
+        self, kind: str, predicate: Callable[[Informer], Any], *, within: float = TIMEOUT, what: str = ""
     ) -> Any:
         informer = self.informers(kind)
         await informer.synced.wait()
         try:
-            return await informer.wait_until(predicate, patience)
+            return await informer.wait_until(predicate, within)
         except TimeoutError:
             present = [(meta(obj)["name"], meta(obj).get("finalizers"), obj.get("status")) for obj in informer.items()]
             raise AssertionError(f"{what or kind} never came; there is {present}") from None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from sandbox.kube import ApiError
+from sandbox.kube.resources import ApiError
 from tests.sandbox.karpenter.talk import claims, conditions_of, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import (
     Cluster,

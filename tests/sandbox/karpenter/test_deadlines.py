@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from sandbox.karpenter.conditions import condition, is_true
-from sandbox.kube import now
+from sandbox.kube.times import now
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool, simulated
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

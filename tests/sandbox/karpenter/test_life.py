@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
-from sandbox.kube import ApiError
+from sandbox.kube.resources import ApiError
 from tests.sandbox.karpenter.talk import PAUSE, claims, conditions_of, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.karpenter.overlays import APPLIED, Store, Unevaluated, by_weight, evaluate, gate, selects
-from sandbox.karpenter.provisioner import manifest
+from sandbox.karpenter.controllers.overlays import APPLIED, Store, Unevaluated, by_weight, evaluate, gate, selects
+from sandbox.karpenter.controllers.provisioner import manifest
 from tests.sandbox.karpenter.test_simulation import G5, P4D, _NoClasses, _plan, _pod, _template, _types
 from tests.sandbox.nodes.cluster import karpenter_deployment, node_pool
 

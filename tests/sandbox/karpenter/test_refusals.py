@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from sandbox.karpenter.cloudprovider.refusals import FleetError, InsufficientCapacity, LaunchError, combined, reason_of
 from sandbox.karpenter.conditions import condition
-from sandbox.karpenter.refusals import FleetError, InsufficientCapacity, LaunchError, combined, reason_of
 from tests.corpus import entries
 from tests.sandbox.karpenter.talk import claims, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, node_pool

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.karpenter.requirements import Incompatible, alternatives_of, from_entries, from_labels, requirement
+from sandbox.karpenter.requirements import (
+    Incompatible,
+    alternatives_of,
+    from_entries,
+    from_labels,
+    requirement,
+)
 
 
 def _entry(key, operator, *values):

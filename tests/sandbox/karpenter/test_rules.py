@@ -6,18 +6,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sandbox.karpenter.budgets import allowed
+from sandbox.aws.shapes import Shape
+from sandbox.karpenter.cloudprovider.prices import price
 from sandbox.karpenter.conditions import Conditions
+from sandbox.karpenter.controllers.budgets import allowed
+from sandbox.karpenter.controllers.claimconditions import drift_of
+from sandbox.karpenter.controllers.interruption import actions
+from sandbox.karpenter.controllers.lifecycle import initialization_complaint, registration_patch
+from sandbox.karpenter.controllers.nodepool import runtime_errors
+from sandbox.karpenter.controllers.termination import eviction_groups
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.hashes import class_hash, template_hash
-from sandbox.karpenter.interruption import actions
-from sandbox.karpenter.lifecycle import initialization_complaint, registration_patch
-from sandbox.karpenter.marks import drift_of
-from sandbox.karpenter.nodepool import runtime_errors
 from sandbox.karpenter.objects import provisionable
-from sandbox.karpenter.prices import price
-from sandbox.karpenter.termination import eviction_groups
-from sandbox.nodes.shapes import Shape
 from tests.sandbox.nodes.cluster import node_class, node_pool
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.karpenter.catalog import instance_type
-from sandbox.karpenter.provisioner import manifest, pool_requirements
+from sandbox.aws.shapes import Shape
+from sandbox.karpenter.cloudprovider.catalog import instance_type
+from sandbox.karpenter.controllers.provisioner import manifest, pool_requirements
 from sandbox.karpenter.requirements import from_labels
-from sandbox.karpenter.simulation import Room, Simulation, Template
-from sandbox.nodes.quantities import parse_all
-from sandbox.nodes.shapes import Shape
+from sandbox.karpenter.scheduling.simulation import Room, Simulation, Template
+from sandbox.kube.quantities import parse_all
 from tests.sandbox.nodes.cluster import gpu_pod, node_pool
 
 _BOTH = ("on-demand", "spot")

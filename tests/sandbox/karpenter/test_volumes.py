@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.karpenter.launchtemplates import block_devices
+from sandbox.karpenter.cloudprovider.launchtemplates import block_devices
 
 
 @pytest.mark.parametrize(

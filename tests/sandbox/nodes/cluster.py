@@ -16,7 +16,8 @@ from sandbox.apiserver.server import running
 from sandbox.aws.client import Aws
 from sandbox.aws.testing import running_account, running_cloud
 from sandbox.karpenter.conditions import is_true
-from sandbox.kube import ApiError, Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.resources import ApiError
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]
@@ -69,14 +70,14 @@ class Cluster:
         await self.until(served)
 
     async def until(
-        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, patience: float = 40.0
+        self, what: Callable[[], Any], describe: Callable[[], Any] | None = None, within: float = 40.0
     ) -> Any:
         """Look until ``what()`` (awaited) is true; its value.
 
-        :raises AssertionError: after ``patience`` real seconds, with what ``describe()`` says.
+        :raises AssertionError: after ``within`` real seconds, with what ``describe()`` says.
         """
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(within):
                 while True:
                     for name, task in self.parts.items():
                         if task.done():

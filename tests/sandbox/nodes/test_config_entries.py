@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.kube import Object
+from sandbox.kube.client import Object
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, plugin_objects, slicing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,17 +90,17 @@ async def test_a_running_pod_notices_a_missing_entry_only_when_it_starts_anew(no
 
 
 async def test_a_plugin_whose_file_is_gone_exits_over_it(nodes: Cluster) -> None:
-    from sandbox.nodes.plugin import PluginPod
-    from sandbox.nodes.plugin_config import ConfigError
+    from sandbox.nodes.gpus.plugin_config import ConfigError
+    from sandbox.nodes.pods.plugin import PluginPod
 
     (node,) = [each["metadata"]["name"] for each in await nodes.kube.list("Node", label_selector=LABEL)]
     pod = await plugin_pod(nodes, node)
 
-    class Machine:
+    class Host:
         kube = nodes.kube
 
     assert pod is not None
-    shared = PluginPod(Machine(), pod)  # type: ignore[arg-type]
+    shared = PluginPod(Host(), pod)  # type: ignore[arg-type]
     shared.entry = "gone"
     with pytest.raises(ConfigError, match=r"error opening config file: open /config/config\.yaml: no such file"):
         await shared.config()

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from sandbox.nodes.devices import AdmissionError, DeviceManager
-from sandbox.nodes.gpus import gpus_of
-from sandbox.nodes.plugin_config import Sharing, Strategy
-from sandbox.nodes.shapes import Shape
+from sandbox.aws.shapes import Shape
+from sandbox.nodes.gpus.devices import AdmissionError, DeviceManager
+from sandbox.nodes.gpus.physical import gpus_of
+from sandbox.nodes.gpus.plugin_config import Sharing, Strategy
 
 
 def _gpus(count: int):

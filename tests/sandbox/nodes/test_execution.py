@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.nodes.execution import Command, Executed, replace_paths, search_path
-from sandbox.nodes.gpus import gpus_of
-from sandbox.nodes.processes import SIGKILL_CODE
-from sandbox.nodes.shapes import Shape
+from sandbox.aws.shapes import Shape
+from sandbox.nodes.gpus.physical import gpus_of
+from sandbox.nodes.runtime.execution import Command, Executed, replace_paths, search_path
+from sandbox.nodes.runtime.processes import SIGKILL_CODE
 
 _SHAPE = Shape("g5.12xlarge", 48, 1000, 10, "amd64", 2, "A10G", 22888, ("on-demand",), "nitro", 0)
 GPUS = gpus_of("i-1", _SHAPE)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
-from sandbox.kube import ApiError, Kube
+from sandbox.kube.client import Kube
+from sandbox.kube.resources import ApiError
 from tests.sandbox.nodes.cluster import (
     GPU_TOLERATION,
     PLUGIN_IMAGE,
@@ -227,7 +228,7 @@ async def test_an_api_server_that_answers_500_for_a_while_loses_no_pod(nodes: Cl
             raise ApiError(500, "InternalError", "injected")
         return await real(self, method, path, **request)
 
-    monkeypatch.setattr("sandbox.nodes.patience.PAUSE", 0.02)
+    monkeypatch.setattr("sandbox.kube.retrying.PAUSE", 0.02)
     monkeypatch.setattr(Kube, "raw", flaky)
     await nodes.apply(gpu_pod("sturdy", 0, PROBE_IMAGE, ["true"], nodeName=name))
     await nodes.pod_phase("sturdy", "Succeeded")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.nodes.images import ImageStore, PullError, parse_reference, pull_step, resolve
+from sandbox.nodes.runtime.images import ImageStore, PullError, parse_reference, pull_step, resolve
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.nodes.execution import BIN, PYTHON, Command, Executed, search_path
-from sandbox.nodes.gpus import gpus_of
-from sandbox.nodes.shapes import Shape
+from sandbox.aws.shapes import Shape
+from sandbox.nodes.gpus.physical import gpus_of
+from sandbox.nodes.runtime.execution import BIN, PYTHON, Command, Executed, search_path
 
 _SHAPE = Shape("g5.xlarge", 4, 1000, 10, "amd64", 1, "A10G", 22888, ("on-demand",), "nitro", 0)
 (GPU,) = gpus_of("i-1", _SHAPE)

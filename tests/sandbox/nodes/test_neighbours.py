@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sandbox.aws.nodegroups import NodeGroupError, add_node
+from sandbox.aws.shapes import Shape
 from sandbox.nodes import nodeobject
-from sandbox.nodes.shapes import Shape
 from sandbox.settings import Settings
 from tests.sandbox.nodes.cluster import Cluster, plugin_objects, slicing
 from tests.sandbox.nodes.static_plugin import NAME, static_plugin

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from sandbox.kube import now
-from sandbox.nodes.pod import PodWorker
-from sandbox.nodes.podstatus import ContainerState, PodFacts, status_of
+from sandbox.kube.times import now
+from sandbox.nodes.pods.pod import PodWorker
+from sandbox.nodes.pods.podstatus import ContainerState, PodFacts, status_of
 from tests.sandbox.nodes.cluster import PROBE_IMAGE, VECTORADD_IMAGE, Cluster, gpu_pod, plugin_objects, slicing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.nodes.plugin_config import ConfigError, Sharing, Strategy, choose, parse
+from sandbox.nodes.gpus.plugin_config import ConfigError, Sharing, Strategy, choose, parse
 
 _PREFIX = "unable to parse config file: error parsing config file: "
 _JSON = "unmarshal error: error unmarshaling JSON: while decoding JSON: "

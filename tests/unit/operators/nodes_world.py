@@ -59,7 +59,7 @@ class NodesWorld:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=patience)
 
     def mutate(self, **params: Any) -> None:
-        """A mutating webhook for all pods, see ``sandbox.apiserver.mutation``."""
+        """A mutating webhook for all pods, see ``sandbox.apiserver.admission.mutation``."""
         self.cluster.settings.faults.set("mutate-pods", params)
 
     def until(self, what: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from gpu_fleet.core.capacity.placeholders import (
     plan_placeholders,
 )
 from gpu_fleet.core.manifests.build import pool_labels
-from sandbox.karpenter.validation import refusal
+from sandbox.karpenter.scheduling.validation import refusal
 from tests.unit.core.cluster_objects import POOL, claim, node, placeholder
 from tests.unit.core.specs import demo_spec
 

@@ -13,7 +13,7 @@ from gpu_fleet.core.teardown.leaks import (
     leak_message,
     profile_candidates,
 )
-from sandbox.karpenter.launchtemplates import template_tags
+from sandbox.karpenter.cloudprovider.launchtemplates import template_tags
 from tests.unit.core.specs import demo_spec
 
 PRICES = PriceList("us-west-2", "2025-06-05", "a page", {"g5.xlarge": 1.0}, {"gp3": 0.08})

@@ -1,0 +1,1 @@
+"""How a patch or an applied configuration changes an object."""

@@ -1,0 +1,1 @@
+"""The types of objects: decoding, defaulting, CustomResourceDefinitions and structural schemas."""

@@ -1,0 +1,1 @@
+"""EKS: clusters, access entries, pod identities, managed node groups, and the tokens of its API servers."""

@@ -1,0 +1,1 @@
+"""Controllers that create pods: ReplicaSet, Deployment, StatefulSet, DaemonSet and Job."""

@@ -1,0 +1,1 @@
+"""Karpenter's controllers, named as in kubernetes-sigs/karpenter ``pkg/controllers``."""

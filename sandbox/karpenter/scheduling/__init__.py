@@ -1,0 +1,1 @@
+"""Karpenter's scheduling simulation: where pods would fit, and which pods it ignores."""

@@ -1,0 +1,1 @@
+"""The Kubernetes client of the controllers, the nodes and Karpenter: requests, informers, work queues, events."""

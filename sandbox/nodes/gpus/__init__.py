@@ -1,0 +1,1 @@
+"""The GPUs of a node: physical identities, device manager, plugin configuration, labels, and faults."""

@@ -1,0 +1,1 @@
+"""The container runtime: images, environments, processes and their logs."""
