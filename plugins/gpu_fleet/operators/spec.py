@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from gpu_fleet.core.errors import SpecError, TransientError
+from gpu_fleet.operators.base import task_states
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
@@ -127,10 +128,10 @@ class FreezeSpecOperator(BaseOperator):
         """
         from gpu_fleet.core.run_shape import difference
 
-        ti, dag = context["ti"], self.get_dag()
+        dag = self.get_dag()
         until, told = time.monotonic() + DAG_PATIENCE_S, ""
         while dag is not None:
-            states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+            states = task_states(context)
             differs = difference(dag.task_ids, states) if self.task_id in states else ""
             if not differs:
                 return

@@ -11,8 +11,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.core.teardown.approval import Answer, answer_to, shows_nothing_left
+from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.links import ReportLink
-from gpu_fleet.operators.turn import SKIPPED
+from gpu_fleet.operators.lock import SKIPPED
 from gpu_fleet.operators.validation.cleanup import STILL_PAID
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
@@ -107,8 +108,7 @@ class RunVerdictOperator(BaseOperator):
 
     def _verdict(self, context: Any) -> str:
         ti = context["ti"]
-        answer = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
-        states = answer.get(ti.run_id, {})
+        states = task_states(context)
         failed = failed_tasks(states, self.watched)
         if failed:
             gone = self._nothing_left(ti) is not None

@@ -8,8 +8,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.lock import ReleaseLockOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
-from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
 from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import end_run, settle
@@ -62,7 +62,7 @@ def lifecycle_graph(spec: ClusterSpec) -> None:
         cross_downstream([*pools[name].tails, *(proofs if name in wanting else [])], phase.heads)
         tasks += phase.tasks
 
-    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+    release = ReleaseLockOperator(task_id="release_turn").as_teardown()
     cross_downstream(settle(tasks), [release])
     requested = TeardownRequestedOperator(task_id="teardown_requested", trigger_rule=TriggerRule.ALL_DONE)
     removed = teardown(spec)

@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.operators.base import RunIf
 from gpu_fleet.operators.helm.releases import ProveReleaseOperator, RemediateReleaseOperator
+from gpu_fleet.operators.preconditions import RunIf
 from gpu_fleet.phases.common import Phase
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.lock import ReleaseLockOperator
 from gpu_fleet.operators.preflight.drift import CheckDriftOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
-from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.validation.remediation import RemediateNodesOperator
@@ -35,7 +35,7 @@ def revalidation_graph(spec: ClusterSpec) -> None:
         turn >> phase.heads
         tasks += [*phase.tasks, _remediation(name, phase)]
 
-    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+    release = ReleaseLockOperator(task_id="release_turn").as_teardown()
     cross_downstream(settle(tasks), [release])
     tasks.append(release)
     end_run(tasks, [release], turn=turn.task_id)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, GateFailed, GateRefused, GpuFleetError, ReleaseError
 from gpu_fleet.core.gates.plugin_proof import NOT_THE_RELEASE, PLUGIN_PROVEN
 from gpu_fleet.core.releases.decide import LACKS_NEEDED
-from gpu_fleet.operators.base import FleetOperator, attempt, wait_started
+from gpu_fleet.operators.base import FleetOperator, attempt, task_states, wait_started
 from gpu_fleet.operators.helm.operators import EngineMixin
+from gpu_fleet.operators.pool import hardware
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK
 
 if TYPE_CHECKING:
     from gpu_fleet.core.manifests.in_use import InUse
@@ -39,7 +41,7 @@ class ReleaseOperator(EngineMixin, FleetOperator):
     :param component: ``karpenter-crd``, ``karpenter`` or ``device-plugin``.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
     template_fields = ("component", "values", "manifest")
     template_fields_renderers: ClassVar[dict[str, str]] = {"values": "json", "manifest": "yaml"}
     ui_color = "#dde9ff"
@@ -105,17 +107,14 @@ class ReleaseOperator(EngineMixin, FleetOperator):
 
     def _promises(self) -> dict[str, dict[str, Any]]:
         """Per pool: its instance types, a node's physical GPUs according to EC2, and how often each is advertised."""
-        from gpu_fleet.core.aws.physical import hardware_of
-        from gpu_fleet.hooks.aws import aws_session
-
-        aws = aws_session(self.spec.aws.connection, self.spec.aws.region)
-        promises = {}
-        for pool in self.spec.node_pools:
-            types = list(pool.instance_types)
-            described = aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=types)
-            physical = hardware_of(described, types).count
-            promises[pool.name] = {"physical": physical, "replicas": pool.replicas, "types": types}
-        return promises
+        return {
+            pool.name: {
+                "physical": hardware(self.spec, pool).count,
+                "replicas": pool.replicas,
+                "types": list(pool.instance_types),
+            }
+            for pool in self.spec.node_pools
+        }
 
     def _deadline_s(self) -> float:
         deadlines = self.spec.deadlines
@@ -222,7 +221,7 @@ class RemediateReleaseOperator(ReleaseOperator):
     :raises ReleaseError: no revision was ever proven, or the rollback failed: a person is needed.
     """
 
-    only_in_turn = True
+    preconditions = GIVES_BACK
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         engine = self._open(context)
@@ -410,8 +409,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         ]
         if not proofs:
             return False
-        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=proofs, run_ids=[ti.run_id]).get(ti.run_id, {})
-        failed = [task_id for task_id in proofs if str(states.get(task_id)) == "failed"]
+        states = task_states(context, proofs)
+        failed = [task_id for task_id in proofs if states.get(task_id) == "failed"]
         return any(ti.xcom_pull(task_ids=task_id, key=SEEN_UNHEALTHY) for task_id in failed)
 
 

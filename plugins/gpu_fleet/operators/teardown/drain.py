@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.approved import approved_plan
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
@@ -36,7 +37,7 @@ class DrainOperator(FleetOperator):
     :raises DeadlinePassed: pods are left when the time is up; names them and what protects them.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     @property
     def subject(self) -> str:
@@ -241,7 +242,7 @@ class DrainOperator(FleetOperator):
         :returns: what became of the cordons, in words.
         """
         from gpu_fleet.core.nodes.freeze import evicted_for
-        from gpu_fleet.operators.objects.cordons import take_back_own_cordons
+        from gpu_fleet.operators.nodes import take_back_own_cordons
 
         nodes = self._nodes()
         pools = self._pools_of(node["metadata"]["name"] for node in nodes)

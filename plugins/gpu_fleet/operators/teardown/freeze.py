@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import NotFound, PermanentError
-from gpu_fleet.operators.base import FleetOperator, run_name
+from gpu_fleet.operators.base import FleetOperator, run_name, task_states
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
@@ -65,7 +66,7 @@ class FreezePoolsOperator(FleetOperator):
     :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.nodes.freeze import frozen, needs_freeze
@@ -119,8 +120,7 @@ class UndoFreezeOperator(FleetOperator):
     :returns: ``{"undone": bool, "why", "thawed": [names], "uncordoned": [names]}``.
     """
 
-    changes_cluster = True
-    only_in_turn = True
+    preconditions = GIVES_BACK
 
     def __init__(self, *, turn: str, freeze: str, drains: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -134,9 +134,7 @@ class UndoFreezeOperator(FleetOperator):
         return _nothing(why) if why else super().execute(context)
 
     def _states(self, context: Mapping[str, Any]) -> dict[str, str]:
-        ti, wanted = context["ti"], [self.turn, self.freeze, *self.drains]
-        answer = ti.get_task_states(dag_id=ti.dag_id, task_ids=wanted, run_ids=[ti.run_id]).get(ti.run_id, {})
-        return {name: str(getattr(state, "value", state)) for name, state in answer.items()}
+        return task_states(context, [self.turn, self.freeze, *self.drains])
 
     def _nothing_to_undo(self, context: Mapping[str, Any]) -> str:
         states = self._states(context)
@@ -173,7 +171,7 @@ class UndoFreezeOperator(FleetOperator):
         from gpu_fleet.core.nodes.freeze import may_thaw, thawed
         from gpu_fleet.core.nodes.replacement import cordoned_by
         from gpu_fleet.core.teardown.scope import pool_of
-        from gpu_fleet.operators.objects.cordons import take_back_own_cordons
+        from gpu_fleet.operators.nodes import take_back_own_cordons
 
         opened = []
         for pool in pools:

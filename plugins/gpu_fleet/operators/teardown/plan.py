@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
 from gpu_fleet.operators.base import bare_pods_go, wait_started
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, Approved
 from gpu_fleet.operators.teardown.approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown.karpenter_wait import AwaitsKarpenter
 from gpu_fleet.operators.teardown.looks import instances_of, keeps_of, observe
@@ -69,7 +70,7 @@ class PlanTeardownOperator(AwaitsKarpenter):
         approved, ``WayNotApproved`` if Karpenter has died since.
     """
 
-    carries_out_plan = True
+    preconditions = (Approved(),)
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -155,7 +156,7 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
         beside which instances live that nobody ends.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -15,10 +15,11 @@ from gpu_fleet.core.nodes.replacement import Replacement
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.capacity import removal
-from gpu_fleet.operators.capacity.replacement import DELETED, ReplaceDriftedOperator, without_surge
+from gpu_fleet.operators.capacity.replacement import without_surge
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
+from gpu_fleet.operators.validation.replacement import DELETED, ReplaceDriftedOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job
 from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster

@@ -16,10 +16,11 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed
 from gpu_fleet.core.kubernetes.kinds import NAMESPACE, NODE, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, SYSTEM_NAMESPACE
-from gpu_fleet.core.lock import TURN_REF, Holder, read_holder, record
+from gpu_fleet.core.lock import LOCK_REF, Holder, read_holder, record
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.base import FleetOperator
-from gpu_fleet.operators.turn import NEVER_ASKED, SKIPPED, AcquireTurnOperator, ReleaseTurnOperator
+from gpu_fleet.operators.lock import NEVER_ASKED, SKIPPED, AcquireLockOperator, ReleaseLockOperator
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from tests.unit import notifying
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -38,7 +39,7 @@ def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("GPU_FLEET_DEPLOYMENT", HERE)
     yield shared
     shared.faults.clear()
-    shared.kube.delete(TURN_REF)
+    shared.kube.delete(LOCK_REF)
 
 
 def run(cluster: SandboxCluster, run_id: str = "run_1", states: dict[str, str] | None = None) -> dict[str, Any]:
@@ -48,15 +49,15 @@ def run(cluster: SandboxCluster, run_id: str = "run_1", states: dict[str, str] |
 
 
 def acquire(task_context: dict[str, Any]) -> Any:
-    return AcquireTurnOperator(task_id="acquire_turn").execute(task_context)
+    return AcquireLockOperator(task_id="acquire_turn").execute(task_context)
 
 
 def release(task_context: dict[str, Any]) -> Any:
-    return ReleaseTurnOperator(task_id="release_turn").execute(task_context)
+    return ReleaseLockOperator(task_id="release_turn").execute(task_context)
 
 
 def holder(cluster: SandboxCluster) -> Holder | None:
-    return read_holder(cluster.kube.get(TURN_REF))
+    return read_holder(cluster.kube.get(LOCK_REF))
 
 
 def held(cluster: SandboxCluster) -> Holder:
@@ -73,9 +74,9 @@ def test_first_run_makes_the_namespace_and_takes_the_turn(cluster: SandboxCluste
 
 def test_the_same_run_keeps_its_turn_and_its_time(cluster: SandboxCluster) -> None:
     first = acquire(run(cluster))
-    version = cluster.kube.get(TURN_REF)["metadata"]["resourceVersion"]  # type: ignore[index]
+    version = cluster.kube.get(LOCK_REF)["metadata"]["resourceVersion"]  # type: ignore[index]
     assert acquire(run(cluster)) == first
-    assert cluster.kube.get(TURN_REF)["metadata"]["resourceVersion"] == version  # type: ignore[index]
+    assert cluster.kube.get(LOCK_REF)["metadata"]["resourceVersion"] == version  # type: ignore[index]
 
 
 def test_a_live_holder_is_waited_for_and_named(cluster: SandboxCluster) -> None:
@@ -135,7 +136,7 @@ def test_two_deployments_without_a_name_do_not_take_each_others_turn(
 
 def test_an_unreadable_record_is_not_overwritten(cluster: SandboxCluster) -> None:
     acquire(run(cluster))
-    foreign = record(None, cluster.kube.get(TURN_REF))
+    foreign = record(None, cluster.kube.get(LOCK_REF))
     cluster.kube.replace({**foreign, "data": {"owner": "somebody"}})
     waiting = run(cluster, "run_2")
     with pytest.raises(TaskDeferred):
@@ -147,7 +148,7 @@ def test_a_run_that_comes_again_skips_a_busy_cluster_and_names_the_holder(cluste
     acquire(run(cluster, "run_1"))
     busy = run(cluster, "run_2", {"run_1": "running"})
     with pytest.raises(AirflowSkipException, match=r"ClusterBusy: .* is held by .*run_1"):
-        AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
+        AcquireLockOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
     assert busy["ti"].xcoms[SKIPPED]["reason"] == "ClusterBusy"
     assert held(cluster).run_id == "run_1"
 
@@ -170,7 +171,7 @@ def test_a_turn_that_keeps_validation_away_for_long_is_told(
 ) -> None:
     notifying.CALLS.clear()
     acquire(run(cluster, "run_1"))
-    found = cluster.kube.get(TURN_REF) or {}
+    found = cluster.kube.get(LOCK_REF) or {}
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if since == "now" else since
     cluster.kube.replace(record(Holder("elsewhere", "gpu_lifecycle.demo", "theirs", since), found))
     busy = run(cluster, "run_2")
@@ -178,12 +179,12 @@ def test_a_turn_that_keeps_validation_away_for_long_is_told(
     spec["schedule"], spec["validation"] = "0 4 * * *", {"overdueAfter": "90m", "notify": [RECORD]}
     busy["dag_run"] = SimpleNamespace(run_type=run_type)
     with pytest.raises(AirflowSkipException, match="ClusterBusy"):
-        AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
+        AcquireLockOperator(task_id="acquire_turn", if_taken="skip").execute(busy)
     said = [fields["message"] for _, fields in notifying.CALLS]
     assert len(said) == int(told)
     for message in said:
         assert message.startswith(
-            "ValidationOverdue: Revalidation of cluster demo is overdue: the turn of cluster demo"
+            "ValidationOverdue: Revalidation of cluster demo is overdue: the lock of cluster demo"
         )
         assert "theirs of elsewhere" in message
         assert "longer than 90 min" in message
@@ -193,14 +194,14 @@ def test_a_turn_that_keeps_validation_away_for_long_is_told(
 def test_a_run_that_skips_takes_over_what_is_over(cluster: SandboxCluster, state: str | None) -> None:
     acquire(run(cluster, "run_1"))
     later = run(cluster, "run_2", {"run_1": state} if state else {})
-    AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(later)
+    AcquireLockOperator(task_id="acquire_turn", if_taken="skip").execute(later)
     assert held(cluster).run_id == "run_2"
 
 
 def test_a_killed_try_that_had_the_turn_is_not_skipped(cluster: SandboxCluster) -> None:
     mine = run(cluster)
-    taken = AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(mine)
-    assert AcquireTurnOperator(task_id="acquire_turn", if_taken="skip").execute(mine) == taken
+    taken = AcquireLockOperator(task_id="acquire_turn", if_taken="skip").execute(mine)
+    assert AcquireLockOperator(task_id="acquire_turn", if_taken="skip").execute(mine) == taken
 
 
 def test_the_namespace_of_the_turn_is_the_specs(cluster: SandboxCluster) -> None:
@@ -216,13 +217,13 @@ def test_waiting_goes_on_with_its_first_deadline_after_a_recheck(cluster: Sandbo
     with pytest.raises(TaskDeferred) as first:
         acquire(waiting)
     event = {"type": "verdict", "gate": "turn_free", "verdict": ready("Recheck", "ask").to_json()}
-    operator = AcquireTurnOperator(task_id="acquire_turn")
+    operator = AcquireLockOperator(task_id="acquire_turn")
     with pytest.raises(TaskDeferred) as second:
         operator.go_on(waiting, event, **(first.value.kwargs or {}))
     assert second.value.trigger.deadline == first.value.trigger.deadline
 
     release(run(cluster, "run_1"))
-    taken = AcquireTurnOperator(task_id="acquire_turn").go_on(waiting, event, **(second.value.kwargs or {}))
+    taken = AcquireLockOperator(task_id="acquire_turn").go_on(waiting, event, **(second.value.kwargs or {}))
     assert taken["run_id"] == "run_2"
 
 
@@ -241,7 +242,7 @@ def test_the_deadline_names_the_holder(cluster: SandboxCluster) -> None:
     verdict = progressing("ClusterBusy", "the cluster's turn is held by x/run_1")
     event = {"type": "deadline", "gate": "turn_free", "verdict": verdict.to_json()}
     with pytest.raises(DeadlinePassed, match="held by x/run_1"):
-        AcquireTurnOperator(task_id="acquire_turn").go_on(run(cluster), event, started=0.0)
+        AcquireLockOperator(task_id="acquire_turn").go_on(run(cluster), event, started=0.0)
 
 
 def test_only_the_own_turn_is_released(cluster: SandboxCluster) -> None:
@@ -253,14 +254,14 @@ def test_only_the_own_turn_is_released(cluster: SandboxCluster) -> None:
     assert release(run(cluster, "run_1")) == "Free"
 
 
-def two_phases() -> dict[str, ReleaseTurnOperator]:
+def two_phases() -> dict[str, ReleaseLockOperator]:
     """As in the lifecycle: a turn is taken and released, then once more after an approval."""
     with DAG("gpu_lifecycle.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         chain = [
-            AcquireTurnOperator(task_id="acquire"),
-            ReleaseTurnOperator(task_id="release"),
-            AcquireTurnOperator(task_id="acquire_again"),
-            ReleaseTurnOperator(task_id="release_again"),
+            AcquireLockOperator(task_id="acquire"),
+            ReleaseLockOperator(task_id="release"),
+            AcquireLockOperator(task_id="acquire_again"),
+            ReleaseLockOperator(task_id="release_again"),
         ]
         for before, after in pairwise(chain):
             before >> after
@@ -304,7 +305,7 @@ def test_a_reply_lost_after_the_write_is_not_a_lost_turn(cluster: SandboxCluster
 class Change(FleetOperator):
     """Changes the cluster."""
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     def act(self, context: Any) -> str:
         return "changed"
@@ -314,7 +315,7 @@ def change(task_context: dict[str, Any], *, turns: bool = True) -> Any:
     with DAG("gpu_lifecycle.demo", start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         operator = Change(task_id="change")
         if turns:
-            AcquireTurnOperator(task_id="acquire_turn") >> operator
+            AcquireLockOperator(task_id="acquire_turn") >> operator
     return operator.execute(task_context)
 
 
