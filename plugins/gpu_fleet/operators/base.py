@@ -12,7 +12,6 @@ from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryActi
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
-from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient
@@ -75,6 +74,8 @@ def run_name(context: Mapping[str, Any]) -> str:
 
 def bare_pods_go(context: Mapping[str, Any]) -> bool:
     """Whether the run's Param says that pods without a controller may be evicted, as ``drain.force`` does."""
+    from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS  # Parsing a DAG file does not need the rules of a drain.
+
     return bool((context.get("params") or {}).get(PARAM_BARE_PODS))
 
 

@@ -10,12 +10,12 @@ from gpu_fleet.core.errors import Forbidden, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import FIELD_MANAGER, LABEL_NODE_POOL
 from gpu_fleet.core.manifests.build import build
-from gpu_fleet.core.nodes.planned import PoolChange, plan_pool, to_markdown
 from gpu_fleet.core.nodes.records import Record
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.drifted import DRIFTED, as_data
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.nodes.planned import PoolChange
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: XCom keys: what applying changes, as data and as Markdown.
@@ -38,6 +38,8 @@ class PlanChangesOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, int]:
+        # Not at the top: parsing a DAG file would import the renderers of reports.
+        from gpu_fleet.core.nodes.planned import to_markdown
         from gpu_fleet.hooks.cluster.drifted import look_at_nodes, own_pools
 
         seen = look_at_nodes(self.kube, own_pools(self.spec))
@@ -64,6 +66,7 @@ class PlanChangesOperator(FleetOperator):
         }
 
     def _changes(self, seen: Any) -> tuple[list[PoolChange], list[str]]:
+        from gpu_fleet.core.nodes.planned import plan_pool
         from gpu_fleet.hooks.helm.drift import look_at_manifests
 
         names = [name for name in seen.pools if name in seen.classes] if seen.claims else []

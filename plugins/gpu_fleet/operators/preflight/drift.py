@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.drift import MAX_LISTED, Unread, sentence
 from gpu_fleet.core.errors import DriftFound, GateFailed, GpuFleetError, TransientError
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.drifted import DRIFTED as DRIFTED_NODES
@@ -39,6 +38,8 @@ class CheckDriftOperator(FleetOperator):
     ui_color = "#fdf3e3"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, int]:
+        # Not at the top: parsing a DAG file would import all that is compared.
+        from gpu_fleet.core.drift import MAX_LISTED, sentence
         from gpu_fleet.hooks.cluster.drift import DriftCheck
 
         check = DriftCheck(self.kube, self.spec).run()
@@ -62,6 +63,7 @@ class CheckDriftOperator(FleetOperator):
         return {"compared": check.compared, "drifted": len(drifted)}
 
     def _drifted_nodes(self, check: DriftCheck) -> list[DriftedNode]:
+        from gpu_fleet.core.drift import Unread
         from gpu_fleet.hooks.cluster.drifted import look_at_nodes, own_pools
 
         try:
