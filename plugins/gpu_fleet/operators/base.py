@@ -34,10 +34,10 @@ RETRY_POLICY = ExceptionRetryPolicy(
             reason="permanent: a retry of this task cannot help",
         ),
         RetryRule(
-            # Else a retry would ask again, and the deadline of an approval would begin anew.
+            # A retry would ask again, and the deadline of the approval would start again.
             exception="airflow.providers.standard.exceptions.HITLTimeoutError",
             action=RetryAction.FAIL,
-            reason="nobody answered in time",
+            reason="no person answered in time",
         ),
     ]
 )
@@ -61,19 +61,19 @@ def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
     if not isinstance(value, Mapping) or "spec" not in value:
         raise SpecError(
             f"task {FREEZE_SPEC_TASK_ID!r} of this run has not frozen a cluster spec",
-            remedy=f"clear {FREEZE_SPEC_TASK_ID!r} and let the run go on",
+            remedy=f"clear {FREEZE_SPEC_TASK_ID!r}; the run then continues",
         )
     return parse_cluster(value["spec"], where="the spec that this run was pinned to")
 
 
 def run_name(context: Mapping[str, Any]) -> str:
-    """``<dag_id>/<run_id>`` of the current run, as it is written into annotations, ledgers and turn records."""
+    """``<dag_id>/<run_id>`` of the current run, as in annotations, ledgers and the record of the cluster lock."""
     ti = context["ti"]
     return f"{ti.dag_id}/{ti.run_id}"
 
 
 def bare_pods_go(context: Mapping[str, Any]) -> bool:
-    """Whether the run's Param says that pods without a controller may be evicted, as ``drain.force`` does."""
+    """Whether the run's Param permits evicting pods without a controller, as ``drain.force`` does."""
     from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS  # Parsing a DAG file does not need the rules of a drain.
 
     return bool((context.get("params") or {}).get(PARAM_BARE_PODS))
@@ -88,15 +88,15 @@ def cluster_of_dag(operator: BaseOperator) -> str:
 def attempt(context: Mapping[str, Any]) -> int:
     """A number that all retries of a task share, and another one once a person has cleared it.
 
-    It is kept with what a task remembers, so that a cleared task begins anew. Airflow does not say that a task was
-    cleared, but each clear raises ``max_tries`` (``airflow.models.taskinstance.clear_task_instances``), and nothing
-    else does.
+    It is stored with what a task remembers, so that a cleared task starts from the beginning. Airflow does not report
+    that a task was cleared, but each clear raises ``max_tries`` (``airflow.models.taskinstance.clear_task_instances``),
+    and nothing else does.
     """
     return int(context["ti"].max_tries)
 
 
 def wait_started(context: Mapping[str, Any]) -> float:
-    """Epoch seconds at which this task began to wait: kept over its retries, so that they share one deadline."""
+    """Epoch seconds at which this task began to wait; kept over its retries, so that they share one deadline."""
     store = context["task_state_store"]
     kept = store.get(WAIT)
     if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
