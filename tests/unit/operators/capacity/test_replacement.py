@@ -217,12 +217,12 @@ def test_a_replacement_that_does_not_come_fails_no_pool_that_has_its_wanted_node
         asked.append(args["wanted"])
         return ready("CapacityReady", "all there", nodes=["a"])
 
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", look)
+    monkeypatch.setattr("gpu_fleet.operators.capacity.replacement.look", look)
     error = DeadlinePassed("no capacity in us-west-2")
     assert without_surge(operator, error, {"wanted": 3}, 1).data == {"nodes": ["a"]}
     assert asked == [2]
     with pytest.raises(DeadlinePassed):
         without_surge(operator, error, {"wanted": 2}, 0)
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", lambda *_: progressing("NodesMissing", "none"))
+    monkeypatch.setattr("gpu_fleet.operators.capacity.replacement.look", lambda *_: progressing("NodesMissing", "none"))
     with pytest.raises(DeadlinePassed):
         without_surge(operator, error, {"wanted": 3}, 1)
