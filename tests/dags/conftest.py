@@ -31,6 +31,7 @@ for dag_id, dag in bag.dags.items():
     tasks = {}
     for task in dag.tasks:
         policy = getattr(task, "retry_policy", None)
+        conditions = {type(each).__name__ for each in getattr(task, "preconditions", ())}
         tasks[task.task_id] = {
             "upstream": sorted(task.upstream_task_ids),
             "downstream": sorted(task.downstream_task_ids),
@@ -41,7 +42,7 @@ for dag_id, dag in bag.dags.items():
             "execution_timeout": task.execution_timeout.total_seconds() if task.execution_timeout else None,
             "trigger_rule": str(task.trigger_rule.value if hasattr(task.trigger_rule, "value") else task.trigger_rule),
             "owner": task.owner,
-            "skips_unselected_pools": getattr(task, "skips_unselected_pools", False),
+            "skips_unselected_pools": "SelectedPool" in conditions,
             "run_if": getattr(task, "run_if", None),
             "watched": getattr(task, "watched", None),
             "gate": getattr(task, "gate", None),
@@ -51,8 +52,8 @@ for dag_id, dag in bag.dags.items():
             "is_teardown": task.is_teardown,
             "is_setup": task.is_setup,
             "fails_run": task.on_failure_fail_dagrun,
-            "only_in_turn": getattr(task, "only_in_turn", False),
-            "changes_cluster": getattr(task, "changes_cluster", False),
+            "only_in_turn": "HadLock" in conditions,
+            "changes_cluster": "HoldsLock" in conditions,
             "if_taken": getattr(task, "if_taken", None),
             "all_wanted": getattr(task, "all_wanted", None),
             "turn": getattr(task, "turn", None),

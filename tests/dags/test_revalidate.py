@@ -92,7 +92,7 @@ def test_it_neither_buys_nor_installs_nor_corrects(tasks: dict[str, Any]) -> Non
         "FreezeSpecOperator",
         "GateSensor",
         "SelectNodeOperator",
-        "AcquireTurnOperator",
+        "AcquireLockOperator",
         "CheckDriftOperator",
         "ProtectNodesOperator",
         "ReleasePlaceholdersOperator",
@@ -100,7 +100,7 @@ def test_it_neither_buys_nor_installs_nor_corrects(tasks: dict[str, Any]) -> Non
         "CleanUpValidationOperator",
         "RemediateNodesOperator",
         "PublishPoolOperator",
-        "ReleaseTurnOperator",
+        "ReleaseLockOperator",
         "EmptyOperator",
         "RunVerdictOperator",
     }

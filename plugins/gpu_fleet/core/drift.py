@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpu_fleet.core.device_plugin.neighbours import UNKNOWN as NEIGHBOURS_UNKNOWN
-from gpu_fleet.core.device_plugin.neighbours import Conflict
+from gpu_fleet.core.device_plugin.findings import UNKNOWN as NEIGHBOURS_UNKNOWN
+from gpu_fleet.core.device_plugin.findings import Conflict
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.core.manifests.build import Manifest, build
 from gpu_fleet.core.manifests.overlays import overlaid, overlay_name

@@ -1,8 +1,8 @@
-"""The cluster's turn: at most one Dag run at a time changes a cluster.
+"""The cluster lock: at most one Dag run at a time changes a cluster.
 
 The record is the ConfigMap ``turn`` in ``gpu-fleet-system``, written by compare-and-swap. It has no expiry: a run may
-wait for hours, and a lock that expires under its holder is none. It is stale only when Airflow says that the holder's
-run is over, and only the deployment that the record names can know that.
+wait for hours, and a lock that expires while its holder works does not lock. It is stale only when Airflow reports that
+the holder's run is over, and only the deployment that the record names can know that.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT, SYSTEM_NAMESPACE, TURN_CONFIG_MAP
 
-TURN_REF = ObjectRef(CONFIG_MAP, TURN_CONFIG_MAP, SYSTEM_NAMESPACE)
+LOCK_REF = ObjectRef(CONFIG_MAP, TURN_CONFIG_MAP, SYSTEM_NAMESPACE)
 
-#: The name of a deployment that nobody has named. Several may call themselves so.
+#: The name of a deployment without a name of its own. Several deployments may use it.
 NAMELESS_DEPLOYMENT = "airflow"
 
 #: States in which Airflow runs nothing of a Dag run any more (``airflow.utils.state.DagRunState``).
@@ -28,9 +28,10 @@ ALIVE_STATES = frozenset({"queued", "running"})
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the turn.
+    """Who holds the lock.
 
-    :ivar deployment: the Airflow deployment; :ivar since: RFC 3339, when the turn was taken.
+    :ivar deployment: the Airflow deployment.
+    :ivar since: when the lock was taken, RFC 3339.
     """
 
     deployment: str
@@ -54,8 +55,8 @@ class Holder:
         }
 
 
-class Turn(StrEnum):
-    """What the record says to one run."""
+class LockState(StrEnum):
+    """The lock as one run sees it."""
 
     FREE = "Free"
     OURS = "Ours"
@@ -73,40 +74,40 @@ class Action(StrEnum):
 
 
 def read_holder(config_map: Mapping[str, Any] | None) -> Holder | None:
-    """The holder in a turn record; ``None`` without one. A record that lacks a field gives empty strings."""
+    """The holder in a record; ``None`` without one. A field that the record lacks is an empty string."""
     data = (config_map or {}).get("data") or {}
     if not data:
         return None
     return Holder(*(str(data.get(key, "")) for key in ("deployment", "dag_id", "run_id", "since")))
 
 
-def observe(config_map: Mapping[str, Any] | None, me: Holder) -> Turn:
-    """What the record says to ``me``."""
+def observe(config_map: Mapping[str, Any] | None, me: Holder) -> LockState:
+    """The lock as ``me`` sees it."""
     holder = read_holder(config_map)
     if holder is None:
-        return Turn.FREE
+        return LockState.FREE
     if not (holder.deployment and holder.dag_id and holder.run_id):
-        return Turn.UNREADABLE
+        return LockState.UNREADABLE
     if holder.same_run(me):
-        return Turn.OURS
-    return Turn.HELD_HERE if holder.deployment == me.deployment else Turn.HELD_ELSEWHERE
+        return LockState.OURS
+    return LockState.HELD_HERE if holder.deployment == me.deployment else LockState.HELD_ELSEWHERE
 
 
-def decide(turn: Turn, run_state: str | None = None, *, nameless: bool = False) -> Action:
+def decide(lock: LockState, run_state: str | None = None, *, nameless: bool = False) -> Action:
     """What to do, given for ``HELD_HERE`` the state of the holder's run (``None``: Airflow has no such run).
 
-    :param nameless: this deployment is :data:`NAMELESS_DEPLOYMENT`, so a run that it does not know may be a live one of
-        another deployment without a name. (One of the same DAG and run id is still mistaken for our own.)
+    :param nameless: this deployment is :data:`NAMELESS_DEPLOYMENT`, so a run that it does not know may be a live run of
+        another deployment without a name. (One with the same DAG and run id is still mistaken for our own.)
     :raises ValueError: for a state of a Dag run that is not known.
     """
-    match turn:
-        case Turn.FREE:
+    match lock:
+        case LockState.FREE:
             return Action.TAKE
-        case Turn.OURS:
+        case LockState.OURS:
             return Action.KEEP
-        case Turn.HELD_ELSEWHERE | Turn.UNREADABLE:
+        case LockState.HELD_ELSEWHERE | LockState.UNREADABLE:
             return Action.WAIT
-        case Turn.HELD_HERE:
+        case LockState.HELD_HERE:
             if run_state is None:
                 return Action.WAIT if nameless else Action.TAKE
             if run_state in OVER_STATES:
@@ -117,7 +118,7 @@ def decide(turn: Turn, run_state: str | None = None, *, nameless: bool = False) 
 
 
 def record(holder: Holder | None, previous: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The ConfigMap that names ``holder`` (``None``: the turn is free), carrying the version it replaces."""
+    """The ConfigMap that names ``holder`` (``None``: the lock is free), with the version that it replaces."""
     metadata: dict[str, Any] = {
         "name": TURN_CONFIG_MAP,
         "namespace": SYSTEM_NAMESPACE,
@@ -134,10 +135,10 @@ def record(holder: Holder | None, previous: Mapping[str, Any] | None = None) -> 
     }
 
 
-def kept_longer_than(seconds: float, config_map: Mapping[str, Any] | None, now: datetime) -> bool:
-    """Whether somebody has had the turn for longer, or a record in the way does not tell since when.
+def held_longer_than(seconds: float, config_map: Mapping[str, Any] | None, now: datetime) -> bool:
+    """Whether the lock has been held for longer, or a record that holds it does not say since when.
 
-    A run that only now works takes its time; a turn that was left behind keeps every other run away for ever.
+    A run at work ends at some time; a lock that a dead run left behind keeps every other run away for ever.
 
     :param now: with a time zone.
     """
@@ -152,15 +153,15 @@ def kept_longer_than(seconds: float, config_map: Mapping[str, Any] | None, now: 
 
 
 def held_by(config_map: Mapping[str, Any]) -> str:
-    """Who holds the turn, in words, with the remedy if nobody can tell whether that run is over."""
+    """Who holds the lock, in words, with the remedy if it cannot be known whether that run is over."""
     holder = read_holder(config_map)
     if holder is None:
         return "nobody"
     if not (holder.deployment and holder.dag_id and holder.run_id):
-        return f"a record that cannot be read; delete {TURN_REF} if nothing is running"
+        return f"a record that cannot be read; delete {LOCK_REF} if nothing is running"
     if holder.deployment == NAMELESS_DEPLOYMENT:
         return (
-            f"{holder}, a deployment without a name of its own: should its Airflow no longer know that run, delete "
-            f"{TURN_REF} by hand; and set GPU_FLEET_DEPLOYMENT or [api] base_url in every deployment"
+            f"{holder}, a deployment without a name of its own: if its Airflow no longer knows that run, delete "
+            f"{LOCK_REF} by hand; and set GPU_FLEET_DEPLOYMENT or [api] base_url in every deployment"
         )
     return str(holder)

@@ -1,28 +1,21 @@
-"""What the operators that act on one pool share: the pool, its hardware, its protection, and how they report."""
+"""What the operators that act on one pool share: the pool, its hardware, the tasks before them, and how they report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import GpuFleetError, NotFound
-from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
-from gpu_fleet.core.kubernetes.names import (
-    ANNOTATION_DO_NOT_DISRUPT,
-    ANNOTATION_PROTECTED_BY,
-    LABEL_NODE_POOL,
-    run_label,
-)
-from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.errors import GpuFleetError
+from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL, run_label
+from gpu_fleet.operators.base import FleetOperator, Preconditions, tasks_before
+from gpu_fleet.operators.preconditions import SelectedPool
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.aws.physical import Hardware
-    from gpu_fleet.core.kubernetes.objects import PoolNode
     from gpu_fleet.core.spec import ClusterSpec, NodePool
-    from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: XCom key under which a failed wait leaves ``{"reason", "message"}``; reasons that blame the device plugin begin with
-#: ``core.capacity_plugin.PLUGIN_CAUSE``.
+#: ``core.device_plugin.causes.PLUGIN_CAUSE``.
 FAILURE = "failure"
 
 
@@ -32,7 +25,7 @@ class PoolOperator(FleetOperator):
     :param node_pool: name of the pool (``pool`` is Airflow's word for something else).
     """
 
-    skips_unselected_pools = True
+    preconditions: Preconditions = (SelectedPool(),)
 
     def __init__(self, *, node_pool: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,6 +44,11 @@ class PoolOperator(FleetOperator):
         return run_label(ti.dag_id, ti.run_id)
 
 
+def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str]:
+    """The ids of the tasks of a kind, for the same pool, upstream of a task; in the order of the DAG."""
+    return tasks_before(operator, lambda task: isinstance(task, kind) and task.node_pool == operator.node_pool)
+
+
 class reported_failure:
     """Leaves the reason of a failed wait in the XCom ``failure``, where other tasks can read it."""
 
@@ -66,29 +64,10 @@ class reported_failure:
 
 
 def hardware(spec: ClusterSpec, pool: NodePool) -> Hardware:
-    """The pool's physical GPUs, asked of EC2.
+    """The pool's hardware as EC2 describes it: the one source of physical GPUs for gates, placeholders and overlays.
 
-    :raises SpecError: instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
+    :raises SpecError: for instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
     """
     from gpu_fleet.hooks.cluster import pool_facts
 
     return pool_facts.hardware(spec, pool)
-
-
-def protect_nodes(kube: KubeClient, nodes: Iterable[PoolNode], run: str) -> list[str]:
-    """Keep Karpenter from removing nodes; returns the names of those that this run now protects.
-
-    Nodes that somebody else protects already are left as they are, and stay so when ours is taken back.
-    """
-    protected = []
-    for node in nodes:
-        if ANNOTATION_DO_NOT_DISRUPT in node.annotations and ANNOTATION_PROTECTED_BY not in node.annotations:
-            continue
-        if node.annotations.get(ANNOTATION_PROTECTED_BY) != run:
-            annotations = {ANNOTATION_DO_NOT_DISRUPT: "true", ANNOTATION_PROTECTED_BY: run}
-            try:
-                kube.patch(ObjectRef(NODE, node.name), {"metadata": {"annotations": annotations}})
-            except NotFound:
-                continue
-        protected.append(node.name)
-    return protected

@@ -1,4 +1,4 @@
-"""Pins a Dag run to its cluster spec, or says why it cannot be used."""
+"""Pins a Dag run to its cluster spec, or reports why the spec cannot be used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from gpu_fleet.core.errors import SpecError, TransientError
+from gpu_fleet.operators.base import task_states
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: Key in Airflow's task state store, which survives retries and clears of the task (its XComs do not).
+#: Key in Airflow's task state store, which survives retries and clears of the task, unlike its XComs.
 FROZEN = "frozen_spec"
 #: Seconds that a run waits for the DAG processor to read a cluster file that was edited just before, and between looks.
 #: Airflow reads a DAG file again after ``[dag_processor] min_file_process_interval``, by default 30 s.
@@ -39,7 +40,7 @@ def selected_pools(param: Any, known: tuple[str, ...]) -> list[str]:
 
 
 def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
-    """A misspelt key in a run's conf would silently leave the default in force.
+    """Refuse a misspelt key in a run's conf, which would silently leave the default in force.
 
     :raises SpecError: naming the key and the Params there are.
     """
@@ -56,10 +57,11 @@ def refuse_unknown_conf(context: Mapping[str, Any]) -> None:
 
 
 def refuse_beyond(spec: ClusterSpec, *, notifies: bool = True) -> list[str]:
-    """
-    :param notifies: whether a run may come to use the notifiers of the file. One that does not is not held up by them:
-        a teardown must not be kept from ending capacity that costs money. ``load_notifier`` refuses them by itself.
-    :returns: what the file names and may not, without harm to such a run.
+    """Refuse a spec that names what cluster files of this deployment may not.
+
+    :param notifies: whether the run may use the notifiers of the file. They do not stop a run that does not use them: a
+        teardown has to end capacity that costs money. ``load_notifier`` refuses them by itself.
+    :returns: what the file names without permission and such a run does not use.
     :raises SpecErrors: ``NotAllowedHere``, if the spec names what cluster files of this deployment may not.
     """
     from gpu_fleet.core.spec import SpecErrors
@@ -79,10 +81,10 @@ def refuse_beyond(spec: ClusterSpec, *, notifies: bool = True) -> list[str]:
 class FreezeSpecOperator(BaseOperator):
     """Reads the cluster file and freezes it for this run: later tasks read only what this task returns.
 
-    The run's DAG is built from it, too, until the run is over (``hooks/files/runs.py``).
-    Cleared or retried, it returns what the run was pinned to at first, whatever the file says by now: a run must not
-    follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts' digests
-    are pinned too.
+    The run's DAG is also built from it until the run is over (``hooks/files/runs.py``).
+    Cleared or retried, the task returns what the run was pinned to at first, whatever the file says by now: a run must
+    not follow two specs. Start a new run to use a changed file. With a lock file (``charts.lock.yaml``) the charts'
+    digests are pinned too.
 
     :param cluster: name of the cluster, which is its file's stem.
     :param provisions: the run is about the cluster's capacity: refused for a cluster with ``state: absent``.
@@ -90,7 +92,7 @@ class FreezeSpecOperator(BaseOperator):
     :raises SpecError: if the file or a Param is wrong, or the file names what this deployment lets no cluster file use
         (``NotAllowedHere``); names the field and the remedy.
     :raises TransientError: ``DagOutdated``: Airflow still has the tasks of an older file, or this worker's DAG is that
-        of another run; the next try's is not.
+        of another run; a retry gets the right one.
     """
 
     template_fields = ("cluster",)
@@ -120,24 +122,24 @@ class FreezeSpecOperator(BaseOperator):
     def _await_dag(self, context: Mapping[str, Any]) -> None:
         """Wait until Airflow has given this run the tasks of its spec.
 
-        A file that was edited just before the run began may not have been read again yet, and a DAG lingers for a
-        moment as it was for the run before.
+        A file that was edited just before the run began may not have been read again yet, and Airflow may keep the DAG
+        of the previous run for a moment.
 
         :raises TransientError: ``DagOutdated``.
         """
         from gpu_fleet.core.run_shape import difference
 
-        ti, dag = context["ti"], self.get_dag()
+        dag = self.get_dag()
         until, told = time.monotonic() + DAG_PATIENCE_S, ""
         while dag is not None:
-            states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+            states = task_states(context)
             differs = difference(dag.task_ids, states) if self.task_id in states else ""
             if not differs:
                 return
             if time.monotonic() >= until:
                 raise TransientError(
                     f"this run does not have the tasks of its spec: {differs}; Airflow's DAG processor has not read "
-                    f"the cluster file for {DAG_PATIENCE_S:.0f} s: see whether it runs, then start another run",
+                    f"the cluster file for {DAG_PATIENCE_S:.0f} s: check that it runs, then start another run",
                     reason="DagOutdated",
                 )
             if differs != told:
@@ -146,14 +148,14 @@ class FreezeSpecOperator(BaseOperator):
             time.sleep(DAG_LOOK_S)
 
     def _keep_dag(self, context: Mapping[str, Any], frozen: Mapping[str, Any], mine: str = "") -> None:
-        """From now until the run's verdict its DAG is the one of this spec, whatever becomes of the cluster file.
+        """Keep the run's DAG at this spec until the run's verdict, however the cluster file changes.
 
-        The DAG that this task was taken from may be that of a run that is gone and noted no end (it was deleted, or its
-        workers were lost). The DAG processor has then built the same, so comparing the two would show nothing. A
-        record that cannot be written is no reason to fail: the next try would find the same.
+        The DAG of this task may have been built for an earlier run that recorded no end (it was deleted, or its workers
+        were lost). The DAG processor has then built the same DAG, so comparing the two would show nothing. A record
+        that cannot be written does not fail the task: a retry would not be able to write it either.
 
-        :param mine: the run whose record may have been in force before: of a run that was pinned before, this one.
-        :raises TransientError: ``DagOutdated``: the next try's DAG is that of the record that is written here.
+        :param mine: the run whose record may be in force already: this run, if it was pinned before.
+        :raises TransientError: ``DagOutdated``: a retry gets the DAG of the record that is written here.
         """
         from gpu_fleet.hooks.files.runs import LONGEST_S, note_begin, run_of
 
@@ -165,8 +167,8 @@ class FreezeSpecOperator(BaseOperator):
         kept = note_begin(dag.dag_id, context["ti"].run_id, frozen["spec"], lasts)
         if kept and built_of not in ("", mine):
             raise TransientError(
-                f"this worker has built the DAG from the spec of run {built_of}, which has left no word of its end; "
-                "from now on it is built from this run's: the next try goes on",
+                f"this worker has built the DAG from the spec of run {built_of}, which has recorded no end; "
+                "from now on it is built from this run's: the task is retried",
                 reason="DagOutdated",
             )
 
@@ -177,7 +179,7 @@ class FreezeSpecOperator(BaseOperator):
 
         spec = load_cluster(self.cluster)
         for told in refuse_beyond(spec, notifies=self.provisions):
-            self.log.warning("%s; this run goes on without it", told)
+            self.log.warning("%s; this run continues without it", told)
         if self.provisions and spec.state == "absent":
             raise SpecError(
                 f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",
@@ -197,7 +199,7 @@ class FreezeSpecOperator(BaseOperator):
 
 
 class InvalidSpecOperator(BaseOperator):
-    """Stands for a cluster whose file is broken; says so when it is run.
+    """Stands in for the DAG of a cluster whose file is broken; fails with the problem when it is run.
 
     :param problem: what is wrong, with field and remedy.
     """

@@ -1,4 +1,4 @@
-"""The end of a Dag run: make its state say what happened, also when its last tasks succeeded."""
+"""The end of a Dag run: its state shows what happened, also if its last tasks succeeded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.core.teardown.approval import Answer, answer_to, shows_nothing_left
+from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.links import ReportLink
-from gpu_fleet.operators.turn import SKIPPED
+from gpu_fleet.operators.lock import SKIPPED
 from gpu_fleet.operators.validation.cleanup import STILL_PAID
 
 #: Task states that make the run a failed one. ``upstream_failed`` and ``skipped`` follow from these and are not listed.
@@ -44,8 +45,9 @@ def failed_tasks(states: Mapping[str, Any], watched: Iterable[str]) -> list[str]
 class TornDown:
     """The tasks that show that a teardown took place; their results count, not their states.
 
-    :ivar plan: id of the task whose plan was to be approved. :ivar approval: of the approval.
-    :ivar leak_check: of the task that shows that nothing is left.
+    :ivar plan: id of the task whose plan was to be approved.
+    :ivar approval: id of the approval.
+    :ivar leak_check: id of the task that shows that nothing is left.
     """
 
     plan: str
@@ -57,19 +59,19 @@ class RunVerdictOperator(BaseOperator):
     """Fails if any task of the run failed.
 
     Airflow takes a run's state from its leaf tasks alone, so a lifecycle that fails and is then torn down cleanly would
-    end as a success. This task is the only leaf and carries the earlier failure to the run's state. So does a run that
-    was ended by hand before it came to its end, and a teardown whose tasks were marked as success or skipped: it needs
-    the leak check's own result, unless its approval was answered with Reject.
+    end as a success. This task is the only leaf and passes the earlier failure on to the run's state. It also fails
+    for a run that was ended by hand before its last task, and for a teardown whose tasks were marked as success or
+    skipped: that needs the leak check's own result, unless its approval was answered with Reject.
 
     :param watched: the task ids whose failure fails the run.
-    :param clean_ups: ids of the tasks that may have found nodes that are left and cost money.
+    :param clean_ups: ids of the tasks that may have found leftover nodes, which cost money.
     :param torn_down: the tasks of the teardown, in a DAG that has one; it is asked for by the run's Param ``until``, or
         by any run of a DAG without that Param.
-    :param turn: id of the task that takes the cluster's turn, where it may be skipped.
-    :param end: id of the task that is skipped only in a run that a person ends, whatever state they give it.
+    :param turn: id of the task that takes the cluster lock, in a DAG in which that task may be skipped.
+    :param end: id of the task that is skipped only in a run that a person ends, whatever state they set.
     :raises RunFailed: naming the failed tasks; with reason ``NotTornDown`` if a teardown has shown nothing.
-    :returns: a sentence, with what the leak check could not see; of a run that was skipped because the turn was taken,
-        who holds it.
+    :returns: a sentence, with what the leak check could not see; of a run that was skipped because the cluster lock was
+        held, its holder.
     """
 
     operator_extra_links = (ReportLink(),)
@@ -100,15 +102,14 @@ class RunVerdictOperator(BaseOperator):
         except RunFailed:
             note_end(ti.dag_id, ti.run_id)
             raise
-        # Whatever the verdict: the run ends with it, and its DAG may follow the cluster file again. Not sooner: after
-        # anything else this task is tried again, and the file may by now give a DAG that does not have it.
+        # Whatever the verdict, the run ends with it, and its DAG may follow the cluster file again. Not after any other
+        # error: this task is retried then, and the file may by now produce a DAG without it.
         note_end(ti.dag_id, ti.run_id)
         return verdict
 
     def _verdict(self, context: Any) -> str:
         ti = context["ti"]
-        answer = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
-        states = answer.get(ti.run_id, {})
+        states = task_states(context)
         failed = failed_tasks(states, self.watched)
         if failed:
             gone = self._nothing_left(ti) is not None
@@ -161,7 +162,7 @@ def wants_teardown(context: Any) -> bool:
 
 
 class TeardownRequestedOperator(BaseOperator):
-    """Lets the teardown phase begin if the run's param ``until`` asks for it, else skips it."""
+    """Starts the teardown phase if the run's Param ``until`` requests it, else skips it."""
 
     def execute(self, context: Any) -> str:
         until = context["params"].get("until")

@@ -26,8 +26,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.lock import ReleaseLockOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
-from gpu_fleet.operators.turn import ReleaseTurnOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.verdict import RunVerdictOperator, TornDown
 
@@ -89,7 +89,7 @@ def freeze_spec(spec: ClusterSpec, *, provisions: bool = False) -> Phase:
 
 def release_turn(phases: Iterable[Phase]) -> Phase:
     """Releases the cluster's turn when all tasks of these phases are over, whatever became of them."""
-    release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+    release = ReleaseLockOperator(task_id="release_turn").as_teardown()
     cross_downstream(settle(task for phase in phases for task in phase.tasks), [release])
     return Phase.of(release)
 

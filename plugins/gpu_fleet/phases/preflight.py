@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup
 
+from gpu_fleet.operators.lock import AcquireLockOperator
 from gpu_fleet.operators.preflight.changes import PlanChangesOperator
 from gpu_fleet.operators.preflight.checks import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
 from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
 from gpu_fleet.operators.preflight.prerequisites import CheckPrerequisitesOperator
-from gpu_fleet.operators.turn import AcquireTurnOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 
@@ -41,7 +41,7 @@ def preflight(spec: ClusterSpec) -> Phase:
         active = _cluster_active(spec)
         neighbours = CheckNeighboursOperator(task_id="check_neighbours")
         changes = PlanChangesOperator(task_id="plan_changes")
-        turn = AcquireTurnOperator(task_id="acquire_turn")
+        turn = AcquireLockOperator(task_id="acquire_turn")
         active >> [neighbours, changes]
         [tools, aws, prerequisites, neighbours, changes] >> turn
     heads = [tools, aws, prerequisites, active]
@@ -57,7 +57,7 @@ def revalidation_preflight(spec: ClusterSpec) -> Phase:
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         active = _cluster_active(spec)
         node = SelectNodeOperator(task_id="select_node")
-        turn = AcquireTurnOperator(task_id="acquire_turn", if_taken="skip")
+        turn = AcquireLockOperator(task_id="acquire_turn", if_taken="skip")
         [active, node] >> turn
     return Phase(heads=[active, node], tails=[turn], tasks=[active, node, turn])
 

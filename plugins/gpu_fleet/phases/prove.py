@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import TaskGroup, TriggerRule
 
-from gpu_fleet.operators.base import RunIf
 from gpu_fleet.operators.helm.releases import ProveReleaseOperator, RemediateReleaseOperator
+from gpu_fleet.operators.preconditions import RunIf
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from airflow.sdk import Param, TaskGroup, TriggerRule
 
 from gpu_fleet.core.teardown.scope import orphans_go
 from gpu_fleet.operators.helm.releases import UninstallReleaseOperator
+from gpu_fleet.operators.lock import AcquireLockOperator, ReleaseLockOperator
 from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator
 from gpu_fleet.operators.teardown.delete import DeleteNodeClassesOperator, DeleteRuntimeClassOperator
 from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator
@@ -20,7 +21,6 @@ from gpu_fleet.operators.teardown.freeze import FreezePoolsOperator, UndoFreezeO
 from gpu_fleet.operators.teardown.leaks import LeakCheckOperator
 from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
 from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
-from gpu_fleet.operators.turn import AcquireTurnOperator, ReleaseTurnOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
 from gpu_fleet.phases.common import Phase, settle
@@ -68,7 +68,7 @@ def teardown(spec: ClusterSpec) -> Phase:
             response_timeout=spec.deadlines.approval.timedelta,
             execution_timeout=None,
         )
-        turn = AcquireTurnOperator(task_id="acquire_turn")
+        turn = AcquireLockOperator(task_id="acquire_turn")
         replan = PlanTeardownOperator(task_id="plan_again", approved_task_id=plan.task_id)
         freeze = FreezePoolsOperator(task_id="freeze_pools")
         drains: list[Any] = [
@@ -98,7 +98,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         leaks = LeakCheckOperator(
             task_id="leak_check", plan_task_id=plan.task_id, trigger_rule=TriggerRule.NONE_SKIPPED
         )
-        release = ReleaseTurnOperator(task_id="release_turn").as_teardown()
+        release = ReleaseLockOperator(task_id="release_turn").as_teardown()
 
         plan >> approve >> turn >> replan >> freeze >> drains
         for drain in drains:

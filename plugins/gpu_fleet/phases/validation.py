@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from airflow.sdk import TaskGroup, TriggerRule
 
 from gpu_fleet.core.probes.plan import Probe
-from gpu_fleet.operators.capacity.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
-from gpu_fleet.operators.capacity.replacement import ReplaceDriftedOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.holding import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
+from gpu_fleet.operators.validation.replacement import ReplaceDriftedOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:

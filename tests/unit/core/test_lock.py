@@ -9,10 +9,10 @@ from gpu_fleet.core.lock import (
     NAMELESS_DEPLOYMENT,
     Action,
     Holder,
-    Turn,
+    LockState,
     decide,
     held_by,
-    kept_longer_than,
+    held_longer_than,
     observe,
     read_holder,
     record,
@@ -26,36 +26,36 @@ ELSEWHERE = Holder("https://other", "gpu_lifecycle.demo", "manual__1")
 @pytest.mark.parametrize(
     ("config_map", "turn"),
     [
-        (None, Turn.FREE),
-        ({"metadata": {}}, Turn.FREE),
-        (record(None), Turn.FREE),
-        (record(ME), Turn.OURS),
-        (record(Holder(ME.deployment, ME.dag_id, ME.run_id, "another time")), Turn.OURS),
-        (record(OTHER_RUN), Turn.HELD_HERE),
-        (record(ELSEWHERE), Turn.HELD_ELSEWHERE),
-        ({"data": {"owner": "somebody"}}, Turn.UNREADABLE),
+        (None, LockState.FREE),
+        ({"metadata": {}}, LockState.FREE),
+        (record(None), LockState.FREE),
+        (record(ME), LockState.OURS),
+        (record(Holder(ME.deployment, ME.dag_id, ME.run_id, "another time")), LockState.OURS),
+        (record(OTHER_RUN), LockState.HELD_HERE),
+        (record(ELSEWHERE), LockState.HELD_ELSEWHERE),
+        ({"data": {"owner": "somebody"}}, LockState.UNREADABLE),
     ],
 )
-def test_what_a_record_says(config_map: dict[str, Any] | None, turn: Turn) -> None:
+def test_what_a_record_says(config_map: dict[str, Any] | None, turn: LockState) -> None:
     assert observe(config_map, ME) is turn
 
 
 @pytest.mark.parametrize(
     ("turn", "state", "action"),
     [
-        (Turn.FREE, None, Action.TAKE),
-        (Turn.OURS, None, Action.KEEP),
-        (Turn.HELD_HERE, "running", Action.WAIT),
-        (Turn.HELD_HERE, "queued", Action.WAIT),
-        (Turn.HELD_HERE, "success", Action.TAKE),
-        (Turn.HELD_HERE, "failed", Action.TAKE),
-        (Turn.HELD_HERE, None, Action.TAKE),  # Airflow has no such run any more
-        (Turn.HELD_ELSEWHERE, None, Action.WAIT),
-        (Turn.HELD_ELSEWHERE, "failed", Action.WAIT),  # another deployment's record is never stale by itself
-        (Turn.UNREADABLE, None, Action.WAIT),
+        (LockState.FREE, None, Action.TAKE),
+        (LockState.OURS, None, Action.KEEP),
+        (LockState.HELD_HERE, "running", Action.WAIT),
+        (LockState.HELD_HERE, "queued", Action.WAIT),
+        (LockState.HELD_HERE, "success", Action.TAKE),
+        (LockState.HELD_HERE, "failed", Action.TAKE),
+        (LockState.HELD_HERE, None, Action.TAKE),  # Airflow has no such run any more
+        (LockState.HELD_ELSEWHERE, None, Action.WAIT),
+        (LockState.HELD_ELSEWHERE, "failed", Action.WAIT),  # another deployment's record is never stale by itself
+        (LockState.UNREADABLE, None, Action.WAIT),
     ],
 )
-def test_what_to_do(turn: Turn, state: str | None, action: Action) -> None:
+def test_what_to_do(turn: LockState, state: str | None, action: Action) -> None:
     assert decide(turn, state) is action
 
 
@@ -63,19 +63,19 @@ def test_what_to_do(turn: Turn, state: str | None, action: Action) -> None:
 def test_a_deployment_without_a_name_never_takes_the_turn_of_a_run_it_does_not_know(
     state: str | None, action: Action
 ) -> None:
-    assert decide(Turn.HELD_HERE, state, nameless=True) is action
+    assert decide(LockState.HELD_HERE, state, nameless=True) is action
     says = held_by(record(Holder(NAMELESS_DEPLOYMENT, "d", "r")))
     assert "GPU_FLEET_DEPLOYMENT" in says
     assert "delete ConfigMap gpu-fleet-system/turn by hand" in says
 
 
 def test_every_turn_is_decided() -> None:
-    assert {decide(turn, "running") for turn in Turn} <= set(Action)
+    assert {decide(turn, "running") for turn in LockState} <= set(Action)
 
 
 def test_an_unknown_run_state_raises() -> None:
     with pytest.raises(ValueError, match="paused"):
-        decide(Turn.HELD_HERE, "paused")
+        decide(LockState.HELD_HERE, "paused")
 
 
 def test_a_record_reads_back() -> None:
@@ -106,4 +106,4 @@ def test_an_unreadable_record_comes_with_a_remedy() -> None:
     ],
 )
 def test_whether_somebody_has_had_the_turn_for_longer(config_map: dict[str, Any] | None, expected: bool) -> None:
-    assert kept_longer_than(3600, config_map, datetime(2026, 9, 1, 12, 0, tzinfo=UTC)) is expected
+    assert held_longer_than(3600, config_map, datetime(2026, 9, 1, 12, 0, tzinfo=UTC)) is expected

@@ -1,38 +1,17 @@
-"""What all operators share: when they skip themselves."""
+"""What all operators share: the retry policy and the frozen spec."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from airflow.providers.standard.exceptions import HITLTimeoutError
-from airflow.sdk import DAG
 from airflow.sdk.definitions.retry_policy import RetryAction
-from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, SpecError
 from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, RunIf, frozen_spec
-from gpu_fleet.operators.turn import AcquireTurnOperator
+from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, frozen_spec
 from tests.unit.core.specs import demo_mapping
-
-
-class Probe(FleetOperator):
-    """Says that it ran."""
-
-    needs_kube = False
-
-    def prepare(self, context: Mapping[str, Any]) -> None:
-        """No spec is needed."""
-
-    def act(self, context: Mapping[str, Any]) -> str:
-        return "ran"
-
-
-class InTurn(Probe):
-    only_in_turn = True
 
 
 class FakeTaskInstance:
@@ -53,70 +32,6 @@ class FakeTaskInstance:
 
 def run(operator: FleetOperator, ti: FakeTaskInstance) -> Any:
     return operator.execute({"ti": ti, "params": {}})
-
-
-STATES = ["success", "failed", "upstream_failed", "skipped", "removed"]
-
-
-@pytest.mark.parametrize(
-    ("condition", "enough"),
-    [(RunIf.ANY_SUCCEEDED, {"success"}), (RunIf.ANY_FAILED, {"failed", "upstream_failed"})],
-)
-def test_condition_over_every_pair_of_states(condition: RunIf, enough: set[str]) -> None:
-    assert not condition.holds([])
-    for first in STATES:
-        for second in STATES:
-            assert condition.holds([first, second]) == bool({first, second} & enough), (first, second)
-
-
-def pair(run_if: RunIf | None) -> FleetOperator:
-    with DAG("gpu_lifecycle.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-        first, other, task = Probe(task_id="a"), Probe(task_id="b"), Probe(task_id="c", run_if=run_if)
-        Probe(task_id="elsewhere")
-        [first, other] >> task
-    return task
-
-
-def test_pool_left_out_does_not_keep_the_proof_from_running() -> None:
-    assert run(pair(RunIf.ANY_SUCCEEDED), FakeTaskInstance({"a": "success", "b": "skipped"})) == "ran"
-
-
-def test_without_any_success_the_task_skips_itself_and_names_its_upstreams() -> None:
-    states = {"a": "failed", "b": "skipped", "elsewhere": "success"}
-    with pytest.raises(AirflowSkipException, match="not any succeeded of: a, b"):
-        run(pair(RunIf.ANY_SUCCEEDED), FakeTaskInstance(states))
-
-
-def test_without_any_failure_there_is_nothing_to_remedy() -> None:
-    with pytest.raises(AirflowSkipException, match="not any failed"):
-        run(pair(RunIf.ANY_FAILED), FakeTaskInstance({"a": "success", "b": "skipped"}))
-    assert run(pair(RunIf.ANY_FAILED), FakeTaskInstance({"a": "upstream_failed", "b": "success"})) == "ran"
-
-
-def test_task_without_a_condition_does_not_ask() -> None:
-    assert run(pair(None), FakeTaskInstance()) == "ran"
-
-
-def chain() -> FleetOperator:
-    with DAG("gpu_lifecycle.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-        turn, between, task = AcquireTurnOperator(task_id="turn"), Probe(task_id="between"), InTurn(task_id="clean_up")
-        turn >> between >> task
-    return task
-
-
-def test_run_that_never_had_the_turn_leaves_the_cluster_alone() -> None:
-    with pytest.raises(AirflowSkipException, match="never had the cluster's turn"):
-        run(chain(), FakeTaskInstance({"turn": "failed", "between": "upstream_failed"}))
-
-
-def test_run_that_has_the_turn_tidies_up() -> None:
-    assert run(chain(), FakeTaskInstance(xcoms={"turn": {"run_id": "run"}})) == "ran"
-
-
-def test_graph_without_turns_is_not_restricted() -> None:
-    with DAG("own", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-        task = InTurn(task_id="clean_up")
-    assert run(task, FakeTaskInstance()) == "ran"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.operators.turn import SKIPPED
+from gpu_fleet.operators.lock import SKIPPED
 from gpu_fleet.operators.validation.cleanup import STILL_PAID
 from gpu_fleet.operators.verdict import (
     RunFailed,

@@ -19,13 +19,13 @@ from airflow.sdk.exceptions import TaskDeferred
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, NODE, POD, ObjectRef
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.capacity.hold import ReleasePlaceholdersOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.helm.releases import InstallReleaseOperator, ProveReleaseOperator
 from gpu_fleet.operators.objects.apply import ApplyManifestsOperator
 from gpu_fleet.operators.objects.node_pools import ApplyNodeClassOperator, ApplyNodePoolOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.holding import ReleasePlaceholdersOperator
 from gpu_fleet.triggers.looking import look
 from sandbox.audit import FILE, AuditLog
 from tests.e2e.helm_world import helm_binary

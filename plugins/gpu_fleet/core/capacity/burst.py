@@ -1,4 +1,4 @@
-"""A burst on an empty shared pool: twice the shares of a node asked for at once buy exactly two nodes.
+"""A burst on an empty shared pool: twice the shares of a node, requested at once, buy exactly two nodes.
 
 It proves what a NodeOverlay is for, on request (Param ``proveBurst``). Two nodes, and a pool that may have a third:
 with fewer allowed, a Karpenter that counts physical GPUs could not buy too many, and the burst would prove nothing.
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 #: Nodes that the burst may buy.
 NODES = 2
-#: More pods at once than this say no more about Karpenter, and load the API server for everybody.
+#: More pods at once than this prove nothing more about Karpenter, and load the API server.
 MOST_PODS = 256
 
 
 def burst_size(pool: NodePool, physical: int) -> int:
-    """How many pods: the shares of two nodes."""
+    """The number of pods: the shares of two nodes."""
     return NODES * physical * pool.replicas
 
 
 def why_not(pool: NodePool, physical: int, present: Sequence[str]) -> str | None:
-    """Why the burst would prove nothing, or do harm; ``None`` if it can be made.
+    """Why the burst would prove nothing, or do harm; ``None`` if it can be run.
 
     :param present: names of the pool's Nodes and NodeClaims.
     """
@@ -55,7 +55,7 @@ def why_not(pool: NodePool, physical: int, present: Sequence[str]) -> str | None
 def burst_pod(
     cluster: str, pool: NodePool, index: int, *, lifetime_s: int, image: str, run: str, run_label: str
 ) -> dict[str, Any]:
-    """A pod that asks for one share of any node of the pool. It gives way to everything and ends by itself."""
+    """A pod that requests one share of any node of the pool. Every other pod preempts it, and it ends by itself."""
     pod = pause_pod(
         f"burst-{pool.name}-{index}", COMPONENT_BURST, cluster, pool, 1, image, run, run_label, cpu="1m", memory="8Mi"
     )
@@ -70,13 +70,13 @@ def burst_selector(pool: str) -> str:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a burst ends: noted before anything of it is removed, so that a task that is killed in between goes on.
+    """How a burst ends: noted before anything of it is removed, so that a retry of a killed task continues.
 
-    :ivar keep: how many nodes the pool wants, and the burst may leave to it.
-    :ivar claims: name -> UID of the NodeClaims that there were when the burst ended. The pool was empty before, so they
-        are the burst's; whatever comes later is somebody else's.
-    :ivar nodes: what the burst has bought, if it went well.
-    :ivar failure: class name, reason and message of the error with which the task ends; ``None`` if all went well.
+    :ivar keep: how many nodes the pool wants, which the burst may leave to it.
+    :ivar claims: name -> UID of the NodeClaims that existed when the burst ended. The pool was empty before, so they
+        are the burst's; later ones are not.
+    :ivar nodes: the nodes that the burst has bought, if it succeeded.
+    :ivar failure: class name, reason and message of the task's error; ``None`` if the burst succeeded.
     """
 
     keep: int
@@ -104,11 +104,12 @@ class Ending:
 
 
 def surplus(ending: Ending, claims: Iterable[Object], pods: Iterable[Object]) -> list[Object]:
-    """The NodeClaims that the burst has bought and nobody needs, by name. Total; the same state gives the same answer.
+    """The NodeClaims that the burst has bought and no pod needs, by name. Total; the same state gives the same result.
 
     Nodes in use stay, and count among those that the pool keeps.
 
-    :param claims: the pool's NodeClaims, :param pods: of any namespace.
+    :param claims: the pool's NodeClaims.
+    :param pods: pods of any namespace.
     """
     pods = list(pods)
     present = sorted((claim for claim in claims if not deleting(claim)), key=name_of)

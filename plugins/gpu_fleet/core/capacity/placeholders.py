@@ -1,19 +1,20 @@
-"""Asking for capacity: one placeholder pod per node that is missing.
+"""Requesting capacity: one placeholder pod per missing node.
 
-A dynamic NodePool launches nothing without a pending pod. A placeholder asks for a whole node (its physical GPUs) and
+A dynamic NodePool launches nothing without a pending pod. A placeholder requests a whole node (its physical GPUs) and
 refuses to share a node with another placeholder, so that N missing nodes are N placeholders and never fewer, as they
 would be if Karpenter packed them onto a larger instance.
 
-Nodes that are there already need no placeholder, and every placeholder keeps away from them: one that landed on an idle
-node would leave a node missing, and one that found only busy nodes would buy a node beyond ``wantedNodes``. So they are
-labelled as *standing* first, and a placeholder requires that its node has no such label. Host names cannot be used:
+Nodes that exist already need no placeholder, and no placeholder may run on them: one on an idle node would leave a node
+missing, and one that found only busy nodes would buy a node beyond ``wantedNodes``. So they are labelled as *standing*
+first, and a placeholder requires that its node has no such label. Host names cannot be used:
 Karpenter ignores every pod whose node affinity or selector names ``kubernetes.io/hostname``, whatever the operator
 (kubernetes-sigs/karpenter v1.14 ``pkg/controllers/provisioning/provisioner.go``, ``Validate``). Of a label that a pool
 does not define it accepts ``DoesNotExist`` (``pkg/scheduling/requirements.go``, ``Compatible``); ``NotIn`` as well, but
 then it would invent a value for the new node.
 
-The labels come before the first placeholder and go after the last. So while a placeholder waits, every node without a
-label has come since: it is what some placeholder waits for, and stays open to it when a later try asks for more.
+The labels are set before the first placeholder is created and removed after the last is deleted. So while one is
+pending, every node without a label has joined since: some placeholder waits for it, and it stays without a label if a
+later try requests more.
 """
 
 from __future__ import annotations
@@ -58,22 +59,22 @@ if TYPE_CHECKING:
     from gpu_fleet.core.spec.operations import Deadlines
 
 
-#: Seconds by which a placeholder outlives the waits that it serves: retries, queueing and short tasks between them.
+#: Seconds by which a placeholder outlives the waits that it serves, for retries, queueing and short tasks in between.
 PLACEHOLDER_SLACK_S = 1800
 
 
 @dataclass(frozen=True)
 class PlaceholderPlan:
-    """What is to be done so that enough capacity is asked for.
+    """What to do so that enough capacity is requested.
 
     :ivar create: indices of the placeholders to create.
     :ivar remove: names of finished or orphaned placeholders to delete first.
     :ivar mark: names of the nodes to label as standing before anything is created.
-    :ivar standing: how many nodes are there already.
-    :ivar asked: how many are already asked for and not there yet.
-    :ivar drifted: node -> in what it is not of the pool's present template: no capacity, though it serves its pods.
-    :ivar idle_places: nodes of the present template that take no job (cordoned, quarantined) and hold a place all the
-        same.
+    :ivar standing: how many nodes exist already.
+    :ivar asked: how many are already requested and have not joined yet.
+    :ivar drifted: node -> how it differs from the pool's present template: no capacity, though it serves its pods.
+    :ivar idle_places: nodes of the present template that take no job (cordoned, quarantined) but count against
+        ``limits.nodes``.
     """
 
     create: tuple[int, ...]
@@ -86,7 +87,7 @@ class PlaceholderPlan:
 
 
 def counts_as_capacity(node: PoolNode) -> bool:
-    """Whether a node is one of the wanted ones: a cordoned or quarantined one takes no job, so another has to come."""
+    """Whether a node is one of the wanted ones: a cordoned or quarantined one takes no job and is replaced."""
     return not node.cordoned and not node.quarantined and not node.leaving
 
 
@@ -100,8 +101,10 @@ def plan_placeholders(
 ) -> PlaceholderPlan:
     """Which placeholders are missing. Total; the same state gives the same plan.
 
-    :param claims: NodeClaims, :param nodes: Nodes, :param placeholders: placeholder pods; of any pool.
-    :param template: what the pool's nodes are launched with today; ``None``: not known, any node counts.
+    :param claims: NodeClaims of any pool.
+    :param nodes: Nodes of any pool.
+    :param placeholders: placeholder pods of any pool.
+    :param template: what the pool's nodes are launched with now; ``None``: not known, any node counts.
     """
     claims = list(claims)
     nodes = [node for node in nodes if labels_of(node).get(LABEL_NODE_POOL) == pool]
@@ -115,7 +118,7 @@ def plan_placeholders(
     for pod in placeholders:
         if (pod.get("metadata") or {}).get("labels", {}).get(LABEL_POOL) != pool:
             continue
-        # On a drifted node it holds nothing that was asked for.
+        # On a drifted node it holds nothing that was requested.
         gone = node_of(pod) and (node_of(pod) not in here or node_of(pod) in drifted)
         if finished(pod) or gone:
             remove.append(name_of(pod))
@@ -123,13 +126,13 @@ def plan_placeholders(
         taken.add(name_of(pod))
         if not node_of(pod) and not deleting(pod):
             pending += 1
-    # A claim on its way serves a pending placeholder, so the two are not added up.
+    # A NodeClaim that is launching serves a pending placeholder, so the two are not added up.
     asked = max(len(arriving), pending)
     missing = max(0, wanted - len(standing) - asked)
-    # With a placeholder waiting, a node without the label is the one that it waits for.
+    # While a placeholder is pending, a node without the label is the one that it waits for.
     unmarked = [name_of(node) for node in nodes if LABEL_STANDING not in labels_of(node)]
     if pending or not missing:
-        # A drifted node is none that a placeholder waits for, whenever it came.
+        # No placeholder waits for a drifted node, whenever it joined.
         unmarked = [name for name in unmarked if name in drifted]
     free = (index for index in range(wanted + len(taken) + 1) if placeholder_name(pool, index) not in taken)
     return PlaceholderPlan(
@@ -153,11 +156,11 @@ def placeholder_name(pool: str, index: int) -> str:
 
 
 def placeholder_gpus(pool: NodePool, physical: int) -> int:
-    """GPUs that a placeholder asks for: the node's physical ones, so that it holds the node for us.
+    """The GPUs that a placeholder requests: the node's physical ones, so that it holds the whole node.
 
-    With ``failRequestsGreaterThanOne`` the device plugin refuses any container that asks for two shared GPUs (it is
-    killed with ``UnexpectedAdmissionError``), so there a placeholder asks for one: the anti-affinity alone makes it one
-    node each.
+    With ``failRequestsGreaterThanOne`` the device plugin refuses any container that requests two shared GPUs (the
+    pod fails with ``UnexpectedAdmissionError``), so there a placeholder requests one: the anti-affinity alone makes it
+    one node each.
     """
     return 1 if pool.refuses_two else physical
 
@@ -184,16 +187,17 @@ def placeholder_pod(
 ) -> dict[str, Any]:
     """A pod that waits for a new node of the pool and holds its GPUs.
 
-    It ends by itself: a run that is marked failed by hand, or ended by its time-out, never reaches its clean-up, and an
-    expensive node must not be held for ever for a run that is over.
+    It ends by itself: a run that is ended by its timeout never reaches its clean-up, and must not hold an expensive
+    node for ever.
 
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
-    :param run: ``<dag_id>/<run_id>`` for people, :param run_label: its hash for selectors.
+    :param run: ``<dag_id>/<run_id>``, for people.
+    :param run_label: its hash, for selectors.
     """
     pod = pause_pod(
         placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label
     )
-    # The labels of today's template: a node that Karpenter launches from an older one is not what is asked for.
+    # The labels of the present template: a node that Karpenter launches from an older one is not wanted.
     pod["spec"]["nodeSelector"] = {LABEL_NODE_POOL: pool.name, **(pool_labels(pool) if pool.manage else {})}
     pod["spec"]["activeDeadlineSeconds"] = lifetime_s
     pod["spec"]["affinity"] = {
@@ -221,7 +225,7 @@ def hold_pod(
 ) -> dict[str, Any]:
     """A pod that keeps one validated node from being consolidated for a while, until a user's pod preempts it.
 
-    It is pinned to the node, so it can never buy one, and ends by itself: nobody has to remember to release it.
+    It is pinned to the node, so it can never buy one, and it ends by itself.
     """
     pod = pause_pod(hold_name(pool.name, node), COMPONENT_HOLD, cluster, pool, gpus, image, run, run_label)
     pod["spec"]["nodeSelector"] = {LABEL_HOSTNAME: node}
@@ -231,7 +235,7 @@ def hold_pod(
 
 def hold_name(pool: str, node: str) -> str:
     name = f"hold-{pool}-{node.partition('.')[0]}"
-    # The name is also a host name; cut alone, the nodes of a pool with a long name would all have the same.
+    # The name is also a host name; without the hash the nodes of a pool with a long name would all get the same one.
     return name if len(name) <= 63 else f"{name[:52].rstrip('-')}-{short_hash(pool, node)}"
 
 
@@ -248,7 +252,7 @@ def pause_pod(
     cpu: str = "10m",
     memory: str = "16Mi",
 ) -> dict[str, Any]:
-    """A pod of ours that asks for GPUs of the pool's nodes and uses none; it gives way to everything.
+    """A pod of ours that requests GPUs of the pool's nodes and uses none; every other pod preempts it.
 
     :param cpu: and ``memory``: what it requests.
     """

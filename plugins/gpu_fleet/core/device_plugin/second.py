@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gpu_fleet.core.device_plugin.detect import DaemonSetPlugin
-from gpu_fleet.core.device_plugin.neighbours import SECOND_PLUGIN, describe, keep_off
+from gpu_fleet.core.device_plugin.findings import SECOND_PLUGIN
+from gpu_fleet.core.device_plugin.keep_off import describe, keep_off
 from gpu_fleet.core.kubernetes.node_matching import place_of_node, runs_on
 from gpu_fleet.core.kubernetes.objects import Object, finished, name_of, node_of
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
-from gpu_fleet.core.lock import TURN_REF, held_by, read_holder
+from gpu_fleet.core.lock import LOCK_REF, held_by, read_holder
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.verdict import Verdict, progressing, ready
 
 
 def _queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001  (the record's place is fixed)
-    return (KubeQuery("turn", TURN_REF.kind, namespace=TURN_REF.namespace, name=TURN_REF.name),)
+    return (KubeQuery("turn", LOCK_REF.kind, namespace=LOCK_REF.namespace, name=LOCK_REF.name),)
 
 
 def _judge(snapshot: Snapshot, args: Args) -> Verdict:

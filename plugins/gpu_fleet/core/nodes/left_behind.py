@@ -1,8 +1,8 @@
 """What finished runs left on nodes: their protection against Karpenter, and the cordons of drains that never ended.
 
-Decided by whoever holds the cluster's turn, and so while no other run is at work: what carries another run's name then
-is of a run that is over. A pool's own clean-up looks at the nodes of its pool; these may be of a pool that no cluster
-file names any more.
+The run that decides holds the cluster lock, so no other run is at work, and what carries another run's name was left
+by a run that is over. A pool's own clean-up looks at the nodes of its pool; these may belong to a pool that is no
+longer in any cluster file.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def cordoned_by_another(node: Mapping[str, Any], run: str) -> bool:
 def patch_of(node: Mapping[str, Any], run: str, closed_pools: Collection[str]) -> Json | None:
     """The merge patch that takes back what finished runs left on a node; ``None`` if there is nothing.
 
-    A cordon stays on a node that is going, and where its NodePool is closed for a teardown that has evicted pods: an
-    open node would be taken by those pods, and drained again. A quarantine keeps the node cordoned.
+    A cordon stays on a node that is being deleted, and where the NodePool is closed for a teardown that has evicted
+    pods: those pods would be scheduled to an uncordoned node, and evicted again. A quarantined node stays cordoned.
 
-    :param run: the run that holds the turn. :param closed_pools: names of NodePools that a teardown keeps closed.
+    :param run: the run that holds the cluster lock.
+    :param closed_pools: names of NodePools that a teardown keeps closed.
     """
     metadata, annotations = node["metadata"], _annotations(node)
     if deleting(node):

@@ -1,11 +1,12 @@
-"""Replacing drifted nodes on request, the replacement proven first: which nodes, and when they may go. Pure.
+"""Replacing drifted nodes on request, once their replacements are proven: which nodes, and when. Pure.
 
-First a pool is asked for as many nodes more as it would lack without the ones that go, within ``limits.nodes``; they
-are waited for and validated as all others. Only then is a drifted node removed, if it is still idle and as many proven
-nodes as the spec wants stay without it. So a run that ends anywhere leaves at worst a node too many.
+First the run requests as many additional nodes as the pool would lack without the drifted ones, within
+``limits.nodes``; it waits for them and validates them like all others. Only then is a drifted node removed, if it is
+still idle and as many proven nodes as the spec wants stay without it. So a run that is interrupted anywhere leaves at
+worst one node too many.
 
-Today only idle nodes are chosen. A strategy for busy ones would be another :data:`Chooser`; everything after the choice
-is the same, but for who empties the node.
+Only idle nodes are chosen at present. A strategy for busy nodes would be another :data:`Chooser`; everything after the
+choice is the same, except that the node has to be drained.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class Mode(StrEnum):
 
 
 class Why(StrEnum):
-    """Why a drifted node is left as it is."""
+    """Why a drifted node stays."""
 
     IN_USE = "InUse"  # a user's pod holds a GPU there, or asks not to be disrupted
     TURN_LATER = "TurnLater"  # the run has replaced as many as it may
-    NO_ROOM = "NoRoom"  # limits.nodes leaves no place for the node that would have to come first
+    NO_ROOM = "NoRoom"  # limits.nodes leaves no room for the node that has to be launched first
     NOT_PROVEN = "NotProven"  # too few proven nodes would stay
-    OUT_OF_SERVICE = "OutOfService"  # cordoned or quarantined by somebody, who is at work on it
+    OUT_OF_SERVICE = "OutOfService"  # cordoned or quarantined, by a person or another controller
     GONE = "Gone"
 
 
@@ -50,10 +51,11 @@ class Left:
 
 @dataclass(frozen=True)
 class Replacement:
-    """What a run means to replace in one pool.
+    """What a run is to replace in one pool.
 
-    :ivar chosen: nodes that shall go. :ivar surge: how many nodes more than ``wantedNodes`` have to come first.
-    :ivar standing: all nodes that stood when this was decided.
+    :ivar chosen: the nodes to remove.
+    :ivar surge: how many nodes beyond ``wantedNodes`` have to be launched first.
+    :ivar standing: all nodes that existed when this was decided.
     """
 
     chosen: tuple[str, ...] = ()
@@ -81,12 +83,12 @@ class Replacement:
         )
 
 
-#: Which of a pool's drifted nodes may go, and why the others stay.
+#: Which of a pool's drifted nodes may be removed, and why the others stay.
 Chooser = Callable[[Sequence[DriftedNode], Mapping[str, PoolNode]], tuple[list[str], list[Left]]]
 
 
 def idle_ones(drifted: Sequence[DriftedNode], nodes: Mapping[str, PoolNode]) -> tuple[list[str], list[Left]]:
-    """Those on which nobody's pod holds a GPU; the ones that drifted first come first."""
+    """The nodes on which no user's pod holds a GPU; in the order in which they drifted."""
     chosen, left = [], []
     for each in sorted(drifted, key=lambda each: (each.since or "~", each.node)):
         node = nodes.get(each.node)

@@ -1,8 +1,8 @@
-"""A pod of Karpenter's that ends at once because nothing gave it AWS credentials: told by the pod alone. Pure.
+"""A pod of Karpenter that ends at once because it was given no AWS credentials: recognized by the pod alone. Pure.
 
-The controller asks EC2 before it serves anything and ends if it cannot (aws/karpenter-provider-aws v1.14.1
+The controller calls EC2 before it serves anything and exits if it cannot (aws/karpenter-provider-aws v1.14.1
 ``pkg/operator/operator.go``, NewOperator). EKS's webhook writes credentials into a pod when it is created
-(aws/amazon-eks-pod-identity-webhook ``pkg/handler/handler.go``), so what a pod lacks it will always lack.
+(aws/amazon-eks-pod-identity-webhook ``pkg/handler/handler.go``), so a pod without them never gets any.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from gpu_fleet.core.kubernetes.objects import Object, deleting, name_of
 
-#: What the AWS SDK takes credentials from; written by the webhook for pod identity and IRSA, or by a person.
+#: The variables from which the AWS SDK takes credentials; set by the webhook for pod identity and IRSA, or by a person.
 CREDENTIALS = frozenset(
     {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -22,16 +22,16 @@ CREDENTIALS = frozenset(
         "AWS_PROFILE",
     }
 )
-#: A variable of the chart's by which the controller's container is known, whatever it is called.
+#: A variable that the chart sets, by which the controller's container is recognized whatever its name is.
 _CONTROLLER = "CLUSTER_NAME"
-#: A controller that has ended so often does not start: once may be an API that did not answer.
+#: Restarts after which a controller counts as unable to start: a single one may be due to an API that did not answer.
 _RESTARTS = 2
 
 
 def without_credentials(pods: Iterable[Object]) -> str:
-    """Which of Karpenter's pods ends again and again and was given no AWS credentials, with the remedy; empty if none.
+    """Which of Karpenter's pods keeps restarting without AWS credentials, with the remedy; empty if none.
 
-    A container that takes its environment from elsewhere (``envFrom``) may have them, and is not named.
+    A container that takes its environment from another object (``envFrom``) may have them, and is not named.
     """
     for pod in pods:
         if deleting(pod):
@@ -46,7 +46,7 @@ def without_credentials(pods: Iterable[Object]) -> str:
 
 
 def _exit_code(status: Mapping[str, Any]) -> int:
-    """With which status the container has ended last; 0 if it ended well, or not often enough to tell anything."""
+    """The exit code of the container's last end; 0 if it ended well, or has restarted too rarely to be conclusive."""
     if int(status.get("restartCount") or 0) < _RESTARTS:
         return 0
     for state in (status.get("state"), status.get("lastState")):

@@ -1,4 +1,4 @@
-"""On which nodes Karpenter's own controller can run, and whether node groups are about to bring more of them. Pure.
+"""On which nodes Karpenter's own controller can run, and whether node groups are about to add more of them. Pure.
 
 Sources: aws/karpenter-provider-aws v1.14.1 ``charts/karpenter/values.yaml`` (placement: not on Karpenter's own nodes,
 never two replicas on one node); Amazon EKS API, types Nodegroup, NodegroupHealth and Taint.
@@ -12,27 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import condition, is_true
+from gpu_fleet.core.preflight.facts import Object, mapping
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-Object = Mapping[str, Any]
-
 #: The label that EKS gives the nodes of a managed node group.
 LABEL_NODE_GROUP = "eks.amazonaws.com/nodegroup"
-#: States of a node group from which nodes come by themselves (Amazon EKS API, Nodegroup ``status``).
+#: States of a node group in which nodes join without further action (Amazon EKS API, Nodegroup ``status``).
 CREATING, UPDATING, ACTIVE = "CREATING", "UPDATING", "ACTIVE"
-#: What the chart gives the controller.
+#: The chart's defaults for the controller.
 _CHART_TOLERATIONS: tuple[Object, ...] = ({"key": "CriticalAddonsOnly", "operator": "Exists"},)
 _CHART_NODE_SELECTOR = {"kubernetes.io/os": "linux"}
-#: Effects that keep a pod away.
+#: Effects that prevent scheduling.
 _BARRING = ("NoSchedule", "NoExecute")
 #: Effects as the EKS API writes them.
 _EFFECTS = {"NO_SCHEDULE": "NoSchedule", "NO_EXECUTE": "NoExecute", "PREFER_NO_SCHEDULE": "PreferNoSchedule"}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:
@@ -46,7 +41,7 @@ def _tolerates(toleration: Object, taint: Object) -> bool:
 
 @dataclass(frozen=True)
 class Placement:
-    """What the chart's values demand of a node, fit for a trigger's arguments.
+    """What the chart's values require of a node; JSON-able, for a trigger's arguments.
 
     :ivar wanted: how many nodes the replicas need.
     """
@@ -58,7 +53,7 @@ class Placement:
     @classmethod
     def of(cls, spec: ClusterSpec) -> Placement:
         values = spec.karpenter.values
-        selector = {**_CHART_NODE_SELECTOR, **_mapping(values.get("nodeSelector"))}
+        selector = {**_CHART_NODE_SELECTOR, **mapping(values.get("nodeSelector"))}
         if "nodeSelector" in values and values["nodeSelector"] is None:
             selector = {}
         tolerations = values["tolerations"] or () if "tolerations" in values else _CHART_TOLERATIONS
@@ -75,20 +70,20 @@ class Placement:
 
     def why_not(self, node: Object) -> str:
         """Why the controller cannot run on this node; empty if it can."""
-        if LABEL_NODE_POOL in _mapping(_mapping(node.get("metadata")).get("labels")):
+        if LABEL_NODE_POOL in mapping(mapping(node.get("metadata")).get("labels")):
             return "is Karpenter's own"
-        if _mapping(node.get("spec")).get("unschedulable"):
+        if mapping(node.get("spec")).get("unschedulable"):
             return "is cordoned"
         if not is_true(node, "Ready"):
             return "is not Ready"
         return self._keeps_away(node)
 
     def _keeps_away(self, node: Object) -> str:
-        labels = _mapping(_mapping(node.get("metadata")).get("labels"))
+        labels = mapping(mapping(node.get("metadata")).get("labels"))
         for key, wanted in self.selector.items():
             if labels.get(key) != wanted:
                 return f"has no label {key}={wanted}"
-        for taint in _mapping(node.get("spec")).get("taints") or ():
+        for taint in mapping(node.get("spec")).get("taints") or ():
             if taint.get("effect") in _BARRING and not any(_tolerates(each, taint) for each in self.tolerations):
                 return f"has the taint {taint.get('key')}:{taint.get('effect')}, which Karpenter does not tolerate"
         return ""
@@ -105,16 +100,17 @@ class Placement:
             {**taint, "effect": _EFFECTS.get(str(taint.get("effect")), taint.get("effect"))}
             for taint in group.get("taints") or ()
         ]
-        pretended = {"metadata": {"labels": {**labels, **_mapping(group.get("labels"))}}, "spec": {"taints": taints}}
+        pretended = {"metadata": {"labels": {**labels, **mapping(group.get("labels"))}}, "spec": {"taints": taints}}
         return not self._keeps_away(pretended)
 
 
 @dataclass(frozen=True)
 class Coming:
-    """A node group that is about to bring nodes.
+    """A node group that is about to add nodes.
 
-    :ivar since: RFC 3339, of its last change.
-    :ivar ready: how many of its nodes need no waiting for; :ivar desired: how many it is to have.
+    :ivar since: time of its last change, RFC 3339.
+    :ivar ready: how many of its nodes need not be waited for.
+    :ivar desired: its desired number of nodes.
     """
 
     name: str
@@ -129,15 +125,15 @@ class Coming:
 
 
 def coming(placement: Placement, nodes: Sequence[Object], groups: Iterable[Object]) -> list[Coming]:
-    """The node groups for whose nodes it is worth waiting; empty if all of them together would not be enough.
+    """The node groups whose nodes are worth waiting for; empty if all of them together would not be enough.
 
-    One that is being created or updated, whose nodes may still be replaced, or one in which fewer nodes than desired
-    have joined; not one in which EKS has found a fault, and none whose nodes Karpenter cannot run on.
+    These are groups that are being created or updated, whose nodes may still be replaced, and groups in which fewer
+    nodes than desired have joined; except those in which EKS has found a fault, or whose nodes cannot run Karpenter.
     """
     found = []
     for group in groups:
         name, status = str(group.get("nodegroupName")), str(group.get("status"))
-        desired = int(_mapping(group.get("scalingConfig")).get("desiredSize") or 0)
+        desired = int(mapping(group.get("scalingConfig")).get("desiredSize") or 0)
         mine = [node for node in nodes if _group_of(node) == name]
         here = [node for node in mine if (_joined(node) if status == ACTIVE else not placement.why_not(node))]
         on_the_way = status in (CREATING, UPDATING, ACTIVE) and len(here) < desired
@@ -149,19 +145,19 @@ def coming(placement: Placement, nodes: Sequence[Object], groups: Iterable[Objec
 
 
 def _joined(node: Object) -> bool:
-    """Whether a node no longer joins: Ready, or silent by now (kubernetes ``pkg/controller/nodelifecycle``)."""
+    """Whether a node has finished joining: Ready, or silent by now (kubernetes ``pkg/controller/nodelifecycle``)."""
     return (condition(node, "Ready") or {}).get("status") in ("True", "Unknown")
 
 
 def _group_of(node: Object) -> str:
-    return str(_mapping(_mapping(node.get("metadata")).get("labels")).get(LABEL_NODE_GROUP) or "")
+    return str(mapping(mapping(node.get("metadata")).get("labels")).get(LABEL_NODE_GROUP) or "")
 
 
 def _issues(group: Object) -> str:
-    issues = _mapping(group.get("health")).get("issues") or ()
+    issues = mapping(group.get("health")).get("issues") or ()
     return "; ".join(f"{issue.get('code')}: {issue.get('message')}" for issue in issues)
 
 
 def faults(groups: Iterable[Object]) -> list[str]:
-    """What EKS has found wrong with node groups."""
+    """The faults that EKS has found in node groups."""
     return [f"node group {group.get('nodegroupName')} ({found})" for group in groups if (found := _issues(group))]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import labels_of
-from gpu_fleet.core.preflight.prerequisites import Object, Prerequisite, State, Unseen, unknown
+from gpu_fleet.core.preflight.facts import Object, Prerequisite, State, Unseen, unknown
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 
 #: Quotas of vCPUs in Service Quotas, service ``ec2``, for families with NVIDIA GPUs (AWS General Reference, 'Amazon EC2

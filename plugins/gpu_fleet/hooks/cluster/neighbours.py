@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
-from gpu_fleet.core.device_plugin.neighbours import OPERATOR_GROUP, OPERATOR_KINDS, Seen
+from gpu_fleet.core.device_plugin.findings import Seen
+from gpu_fleet.core.device_plugin.keep_off import OPERATOR_GROUP, OPERATOR_KINDS
 from gpu_fleet.core.errors import Forbidden
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, DAEMON_SET, NODE, NODE_POOL, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL

@@ -1,58 +1,63 @@
-"""Proves on request, before a shared pool's capacity is asked for, that a burst of pods buys no node too many."""
+"""Proves on request, before a shared pool's capacity is requested, that a burst of pods does not buy too many nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core import errors
+from gpu_fleet.core.capacity.burst import NODES, Ending, burst_pod, burst_selector, burst_size, surplus, why_not
+from gpu_fleet.core.capacity.placeholders import placeholder_lifetime_s
 from gpu_fleet.core.errors import Conflict, GpuFleetError, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.objects import deleting, name_of
+from gpu_fleet.core.nodes.drifted import describe
 from gpu_fleet.operators.base import attempt, run_name, wait_started
 from gpu_fleet.operators.capacity import removal
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
-from gpu_fleet.operators.objects.pods import create_pod, delete_pods, ensure_objects
+from gpu_fleet.operators.locking import keep_lock
+from gpu_fleet.operators.manifests import ensure_objects
+from gpu_fleet.operators.pods import create_pod, delete_pods
 from gpu_fleet.operators.pool import hardware, reported_failure
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.capacity.burst import Ending
     from gpu_fleet.core.verdict import Verdict
 
 #: The run's Param that asks for the proof.
 PARAM = "proveBurst"
-#: XCom: what came of the burst.
+#: XCom key of the burst's result.
 BURST = "burst"
-#: Task state: that a burst is on its way; and how it ends, until the task is cleared: ending it twice is harmless.
+#: Task-state keys: that a burst has begun; and how it ends, until the task is cleared: ending it twice is harmless.
 BEGUN, ENDING = "burst_begun", "burst_ending"
-#: How often NodeClaims that change just then are looked at anew; one that launches changes some times within a second.
+#: Attempts to delete NodeClaims that change meanwhile; one that launches changes a few times within a second.
 LOOKS = 5
 
 
 class RequestSharedCapacityOperator(RequestCapacityOperator):
-    """Asks for a shared pool's capacity; with the Param ``proveBurst`` only after a burst on the empty pool.
+    """Requests a shared pool's capacity; with the Param ``proveBurst`` only after a burst on the empty pool.
 
-    The burst's pods go in any case, and so do nodes that it bought beyond ``wantedNodes``, unless a user's pod holds a
-    GPU there by then: a node is cordoned, looked at again, and its NodeClaim deleted by UID. Those within are asked for
-    anyway, and stay. How it ends is noted first: a task that was killed on the way goes on with that, and comes to the
-    same end.
+    The burst's pods are deleted in any case, and so are nodes that it bought beyond ``wantedNodes``, unless by then a
+    user's pod holds a GPU there: a node is cordoned, looked at again, and its NodeClaim deleted by UID. Nodes within
+    ``wantedNodes`` would be requested anyway, and stay. How the burst ends is noted first: a retry of a killed task
+    continues with that, and ends in the same way.
 
-    :returns: as the base class. The XCom ``burst`` says what came of it: ``{"pods", "nodes"}`` or ``{"skipped": why}``.
-    :raises GateRefused: ``BurstBoughtTooMany`` naming how many NodeClaims came, ``BurstBoughtTooFew``.
+    :returns: as the base class. The XCom ``burst`` has the burst's result: ``{"pods", "nodes"}`` or
+        ``{"skipped": why}``.
+    :raises GateRefused: ``BurstBoughtTooMany`` with the number of NodeClaims, ``BurstBoughtTooFew``.
     :raises DeadlinePassed: if the burst does not run within ``deadlines.capacity``.
     """
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         if not context["params"].get(PARAM):
             return super().act(context)
-        from gpu_fleet.core.capacity.burst import Ending, burst_size, why_not
-
         store = context["task_state_store"]
         if noted := store.get(ENDING):
             ending = Ending.from_json(noted["ending"])
             if noted["attempt"] == attempt(context):
                 return self._end(context, ending)
-            self._remove(context, ending)  # cleared since: what it has brought goes, and all begins anew
+            self._remove(context, ending)  # Cleared since: what the burst brought is removed, and all begins anew.
             store.delete(ENDING)
             store.delete(BEGUN)
         pool, physical = self.this_pool, hardware(self.spec, self.this_pool).count
@@ -61,7 +66,7 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
             for kind in (NODE, NODE_CLAIM)
             for item in self.kube.list(kind, label_selector=self.of_pool())
         ]
-        # What a killed try of this task has begun is gone on with: its own nodes are no reason to leave it.
+        # A retry of a killed task continues its burst: nodes of that burst are no reason to skip it.
         begun = bool(store.get(BEGUN)) and bool(self._pods())
         if reason := why_not(pool, physical, [] if begun else present):
             self.log.warning("no burst on pool %s: %s", pool.name, reason)
@@ -72,9 +77,6 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         return self._burst(context, pods)
 
     def _burst(self, context: Mapping[str, Any], pods: int) -> dict[str, Any]:
-        from gpu_fleet.core.capacity.burst import NODES, burst_pod
-        from gpu_fleet.core.capacity.placeholders import placeholder_lifetime_s
-
         pool = self.this_pool
         self.log.info("burst on pool %s: %d pods of one share each, which need %d nodes", pool.name, pods, NODES)
         ensure_objects(self.kube, self.spec, "system_namespaces", {SYSTEM_NAMESPACE})
@@ -102,11 +104,9 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         return self._note_and_end(context, keep=pool.wanted_nodes, verdict=verdict)
 
     def after_burst(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """When the burst runs, has bought too many nodes, or time is up."""
-        from gpu_fleet.operators.turn import keep_turn
-
+        """Called when the burst runs, has bought too many nodes, or its deadline has passed."""
         self.prepare(context)
-        keep_turn(self, context)
+        keep_lock(self, context)
         try:
             verdict = conclude(event)
         except GpuFleetError as error:
@@ -121,9 +121,6 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         verdict: Verdict | None = None,
         error: GpuFleetError | None = None,
     ) -> dict[str, Any]:
-        from gpu_fleet.core.capacity.burst import Ending
-        from gpu_fleet.core.kubernetes.objects import deleting, name_of
-
         if verdict is not None:
             self.log.info("%s", verdict.message)
         ending = Ending(
@@ -136,10 +133,7 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         return self._end(context, ending)
 
     def _end(self, context: Mapping[str, Any], ending: Ending) -> dict[str, Any]:
-        """Remove what the burst has brought, then ask for capacity, or fail as the burst did; harmless to repeat."""
-        from gpu_fleet.core import errors
-        from gpu_fleet.core.capacity.burst import burst_size
-
+        """Remove what the burst has brought, then request capacity, or fail as the burst did; harmless to repeat."""
         self._remove(context, ending)
         if ending.failure is not None:
             kind, reason, message = ending.failure
@@ -150,8 +144,6 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         return super().act(context)
 
     def _pods(self) -> list[dict[str, Any]]:
-        from gpu_fleet.core.capacity.burst import burst_selector
-
         return self.kube.list(POD, SYSTEM_NAMESPACE, label_selector=burst_selector(self.node_pool))
 
     def _claims(self) -> list[dict[str, Any]]:
@@ -159,22 +151,18 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
 
     def _remove(self, context: Mapping[str, Any], ending: Ending) -> None:
         """
-        :raises TransientError: ``ClaimChanged``: the NodeClaims did not stand still.
+        :raises TransientError: ``ClaimChanged``: the NodeClaims kept changing.
         """
         delete_pods(self.kube, self._pods())
         if not any(self._remove_surplus(ending, run_name(context)) for _ in range(LOOKS)):
             raise TransientError(
                 f"the NodeClaims that the burst on pool {self.node_pool} has bought changed {LOOKS} times while they "
-                "were about to be deleted; the task goes on with them when it is retried",
+                "were about to be deleted; a retry of the task continues with them",
                 reason="ClaimChanged",
             )
 
     def _remove_surplus(self, ending: Ending, run: str) -> bool:
         """Cordon, look again, delete; ``False`` if a NodeClaim was no longer what had been looked at."""
-        from gpu_fleet.core.capacity.burst import surplus
-        from gpu_fleet.core.kubernetes.objects import name_of
-        from gpu_fleet.core.nodes.drifted import describe
-
         cordoned: set[str] = set()
         claims = self._claims()
         for claim in surplus(ending, claims, removal.live_pods(self.kube, claims)):
@@ -191,20 +179,16 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
         go = surplus(ending, claims, removal.live_pods(self.kube, claims))
         for node in sorted(cordoned - {describe(claim, ()).node for claim in go}):
             removal.uncordon(self.kube, node, run)
-            self.log.warning("node %s stays: by now it is in use, or its NodeClaim has gone", node)
+            self.log.warning("node %s stays: it is in use by now, or its NodeClaim no longer exists", node)
         changed = [claim for claim in go if self._may_go(claim, cordoned) and not self._delete(claim)]
         return not changed
 
     def _may_go(self, claim: Mapping[str, Any], cordoned: set[str]) -> bool:
-        from gpu_fleet.core.nodes.drifted import describe
-
         return describe(claim, ()).node in {"", *cordoned}
 
     def _delete(self, claim: Mapping[str, Any]) -> bool:
-        from gpu_fleet.core.nodes.drifted import describe
-
         metadata = claim["metadata"]
-        # Without a node there is nothing to cordon; so not if the node registers at this very moment.
+        # Without a node there is nothing to cordon; the version keeps a NodeClaim whose node registers just now.
         version = None if describe(claim, ()).node else metadata["resourceVersion"]
         try:
             there = self.kube.delete(ObjectRef(NODE_CLAIM, metadata["name"]), uid=metadata["uid"], version=version)

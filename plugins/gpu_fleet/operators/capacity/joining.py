@@ -1,32 +1,33 @@
-"""Why instances that were launched do not become nodes: what EKS says of their role, looked at once from the worker."""
+"""Why launched instances do not become nodes: EKS' access entry of their role, looked up once from the worker."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.errors import GateRefused, GpuFleetError
+from gpu_fleet.core.preflight.facts import State
+from gpu_fleet.core.preflight.node_prerequisites import access_entry
+from gpu_fleet.operators.preflight.look import Look
 
 if TYPE_CHECKING:
     from gpu_fleet.operators.pool import PoolOperator
 
-#: The node role has no access entry, or one of a type with which no node joins.
+#: The node role has no access entry, or one of a type with which a node cannot join.
 NOT_ADMITTED = "NodeRoleNotAdmitted"
 
 
 def not_admitted(operator: PoolOperator, error: GpuFleetError) -> GateRefused | None:
-    """The error that names the missing access entry; ``None`` if it is there, or nobody can tell.
+    """The error that names the missing access entry; ``None`` if it exists, or could not be looked up.
 
-    Preflight has looked at it before the run changed anything; it may have been deleted since. An instance that waits
-    goes on trying and joins once the entry is there.
+    Preflight has looked at it before the run changed anything; it may have been deleted since. An instance keeps trying
+    and joins once the entry exists.
 
     :param error: how the wait for the node ended.
     """
-    from gpu_fleet.core.preflight.prerequisites import State, access_entry
     from gpu_fleet.hooks.aws import aws_session
-    from gpu_fleet.operators.preflight.prerequisites import Look
 
     if not operator.this_pool.manage:
-        return None  # its role is in an EC2NodeClass of others
+        return None  # Its role is in an EC2NodeClass of another owner.
     spec = operator.spec
     found = access_entry(spec, Look(operator, aws_session(spec.aws.connection, spec.aws.region)).admission())
     if found.state is State.MET:
@@ -36,5 +37,5 @@ def not_admitted(operator: PoolOperator, error: GpuFleetError) -> GateRefused | 
         return None
     waits = error.message.partition(";")[0]
     return GateRefused(
-        f"{waits}; the cause: {found}; then clear this task: the instance goes on trying to join", reason=NOT_ADMITTED
+        f"{waits}; the cause: {found}; then clear this task: the instance keeps trying to join", reason=NOT_ADMITTED
     )

@@ -1,4 +1,4 @@
-"""Waits until GPU nodes that were asked for have the GPUs that were promised."""
+"""Waits until the requested GPU nodes have the GPUs that the spec promises."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpu_fleet.core.capacity.launch import NODE_DOES_NOT_JOIN
+from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
+from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
 from gpu_fleet.operators.base import wait_started
-from gpu_fleet.operators.capacity.request import request_capacity
+from gpu_fleet.operators.capacity.joining import not_admitted
+from gpu_fleet.operators.capacity.replacement import without_surge
+from gpu_fleet.operators.capacity.request import planned_replacement, request_capacity
 from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
@@ -21,27 +25,23 @@ if TYPE_CHECKING:
 class AwaitCapacityOperator(PoolOperator):
     """Waits until every wanted node has exactly physical × replicas GPUs.
 
-    A retry asks again first: a spot node that was taken away took its placeholder with it.
+    A retry first requests what is missing: a spot node that was interrupted took its placeholder with it.
 
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "allocatable": {node: GPUs}, "instances": {node: …}}``.
     :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
         (``AllocatableMismatch``, ``SharingNotApplied``) or broken hardware (``GpuLost``, ``XidError``), or Karpenter
         cannot place the placeholders.
-    :raises GateRefused: ``NodeRoleNotAdmitted``: EKS lets no node with the pool's role in.
+    :raises GateRefused: ``NodeRoleNotAdmitted``: EKS admits no node with the pool's role.
     :raises GateFailed: a launch failed, or nodes were lost; retried.
     :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``, counted
         from the first try.
 
-    A failure also leaves its reason in the XCom ``failure``, for the task that decides about a roll-back.
+    A failure also leaves its reason in the XCom ``failure``, for the task that decides about a rollback.
     """
 
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
-        from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
-        from gpu_fleet.operators.capacity.replacement import planned_replacement
-
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         if not pool.wanted_nodes:
@@ -86,10 +86,7 @@ class AwaitCapacityOperator(PoolOperator):
     def _awaited(
         self, context: Mapping[str, Any], args: Mapping[str, Any], surge: int, wait: Callable[[], Verdict]
     ) -> Verdict:
-        """The end of the wait. A node that does not join is asked why, and waited for further if nothing is found."""
-        from gpu_fleet.operators.capacity.joining import not_admitted
-        from gpu_fleet.operators.capacity.replacement import without_surge
-
+        """The end of the wait. If a node does not join, the cause is looked up; without a cause the wait continues."""
         try:
             try:
                 return wait()
@@ -115,7 +112,7 @@ class AwaitCapacityOperator(PoolOperator):
                 verdict = conclude(event)
             except GpuFleetError as error:
                 self.prepare(context)
-                ended = error  # the name of an exception is gone after its clause
+                ended = error  # the name of an exception is deleted after its clause
                 verdict = self._awaited(context, args or {}, surge, lambda: _raise(ended))
         return self._found(verdict.message, verdict.data)
 

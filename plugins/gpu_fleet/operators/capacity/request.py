@@ -1,4 +1,4 @@
-"""Asks for GPU nodes: one placeholder pod per node that a pool lacks."""
+"""Requests GPU nodes: one placeholder pod per node that a pool lacks."""
 
 from __future__ import annotations
 
@@ -8,36 +8,42 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gpu_fleet.core.capacity import placeholders as rules
 from gpu_fleet.core.errors import GateRefused
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
+from gpu_fleet.core.manifests.build import build
+from gpu_fleet.core.nodes.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
+from gpu_fleet.core.nodes.replacement import Replacement
 from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.capacity.standing import mark_standing
-from gpu_fleet.operators.objects.apply import as_yaml
-from gpu_fleet.operators.objects.cordons import take_back_cordons
-from gpu_fleet.operators.objects.pods import create_pod, ensure_objects, placeholders
-from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes, reported_failure
+from gpu_fleet.operators.capacity.placeholder_label import keep_placeholders_off
+from gpu_fleet.operators.capacity.replacement import REPLACEMENT, plan_replacement
+from gpu_fleet.operators.manifests import as_yaml, ensure_objects
+from gpu_fleet.operators.nodes import protect_nodes, take_back_cordons
+from gpu_fleet.operators.pods import create_pod, placeholders
+from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure, upstream_tasks
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
 if TYPE_CHECKING:
     from gpu_fleet.core.aws.physical import Hardware
 
 
 class RequestCapacityOperator(PoolOperator):
-    """Creates one placeholder pod per node that the pool lacks, and thereby makes Karpenter launch it.
+    """Creates one placeholder pod per node that the pool lacks, so that Karpenter launches it.
 
-    With all wanted nodes present, or on their way, nothing is created. Run again after a kill it creates what is
-    missing. Nodes that a drain of ours left cordoned take jobs again. Nodes that stand already are protected from
-    disruption until validation has cleaned up: without a placeholder an idle one would go while the others come.
+    If all wanted nodes are present or being launched, nothing is created. A retry after a kill creates what is missing.
+    Nodes that a drain of ours left cordoned are uncordoned. Nodes that are there already are protected from disruption
+    until validation has cleaned up: without a placeholder an idle one would be consolidated while the others launch.
 
     :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical", "drifted":
-        {node: in what it is not of the pool's present template}}``.
+        {node: how it differs from the pool's present template}}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
-    :raises GateRefused: ``DriftedNodesHoldTheCap``: nodes of an older template, which do not go by themselves, leave no
-        room under ``limits.nodes`` for those that are wanted. Nothing has been asked for then.
+    :raises GateRefused: ``DriftedNodesHoldTheCap``: nodes of an older template, which are not removed by themselves,
+        leave no room under ``limits.nodes`` for the wanted nodes. Nothing has been requested then.
 
     The created pods are shown among the task's rendered fields.
     """
 
-    changes_cluster = True
+    preconditions = (SelectedPool(), *CHANGES_CLUSTER)
     template_fields = ("manifests",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
@@ -50,7 +56,6 @@ class RequestCapacityOperator(PoolOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.hooks.cluster.drifted import remember_class
-        from gpu_fleet.operators.capacity.replacement import REPLACEMENT, plan_replacement
 
         if self.this_pool.manage:
             remember_class(self.kube, self.spec.name, self.node_pool)
@@ -63,35 +68,42 @@ class RequestCapacityOperator(PoolOperator):
         return found
 
 
+def planned_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Replacement:
+    """What the pool's task that requests capacity has decided to replace in this run."""
+    for task_id in upstream_tasks(operator, RequestCapacityOperator):
+        value = context["ti"].xcom_pull(task_ids=task_id, key=REPLACEMENT)
+        if isinstance(value, Mapping):
+            return Replacement.from_json(value)
+    return Replacement()
+
+
 def request_capacity(
     operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, *, surge: int = 0
 ) -> dict[str, Any]:
     """Create the placeholders that are missing; idempotent.
 
-    :param surge: nodes beyond ``wantedNodes``, which come before drifted ones go.
+    :param surge: nodes beyond ``wantedNodes``, which are launched before drifted ones are removed.
     """
-    from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
-
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
     # Karpenter deletes a node some time after its NodeClaim (kubernetes-sigs/karpenter v1.14.1
-    # pkg/controllers/nodeclaim/lifecycle/controller.go, finalize): until then it looks like any other, and must neither
-    # be opened again nor count.
-    going = {str((claim.get("status") or {}).get("nodeName") or "") for claim in claims if deleting(claim)}
+    # pkg/controllers/nodeclaim/lifecycle/controller.go, finalize): until then it looks like any other node, and
+    # must neither be uncordoned nor counted.
+    leaving = {str((claim.get("status") or {}).get("nodeName") or "") for claim in claims if deleting(claim)}
     found = kube.list(NODE, label_selector=operator.of_pool())
-    nodes = take_back_cordons(kube, [node for node in found if node["metadata"]["name"] not in going])
-    waiting = placeholders(kube, pool.name)
+    nodes = take_back_cordons(kube, [node for node in found if node["metadata"]["name"] not in leaving])
+    pending = placeholders(kube, pool.name)
     wanted = pool.wanted_nodes + surge
-    plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, waiting, PoolTemplate.of(pool))
+    plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, pending, PoolTemplate.of(pool))
     _look_at_drifted(operator, plan, claims)
     if pool.wanted_nodes:
-        # An idle node without a placeholder is one that Karpenter may remove while the missing ones are waited for.
+        # Karpenter may remove an idle node without a placeholder while the run waits for the missing ones.
         mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
         protect_nodes(kube, filter(rules.counts_as_capacity, mine), run_name(context))
     for name in plan.remove:
-        # Grace 0: a finished pod has nothing to end, and its name is needed now.
+        # Grace period 0: a finished pod has nothing to shut down, and its name is needed now.
         kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
-        operator.log.info("removed placeholder %s: it had ended, or its node is gone", name)
+        operator.log.info("deleted placeholder %s: it had ended, or its node is gone", name)
     each = rules.placeholder_gpus(pool, gpus.count)
     manifests = [
         rules.placeholder_pod(
@@ -107,15 +119,13 @@ def request_capacity(
         for index in plan.create
     ]
     if manifests:
-        from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS
-
         ensure_objects(kube, spec, "system_namespaces", {SYSTEM_NAMESPACE})
         ensure_objects(kube, spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
-    mark_standing(kube, plan.mark)
+    keep_placeholders_off(kube, plan.mark)
     for manifest in manifests:
         create_pod(kube, manifest)
     operator.log.info(
-        "pool %s: %d of %d wanted node(s) stand, %d are asked for, %d placeholder(s) created",
+        "pool %s: %d of %d wanted node(s) present, %d requested before, %d placeholder(s) created",
         pool.name,
         plan.standing,
         pool.wanted_nodes + surge,
@@ -135,12 +145,10 @@ def request_capacity(
 
 
 def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims: list[dict[str, Any]]) -> None:
-    """Name the nodes of an older template, and stop before anything is bought that they leave no room for.
+    """Name the nodes of an older template, and refuse to request nodes for which they leave no room.
 
     :raises GateRefused: ``DriftedNodesHoldTheCap``.
     """
-    from gpu_fleet.core.manifests.build import build
-    from gpu_fleet.core.nodes.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
     from gpu_fleet.hooks.cluster.pods import pods_on
 
     if not plan.drifted:
@@ -148,7 +156,7 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims
     spec, pool = operator.spec, operator.this_pool
     old = old_nodes(plan.drifted, claims, pods_on(operator.kube, plan.drifted))
     for node in old:
-        operator.log.warning("pool %s: %s: no capacity", pool.name, node)
+        operator.log.warning("pool %s: %s: does not count as capacity", pool.name, node)
     if not plan.create:
         return
     (manifest,) = build("node_pool", spec, pool=pool.name)

@@ -5,43 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from gpu_fleet.core.errors import FieldConflict, SpecError
+from gpu_fleet.core.errors import FieldConflict
 from gpu_fleet.operators.base import FleetOperator
-
-
-def as_yaml(manifests: list[dict[str, Any]]) -> str:
-    """Manifests as people read them."""
-    import yaml
-
-    return yaml.safe_dump_all(manifests, sort_keys=False, default_flow_style=False)
-
-
-def build_manifests(task_id: str, builder: str, spec: Any, args: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The manifests of a builder of ``core/manifests/build.py``.
-
-    :raises SpecError: for a builder that does not exist, or arguments that it does not take.
-    """
-    from gpu_fleet.core.manifests.build import build
-
-    try:
-        return build(builder, spec, **args)
-    except (KeyError, TypeError) as error:
-        raise SpecError(f"task {task_id}: {error}", field="builder", remedy="correct the DAG") from error
+from gpu_fleet.operators.manifests import as_yaml, build_manifests
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 
 
 class ApplyManifestsOperator(FleetOperator):
-    """Applies the manifests of a builder, in order. What is already so stays as it is: no generation is bumped.
+    """Applies the manifests of a builder, in order. An object that is already as it should be keeps its generation.
 
-    :param builder: name in ``core.manifests.BUILDERS``.
+    :param builder: name in ``core.manifests.build.BUILDERS``.
     :param builder_args: its arguments besides the spec; templated.
-    :param force: take over fields that another field manager owns. Off by default: somebody meant them.
+    :param force: take over fields that another field manager owns. Off by default: the other manager set them on
+        purpose.
     :returns: ``{"created": [...], "changed": [...], "unchanged": [...]}``, objects in words.
     :raises FieldConflict: naming the other manager and the fields.
 
     The applied manifests are shown among the task's rendered fields.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
     template_fields = ("builder", "builder_args", "manifests")
     template_fields_renderers: ClassVar[dict[str, str]] = {"builder_args": "json", "manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.

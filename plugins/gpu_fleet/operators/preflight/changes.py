@@ -1,4 +1,4 @@
-"""Says before anything is applied what applying does to nodes and to the jobs on them."""
+"""Reports, before anything is applied, what applying the spec does to nodes and to the jobs on them."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import Forbidden, GpuFleetError, TransientError
+from gpu_fleet.core.errors import Forbidden, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import FIELD_MANAGER, LABEL_NODE_POOL
+from gpu_fleet.core.manifests.build import build
+from gpu_fleet.core.nodes.records import Record
 from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.drifted import DRIFTED, as_data
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.nodes.drifted import DriftedNode
     from gpu_fleet.core.nodes.planned import PoolChange
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
-#: XCom keys: what applying changes, as data and as Markdown; and the nodes that have drifted.
-PLAN, MARKDOWN, DRIFTED = "plan", "markdown", "drifted"
-#: Most nodes that an XCom lists.
-MOST_NODES = 200
+#: XCom keys: what applying changes, as data and as Markdown.
+PLAN, MARKDOWN = "plan", "markdown"
 
 
 class PlanChangesOperator(FleetOperator):
-    """Says which nodes drift when this run applies the spec, whose pods hold GPUs there, and what Karpenter does then.
+    """Reports which nodes drift when this run applies the spec, whose pods hold GPUs there, and what Karpenter does.
 
-    Compared is what the API server makes of the manifests (a dry run) with what is there; only fields by which
-    Karpenter finds drift count. Nodes that are older than the control plane are named as well. Changes nothing, and
-    fails nothing: it is said before it happens, and the run goes on.
+    The result of a server-side dry run of the manifests is compared with the live objects; only fields by which
+    Karpenter detects drift count. Nodes that are older than the control plane are named as well. It changes nothing,
+    and what it finds does not fail the run.
 
     :returns: ``{"changes": number of pools, "drifting": nodes that will drift, "drifted": nodes that have}``. XCom
         ``plan``: ``{"changes": […], "unknown": […]}``, ``markdown``: the same for people, ``drifted``: the nodes that
         have drifted already.
-    :raises TransientError: if something could not be read for now; retried.
+    :raises TransientError: if something could not be read just now; retried.
     """
 
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, int]:
+        # Not at the top: parsing a DAG file would import the renderers of reports.
         from gpu_fleet.core.nodes.planned import to_markdown
         from gpu_fleet.hooks.cluster.drifted import look_at_nodes, own_pools
 
@@ -65,14 +66,12 @@ class PlanChangesOperator(FleetOperator):
         }
 
     def _changes(self, seen: Any) -> tuple[list[PoolChange], list[str]]:
-        from gpu_fleet.core.manifests.build import build
         from gpu_fleet.core.nodes.planned import plan_pool
-        from gpu_fleet.core.nodes.records import Record
         from gpu_fleet.hooks.helm.drift import look_at_manifests
 
         names = [name for name in seen.pools if name in seen.classes] if seen.claims else []
         if not names:
-            return [], []  # nothing is there that could drift
+            return [], []  # There is nothing that could drift.
         manifests = [
             m for name in names for kind in ("node_pool", "node_class") for m in build(kind, self.spec, pool=name)
         ]
@@ -88,7 +87,7 @@ class PlanChangesOperator(FleetOperator):
                 if isinstance(failed.error, TransientError):
                     raise failed.error
                 why = failed.error.message if failed.error is not None else "it is being deleted"
-                unknown.append(f"what this run changes in pool {name} cannot be said: {failed.target}: {why}")
+                unknown.append(f"cannot determine what this run changes in pool {name}: {failed.target}: {why}")
                 continue
             change = plan_pool(
                 (seen.pools[name], seen.classes[name]),
@@ -103,30 +102,6 @@ class PlanChangesOperator(FleetOperator):
         return found, unknown
 
 
-def as_data(drifted: list[DriftedNode]) -> list[dict[str, Any]]:
-    """For XComs and asset events, bounded."""
-    return [node.to_json() for node in drifted[:MOST_NODES]]
-
-
-def note_drifted(operator: FleetOperator, context: Mapping[str, Any], pool: str) -> None:
-    """Leave a pool's drifted nodes, as they are now, in the task's XCom ``drifted``.
-
-    What cannot be read fails nothing, as the task is about something else; the drift check says so.
-    """
-    from gpu_fleet.hooks.cluster.drifted import look_at_nodes
-
-    if not operator.spec.pool(pool).manage:
-        return
-    try:
-        drifted = look_at_nodes(operator.kube, [pool]).drifted()
-    except GpuFleetError as error:
-        operator.log.warning("which nodes of pool %s have drifted cannot be said: %s", pool, error.message)
-        return
-    for node in drifted:
-        operator.log.warning("%s", node)
-    context["ti"].xcom_push(DRIFTED, as_data(drifted))
-
-
 def kubelet_versions(kube: KubeClient) -> dict[str, str]:
     """Node -> ``1.35``."""
     found = {}
@@ -139,9 +114,9 @@ def kubelet_versions(kube: KubeClient) -> dict[str, str]:
 
 
 def control_plane_version(kube: KubeClient, expected: str) -> str:
-    """``1.35``, as the API server says; EKS writes its minor version with a plus sign.
+    """``1.35``, as the API server reports it; EKS appends a plus sign to the minor version.
 
-    :param expected: the spec's, which preflight has compared with EKS; used where anonymous paths are closed.
+    :param expected: the version in the spec, which preflight has compared with EKS; used where ``/version`` is closed.
     """
     try:
         answer = kube.raw("GET", "/version", what="get the version of the cluster")

@@ -1,11 +1,16 @@
-"""What can be known to be wrong before anything is changed: tools on the worker, AWS identity, region and offers."""
+"""Checks before anything is changed: tools on the worker, AWS identity, region and instance types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.aws.physical import MAX_TYPES_PER_CALL, hardware_of
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.kubernetes.kinds import NODE
+from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
+from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
+from gpu_fleet.core.spec.notes.pools import places_by_ec2
 from gpu_fleet.operators.base import FleetOperator
 
 if TYPE_CHECKING:
@@ -18,11 +23,11 @@ NODES_SHOWN = 20
 
 
 class CheckToolsOperator(FleetOperator):
-    """helm is there and of a supported version, and so are the notifiers. kubectl is not needed at run time.
+    """Checks that helm is installed in a supported version, and that the spec's notifiers can be used.
 
-    :param to_uninstall: only a teardown is about to run: releases that it leaves need no helm, and a notifier that
-        cannot be used must not keep it from working.
-    :returns: ``{"helm": version, "notifiers": [import paths]}``, ``None`` as version if nothing of the spec needs helm.
+    :param to_uninstall: the run only tears down: it needs no helm for releases that it leaves installed, and a notifier
+        that cannot be used must not stop it.
+    :returns: ``{"helm": version, "notifiers": [import paths]}``; the version is ``None`` if the spec needs no helm.
     :raises ToolError: if helm is missing or too old.
     :raises SpecError: a notifier of the spec cannot be imported or refuses its arguments.
     """
@@ -37,7 +42,7 @@ class CheckToolsOperator(FleetOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         notifiers = [] if self.to_uninstall else self._notifiers()
         if not self._needs_helm():
-            self.log.info("no Helm release of this cluster is changed here: helm is not needed")
+            self.log.info("this run changes no Helm release of the cluster: helm is not needed")
             return {"helm": None, "notifiers": notifiers}
         from gpu_fleet.hooks.helm.binary.command import Helm
 
@@ -59,7 +64,7 @@ class CheckToolsOperator(FleetOperator):
 
 
 class SelectNodeOperator(FleetOperator):
-    """Finds the pool of the node that the run's Param ``node`` names; without it there is nothing to do.
+    """Finds the pool of the node that the run's Param ``node`` names; without the Param it does nothing.
 
     :returns: ``{"node", "pool"}``; both ``None`` without a name.
     :raises SpecError: naming the nodes there are, if no selected pool has such a node.
@@ -71,10 +76,6 @@ class SelectNodeOperator(FleetOperator):
         name = context["params"].get("node")
         if not name:
             return {"node": None, "pool": None}
-        from gpu_fleet.core.kubernetes.kinds import NODE
-        from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
-        from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
-
         pools = context["params"].get("pools") or list(self.spec.pool_names)
         known: dict[str, str] = {}
         for item in self.kube.list(NODE, label_selector=LABEL_NODE_POOL):
@@ -94,11 +95,12 @@ class SelectNodeOperator(FleetOperator):
 
 
 class CheckAwsOperator(FleetOperator):
-    """The connection's identity, the region, and that EC2 offers every instance type of the spec there.
+    """Checks the connection's identity, the region, and that EC2 offers every instance type of the spec there.
 
     :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib"}}}``; ``gpus``
-        are physical, as EC2 says, ``memory_mib`` is that of one GPU.
-    :raises SpecError: a wrong region or instance type; :raises Forbidden: no, wrong or too weak credentials.
+        are physical GPUs according to EC2, ``memory_mib`` is that of one GPU.
+    :raises SpecError: a wrong region or instance type.
+    :raises Forbidden: missing or wrong credentials, or insufficient permissions.
     """
 
     needs_kube = False
@@ -127,7 +129,7 @@ def check_region(aws: AwsSession) -> None:
     :raises SpecError: if botocore knows no such region and no endpoint of the connection replaces AWS's own.
     """
     if aws.is_unknown_region():
-        raise SpecError(f"AWS has no region {aws.region!r}", field="aws.region", remedy="write for example us-west-2")
+        raise SpecError(f"AWS has no region {aws.region!r}", field="aws.region", remedy="for example us-west-2")
 
 
 def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
@@ -135,8 +137,6 @@ def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
 
     :raises SpecError: naming pool and type if the region does not offer it, or it has no NVIDIA GPU.
     """
-    from gpu_fleet.core.aws.physical import MAX_TYPES_PER_CALL, hardware_of
-
     wanted = sorted({name for pool in spec.node_pools for name in pool.instance_types})
     offered = _offered(aws, wanted)
     for index, pool in enumerate(spec.node_pools):
@@ -145,7 +145,7 @@ def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
             raise SpecError(
                 f"pool {pool.name}: {aws.region} does not offer {', '.join(missing)}",
                 field=f"nodePools[{index}].instanceTypes",
-                remedy="name types that the region offers",
+                remedy="use types that the region offers",
             )
     described: list[dict[str, Any]] = []
     for chunk in _chunks(wanted, MAX_TYPES_PER_CALL):
@@ -156,10 +156,7 @@ def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
 
 
 def notes_on_places(spec: ClusterSpec, described: list[dict[str, Any]]) -> list[str]:
-    """Pools whose nodes have fewer places for pods than shares, by EC2's figures."""
-    from gpu_fleet.core.aws.physical import hardware_of
-    from gpu_fleet.core.spec.notes.pools import places_by_ec2
-
+    """Notes on pools whose nodes can run fewer pods than they have shares, by EC2's figures."""
     found = []
     for pool in spec.node_pools:
         facts = hardware_of(described, pool.instance_types)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import DriftFound, GateFailed, GpuFleetError, TransientError
 from gpu_fleet.operators.base import FleetOperator
-from gpu_fleet.operators.preflight.changes import DRIFTED as DRIFTED_NODES
-from gpu_fleet.operators.preflight.changes import as_data
+from gpu_fleet.operators.drifted import DRIFTED as DRIFTED_NODES
+from gpu_fleet.operators.drifted import as_data
 
 if TYPE_CHECKING:
     from gpu_fleet.core.nodes.drifted import DriftedNode
     from gpu_fleet.hooks.cluster.drift import DriftCheck
 
-#: XCom keys: the differences, and what could not be compared; both are there after a failure, too.
+#: XCom keys: the differences, and what could not be compared; both are set also if the task fails.
 DRIFT, UNREAD = "drift", "unread"
 #: Reasons of the failures.
 DRIFTED, UNKNOWN = "Drifted", "DriftUnknown"
@@ -23,14 +23,14 @@ DRIFTED, UNKNOWN = "Drifted", "DriftUnknown"
 class CheckDriftOperator(FleetOperator):
     """Compares the manifests and Helm releases of the cluster with the frozen spec: changed, deleted, added.
 
-    Only what the spec manages is compared. Nothing is corrected: that is what a run of ``gpu_lifecycle`` does.
+    Only what the spec manages is compared. Nothing is corrected: a run of ``gpu_lifecycle`` does that.
 
-    Nodes that have drifted are reported beside that (XCom ``drifted``) and fail nothing: by default they stay until
-    their jobs have ended, and a check that fails as long as jobs run would soon be looked at by nobody.
+    Nodes that have drifted are reported separately (XCom ``drifted``) and do not fail the check: by default they stay
+    until their jobs have ended, and people would soon ignore a check that fails as long as jobs run.
 
     :returns: ``{"compared": number of objects and releases, "drifted": nodes}``. The XCom ``drift`` lists
         the differences, each with kind, object, field, wanted and found; ``unread`` what could not be compared. All
-        are there after a failure.
+        are set also if the task fails.
     :raises DriftFound: ``Drifted``; or ``DriftUnknown`` if something may not be read.
     :raises GateFailed: ``DriftUnknown`` for a cause that may pass; retried.
     """
@@ -38,6 +38,7 @@ class CheckDriftOperator(FleetOperator):
     ui_color = "#fdf3e3"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, int]:
+        # Not at the top: parsing a DAG file would import all that is compared.
         from gpu_fleet.core.drift import MAX_LISTED, sentence
         from gpu_fleet.hooks.cluster.drift import DriftCheck
 

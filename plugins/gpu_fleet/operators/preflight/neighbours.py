@@ -1,26 +1,27 @@
-"""What of others on the cluster cannot be together with what the spec wants: known before anything is changed."""
+"""Refuses, before anything is changed, a cluster on which other components conflict with the spec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.device_plugin.neighbours import survey
 from gpu_fleet.core.errors import NeighbourConflict
 from gpu_fleet.operators.base import FleetOperator
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: How many conflicts an error message tells in full.
+#: How many conflicts an error message describes in full.
 SHOWN = 3
 
 
 class CheckNeighboursOperator(FleetOperator):
-    """Looks for device plugins of others that reach the pools' nodes, and refuses to go on beside them.
+    """Looks for device plugins of others that reach the pools' nodes, and fails if it finds any.
 
-    Listed are DaemonSets with a device plugin or with the kubelet's device-plugin folder, what tells NVIDIA's GPU
-    Operator to run one, and EKS Auto Mode. With ``devicePlugin.manage: false`` it is the other way round: exactly one
-    has to reach each pool, and its config has to be what the pool promises.
+    It looks at DaemonSets with a device plugin or with the kubelet's device-plugin folder, at the resources that make
+    NVIDIA's GPU Operator run one, and at EKS Auto Mode. With ``devicePlugin.manage: false`` the reverse is required:
+    exactly one plugin reaches each pool, and its config matches what the pool promises.
 
     :returns: ``{"neighbours": [{"object", "what", "pools", "conflicts"}]}``.
     :raises NeighbourConflict: with every object, the pools that it reaches, and the remedies; nothing has been changed.
@@ -29,7 +30,6 @@ class CheckNeighboursOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        from gpu_fleet.core.device_plugin.neighbours import survey
         from gpu_fleet.hooks.cluster.neighbours import look_at_neighbours
 
         found = survey(self.spec, look_at_neighbours(self.kube, self.spec, auto_mode=runs_auto_mode(self.spec)))

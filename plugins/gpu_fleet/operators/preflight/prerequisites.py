@@ -1,53 +1,41 @@
-"""Looks for what nodes and Karpenter need of the account and the cluster, before anything is changed."""
+"""Checks what nodes and Karpenter need of the account and the cluster, before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from gpu_fleet.core.errors import (
-    ApiUnavailable,
-    Forbidden,
-    GateRefused,
-    GpuFleetError,
-    NotFound,
-    PrerequisiteMissing,
-    Throttled,
-)
+from gpu_fleet.core.errors import GateRefused, PrerequisiteMissing
+from gpu_fleet.core.preflight.facts import State
+from gpu_fleet.core.preflight.karpenter_nodes import Placement
+from gpu_fleet.core.preflight.launch_limits import judge_limits
+from gpu_fleet.core.preflight.prerequisites import judge
 from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.preflight.look import Look
 from gpu_fleet.operators.spec import selected_pools
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
-if TYPE_CHECKING:
-    from gpu_fleet.core.preflight.launch_limits import Limits
-    from gpu_fleet.core.preflight.prerequisites import Facts, Unseen
-    from gpu_fleet.hooks.aws import AwsSession
-
-Found = TypeVar("Found")
-
 
 class CheckPrerequisitesOperator(FleetOperator):
-    """Node role and its access entry, discovery tags, the controller's identity, queue and nodes; and that EC2 can
-    give the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses.
+    """Checks the node role and its access entry, discovery tags, the controller's identity, queue and nodes; and that
+    EC2 can launch the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses.
 
-    If nothing is missing but nodes of a managed node group that are still joining, they are waited for, at most
-    ``deadlines.cluster_active``; then everything is looked at again.
+    If only nodes of a managed node group are missing, which are still joining, the task waits for them, at most
+    ``deadlines.cluster_active``, and then checks everything again.
 
-    What cannot be looked at is a warning that names the permission: whoever may not look is not therefore wrong. A
-    cluster that cannot be described leaves everything unknown; other tasks of preflight say why and fail.
+    What cannot be looked up is a warning that names the missing permission: the identity may rightly lack it. If the
+    cluster cannot be described, everything is unknown; other tasks of preflight report the cause and fail.
 
     :returns: ``{"prerequisites": [{"name", "state", "message", "remedy"}], "unknown": n}``.
-    :raises PrerequisiteMissing: naming all that is missing and how to create each.
-    :raises DeadlinePassed: the nodes have not joined in time; the message says which node group was waited for.
+    :raises PrerequisiteMissing: naming everything that is missing and how to create it.
+    :raises DeadlinePassed: the nodes have not joined in time; the message names the node group.
     """
 
     needs_kube = False
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.preflight.launch_limits import judge_limits
-        from gpu_fleet.core.preflight.prerequisites import State, judge
         from gpu_fleet.hooks.aws import aws_session
 
         look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
@@ -59,7 +47,7 @@ class CheckPrerequisitesOperator(FleetOperator):
         missing = [each for each in found if each.state is State.MISSING]
         if missing:
             raise PrerequisiteMissing(
-                f"cluster {self.spec.cluster.name} lacks {len(missing)} of what it needs:"
+                f"cluster {self.spec.cluster.name} lacks {len(missing)} of {len(found)} prerequisites:"
                 + "".join(f"\n  - {each}" for each in missing)
             )
         if any(each.state is State.COMING for each in found):
@@ -68,13 +56,14 @@ class CheckPrerequisitesOperator(FleetOperator):
         unknown = sum(each.state is State.UNKNOWN for each in found)
         if unknown:
             self.log.warning(
-                "%d of %d prerequisites are unknown: a later wait may show that one is missing", unknown, len(found)
+                "%d of %d prerequisites are unknown: if one of them is missing, a later task will fail",
+                unknown,
+                len(found),
             )
         return {"prerequisites": [each.to_json() for each in found], "unknown": unknown}
 
     def _await_nodes(self, context: Mapping[str, Any]) -> None:
-        """Returns when there are enough, or when it has become pointless to wait; else defers."""
-        from gpu_fleet.core.preflight.karpenter_nodes import Placement
+        """Return when there are enough nodes or none is joining any more; else defer."""
         from gpu_fleet.hooks.aws import aws_session
 
         seconds = float(self.spec.deadlines.cluster_active)
@@ -89,279 +78,13 @@ class CheckPrerequisitesOperator(FleetOperator):
         try:
             await_gate(self, context, "karpenter_nodes", args, seconds, "after_nodes", deadline=until)
         except GateRefused as error:
-            self.log.warning("%s", error.message)  # what is missing is said with all the rest
+            self.log.warning("%s", error.message)  # What is missing is reported with everything else.
 
     def after_nodes(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """When there are enough nodes, or none is coming any more."""
+        """Called when there are enough nodes, or none is joining any more."""
         self.prepare(context)
         try:
             conclude(event)
         except GateRefused as error:
             self.log.warning("%s", error.message)
         return self.act(context)
-
-
-class Look:
-    """Asks AWS and Kubernetes, one thing after the other; each answer is a fact or :class:`Unseen`."""
-
-    def __init__(self, operator: FleetOperator, aws: AwsSession) -> None:
-        self.spec = operator.spec
-        self._access = operator.access
-        self._aws = aws
-        #: What did not answer once is not waited for again: a network may have no way to it.
-        self._silent: dict[str, Unseen] = {}
-
-    def facts(self) -> Facts:
-        from gpu_fleet.core.kubernetes.names import DISCOVERY_TAG
-        from gpu_fleet.core.preflight import prerequisites as core
-
-        spec = self.spec
-        described = self._described()
-        if isinstance(described, core.Unseen) and not described.permission:
-            return self._blind(described)
-        found: dict[str, Any] = {}
-        if core.makes_nodes(spec):
-            found |= self._admission(described)
-            found["node_role"] = self._role(spec.node_class.role)
-            for key, action, operation, path in (
-                ("subnets", "DescribeSubnets", "describe_subnets", "Subnets"),
-                ("security_groups", "DescribeSecurityGroups", "describe_security_groups", "SecurityGroups.GroupId"),
-            ):
-                tag = {"Name": f"tag:{DISCOVERY_TAG}", "Values": [spec.node_class.discovery_tag]}
-                found[key] = self._list("ec2", action, operation, path, Filters=[tag])
-        if core.buys_spot(spec):
-            found["spot_role"] = self._role(core.SPOT_ROLE)
-        if spec.karpenter.manage:
-            found |= self._karpenter()
-        return core.Facts(**found)
-
-    def admission(self) -> Facts:
-        """Only what says whether EKS lets the nodes in."""
-        from gpu_fleet.core.preflight.prerequisites import Facts
-
-        return Facts(**self._admission(self._described()))
-
-    def _described(self) -> dict[str, Any] | Unseen:
-        return self._ask("eks", "DescribeCluster", "describe_cluster", name=self.spec.cluster.name)
-
-    def _admission(self, described: dict[str, Any] | Unseen) -> dict[str, Any]:
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        if isinstance(described, Unseen):
-            mode: str | Unseen = described
-        else:
-            mode = str((described["cluster"].get("accessConfig") or {}).get("authenticationMode") or "CONFIG_MAP")
-        return {"authentication_mode": mode, "entries": None if mode == "CONFIG_MAP" else self._entries()}
-
-    def limits(self, facts: Facts) -> Limits:
-        """What EC2 would refuse: one call for the types, one for their zones, and one for each quota.
-
-        :param facts: of :meth:`facts`; what was seen there is not asked for again.
-        """
-        from gpu_fleet.core.aws.physical import MAX_TYPES_PER_CALL
-        from gpu_fleet.core.preflight.launch_limits import Limits, quota_codes
-        from gpu_fleet.core.preflight.prerequisites import Unseen, makes_nodes
-
-        spec = self.spec
-        if not makes_nodes(spec):
-            return Limits()
-        if facts.subnets is None or isinstance(facts.subnets, Unseen):
-            # Whoever may not look at subnets may look at the rest; only a cluster that cannot be described is given up.
-            blind = facts.subnets or Unseen("there was no answer")
-            if not blind.permission:
-                return Limits(blind, blind, blind, dict.fromkeys(quota_codes(spec), blind), blind)
-        types = sorted({name for pool in spec.node_pools if pool.manage for name in pool.instance_types})
-        offers: dict[str, set[str]] | Unseen = {name: set() for name in types}
-        vcpus: dict[str, int] | Unseen = {}
-        for start in range(0, len(types), MAX_TYPES_PER_CALL):
-            chunk = types[start : start + MAX_TYPES_PER_CALL]
-            found = self._list(
-                "ec2",
-                "DescribeInstanceTypeOfferings",
-                "describe_instance_type_offerings",
-                "InstanceTypeOfferings",
-                LocationType="availability-zone",
-                Filters=[{"Name": "instance-type", "Values": chunk}],
-            )
-            if isinstance(found, Unseen) or isinstance(offers, Unseen):
-                offers = found if isinstance(found, Unseen) else offers
-            else:
-                for item in found:
-                    offers[str(item["InstanceType"])].add(str(item["Location"]))
-            filters = [{"Name": "instance-type", "Values": chunk}]
-            shown = self._list(
-                "ec2", "DescribeInstanceTypes", "describe_instance_types", "InstanceTypes", Filters=filters
-            )
-            if isinstance(shown, Unseen) or isinstance(vcpus, Unseen):
-                vcpus = shown if isinstance(shown, Unseen) else vcpus
-            else:
-                vcpus |= {str(item["InstanceType"]): int(item["VCpuInfo"]["DefaultVCpus"]) for item in shown}
-        quotas: dict[str, float | Unseen] = {}
-        for code in quota_codes(spec):
-            quota = self._ask(
-                "service-quotas", "GetServiceQuota", "get_service_quota", iam="servicequotas", ServiceCode="ec2",
-                QuotaCode=code,
-            )  # fmt: skip
-            quotas[code] = quota if isinstance(quota, Unseen) else float(quota["Quota"]["Value"])
-        return Limits(facts.subnets, offers, vcpus, quotas, facts.nodes)
-
-    def _karpenter(self) -> dict[str, Any]:
-        from gpu_fleet.core.kubernetes.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
-        from gpu_fleet.core.preflight import prerequisites as core
-        from gpu_fleet.core.preflight.karpenter_nodes import Placement
-
-        spec, cluster = self.spec, self.spec.cluster.name
-        namespace, account = spec.karpenter.namespace, core.service_account_name(spec)
-        found: dict[str, Any] = {
-            "associations": self._list(
-                "eks",
-                "ListPodIdentityAssociations",
-                "list_pod_identity_associations",
-                "associations",
-                clusterName=cluster,
-                namespace=namespace,
-                serviceAccount=account,
-            )
-        }
-        if found["associations"] and not isinstance(found["associations"], core.Unseen):
-            found["addons"] = self._list("eks", "ListAddons", "list_addons", "addons", clusterName=cluster)
-        if not core.makes_service_account(spec):
-            found["service_account"] = self._kube(
-                "get serviceaccounts", lambda kube: kube.get(ObjectRef(SERVICE_ACCOUNT, account, namespace)) or {}
-            )
-        if spec.karpenter.interruption_queue:
-            queue = self._ask(
-                "sqs", "GetQueueUrl", "get_queue_url", absent={}, QueueName=spec.karpenter.interruption_queue
-            )
-            found["queue"] = queue if isinstance(queue, core.Unseen) else bool(queue)
-        nodes = found["nodes"] = self._kube("list nodes", lambda kube: list(kube.list(NODE)))
-        placement = Placement.of(spec)
-        if not isinstance(nodes, core.Unseen) and len(placement.usable(nodes)) < placement.wanted:
-            found["node_groups"] = self._node_groups()
-            found["fargate_profiles"] = self._list(
-                "eks", "ListFargateProfiles", "list_fargate_profiles", "fargateProfileNames", clusterName=cluster
-            )
-        return found
-
-    def node_group_names(self) -> list[str]:
-        """Names of the cluster's managed node groups; empty if they cannot be listed."""
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        names = self._list("eks", "ListNodegroups", "list_nodegroups", "nodegroups", clusterName=self.spec.cluster.name)
-        return [] if isinstance(names, Unseen) else [str(name) for name in names]
-
-    def _node_groups(self) -> list[Mapping[str, Any]] | Unseen:
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        cluster = self.spec.cluster.name
-        names = self._list("eks", "ListNodegroups", "list_nodegroups", "nodegroups", clusterName=cluster)
-        if isinstance(names, Unseen):
-            return names
-        found: list[Mapping[str, Any]] = []
-        for name in names:
-            group = self._ask(
-                "eks",
-                "DescribeNodegroup",
-                "describe_nodegroup",
-                absent={},
-                clusterName=cluster,
-                nodegroupName=str(name),
-            )
-            if isinstance(group, Unseen):
-                return group
-            if group:
-                found.append(group["nodegroup"])
-        return found
-
-    def _blind(self, unseen: Unseen) -> Facts:
-        from dataclasses import fields
-
-        from gpu_fleet.core.preflight.prerequisites import Facts
-
-        unknown: dict[str, Any] = {each.name: unseen for each in fields(Facts)}
-        return Facts(**unknown)
-
-    def _entries(self) -> dict[str, str] | Unseen:
-        """The node role's access entries, with their types. An ARN may hold a path: the role's name is its end."""
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        cluster = self.spec.cluster.name
-        arns = self._list("eks", "ListAccessEntries", "list_access_entries", "accessEntries", clusterName=cluster)
-        if isinstance(arns, Unseen):
-            return arns
-        found: dict[str, str] = {}
-        for arn in arns:
-            if ":role/" in arn and arn.rpartition("/")[2] == self.spec.node_class.role:
-                entry = self._ask(
-                    "eks",
-                    "DescribeAccessEntry",
-                    "describe_access_entry",
-                    absent={},
-                    clusterName=cluster,
-                    principalArn=arn,
-                )
-                if isinstance(entry, Unseen):
-                    return entry
-                if entry:
-                    found[arn] = str(entry["accessEntry"].get("type"))
-        return found
-
-    def _role(self, name: str) -> Mapping[str, Any] | Unseen:
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        role = self._ask("iam", "GetRole", "get_role", absent={}, RoleName=name)
-        return role if isinstance(role, Unseen) else role.get("Role") or {}
-
-    # --- one look ----------------------------------------------------------------------------------------------------
-    def _list(self, service: str, action: str, operation: str, path: str, **params: Any) -> list[Any] | Unseen:
-        return self._looked(
-            service, f"{service}:{action}", lambda: self._aws.paginate(service, operation, path, **params)
-        )
-
-    def _ask(
-        self,
-        service: str,
-        action: str,
-        operation: str,
-        *,
-        absent: dict[str, Any] | None = None,
-        iam: str = "",
-        **params: Any,
-    ) -> dict[str, Any] | Unseen:
-        """
-        :param absent: the answer for what does not exist; without it that is not known either.
-        :param iam: the service's prefix in IAM actions, if it is another one than its name.
-        """
-
-        def ask() -> dict[str, Any]:
-            try:
-                return self._aws.call(service, operation, **params)
-            except NotFound:
-                if absent is None:
-                    raise
-                return absent
-
-        return self._looked(service, f"{iam or service}:{action}", ask)
-
-    def _kube(self, permission: str, ask: Callable[[Any], Found]) -> Found | Unseen:
-        from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
-
-        return self._looked("kubernetes", permission, lambda: ask(KubernetesHook(self._access()).client()))
-
-    def _looked(self, service: str, permission: str, ask: Callable[[], Found]) -> Found | Unseen:
-        from gpu_fleet.core.aws.errors import refuses_credentials
-        from gpu_fleet.core.preflight.prerequisites import Unseen
-
-        if service in self._silent:
-            return self._silent[service]
-        try:
-            return ask()
-        except Forbidden as error:
-            if refuses_credentials(error):
-                return Unseen(str(error))
-            return Unseen(f"{permission} is not allowed ({error.reason})", permission)
-        except (ApiUnavailable, Throttled) as error:
-            self._silent[service] = Unseen(str(error))
-            return self._silent[service]
-        except GpuFleetError as error:
-            return Unseen(str(error))

@@ -1,19 +1,14 @@
-"""The approval of a teardown, and the demand for it by every task that comes after."""
+"""The approval of a teardown; the precondition ``Approved`` of the tasks after it demands the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from gpu_fleet.core.errors import PermanentError
-from gpu_fleet.core.teardown.approval import ABOUT, Answer, about, answer_to
-
-if TYPE_CHECKING:
-    from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.core.teardown.approval import ABOUT, about
 
 #: XCom key: the id of the plan that a person was shown.
 SHOWN = "shown"
@@ -25,6 +20,9 @@ class TeardownApprovalOperator(ApprovalOperator):
     :param plan_task_id: the task whose plan is shown; each result has an id of its own.
     :returns: what :class:`ApprovalOperator` returns, and under ``about`` the id of the plan that was answered.
     """
+
+    #: How the tasks after it find it, see ``operators/preconditions.py``.
+    asks_approval = True
 
     def __init__(self, *, plan_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -46,26 +44,3 @@ class TeardownApprovalOperator(ApprovalOperator):
             ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, {"chosen_options": list(event["chosen_options"]), ABOUT: shown})
             raise
         return {**answer, ABOUT: shown}
-
-
-def require_approval(operator: FleetOperator, context: Mapping[str, Any]) -> None:
-    """Refuse a task that would carry out a plan which no person has approved.
-
-    The approval's *state* does not count, because any user may mark the task as a success. A task without an approval
-    before it needs none.
-
-    :raises PermanentError: ``NotApproved``.
-    """
-    ti, dag = context["ti"], operator.get_dag()
-    for task_id in operator.tasks_before(TeardownApprovalOperator):
-        approval = dag.get_task(task_id) if dag is not None else None
-        plan_task_id = str(getattr(approval, "plan_task_id", ""))
-        answer = answer_to(ti.xcom_pull(task_ids=plan_task_id), ti.xcom_pull(task_ids=task_id))
-        if answer is not Answer.APPROVED:
-            said = "was answered with Reject" if answer is Answer.REJECTED else "has not been answered"
-            raise PermanentError(
-                f"task {operator.task_id} carries out the plan of {plan_task_id}, but {task_id} {said} for that plan "
-                f"(a state that was set by hand is not an answer); clear {plan_task_id} and what follows it, then "
-                f"answer {task_id}",
-                reason="NotApproved",
-            )

@@ -11,6 +11,7 @@ from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, RUNTIME_CLASS_NAME
 from gpu_fleet.core.teardown.keeps import stays
 from gpu_fleet.core.teardown.remains import left_classes
 from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.looks import decide_again
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
@@ -27,7 +28,7 @@ class DeleteObjectsOperator(FleetOperator):
     :returns: ``{"deleted": [...], "absent": [...], "kept": [...]}``, objects in words.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
     template_fields = ("builder", "builder_args", "refs")
     template_fields_renderers: ClassVar[dict[str, str]] = {"builder_args": "json", "refs": "json"}
     ui_color = "#fbe9e7"
@@ -91,7 +92,7 @@ class DeleteObjectsOperator(FleetOperator):
                 f"task {self.task_id}: give either builder or refs", field="builder", remedy="correct the DAG"
             )
         if self.builder is not None:
-            from gpu_fleet.operators.objects.apply import build_manifests
+            from gpu_fleet.operators.manifests import build_manifests
 
             manifests = build_manifests(self.task_id, self.builder, self.spec, self.builder_args)
             named = [{**m, **m["metadata"]} for m in manifests]

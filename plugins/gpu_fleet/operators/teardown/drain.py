@@ -25,7 +25,8 @@ from gpu_fleet.core.teardown.drain import (
 )
 from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
-from gpu_fleet.operators.objects.cordons import take_back_own_cordons
+from gpu_fleet.operators.nodes import take_back_own_cordons
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
 from gpu_fleet.operators.teardown.eviction import ask_to_go
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
@@ -51,7 +52,7 @@ class DrainOperator(FleetOperator):
     :raises DeadlinePassed: pods are left when the time is up; the message names them and what protects them.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     @property
     def subject(self) -> str:

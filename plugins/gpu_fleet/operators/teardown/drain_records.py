@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_fleet.operators.base import attempt
+from gpu_fleet.operators.packing import pack, unpack
 
 #: Key in Airflow's task state store for the pods that a drain has evicted, for its report after a retry.
 RECORDS = "records"
@@ -14,9 +15,7 @@ ASKED = "Asked"
 
 
 def kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What an earlier try of this task has recorded; empty after a person has cleared the task."""
-    from gpu_fleet.operators.validation.progress import unpack
-
+    """What an earlier try of this task has recorded; nothing once a person has cleared it."""
     stored = context["task_state_store"].get(RECORDS)
     if not isinstance(stored, Mapping) or stored.get("attempt") != attempt(context):
         return {}
@@ -25,8 +24,6 @@ def kept(context: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def keep(context: Mapping[str, Any], records: Mapping[str, Mapping[str, str]]) -> None:
     """Keep the records for the next try."""
-    from gpu_fleet.operators.validation.progress import pack
-
     context["task_state_store"].set(RECORDS, {"records": pack(records), "attempt": attempt(context)})
 
 

@@ -12,8 +12,9 @@ from gpu_fleet.core.nodes.freeze import evicted_for, frozen, may_thaw, needs_fre
 from gpu_fleet.core.nodes.replacement import cordoned_by
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.scope import doomed_pools, pool_of
-from gpu_fleet.operators.base import FleetOperator, run_name
-from gpu_fleet.operators.objects.cordons import take_back_own_cordons
+from gpu_fleet.operators.base import FleetOperator, run_name, task_states
+from gpu_fleet.operators.nodes import take_back_own_cordons
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
@@ -63,7 +64,7 @@ class FreezePoolsOperator(FleetOperator):
     :returns: ``{"frozen": [names], "already": [names], "pods": [names]}``.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         run = run_name(context)
@@ -112,8 +113,7 @@ class UndoFreezeOperator(FleetOperator):
     :returns: ``{"undone": bool, "why", "thawed": [names], "uncordoned": [names]}``.
     """
 
-    changes_cluster = True
-    only_in_turn = True
+    preconditions = GIVES_BACK
 
     def __init__(self, *, turn: str, freeze: str, drains: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -127,9 +127,7 @@ class UndoFreezeOperator(FleetOperator):
         return _nothing(why) if why else super().execute(context)
 
     def _states(self, context: Mapping[str, Any]) -> dict[str, str]:
-        ti, wanted = context["ti"], [self.turn, self.freeze, *self.drains]
-        answer = ti.get_task_states(dag_id=ti.dag_id, task_ids=wanted, run_ids=[ti.run_id]).get(ti.run_id, {})
-        return {name: str(getattr(state, "value", state)) for name, state in answer.items()}
+        return task_states(context, [self.turn, self.freeze, *self.drains])
 
     def _nothing_to_undo(self, context: Mapping[str, Any]) -> str:
         states = self._states(context)

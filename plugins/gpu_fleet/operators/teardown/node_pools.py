@@ -21,6 +21,7 @@ from gpu_fleet.core.teardown.karpenter import Karpenter, Way
 from gpu_fleet.core.teardown.plan import TeardownPlan, make_plan
 from gpu_fleet.core.teardown.remains import left_classes
 from gpu_fleet.operators.base import wait_started
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown.karpenter_wait import AwaitsKarpenter, karpenter_dead
 from gpu_fleet.operators.teardown.looks import instances_of, observe
@@ -63,7 +64,7 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
         ours while instances of others remain that nothing terminates.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -17,6 +17,7 @@ from gpu_fleet.core.teardown.markdown import to_markdown
 from gpu_fleet.core.teardown.plan import make_plan
 from gpu_fleet.core.teardown.scope import needs_karpenter
 from gpu_fleet.operators.base import bare_pods_go
+from gpu_fleet.operators.preconditions import Approved
 from gpu_fleet.operators.teardown.approved import approved_plan, pools_of, refuse_more
 from gpu_fleet.operators.teardown.karpenter_wait import AwaitsKarpenter, karpenter_dead
 from gpu_fleet.operators.teardown.looks import keeps_of, observe
@@ -46,7 +47,7 @@ class PlanTeardownOperator(AwaitsKarpenter):
         ``WayNotApproved`` if Karpenter has died since the approval.
     """
 
-    carries_out_plan = True
+    preconditions = (Approved(),)
 
     def __init__(self, *, approved_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -9,12 +9,15 @@ from typing import Any
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
+from gpu_fleet.operators.base import task_states
+from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
-from gpu_fleet.operators.capacity.standing import unmark_standing
-from gpu_fleet.operators.objects.pods import delete_pods, placeholders
-from gpu_fleet.operators.pool import FAILURE, PoolOperator
-from gpu_fleet.operators.validation.nodes import ProtectNodesOperator, unprotect_nodes, upstream_tasks
+from gpu_fleet.operators.nodes import unprotect_nodes
+from gpu_fleet.operators.pods import delete_pods, placeholders
+from gpu_fleet.operators.pool import FAILURE, PoolOperator, upstream_tasks
+from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.progress import remove_pods
 
@@ -47,8 +50,7 @@ class CleanUpValidationOperator(PoolOperator):
     :raises TransientError: ``ProbesStay``, after all else is done: pods do not end on a node that is Ready.
     """
 
-    changes_cluster = True
-    only_in_turn = True
+    preconditions = (SelectedPool(), *GIVES_BACK)
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class CleanUpValidationOperator(PoolOperator):
         from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.files.prices import load_prices
 
-        states = self._states(context, upstream_tasks(self, AwaitCapacityOperator))
+        states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())
         if states.isdisjoint({"failed", "upstream_failed"}):
             return []
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
@@ -99,7 +101,7 @@ class CleanUpValidationOperator(PoolOperator):
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         # A run that was killed in its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
-        unmark_standing(self.kube, self.of_pool())
+        admit_placeholders(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         namespace = self.spec.validation.namespace
         deleted, stay = remove_pods(
@@ -133,15 +135,6 @@ class CleanUpValidationOperator(PoolOperator):
         return [
             task_id
             for task_id, key in leaves.items()
-            if self._states(context, [task_id]) == {"failed"}
+            if set(task_states(context, [task_id]).values()) == {"failed"}
             and all(ti.xcom_pull(task_ids=task_id, key=each) is None for each in {key, FAILURE})
         ]
-
-    def _states(self, context: Mapping[str, Any], task_ids: list[str]) -> set[str]:
-        """The states of these tasks in this run."""
-        if not task_ids:
-            return set()
-        ti = context["ti"]
-        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=task_ids, run_ids=[ti.run_id]).get(ti.run_id, {})
-        # Airflow's states are strings or enumerations of them, depending on the way they came.
-        return {str(getattr(state, "value", state)) for state in states.values()}

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 
-from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
-from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
+from gpu_fleet.core.errors import GateFailed, SpecError
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
 from gpu_fleet.operators.base import cluster_of_dag, run_name
-from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes
-from gpu_fleet.operators.preflight.changes import note_drifted
+from gpu_fleet.operators.drifted import note_drifted
+from gpu_fleet.operators.nodes import protect_nodes
+from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
 if TYPE_CHECKING:
     from gpu_fleet.core.kubernetes.objects import PoolNode
-    from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
@@ -50,7 +50,7 @@ class ProtectNodesOperator(PoolOperator):
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
-    changes_cluster = True
+    preconditions = (SelectedPool(), *CHANGES_CLUSTER)
     ui_color = "#f6eefb"
 
     def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
@@ -171,32 +171,6 @@ class ProtectNodesOperator(PoolOperator):
         if node.quarantined:
             return not self.all_wanted
         return not node.cordoned
-
-
-def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
-    """Take back the protection that this package gave; protection by others stays."""
-    names = []
-    for node in kube.list(NODE, label_selector=selector):
-        metadata = node["metadata"]
-        if ANNOTATION_PROTECTED_BY in (metadata.get("annotations") or {}):
-            body = {"metadata": {"annotations": {ANNOTATION_DO_NOT_DISRUPT: None, ANNOTATION_PROTECTED_BY: None}}}
-            try:
-                kube.patch(ObjectRef(NODE, metadata["name"]), body)
-            except NotFound:
-                continue
-            names.append(metadata["name"])
-    return names
-
-
-def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str]:
-    """Ids of the tasks of a kind, for the same pool, that come before a task; in the DAG's order."""
-    before = operator.get_flat_relative_ids(upstream=True)
-    tasks = operator.get_dag().tasks if operator.get_dag() is not None else []
-    return [
-        task.task_id
-        for task in tasks
-        if task.task_id in before and isinstance(task, kind) and task.node_pool == operator.node_pool
-    ]
 
 
 def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_N
 from gpu_fleet.core.probes.plan import MEASURING, Probe, pinned_to
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.objects.apply import as_yaml
-from gpu_fleet.operators.objects.pods import create_pod, delete_pods, ensure_objects
-from gpu_fleet.operators.pool import PoolOperator
-from gpu_fleet.operators.validation.nodes import protected_nodes, upstream_tasks
+from gpu_fleet.operators.manifests import as_yaml, ensure_objects
+from gpu_fleet.operators.pods import create_pod, delete_pods
+from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK, SelectedPool
+from gpu_fleet.operators.validation.nodes import protected_nodes
 from gpu_fleet.operators.validation.progress import Plan, Progress, look_at_nodes, remove_pods, unfit_nodes
 from gpu_fleet.triggers.waiting import await_gate
 
@@ -67,7 +68,7 @@ class RunProbesOperator(PoolOperator):
     The pods of the first node are shown among the task's rendered fields.
     """
 
-    changes_cluster = True
+    preconditions = (SelectedPool(), *CHANGES_CLUSTER)
     template_fields = ("manifests",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"manifests": "yaml"}
     #: Airflow renders fields before execute(); this makes it store them again afterwards, with the manifests.
@@ -81,8 +82,8 @@ class RunProbesOperator(PoolOperator):
         except ValueError as error:
             known = ", ".join(Probe)
             raise SpecError(f"there is no probe {probe!r}", field="probe", remedy=f"one of: {known}") from error
-        # These run whatever came of the probe before them.
-        self.only_in_turn = Probe(probe) in MEASURING
+        if Probe(probe) in MEASURING:  # These run whatever came of the probe before them.
+            self.preconditions = (SelectedPool(), *GIVES_BACK)
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:

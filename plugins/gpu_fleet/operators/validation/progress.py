@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,8 @@ from gpu_fleet.core.probes.plan import NodeRound, Probe, pinned_to
 from gpu_fleet.core.validation.report import NodeReport
 from gpu_fleet.core.validation.waves import waves
 from gpu_fleet.operators.base import attempt
-from gpu_fleet.operators.objects.pods import delete_pods
+from gpu_fleet.operators.packing import pack, unpack
+from gpu_fleet.operators.pods import delete_pods
 
 if TYPE_CHECKING:
     from gpu_fleet.core.validation.node import NodeFacts
@@ -121,16 +119,6 @@ class Progress:
         store = context["task_state_store"]
         kept = [store.get(WAVE.format(index=index)) for index in range(self.ended)]
         return [NodeReport.from_json(value) for wave in kept if wave for value in unpack(wave)]
-
-
-def pack(value: Any) -> str:
-    """A value as text that the task state store takes: it warns of more than 64 kB, which forty nodes' reports are."""
-    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
-
-
-def unpack(text: str) -> Any:
-    """What :func:`pack` was given."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:

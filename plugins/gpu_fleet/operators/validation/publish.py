@@ -14,14 +14,15 @@ from gpu_fleet.core.nodes.drifted import brief
 from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
 from gpu_fleet.core.validation.report import Outcome, PoolReport
-from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
-from gpu_fleet.operators.capacity.hold import HoldCapacityOperator
+from gpu_fleet.operators.base import Preconditions, attempt, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
+from gpu_fleet.operators.drifted import DRIFTED
 from gpu_fleet.operators.links import ReportLink
-from gpu_fleet.operators.pool import FAILURE, PoolOperator
-from gpu_fleet.operators.preflight.changes import DRIFTED
-from gpu_fleet.operators.validation.nodes import ProtectNodesOperator, upstream_tasks
+from gpu_fleet.operators.pool import FAILURE, PoolOperator, upstream_tasks
+from gpu_fleet.operators.preconditions import HadLock, SelectedPool
+from gpu_fleet.operators.validation.holding import HoldCapacityOperator
+from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 
 #: XCom key of a remediation task: what came of the nodes that failed.
@@ -62,8 +63,8 @@ class PublishPoolOperator(PoolOperator):
     operator_extra_links = (ReportLink(),)
     ui_color = "#eaf6e9"
     needs_kube = False
-    # A run that never had the cluster's turn has learnt nothing about the pool.
-    only_in_turn = True
+    # A run that never held the cluster lock has learnt nothing about the pool.
+    preconditions: Preconditions = (SelectedPool(), HadLock())
 
     def __init__(self, *, cluster: str | None = None, torn_down: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,7 +75,8 @@ class PublishPoolOperator(PoolOperator):
             )
         self.torn_down = torn_down
         # A teardown takes down all pools, whichever the run has asked for capacity of.
-        self.skips_unselected_pools = not torn_down
+        if torn_down:
+            self.preconditions = (HadLock(),)
         self.inlets.extend(pool_assets(self.cluster, self.node_pool).values())
         self.outlets.append(AssetAlias(rules.alias(self.cluster, self.node_pool)))
 

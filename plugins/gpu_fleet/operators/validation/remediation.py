@@ -11,8 +11,8 @@ from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import removal
-from gpu_fleet.operators.pool import PoolOperator
-from gpu_fleet.operators.validation.nodes import upstream_tasks
+from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
+from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.publish import REMEDIATION
 
@@ -40,8 +40,7 @@ class RemediateNodesOperator(PoolOperator):
         "replaced": […], "left": [{"node", "reason", "message"}]}``.
     """
 
-    changes_cluster = True
-    only_in_turn = True
+    preconditions = (SelectedPool(), *GIVES_BACK)
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:

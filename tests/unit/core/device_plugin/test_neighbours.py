@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.device_plugin.neighbours import Seen, Survey, survey
+from gpu_fleet.core.device_plugin.findings import Seen, Survey
+from gpu_fleet.core.device_plugin.neighbours import survey
 from gpu_fleet.core.kubernetes.node_matching import place_of_pool, runs_on
 from gpu_fleet.core.manifests.build import build
 from tests.unit.core.neighbour_objects import config_map, daemon_set, ours, policy, slicing, static

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.preflight.facts import Prerequisite, State, Unseen
 from gpu_fleet.core.preflight.launch_limits import Limits, judge_limits, quota_codes, quota_of
-from gpu_fleet.core.preflight.prerequisites import Prerequisite, State, Unseen
 from tests.unit.core.specs import demo_spec
 
 A, B, D = "us-west-2a", "us-west-2b", "us-west-2d"
@@ -89,7 +89,7 @@ SITUATIONS: dict[str, tuple[Limits, str, State, str, str]] = {
         "hold at most 1 node(s), and 2 are wanted", "request-service-quota-increase",
     ),
     "quotas may not be read": (
-        replace(GOOD, quotas=dict.fromkeys(GOOD.quotas, DENIED)), QUOTA, State.UNKNOWN, "not looked at",
+        replace(GOOD, quotas=dict.fromkeys(GOOD.quotas, DENIED)), QUOTA, State.UNKNOWN, "not checked",
         "grant servicequotas:GetServiceQuota",
     ),
     "the quota that may not be read might be enough": (
@@ -113,7 +113,7 @@ SITUATIONS: dict[str, tuple[Limits, str, State, str, str]] = {
     ),
     "offers may not be read": (
         replace(GOOD, offers=Unseen("not allowed", "ec2:DescribeInstanceTypeOfferings")), ZONES, State.UNKNOWN,
-        "not looked at", "grant ec2:DescribeInstanceTypeOfferings",
+        "not checked", "grant ec2:DescribeInstanceTypeOfferings",
     ),
     "full subnets and no node yet": (
         replace(GOOD, subnets=[subnet(A, 0), subnet(B, 0)]), ADDRESSES, State.MISSING,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.preflight.facts import Facts, State, Unseen
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
-from gpu_fleet.core.preflight.prerequisites import Facts, State, Unseen, judge
+from gpu_fleet.core.preflight.prerequisites import judge
 from tests.unit.core.specs import demo_spec
 
 
@@ -77,7 +78,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
     ),
     "access entries that may not be listed": (
         {"entries": Unseen("no", "eks:ListAccessEntries")}, {}, "access entry of the node role", State.UNKNOWN,
-        "not looked at", "grant eks:ListAccessEntries",
+        "not checked", "grant eks:ListAccessEntries",
     ),
     "no node role": ({"node_role": {}}, {}, "node role", State.MISSING, "no IAM role", "correct nodeClass.role"),
     "a node role for pods": (
@@ -100,7 +101,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
         "nodeClass.discoveryTag",
     ),
     "no spot role": (
-        {"spot_role": {}}, {}, "service-linked role for spot", State.MISSING, "shared-a10g could buy no spot",
+        {"spot_role": {}}, {}, "service-linked role for spot", State.MISSING, "shared-a10g could launch no spot nodes",
         "create-service-linked-role",
     ),
     "no queue": ({"queue": False}, {}, "interruption queue", State.MISSING, "no SQS queue demo-gpu", "EventBridge"),
@@ -112,7 +113,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
         {"addons": ["coredns"]}, {}, IDENTITY, State.UNKNOWN, "no add-on eks-pod-identity-agent", "create-addon",
     ),
     "an identity with an agent that nobody may see": (
-        {"addons": Unseen("no", "eks:ListAddons")}, {}, IDENTITY, State.UNKNOWN, "not looked at", "eks:ListAddons",
+        {"addons": Unseen("no", "eks:ListAddons")}, {}, IDENTITY, State.UNKNOWN, "not checked", "eks:ListAddons",
     ),
     "IRSA": (
         {"associations": []}, {"karpenter__values": {"serviceAccount": {"annotations": IRSA}}}, IDENTITY, State.MET,
@@ -131,7 +132,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
     "a service account of others that nobody may see": (
         {"associations": [], "service_account": Unseen("no", "get serviceaccounts")},
         {"karpenter__values": {"serviceAccount": {"create": False, "name": "k"}}}, IDENTITY, State.UNKNOWN,
-        "not looked at", "get serviceaccounts",
+        "not checked", "get serviceaccounts",
     ),
     "credentials by environment": (
         {"associations": []}, {"karpenter__values": {"controller": {"envFrom": [{"secretRef": {"name": "aws"}}]}}},
@@ -158,11 +159,11 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
     ),
     "too few nodes, and Fargate that nobody may see": (
         {"nodes": [], "fargate_profiles": Unseen("no", "eks:ListFargateProfiles")}, {}, NODES, State.UNKNOWN,
-        "were not looked at", "",
+        "were not checked", "",
     ),
     "too few nodes for an affinity of one's own": (
         {"nodes": [node("a")]}, {"karpenter__values": {"affinity": {"podAntiAffinity": None}}}, NODES, State.UNKNOWN,
-        "affinity is not judged", "",
+        "affinity is not evaluated", "",
     ),
 }  # fmt: skip
 

@@ -17,9 +17,9 @@ from gpu_fleet.core.kubernetes.names import (
 )
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.capacity import request as request_capacity
-from gpu_fleet.operators.capacity.hold import ReleasePlaceholdersOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.holding import ReleasePlaceholdersOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import sandbox_cloud

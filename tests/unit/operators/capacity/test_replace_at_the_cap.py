@@ -18,13 +18,13 @@ from gpu_fleet.core.kubernetes.kinds import NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
-from gpu_fleet.operators.capacity.hold import ReleasePlaceholdersOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
-from gpu_fleet.operators.capacity.replacement import ReplaceDriftedOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.holding import ReleasePlaceholdersOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, RunProbesOperator
+from gpu_fleet.operators.validation.replacement import ReplaceDriftedOperator
 from tests.unit.airflow_context import TaskInstance
 from tests.unit.operators.whole_fleet import (
     EIGHT,

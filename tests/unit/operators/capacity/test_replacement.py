@@ -15,10 +15,11 @@ from gpu_fleet.core.nodes.replacement import Replacement
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import progressing, ready
 from gpu_fleet.operators.capacity import removal
-from gpu_fleet.operators.capacity.replacement import DELETED, ReplaceDriftedOperator, without_surge
+from gpu_fleet.operators.capacity.replacement import without_surge
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
+from gpu_fleet.operators.validation.replacement import DELETED, ReplaceDriftedOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job
 from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
@@ -216,12 +217,12 @@ def test_a_replacement_that_does_not_come_fails_no_pool_that_has_its_wanted_node
         asked.append(args["wanted"])
         return ready("CapacityReady", "all there", nodes=["a"])
 
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", look)
+    monkeypatch.setattr("gpu_fleet.operators.capacity.replacement.look", look)
     error = DeadlinePassed("no capacity in us-west-2")
     assert without_surge(operator, error, {"wanted": 3}, 1).data == {"nodes": ["a"]}
     assert asked == [2]
     with pytest.raises(DeadlinePassed):
         without_surge(operator, error, {"wanted": 2}, 0)
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", lambda *_: progressing("NodesMissing", "none"))
+    monkeypatch.setattr("gpu_fleet.operators.capacity.replacement.look", lambda *_: progressing("NodesMissing", "none"))
     with pytest.raises(DeadlinePassed):
         without_surge(operator, error, {"wanted": 3}, 1)

@@ -19,14 +19,15 @@ from gpu_fleet.core.kubernetes.objects import PoolNode, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.capacity.replacement import REPLACEMENT, ReplaceDriftedOperator
+from gpu_fleet.operators.capacity.replacement import REPLACEMENT
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.objects.node_pools import ApplyNodeClassOperator, ApplyNodePoolOperator
-from gpu_fleet.operators.objects.pods import delete_pods, placeholders
+from gpu_fleet.operators.pods import delete_pods, placeholders
 from gpu_fleet.operators.preflight.changes import MARKDOWN, PLAN, PlanChangesOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
+from gpu_fleet.operators.validation.replacement import ReplaceDriftedOperator
 from gpu_fleet.triggers.looking import look
 from tests.sandbox.nodes.cluster import karpenter_deployment, plugin_objects, slicing
 from tests.unit.airflow_context import TaskInstance, context

@@ -92,7 +92,7 @@ def theirs(kube: KubeClient, name: str, weight: int) -> None:
 
 def test_a_conflict_with_an_overlay_of_others_is_named_before_anything_is_applied(kube: KubeClient) -> None:
     theirs(kube, "gpus-of-team-b", WEIGHT)
-    with pytest.raises(PermanentError, match="NodeOverlay gpus-of-team-b has weight 10000") as raised:
+    with pytest.raises(PermanentError, match="NodeOverlay gpus-of-team-b also has weight 10000") as raised:
         apply()
     assert raised.value.reason == "OverlayConflict"
     assert kube.get(OVERLAY) is None

@@ -14,14 +14,9 @@ from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN
 from gpu_fleet.core.nodes.records import CONFIG_MAP_NAME, records_of
 from gpu_fleet.hooks.cluster.drifted import look_at_nodes, remember_class
+from gpu_fleet.operators.drifted import DRIFTED, note_drifted
 from gpu_fleet.operators.objects.node_pools import ApplyNodeClassOperator
-from gpu_fleet.operators.preflight.changes import (
-    DRIFTED,
-    MARKDOWN,
-    PLAN,
-    PlanChangesOperator,
-    note_drifted,
-)
+from gpu_fleet.operators.preflight.changes import MARKDOWN, PLAN, PlanChangesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.node_objects import job, made_of
 from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
@@ -157,7 +152,7 @@ def test_what_may_not_be_compared_is_said_and_fails_nothing(cluster: SandboxClus
     cluster.fail_requests(verb="patch", resource="nodepools", status=403)
     ti = plan(spec_of(cluster, labels={"team": "ml"}))
     (words,) = ti.xcoms[PLAN]["unknown"]
-    assert words.startswith(f"what this run changes in pool {POOL} cannot be said: NodePool {POOL}:")
+    assert words.startswith(f"cannot determine what this run changes in pool {POOL}: NodePool {POOL}:")
 
 
 def test_the_budgets_are_in_force_before_a_changed_class_makes_nodes_drift(

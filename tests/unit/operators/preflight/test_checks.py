@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import SpecError, ToolError
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.files.clusters import load_cluster
-from gpu_fleet.operators.base import skip_unselected_pool
 from gpu_fleet.operators.preflight.checks import CheckToolsOperator, SelectNodeOperator, gpus_of
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
@@ -141,15 +139,6 @@ def test_an_unknown_node_is_named_with_the_known_ones(
     assert known in refused.value.remedy
     assert "n3" not in refused.value.remedy
     assert len(refused.value.message) < 600
-
-
-def test_only_the_pool_of_the_one_node_is_looked_at() -> None:
-    ti = TaskInstance()
-    ti.xcoms["return_value"] = {"node": "n2", "pool": "whole-a100"}
-    skip_unselected_pool(context(ti, node="n2"), "whole-a100")
-    with pytest.raises(AirflowSkipException, match="belongs to pool whole-a100"):
-        skip_unselected_pool(context(ti, node="n2"), "shared-a10g")
-    skip_unselected_pool(context(ti, node=None), "shared-a10g")
 
 
 def test_gpus_of_a_type_without_any() -> None:

@@ -99,7 +99,7 @@ def test_what_ec2_would_refuse_is_named_before_karpenter_asks(cloud: SandboxClou
     faults, words = REFUSED[what]
     for name, params in faults.items():
         cloud.settings.faults.set(name, params)
-    with pytest.raises(PrerequisiteMissing, match="lacks 1 of what it needs") as caught:
+    with pytest.raises(PrerequisiteMissing, match=r"lacks 1 of \d+ prerequisites") as caught:
         check()
     for said in words:
         assert said in caught.value.message
@@ -148,7 +148,7 @@ def test_what_the_account_lacks_is_named_with_how_to_create_it(cloud: SandboxClo
 
 def test_all_that_is_missing_is_named_at_once(cloud: SandboxCloud) -> None:
     cloud.settings.faults.set("aws-absent", {"what": list(LACKING)})
-    with pytest.raises(PrerequisiteMissing, match="lacks 7 of what it needs"):
+    with pytest.raises(PrerequisiteMissing, match=r"lacks 7 of \d+ prerequisites"):
         check()
 
 
@@ -219,14 +219,14 @@ def test_a_node_that_fell_silent_is_no_node_that_joins() -> None:
 def test_what_else_is_missing_is_said_without_waiting_for_nodes(cloud: SandboxCloud) -> None:
     is_ready("system-2", "False")
     cloud.settings.faults.set("aws-absent", {"what": ["queue"]})
-    with pytest.raises(PrerequisiteMissing, match="lacks 1 of what it needs:\n  - interruption queue"):
+    with pytest.raises(PrerequisiteMissing, match=r"lacks 1 of \d+ prerequisites:\n  - interruption queue"):
         check()
 
 
 def test_node_groups_that_may_not_be_seen_are_not_waited_for(cloud: SandboxCloud) -> None:
     is_ready("system-2", "False")
     cloud.settings.faults.set("aws-denied", {"actions": ["eks:ListNodegroups"]})
-    with pytest.raises(PrerequisiteMissing, match="node groups were not looked at: eks:ListNodegroups is not allowed"):
+    with pytest.raises(PrerequisiteMissing, match="node groups were not checked: eks:ListNodegroups is not allowed"):
         check()
 
 

@@ -10,9 +10,11 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskAwaitingInput
 
 from gpu_fleet.core.errors import PermanentError
+from gpu_fleet.core.teardown.approval import Answer, answer_to
 from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.preconditions import Approved
 from gpu_fleet.operators.teardown import approval
-from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator, require_approval
+from gpu_fleet.operators.teardown.approval import TeardownApprovalOperator
 from gpu_fleet.phases.teardown import APPROVE, PLAN, teardown
 from tests.unit.core.specs import demo_spec
 
@@ -66,7 +68,7 @@ def executed(dag: DAG, task_id: str, ti: Run, monkeypatch: pytest.MonkeyPatch) -
     task = dag.get_task(task_id)
     monkeypatch.setattr(type(task), "prepare", lambda self, context: None)
     monkeypatch.setattr(type(task), "act", lambda self, context: "acted")
-    monkeypatch.setattr("gpu_fleet.operators.turn.keep_turn", lambda operator, context: None)
+    monkeypatch.setattr("gpu_fleet.operators.preconditions.keep_lock", lambda operator, context: None)
     return FleetOperator.execute(task, {"ti": ti, "params": {}})
 
 
@@ -80,7 +82,7 @@ def test_nothing_that_carries_out_the_plan_runs_without_its_approval(
         acting
     )
     for task_id in acting:
-        with pytest.raises(PermanentError, match=r"clear teardown\.plan and what follows it") as caught:
+        with pytest.raises(PermanentError, match=r"clear teardown\.plan and the tasks after it") as caught:
             executed(dag, task_id, Run(plan=PLANNED, approve=NO_ANSWERS[situation]), monkeypatch)
         assert caught.value.reason == "NotApproved"
         approved = {"chosen_options": ["Approve"], "about": "p1"}
@@ -96,7 +98,7 @@ def test_what_gives_back_needs_no_approval(dag: DAG, monkeypatch: pytest.MonkeyP
 def test_a_dag_without_an_approval_demands_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with DAG("other", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         operator = FleetOperator(task_id="task")
-    require_approval(operator, {"ti": Run()})
+    Approved().check(operator, {"ti": Run()})
 
 
 def test_the_answer_names_the_plan_that_was_shown_and_not_one_made_since(
@@ -138,4 +140,4 @@ def test_a_rejection_is_left_as_an_answer_although_airflow_stores_no_result_of_i
     with pytest.raises(DownstreamTasksSkipped):
         task.execute_complete(context, event)
     answer = ti.xcoms[APPROVE, "return_value"]
-    assert approval.answer_to(PLANNED, answer) is approval.Answer.REJECTED
+    assert answer_to(PLANNED, answer) is Answer.REJECTED

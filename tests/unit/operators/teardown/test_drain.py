@@ -25,7 +25,7 @@ from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.nodes.freeze import frozen
 from gpu_fleet.core.verdict import Verdict, progressing
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
-from gpu_fleet.operators.objects.cordons import take_back_cordons
+from gpu_fleet.operators.nodes import take_back_cordons
 from gpu_fleet.operators.teardown import drain as drain_operators
 from gpu_fleet.operators.teardown.drain import DrainOperator
 from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator

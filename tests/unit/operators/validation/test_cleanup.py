@@ -24,6 +24,7 @@ from gpu_fleet.core.kubernetes.names import (
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.pool import FAILURE
+from gpu_fleet.operators.preconditions import HadLock
 from gpu_fleet.operators.validation import cleanup as validation_cleanup
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
@@ -110,8 +111,8 @@ def test_second_clean_up_finds_nothing(cluster: SandboxCluster) -> None:
 
 
 def test_only_the_clean_up_needs_the_turn_to_have_been_had() -> None:
-    assert CleanUpValidationOperator.only_in_turn
-    assert not ProtectNodesOperator.only_in_turn
+    assert HadLock() in CleanUpValidationOperator.preconditions
+    assert HadLock() not in ProtectNodesOperator.preconditions
 
 
 class EndedFromOutside(TaskInstance):

@@ -21,8 +21,8 @@ from gpu_fleet.core.kubernetes.names import (
     SYSTEM_NAMESPACE,
 )
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
-from gpu_fleet.operators.capacity.hold import HoldCapacityOperator, ReleasePlaceholdersOperator
-from gpu_fleet.operators.objects.pods import create_pod
+from gpu_fleet.operators.pods import create_pod
+from gpu_fleet.operators.validation.holding import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.cluster_objects import stamp

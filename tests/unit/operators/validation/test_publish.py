@@ -16,12 +16,12 @@ from gpu_fleet.core.nodes.template import Change
 from gpu_fleet.core.pools.assets import MAX_EXTRA, Topic, uri
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation.report import PoolReport
-from gpu_fleet.operators.capacity.hold import HoldCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
+from gpu_fleet.operators.drifted import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.pool import FAILURE
-from gpu_fleet.operators.preflight.changes import DRIFTED
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
+from gpu_fleet.operators.validation.holding import HoldCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator

@@ -14,6 +14,7 @@ from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import ANNOTATION_QUARANTINED, LABEL_NODE_POOL, TAINT_QUARANTINED
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from gpu_fleet.operators.capacity import removal
+from gpu_fleet.operators.preconditions import HadLock, HoldsLock
 from gpu_fleet.operators.validation import remediation
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.remediation import ACTED, RemediateNodesOperator
@@ -308,8 +309,7 @@ def test_what_is_about_to_be_done_is_noted_before(cluster: SandboxCluster, monke
 
 
 def test_only_a_run_that_has_the_turn_remedies() -> None:
-    assert RemediateNodesOperator.only_in_turn
-    assert RemediateNodesOperator.changes_cluster
+    assert {HadLock(), HoldsLock()} <= set(RemediateNodesOperator.preconditions)
 
 
 def test_a_probe_that_no_node_could_be_given_is_none_of_the_runs(cluster: SandboxCluster) -> None:

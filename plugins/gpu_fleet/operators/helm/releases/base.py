@@ -9,6 +9,7 @@ from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, kept_sentence
 from gpu_fleet.core.releases.components import known_component, release_request
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.helm.base import EngineMixin
+from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.outcome import Outcome
@@ -22,7 +23,7 @@ class ReleaseOperator(EngineMixin, FleetOperator):
     :param component: ``karpenter-crd``, ``karpenter`` or ``device-plugin``.
     """
 
-    changes_cluster = True
+    preconditions = CHANGES_CLUSTER
     template_fields = ("component", "values", "manifest")
     template_fields_renderers: ClassVar[dict[str, str]] = {"values": "json", "manifest": "yaml"}
     ui_color = "#dde9ff"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.aws.physical import hardware_of
 from gpu_fleet.core.device_plugin.detect import Ours
+from gpu_fleet.operators.pool import hardware
 
 if TYPE_CHECKING:
     from gpu_fleet.core.releases.outcome import Outcome
@@ -48,13 +48,11 @@ def proof_deadline_s(spec: ClusterSpec, component: str) -> float:
 
 def _promises(spec: ClusterSpec) -> dict[str, dict[str, Any]]:
     """Per pool: its instance types, a node's physical GPUs according to EC2, and how often each is advertised."""
-    from gpu_fleet.hooks.aws import aws_session
-
-    aws = aws_session(spec.aws.connection, spec.aws.region)
-    promises = {}
-    for pool in spec.node_pools:
-        types = list(pool.instance_types)
-        described = aws.paginate("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=types)
-        physical = hardware_of(described, types).count
-        promises[pool.name] = {"physical": physical, "replicas": pool.replicas, "types": types}
-    return promises
+    return {
+        pool.name: {
+            "physical": hardware(spec, pool).count,
+            "replicas": pool.replicas,
+            "types": list(pool.instance_types),
+        }
+        for pool in spec.node_pools
+    }

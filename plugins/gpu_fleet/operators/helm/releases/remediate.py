@@ -10,11 +10,12 @@ from gpu_fleet.core.errors import GateBlind, GpuFleetError, ReleaseError
 from gpu_fleet.core.gates.plugin_proof import PLUGIN_PROVEN
 from gpu_fleet.core.releases.decide import LACKS_NEEDED
 from gpu_fleet.core.releases.state import Reason
-from gpu_fleet.operators.base import attempt
+from gpu_fleet.operators.base import attempt, task_states
 from gpu_fleet.operators.helm.base import UNHEALTHY
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
 from gpu_fleet.operators.helm.releases.proof import proof_deadline_s, proof_gate
 from gpu_fleet.operators.helm.releases.prove import SEEN_UNHEALTHY, ProveReleaseOperator
+from gpu_fleet.operators.preconditions import GIVES_BACK
 from gpu_fleet.triggers.looking import look
 from gpu_fleet.triggers.waiting import await_gate, conclude, reconsider
 
@@ -50,7 +51,7 @@ class RemediateReleaseOperator(ReleaseOperator):
     :raises GateBlind: the workloads cannot be seen.
     """
 
-    only_in_turn = True
+    preconditions = GIVES_BACK
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         engine = self._open(context)
@@ -128,8 +129,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         ]
         if not proofs:
             return False
-        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=proofs, run_ids=[ti.run_id]).get(ti.run_id, {})
-        failed = [task_id for task_id in proofs if str(states.get(task_id)) == "failed"]
+        states = task_states(context, proofs)
+        failed = [task_id for task_id in proofs if states.get(task_id) == "failed"]
         return any(ti.xcom_pull(task_ids=task_id, key=SEEN_UNHEALTHY) for task_id in failed)
 
     # --- roll back -----------------------------------------------------------------------------------------------

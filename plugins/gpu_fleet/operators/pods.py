@@ -1,4 +1,4 @@
-"""Pods of ours: what has to be there before one is created, creating one, and deleting some."""
+"""Pods of this package: creating one, finding placeholders, deleting some."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_PLACEHOLDER, LABEL_COMPONENT, LABEL_POOL, SYSTEM_NAMESPACE
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
-#: How often, and with which pause in seconds, a pod is created again while its namespace is too young to have its
-#: ServiceAccount; the controller needs well under a second.
+#: Attempts to create a pod, and the pause between them in seconds, while its new namespace has no ServiceAccount yet;
+#: the controller needs well under a second.
 YOUNG_NAMESPACE_TRIES, YOUNG_NAMESPACE_PAUSE_S = 40, 0.25
-
-
-def ensure_objects(kube: KubeClient, spec: ClusterSpec, builder: str, names: set[str]) -> None:
-    """Apply those of a builder's manifests that have one of these names; a no-op if they are as they should be."""
-    from gpu_fleet.core.manifests.build import build
-
-    for manifest in build(builder, spec):
-        if manifest["metadata"]["name"] in names:
-            kube.apply(manifest)
 
 
 def create_pod(kube: KubeClient, manifest: dict[str, Any]) -> bool:
@@ -54,7 +44,7 @@ def placeholders(kube: KubeClient, pool: str, component: str = COMPONENT_PLACEHO
 
 
 def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
-    """Ask for the deletion of exactly these pods; returns the names of those that were there."""
+    """Request the deletion of exactly these pods; returns the names of those that existed."""
     deleted = []
     for pod in pods:
         metadata = pod["metadata"]

@@ -1,4 +1,7 @@
-"""The label of the nodes that placeholders keep away from: on before the first placeholder, off after the last."""
+"""The label that keeps placeholders off a node: set before the first placeholder is created, removed after the last.
+
+A placeholder that took a node which is there already would not make Karpenter launch another.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 
-def mark_standing(kube: KubeClient, names: Iterable[str]) -> list[str]:
+def keep_placeholders_off(kube: KubeClient, names: Iterable[str]) -> list[str]:
     """Label these nodes; returns those that were still there."""
     return [name for name in names if _label(kube, name, STANDING)]
 
 
-def unmark_standing(kube: KubeClient, selector: str) -> list[str]:
-    """Take the label off every node that the selector selects; returns their names.
+def admit_placeholders(kube: KubeClient, selector: str) -> list[str]:
+    """Remove the label from every node that the selector selects; returns their names.
 
-    Only when no placeholder is left: one that still waits could take an idle node that stands.
+    Only when no placeholder is left: a pending one could be scheduled to an idle node that was there before.
     """
     nodes = kube.list(NODE, label_selector=f"{selector},{LABEL_STANDING}")
     return [name for name in (node["metadata"]["name"] for node in nodes) if _label(kube, name, None)]
