@@ -8,10 +8,11 @@ for, and the loss of a node that it had protected.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, finished, gpus_requested, is_ours, name_of, node_of
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Check, NodeReport, PoolReport, failed, passed
 
 NAME = "nodeClaims"
@@ -28,7 +29,7 @@ _SPOT = "spot"
 
 
 def claims_unchanged(
-    before: Mapping[str, Any],
+    before: ChosenNodes,
     after: Iterable[PoolClaim],
     pods: Iterable[Object],
     events: Iterable[Object],
@@ -38,8 +39,7 @@ def claims_unchanged(
 ) -> Check:
     """Validation neither bought nor lost a node.
 
-    :param before: what the task that protected the nodes has returned: ``nodes`` under test, ``nodeClaims`` of the
-        pool, ``claims`` (NodeClaim to node), ``instances`` of the nodes.
+    :param before: the nodes under test and the pool's NodeClaims when they were chosen.
     :param after: the pool's NodeClaims now. Those that are being deleted are on neither side.
     :param pods: those on the nodes of new NodeClaims, and those with GPUs that are on no node yet.
     :param events: ``Nominated`` of all pods, and all events about NodeClaims.
@@ -48,12 +48,11 @@ def claims_unchanged(
     :param known: NodeClaims of which another verdict of the run says it already: their node vanished under test, or an
         earlier probe has named them.
     """
-    old, now, told, happened = set(before["nodeClaims"]), {claim.name: claim for claim in after}, set(known), [*events]
+    old, now, told, happened = set(before.node_claims), {claim.name: claim for claim in after}, set(known), [*events]
     added, removed = sorted(set(now) - old - told), sorted(old - set(now) - told)
     changes = {"added": sorted(set(now) - old), "removed": sorted(old - set(now))}
     figures: dict[str, Any] = {"before": len(old), "after": len(now), **changes}
-    nodes: Mapping[str, str] = before.get("claims") or {}
-    lost = {name: _loss(name, nodes.get(name, ""), before, happened) for name in removed}
+    lost = {name: _loss(name, before.claims.get(name, ""), before, happened) for name in removed}
     ours = [(name, why) for name, why in lost.items() if why]
     if ours:
         said = "; ".join(f"{name}: {why}" for name, why in ours)
@@ -77,7 +76,7 @@ def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
     return {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
 
 
-def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], reports: Iterable[NodeReport]) -> set[str]:
+def told_before(before: ChosenNodes, earlier: Iterable[PoolReport], reports: Iterable[NodeReport]) -> set[str]:
     """The NodeClaims that need no further explanation: see ``known`` of :func:`claims_unchanged`.
 
     :param earlier: of the run's probes before this one, :param reports: of this one.
@@ -86,7 +85,7 @@ def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], report
     """
     probes = [*earlier]
     gone = vanished_nodes([*(node for probe in probes for node in probe.nodes), *reports])
-    known = {claim for claim, node in (before.get("claims") or {}).items() if node in gone}
+    known = {claim for claim, node in before.claims.items() if node in gone}
     for probe in probes:
         for check in probe.pool_checks:
             if check.name == NAME:
@@ -94,15 +93,15 @@ def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], report
     return known
 
 
-def _loss(claim: str, node: str, before: Mapping[str, Any], events: Iterable[Object]) -> str:
+def _loss(claim: str, node: str, before: ChosenNodes, events: Iterable[Object]) -> str:
     """Why a claim that went away should not have; empty if that is no fault of ours."""
-    if node not in before["nodes"]:
+    if node not in before.nodes:
         return ""
     mine = {event.get("reason"): str(event.get("message", "")) for event in events if _about(event) == claim}
     if DISRUPTED in mine:
         return mine[DISRUPTED]
     # Without an event: an instance that EC2 has ended is found missing sooner or later, and nobody says why.
-    if INTERRUPTED in mine or (before.get("instances") or {}).get(node, {}).get("capacityType") == _SPOT:
+    if INTERRUPTED in mine or before.instances.get(node, {}).get("capacityType") == _SPOT:
         return ""
     return "no event says why; deleted by hand, or expired (expireAfter)?"
 

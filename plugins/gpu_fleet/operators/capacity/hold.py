@@ -35,7 +35,7 @@ class ReleasePlaceholdersOperator(PoolOperator):
         if holds and not self._held_anew():
             from gpu_fleet.operators.validation.nodes import protected_nodes
 
-            probed = set(protected_nodes(self, context)["nodes"])
+            probed = set(protected_nodes(self, context).nodes)
             holds = [pod for pod in holds if pinned_to(pod) in probed]
         pods += holds
         deleted = delete_pods(self.kube, pods)
@@ -78,7 +78,7 @@ class HoldCapacityOperator(PoolOperator):
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         seen = protected_nodes(self, context)
-        proven = {*seen["nodes"], *(seen.get("untested") or ())}
+        proven = {*seen.nodes, *seen.untested}
         for node in pool_nodes(nodes, pool.name):
             if node.name in drifted or node.name not in proven:
                 continue  # of an older template, or beyond those that are wanted and broken: none that was validated

@@ -12,6 +12,7 @@ from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes
 from gpu_fleet.operators.preflight.changes import note_drifted
@@ -41,12 +42,8 @@ class ProtectNodesOperator(PoolOperator):
         surplus nodes with a wrong number of GPUs or broken hardware are left out, as the gate ``pool_capacity`` leaves
         them out.
 
-    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
-        "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
-        nodes that are there can be looked at;
-        ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
-        the NodeClaims are what the end of validation is compared with. XCom ``drifted`` lists the pool's nodes that
-        have drifted, and why.
+    :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
+        ``drifted`` lists the pool's nodes that have drifted, and why.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -111,19 +108,19 @@ class ProtectNodesOperator(PoolOperator):
             "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
             *(pool.name, len(nodes), len(protected), len(untested)),
         )
-        return {
-            "nodes": [node.name for node in nodes],
-            "untested": untested,
-            "idle": idle,
-            "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
-            "drifted": {name: list(why) for name, why in drifted.items()},
-            "nodeClaims": [claim.name for claim in claims],
-            "claims": {claim.name: claim.node for claim in claims if claim.node},
-            "physical": gpus.count,
-            "replicas": pool.replicas,
-            "protected": protected,
-            "instances": {node.name: node.instance() for node in nodes},
-        }
+        return ChosenNodes(
+            nodes=[node.name for node in nodes],
+            physical=gpus.count,
+            replicas=pool.replicas,
+            untested=untested,
+            idle=idle,
+            blamed=[n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
+            drifted=drifted,
+            node_claims=[claim.name for claim in claims],
+            claims={claim.name: claim.node for claim in claims if claim.node},
+            protected=protected,
+            instances={node.name: node.instance() for node in nodes},
+        ).to_json()
 
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
         """Why none of the nodes that are there takes probes; empty if there are none."""
@@ -199,7 +196,7 @@ def upstream_tasks(operator: PoolOperator, kind: type[PoolOperator]) -> list[str
     ]
 
 
-def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:
+def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> ChosenNodes:
     """What the pool's :class:`ProtectNodesOperator` of this run found.
 
     :raises SpecError: if there is no such task before this one, or it has not succeeded.
@@ -207,7 +204,7 @@ def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[
     for task_id in upstream_tasks(operator, ProtectNodesOperator):
         value = context["ti"].xcom_pull(task_ids=task_id)
         if isinstance(value, Mapping) and "nodes" in value:
-            return dict(value)
+            return ChosenNodes.from_json(value)
     raise SpecError(
         f"task {operator.task_id}: no task before it has protected the nodes of pool {operator.node_pool}",
         field="node_pool",

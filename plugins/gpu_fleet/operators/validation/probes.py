@@ -25,6 +25,7 @@ from gpu_fleet.triggers.looking import await_gate
 if TYPE_CHECKING:
     from gpu_fleet.core.kubernetes.objects import PoolClaim
     from gpu_fleet.core.probes.pods import PodMaker
+    from gpu_fleet.core.validation.chosen import ChosenNodes
     from gpu_fleet.core.validation.report import NodeReport, PoolReport
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
@@ -86,9 +87,9 @@ class RunProbesOperator(PoolOperator):
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        before = self._before(context)
-        nodes = self._nodes_left(context, before)
-        return self._advance(context, before, Progress.begin(context, nodes, self.spec.validation.nodes.at_once))
+        chosen = self._chosen(context)
+        nodes = self._nodes_left(context, chosen)
+        return self._advance(context, chosen, Progress.begin(context, nodes, self.spec.validation.nodes.at_once))
 
     def probed(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
         """A wave's probes are over, or their deadline has passed: then whatever has not finished has failed.
@@ -102,24 +103,24 @@ class RunProbesOperator(PoolOperator):
         if verdict.failed:
             raise verdict.error()
         self.prepare(context)
-        before, progress = protected_nodes(self, context), Progress.load(context)
+        chosen, progress = protected_nodes(self, context), Progress.load(context)
         plan = Plan.from_json(context["ti"].xcom_pull(task_ids=self.task_id, key=PLAN))
         if event["type"] == "deadline" and verdict.blind:
             verdict = self._seen_at_last(context, plan, verdict)
         plan = self._awaited(context, plan, verdict)
-        self._end_wave(context, before, progress, plan)
-        return self._advance(context, before, progress)
+        self._end_wave(context, chosen, progress, plan)
+        return self._advance(context, chosen, progress)
 
     # --- waves ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    def _advance(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> dict[str, Any]:
         """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
         while (wave := progress.wave()) is not None:
-            plan, refused = self._create(context, self._plan(before, wave), first=not progress.ended)
+            plan, refused = self._create(context, self._plan(chosen, wave), first=not progress.ended)
             if refused is None:
                 plan = self._awaited(context, plan)
-            self._end_wave(context, before, progress, plan, refused)
-        return self._publish(context, self._report(context, before, progress))
+            self._end_wave(context, chosen, progress, plan, refused)
+        return self._publish(context, self._report(context, chosen, progress))
 
     def _awaited(self, context: Mapping[str, Any], plan: Plan, verdict: Verdict | None = None) -> Plan:
         """Wait until the wave is over; where a user's pod takes a probe's place the others give way at once.
@@ -177,7 +178,7 @@ class RunProbesOperator(PoolOperator):
     def _end_wave(
         self,
         context: Mapping[str, Any],
-        before: Mapping[str, Any],
+        chosen: ChosenNodes,
         progress: Progress,
         plan: Plan,
         refused: Forbidden | None = None,
@@ -185,7 +186,7 @@ class RunProbesOperator(PoolOperator):
         from gpu_fleet.core.validation.judge import refusal_reason, refused_node
 
         if refused is None:
-            reports = [*plan.unfit, *self._judge(context, before, plan)]
+            reports = [*plan.unfit, *self._judge(context, chosen, plan)]
         else:
             reason = refusal_reason(refused.message)
             reports = [*plan.unfit, *(refused_node(each.node, reason, refused.message) for each in plan.rounds)]
@@ -195,7 +196,7 @@ class RunProbesOperator(PoolOperator):
 
     # --- before a wait -------------------------------------------------------------------------------------------
 
-    def _before(self, context: Mapping[str, Any]) -> dict[str, Any]:
+    def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes:
         try:
             return protected_nodes(self, context)
         except SpecError as error:
@@ -204,10 +205,10 @@ class RunProbesOperator(PoolOperator):
                 raise AirflowSkipException(error.message) from error
             raise
 
-    def _nodes_left(self, context: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    def _nodes_left(self, context: Mapping[str, Any], chosen: ChosenNodes) -> list[str]:
         from gpu_fleet.core.probes.plan import diagnosable_gpus
 
-        probe, nodes = Probe(self.probe), list(before["nodes"])
+        probe, nodes = Probe(self.probe), list(chosen.nodes)
         if probe not in MEASURING:
             return nodes
         failed: set[str] = set()
@@ -218,7 +219,7 @@ class RunProbesOperator(PoolOperator):
         cause = ""
         if nodes and not left:
             cause = "every node has failed an earlier probe"
-        elif probe is Probe.DCGM and diagnosable_gpus(self.this_pool, int(before["physical"])) is None:
+        elif probe is Probe.DCGM and diagnosable_gpus(self.this_pool, chosen.physical) is None:
             cause = "no container of this pool can ask for all GPUs of a node; see docs/guides/validation.md"
         if cause:
             skipped = {"probe": self.probe, "outcome": "Skipped", "nodes": {}, "failures": []}
@@ -226,13 +227,13 @@ class RunProbesOperator(PoolOperator):
             raise AirflowSkipException(f"probe {self.probe} of pool {self.node_pool}: {cause}")
         return left
 
-    def _plan(self, before: Mapping[str, Any], nodes: Sequence[str]) -> Plan:
+    def _plan(self, chosen: ChosenNodes, nodes: Sequence[str]) -> Plan:
         from gpu_fleet.core.probes.plan import plan_round
         from gpu_fleet.core.validation.judge import busy_node
         from gpu_fleet.core.validation.others import NOBODY, others_by_node
         from gpu_fleet.hooks.cluster.pods import pods_on
 
-        probe, physical, replicas = Probe(self.probe), int(before["physical"]), int(before["replicas"])
+        probe, physical, replicas = Probe(self.probe), chosen.physical, chosen.replicas
         unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)
         others = others_by_node(pods_on(self.kube, nodes))
         rounds = [
@@ -371,7 +372,7 @@ class RunProbesOperator(PoolOperator):
 
     # --- after it ------------------------------------------------------------------------------------------------
 
-    def _judge(self, context: Mapping[str, Any], before: Mapping[str, Any], plan: Plan) -> list[NodeReport]:
+    def _judge(self, context: Mapping[str, Any], chosen: ChosenNodes, plan: Plan) -> list[NodeReport]:
         from gpu_fleet.core.validation.evidence import evidence_of
         from gpu_fleet.core.validation.judge import judge_node
         from gpu_fleet.core.validation.node import Promise
@@ -395,8 +396,8 @@ class RunProbesOperator(PoolOperator):
                     promise,
                     pods,
                     events,
-                    physical=int(before["physical"]),
-                    replicas=int(before["replicas"]),
+                    physical=chosen.physical,
+                    replicas=chosen.replicas,
                     now=self.kube.now(),
                     others=others.get(round_.node, NOBODY),
                 ),
@@ -404,7 +405,7 @@ class RunProbesOperator(PoolOperator):
             for round_ in plan.rounds
         ]
 
-    def _report(self, context: Mapping[str, Any], before: Mapping[str, Any], progress: Progress) -> PoolReport:
+    def _report(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> PoolReport:
         from gpu_fleet.core.kubernetes.objects import pool_claims
         from gpu_fleet.core.validation.claims import claims_unchanged, told_before
         from gpu_fleet.core.validation.judge import NO_MEMORY_ISOLATION, seen_unasked
@@ -414,12 +415,12 @@ class RunProbesOperator(PoolOperator):
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), self.node_pool)
         values = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
         check = claims_unchanged(
-            before,
+            chosen,
             claims,
-            self._who_may_have_asked([claim for claim in claims if claim.name not in before["nodeClaims"]]),
-            self._claim_events() if {claim.name for claim in claims} != set(before["nodeClaims"]) else (),
+            self._who_may_have_asked([claim for claim in claims if claim.name not in chosen.node_claims]),
+            self._claim_events() if {claim.name for claim in claims} != set(chosen.node_claims) else (),
             our_namespaces={self.spec.validation.namespace, SYSTEM_NAMESPACE},
-            known=told_before(before, [PoolReport.from_json(value) for value in values if value], reports),
+            known=told_before(chosen, [PoolReport.from_json(value) for value in values if value], reports),
         )
         time_sliced = self.this_pool.shared and not self.this_pool.mps
         return PoolReport(
@@ -427,14 +428,14 @@ class RunProbesOperator(PoolOperator):
             pool=self.node_pool,
             probe=self.probe,
             run=run_name(context),
-            physical=int(before["physical"]),
-            replicas=int(before["replicas"]),
+            physical=chosen.physical,
+            replicas=chosen.replicas,
             started_at=progress.since,
             finished_at=time.time(),
             nodes=reports,
             pool_checks=(check,) if reports else (),
             notes=((NO_MEMORY_ISOLATION,) if time_sliced else ()) + seen_unasked(reports),
-            idle=str(before.get("idle") or ""),
+            idle=chosen.idle,
         )
 
     def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gpu_fleet.core.links import report_path
 from gpu_fleet.core.nodes.drifted import brief
 from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.operators.base import attempt, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity.hold import HoldCapacityOperator
@@ -81,8 +82,8 @@ class PublishPoolOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)
         reports, remediation = self._reports(context), self._remediation(context)
-        found, was = self._protected(context), self._state(context, assets)
-        unproven = rules.still_blamed(found.get("blamed") or (), reports, remediation)
+        chosen, was = self._chosen(context), self._state(context, assets)
+        unproven = rules.still_blamed(chosen.blamed if chosen else (), reports, remediation)
         finding = rules.finding_without(self._finding(context), reports, remediation)
         if was is not PoolState.READY:
             finding = rules.finding_until(finding, unproven)
@@ -91,7 +92,7 @@ class PublishPoolOperator(PoolOperator):
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
         drifted = self._drifted(context)
-        extra = self._extra(context, finding, was, reports, found)
+        extra = self._extra(context, finding, was, reports, chosen)
         if drifted:
             extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
@@ -118,7 +119,7 @@ class PublishPoolOperator(PoolOperator):
             "events": uris,
             "validUntil": extra.get("validUntil"),
             "without": list(finding.without),
-            "older": dict(found.get("drifted") or {}),
+            "older": dict(chosen.drifted) if chosen else {},
             "remediation": remediation,
             "drifted": drifted,
         }
@@ -164,12 +165,12 @@ class PublishPoolOperator(PoolOperator):
             newest[topic] = last[0].timestamp.timestamp() if last else None
         return rules.state_after(newest)
 
-    def _protected(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the task that chose the pool's nodes has returned; nothing if it has not succeeded."""
-        found: Mapping[str, Any] = {}
+    def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
+        """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""
+        found = None
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task) or found
-        return found
+        return ChosenNodes.from_json(found) if found else None
 
     def _extra(
         self,
@@ -177,11 +178,11 @@ class PublishPoolOperator(PoolOperator):
         finding: Finding,
         was: PoolState,
         reports: list[PoolReport],
-        found: Mapping[str, Any],
+        chosen: ChosenNodes | None,
     ) -> dict[str, Any]:
         pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
-        names = list(found.get("nodes") or [])
-        physical, replicas = int(found.get("physical") or 0), int(found.get("replicas") or pool.replicas)
+        names = list(chosen.nodes) if chosen else []
+        physical, replicas = (chosen.physical, chosen.replicas) if chosen else (0, pool.replicas)
         good = len(names) - len(finding.without)
         extra = {
             "cluster": self.cluster,
@@ -202,8 +203,8 @@ class PublishPoolOperator(PoolOperator):
         }
         if finding.without:
             extra["without"] = list(finding.without)
-        if older := found.get("drifted"):
-            extra["older"] = sorted(older)[:_OLDER_NAMED]
+        if chosen and chosen.drifted:
+            extra["older"] = sorted(chosen.drifted)[:_OLDER_NAMED]
         if finding.outcome == Outcome.PASSED:
             extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
         return rules.bounded(extra)

@@ -14,6 +14,7 @@ from gpu_fleet.core.kubernetes.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, 
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
 from gpu_fleet.core.kubernetes.objects import epoch
 from gpu_fleet.core.probes.plan import is_holder, pinned_to
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.verdict import Verdict, progressing, ready, unseen
 from gpu_fleet.operators.validation import probes as validation
 from gpu_fleet.operators.validation import progress as probing
@@ -137,8 +138,8 @@ def world(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> World:
     value["validation"]["nodes"] = nodes
     found = World(cluster, type(spec).model_validate(value))
     monkeypatch.setattr(validation, "await_gate", found.wait)
-    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 1, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    chosen = ChosenNodes(NODES, 1, 4)
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
     monkeypatch.setattr(validation, "upstream_tasks", lambda operator, kind: [])
     return found
 
@@ -233,8 +234,10 @@ def test_a_deleted_runtime_class_is_named_before_anything_is_created(cluster: Sa
 def test_a_node_that_vanished_is_named_once_and_not_also_as_a_lost_claim(
     cluster: SandboxCluster, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {"nodes": NODES, "nodeClaims": ["c0"], "claims": {"c0": "n0"}, "physical": 1, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    chosen = ChosenNodes.from_json(
+        {"nodes": NODES, "nodeClaims": ["c0"], "claims": {"c0": "n0"}, "physical": 1, "replicas": 4}
+    )
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
     cluster.kube.delete(ObjectRef(NODE, "n0"))
     task_context = context(TaskInstance(spec=world.spec))
     with pytest.raises(ValidationFailed):
@@ -356,8 +359,8 @@ def test_without_protected_nodes_measuring_is_skipped_and_probing_fails(
 
 
 def test_diagnostics_that_no_container_can_ask_for_are_skipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 8, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    chosen = ChosenNodes(NODES, 8, 4)
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
     with pytest.raises(AirflowSkipException, match="can ask for all GPUs"):
         run(world, probe="dcgm")
 
