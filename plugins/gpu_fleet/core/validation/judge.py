@@ -31,23 +31,6 @@ SEEN_UNASKED = (
 #: The reason of a node that the pods of an earlier probe do not leave.
 PROBES_STAY = "ProbesStay"
 
-#: Reasons of failures that lie in the node itself: another node of the pool would do better. Not among them is what
-#: hits any node alike (a missing RuntimeClass, an image, a quota), what is over already (a node that vanished), and
-#: what the probe itself did wrong.
-NODE_CAUSES: frozenset[str] = frozenset(
-    {
-        *("NodeNotReady", "LabelMissing", "TaintMissing"),
-        *("XidError", "GpuLost", "HardwareNotReady", "DcgmFailed"),
-        *("MpsDaemonAbsent", "MpsLimitMissing", "DevicePluginNotRegistered", "DevicePluginNotReady"),
-        *("SharingNotApplied", "AllocatableMismatch", "DriverTooOld", "ClockSkew"),
-        *("NoNvidiaSmi", "NvidiaSmiFailed", "NoGpuVisible", "NoDriverLibrary", "CudaFailed", "VectorAddFailed"),
-        *("ContainerNotStarted", "SeesWrongGpus", "WrongResult", PROBES_STAY),
-        *("RanOneAfterAnother", "GpuNotExclusive", "GpuOvercommitted", "WrongGpuCount", "DifferentGpus"),
-        *("Oversubscribed", "TwoSharesGranted"),
-        *("SharerStarved", "ThroughputTooLow", "GpuSlow", "NothingComputed"),
-    }
-)
-
 Rule = Callable[[NodeEvidence], Check]
 
 

@@ -47,7 +47,7 @@ class RemediateNodesOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.kubernetes.objects import pool_nodes
         from gpu_fleet.core.pools import quarantine as rules
-        from gpu_fleet.core.validation.judge import NODE_CAUSES
+        from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 
         settings, run = self.spec.validation.on_failure, run_name(context)
         policy = rules.Policy(settings.policy)

@@ -11,8 +11,8 @@ from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.pools.quarantine import Policy, Why, judgements, plan
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.reports.remedies import remedy
-from gpu_fleet.core.validation.judge import NODE_CAUSES
 from gpu_fleet.core.validation.node import Looked, Promise, look_at_node, node_facts
 from gpu_fleet.core.validation.report import NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import Phase, Verdict

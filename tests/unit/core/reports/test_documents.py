@@ -17,13 +17,13 @@ from gpu_fleet.core.markup import html, markdown
 from gpu_fleet.core.markup.blocks import Link, Table, clean, instant, moment
 from gpu_fleet.core.pools.assets import Finding, PoolState
 from gpu_fleet.core.pools.quarantine import Left, Why
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.reports import junit
 from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.figures import figure, figures, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
 from gpu_fleet.core.reports.remedies import __file__ as REMEDIES_FILE
-from gpu_fleet.core.validation.judge import NODE_CAUSES
 from gpu_fleet.core.validation.report import Outcome
 from tests.unit.report_objects import (
     EVIL,
@@ -245,7 +245,8 @@ def test_every_reason_of_the_probe_programs_has_a_remedy() -> None:
 def test_every_reason_has_a_remedy() -> None:
     assert all(sentence.endswith((".", "?")) for sentence in REMEDIES.values())
     assert set(REMEDIES) >= NODE_CAUSES
-    assert remedy("DevicePluginAbsent") == REMEDIES["DevicePluginNotRegistered"]
+    assert "selector" in remedy("DevicePluginAbsent")
+    assert remedy("DevicePluginNeverHeardOf") == REMEDIES["DevicePluginNotRegistered"]
     assert remedy("NeverHeardOf") == UNKNOWN
 
 
