@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpu_fleet.core.aws.launch_errors import KNOWN, Hope
-from gpu_fleet.core.reasons import aws, capacity, nodes, releases, teardown
+from gpu_fleet.core.reasons import aws, capacity, nodes, pools, probes, releases, teardown
 from gpu_fleet.core.reasons.catalogue import OTHERS, VALIDATION
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 from gpu_fleet.core.releases.helm_symptoms import listed
@@ -25,7 +25,7 @@ GUIDES = ROOT / "docs" / "guides"
 
 #: Guide -> name of a table in it -> the reasons that it lists.
 TABLES: Mapping[str, Mapping[str, tuple[Section, ...]]] = {
-    "validation.md": {"validation": (nodes.NODE, nodes.BUSY, nodes.PROBES, nodes.DOUBT, nodes.POOL)},
+    "validation.md": {"validation": (nodes.NODE, probes.BUSY, probes.PROBES, probes.DOUBT, pools.POOL)},
     "revalidation.md": {"teardown": (teardown.TEARDOWN,)},
 }
 

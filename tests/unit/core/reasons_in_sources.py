@@ -24,7 +24,7 @@ TWO_HUMPS = re.compile(r"[A-Z][a-z0-9]+[A-Z][A-Za-z0-9]*")
 ENUMERATIONS = {
     "gpu_fleet.core.device_plugin.gpu_count": {"Cause"},
     "gpu_fleet.core.nodes.replacement": {"Why"},
-    "gpu_fleet.core.pools.quarantine": {"Why"},
+    "gpu_fleet.core.pools.remediation": {"Why"},
     "gpu_fleet.core.releases.state": {"Reason"},
 }
 #: Constants whose values are reasons, or groups of them.

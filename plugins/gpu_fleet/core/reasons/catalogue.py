@@ -13,25 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpu_fleet.core.reasons import aws, capacity, checks, nodes, releases, runs, teardown
+from gpu_fleet.core.reasons import aws, capacity, checks, nodes, pools, probes, provision, releases, runs, teardown
 from gpu_fleet.core.reasons.reason import Reason, Section
 
 #: Validation: what fails a node, leaves it in doubt or busy, and what becomes of pools.
 VALIDATION: tuple[Section, ...] = (
     nodes.NODE,
-    nodes.PROBES,
-    nodes.BUSY,
-    nodes.DOUBT,
-    nodes.POOL,
-    nodes.LEFT_NODES,
+    probes.PROBES,
+    probes.BUSY,
+    probes.DOUBT,
+    pools.POOL,
+    pools.LEFT_NODES,
     checks.PASSED,
     checks.SKIPPED,
 )
 #: The other subjects, in the order of a lifecycle.
 OTHERS: tuple[Section, ...] = (
     runs.RUNS,
-    capacity.PREFLIGHT,
-    capacity.KARPENTER,
+    provision.PREFLIGHT,
+    provision.KARPENTER,
     releases.STATES,
     releases.RELEASES,
     releases.WORKLOADS,

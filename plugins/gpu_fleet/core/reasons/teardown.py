@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 
-_WAITS, _RETRIED, _PERSON, _ON = Effect.WAITS, Effect.RETRIED, Effect.PERSON, Effect.GOES_ON
-_GUIDE = "revalidation.md#reasons-of-a-teardown"
+_WAITS, _PERSON, _ON = Effect.WAITS, Effect.PERSON, Effect.GOES_ON
 
 TEARDOWN = Section(
     "Teardown",

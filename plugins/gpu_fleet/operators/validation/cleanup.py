@@ -6,9 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
+from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.probes.plan import selector
+from gpu_fleet.core.validation.judge import PROBES_STAY
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.capacity.standing import unmark_standing
@@ -52,8 +56,6 @@ class CleanUpValidationOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.validation.judge import PROBES_STAY
-
         found, stay = self._remove()
         if cut_short := self._cut_short(context):
             self.log.info(
@@ -78,7 +80,6 @@ class CleanUpValidationOperator(PoolOperator):
 
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The nodes that an unsuccessful wait for capacity leaves."""
-        from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.files.prices import load_prices
 
         states = self._states(context, upstream_tasks(self, AwaitCapacityOperator))
@@ -94,8 +95,6 @@ class CleanUpValidationOperator(PoolOperator):
 
     def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """What was removed, and node -> the probe pods that do not end there."""
-        from gpu_fleet.core.probes.plan import selector
-
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         # A run that was killed in its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
@@ -115,8 +114,6 @@ class CleanUpValidationOperator(PoolOperator):
         return {"pods": deleted, "placeholders": released, "unprotected": unprotected}, stay
 
     def _serves(self, node: str) -> bool:
-        from gpu_fleet.core.kubernetes.objects import PoolNode
-
         found = self.kube.get(ObjectRef(NODE, node)) if node else None
         return found is not None and PoolNode.of(found).ready
 

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 
+from gpu_fleet.core.device_plugin.gpu_count import reported_fault
 from gpu_fleet.core.errors import GateFailed, NotFound, SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, ANNOTATION_PROTECTED_BY
+from gpu_fleet.core.kubernetes.objects import PoolNode, pool_claims, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
 from gpu_fleet.core.validation.chosen import ChosenNodes
+from gpu_fleet.core.validation.waves import sample
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.pool import PoolOperator, hardware, protect_nodes
 from gpu_fleet.operators.preflight.changes import note_drifted
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.kubernetes.objects import PoolNode
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
@@ -60,9 +62,6 @@ class ProtectNodesOperator(PoolOperator):
         self.inlets.extend(self.history)
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.device_plugin.gpu_count import reported_fault
-        from gpu_fleet.core.kubernetes.objects import pool_claims, pool_nodes
-
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         found = self.kube.list(NODE, label_selector=self.of_pool())
@@ -143,8 +142,6 @@ class ProtectNodesOperator(PoolOperator):
     def _sample(
         self, context: Mapping[str, Any], nodes: list[PoolNode], failed: set[str]
     ) -> tuple[list[PoolNode], list[str]]:
-        from gpu_fleet.core.validation.waves import sample
-
         count = self.spec.validation.nodes.sample
         if count is None or len(nodes) <= count:
             return nodes, []

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GateFailed, SpecError, ValidationFailed
-from gpu_fleet.core.kubernetes.kinds import EVENT, NODE_CLAIM, POD
-from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
-from gpu_fleet.core.probes.plan import MEASURING, Probe, pinned_to
+from gpu_fleet.core.gates.validation import DISPLACED
+from gpu_fleet.core.probes.plan import MEASURING, Probe, diagnosable_gpus, plan_round
+from gpu_fleet.core.validation.chosen import ChosenNodes
+from gpu_fleet.core.validation.judge import busy_node, refusal_reason, refused_node
+from gpu_fleet.core.validation.others import NOBODY, others_by_node
+from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.core.verdict import Verdict
-from gpu_fleet.operators.base import run_name
-from gpu_fleet.operators.objects.apply import as_yaml
-from gpu_fleet.operators.objects.pods import create_pod, delete_pods, ensure_objects
 from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.validation.nodes import protected_nodes, upstream_tasks
-from gpu_fleet.operators.validation.progress import Plan, Progress, look_at_nodes, remove_pods, unfit_nodes
-from gpu_fleet.triggers.looking import await_gate
-
-if TYPE_CHECKING:
-    from gpu_fleet.core.kubernetes.objects import PoolClaim
-    from gpu_fleet.core.probes.pods import PodMaker
-    from gpu_fleet.core.validation.chosen import ChosenNodes
-    from gpu_fleet.core.validation.report import NodeReport, PoolReport
+from gpu_fleet.operators.validation.pods import ProbePods
+from gpu_fleet.operators.validation.progress import Plan, Progress, unfit_nodes
+from gpu_fleet.operators.validation.verdicts import judge_wave, pool_report
+from gpu_fleet.triggers.looking import await_gate, look
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
@@ -36,14 +30,6 @@ PLAN = "plan"
 #: Outcomes of the probe before a measuring one which leave a node out of it: what is broken need not be measured, and
 #: its other nodes must be.
 NOT_MEASURED = frozenset({"Failed", "Inconclusive"})
-
-#: Seconds within which holders get their shares, free as they were when planned, and the pause between two looks.
-HOLD_PATIENCE_S, HOLD_PAUSE_S = 30.0, 0.5
-#: Seconds by which a pod is created after its holders have started, so that their start times, whole seconds, differ.
-STARTS_APART_S = 1.0
-
-#: Pods created or deleted at the same time. Enough for a pool of fifty nodes, far below API priority and fairness.
-AT_ONCE = 8
 
 
 class RunProbesOperator(PoolOperator):
@@ -116,11 +102,18 @@ class RunProbesOperator(PoolOperator):
     def _advance(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> dict[str, Any]:
         """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
         while (wave := progress.wave()) is not None:
-            plan, refused = self._create(context, self._plan(chosen, wave), first=not progress.ended)
+            pods = self._pods(context)
+            plan, refused = pods.create(self._plan(chosen, wave), first=not progress.ended)
+            self.manifests = pods.manifests or self.manifests
             if refused is None:
                 plan = self._awaited(context, plan)
             self._end_wave(context, chosen, progress, plan, refused)
-        return self._publish(context, self._report(context, chosen, progress))
+        values = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
+        earlier = [PoolReport.from_json(value) for value in values if value]
+        return self._publish(context, pool_report(self, context, Probe(self.probe), chosen, progress, earlier))
+
+    def _pods(self, context: Mapping[str, Any]) -> ProbePods:
+        return ProbePods(self, context, Probe(self.probe))
 
     def _awaited(self, context: Mapping[str, Any], plan: Plan, verdict: Verdict | None = None) -> Plan:
         """Wait until the wave is over; where a user's pod takes a probe's place the others give way at once.
@@ -128,9 +121,6 @@ class RunProbesOperator(PoolOperator):
         :param verdict: of the wait that has just ended, if there was one.
         :returns: the plan without the nodes that were given up, which are Busy.
         """
-        from gpu_fleet.core.gates.validation import DISPLACED
-        from gpu_fleet.core.validation.judge import busy_node
-
         while any(not round_.busy for round_ in plan.rounds):
             if verdict is None:
                 context["ti"].xcom_push(PLAN, plan.to_json())
@@ -139,15 +129,13 @@ class RunProbesOperator(PoolOperator):
                 break
             nodes, verdict = {str(node) for node in (verdict.data or {}).get("nodes") or ()}, None
             self.log.info("ending the probes on %s: a user's pod has come", ", ".join(sorted(nodes)))
-            delete_pods(self.kube, [pod for pod in self._pods(context) if pinned_to(pod) in nodes])
+            self._pods(context).delete(nodes)
             words = "a user's pod took the place of a probe on node {}; the other probes were ended at once"
             plan = plan.without({node: busy_node(node, words.format(node)) for node in nodes})
         return plan
 
     def _seen_at_last(self, context: Mapping[str, Any], plan: Plan, blind: Verdict) -> Verdict:
         """One look from here after a deadline that nobody saw pass; returned if the probes are over by now."""
-        from gpu_fleet.triggers.looking import look
-
         found = look("probes_finished", self._gate_args(context, plan), self.access())
         self.log.info("looked at again: %s: %s", found.reason, found.message)
         if found.ready:
@@ -170,7 +158,7 @@ class RunProbesOperator(PoolOperator):
             # Those that compute would take the user's time.
             "yields": Probe(self.probe) is Probe.THROUGHPUT and self.this_pool.shared,
             "namespace": self.spec.validation.namespace,
-            "selector": self._selector(context),
+            "selector": self._pods(context).selector,
             "pool": self.node_pool,
             "rounds": [round_.to_json() for round_ in plan.rounds],
         }
@@ -183,16 +171,14 @@ class RunProbesOperator(PoolOperator):
         plan: Plan,
         refused: Forbidden | None = None,
     ) -> None:
-        from gpu_fleet.core.validation.judge import refusal_reason, refused_node
-
         if refused is None:
-            reports = [*plan.unfit, *self._judge(context, chosen, plan)]
+            reports = [*plan.unfit, *judge_wave(self, Probe(self.probe), chosen, plan, self._pods(context))]
         else:
             reason = refusal_reason(refused.message)
             reports = [*plan.unfit, *(refused_node(each.node, reason, refused.message) for each in plan.rounds)]
         progress.end_wave(context, sorted(reports, key=lambda report: report.node))
         # Its GPUs are free again at once, and a cleared task begins afresh instead of finding its old pods.
-        delete_pods(self.kube, self._pods(context))
+        self._pods(context).delete()
 
     # --- before a wait -------------------------------------------------------------------------------------------
 
@@ -206,8 +192,6 @@ class RunProbesOperator(PoolOperator):
             raise
 
     def _nodes_left(self, context: Mapping[str, Any], chosen: ChosenNodes) -> list[str]:
-        from gpu_fleet.core.probes.plan import diagnosable_gpus
-
         probe, nodes = Probe(self.probe), list(chosen.nodes)
         if probe not in MEASURING:
             return nodes
@@ -228,9 +212,6 @@ class RunProbesOperator(PoolOperator):
         return left
 
     def _plan(self, chosen: ChosenNodes, nodes: Sequence[str]) -> Plan:
-        from gpu_fleet.core.probes.plan import plan_round
-        from gpu_fleet.core.validation.judge import busy_node
-        from gpu_fleet.core.validation.others import NOBODY, others_by_node
         from gpu_fleet.hooks.cluster.pods import pods_on
 
         probe, physical, replicas = Probe(self.probe), chosen.physical, chosen.replicas
@@ -265,185 +246,12 @@ class RunProbesOperator(PoolOperator):
                 self.log.info("%s is not probed: %s: %s", report.node, cause.reason, cause.message)
         return Plan(rounds, list(unfit.values()), self.kube.now()).without(disturbed)
 
-    def _create(self, context: Mapping[str, Any], plan: Plan, *, first: bool) -> tuple[Plan, Forbidden | None]:
-        """The wave's pods.
-
-        :returns: the plan without the nodes that could not be freed of earlier probes, and what the API server refused
-            the pods for, if it did.
-        """
-        from gpu_fleet.core.probes.plan import SCRIPTS, is_greedy, is_holder
-        from gpu_fleet.core.probes.pods import PodMaker
-        from gpu_fleet.hooks.files.templates import include_dir
-
-        if not plan.rounds:
-            return plan, None
-        maker = PodMaker(
-            Probe(self.probe),
-            self.spec,
-            self.this_pool,
-            script=(include_dir() / "probes" / SCRIPTS[Probe(self.probe)]).read_text(),
-            run=run_name(context),
-            run_label=self.run_label(context),
-        )
-        try:
-            ensure_objects(self.kube, self.spec, "system_namespaces", {self.spec.validation.namespace})
-            ensure_objects(self.kube, self.spec, "placeholder_priority", {PLACEHOLDER_PRIORITY_CLASS})
-            plan = self._freed(context, plan, maker)
-            by_node = [maker.pods(round_) for round_ in plan.rounds]
-            pods = [pod for of_node in by_node for pod in of_node]
-            if first:
-                self.manifests = as_yaml(next(iter(by_node), []))
-            # Greedy pods first: they are refused at once, and a filled node would leave no room to try.
-            self._create_all(pod for pod in pods if is_greedy(pod))
-            if holders := [pod for pod in pods if is_holder(pod)]:
-                self._create_all(holders)
-                plan = self._held(context, plan, holders)
-            nodes = {round_.node for round_ in plan.rounds}
-            self._create_all(p for p in pods if not is_greedy(p) and not is_holder(p) and pinned_to(p) in nodes)
-        except Forbidden as error:
-            return plan, error
-        busy = [round_.node for round_ in plan.rounds if round_.busy]
-        if busy:
-            self.log.info("no free GPU on %s", ", ".join(busy))
-        self.log.info("%d probe pod(s) on %d node(s) of pool %s", len(pods), len(plan.rounds), self.node_pool)
-        return plan, None
-
-    def _create_all(self, pods: Iterable[dict[str, Any]]) -> None:
-        with ThreadPoolExecutor(AT_ONCE) as workers:
-            list(workers.map(lambda pod: create_pod(self.kube, pod), pods))
-
-    def _held(self, context: Mapping[str, Any], plan: Plan, holders: Sequence[Mapping[str, Any]]) -> Plan:
-        """Waits until the shares that nobody else must use are held.
-
-        A user's pod that comes later preempts the pod that started last (kubernetes pkg/scheduler/util,
-        MoreImportantPod, by whole seconds): so what needs the node to itself starts after its holders, and is gone
-        before the user's pod is let in.
-
-        :returns: the plan without the nodes where a user's pod was quicker, which are Busy.
-        """
-        from gpu_fleet.core.probes.plan import holds
-        from gpu_fleet.core.validation.judge import busy_node
-
-        wanted = {pod["metadata"]["name"]: pinned_to(pod) for pod in holders}
-        deadline = time.monotonic() + HOLD_PATIENCE_S
-        while True:
-            held = {pod["metadata"]["name"] for pod in self._pods(context) if holds(pod)}
-            lacking = {node for name, node in wanted.items() if name not in held}
-            if not lacking or time.monotonic() >= deadline:
-                break
-            time.sleep(HOLD_PAUSE_S)
-        time.sleep(STARTS_APART_S)
-        message = "the other shares of node {} could not be kept free for {}: a user's pod was quicker"
-        return plan.without({node: busy_node(node, message.format(node, self.probe)) for node in lacking})
-
-    def _freed(self, context: Mapping[str, Any], plan: Plan, maker: PodMaker) -> Plan:
-        """Removes what earlier probes of the pool have not given back yet: their GPUs count as free in the plan.
-
-        :returns: the plan without the nodes that some of those pods do not leave. One dead kubelet must not take the
-            other nodes' verdicts down.
-        """
-        from gpu_fleet.core.probes.plan import reusable, selector
-        from gpu_fleet.core.validation.judge import PROBES_STAY, refused_node
-
-        nodes = {round_.node for round_ in plan.rounds}
-        expected = [pod["metadata"]["name"] for round_ in plan.rounds for pod in maker.pods(round_)]
-        existing = [pod for pod in self._pods(context) if pinned_to(pod) in nodes]
-        kept = {pod["metadata"]["name"] for pod in existing}
-        if existing and not reusable(existing, expected):
-            self.log.info("removing %d probe pod(s) that an earlier try left half-done", len(existing))
-            kept = set()
-        patience = float(self.spec.deadlines.cleanup.seconds)
-        _, stay = remove_pods(
-            self.kube,
-            self.spec.validation.namespace,
-            selector(self.node_pool),
-            patience,
-            which=lambda pod: pinned_to(pod) in nodes and pod["metadata"]["name"] not in kept,
-        )
-        stuck = {}
-        for node, names in stay.items():
-            message = (
-                f"{len(names)} earlier probe pod(s) on node {node} do not end within {patience:.0f} s and may hold its "
-                f"GPUs: {', '.join(names[:5])}; a process that hangs in the driver, or a sick kubelet"
-            )
-            self.log.warning("%s", message)
-            stuck[node] = refused_node(node, PROBES_STAY, message)
-        return plan.without(stuck)
-
     # --- after it ------------------------------------------------------------------------------------------------
 
-    def _judge(self, context: Mapping[str, Any], chosen: ChosenNodes, plan: Plan) -> list[NodeReport]:
-        from gpu_fleet.core.validation.evidence import evidence_of
-        from gpu_fleet.core.validation.judge import judge_node
-        from gpu_fleet.core.validation.node import Promise
-        from gpu_fleet.core.validation.others import NOBODY, others_by_node
-        from gpu_fleet.hooks.cluster.pods import pods_on
-
-        if not plan.rounds:
-            return []
-        probe, promise = Probe(self.probe), Promise.of(self.spec, self.this_pool)
-        facts = {each.name: each for each in look_at_nodes(self, [round_.node for round_ in plan.rounds])}
-        pods, events = self._pods(context), self.kube.list(EVENT, self.spec.validation.namespace)
-        there = pods_on(self.kube, (round_.node for round_ in plan.rounds))
-        others = others_by_node(there, events, plan.since)
-        return [
-            judge_node(
-                probe,
-                evidence_of(
-                    probe,
-                    round_,
-                    facts[round_.node],
-                    promise,
-                    pods,
-                    events,
-                    physical=chosen.physical,
-                    replicas=chosen.replicas,
-                    now=self.kube.now(),
-                    others=others.get(round_.node, NOBODY),
-                ),
-            )
-            for round_ in plan.rounds
-        ]
-
-    def _report(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> PoolReport:
-        from gpu_fleet.core.kubernetes.objects import pool_claims
-        from gpu_fleet.core.validation.claims import claims_unchanged, told_before
-        from gpu_fleet.core.validation.judge import NO_MEMORY_ISOLATION, seen_unasked
-        from gpu_fleet.core.validation.report import PoolReport
-
-        reports = tuple(progress.reports(context))
-        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), self.node_pool)
-        values = [context["ti"].xcom_pull(task_ids=id_, key=REPORT) for id_ in upstream_tasks(self, RunProbesOperator)]
-        check = claims_unchanged(
-            chosen,
-            claims,
-            self._who_may_have_asked([claim for claim in claims if claim.name not in chosen.node_claims]),
-            self._claim_events() if {claim.name for claim in claims} != set(chosen.node_claims) else (),
-            our_namespaces={self.spec.validation.namespace, SYSTEM_NAMESPACE},
-            known=told_before(chosen, [PoolReport.from_json(value) for value in values if value], reports),
-        )
-        time_sliced = self.this_pool.shared and not self.this_pool.mps
-        return PoolReport(
-            cluster=self.spec.name,
-            pool=self.node_pool,
-            probe=self.probe,
-            run=run_name(context),
-            physical=chosen.physical,
-            replicas=chosen.replicas,
-            started_at=progress.since,
-            finished_at=time.time(),
-            nodes=reports,
-            pool_checks=(check,) if reports else (),
-            notes=((NO_MEMORY_ISOLATION,) if time_sliced else ()) + seen_unasked(reports),
-            idle=chosen.idle,
-        )
-
     def _publish(self, context: Mapping[str, Any], report: PoolReport) -> dict[str, Any]:
-        from gpu_fleet.core.validation.report import Outcome
-
         context["ti"].xcom_push(REPORT, report.to_json())
         context["ti"].xcom_push(SUMMARY, report.summary())
-        delete_pods(self.kube, self._pods(context))
+        self._pods(context).delete()
         self.log.info("%s", report.sentence())
         for node in report.nodes:
             self.log.info("  %s: %s", node.node, node.outcome)
@@ -457,31 +265,3 @@ class RunProbesOperator(PoolOperator):
             Progress.forget(context)  # a retry measures again
             raise GateFailed(report.sentence(), reason=report.failures()[0]["reason"])
         return report.summary()
-
-    # --- reading -------------------------------------------------------------------------------------------------
-
-    def _who_may_have_asked(self, added: Sequence[PoolClaim]) -> list[dict[str, Any]]:
-        """The pods for which these NodeClaims may have come: those on their nodes, and those that wait for GPUs."""
-        from gpu_fleet.core.kubernetes.objects import gpus_requested
-        from gpu_fleet.hooks.cluster.pods import pods_on, unbound_pods
-
-        if not added:
-            return []
-        # First those that wait: one that is bound meanwhile is seen twice rather than never.
-        waiting = unbound_pods(self.kube, lambda pod: gpus_requested(pod) > 0)
-        return [*waiting, *pods_on(self.kube, (claim.node for claim in added))]
-
-    def _claim_events(self) -> list[dict[str, Any]]:
-        """What Karpenter says of pods that wait for a node, and of NodeClaims; the latter have no namespace."""
-        from gpu_fleet.core.validation.claims import NOMINATED
-
-        nominated = self.kube.list(EVENT, field_selector=f"reason={NOMINATED}")
-        return nominated + self.kube.list(EVENT, "default", field_selector=f"involvedObject.kind={NODE_CLAIM.kind}")
-
-    def _selector(self, context: Mapping[str, Any]) -> str:
-        from gpu_fleet.core.probes.plan import selector
-
-        return selector(self.node_pool, Probe(self.probe), self.run_label(context))
-
-    def _pods(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self.kube.list(POD, self.spec.validation.namespace, label_selector=self._selector(context))

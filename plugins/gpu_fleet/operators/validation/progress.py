@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
+from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.kubernetes.names import RUNTIME_CLASS_NAME
 from gpu_fleet.core.probes.plan import NodeRound, Probe, pinned_to
+from gpu_fleet.core.validation.facts import Looked, NodeFacts, Promise, node_facts
+from gpu_fleet.core.validation.judge import unfit_node
 from gpu_fleet.core.validation.report import NodeReport
 from gpu_fleet.core.validation.waves import waves
 from gpu_fleet.operators.base import attempt
 from gpu_fleet.operators.objects.pods import delete_pods
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.validation.node import NodeFacts
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
     from gpu_fleet.operators.pool import PoolOperator
 
@@ -135,9 +138,6 @@ def unpack(text: str) -> Any:
 
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
     """The facts about some nodes of the operator's pool, in the same order."""
-    from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
-    from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
-    from gpu_fleet.core.validation.node import node_facts
 
     kube, spec = operator.kube, operator.spec
     found = {item["metadata"]["name"]: item for item in kube.list(NODE, label_selector=operator.of_pool())}
@@ -172,8 +172,6 @@ def unfit_nodes(
     operator: PoolOperator, probe: Probe, names: Sequence[str], *, physical: int, replicas: int
 ) -> dict[str, NodeReport]:
     """The verdicts on nodes that fail before anything is run on them; those that may recover are looked at again."""
-    from gpu_fleet.core.validation.judge import unfit_node
-    from gpu_fleet.core.validation.node import Looked, Promise
 
     promise = Promise.of(operator.spec, operator.this_pool)
     deadline = time.monotonic() + SECOND_LOOK_S

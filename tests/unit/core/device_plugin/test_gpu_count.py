@@ -11,7 +11,8 @@ from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.validation.node import Looked, Promise, look_at_node, node_facts
+from gpu_fleet.core.validation.facts import Looked, Promise, node_facts
+from gpu_fleet.core.validation.node import look_at_node
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core import cluster_objects as objects
 from tests.unit.core.cluster_objects import NOW, POOL, claim, plugin_pod, stamp

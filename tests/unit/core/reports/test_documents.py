@@ -16,7 +16,7 @@ from gpu_fleet.core.drift import Drift, Kind
 from gpu_fleet.core.markup import html, markdown
 from gpu_fleet.core.markup.blocks import Link, Table, clean, instant, moment
 from gpu_fleet.core.pools.assets import Finding, PoolState
-from gpu_fleet.core.pools.quarantine import Left, Why
+from gpu_fleet.core.pools.remediation import Left, Why
 from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.reports import junit
 from gpu_fleet.core.reports.document import document
@@ -99,21 +99,20 @@ def run(request: pytest.FixtureRequest) -> RunReport:
         (
             "cluster busy",
             Outcome.SKIPPED,
-            "Nothing was looked at: ClusterBusy: the turn of cluster demo is held by x/y",
+            "Nothing was tested: ClusterBusy: the turn of cluster demo is held by x/y",
         ),
         ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
         (
             "failed before",
             Outcome.FAILED,
-            "Nothing was proven: no pool was looked at"
-            "; but the run failed: its first failed task's log names the cause",
+            "Nothing was proven: no pool was tested; but the run failed: its first failed task's log names the cause",
         ),
         (
             "failed after",
             Outcome.FAILED,
             "shared-a10g proven; but the run failed: its first failed task's log names the cause",
         ),
-        ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was looked at"),
+        ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was tested"),
     ],
 )
 def test_the_verdict_comes_first(name: str, outcome: Outcome, headline: str) -> None:
@@ -414,7 +413,7 @@ def test_remediation_is_told() -> None:
     text = markdown.render(document(run_of(pools=(section,))))
     for words in ("policy quarantine", f"`{host(2)}` | quarantined", f"`{host(7)}` | released", "`BudgetSpent`"):
         assert words in text
-    assert "take no work until they pass again" in text
+    assert "take no pods until they pass again" in text
 
 
 def test_drifted_nodes_are_named_and_are_no_failure() -> None:

@@ -16,6 +16,7 @@ from gpu_fleet.core.kubernetes.objects import epoch
 from gpu_fleet.core.probes.plan import is_holder, pinned_to
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.verdict import Verdict, progressing, ready, unseen
+from gpu_fleet.operators.validation import pods as probe_pods
 from gpu_fleet.operators.validation import probes as validation
 from gpu_fleet.operators.validation import progress as probing
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
@@ -405,17 +406,17 @@ def test_an_earlier_probe_is_waited_for_only_where_the_wave_is(cluster: SandboxC
 def kubelet(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pods in the order of their creation; holders get their share at once, on n1 never."""
     taken: list[str] = []
-    monkeypatch.setattr(validation, "HOLD_PATIENCE_S", 0.5)
-    monkeypatch.setattr(validation, "STARTS_APART_S", 0.0)
-    create = validation.create_pod
+    monkeypatch.setattr(probe_pods, "HOLD_PATIENCE_S", 0.5)
+    monkeypatch.setattr(probe_pods, "STARTS_APART_S", 0.0)
+    create = probe_pods.create_pod
 
     def noted(kube: Any, manifest: dict[str, Any]) -> bool:
         made = create(kube, manifest)
         taken.append(manifest["metadata"]["name"])
         return made
 
-    monkeypatch.setattr(validation, "create_pod", noted)
-    monkeypatch.setattr("gpu_fleet.core.probes.plan.holds", lambda pod: pinned_to(pod) != "n1")
+    monkeypatch.setattr(probe_pods, "create_pod", noted)
+    monkeypatch.setattr(probe_pods, "holds", lambda pod: pinned_to(pod) != "n1")
     return taken
 
 
@@ -467,7 +468,7 @@ def at_the_deadline(world: World, monkeypatch: pytest.MonkeyPatch, seen: Verdict
         ref = ObjectRef(POD, pod["metadata"]["name"], VALIDATION_NAMESPACE)
         world.kube.patch(ref, {"status": {"phase": "Running", "conditions": [scheduled]}}, subresource="status")
     monkeypatch.setattr(validation, "await_gate", world.wait)
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", lambda *_, **__: found)
+    monkeypatch.setattr(validation, "look", lambda *_, **__: found)
     task_context["event"] = {"type": "deadline", "gate": "probes_finished", "verdict": seen.to_json()}
     return task_context
 
