@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_fleet.core.aws.launch_errors import KNOWN, Hope
@@ -157,7 +158,9 @@ def guide_table(guide: str, sections: Iterable[Section]) -> str:
     rows = []
     for found in sections:
         for each in found.reasons:
-            remedy = remedy_of(each, "").replace(f"]({guide}#", "](#")
+            # A link within the page names the heading only; one to the whole page is none.
+            here = replace(each, guide="") if each.guide == guide else each
+            remedy = remedy_of(here, "").replace(f"]({guide}#", "](#")
             rows.append(row(name_of(each), each.found, remedy))
     return "\n".join(table(("reason", "what was found", "what to do"), rows))
 

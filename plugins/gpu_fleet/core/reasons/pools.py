@@ -48,7 +48,7 @@ POOL = Section(
             "the nodes in service passed; those that failed were taken out of service",
             "Look at the nodes that the message names; a quarantined node is released when it passes again.",
         ),
-        Reason("TornDown", Effect.GOES_ON, "the pool was taken down on purpose"),
+        Reason("TornDown", Effect.GOES_ON, "the pool was torn down on purpose"),
         Reason("NotProbed", Effect.GOES_ON, "of a node in an event: it was to be validated and has no report", _AGAIN),
         Reason("NoReason", Effect.GOES_ON, "an event of a version that recorded no reason"),
         Reason(

@@ -261,7 +261,7 @@ PROBES = Section(
             "pods see GPUs that they did not request",
             "Let these pods request GPUs, or remove NVIDIA_VISIBLE_DEVICES from them. Only a device plugin with the "
             "device list strategy volume-mounts or CDI, together with nodes whose toolkit ignores the variable, keeps "
-            "all pods from it; see docs/guides/validation.md.",
+            "all pods from it.",
             guide=_EXCLUSIVE,
         ),
     ),

@@ -30,19 +30,17 @@ EVENTS = 20
 class ProtectNodesOperator(PoolOperator):
     """Keeps Karpenter from removing the pool's nodes while they are validated.
 
-    Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
-    probe, and nodes that have only just joined are not finished: both are left out. So are nodes of an older template
-    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes
-    are looked at by a revalidation, which is what releases them; they are none of the nodes that capacity was waited
-    for. The run's
-    Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
-    others in each run; those for which the pool was last reported not ready are always among them, or it could become
-    ready again without them.
+    Nodes that are protected already are left as they are, and stay protected afterwards. Cordoned nodes take no probe,
+    and nodes that have only just joined are not initialized: both are left out. So are nodes of an older template than
+    the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes are
+    tested by a revalidation, which is what releases them; they do not count as the capacity that was waited for. The
+    run's Param ``node`` leaves out all nodes but one. If there are more nodes than ``validation.nodes.sample``, a
+    sample is chosen, another one in each run; those for which the pool was last reported not ready are always in it,
+    or the pool could become ready again without them.
 
-    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
-        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
-        surplus nodes with a wrong number of GPUs or broken hardware are left out, as the gate ``pool_capacity`` leaves
-        them out.
+    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were
+        removed a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With
+        it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
 
     :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
         ``drifted`` lists the pool's nodes that have drifted, and why.
@@ -56,7 +54,7 @@ class ProtectNodesOperator(PoolOperator):
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
         cluster = cluster_of_dag(self)
-        # What is known of the pool, newest first; a node that failed counts until the pool has been proven again.
+        # The pool's events, newest first; a node that failed counts until the pool has been proven again.
         topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
         self.history = [Asset(uri(cluster, self.node_pool, topic)) for topic in topics]
         self.inlets.extend(self.history)
@@ -83,7 +81,7 @@ class ProtectNodesOperator(PoolOperator):
                 if node.gpus == gpus.count * pool.replicas and reported_fault(node.name, node.hardware) is None
             ]
             if len(nodes) > len(good) >= pool.wanted_nodes:
-                # Capacity was found sufficient without these; to probe them would fail the pool after all.
+                # Capacity was sufficient without these nodes; probing them would fail the pool after all.
                 broken = ", ".join(node.name for node in nodes if node not in good)
                 self.log.warning(
                     "pool %s: left out, wrong number of GPUs or broken hardware: %s; delete them", pool.name, broken
@@ -92,7 +90,7 @@ class ProtectNodesOperator(PoolOperator):
         if self.all_wanted and len(nodes) < pool.wanted_nodes:
             raise GateFailed(
                 f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
-                "taken away or cordoned after they had been waited for: start another run",
+                "removed or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
         idle = "" if nodes else self._why_idle(everything, only, drifted)
@@ -122,7 +120,7 @@ class ProtectNodesOperator(PoolOperator):
         ).to_json()
 
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
-        """Why none of the nodes that are there takes probes; empty if there are none."""
+        """Why none of the existing nodes takes probes; empty if there are no nodes."""
         asked = [node for node in present if only in (None, "", node.name)]
         if only and not asked:
             return f"node {only} is gone, or is being removed"
@@ -134,7 +132,7 @@ class ProtectNodesOperator(PoolOperator):
         return f"no node takes probes: {words}" if words else ""
 
     def _is_finished(self, node: PoolNode) -> bool:
-        """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
+        """Whether to test a node: one that has been Ready for long without being initialized will fail its verdict."""
         if node.initialized or self.all_wanted:
             return node.initialized
         return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
@@ -150,9 +148,9 @@ class ProtectNodesOperator(PoolOperator):
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
     def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
-        """The nodes that the pool's ``not-ready`` events blame since its last proof, and not cleared later.
+        """The nodes that the pool's ``not-ready`` events blame since its last proof, without those that passed later.
 
-        One event is not enough: a run may have looked at other nodes only, or met a node while it was busy.
+        One event is not enough: a run may have tested other nodes only, or a node may have been busy.
         """
         if not self.history:
             return set()
@@ -168,7 +166,7 @@ class ProtectNodesOperator(PoolOperator):
 
 
 def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
-    """Take back the protection that this package gave; protection by others stays."""
+    """Take back the protection that this package gave; other protection stays."""
     names = []
     for node in kube.list(NODE, label_selector=selector):
         metadata = node["metadata"]

@@ -1,4 +1,4 @@
-"""Proves that the GPUs of a pool's nodes work and are shared as promised, disturbing nobody."""
+"""Proves that the GPUs of a pool's nodes work and are shared as promised, without disturbing users."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ REPORT, SUMMARY = "report", "summary"
 #: XCom key for what was planned per node of the current wave, which the verdict needs after the wait.
 PLAN = "plan"
 
-#: Outcomes of the probe before a measuring one which leave a node out of it: what is broken need not be measured, and
-#: its other nodes must be.
+#: Outcomes of an earlier probe for which a measuring probe leaves a node out: what is broken need not be measured, and
+#: the pool's other nodes must be.
 NOT_MEASURED = frozenset({"Failed", "Inconclusive"})
 
 
@@ -38,15 +38,15 @@ class RunProbesOperator(PoolOperator):
     ``sharing`` and ``exclusive`` fill every node and include vectorAdd, the pod too many, the distribution over GPUs
     and the refusal of a request for two: one round, one wait. ``vectoradd`` is one pod per node; ``overflow`` the
     refusal alone; ``throughput`` fills every node with processes that compute; ``dcgm`` runs NVIDIA's diagnostics. Only
-    GPUs that nobody uses are taken; a node without one is 'Busy'. Nodes that fail before anything was run on them get
+    free GPUs are taken; a node without one is 'Busy'. Nodes that fail before anything was run on them get
     no pods, and those that failed an earlier probe of this run are not measured.
 
-    Nodes are probed in waves; the pods of a wave are gone before the next one begins. A task that was killed goes on
-    with the wave that it had come to.
+    Nodes are probed in waves; the pods of a wave are gone before the next one begins. A task that was killed continues
+    with the wave that was interrupted.
 
     :param probe: see :class:`gpu_fleet.core.probes.plan.Probe`.
     :returns: ``{"probe", "outcome", "nodes": {node: outcome}, "failures": [...]}``; the whole report is the XCom
-        ``report``, and both are there after a failure, too. A probe for which no node is left pushes only ``summary``,
+        ``report``, and both exist after a failure, too. A probe for which no node is left pushes only ``summary``,
         with the outcome ``Skipped``, and is skipped.
     :raises ValidationFailed: naming nodes, reasons and causes.
     :raises GateFailed: the evidence is missing or contradicts itself; retried.
@@ -68,7 +68,7 @@ class RunProbesOperator(PoolOperator):
         except ValueError as error:
             known = ", ".join(Probe)
             raise SpecError(f"there is no probe {probe!r}", field="probe", remedy=f"one of: {known}") from error
-        # These run whatever came of the probe before them.
+        # Measuring probes run whatever the result of the probe before them.
         self.only_in_turn = Probe(probe) in MEASURING
         self.manifests = ""
 
@@ -78,11 +78,12 @@ class RunProbesOperator(PoolOperator):
         return self._advance(context, chosen, Progress.begin(context, nodes, self.spec.validation.nodes.at_once))
 
     def probed(self, context: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-        """A wave's probes are over, or their deadline has passed: then whatever has not finished has failed.
+        """A wave's probes are over, or their deadline has passed: then those that have not finished have failed.
 
-        Not so if nobody could see at the deadline: how the probes went is not known then, and no node is blamed.
+        Except if the API server could not be seen at the deadline: the probes' results are not known then, and no node
+        is blamed.
 
-        :raises ApiUnavailable: they are not over by now, either; the next try probes the same nodes again.
+        :raises ApiUnavailable: they are still not over; the next try probes the same nodes again.
         """
         verdict = Verdict.from_json(event["verdict"])
         self.log.info("%s: %s: %s", event["type"], verdict.reason, verdict.message)
@@ -100,7 +101,7 @@ class RunProbesOperator(PoolOperator):
     # --- waves ---------------------------------------------------------------------------------------------------
 
     def _advance(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> dict[str, Any]:
-        """Wave after wave; each wait may defer the task, which :meth:`probed` takes up again."""
+        """Wave after wave; each wait may defer the task, which then resumes in :meth:`probed`."""
         while (wave := progress.wave()) is not None:
             pods = self._pods(context)
             plan, refused = pods.create(self._plan(chosen, wave), first=not progress.ended)
@@ -116,7 +117,7 @@ class RunProbesOperator(PoolOperator):
         return ProbePods(self, context, Probe(self.probe))
 
     def _awaited(self, context: Mapping[str, Any], plan: Plan, verdict: Verdict | None = None) -> Plan:
-        """Wait until the wave is over; where a user's pod takes a probe's place the others give way at once.
+        """Wait until the wave is over; where a user's pod takes a probe's place the other probes are deleted at once.
 
         :param verdict: of the wait that has just ended, if there was one.
         :returns: the plan without the nodes that were given up, which are Busy.
@@ -128,14 +129,14 @@ class RunProbesOperator(PoolOperator):
             if verdict.reason != DISPLACED:
                 break
             nodes, verdict = {str(node) for node in (verdict.data or {}).get("nodes") or ()}, None
-            self.log.info("ending the probes on %s: a user's pod has come", ", ".join(sorted(nodes)))
+            self.log.info("deleting the probes on %s: a user's pod took the place of one", ", ".join(sorted(nodes)))
             self._pods(context).delete(nodes)
             words = "a user's pod took the place of a probe on node {}; the other probes were ended at once"
             plan = plan.without({node: busy_node(node, words.format(node)) for node in nodes})
         return plan
 
     def _seen_at_last(self, context: Mapping[str, Any], plan: Plan, blind: Verdict) -> Verdict:
-        """One look from here after a deadline that nobody saw pass; returned if the probes are over by now."""
+        """Look once from the worker if the triggerer could not see at the deadline; returned if the probes are over."""
         found = look("probes_finished", self._gate_args(context, plan), self.access())
         self.log.info("looked at again: %s: %s", found.reason, found.message)
         if found.ready:
@@ -143,8 +144,8 @@ class RunProbesOperator(PoolOperator):
         if found.failed:
             raise found.error()
         raise ApiUnavailable(
-            f"the probes of pool {self.node_pool} could not be seen until their deadline ({blind.reason}: "
-            f"{blind.message}), and from here it is {found.reason}: {found.message}; no node is judged, and the next "
+            f"the probes of pool {self.node_pool} could not be seen at their deadline ({blind.reason}: "
+            f"{blind.message}), and the worker sees {found.reason}: {found.message}; no node is judged, and the next "
             "try probes these nodes again",
             reason=blind.reason,
         )
@@ -155,7 +156,7 @@ class RunProbesOperator(PoolOperator):
 
     def _gate_args(self, context: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         return {
-            # Those that compute would take the user's time.
+            # Probes that compute would take time from the user's pod.
             "yields": Probe(self.probe) is Probe.THROUGHPUT and self.this_pool.shared,
             "namespace": self.spec.validation.namespace,
             "selector": self._pods(context).selector,
@@ -177,7 +178,7 @@ class RunProbesOperator(PoolOperator):
             reason = refusal_reason(refused.message)
             reports = [*plan.unfit, *(refused_node(each.node, reason, refused.message) for each in plan.rounds)]
         progress.end_wave(context, sorted(reports, key=lambda report: report.node))
-        # Its GPUs are free again at once, and a cleared task begins afresh instead of finding its old pods.
+        # Its GPUs are free at once, and a cleared task starts afresh instead of finding its old pods.
         self._pods(context).delete()
 
     # --- before a wait -------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class RunProbesOperator(PoolOperator):
             return protected_nodes(self, context)
         except SpecError as error:
             if Probe(self.probe) in MEASURING:
-                # Runs whatever happened before; that the nodes were never protected is another task's failure.
+                # It runs whatever happened before; that the nodes were never protected is another task's failure.
                 raise AirflowSkipException(error.message) from error
             raise
 
@@ -204,7 +205,7 @@ class RunProbesOperator(PoolOperator):
         if nodes and not left:
             cause = "every node has failed an earlier probe"
         elif probe is Probe.DCGM and diagnosable_gpus(self.this_pool, chosen.physical) is None:
-            cause = "no container of this pool can ask for all GPUs of a node; see docs/guides/validation.md"
+            cause = "no container of this pool can request all GPUs of a node; see docs/guides/validation.md"
         if cause:
             skipped = {"probe": self.probe, "outcome": "Skipped", "nodes": {}, "failures": []}
             context["ti"].xcom_push(SUMMARY, skipped)
@@ -230,11 +231,11 @@ class RunProbesOperator(PoolOperator):
             for node in nodes
             if node not in unfit
         ]
-        # What measures would take its time from whoever computes there without having asked.
+        # A measuring probe would compete with pods that compute there without having requested a GPU.
         disturbed = {
             round_.node: busy_node(
                 round_.node,
-                f"pods see the GPUs of node {round_.node} without having asked for any and may compute on them: "
+                f"pods see the GPUs of node {round_.node} without having requested any and may compute on them: "
                 + ", ".join(str(each) for each in seeing[:5]),
                 "Busy",
             )
@@ -255,7 +256,7 @@ class RunProbesOperator(PoolOperator):
         self.log.info("%s", report.sentence())
         for node in report.nodes:
             self.log.info("  %s: %s", node.node, node.outcome)
-            # Of a large pool whose nodes all pass, one node's checks tell as much as all of them.
+            # In a large pool whose nodes all pass, one node's checks say as much as those of all nodes.
             if node.outcome is not Outcome.PASSED or node is report.nodes[0]:
                 for check in node.checks:
                     self.log.info("    %s: %s %s: %s", check.name, check.outcome, check.reason, check.message)

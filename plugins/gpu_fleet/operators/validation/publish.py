@@ -1,4 +1,4 @@
-"""Publishes what came of a pool as asset events, on which users' DAGs are scheduled."""
+"""Publishes the result of a pool as asset events, on which users' DAGs are scheduled."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from gpu_fleet.operators.preflight.changes import DRIFTED
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator, upstream_tasks
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 
-#: XCom key of a remediation task: what came of the nodes that failed.
+#: XCom key of a remediation task: what was done about nodes that failed.
 REMEDIATION = "remediation"
-#: XCom key of this task: what came of the pool, for the run's report.
+#: XCom key of this task: the result of the pool, for the run's report.
 VERDICT = "verdict"
 #: Most drifted nodes that an asset event lists; the report has all.
 MOST_DRIFTED = 10
 #: Most nodes of an older template that an event names; the report has all.
 _OLDER_NAMED = 20
-#: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
+#: Key in Airflow's task state store: which notifiers have been notified of which change, so that a retry notifies none
+#: twice.
 TOLD = "told"
 
 
@@ -46,24 +47,24 @@ class PublishPoolOperator(PoolOperator):
     """Emits the events of one pool: at most two of ``ready``, ``validated`` and ``not-ready``, often none.
 
     Every outlet of a task gets an event when the task succeeds, so concrete outlets cannot be chosen among at run time.
-    An asset alias can: it emits what ``execute`` adds to it. The three assets are also inlets, whose past events tell
+    An asset alias can: it emits what ``execute`` adds to it. The three assets are also inlets, whose past events show
     whether the pool was ready before.
 
     To be run whatever happened before (trigger rule ``all_done``); it succeeds also when it has bad news, because only
     a task that succeeds can emit.
 
-    When the pool's state changes it also tells the notifiers of ``validation.notify``, each once; one that fails is
-    logged and changes nothing. That a pool has no nodes any more is told to none.
+    When the pool's state changes it also calls the notifiers of ``validation.notify``, each once; one that fails is
+    logged and changes nothing. That a pool has no nodes any more notifies none.
 
     :param cluster: name of the cluster's spec; by default what follows the first dot of the DAG id.
-    :param torn_down: the pool was taken down on purpose; nothing is looked up.
+    :param torn_down: the pool was torn down on purpose; nothing is looked up.
     :returns: ``{"pool", "outcome", "reason", "events": [URIs]}``; XCom ``verdict`` has more, for the report.
     """
 
     operator_extra_links = (ReportLink(),)
     ui_color = "#eaf6e9"
     needs_kube = False
-    # A run that never had the cluster's turn has learnt nothing about the pool.
+    # A run that never had the cluster's turn knows nothing new about the pool.
     only_in_turn = True
 
     def __init__(self, *, cluster: str | None = None, torn_down: bool = False, **kwargs: Any) -> None:
@@ -74,7 +75,7 @@ class PublishPoolOperator(PoolOperator):
                 f"task {self.task_id}: the DAG id does not name a cluster", field="cluster", remedy="give cluster="
             )
         self.torn_down = torn_down
-        # A teardown takes down all pools, whichever the run has asked for capacity of.
+        # A teardown removes all pools, not only those whose capacity the run requested.
         self.skips_unselected_pools = not torn_down
         self.inlets.extend(pool_assets(self.cluster, self.node_pool).values())
         self.outlets.append(AssetAlias(rules.alias(self.cluster, self.node_pool)))
@@ -88,7 +89,7 @@ class PublishPoolOperator(PoolOperator):
         if was is not PoolState.READY:
             finding = rules.finding_until(finding, unproven)
         one_node = bool(context["params"].get("node"))
-        # Only a run that provides capacity waits for it.
+        # Only a run that provides capacity has a wait for it.
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
         drifted = self._drifted(context)
@@ -124,14 +125,14 @@ class PublishPoolOperator(PoolOperator):
             "drifted": drifted,
         }
         context["ti"].xcom_push(VERDICT, verdict)
-        # No nodes are no alarm: consumers are told by the event, people only when the pool is ready again.
+        # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
         if now is not was and finding.outcome != Outcome.IDLE:
             self._notify(context, finding, was, now)
         return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
 
     def _finding(self, context: Mapping[str, Any]) -> Finding:
         if self.torn_down:
-            return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was taken down on purpose")
+            return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was torn down on purpose")
         ti = context["ti"]
         summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
         asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
@@ -144,7 +145,7 @@ class PublishPoolOperator(PoolOperator):
         return [PoolReport.from_json(value) for value in values if value]
 
     def _remediation(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
-        # By key and not by class: the tasks between the probes and this one are few, and most runs have none.
+        # By key and not by class: few tasks lie between the probes and this one, and most runs have none.
         probes = set(upstream_tasks(self, RunProbesOperator))
         for task in upstream_tasks(self, PoolOperator):
             if task not in probes and (value := context["ti"].xcom_pull(task_ids=task, key=REMEDIATION)):
@@ -152,7 +153,7 @@ class PublishPoolOperator(PoolOperator):
         return None
 
     def _drifted(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The pool's drifted nodes, as the task that chose its nodes has seen them."""
+        """The pool's drifted nodes, as seen by the task that chose its nodes."""
         found: list[dict[str, Any]] = []
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
@@ -211,7 +212,7 @@ class PublishPoolOperator(PoolOperator):
 
     def _valid_s(self, context: Mapping[str, Any]) -> int:
         disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after
-        # A revalidation holds nothing, and ends what was held on the nodes that it probes.
+        # A revalidation holds no capacity, and ends what was held on the nodes that it probes.
         holds = upstream_tasks(self, HoldCapacityOperator)
         held = any(context["ti"].xcom_pull(task_ids=task) for task in holds)
         return rules.valid_seconds(
@@ -237,19 +238,19 @@ class PublishPoolOperator(PoolOperator):
             "reason": finding.reason,
             "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
         }
-        # Noted after each one: a task that dies in between may tell one notifier twice, but never none.
+        # Recorded after each one: a task that dies in between may call one notifier twice, but never leaves one out.
         change = {"was": str(was), "now": str(now), "attempt": attempt(context)}
         kept = store.get(TOLD) or {}
         told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
         for index, entry in enumerate(entries):
             key = f"{index} {entry.notifier}"
             if key in told:
-                self.log.info("notifier %s has been told by an earlier try", entry.notifier)
+                self.log.info("notifier %s was called by an earlier try", entry.notifier)
                 continue
             problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables)
             if problem is None:
-                self.log.info("notifier %s told: %s -> %s", entry.notifier, was, now)
+                self.log.info("notifier %s called: %s -> %s", entry.notifier, was, now)
             else:
-                self.log.error("notifier failed, the verdict stands: %s", problem)
+                self.log.error("notifier failed; the verdict is not affected: %s", problem)
             told[key] = problem or "told"
             store.set(TOLD, {"change": change, "notifiers": told})

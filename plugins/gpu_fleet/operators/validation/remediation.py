@@ -20,8 +20,8 @@ from gpu_fleet.operators.validation.nodes import upstream_tasks
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.publish import REMEDIATION
 
-#: Key in Airflow's task state store: what this run does to which node, noted before it is done. It survives retries, so
-#: that an interrupted try does not get a second budget.
+#: Key in Airflow's task state store: what this run does to which node, recorded before it is done. It survives retries,
+#: so that an interrupted try does not get a second budget.
 ACTED = "acted"
 QUARANTINE, REPLACE = "quarantine", "replace"
 
@@ -30,10 +30,10 @@ SWAPS = 5
 
 
 class RemediateNodesOperator(PoolOperator):
-    """Quarantines, replaces and releases nodes of one pool by what this run's probes have shown.
+    """Quarantines, replaces and releases nodes of one pool according to the results of this run's probes.
 
     The rules are in ``core/pools/remediation.py``: only causes that lie in a node count, never more nodes than the
-    budget, and never a defect of the whole pool. Released are nodes that this package quarantined, under any policy. To
+    budget, and never a defect of the whole pool. Nodes that this package quarantined are released under any policy. To
     be run whatever happened before (trigger rule ``all_done``), after all probes of the pool.
 
     :returns: and XCom ``remediation``: ``{"policy", "quarantined": [all nodes in quarantine now], "released": […],
@@ -84,7 +84,7 @@ class RemediateNodesOperator(PoolOperator):
         return outcome
 
     def _probes(self, context: Mapping[str, Any]) -> set[str]:
-        """The pool's probes in this run, without those that no node could be given."""
+        """The pool's probes in this run, without those for which no node was left."""
         ti, dag = context["ti"], self.get_dag()
         tasks = {id_: dag.get_task(id_) for id_ in upstream_tasks(self, RunProbesOperator)} if dag else {}
         skipped = [id_ for id_ in tasks if (ti.xcom_pull(task_ids=id_, key=SUMMARY) or {}).get("outcome") == "Skipped"]
@@ -108,7 +108,7 @@ class RemediateNodesOperator(PoolOperator):
             removal.settle()
 
     def _replace(self, context: Mapping[str, Any], todo: Plan, acted: dict[str, str]) -> list[Left]:
-        """Delete the NodeClaims of the nodes that nobody uses; they are quarantined by now, so nobody new comes."""
+        """Delete the NodeClaims of unused nodes; they are quarantined by now, so they get no new pods."""
         if not todo.replace:
             return []
         left = []
@@ -137,7 +137,7 @@ class RemediateNodesOperator(PoolOperator):
         context["task_state_store"].set(ACTED, acted)
 
     def _patch(self, name: str, body_of: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> bool:
-        """Read, change, write if nobody else wrote in between; ``False`` if there was nothing to change."""
+        """Read, change, and write unless the node was changed in between; ``False`` if there was nothing to change."""
         ref = ObjectRef(NODE, name)
         for _ in range(SWAPS):
             node = self.kube.get(ref)

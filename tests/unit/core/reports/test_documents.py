@@ -438,7 +438,7 @@ def test_nodes_of_an_older_template_are_told_with_their_difference() -> None:
     text = markdown.render(document(run_of(pools=(section,))))
     assert "Nodes of an older template" in text
     assert host(9) in text
-    assert "none of the pool's capacity" in text
+    assert "do not count as capacity of the pool" in text
     assert "Nodes of an older template" not in markdown.render(document(run_of()))
 
 

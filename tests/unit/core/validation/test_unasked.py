@@ -92,7 +92,7 @@ def test_it_is_told_and_decides_nothing() -> None:
     assert (told.outcome, told.reason) == (Outcome.SKIPPED, "GpusSeenUnasked")
     assert "see GPUs without having requested any: team/thief (NVIDIA_VISIBLE_DEVICES=all)" in told.message
     assert "could open GPUs without having requested any: team/shell (privileged)" in told.message
-    assert "node agents that can, as is their work: team/dcgm" in told.message
+    assert "node agents that see them by design: team/dcgm" in told.message
     (note,) = seen_unasked([report])
     assert "team/thief" in note
     assert "team/shell" not in note

@@ -362,7 +362,7 @@ def test_without_protected_nodes_measuring_is_skipped_and_probing_fails(
 def test_diagnostics_that_no_container_can_ask_for_are_skipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = ChosenNodes(NODES, 8, 4)
     monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
-    with pytest.raises(AirflowSkipException, match="can ask for all GPUs"):
+    with pytest.raises(AirflowSkipException, match="can request all GPUs"):
         run(world, probe="dcgm")
 
 
