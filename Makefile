@@ -53,6 +53,7 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	@$(BIN)/mypy plugins dags sandbox demo tools
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tools.reference --check
+	@$(BIN)/python tools/reason_docs.py --check
 
 unit: setup ## unit, DAG and deployment tests
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m "not real_helm and not slow and not full" tests/dags tests/unit tests/deployment
@@ -88,8 +89,9 @@ requirements: ## compile requirements*.txt from requirements*.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements.in -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --generate-hashes requirements-dev.in -o requirements-dev.txt
 
-docs: setup ## generated files: docs/reference (but reasons.md), and the JSON schema
+docs: setup ## generated files: docs/reference, the tables of reasons in docs/guides, and the JSON schema
 	@$(BIN)/python -m tools.reference
+	@$(BIN)/python tools/reason_docs.py
 
 schema: setup ## generated JSON schema of the cluster spec
 	@$(BIN)/python -m gpu_fleet schema > include/schema/cluster.schema.json

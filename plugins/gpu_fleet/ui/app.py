@@ -40,7 +40,7 @@ from gpu_fleet.core.reports.document import document, history_table
 from gpu_fleet.core.reports.model import RunReport
 from gpu_fleet.ui.queries import load_history, load_run
 
-#: The pages are text and one style: nothing else may be loaded, run, sent or framed elsewhere.
+#: The pages are text and one style: nothing else may be loaded, run, sent, or framed by another site.
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src {html.STYLE_SOURCE}; base-uri 'none'; form-action 'none'; "
@@ -87,7 +87,7 @@ def create_app() -> FastAPI:
 
 
 def _root(request: Request) -> str:
-    """What precedes the paths of the Airflow UI, where a proxy serves it below a path."""
+    """The prefix of the Airflow UI's paths, if a proxy serves it below a path."""
     return str(request.scope.get("root_path", "")).rstrip("/").removesuffix(PREFIX)
 
 
@@ -188,7 +188,7 @@ def _json(value: Any) -> Response:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    """An error for programs as JSON, and for a browser as a page that says how to go on."""
+    """An error as JSON for programs, and for a browser as a page that says what to do next."""
     status = int(getattr(error, "status_code", 500))
     detail = str(getattr(error, "detail", ""))
     headers = getattr(error, "headers", None)

@@ -1,4 +1,4 @@
-"""The application before anybody asked for it: every component loads plugins, and only the API server serves pages."""
+"""The application, imported at its first request: all components load plugins, only the API server serves pages."""
 
 from __future__ import annotations
 

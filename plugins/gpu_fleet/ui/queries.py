@@ -16,7 +16,8 @@ from gpu_fleet.core.pools.assets import Topic, uri
 from gpu_fleet.core.pools.history import SHOWN, Event, VerdictAt, verdicts
 from gpu_fleet.core.reports.model import XCOM_KEYS, Left, RunReport, section, sort_out
 
-#: Events read for each verdict that is shown: a proof on which a pool becomes ready has two, the state before it one.
+#: Events read for each verdict that is shown: a proof that makes a pool ready has two events, and one more is
+#: needed for the state before it.
 _EVENTS_EACH = 2
 
 
@@ -26,7 +27,7 @@ def load_run(
     """The report of one run; ``None``: there is no such run.
 
     :param readable: the DAGs whose events the reader may see; ``None``: no events at all.
-    :param root: what precedes the paths of links.
+    :param root: the prefix of the paths of links.
     """
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     if run is None:
@@ -105,7 +106,7 @@ def _value(row: Any) -> Any:
     """An XCom's value; ``None``, which is no report, if it cannot be read here."""
     try:
         return XComModel.deserialize_value(row)
-    except Exception:  # noqa: BLE001  (whatever a task or a backend has put there)
+    except Exception:  # noqa: BLE001  (a task or a backend may have stored anything)
         return None
 
 

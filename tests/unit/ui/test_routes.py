@@ -118,7 +118,7 @@ def test_history_leaves_out_what_the_reader_may_not_see(answers: dict[str, Any])
         ("Ready", True, "gpu_lifecycle.demo"),
     ]
     assert len(json.loads(answers["one verdict"]["text"])["verdicts"]) == 1
-    assert "Not shown: reading them takes permission to read assets." in answers["the allowed DAG"]["text"]
+    assert "Not shown: you need the permission to read assets." in answers["the allowed DAG"]["text"]
 
 
 def test_nothing_from_a_cluster_acts_in_a_page(answers: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ def test_nothing_from_a_cluster_acts_in_a_page(answers: dict[str, Any]) -> None:
 
 
 def test_what_is_missing_is_said(answers: dict[str, Any]) -> None:
-    assert "left no report of any pool (yet)" in answers["run without reports"]["text"]
+    assert "has no report of any pool yet" in answers["run without reports"]["text"]
     assert "validation.pool_x.publish: report" in answers["reports kept elsewhere"]["text"]
 
 

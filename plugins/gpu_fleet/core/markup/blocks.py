@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-#: Characters that XML 1.0 cannot hold, and terminal escapes that nobody wants to read.
+#: Characters that XML 1.0 cannot hold, and terminal escapes.
 _CONTROL = re.compile(
     "\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
 )
@@ -66,7 +66,7 @@ Inline = Text | Link | Badge
 
 
 def text(value: object) -> Text:
-    """Somebody else's words; the package's own, which may begin or end with a space, are :class:`Text` itself."""
+    """Text of others; the package's own, which may begin or end with a space, is :class:`Text` itself."""
     return Text(clean(value))
 
 
@@ -91,7 +91,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Note:
-    """What a reader must know to read the rest rightly."""
+    """What a reader must know to understand the rest."""
 
     text: str
 
@@ -105,7 +105,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """:ivar caption: what it shows, also for those who hear it, :ivar numeric: columns to be aligned to the right."""
+    """:ivar caption: what it shows, also for screen readers, :ivar numeric: columns to be aligned to the right."""
 
     caption: str
     head: tuple[str, ...]
@@ -115,7 +115,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fold:
-    """What is there for completeness, shown on demand where the medium can."""
+    """What is included for completeness, shown on demand where the medium allows it."""
 
     summary: str
     blocks: tuple[Block, ...]

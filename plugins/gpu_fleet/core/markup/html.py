@@ -45,7 +45,7 @@ nav { color: var(--soft); font-size: .9rem; margin-bottom: 1rem; } nav a { margi
 @media print { details > *:not(summary) { display: block; } .scroll { overflow: visible; } }
 """
 
-#: For the Content-Security-Policy of whoever serves the page: nothing but this style may act on it.
+#: For the Content-Security-Policy of the server of the page: only this style may act on it.
 STYLE_SOURCE = "'sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode() + "'"
 
 _TONES = {

@@ -1,13 +1,13 @@
-"""What a pool tells the rest of Airflow: three assets, and which of them gets an event when.
+"""What a pool publishes to the rest of Airflow: three assets, and which of them gets an event when.
 
 ``…/ready`` gets one only when the pool *becomes* ready: users' jobs are scheduled on it, and a revalidation must not
 start them again. ``…/validated`` gets one at each proof. ``…/not-ready`` gets one at each failure, and when a pool that
 was ready has no nodes any more. A pool that is not ready is proven only with the nodes that made it so: each of them
 has passed, is gone, or is out of service.
 
-The events themselves are the memory: a pool is ready if the newest of its events says so. Airflow stores an event in
-the transaction that ends its task, so a killed task has neither lost nor doubled one, which a state kept elsewhere
-would.
+The events themselves are the state: a pool is ready if the newest of its events says so. Airflow stores an event in
+the transaction that ends its task, so a killed task neither loses nor doubles one, as it could with state kept
+elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpu_fleet.core.probes.plan import MEASURING
 from gpu_fleet.core.validation.report import NO_NODES, Outcome, PoolReport
 
 SCHEME = "gpu-fleet"
-#: Bytes of an event's ``extra``; more belongs into the report that it points to.
+#: Bytes of an event's ``extra``; more belongs in the report that it points to.
 MAX_EXTRA = 8192
 
 
@@ -35,20 +35,20 @@ class Topic(StrEnum):
 
 
 class PoolState(StrEnum):
-    """What the newest event says of a pool; ``UNKNOWN``: there is none."""
+    """What the newest event says about a pool; ``UNKNOWN``: there is no event."""
 
     UNKNOWN = "Unknown"
     READY = "Ready"
     NOT_READY = "NotReady"
 
 
-#: Reason of a pool that passed on all nodes but those that this run took out of service.
+#: Reason of a pool that passed on all nodes except those that this run took out of service.
 VALIDATED_WITHOUT = "ValidatedWithout"
 #: Reason of a pool that passed, but stays not ready because of nodes that failed before and were not proven this time.
 NODES_UNPROVEN = "NodesUnproven"
 #: Outcome of a pool that has no report at all, because something before validation failed.
 NOT_VALIDATED = "NotValidated"
-#: Outcome of a pool that was taken down on purpose.
+#: Outcome of a pool that was torn down on purpose.
 TORN_DOWN = "TornDown"
 
 
@@ -57,8 +57,9 @@ class Finding:
     """What came of a pool in this run.
 
     :ivar outcome: an :class:`Outcome`, or ``NotValidated`` or ``TornDown``.
-    :ivar reason: CamelCase, :ivar message: a sentence.
-    :ivar without: nodes that failed, were taken out of service, and do not count any more.
+    :ivar reason: CamelCase.
+    :ivar message: a sentence.
+    :ivar without: nodes that failed, were taken out of service, and no longer count.
     """
 
     outcome: str
@@ -99,13 +100,12 @@ def topics_for(
 ) -> tuple[Topic, ...]:
     """Which assets get an event. Total over every outcome and state; an unknown outcome raises.
 
-    :param one_node: a person had only one node of the pool looked at. That it passed is no news of the others, so it
+    :param one_node: only one node of the pool was tested, on request. Its pass says nothing about the others, so it
         cannot make the pool ready.
     :param unproven: nodes in service for which the pool is not ready, and which have not passed since; see
-        :func:`still_blamed`. That others passed is no news of them.
-
-    :param looks_only: the run changes nothing that works (a revalidation). That it could not look is no news of the
-        GPUs: as not ready, the pool would become ready again by the next look, and start users' jobs once more.
+        :func:`still_blamed`. That other nodes passed says nothing about them.
+    :param looks_only: the run changes nothing that works (a revalidation). That it could not test says nothing about
+        the GPUs: declared not ready, the pool would become ready again with the next test, and start users' jobs again.
 
     Busy says nothing about the GPUs: no event. Idle is no alarm, but a pool that was ready and has no nodes is not
     ready for the next job, and must be able to become ready again.
@@ -129,7 +129,7 @@ def topics_for(
 
 
 def finding_of(summaries: Sequence[Mapping[str, Any] | None], failure: Mapping[str, Any] | None) -> Finding:
-    """What came of a pool, from the summaries of its probes (``None``: that probe gave none).
+    """What came of a pool, from the summaries of its probes (``None``: that probe left none).
 
     :param failure: ``{"reason", "message"}`` of the wait for capacity, if that failed.
     """
@@ -210,7 +210,7 @@ def finding_until(finding: Finding, unproven: Sequence[str]) -> Finding:
         finding,
         reason=NODES_UNPROVEN,
         message=f"{finding.message}; but not ready: failed before, and not passed since: {_listed(unproven)}; "
-        "they are looked at in every run; free, cordon or delete them",
+        "every run tests them; free, cordon or delete them",
     )
 
 
@@ -222,7 +222,7 @@ def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome,
             cause = node.cause
             mine = (node.outcome, cause.reason if cause is not None else "")
             weight = _WEIGHT[node.outcome]
-            if node.outcome is Outcome.BUSY and report.probe in MEASURING:  # the proof before it stands
+            if node.outcome is Outcome.BUSY and report.probe in MEASURING:  # the proof before it counts
                 weight = _WEIGHT[Outcome.SKIPPED]
             if node.node not in found or weight < found[node.node][0]:
                 found[node.node] = (weight, mine)
@@ -257,8 +257,8 @@ def node_verdicts(nodes: Sequence[str], reports: Sequence[PoolReport]) -> dict[s
 def blamed_nodes(verdicts: Iterable[object]) -> set[str]:
     """The nodes whose last proof is that they failed or were in doubt.
 
-    :param verdicts: the ``nodes`` of a pool's events (see :func:`node_verdicts`), newest first. What a node's newest
-        verdict says counts; busy, or not looked at, it is still what it was before.
+    :param verdicts: the ``nodes`` of a pool's events (see :func:`node_verdicts`), newest first. A node's newest
+        verdict counts; a node that was busy, or not tested, is still what it was before.
     """
     decided: dict[str, bool] = {}
     for of_nodes in verdicts:
@@ -269,7 +269,7 @@ def blamed_nodes(verdicts: Iterable[object]) -> set[str]:
     return {node for node, bad in decided.items() if bad}
 
 
-#: Verdicts that say how a node is.
+#: Verdicts that decide about a node.
 _PROOFS = frozenset({Outcome.PASSED, Outcome.FAILED, Outcome.INCONCLUSIVE})
 
 
@@ -286,16 +286,16 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def valid_seconds(hold_minutes: int, consolidate_after_s: int | None, expire_after_s: int | None) -> int:
-    """For how long the nodes will be there although no job uses them.
+    """For how many seconds the nodes will exist although no job uses them.
 
-    :param consolidate_after_s: ``None``: Karpenter never removes idle nodes, which then last as long as nodes may.
+    :param consolidate_after_s: ``None``: Karpenter never removes idle nodes, which then exist until they expire.
     """
     idle = consolidate_after_s if consolidate_after_s is not None else expire_after_s
     return max(hold_minutes * 60, idle if idle is not None else 24 * 3600)
 
 
 def bounded(extra: Mapping[str, Any], limit: int = MAX_EXTRA) -> dict[str, Any]:
-    """The extra in at most ``limit`` bytes: without as many nodes as needed, those that passed first; says what is cut.
+    """The extra in at most ``limit`` bytes: it leaves out nodes, those that passed first, and says how many.
 
     :param extra: ``nodes`` is as :func:`node_verdicts` gives it. What was left out is counted in ``cut``, for example
         ``{"nodes": {"Passed": 120}}``; the report has it all.
@@ -304,7 +304,7 @@ def bounded(extra: Mapping[str, Any], limit: int = MAX_EXTRA) -> dict[str, Any]:
     nodes = dict(value.get("nodes") or {})
     cut: dict[str, int] = {}
     while size(value) > limit and nodes:
-        # A tenth at a time: exact enough, and no event is sized a thousand times.
+        # A tenth at a time: exact enough, without computing the size a thousand times.
         for name in list(nodes)[-max(1, len(nodes) // 10) :]:
             verdict = nodes.pop(name)
             cut[verdict] = cut.get(verdict, 0) + 1

@@ -1,4 +1,4 @@
-"""Verdicts over time, per pool and per node. The asset events are the store; here they become one line per verdict."""
+"""Verdicts over time, per pool and per node. The asset events are the store; here each verdict becomes one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SHOWN = 10
 class Event:
     """One asset event of a pool, as Airflow stores it.
 
-    :ivar at: epoch seconds, :ivar extra: what the publishing task wrote, or whatever somebody else did.
+    :ivar at: epoch seconds.
+    :ivar extra: what the publishing task wrote; of an event that was created through the REST API, anything.
     """
 
     topic: Topic
@@ -30,7 +31,8 @@ class Event:
 class VerdictAt:
     """One verdict on a pool.
 
-    :ivar at: epoch seconds, :ivar became: the pool's state changed with it.
+    :ivar at: epoch seconds.
+    :ivar became: whether the pool's state changed with it.
     :ivar nodes: node to ``Passed`` or ``Failed: Reason``, as far as the event had room for them.
     :ivar without: nodes that were taken out of service.
     """
@@ -63,7 +65,7 @@ def verdicts(events: Iterable[Event], limit: int = SHOWN) -> list[VerdictAt]:
     """The newest verdicts first. ``validated`` and ``ready`` of one task are one verdict, on which the pool *became*
     ready.
 
-    An event that somebody else made, through the REST API say, counts with what it has.
+    An event that was created through the REST API counts with what it has.
     """
     ordered = sorted(events, key=lambda event: (event.at, event.topic != Topic.READY))
     found: list[VerdictAt] = []
@@ -90,7 +92,7 @@ def _same_task(last: VerdictAt, event: Event) -> bool:
 
 
 def _became(event: Event, now: PoolState, before: PoolState) -> bool:
-    """What the task knew when it wrote the event; without that, whether the verdict before was another one."""
+    """What the task knew when it wrote the event; without that, whether the verdict before was a different one."""
     was = event.extra.get("was")
     return was != str(now) if isinstance(was, str) else before is not now
 

@@ -1,4 +1,4 @@
-"""Reads what ``include/probes/gpu.sh`` wrote into its termination message, strictly; see ``probes_json``."""
+"""Reads what ``include/probes/gpu.sh`` wrote into its termination message, strictly; see ``message``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as a container sees it; memory in MiB, ``None`` where the driver does not tell."""
+    """A GPU as a container sees it; memory in MiB, ``None`` where the driver does not report it."""
 
     uuid: str
     name: str

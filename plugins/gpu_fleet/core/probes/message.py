@@ -1,4 +1,4 @@
-"""What all readers of termination messages share: nothing is lenient, because a verdict rests on it.
+"""What all readers of termination messages share: they are strict, because a verdict rests on the message.
 
 A message that is missing, too large, not JSON, of another schema, or with figures that cannot be true raises
 :class:`ProbeOutputError`, whose reason becomes the check's reason. It is never a crash and never a pass.
@@ -28,7 +28,7 @@ _UUID = re.compile(r"(GPU|MIG)-[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12
 
 
 class ProbeOutputError(PermanentError):
-    """A termination message that cannot be believed; ``reason`` says why."""
+    """A termination message that is not credible; ``reason`` says why."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def time(value: Any, field: str) -> float:
 
 
 def memory(value: Any, field: str) -> int | None:
-    """MiB, or ``None`` where the driver does not tell."""
+    """MiB, or ``None`` where the driver does not report it."""
     return None if value is None else within(value, field, 0, MAX_MEMORY_MIB)
 
 

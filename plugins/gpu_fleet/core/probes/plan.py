@@ -1,10 +1,10 @@
-"""What probes do on a node to prove that its GPUs work and are shared as promised; their pods are in ``probe_pods``.
+"""What probes do on a node to prove that its GPUs work and are shared as promised; their pods are in ``pods``.
 
-All pods of a probe are alike, and each asks for one GPU (only DCGM's for all): what they prove follows from how many
-there are. ``sharing`` and ``exclusive`` fill the node (physical × replicas pods) and add one pod too many. Which of
-them ends up as the pod too many is the scheduler's choice, and does not matter: exactly one must have to wait. So one
+All pods of a probe are alike, and each requests one GPU (only DCGM's all of them): what they prove follows from their
+number. ``sharing`` and ``exclusive`` fill the node (physical × replicas pods) and add one pod too many. Which of them
+ends up as the pod too many is the scheduler's choice, and does not matter: exactly one must have to wait. So one
 round, and one wait, proves CUDA, concurrency, the distribution over GPUs and the bound. ``throughput`` fills the node
-with processes that compute, one of which goes on alone when the others have ended: again one round for both figures.
+with processes that compute, one of which continues alone when the others have ended: again one round for both figures.
 
 Every pod is pinned to its node by host name. Karpenter ignores a pinned pod, so no probe ever buys a node.
 """
@@ -40,9 +40,9 @@ class Probe(StrEnum):
 
     ``VECTORADD``: CUDA works, one pod per node. ``SHARING``: all replicas of all GPUs at once, and not one more.
     ``EXCLUSIVE``: the same on a pool without sharing: as many pods as GPUs, each with a GPU of its own.
-    ``OVERFLOW``: a container that asks for two shared GPUs is refused (``failRequestsGreaterThanOne``).
+    ``OVERFLOW``: a container that requests two shared GPUs is refused (``failRequestsGreaterThanOne``).
     ``THROUGHPUT``: how fast all GPUs compute, for sharers together and for one alone; shared GPUs only on nodes where
-    nobody holds a share.
+    no user's pod holds a share.
     ``DCGM``: NVIDIA's diagnostics pass, on nodes whose GPUs are all free.
     """
 
@@ -61,8 +61,8 @@ SCRIPTS = dict.fromkeys(Probe, "gpu.sh") | {Probe.THROUGHPUT: "throughput.py", P
 
 
 class Role(StrEnum):
-    """What a pod is for: ``USER`` asks for one GPU, ``GREEDY`` for two and must be refused; ``HOLDER`` does nothing but
-    keep a share of the GPU that another one of the round must have to itself.
+    """What a pod is for: ``USER`` requests one GPU, ``GREEDY`` two and must be refused; ``HOLDER`` only keeps a share
+    of the GPU that another pod of the round must have to itself.
     """
 
     USER = "user"
@@ -74,11 +74,11 @@ class Role(StrEnum):
 class NodeRound:
     """What one probe does on one node.
 
-    :ivar users: how many pods that ask for one GPU are created.
+    :ivar users: how many pods that request one GPU are created.
     :ivar fill: how many of them have room at the same time; the others have to wait.
-    :ivar greedy: whether a pod that asks for two GPUs is created as well.
-    :ivar held: GPUs that pods of others hold there.
-    :ivar gpus: how many each of the users asks for.
+    :ivar greedy: whether a pod that requests two GPUs is created as well.
+    :ivar held: GPUs that users' pods hold there.
+    :ivar gpus: how many each of the ``users`` requests.
     :ivar holders: how many pods keep one share each, so that the users have the node to themselves.
     """
 
@@ -92,7 +92,7 @@ class NodeRound:
 
     @property
     def busy(self) -> bool:
-        """No GPU is free: nothing is probed, and nobody is disturbed."""
+        """Whether no GPU is free: nothing is probed, and no user is disturbed."""
         return self.fill == 0 and not self.greedy
 
     def to_json(self) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def plan_round(
 ) -> NodeRound:
     """What a probe does on a node, taking only what is free there.
 
-    Throughput needs a node with shared GPUs to itself. Which GPUs the users' shares are of is known on the node alone
+    Throughput needs a node with shared GPUs to itself. To which GPUs the users' shares belong is known on the node only
     (kubernetes pkg/kubelet/apis/podresources is a local socket, and the device plugin answers only the kubelet), not to
-    the API server, and the device plugin chooses the GPU of each pod. So nobody can tell a probe to keep away from a
-    user's GPU, and a measurement beside users is worthless as well.
+    the API server, and the device plugin chooses the GPU of each pod. So a probe cannot be kept away from a user's
+    GPU, and a measurement beside users is worthless as well.
 
     An MPS server serves one user id at a time, and clients of another wait until it ends (NVIDIA MPS documentation,
-    'Control daemon'). Beside pods of others the probes would wait for them, so such a node is left alone.
+    'Control daemon'). Beside users' pods the probes would wait for them, so such a node is left alone.
 
     :param slots: physical × replicas.
     :param held: GPUs that users' pods hold.
@@ -151,13 +151,13 @@ def plan_round(
         case Probe.DCGM:
             gpus = diagnosable_gpus(pool, physical) or 0
             idle = 1 if gpus and not held else 0
-            # Diagnostics fill memory and stress the GPU: nobody must come to a share that one container cannot ask for.
+            # Diagnostics fill memory and stress the GPU: no pod may get the shares that one container cannot request.
             rest = slots - gpus if idle else 0
             return NodeRound(node, users=idle, fill=idle, greedy=False, held=held, gpus=gpus, holders=rest)
 
 
 def diagnosable_gpus(pool: NodePool, physical: int) -> int | None:
-    """What one container has to ask for so that it sees every GPU of a node; ``None``: it cannot.
+    """How many GPUs one container must request to see every GPU of a node; ``None``: it cannot.
 
     Where requests for several shares are refused one share shows one GPU, which is all of a node that has one. DCGM
     does not diagnose a GPU that an MPS server holds.
@@ -170,7 +170,7 @@ def diagnosable_gpus(pool: NodePool, physical: int) -> int | None:
 
 
 def pod_name(probe: Probe, role: Role, node: str, index: int, run_label: str) -> str:
-    """Deterministic, at most 63 characters: probe, host, index, and a hash that tells nodes and runs apart."""
+    """Deterministic, at most 63 characters: probe, host, index, and a hash that distinguishes nodes and runs."""
     host = node.partition(".")[0][:24].strip("-")
     return f"{probe}-{role}-{index}-{host}-{short_hash(node, run_label, length=8)}"
 
@@ -198,7 +198,7 @@ def _role(pod: Mapping[str, Any]) -> object:
 
 
 def holds(pod: Mapping[str, Any]) -> bool:
-    """Whether a holder has its share, and its node's kubelet has taken it on."""
+    """Whether a holder has its share, and its node's kubelet has accepted it."""
     status = pod.get("status") or {}
     placed = bool((pod.get("spec") or {}).get("nodeName")) and bool(status.get("startTime"))
     return placed and status.get("phase") not in ("Succeeded", "Failed")

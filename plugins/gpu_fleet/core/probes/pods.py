@@ -1,4 +1,4 @@
-"""The pods of probes: bounded, unprivileged, pinned to their node, and labelled with whose they are."""
+"""The pods of probes: bounded, unprivileged, pinned to their node, and labelled with their owner."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class PodMaker:
     """Makes the pods of one probe in one run.
 
     :ivar script: text of the probe's program in ``include/probes``.
-    :ivar run: ``<dag_id>/<run_id>``, :ivar run_label: its hash.
+    :ivar run: ``<dag_id>/<run_id>``.
+    :ivar run_label: its hash.
     """
 
     probe: Probe
@@ -58,8 +59,8 @@ class PodMaker:
     def pods(self, round_: NodeRound) -> list[dict[str, Any]]:
         """The pods of one node, in the order in which they are to be made.
 
-        The greedy one first: it is refused at once and leaves its room to the others. Holders before those that they
-        keep the others away from.
+        The greedy pod first: it is refused at once and leaves its room to the others. Holders before the pods for which
+        they keep the GPU free.
         """
         first = [self._pod(round_.node, Role.GREEDY, 0, 2)] if round_.greedy else []
         first += [self._pod(round_.node, Role.HOLDER, index, 1) for index in range(round_.holders)]
@@ -82,10 +83,10 @@ class PodMaker:
         if least_free and self.probe in CUDA_BESIDE_USERS:
             container["env"] = [{"name": "LEAST_FREE_MIB", "value": str(least_free)}]
         body: dict[str, Any] = {
-            # Whoever wants its place gets it at once, and it takes nobody's.
+            # Any user's pod may preempt it at once, and it preempts none.
             "priorityClassName": PLACEHOLDER_PRIORITY_CLASS,
             "restartPolicy": "Never",
-            # A probe that nobody looks at any more must not hold a GPU: the kubelet ends it.
+            # A probe whose run is over must not hold a GPU: the kubelet ends it.
             "activeDeadlineSeconds": spec.deadlines.validation.seconds,
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
@@ -131,7 +132,7 @@ class PodMaker:
                 return {
                     "image": images.throughput,
                     "command": [*commands.python, "-c", self.script, str(seconds)],
-                    # A plain image does not say what it wants of the NVIDIA runtime: libcuda and nvidia-smi.
+                    # A plain image does not request from the NVIDIA runtime what the probe needs: libcuda, nvidia-smi.
                     "env": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
                 }
             case Probe.DCGM:
@@ -166,7 +167,7 @@ def _as_dcgm_needs(body: dict[str, Any], container: dict[str, Any]) -> None:
 
 
 def least_free_mib(round_: NodeRound, pool: NodePool) -> int:
-    """MiB that must be free on a GPU so that the probes may make their CUDA contexts there; 0: whatever is.
+    """MiB that must be free on a GPU before the probes may make their CUDA contexts there; 0: no limit.
 
     Where users hold shares of time-sliced GPUs, which isolate no memory, the probes of one GPU must not take what the
     users are about to. In the worst case all of them are on one GPU, at the same time.
@@ -180,9 +181,9 @@ def measuring_seconds(spec: ClusterSpec, pool: NodePool, *, alone: bool) -> int:
     """How long one process of the throughput probe computes.
 
     Sharers start within ``overlap`` of each other, so after that all of them compute for ``duration`` at least. The one
-    that goes on alone outlasts the last of them by as much. Whole GPUs have nobody to wait for.
+    that continues alone outlasts the last of them by as much. Probes of whole GPUs have no sharer to wait for.
 
-    :param alone: of the sharer that goes on alone.
+    :param alone: whether it is the sharer that continues alone.
     """
     duration = spec.validation.throughput.duration.seconds
     if not pool.shared:

@@ -1,8 +1,8 @@
-"""What the status of a probe's pod says of the probe itself: of its own container, by name.
+"""What the status of a probe's pod says about the probe itself: about its own container, by name.
 
 Admission webhooks add containers to pods, and the kubelet lists all of them in the order of their names. A sidecar
 never ends, so a pod with one never does: what counts is the probe's container. Our probes have no init containers, so
-each one that is there was added.
+any init container was added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROBE_CONTAINER = "probe"
 
 
 def own_state(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of the probe's container; empty while the kubelet has told none."""
+    """The state of the probe's container; empty while the kubelet has reported none."""
     for container in (pod.get("status") or {}).get("containerStatuses") or []:
         if container.get("name") == PROBE_CONTAINER:
             return dict(container.get("state") or {})
@@ -46,7 +46,7 @@ def waiting_reason(pod: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def failed_before(pod: Mapping[str, Any]) -> str:
-    """What a container that an admission webhook added did so that the probe never began; empty if nothing."""
+    """What a container that an admission webhook added did so that the probe never started; empty if nothing."""
     own = own_state(pod)
     if own and not own.get("waiting"):
         return ""

@@ -1,4 +1,4 @@
-"""A run's report as a document: the verdict first, then pool by pool what failed, why and what to do, then figures."""
+"""A run's report as a document: the verdict first, then per pool what failed, why and what to do, then the figures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 
-#: Failed nodes that are listed one by one; a large pool fails for one reason, and the fold has them all.
+#: Failed nodes that are listed one by one; a large pool fails for one reason, and the folded table lists all.
 LISTED = 20
 
 _TROUBLE = (Outcome.FAILED, Outcome.INCONCLUSIVE)
@@ -47,10 +47,10 @@ def document(run: RunReport) -> list[Block]:
     if run.pools:
         blocks.append(_overview(run))
     elif not run.skipped:
-        blocks.append(Paragraph((text("This run has left no report of any pool (yet)."),)))
+        blocks.append(Paragraph((text("This run has no report of any pool yet."),)))
     if run.unreadable:
         listed = ", ".join(clean(name) for name in run.unreadable)
-        blocks.append(Note(f"Left out, because Airflow's database does not hold it as a report: {listed}."))
+        blocks.append(Note(f"Not shown, because Airflow's database does not hold these results as reports: {listed}."))
     if run.drift:
         blocks += _drift(run)
     if run.unread:
@@ -69,7 +69,7 @@ def _about(run: RunReport) -> tuple[Inline, ...]:
     if run.started:
         parts.append(Text(f"; started {instant(run.started)}" + (f", ended {instant(run.ended)}" if run.ended else "")))
     if run.drift is not None and not run.drift and not run.unread:
-        parts.append(Text("; manifests and releases are as the spec has them"))
+        parts.append(Text("; manifests and releases match the spec"))
     return (*parts, Text("."))
 
 
@@ -173,7 +173,7 @@ def _failures(pool: PoolSection) -> Iterator[Block]:
         ),
     )
     if len(found) > LISTED:
-        yield Paragraph((text(f"and {len(found) - LISTED} more; every node's checks are listed below."),))
+        yield Paragraph((text(f"and {len(found) - LISTED} more; the checks of every node are listed below."),))
     reasons = dict.fromkeys(check.reason for _, _, _, check in found)
     yield Heading(3, "What to do")
     yield Items(tuple((code(reason), Text(": "), text(remedy(reason))) for reason in reasons))
@@ -184,10 +184,10 @@ def _older_nodes(pool: PoolSection) -> Iterator[Block]:
         return
     yield Heading(3, "Nodes of an older template")
     rows = tuple((code(name), text("; ".join(why))) for name, why in list(pool.older.items())[:LISTED])
-    yield Table("Nodes of an older template, not looked at", ("node", "launched with -> wanted today"), rows)
+    yield Table("Nodes of an older template, not tested", ("node", "launched with -> wanted now"), rows)
     if len(pool.older) > LISTED:
         yield Paragraph((text(f"and {len(pool.older) - LISTED} more"),))
-    yield Note("They keep serving the pods that they have, and are none of the pool's capacity.")
+    yield Note("These nodes keep serving their pods, and do not count as capacity of the pool.")
 
 
 def _remediation(pool: PoolSection) -> Iterator[Block]:
@@ -202,18 +202,21 @@ def _remediation(pool: PoolSection) -> Iterator[Block]:
         return
     policy = clean(done.get("policy", ""))
     yield Heading(3, "What was done")
-    yield Table(f"Nodes touched under policy {policy or 'none'}", ("node", "action", "why"), tuple(rows))
+    yield Table(f"Nodes changed or left under policy {policy or 'none'}", ("node", "action", "why"), tuple(rows))
     if pool.finding.reason == VALIDATED_WITHOUT:
-        yield Note("The pool counts as validated without these nodes: they take no work until they pass again.")
+        yield Note("The pool counts as validated without these nodes: they take no pods until they pass again.")
 
 
 def _drifted_nodes(pool: PoolSection) -> Iterator[Block]:
-    """No defect: jobs run there as before. Named, because nothing replaces these nodes by itself."""
+    """No defect: jobs run there as before. They are named because nothing replaces these nodes automatically."""
     yield Heading(3, "Drifted nodes")
     yield Items(tuple((text(str(item.get("message") or item.get("node", ""))),) for item in pool.drifted[:LISTED]))
     if len(pool.drifted) > LISTED:
         yield Paragraph((text(f"and {len(pool.drifted) - LISTED} more."),))
-    yield Note("They stay until their jobs have ended; a lifecycle run with replaceDrifted: idle replaces idle ones.")
+    yield Note(
+        "These nodes stay until their jobs have ended. A gpu_lifecycle run with replaceDrifted: idle replaces the idle "
+        "ones."
+    )
 
 
 def _probe(report: PoolReport) -> Iterator[Block]:
@@ -229,7 +232,7 @@ def _probe(report: PoolReport) -> Iterator[Block]:
     )
     measured = tuple(figures(report))
     if measured:
-        # A few nodes' figures are read at a glance; those of fifty are looked up.
+        # The figures of a few nodes are readable at a glance; those of fifty are folded.
         yield from measured if len(report.nodes) <= 4 else (Fold("Figures of all nodes", measured),)
     if report.nodes:
         yield Fold("All checks", tuple(_checks(report)))
@@ -258,13 +261,13 @@ def _check_row(check: Check) -> tuple[Inline, ...]:
 def _history(run: RunReport, pool: PoolSection) -> Iterator[Block]:
     yield Heading(3, "Last verdicts")
     if pool.history is None:
-        yield Paragraph((text("Not shown: reading them takes permission to read assets."),))
+        yield Paragraph((text("Not shown: you need the permission to read assets."),))
         return
     if not pool.history:
-        yield Paragraph((text("None has been published yet."),))
+        yield Paragraph((text("No verdict has been published yet."),))
         return
     yield history_table(pool.history, run.root, this_run=run.run_id)
-    yield Paragraph((Link("Whole history of the pool, node by node", run.root + history_path(run.cluster, pool.name)),))
+    yield Paragraph((Link("Full history of the pool, by node", run.root + history_path(run.cluster, pool.name)),))
 
 
 def history_table(history: tuple[VerdictAt, ...], root: str, *, this_run: str = "") -> Table:
@@ -292,7 +295,7 @@ def _nodes_of(verdict: VerdictAt) -> str:
 
 def _run_of(verdict: VerdictAt, root: str, this_run: str) -> Inline:
     if not verdict.dag_id:
-        return text("by hand")
+        return text("created manually")
     if verdict.run_id == this_run:
         return text("this run")
     return Link(clean(verdict.run_id), root + report_path(verdict.dag_id, verdict.run_id))

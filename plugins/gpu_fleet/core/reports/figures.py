@@ -1,4 +1,4 @@
-"""What was measured, as tables: a row per node, or per GPU and sharer of a node. Later figures fit in, too."""
+"""What was measured, as tables: a row per node, or per GPU and sharer of a node; figures of later versions, too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gpu_fleet.core.markup.blocks import Block, Inline, Table, code, text
 from gpu_fleet.core.validation.report import PoolReport
 
-#: Figure -> column heading, where the figure's own name does not say enough.
+#: Figure -> column heading, where the figure's own name is not clear enough.
 HEADINGS = {
     "containersPerGpu": "containers",
     "containers": "containers at once",
@@ -22,14 +22,14 @@ HEADINGS = {
     "physical": "physical (EC2)",
     "replicas": "shares per GPU",
     "seen": "seen by nvidia-smi",
-    "held": "held by others",
+    "held": "held by users",
     "free": "free",
     "shares": "share of the GPU",
     "aloneGflops": "one alone (GFLOP/s)",
     "togetherGflops": "all together (GFLOP/s)",
     "gflops": "GFLOP/s",
     "ratio": "together / alone",
-    "asked": "asked for",
+    "asked": "required",
     "totalMiB": "memory (MiB)",
     "freeMiB": "free (MiB)",
     "capacity": "capacity",
@@ -53,7 +53,7 @@ GROUPS = {
 }
 #: Figures that are parts of a whole: shown in percent.
 PARTS_OF_ONE = frozenset({"shares", "ratio", "asked"})
-#: Names for programs, which the check's message has said.
+#: Names for programs; the check's message has them already.
 SAID = frozenset({"pod"})
 _UNITS = {"Ms": "ms", "MiB": "MiB", "Percent": "%"}
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -69,7 +69,7 @@ def heading(name: str) -> str:
 
 
 def figure(value: Any) -> str:
-    """A figure as it may stand in a cell: thousands apart, three significant decimals."""
+    """A figure as shown in a cell: thousands separated, three significant decimals."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -36,7 +36,7 @@ def render(run: RunReport) -> str:
         _count(suite)
     if run.failed and not any(_red(suite) for suite in root):
         suite = _suite(root, run, "run")
-        words = "the run failed for a cause that no pool tells; the log of its first failed task names it"
+        words = "the run failed for a cause outside the pools; the log of its first failed task names it"
         _case(suite, run.cluster, "run", "error", "RunFailed", words)
         _count(suite)
     for name in ("tests", *_COUNTED.values()):
@@ -59,7 +59,9 @@ def _probe(root: Element, run: RunReport, report: PoolReport) -> Element:
         for check in node.checks:
             _check(suite, f"{prefix}.{node.node}", check)
         if not node.checks:
-            _case(suite, f"{prefix}.{node.node}", "checks", "error", "NothingChecked", "nothing was checked")
+            _case(
+                suite, f"{prefix}.{node.node}", "checks", "error", "NothingChecked", "no check took place on this node"
+            )
     for check in report.pool_checks:
         _check(suite, f"{prefix}.pool", check)
     if not report.nodes:
@@ -78,7 +80,7 @@ def _check(suite: Element, classname: str, check: Check) -> None:
 
 
 def _verdict(root: Element, run: RunReport, pool: PoolSection) -> None:
-    """A pool that was not (wholly) validated is an error; one that is idle, or was taken down on purpose, is not."""
+    """A pool that was not (completely) validated is an error; an idle one, or one torn down on purpose, is not."""
     suite = _suite(root, run, pool.name)
     kind = "error" if pool.bad else "skipped"
     _case(suite, f"{run.cluster}.{pool.name}", "validated", kind, pool.finding.reason, pool.finding.message)
@@ -95,7 +97,7 @@ def _drift(root: Element, run: RunReport) -> None:
         words = f"{item.get('reason', '')}: {item.get('message', '')}"
         _case(suite, f"{run.cluster}.drift", str(item.get("object", "")), "error", "DriftUnknown", words)
     if not run.drift and not run.unread:
-        _case(suite, f"{run.cluster}.drift", "as the spec has it", None, "", "")
+        _case(suite, f"{run.cluster}.drift", "as the spec wants it", None, "", "")
     _count(suite)
 
 

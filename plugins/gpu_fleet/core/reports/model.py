@@ -1,4 +1,4 @@
-"""What a report is made of: everything that a run left about the pools it looked at."""
+"""What a report is made of: everything that a run has recorded about its pools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
 XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED)
 
-#: Outcomes of a pool about which nobody has to do anything.
+#: Outcomes of a pool that need no action.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
 
 
@@ -22,10 +22,11 @@ _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED,
 class PoolSection:
     """One pool in one run.
 
-    :ivar was: the pool's state before, :ivar now: after; ``None``: nothing has been published (yet).
+    :ivar was: the pool's state before.
+    :ivar now: the pool's state after; ``None``: nothing has been published yet.
     :ivar remediation: what was done about failed nodes.
-    :ivar older: node -> in what it is not of the pool's present template; these were not looked at.
-    :ivar history: newest first; ``None``: the reader may not see it.
+    :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
+    :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     """
 
@@ -42,7 +43,7 @@ class PoolSection:
 
     @property
     def bad(self) -> bool:
-        """Whether somebody has to act."""
+        """Whether a person has to act."""
         return self.finding.outcome not in _QUIET
 
     @property
@@ -54,11 +55,13 @@ class PoolSection:
 class RunReport:
     """One run.
 
-    :ivar state: Airflow's state of the run, :ivar started: and :ivar ended: ISO 8601, as far as known.
-    :ivar drift: differences between cluster and spec; ``None``: nobody looked.
+    :ivar state: Airflow's state of the run.
+    :ivar started: ISO 8601, as far as known.
+    :ivar ended: ISO 8601, as far as known.
+    :ivar drift: differences between cluster and spec; ``None``: they were not compared.
     :ivar unread: what could not be compared with the spec.
-    :ivar skipped: why the run looked at nothing, as ``ClusterBusy: …``.
-    :ivar unreadable: XComs that are not there as JSON, because a custom backend keeps them elsewhere, say.
+    :ivar skipped: why the run tested nothing, as ``ClusterBusy: …``.
+    :ivar unreadable: XComs that are not stored as JSON, for example because a custom backend keeps them elsewhere.
     :ivar root: what precedes the paths of links: the address of the Airflow UI, or nothing.
     """
 
@@ -77,12 +80,12 @@ class RunReport:
 
     @property
     def failed(self) -> bool:
-        """Whether Airflow calls the run failed, perhaps for a cause that no pool tells: a task before or after them."""
+        """Whether the run failed in Airflow, perhaps for a cause outside the pools: a task before or after them."""
         return self.state == "failed"
 
     @property
     def outcome(self) -> Outcome:
-        """The most telling outcome of the run's pools; drift is a failure, and what was not compared no pass."""
+        """The most decisive outcome of the run's pools; drift is a failure, and what was not compared is no pass."""
         if self.drift or self.failed or any(pool.bad for pool in self.pools):
             return Outcome.FAILED
         if self.unread:
@@ -94,12 +97,12 @@ class RunReport:
         return Outcome.BUSY if any(pool.finding.outcome == Outcome.BUSY for pool in self.pools) else Outcome.IDLE
 
     def headline(self) -> str:
-        """One sentence: what a person who was paged reads first."""
+        """One sentence: what a person who is paged reads first."""
         bad = [pool for pool in self.pools if pool.bad]
         drifted = f"; {len(self.drift)} difference(s) from the spec" if self.drift else ""
         drifted += f"; {len(self.unread)} object(s) could not be compared with the spec" if self.unread else ""
         if self.skipped and not self.pools:
-            return f"Nothing was looked at: {self.skipped}{drifted}"
+            return f"Nothing was tested: {self.skipped}{drifted}"
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             first = bad[0]
@@ -112,7 +115,7 @@ class RunReport:
         quiet = [f"{pool.name} {str(pool.finding.outcome).lower()}" for pool in self.pools if not pool.proven]
         if proven:
             return f"{', '.join(proven)} proven{''.join(f', {words}' for words in quiet)}{drifted}"
-        return f"Nothing was proven: {', '.join(quiet) or 'no pool was looked at'}{drifted}"
+        return f"Nothing was proven: {', '.join(quiet) or 'no pool was tested'}{drifted}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -162,9 +165,11 @@ class Left:
 
 @dataclass(frozen=True)
 class Remains:
-    """Everything that a run left, sorted by what it is.
+    """Everything that a run left, sorted by kind.
 
-    :ivar reports: by pool, :ivar verdicts: by pool, :ivar drift: ``None``: nobody looked.
+    :ivar reports: by pool.
+    :ivar verdicts: by pool.
+    :ivar drift: ``None``: cluster and spec were not compared.
     """
 
     reports: Mapping[str, tuple[PoolReport, ...]]
@@ -181,7 +186,7 @@ class Remains:
 
 
 def sort_out(left: Iterable[Left]) -> Remains:
-    """Total: what is malformed is named as unreadable, what belongs to others is passed over."""
+    """Total: malformed values are named as unreadable, those of other tasks are ignored."""
     reports: dict[str, list[PoolReport]] = {}
     verdicts: dict[str, Mapping[str, Any]] = {}
     drift: list[Mapping[str, Any]] | None = None

@@ -1,17 +1,18 @@
-"""Whether a validation bought or lost a node: the pool's NodeClaims before and after, and who made the difference.
+"""Whether a validation bought or lost a node: the pool's NodeClaims before and after, and what made the difference.
 
 A pool is in use while it is validated: Karpenter buys nodes for users' pods, replaces and consolidates nodes that are
-not under test, and EC2 takes spot instances away. Only two things are the validation's: a claim that nobody else asked
+not under test, and EC2 reclaims spot instances. Only two things are the validation's: a claim that no user's pod asked
 for, and the loss of a node that it had protected.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, finished, gpus_requested, is_ours, name_of, node_of
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Check, NodeReport, PoolReport, failed, passed
 
 NAME = "nodeClaims"
@@ -28,7 +29,7 @@ _SPOT = "spot"
 
 
 def claims_unchanged(
-    before: Mapping[str, Any],
+    before: ChosenNodes,
     after: Iterable[PoolClaim],
     pods: Iterable[Object],
     events: Iterable[Object],
@@ -38,36 +39,36 @@ def claims_unchanged(
 ) -> Check:
     """Validation neither bought nor lost a node.
 
-    :param before: what the task that protected the nodes has returned: ``nodes`` under test, ``nodeClaims`` of the
-        pool, ``claims`` (NodeClaim to node), ``instances`` of the nodes.
+    :param before: the nodes under test and the pool's NodeClaims when they were chosen.
     :param after: the pool's NodeClaims now. Those that are being deleted are on neither side.
     :param pods: those on the nodes of new NodeClaims, and those with GPUs that are on no node yet.
     :param events: ``Nominated`` of all pods, and all events about NodeClaims.
-    :param our_namespaces: where probes and placeholders live. Of a pod that is gone an event tells no more than its
-        namespace and name.
-    :param known: NodeClaims of which another verdict of the run says it already: their node vanished under test, or an
-        earlier probe has named them.
+    :param our_namespaces: where probes and placeholders live. An event about a deleted pod has only its namespace
+        and name.
+    :param known: NodeClaims that another verdict of the run has reported: their node vanished under test, or an earlier
+        probe has named them.
     """
-    old, now, told, happened = set(before["nodeClaims"]), {claim.name: claim for claim in after}, set(known), [*events]
+    old, now, told, happened = set(before.node_claims), {claim.name: claim for claim in after}, set(known), [*events]
     added, removed = sorted(set(now) - old - told), sorted(old - set(now) - told)
     changes = {"added": sorted(set(now) - old), "removed": sorted(old - set(now))}
     figures: dict[str, Any] = {"before": len(old), "after": len(now), **changes}
-    nodes: Mapping[str, str] = before.get("claims") or {}
-    lost = {name: _loss(name, nodes.get(name, ""), before, happened) for name in removed}
+    lost = {name: _loss(name, before.claims.get(name, ""), before, happened) for name in removed}
     ours = [(name, why) for name, why in lost.items() if why]
     if ours:
         said = "; ".join(f"{name}: {why}" for name, why in ours)
-        message = f"NodeClaim(s) went away during validation, although their nodes were protected: {said}"
+        message = f"NodeClaim(s) were removed during validation, although their nodes were protected: {said}"
         return failed(NAME, "NodeClaimsLost", message, **figures)
     bought = _bought([now[name] for name in added], [*pods], happened, our_namespaces)
     if bought:
-        message = f"NodeClaim(s) {', '.join(bought)} appeared during validation, and no pod of a user asked for them"
+        message = f"NodeClaim(s) {', '.join(bought)} appeared during validation, and no user's pod asked for them"
         return failed(NAME, "NodeClaimsBought", message, **figures)
     if added:
-        message = f"{len(added)} NodeClaim(s) came for pods of users, or in place of nodes that were not under test"
+        message = f"{len(added)} NodeClaim(s) were made for users' pods, or replace nodes that were not under test"
         return passed(NAME, "OthersAskedForMore", message, **figures)
     if removed:
-        message = f"{len(removed)} NodeClaim(s) went away whose nodes were not under test, or were taken away by EC2"
+        message = (
+            f"{len(removed)} NodeClaim(s) were removed whose nodes were not under test, or whose instance EC2 took away"
+        )
         return passed(NAME, "OthersTookAway", message, **figures)
     return passed(NAME, "Unchanged", f"{len(now)} NodeClaim(s) before and after", **figures)
 
@@ -77,8 +78,8 @@ def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
     return {report.node for report in reports if (cause := report.cause) and cause.reason == "NodeVanished"}
 
 
-def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], reports: Iterable[NodeReport]) -> set[str]:
-    """The NodeClaims that need no further explanation: see ``known`` of :func:`claims_unchanged`.
+def told_before(before: ChosenNodes, earlier: Iterable[PoolReport], reports: Iterable[NodeReport]) -> set[str]:
+    """The NodeClaims that the run has already explained: see ``known`` of :func:`claims_unchanged`.
 
     :param earlier: of the run's probes before this one, :param reports: of this one.
 
@@ -86,7 +87,7 @@ def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], report
     """
     probes = [*earlier]
     gone = vanished_nodes([*(node for probe in probes for node in probe.nodes), *reports])
-    known = {claim for claim, node in (before.get("claims") or {}).items() if node in gone}
+    known = {claim for claim, node in before.claims.items() if node in gone}
     for probe in probes:
         for check in probe.pool_checks:
             if check.name == NAME:
@@ -94,24 +95,24 @@ def told_before(before: Mapping[str, Any], earlier: Iterable[PoolReport], report
     return known
 
 
-def _loss(claim: str, node: str, before: Mapping[str, Any], events: Iterable[Object]) -> str:
-    """Why a claim that went away should not have; empty if that is no fault of ours."""
-    if node not in before["nodes"]:
+def _loss(claim: str, node: str, before: ChosenNodes, events: Iterable[Object]) -> str:
+    """Why a claim should not have been removed; empty if that is no fault of ours."""
+    if node not in before.nodes:
         return ""
     mine = {event.get("reason"): str(event.get("message", "")) for event in events if _about(event) == claim}
     if DISRUPTED in mine:
         return mine[DISRUPTED]
-    # Without an event: an instance that EC2 has ended is found missing sooner or later, and nobody says why.
-    if INTERRUPTED in mine or (before.get("instances") or {}).get(node, {}).get("capacityType") == _SPOT:
+    # Without an event: Karpenter finds an instance that EC2 has ended missing sooner or later, and does not say why.
+    if INTERRUPTED in mine or before.instances.get(node, {}).get("capacityType") == _SPOT:
         return ""
     return "no event says why; deleted by hand, or expired (expireAfter)?"
 
 
 def _bought(added: Iterable[PoolClaim], pods: list[Object], events: list[Object], our: Collection[str]) -> list[str]:
-    """Those of the new claims that no pod of a user has asked for."""
+    """Those of the new claims that no user's pod has asked for."""
     users = [pod for pod in pods if gpus_requested(pod) and not is_ours(pod)]
     if any(not node_of(pod) and not finished(pod) for pod in users):
-        return []  # it may be theirs: Karpenter says so a moment after it has made the claim
+        return []  # it may be the user's: Karpenter says so a moment after it has made the claim
     theirs: set[str] = set()
     mine: set[str] = set()
     for event in events:

@@ -1,4 +1,4 @@
-"""What was observed of a node's probe pods, brought into a form that rules can be written over."""
+"""What was observed of a node's probe pods, in a form that the rules can use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpu_fleet.core.probes.message import Output, ProbeOutputError
 from gpu_fleet.core.probes.plan import NodeRound, Probe, is_greedy, is_holder, pinned_to
 from gpu_fleet.core.probes.status import failed_before, own_state, waiting_reason
 from gpu_fleet.core.probes.throughput import Measurement, parse_throughput
-from gpu_fleet.core.validation.node import Looked, NodeFacts, Promise
+from gpu_fleet.core.validation.facts import Looked, NodeFacts, Promise
 from gpu_fleet.core.validation.others import NOBODY, Others
 
 #: The scheduler's words for 'no GPU left' (kubernetes pkg/scheduler/framework/plugins/noderesources/fit.go).
@@ -24,7 +24,7 @@ INSUFFICIENT = f"Insufficient {GPU_RESOURCE}"
 #: The scheduler's words for what else a node may lack, and the kubelet's reason for a pod that it has no room for.
 _SHORTAGE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage)\b|(Too many pods)")
 _OUT_OF = "OutOf"
-#: Reason of a probe that had to give its place to a pod of others.
+#: Reason of a probe that had to give its place to a user's pod.
 PREEMPTED = "Preempted"
 #: Reason of a probe that a container which an admission webhook added kept from running.
 INJECTED = "InjectedContainerFailed"
@@ -39,7 +39,7 @@ PARSERS: dict[Probe, Parser] = dict.fromkeys(Probe, parse_output) | {
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a probe has no result that could be believed."""
+    """Why a probe has no credible result."""
 
     reason: str
     message: str
@@ -49,13 +49,14 @@ class Trouble:
 class PodEvidence:
     """One probe pod. Times in epoch seconds by the cluster's clocks, which write whole seconds.
 
-    :ivar scheduled: when it got its place on the node, ``None`` while it has none.
-    :ivar unschedulable: the scheduler's last words while it has none.
+    :ivar scheduled: when it was placed on the node, ``None`` while it is not.
+    :ivar unschedulable: the scheduler's last words while it is not placed.
     :ivar refused: whether the scheduler ever said that no GPU was left for it.
     :ivar short_of: what else it was refused for that a node can run out of: CPU, memory, disk, places for pods.
-    :ivar started: when its container started, :ivar finished: when it ended.
+    :ivar started: when its container started.
+    :ivar finished: when its container ended.
     :ivar admission: why the kubelet refused the pod, if it did.
-    :ivar output: the probe's report, if it left one that can be believed.
+    :ivar output: the probe's report, if it left a credible one.
     :ivar trouble: why there is none, or the report's own error.
     """
 
@@ -78,9 +79,9 @@ class PodEvidence:
 class NodeEvidence(Looked):
     """Everything that the verdict on one node rests on.
 
-    :ivar users: pods that ask for one GPU, in the order in which they got their place.
+    :ivar users: pods that request one GPU, in the order in which they were placed.
     :ivar now: epoch seconds of the observation.
-    :ivar others: what pods of others do on the node now.
+    :ivar others: what users' pods do on the node now.
     """
 
     round: NodeRound
@@ -91,12 +92,12 @@ class NodeEvidence(Looked):
 
     @property
     def others_hold(self) -> bool:
-        """Whether others have held GPUs of the node at some time since the probes were planned."""
+        """Whether users' pods have held GPUs of the node at some time since the probes were planned."""
         return self.round.held > 0 or self.others.gpus > 0 or self.others.preempted
 
     @property
     def taken(self) -> bool:
-        """Whether others have taken GPUs that were free when the probes were planned."""
+        """Whether users' pods have taken GPUs that were free when the probes were planned."""
         return self.others.preempted or self.others.gpus > self.round.held
 
     @property
@@ -106,7 +107,7 @@ class NodeEvidence(Looked):
 
     @property
     def sharers(self) -> tuple[PodEvidence, ...]:
-        """The pods that had room: the first to get a place."""
+        """The pods that had room: the first to be placed."""
         return self.users[: self.round.fill]
 
     @property
@@ -148,7 +149,8 @@ def evidence_of(
 ) -> NodeEvidence:
     """The evidence about one node.
 
-    :param pods: probe pods of the round (of any node), :param events: events of their namespace.
+    :param pods: probe pods of the round (of any node).
+    :param events: events of their namespace.
     """
     refusals: dict[str, str] = {}
     for event in events:
@@ -172,7 +174,7 @@ def evidence_of(
 
 
 def _by_place(pod: PodEvidence) -> tuple[bool, float, bool, float, str]:
-    """Who got a place first; pods of the same second are told apart by when their containers started."""
+    """The order in which pods were placed; within one second, the order in which their containers started."""
     return (
         pod.scheduled is None,
         pod.scheduled or 0.0,
@@ -220,7 +222,7 @@ def _result(
     name, reason = name_of(pod), str(status.get("reason", ""))
     disrupted = condition(pod, "DisruptionTarget") or {}
     if disrupted.get("status") == "True" and disrupted.get("reason") == "PreemptionByScheduler":
-        return None, Trouble(PREEMPTED, f"pod {name} gave its place to a pod of others")
+        return None, Trouble(PREEMPTED, f"pod {name} gave its place to a user's pod")
     if reason == "DeadlineExceeded":
         return None, Trouble("ProbeTimedOut", f"pod {name} ran longer than its deadline")
     if reason:

@@ -1,8 +1,8 @@
 """The verdict on a node's GPUs: which rules a probe has, and which of them rests on which.
 
 The order is that of blame: the first thing that is wrong explains what follows, so a rule that rests on another one is
-skipped when that one did not pass. One defect thus has one reason. The rules themselves: ``validation_node`` (before
-anything runs), ``validation_pods``, ``validation_sharing``, ``validation_throughput``.
+skipped when that one did not pass. One defect thus has one reason. The rules themselves: ``node`` (before anything
+runs), ``pods``, ``sharing``, ``throughput``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from gpu_fleet.core.probes.plan import Probe
 from gpu_fleet.core.validation.evidence import NodeEvidence
-from gpu_fleet.core.validation.node import NODE_RULES, Looked, look_at_node
+from gpu_fleet.core.validation.facts import Looked
+from gpu_fleet.core.validation.node import NODE_RULES, look_at_node
 from gpu_fleet.core.validation.pods import TAKEN, clock, diagnostics, driver, reported, room, strangers, vector_add
 from gpu_fleet.core.validation.report import Check, NodeReport, busy, failed, not_reached
 from gpu_fleet.core.validation.sharing import bound, concurrent, distribution, one_gpu_each, physical_count, refusal
@@ -24,29 +25,12 @@ NO_MEMORY_ISOLATION = (
 
 #: A sentence for the reader of a pool's report; the nodes' checks ``unasked`` name the pods.
 SEEN_UNASKED = (
-    "Pods see GPUs that they did not ask for ({pods}): the scheduler and the shares do not count them. See "
+    "Pods see GPUs that they did not request ({pods}): the scheduler and the shares do not count them. See "
     "docs/guides/validation.md, 'What exclusive proves'."
 )
 
 #: The reason of a node that the pods of an earlier probe do not leave.
 PROBES_STAY = "ProbesStay"
-
-#: Reasons of failures that lie in the node itself: another node of the pool would do better. Not among them is what
-#: hits any node alike (a missing RuntimeClass, an image, a quota), what is over already (a node that vanished), and
-#: what the probe itself did wrong.
-NODE_CAUSES: frozenset[str] = frozenset(
-    {
-        *("NodeNotReady", "LabelMissing", "TaintMissing"),
-        *("XidError", "GpuLost", "HardwareNotReady", "DcgmFailed"),
-        *("MpsDaemonAbsent", "MpsLimitMissing", "DevicePluginNotRegistered", "DevicePluginNotReady"),
-        *("SharingNotApplied", "AllocatableMismatch", "DriverTooOld", "ClockSkew"),
-        *("NoNvidiaSmi", "NvidiaSmiFailed", "NoGpuVisible", "NoDriverLibrary", "CudaFailed", "VectorAddFailed"),
-        *("ContainerNotStarted", "SeesWrongGpus", "WrongResult", PROBES_STAY),
-        *("RanOneAfterAnother", "GpuNotExclusive", "GpuOvercommitted", "WrongGpuCount", "DifferentGpus"),
-        *("Oversubscribed", "TwoSharesGranted"),
-        *("SharerStarved", "ThroughputTooLow", "GpuSlow", "NothingComputed"),
-    }
-)
 
 Rule = Callable[[NodeEvidence], Check]
 
@@ -121,12 +105,12 @@ def refused_node(node: str, reason: str, message: str) -> NodeReport:
 
 
 def busy_node(node: str, message: str, reason: str = TAKEN) -> NodeReport:
-    """The report on a node on which others use the GPUs; by default they took them before its probes could begin."""
+    """The report on a node whose GPUs users' pods use; by default they took them before its probes could begin."""
     return NodeReport(node, {}, (busy("room", reason, message),))
 
 
 def seen_unasked(reports: Iterable[NodeReport]) -> tuple[str, ...]:
-    """The note on pods that see GPUs of some node without having asked; none if there are no such pods."""
+    """The note on pods that see GPUs of a node without having requested any; none if there are no such pods."""
     checks = [check for report in reports for check in report.checks if check.name == "unasked"]
     pods = sorted({str(pod) for check in checks for pod in check.figures.get("sees") or []})
     more = f" and {len(pods) - 5} more" if len(pods) > 5 else ""

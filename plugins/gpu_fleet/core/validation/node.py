@@ -6,208 +6,15 @@ without the plugin no GPU; only the label is named then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
-from gpu_fleet.core.device_plugin.causes import MPS_DAEMON, container_started, initialized_at, plugin_pods
-from gpu_fleet.core.device_plugin.detect import DaemonSetPlugin
-from gpu_fleet.core.device_plugin.gpu_count import count, reported_fault, vouched_for
-from gpu_fleet.core.device_plugin.second import SECOND_PLUGIN, OnNode, plugins_on, rivals, sentence
-from gpu_fleet.core.kubernetes.injected import INJECTED, Injected, injected_trouble
-from gpu_fleet.core.kubernetes.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME, SERVED
-from gpu_fleet.core.kubernetes.objects import (
-    HARDWARE_CONDITION,
-    Object,
-    PoolNode,
-    condition,
-    deleting,
-    labels_of,
-    name_of,
-    node_of,
-    quantity,
-)
+from gpu_fleet.core.device_plugin.gpu_count import count, reported_fault
+from gpu_fleet.core.device_plugin.second import SECOND_PLUGIN, rivals, sentence
+from gpu_fleet.core.kubernetes.injected import INJECTED
+from gpu_fleet.core.kubernetes.names import GPU_RESOURCE, LABEL_DEVICE_PLUGIN, RUNTIME_CLASS_NAME
+from gpu_fleet.core.kubernetes.objects import HARDWARE_CONDITION
+from gpu_fleet.core.validation.facts import Looked
 from gpu_fleet.core.validation.report import Check, failed, not_reached, passed, skipped
-
-if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec, NodePool
-
-
-@dataclass(frozen=True)
-class DaemonPod:
-    """A DaemonSet's pod on the node.
-
-    :ivar trouble: why it is not Ready, empty if it is.
-    :ivar started: epoch seconds at which its newest container started.
-    :ivar injected: if it is not Ready only because of a container that a webhook has added: that one.
-    """
-
-    name: str
-    trouble: str
-    started: float | None
-    injected: Injected | None = None
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What the cluster spec promises of every node of the pool.
-
-    :ivar labels: of the node, :ivar taints: as (key, effect); where others own the NodePool no taints, and of the
-        labels only the one that our device plugin needs.
-    :ivar plugin: whether the package owns the device plugin; else it is somebody's DaemonSet, or part of the AMI.
-    """
-
-    labels: Mapping[str, str]
-    taints: Sequence[tuple[str, str]]
-    mps: bool
-    plugin: bool
-    minimum_driver: str | None = None
-    minimum_total: float = 0.7
-    tolerance: float = 0.25
-
-    @classmethod
-    def of(cls, spec: ClusterSpec, pool: NodePool) -> Promise:
-        from gpu_fleet.core.manifests.build import pool_labels
-
-        validation, served = spec.validation, {LABEL_DEVICE_PLUGIN: SERVED}
-        return cls(
-            labels=pool_labels(pool) if pool.manage else served if spec.device_plugin.manage else {},
-            taints=[(taint.key, taint.effect) for taint in pool.taints] if pool.manage else [],
-            mps=pool.mps,
-            plugin=spec.device_plugin.manage,
-            minimum_driver=validation.minimum_driver,
-            minimum_total=validation.throughput.minimum_total,
-            tolerance=validation.throughput.tolerance,
-        )
-
-
-@dataclass(frozen=True)
-class NodeFacts:
-    """One node and what belongs to it, at one moment.
-
-    :ivar view: the node; ``None`` if it is gone or leaving.
-    :ivar capacity: ``nvidia.com/gpu`` in the capacity, which counts unhealthy devices too; allocatable does not.
-    :ivar hardware: status, reason and message of the EKS node monitoring agent's condition; ``None`` without the agent.
-    :ivar runtime_class: whether the RuntimeClass exists.
-    :ivar initialized_at: epoch seconds at which Karpenter saw the GPUs registered.
-    :ivar others: device plugins of others there, the one that came first before the rest.
-    """
-
-    name: str
-    view: PoolNode | None
-    labels: Mapping[str, str]
-    taints: frozenset[tuple[str, str]]
-    capacity: int | None
-    hardware: tuple[str, str, str] | None
-    runtime_class: bool
-    plugin: DaemonPod | None
-    mps_daemon: DaemonPod | None
-    initialized_at: float | None = None
-    others: tuple[OnNode, ...] = ()
-
-
-def node_facts(
-    name: str,
-    node: Object | None,
-    *,
-    pods: Iterable[Object],
-    runtime_class: bool,
-    claims: Iterable[Object] = (),
-    daemon_set: str = "",
-    plugins: Iterable[DaemonSetPlugin] = (),
-    pods_of_others: Iterable[Object] = (),
-    ours: bool = True,
-) -> NodeFacts:
-    """The facts about a node.
-
-    :param node: the Node object, ``None`` if there is none.
-    :param pods: all pods of the device plugin's namespace; :param claims: NodeClaims, of any node.
-    :param daemon_set: the plugin's, see :func:`gpu_fleet.core.device_plugin.causes.plugin_pods`.
-    :param plugins: DaemonSets of others with a device plugin; :param pods_of_others: all pods of their namespaces.
-    :param ours: whether the package's own plugin is to serve the node; else the first of the others does.
-    """
-    item: Object = node or {}
-    view = PoolNode.of(item) if node is not None else None
-    spec, status = item.get("spec") or {}, item.get("status") or {}
-    here = [pod for pod in pods if node_of(pod) == name and not deleting(pod)]
-    theirs = [pod for pod in pods_of_others if node_of(pod) == name and not deleting(pod)]
-    others = tuple(plugins_on(item, plugins, theirs)) if node is not None else ()
-    served_by = plugin_pods(here, daemon_set) if ours else [each.pod for each in others[:1] if each.pod is not None]
-    return NodeFacts(
-        name=name,
-        view=None if view is None or view.leaving else view,
-        labels=labels_of(item),
-        taints=frozenset((str(t.get("key", "")), str(t.get("effect", ""))) for t in spec.get("taints") or []),
-        capacity=quantity((status.get("capacity") or {}).get(GPU_RESOURCE)),
-        hardware=None if view is None else view.hardware,
-        runtime_class=runtime_class,
-        plugin=_newest(served_by),
-        mps_daemon=_newest(pod for pod in (here if ours else theirs) if MPS_DAEMON in _owner(pod)),
-        initialized_at=initialized_at(name, claims),
-        others=others,
-    )
-
-
-def _owner(pod: Object) -> str:
-    owners = (pod.get("metadata") or {}).get("ownerReferences") or []
-    return next((str(owner.get("name", "")) for owner in owners if owner.get("kind") == "DaemonSet"), "")
-
-
-def _newest(pods: Iterable[Object]) -> DaemonPod | None:
-    found = max(pods, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")), default=None)
-    return None if found is None else _daemon_pod(found)
-
-
-def _daemon_pod(pod: Object) -> DaemonPod:
-    status = pod.get("status") or {}
-    containers: list[dict[str, Any]] = list(status.get("containerStatuses") or [])
-    states = [dict(container.get("state") or {}) for container in containers]
-    trouble = ""
-    if (condition(pod, "Ready") or {}).get("status") != "True":
-        waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
-        words = f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
-        trouble = words or f"not Ready, phase {status.get('phase', 'unknown')}"
-    return DaemonPod(name_of(pod), trouble, container_started(pod), injected_trouble(pod))
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What the rules look at: facts, promise, and the numbers.
-
-    :ivar physical: GPUs according to EC2, :ivar replicas: how often each is promised.
-    """
-
-    facts: NodeFacts
-    promise: Promise
-    physical: int
-    replicas: int
-
-    @property
-    def slots(self) -> int:
-        return self.physical * self.replicas
-
-    @property
-    def whose(self) -> str:
-        """Where the plugin's config is, if it is not ours; to be put behind a message."""
-        if self.promise.plugin or not self.facts.others:
-            return ""
-        plugin = self.facts.others[0].plugin
-        config = (
-            f"ConfigMap {plugin.namespace}/{plugin.found.config_map}" if plugin.found.config_map else "no ConfigMap"
-        )
-        return f"; the plugin there is {plugin}, which others manage, with {config}"
-
-    @property
-    def gpus(self) -> int:
-        """Allocatable; 0 where the node does not have the resource."""
-        return (self.facts.view.gpus if self.facts.view is not None else None) or 0
-
-    @property
-    def vouched(self) -> bool:
-        """Whether the plugin's pod has been running since the GPUs were first seen."""
-        started = self.facts.plugin.started if self.facts.plugin is not None else None
-        return vouched_for(started, self.facts.initialized_at, now=None)
-
 
 NodeRule = Callable[[Looked], Check]
 
@@ -232,7 +39,7 @@ def runtime_class(e: Looked) -> Check:
 def labels(e: Looked) -> Check:
     """The node has the pool's labels: two of them decide whether and how the device plugin runs there.
 
-    The one by which our plugin finds its nodes may lack where the plugin is there all the same: a release of an earlier
+    The label by which our plugin finds its nodes may be missing although the plugin runs there: a release of an earlier
     version of the package selects by another label, and the next rollout adds this one first.
     """
     needless = {LABEL_DEVICE_PLUGIN} if e.facts.plugin is not None or not e.promise.plugin else set()
@@ -244,7 +51,7 @@ def labels(e: Looked) -> Check:
         message = f"label {key} of node {e.facts.name} {found}, the pool promises {value!r}{more}"
         return failed("labels", "LabelMissing", message, wrong=dict(wrong))
     if not e.promise.labels:
-        return skipped("labels", "NotOurs", "the NodePool belongs to others")
+        return skipped("labels", "NotOurs", "others manage the NodePool")
     return passed("labels", "LabelsAsPromised", f"{len(e.promise.labels)} label(s)")
 
 
@@ -254,7 +61,7 @@ def taints(e: Looked) -> Check:
     if missing:
         return failed("taints", "TaintMissing", f"node {e.facts.name} lacks the taint {', '.join(missing)}")
     if not e.promise.taints:
-        return skipped("taints", "NonePromised", "the pool has no taints, or belongs to others")
+        return skipped("taints", "NonePromised", "the pool has no taints, or others manage it")
     return passed("taints", "TaintsAsPromised", f"{len(e.promise.taints)} taint(s)")
 
 
@@ -286,7 +93,7 @@ def mps_daemon(e: Looked) -> Check:
     daemon = e.facts.mps_daemon
     if daemon is None:
         if not e.promise.plugin:
-            return skipped("mpsDaemon", "NotOurs", "the device plugin belongs to others")
+            return skipped("mpsDaemon", "NotOurs", "others manage the device plugin")
         return failed("mpsDaemon", "MpsDaemonAbsent", f"node {e.facts.name} has no pod of the MPS control daemon")
     if daemon.injected is not None:
         return failed(
@@ -301,9 +108,10 @@ def mps_daemon(e: Looked) -> Check:
 def plugin(e: Looked) -> Check:
     """The device plugin's pod on the node is Ready and has registered GPUs.
 
-    The kubelet keeps the devices of a plugin that has gone as unhealthy for five minutes (pkg/kubelet/cm/devicemanager,
-    endpointStopGracePeriod), so 'all unhealthy' alone does not tell a dead GPU from a plugin that came back and never
-    registered. What tells is whether the plugin has been running since the GPUs were first seen
+    The kubelet keeps the devices of a plugin that has stopped as unhealthy for five minutes
+    (pkg/kubelet/cm/devicemanager, endpointStopGracePeriod), so 'all unhealthy' alone does not distinguish a dead GPU
+    from a plugin that restarted and never registered. It is decided by whether the plugin has been running since the
+    GPUs were first seen
     (:func:`gpu_fleet.core.device_plugin.gpu_count.vouched_for`).
     """
     pod, capacity = e.facts.plugin, e.facts.capacity or 0
@@ -329,7 +137,7 @@ def plugin(e: Looked) -> Check:
         message = f"node {e.facts.name} still offers {e.gpus} {GPU_RESOURCE}, but {who}{e.whose}"
         return failed("plugin", "DevicePluginNotReady", message, **figures)
     if unmanaged:
-        return skipped("plugin", "NotOurs", "the device plugin belongs to others, or is part of the AMI")
+        return skipped("plugin", "NotOurs", "others manage the device plugin, or it is part of the AMI")
     return passed("plugin", "PluginReady", f"device-plugin pod {pod.name if pod else ''} is Ready", **figures)
 
 
@@ -344,7 +152,7 @@ def allocatable(e: Looked) -> Check:
         capacity=capacity,
         physical=e.physical,
         replicas=e.replicas,
-        vouched=True,  # the rule before has seen to it
+        vouched=True,  # the rule before has checked it
     )
     figures = {
         "expected": e.slots,

@@ -1,4 +1,7 @@
-"""What pods of others do on a node while it is probed: it explains what would else be blamed on the node."""
+"""What users' pods do on a node while it is probed: it explains what would otherwise be blamed on the node.
+
+Here and in the rules, *others* are all pods that are not this package's own.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ _ROUNDING_S = 1.0
 
 @dataclass(frozen=True)
 class Others:
-    """Pods of others on one node at one moment.
+    """Users' pods on one node at one moment.
 
     :ivar gpus: GPUs that they hold, or that the scheduler has just made room for.
     :ivar pods: how many there are, those of DaemonSets aside.
     :ivar preempted: whether the scheduler took a probe's place for one of them.
-    :ivar unasked: those of them that see GPUs without having asked for any.
+    :ivar unasked: those of them that see GPUs without having requested any.
     """
 
     gpus: int = 0
@@ -37,7 +40,7 @@ class Others:
 
     @property
     def strangers(self) -> tuple[Unasked, ...]:
-        """Those that were given GPUs by name and are no agents: they may compute on any."""
+        """Those that were given GPUs by name and are not node agents: they may compute on any GPU."""
         return tuple(each for each in self.unasked if each.certain and not each.expected)
 
 
@@ -45,9 +48,9 @@ NOBODY = Others()
 
 
 def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, Others]:
-    """Node -> what others do there.
+    """Node -> what users' pods do there.
 
-    :param pods: on the nodes in question, and those that have their place there.
+    :param pods: those on the nodes in question, and those nominated to one of them.
     :param events: of the probes' namespace.
     :param since: epoch seconds; earlier events are about other probes.
     """
@@ -55,7 +58,7 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
     count: dict[str, int] = {}
     seeing: dict[str, list[Unasked]] = {}
     for pod in pods:
-        # A pod that preempts others has its place before they are gone, and is bound to it after.
+        # A pod that preempts others is nominated to the node before they are gone, and bound to it afterwards.
         node = node_of(pod) or str((pod.get("status") or {}).get("nominatedNodeName") or "")
         if not node or finished(pod) or is_ours(pod):
             continue

@@ -1,4 +1,4 @@
-"""What every probe's pods must do, whatever they prove: find room, run, report, with the driver and clock they should.
+"""What every probe's pods must do, whatever they prove: find room, run and report, with the right driver and clock.
 
 One signature for all rules; ``gpu_fleet.core.validation.judge`` says which rests on which.
 """
@@ -15,8 +15,8 @@ from gpu_fleet.core.validation.report import Check, Outcome, busy, doubt, failed
 #: whole seconds and a busy kubelet explain.
 MAX_SKEW_S = 10.0
 
-#: Reasons of a node that is Busy although it was not when its probes were planned: others took GPUs meanwhile; CPU,
-#: memory or places for pods are used up.
+#: Reasons of a node that is Busy although it was not when its probes were planned: users' pods took GPUs meanwhile;
+#: CPU, memory or places for pods are used up.
 TAKEN, NO_ROOM = "TakenMeanwhile", "NoRoomLeft"
 
 #: The reason of a probe that made no CUDA context, because too little memory is free beside users (``gpu.sh``).
@@ -27,14 +27,14 @@ _OF_CUDA, _OUT_OF_MEMORY = frozenset({"VectorAddFailed", "CudaFailed"}), "out of
 
 
 def room(e: NodeEvidence) -> Check:
-    """Somebody else may hold the GPUs; that is no fault of the node."""
+    """Users' pods may hold the GPUs; that is no fault of the node."""
     if e.round.busy:
         if e.round.held < e.slots:
             what = "shares of GPUs" if e.replicas > 1 else "GPUs"
-            held = f"others hold {e.round.held} of its {e.slots} {what}"
+            held = f"users' pods hold {e.round.held} of its {e.slots} {what}"
             words = f"this probe needs node {e.round.node} to itself, and {held}"
             return busy("room", "Busy", words)
-        return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by others)")
+        return busy("room", "Busy", f"all GPUs of node {e.round.node} are in use ({e.round.held} held by users' pods)")
     return passed("room", "Free", f"{e.round.fill} of {e.slots} free", free=e.round.fill, held=e.round.held)
 
 
@@ -51,7 +51,7 @@ def reported(e: NodeEvidence) -> Check:
         more = f" ({len(blamed)} of {e.round.fill} probes)" if len(blamed) > 1 else ""
         return failed(name, first.reason, first.message + more, failed=len(blamed), planned=e.round.fill)
     if missing:
-        message = f"{missing} of {e.round.users} probe pod(s) of node {e.round.node} gave their place to pods of others"
+        message = f"{missing} of {e.round.users} probe pod(s) of node {e.round.node} gave their place to users' pods"
         return busy(name, TAKEN, message)
     if excused := [(trouble, excuse) for trouble, excuse in troubled if excuse is not None]:
         trouble, excuse = excused[0]
@@ -63,7 +63,7 @@ def reported(e: NodeEvidence) -> Check:
 
 
 def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
-    """The reason by which pods of others explain a probe's trouble; ``None``: they do not."""
+    """The reason by which users' pods explain a probe's trouble; ``None``: they do not."""
     trouble = pod.trouble
     if trouble is None:
         return None
@@ -72,10 +72,10 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
     if trouble.reason == "Unschedulable" and pod.short_of and e.others.pods:
         return NO_ROOM
     shared = e.replicas > 1 and e.others_hold
-    # Their MPS server was there first, and serves one user id at a time.
+    # The users' MPS server was there first, and serves one user id at a time.
     if shared and e.promise.mps and trouble.reason == "ProbeTimedOut":
         return TAKEN
-    # Sharing isolates no memory: whoever comes last finds none.
+    # Sharing isolates no memory: the last container finds none.
     if shared and trouble.reason == LITTLE_MEMORY:
         return "MemoryInUse"
     if shared and trouble.reason in _OF_CUDA and _OUT_OF_MEMORY in trouble.message.lower():
@@ -84,19 +84,19 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
 
 
 def driver(e: NodeEvidence) -> Check:
-    """The driver is new enough; looked at first, because an old one explains whatever CUDA says."""
+    """The driver is new enough; checked first, because an old one explains whatever CUDA reports."""
     name, least = "driver", e.promise.minimum_driver
     seen = sorted({report.driver for report in e.reports if report.driver})
     if least is None:
         return skipped(name, "NotAsked", "the spec's validation.minimumDriver is null")
     if not seen and (not e.outputs or any(pod.trouble for pod in e.sharers)):
-        return skipped(name, "NoReport", "no probe told a driver version; why is another check's business")
+        return skipped(name, "NoReport", "no probe reported a driver version; see the check 'probes' for the cause")
     unclear = [text for text in seen if not version_tuple(text)]
     if unclear or not seen:
-        return doubt(name, "DriverUnknown", f"the probes told no driver version that can be read: {unclear or 'none'}")
+        return doubt(name, "DriverUnknown", f"the probes reported no readable driver version: {unclear or 'none'}")
     oldest = min(seen, key=version_tuple)
     if version_tuple(oldest) < version_tuple(least):
-        message = f"node {e.round.node} has driver {oldest}, the spec asks for {least} or newer"
+        message = f"node {e.round.node} has driver {oldest}, the spec requires {least} or newer"
         return failed(name, "DriverTooOld", message, found=oldest, wanted=least)
     return passed(name, "DriverNewEnough", f"driver {oldest} is {least} or newer", found=oldest, wanted=least)
 
@@ -129,21 +129,21 @@ def clock(e: NodeEvidence) -> Check:
 
 
 def strangers(e: NodeEvidence) -> Check:
-    """Which pods see the node's GPUs without having asked. It decides nothing: what they do is not the node's fault.
+    """Which pods see the node's GPUs without having requested any. It decides nothing: it is not the node's fault.
 
-    Only what pods' specs tell can be known; images may set the variable as well.
+    Only pods' specs can be read; images may set the variable as well.
     """
     name = "unasked"
     agents = [each.pod for each in e.others.unasked if each.expected]
     found = [each for each in e.others.unasked if not each.expected]
-    also = f"; node agents that can, as is their work: {_listed(agents)}" if agents else ""
+    also = f"; node agents that see them by design: {_listed(agents)}" if agents else ""
     if not found:
-        message = f"no pod's spec shows it GPUs that it did not ask for{also}; what images set themselves is not known"
+        message = f"no pod's spec shows it GPUs that it did not request{also}; what images set themselves is not known"
         return passed(name, "NoneByTheirSpecs", message, agents=agents)
     sees = [str(each) for each in found if each.certain]
     could = [str(each) for each in found if not each.certain]
-    parts = [f"see GPUs without having asked for any: {_listed(sees)}"] if sees else []
-    parts += [f"could open GPUs without having asked for any: {_listed(could)}"] if could else []
+    parts = [f"see GPUs without having requested any: {_listed(sees)}"] if sees else []
+    parts += [f"could open GPUs without having requested any: {_listed(could)}"] if could else []
     message = f"pods on node {e.round.node} that {'; that '.join(parts)}{also}; what images set themselves is not known"
     return Check(name, Outcome.SKIPPED, "GpusSeenUnasked", message, {"sees": sees, "could": could, "agents": agents})
 

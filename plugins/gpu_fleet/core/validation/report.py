@@ -16,9 +16,9 @@ NO_NODES = "the pool has no nodes"
 class Outcome(StrEnum):
     """What came of a check, a node or a pool.
 
-    ``BUSY``: others use the GPUs, nothing could be proven and nobody was disturbed. ``IDLE``: there is no node.
-    ``INCONCLUSIVE``: the evidence is missing or contradicts itself; never a pass. ``SKIPPED``: not asked, or pointless
-    after an earlier failure.
+    ``BUSY``: users' pods use the GPUs; nothing could be proven and no user was disturbed. ``IDLE``: there is no node.
+    ``INCONCLUSIVE``: the evidence is missing or contradicts itself; never a pass. ``SKIPPED``: not requested, or
+    pointless after an earlier failure.
     """
 
     PASSED = "Passed"
@@ -41,7 +41,7 @@ def _decisive(outcomes: Iterable[Outcome], order: tuple[Outcome, ...], nothing: 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at on one node.
+    """One thing that was checked on one node.
 
     :ivar reason: CamelCase; for a pass it says what passed.
     :ivar figures: what was measured, JSON-able.
@@ -141,10 +141,11 @@ class NodeReport:
 class PoolReport:
     """One probe on all nodes of one pool.
 
-    :ivar physical: GPUs per node according to EC2, :ivar replicas: how often each is shared.
-    :ivar pool_checks: checks that are about no single node.
+    :ivar physical: GPUs per node according to EC2.
+    :ivar replicas: how often each is shared.
+    :ivar pool_checks: checks of the pool as a whole.
     :ivar notes: sentences for the reader.
-    :ivar idle: why there are no nodes in it, if not because the pool has none.
+    :ivar idle: why it has no nodes, unless the pool itself has none.
     """
 
     cluster: str
@@ -162,7 +163,7 @@ class PoolReport:
 
     @property
     def why_idle(self) -> str:
-        """Why no node was looked at, in words."""
+        """Why no node was tested, in words."""
         return self.idle or NO_NODES
 
     @property
@@ -244,4 +245,4 @@ class PoolReport:
         )
 
 
-_NO_CHECK = Check("none", Outcome.INCONCLUSIVE, "NothingChecked", "nothing was checked on this node")
+_NO_CHECK = Check("none", Outcome.INCONCLUSIVE, "NothingChecked", "no check took place on this node")

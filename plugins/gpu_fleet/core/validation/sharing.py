@@ -1,8 +1,8 @@
-"""What is to be shown of sharing, and of GPUs that are not shared, after NVIDIA's device plugin documentation ('Shared
+"""What must hold for shared GPUs, and for GPUs that are not shared, after NVIDIA's device plugin documentation ('Shared
 Access to GPUs').
 
-So many containers run *at the same time*; they land on the GPUs as promised; one more has to wait; and, if so
-configured, a container that asks for two shares is refused. A Job with that parallelism alone would pass without any
+As many containers as promised run *at the same time*; they land on the GPUs as promised; one more has to wait; and, if
+so configured, a container that requests two shares is refused. A Job with that parallelism alone would pass without any
 sharing: its pods would run one after another.
 """
 
@@ -20,11 +20,11 @@ _TOO_LARGE = "maximum request size for shared resources"
 
 
 def one_gpu_each(e: NodeEvidence) -> Check:
-    """A container that asks for one GPU sees one."""
+    """A container that requests one GPU sees one."""
     seen = sorted({len(output.gpus) for output in e.outputs})
     if seen != [1]:
         return failed(
-            "visible", "SeesWrongGpus", f"containers that asked for one GPU see {', '.join(map(str, seen))}", seen=seen
+            "visible", "SeesWrongGpus", f"containers that requested one GPU see {', '.join(map(str, seen))}", seen=seen
         )
     return passed("visible", "OneGpuEach", "every container sees exactly one GPU")
 
@@ -46,20 +46,18 @@ def _not_together(e: NodeEvidence, window: float) -> Check:
     """Why the sharers never ran all at once: allocatable is as promised, so the GPU is not the first suspect."""
     name, figures = "concurrency", {"containers": e.round.fill, "seconds": round(window, 1)}
     words = (
-        f"{e.round.fill} containers never ran all at once (the last began {-window:.1f} s after the first had ended)"
+        f"{e.round.fill} containers never ran all at once (the last started {-window:.1f} s after the first had ended)"
     )
     first_end = min(pod.finished for pod in e.sharers if pod.finished is not None)
     late = [pod for pod in e.sharers if pod.scheduled is not None and pod.scheduled >= first_end]
     if any(pod.refused for pod in late):
         if e.others_hold:
-            return busy(name, TAKEN, f"{words}: pods of others held {GPU_RESOURCE} that they waited for", **figures)
+            return busy(name, TAKEN, f"{words}: users' pods held {GPU_RESOURCE} that they waited for", **figures)
         return failed(
             name, "RanOneAfterAnother", f"{words} and had to wait for {GPU_RESOURCE}: the GPU is not shared", **figures
         )
     if e.others.pods and (short_of := sorted(set().union(*(pod.short_of for pod in late)))):
-        return busy(
-            name, NO_ROOM, f"{words}: beside the pods of others the node lacks {', '.join(short_of)}", **figures
-        )
+        return busy(name, NO_ROOM, f"{words}: beside users' pods the node lacks {', '.join(short_of)}", **figures)
     why = "they were placed too late" if late else "all had their place in time, so their containers started too slowly"
     return doubt(name, "TooLittleOverlap", f"{words}; {why} for validation.overlap", **figures)
 
@@ -68,7 +66,7 @@ def distribution(e: NodeEvidence) -> Check:
     """The containers are spread over the GPUs as the sharing promises.
 
     Exclusive: no GPU twice. Time-slicing: no GPU more often than ``replicas``; with the node filled up, every GPU
-    exactly so often, whatever order the device plugin's allocation policy prefers.
+    exactly that often, whatever order the device plugin's allocation policy prefers.
     """
     counts = Counter(output.gpus[0].uuid for output in e.outputs if output.gpus)
     spread = dict(sorted(counts.items()))
@@ -78,7 +76,7 @@ def distribution(e: NodeEvidence) -> Check:
     if most > e.replicas:
         reason = "GpuNotExclusive" if e.replicas == 1 else "GpuOvercommitted"
         uuid = counts.most_common(1)[0][0]
-        message = f"GPU {uuid} was given to {most} containers at once, promised were {e.replicas}"
+        message = f"GPU {uuid} was given to {most} containers at once; the pool promises {e.replicas}"
         return failed("distribution", reason, message, **figures)
     if e.physical == 1 and len(counts) > 1:
         return failed(
@@ -99,7 +97,9 @@ def physical_count(e: NodeEvidence) -> Check:
     """nvidia-smi's physical count is EC2's; only the filled node shows it, since a container sees its own GPU alone."""
     uuids = {gpu.uuid for output in e.outputs for gpu in output.gpus}
     if not e.full:
-        return skipped("physical", "PartlyBusy", f"others hold {e.round.held} of {e.slots}: not all GPUs could be seen")
+        return skipped(
+            "physical", "PartlyBusy", f"users' pods hold {e.round.held} of {e.slots}: not all GPUs could be seen"
+        )
     if len(uuids) != e.physical:
         return failed(
             "physical", "WrongGpuCount", f"nvidia-smi shows {len(uuids)} GPU(s), EC2 says {e.physical}", seen=len(uuids)
@@ -117,7 +117,7 @@ def bound(e: NodeEvidence) -> Check:
         if INSUFFICIENT in words:
             return passed("bound", "OneMoreWaits", f"pod {extra.name} stayed Pending: {words}")
         return doubt(
-            "bound", "NotRefused", f"pod {extra.name} was not placed, but not for its GPU: {words or 'no reason'}"
+            "bound", "NotRefused", f"pod {extra.name} was not placed, but not for lack of a GPU: {words or 'no reason'}"
         )
     ends = [pod.finished for pod in e.sharers if pod.finished is not None]
     if not ends:
@@ -127,7 +127,7 @@ def bound(e: NodeEvidence) -> Check:
     tolerated = MAX_SKEW_S if extra.refused else 0.0
     if extra.scheduled < min(ends) - tolerated:
         if e.round.held:
-            return skipped("bound", "OthersFreedGpus", "a pod of somebody else ended meanwhile and made room")
+            return skipped("bound", "OthersFreedGpus", "a user's pod ended meanwhile and made room")
         return failed(
             "bound",
             "Oversubscribed",
@@ -139,12 +139,12 @@ def bound(e: NodeEvidence) -> Check:
 
 
 def refusal(e: NodeEvidence) -> Check:
-    """A container that asks for two shares of a GPU is refused: it would not get twice the GPU."""
+    """A container that requests two shares of a GPU is refused: it would not get twice the GPU."""
     if not e.round.greedy:
         return skipped("refusal", "NotAsked", "requests for several GPUs are allowed here, or there was no room to try")
     pod = e.greedy
     if pod is None:
-        return skipped("refusal", "PodVanished", "the pod that asked for two GPUs vanished")
+        return skipped("refusal", "PodVanished", "the pod that requested two GPUs was deleted")
     if pod.admission is not None:
         if _TOO_LARGE in pod.admission:
             return passed("refusal", "TwoSharesRefused", f"a request for two was refused: {pod.admission}")
@@ -157,4 +157,4 @@ def refusal(e: NodeEvidence) -> Check:
             "TwoSharesGranted",
             f"pod {pod.name} got two shares although failRequestsGreaterThanOne is set: the plugin's config differs",
         )
-    return skipped("refusal", "NotTried", f"the pod that asked for two GPUs was not tried ({pod.phase})")
+    return skipped("refusal", "NotTried", f"the pod that requested two GPUs was not tried ({pod.phase})")

@@ -77,13 +77,15 @@ def fairness(e: NodeEvidence) -> Check:
     if e.others_hold:
         rates = [gflops(rate) for m in e.measurements.values() if (rate := m.rate()) is not None]
         words = f"; the fastest probe did {max(rates)} GFLOP/s beside them" if rates else ""
-        return busy(name, "PartlyBusy", f"others use shares of node {e.round.node}, and how much is not known{words}")
+        return busy(
+            name, "PartlyBusy", f"users' pods use shares of node {e.round.node}, and how much is not known{words}"
+        )
     gpus = _shared(e)
     if not gpus:
         return skipped(name, "OneAtATime", "no GPU had room for two containers")
     if unclear := next((gpu for gpu in gpus if gpu.rates is None), None):
         message = (
-            f"the sharers of GPU {unclear.uuid} computed at the same time for too short: they started further apart "
+            f"the sharers of GPU {unclear.uuid} computed together for too short a time: they started further apart "
             "than validation.overlap covers"
         )
         return doubt(name, "TooLittleOverlap", message)
@@ -103,7 +105,7 @@ def fairness(e: NodeEvidence) -> Check:
     if relative < 1 - e.promise.tolerance:
         message = (
             f"pod {pod} got {100 * relative / count:.0f} % of GPU {gpu.uuid}, its fair share among {count} is "
-            f"{100 / count:.0f} % and at least {100 * (1 - e.promise.tolerance) / count:.0f} % is asked for"
+            f"{100 / count:.0f} % and at least {100 * (1 - e.promise.tolerance) / count:.0f} % is required"
         )
         return failed(name, "SharerStarved", message, shares=figures, pod=pod)
     message = f"each of {count} sharers got at least {100 * relative:.0f} % of its fair share"
@@ -140,7 +142,7 @@ def total(e: NodeEvidence) -> Check:
         f"({gflops(alone)} GFLOP/s)"
     )
     if ratio < e.promise.minimum_total:
-        words += f"; at least {100 * e.promise.minimum_total:.0f} % is asked for"
+        words += f"; at least {100 * e.promise.minimum_total:.0f} % is required"
         if e.promise.mps:
             return failed(name, "MpsLimitMissing", f"{words}: the daemon does not limit a client's threads", **figures)
         return failed(name, "ThroughputTooLow", words, **figures)

@@ -1,11 +1,11 @@
-"""Pods that see a node's GPUs without having asked for any, as far as their spec tells.
+"""Pods that see a node's GPUs without having requested any, as far as their spec shows.
 
 On EKS's AL2023 images every container runs with the NVIDIA runtime (awslabs/amazon-eks-ami nodeadm
 ``internal/containerd/runtime_config_nvidia.go``, ``default_runtime_name``), and the NVIDIA Container Toolkit, installed
 there as it comes (``templates/al2023/provisioners/install-nvidia-driver.sh``), believes the variable
 ``NVIDIA_VISIBLE_DEVICES`` of any container (``accept-nvidia-visible-devices-envvar-when-unprivileged``, true by
-default). The device plugin tells its choice by the same variable (k8s-device-plugin ``DEVICE_LIST_STRATEGY``,
-``envvar`` by default). So whoever sets it gets GPUs that the scheduler counts as somebody else's. What an *image* sets
+default). The device plugin passes its choice by the same variable (k8s-device-plugin ``DEVICE_LIST_STRATEGY``,
+``envvar`` by default). So a pod that sets it gets GPUs that the scheduler counts as another pod's. What an *image* sets
 is in no pod's spec.
 """
 
@@ -24,7 +24,7 @@ _NOTHING = frozenset({"", "void", "none"})
 #: Device files; a mount of one of these, or of a folder above, is enough to open a GPU.
 _DEVICES = re.compile(r"^/dev/nvidia")
 _ABOVE = frozenset({"/", "/dev", "/dev/"})
-#: Images of agents that look at all GPUs for a living, as NVIDIA, EKS and the GPU Operator install them.
+#: Images of agents whose task is to look at all GPUs, as NVIDIA, EKS and the GPU Operator install them.
 _INFRASTRUCTURE = re.compile(
     r"k8s-device-plugin|dcgm|gpu-feature-discovery|nvidia/(cloud-native|driver|k8s/container-toolkit|gpu-operator)"
     r"|k8s-driver-manager|vgpu-|mig-parted|eks-node-monitoring-agent|neuron"
@@ -33,11 +33,12 @@ _INFRASTRUCTURE = re.compile(
 
 @dataclass(frozen=True)
 class Unasked:
-    """A pod that sees GPUs without having asked.
+    """A pod that sees GPUs without having requested any.
 
-    :ivar pod: ``namespace/name``; :ivar how: by which part of its spec.
-    :ivar certain: it was given GPUs by name; else it only could open them.
-    :ivar expected: an agent whose work it is.
+    :ivar pod: ``namespace/name``.
+    :ivar how: the part of its spec that shows it GPUs.
+    :ivar certain: whether it was given GPUs by name; else it could open them.
+    :ivar expected: whether it is a node agent whose task this is.
     """
 
     pod: str
@@ -50,7 +51,7 @@ class Unasked:
 
 
 def unasked(pod: Object) -> Unasked | None:
-    """How a pod sees GPUs that it did not ask for; ``None``: not by its spec."""
+    """How a pod sees GPUs that it did not request; ``None``: not by its spec."""
     spec = pod.get("spec") or {}
     containers = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
     if spec.get("resourceClaims") or any(_asks(container) for container in containers):
@@ -60,7 +61,7 @@ def unasked(pod: Object) -> Unasked | None:
     opens = next((words for container in containers if (words := _privileged(container))), "")
     if not (named or mounted or opens):
         return None
-    # Network, storage and log agents of any cluster are privileged, or have /dev: that alone says nothing of GPUs.
+    # Network, storage and log agents of any cluster are privileged, or mount /dev: that alone says nothing about GPUs.
     agent = _of_daemon_set(pod)
     known = agent and any(_INFRASTRUCTURE.search(str(container.get("image", ""))) for container in containers)
     certain = bool(named) or bool(_DEVICES.match(mounted))
@@ -87,7 +88,7 @@ def _named(container: Mapping[str, Any]) -> str:
 
 
 def _device_mounts(spec: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The node's paths with device files that some container mounts, those of GPUs first."""
+    """The node's paths with device files that a container mounts, those of GPUs first."""
     used = {mount.get("name") for container in containers for mount in container.get("volumeMounts") or []}
     paths = [
         str((volume.get("hostPath") or {}).get("path", ""))

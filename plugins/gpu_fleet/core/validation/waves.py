@@ -1,4 +1,4 @@
-"""Which nodes a run of validation looks at, and how many at a time."""
+"""Which nodes a validation tests, and how many at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gpu_fleet.core.kubernetes.names import short_hash
 
 
 def sample(nodes: Iterable[str], count: int | None, seed: str, always: Iterable[str] = ()) -> list[str]:
-    """So many of the nodes, by name; another choice for another seed, and the same for the same.
+    """A sample of the nodes, by name: the same for the same seed, and another one for another seed.
 
-    Each node draws a lot from its name and the seed, so a node that comes or goes between two tries changes nothing
-    about the others.
+    Each node's place in the draw depends on its name and the seed only, so a node that is added or removed between two
+    tries does not change the choice of the others.
 
-    :param count: ``None``: all.
+    :param count: how many; ``None``: all.
     :param always: nodes that are chosen in any case, beyond the count: quarantined ones wait for their release.
     """
     names = sorted(set(nodes))
@@ -26,7 +26,8 @@ def sample(nodes: Iterable[str], count: int | None, seed: str, always: Iterable[
 
 
 def waves(nodes: Sequence[str], at_once: int) -> list[list[str]]:
-    """The nodes in groups of at most ``at_once``, as equal as can be: a last wave of one would cost as much as a full.
+    """The nodes in batches (waves) of at most ``at_once``, as equal as possible: a last batch of one node would take as
+    long as a full one.
 
     >>> waves(["a", "b", "c"], 2)
     [['a', 'b'], ['c']]

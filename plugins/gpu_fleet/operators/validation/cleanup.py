@@ -1,4 +1,4 @@
-"""Tidying up after validation, whatever became of it."""
+"""Cleaning up after validation, whatever its result."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
+from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.probes.plan import selector
+from gpu_fleet.core.validation.judge import PROBES_STAY
 from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
@@ -21,29 +25,29 @@ from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.progress import remove_pods
 
-#: Seconds after which a task that was ended from outside has no process any more: its supervisor hears of it with the
+#: Seconds after which a task that was ended from outside has no process any more: its supervisor learns of it with the
 #: next heartbeat, at most every 5 s, and kills it 5 s after its signal (airflow sdk execution_time/supervisor.py).
 ENDS_WITHIN_S = 15.0
 
-#: XCom key of a sentence about nodes that are left, cost money and will not go by themselves.
+#: XCom key of a sentence about nodes that are left, cost money and will not be removed automatically.
 STILL_PAID = "still_paid"
 
 
 class CleanUpValidationOperator(PoolOperator):
     """Deletes the pool's probe pods, of whatever run, waits until they are gone, and takes back our protection.
 
-    Placeholders go as well, and the label that they look at: after a failure before validation they would go on buying
-    and holding nodes.
+    Placeholders are deleted as well, and the label that they look at is removed: after a failure before validation they
+    would keep buying and holding nodes.
     Meant to run whatever happened before, as a teardown task (``phases/common.py``); harmless to repeat.
 
-    A task that a person ends, or whose run is marked failed, goes on for some seconds, until its supervisor hears of
+    A task that a person ends, or whose run is marked failed, runs on for some seconds, until its supervisor learns of
     it: it may protect nodes and create pods or placeholders that the first look did not see. So after a task that
-    ended without a result everything is looked at twice.
+    ended without a result everything is checked twice.
 
     A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
 
-    After a failed wait for capacity it names the nodes that are there and will never be removed, with their price: they
-    are left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
+    After a failed wait for capacity it names the nodes that exist and will never be removed, with their price: they are
+    left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
 
     :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names], "unfinished":
         [{"nodeClaim", "node", "instanceType", "why", "usdPerHour", "usdPerHourIsAtMost"}]}``.
@@ -54,12 +58,10 @@ class CleanUpValidationOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.validation.judge import PROBES_STAY
-
         found, stay = self._remove()
         if cut_short := self._cut_short(context):
             self.log.info(
-                "looking again in %.0f s, when the process of %s is over", ENDS_WITHIN_S, ", ".join(cut_short)
+                "looking again in %.0f s, when the process of %s has ended", ENDS_WITHIN_S, ", ".join(cut_short)
             )
             time.sleep(ENDS_WITHIN_S)
             again, stay = self._remove()
@@ -80,7 +82,6 @@ class CleanUpValidationOperator(PoolOperator):
 
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The nodes that an unsuccessful wait for capacity leaves."""
-        from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.files.prices import load_prices
 
         states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())
@@ -96,10 +97,8 @@ class CleanUpValidationOperator(PoolOperator):
 
     def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """What was removed, and node -> the probe pods that do not end there."""
-        from gpu_fleet.core.probes.plan import selector
-
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
-        # A run that was killed in its burst leaves those pods, too.
+        # A run that was killed during its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
         admit_placeholders(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
@@ -117,17 +116,15 @@ class CleanUpValidationOperator(PoolOperator):
         return {"pods": deleted, "placeholders": released, "unprotected": unprotected}, stay
 
     def _serves(self, node: str) -> bool:
-        from gpu_fleet.core.kubernetes.objects import PoolNode
-
         found = self.kube.get(ObjectRef(NODE, node)) if node else None
         return found is not None and PoolNode.of(found).ready
 
     def _cut_short(self, context: Mapping[str, Any]) -> list[str]:
-        """The pool's tasks that failed and left nothing behind: no error of their own ended them, it seems."""
+        """The pool's tasks that failed without leaving a result: they were probably ended from outside."""
         ti = context["ti"]
         leaves = {
             **dict.fromkeys(upstream_tasks(self, RequestCapacityOperator), "return_value"),
-            # It asks for capacity, too, when it is tried again.
+            # Its retries request capacity, too.
             **dict.fromkeys(upstream_tasks(self, AwaitCapacityOperator), FAILURE),
             **dict.fromkeys(upstream_tasks(self, ProtectNodesOperator), "return_value"),
             **dict.fromkeys(upstream_tasks(self, RunProbesOperator), SUMMARY),

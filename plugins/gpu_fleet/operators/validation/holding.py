@@ -37,7 +37,7 @@ class ReleasePlaceholdersOperator(PoolOperator):
         pods = placeholders(self.kube, self.node_pool)
         holds = placeholders(self.kube, self.node_pool, COMPONENT_HOLD)
         if holds and not self._held_anew():
-            probed = set(protected_nodes(self, context)["nodes"])
+            probed = set(protected_nodes(self, context).nodes)
             holds = [pod for pod in holds if pinned_to(pod) in probed]
         pods += holds
         deleted = delete_pods(self.kube, pods)
@@ -76,7 +76,7 @@ class HoldCapacityOperator(PoolOperator):
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         seen = protected_nodes(self, context)
-        proven = {*seen["nodes"], *(seen.get("untested") or ())}
+        proven = {*seen.nodes, *seen.untested}
         for node in pool_nodes(nodes, pool.name):
             if node.name in drifted or node.name not in proven:
                 continue  # Of an older template, or surplus and broken: it was not validated.

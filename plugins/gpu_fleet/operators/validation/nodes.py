@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 
+from gpu_fleet.core.device_plugin.gpu_count import reported_fault
 from gpu_fleet.core.errors import GateFailed, SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
+from gpu_fleet.core.kubernetes.objects import PoolNode, pool_claims, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
+from gpu_fleet.core.validation.chosen import ChosenNodes
+from gpu_fleet.core.validation.waves import sample
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.drifted import note_drifted
 from gpu_fleet.operators.nodes import protect_nodes
@@ -18,7 +22,7 @@ from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.kubernetes.objects import PoolNode
+    pass
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
@@ -27,26 +31,20 @@ EVENTS = 20
 class ProtectNodesOperator(PoolOperator):
     """Keeps Karpenter from removing the pool's nodes while they are validated.
 
-    Nodes that somebody else protects already are left as they are, and stay so afterwards. Cordoned nodes take no
-    probe, and nodes that have only just joined are not finished: both are left out. So are nodes of an older template
-    than the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes
-    are looked at by a revalidation, which is what releases them; they are none of the nodes that capacity was waited
-    for. The run's
-    Param ``node`` leaves out all nodes but one. Of more nodes than ``validation.nodes.sample`` so many are chosen,
-    others in each run; those for which the pool was last reported not ready are always among them, or it could become
-    ready again without them.
+    Nodes that are protected already are left as they are, and stay protected afterwards. Cordoned nodes take no probe,
+    and nodes that have only just joined are not initialized: both are left out. So are nodes of an older template than
+    the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes are
+    tested by a revalidation, which is what releases them; they do not count as the capacity that was waited for. The
+    run's Param ``node`` leaves out all nodes but one. If there are more nodes than ``validation.nodes.sample``, a
+    sample is chosen, another one in each run; those for which the pool was last reported not ready are always in it,
+    or the pool could become ready again without them.
 
-    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were taken
-        away a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With it
-        surplus nodes with a wrong number of GPUs or broken hardware are left out, as the gate ``pool_capacity`` leaves
-        them out.
+    :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were
+        removed a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With
+        it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
 
-    :returns: ``{"nodes", "untested", "idle", "blamed", "drifted": {node: in what}, "nodeClaims",
-        "claims": {NodeClaim: node}, "physical", "replicas", "protected", "instances"}``; ``idle`` says why none of the
-        nodes that are there can be looked at;
-        ``blamed`` are the nodes in service that failed and have not passed since, whether they are looked at or not;
-        the NodeClaims are what the end of validation is compared with. XCom ``drifted`` lists the pool's nodes that
-        have drifted, and why.
+    :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
+        ``drifted`` lists the pool's nodes that have drifted, and why.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -57,15 +55,12 @@ class ProtectNodesOperator(PoolOperator):
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
         cluster = cluster_of_dag(self)
-        # What is known of the pool, newest first; a node that failed counts until the pool has been proven again.
+        # The pool's events, newest first; a node that failed counts until the pool has been proven again.
         topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
         self.history = [Asset(uri(cluster, self.node_pool, topic)) for topic in topics]
         self.inlets.extend(self.history)
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.device_plugin.gpu_count import reported_fault
-        from gpu_fleet.core.kubernetes.objects import pool_claims, pool_nodes
-
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         found = self.kube.list(NODE, label_selector=self.of_pool())
@@ -87,7 +82,7 @@ class ProtectNodesOperator(PoolOperator):
                 if node.gpus == gpus.count * pool.replicas and reported_fault(node.name, node.hardware) is None
             ]
             if len(nodes) > len(good) >= pool.wanted_nodes:
-                # Capacity was found sufficient without these; to probe them would fail the pool after all.
+                # Capacity was sufficient without these nodes; probing them would fail the pool after all.
                 broken = ", ".join(node.name for node in nodes if node not in good)
                 self.log.warning(
                     "pool %s: left out, wrong number of GPUs or broken hardware: %s; delete them", pool.name, broken
@@ -96,7 +91,7 @@ class ProtectNodesOperator(PoolOperator):
         if self.all_wanted and len(nodes) < pool.wanted_nodes:
             raise GateFailed(
                 f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
-                "taken away or cordoned after they had been waited for: start another run",
+                "removed or cordoned after they had been waited for: start another run",
                 reason="NodesMissing",
             )
         idle = "" if nodes else self._why_idle(everything, only, drifted)
@@ -111,22 +106,22 @@ class ProtectNodesOperator(PoolOperator):
             "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
             *(pool.name, len(nodes), len(protected), len(untested)),
         )
-        return {
-            "nodes": [node.name for node in nodes],
-            "untested": untested,
-            "idle": idle,
-            "blamed": [n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
-            "drifted": {name: list(why) for name, why in drifted.items()},
-            "nodeClaims": [claim.name for claim in claims],
-            "claims": {claim.name: claim.node for claim in claims if claim.node},
-            "physical": gpus.count,
-            "replicas": pool.replicas,
-            "protected": protected,
-            "instances": {node.name: node.instance() for node in nodes},
-        }
+        return ChosenNodes(
+            nodes=[node.name for node in nodes],
+            physical=gpus.count,
+            replicas=pool.replicas,
+            untested=untested,
+            idle=idle,
+            blamed=[n.name for n in present if n.name in failed and not n.cordoned and not n.quarantined],
+            drifted=drifted,
+            node_claims=[claim.name for claim in claims],
+            claims={claim.name: claim.node for claim in claims if claim.node},
+            protected=protected,
+            instances={node.name: node.instance() for node in nodes},
+        ).to_json()
 
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
-        """Why none of the nodes that are there takes probes; empty if there are none."""
+        """Why none of the existing nodes takes probes; empty if there are no nodes."""
         asked = [node for node in present if only in (None, "", node.name)]
         if only and not asked:
             return f"node {only} is gone, or is being removed"
@@ -138,7 +133,7 @@ class ProtectNodesOperator(PoolOperator):
         return f"no node takes probes: {words}" if words else ""
 
     def _is_finished(self, node: PoolNode) -> bool:
-        """A node that has been Ready for long and is not initialized will not be: that is for a verdict to say."""
+        """Whether to test a node: one that has been Ready for long without being initialized will fail its verdict."""
         if node.initialized or self.all_wanted:
             return node.initialized
         return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
@@ -146,8 +141,6 @@ class ProtectNodesOperator(PoolOperator):
     def _sample(
         self, context: Mapping[str, Any], nodes: list[PoolNode], failed: set[str]
     ) -> tuple[list[PoolNode], list[str]]:
-        from gpu_fleet.core.validation.waves import sample
-
         count = self.spec.validation.nodes.sample
         if count is None or len(nodes) <= count:
             return nodes, []
@@ -156,9 +149,9 @@ class ProtectNodesOperator(PoolOperator):
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
     def _failed_before(self, context: Mapping[str, Any]) -> set[str]:
-        """The nodes that the pool's ``not-ready`` events blame since its last proof, and not cleared later.
+        """The nodes that the pool's ``not-ready`` events blame since its last proof, without those that passed later.
 
-        One event is not enough: a run may have looked at other nodes only, or met a node while it was busy.
+        One event is not enough: a run may have tested other nodes only, or a node may have been busy.
         """
         if not self.history:
             return set()
@@ -173,7 +166,7 @@ class ProtectNodesOperator(PoolOperator):
         return not node.cordoned
 
 
-def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[str, Any]:
+def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> ChosenNodes:
     """What the pool's :class:`ProtectNodesOperator` of this run found.
 
     :raises SpecError: if there is no such task before this one, or it has not succeeded.
@@ -181,7 +174,7 @@ def protected_nodes(operator: PoolOperator, context: Mapping[str, Any]) -> dict[
     for task_id in upstream_tasks(operator, ProtectNodesOperator):
         value = context["ti"].xcom_pull(task_ids=task_id)
         if isinstance(value, Mapping) and "nodes" in value:
-            return dict(value)
+            return ChosenNodes.from_json(value)
     raise SpecError(
         f"task {operator.task_id}: no task before it has protected the nodes of pool {operator.node_pool}",
         field="node_pool",

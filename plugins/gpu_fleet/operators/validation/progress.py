@@ -1,4 +1,4 @@
-"""What a probe task remembers and looks at: the plan of a wave, how far it has come, the nodes before and after."""
+"""What a probe task keeps and observes: the plan of a wave, its progress, the nodes before and after."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
+from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, NODE_CLAIM, POD, RUNTIME_CLASS, ObjectRef
 from gpu_fleet.core.kubernetes.names import RUNTIME_CLASS_NAME
 from gpu_fleet.core.probes.plan import NodeRound, Probe, pinned_to
+from gpu_fleet.core.validation.facts import Looked, NodeFacts, Promise, node_facts
+from gpu_fleet.core.validation.judge import unfit_node
 from gpu_fleet.core.validation.report import NodeReport
 from gpu_fleet.core.validation.waves import waves
 from gpu_fleet.operators.base import attempt
@@ -17,12 +21,11 @@ from gpu_fleet.operators.packing import pack, unpack
 from gpu_fleet.operators.pods import delete_pods
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.validation.node import NodeFacts
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
     from gpu_fleet.operators.pool import PoolOperator
 
-#: Keys in Airflow's task state store, which a retry of the task still finds: how far it has come, and the reports of
-#: each wave that is over.
+#: Keys in Airflow's task state store, which a retry of the task still finds: its progress, and the reports of each wave
+#: that is over.
 PROGRESS, WAVE = "progress", "wave-{index}"
 
 #: Seconds for which a node that looks unfit is looked at again, and the pause between two looks: a device plugin that
@@ -34,7 +37,8 @@ SECOND_LOOK_S, SECOND_LOOK_PAUSE_S = 10.0, 1.0
 class Plan:
     """What is done in one wave.
 
-    :ivar rounds: what runs on each node that is fit for it, :ivar unfit: the verdicts on the others.
+    :ivar rounds: what runs on each node that is fit for it.
+    :ivar unfit: the verdicts on the other nodes.
     :ivar since: epoch seconds.
     """
 
@@ -43,7 +47,7 @@ class Plan:
     since: float
 
     def without(self, reports: Mapping[str, NodeReport]) -> Plan:
-        """The plan with the verdicts on some nodes given already."""
+        """The plan without some nodes, whose verdicts are known already."""
         left = [round_ for round_ in self.rounds if round_.node not in reports]
         return Plan(left, [*self.unfit, *reports.values()], self.since)
 
@@ -67,9 +71,10 @@ class Plan:
 class Progress:
     """How far a probe task has come, kept over its retries.
 
-    A task that a person clears begins anew.
+    A task that a person clears starts again.
 
-    :ivar ended: how many waves are over, :ivar attempt: see :func:`gpu_fleet.operators.base.attempt`.
+    :ivar ended: how many waves are over.
+    :ivar attempt: see :func:`gpu_fleet.operators.base.attempt`.
     """
 
     waves: list[list[str]]
@@ -79,7 +84,7 @@ class Progress:
 
     @classmethod
     def begin(cls, context: Mapping[str, Any], nodes: Sequence[str], at_once: int) -> Progress:
-        """What an earlier try of this task has left, if it is about the same nodes; else a fresh start."""
+        """The progress of an earlier try of this task, if it is about the same nodes; else a new one."""
         kept = context["task_state_store"].get(PROGRESS)
         if isinstance(kept, Mapping) and kept.get("attempt") == attempt(context):
             found = cls.load(context)
@@ -96,7 +101,7 @@ class Progress:
 
     @staticmethod
     def forget(context: Mapping[str, Any]) -> None:
-        """Let the next try begin with the first wave."""
+        """Let the next try start with the first wave."""
         context["task_state_store"].set(PROGRESS, {"attempt": None})
 
     def _save(self, context: Mapping[str, Any]) -> None:
@@ -108,7 +113,7 @@ class Progress:
         return self.waves[self.ended] if self.ended < len(self.waves) else None
 
     def end_wave(self, context: Mapping[str, Any], reports: Iterable[NodeReport]) -> None:
-        # The reports first: a kill in between repeats the wave, the other way round would lose it.
+        # The reports first: a kill in between repeats the wave; in the other order it would lose it.
         store = context["task_state_store"]
         store.set(WAVE.format(index=self.ended), pack([report.to_json() for report in reports]))
         self.ended += 1
@@ -123,14 +128,11 @@ class Progress:
 
 def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFacts]:
     """The facts about some nodes of the operator's pool, in the same order."""
-    from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
-    from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
-    from gpu_fleet.core.validation.node import node_facts
 
     kube, spec = operator.kube, operator.spec
     found = {item["metadata"]["name"]: item for item in kube.list(NODE, label_selector=operator.of_pool())}
     for name in names:
-        # A node that lost the very label by which the pool's nodes are found is there all the same.
+        # A node may have lost the label by which the pool's nodes are found, and still exist.
         if name not in found and (item := kube.get(ObjectRef(NODE, name))) is not None:
             found[name] = item
     ours, home = Ours.of(spec), spec.device_plugin.namespace
@@ -159,9 +161,7 @@ def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFact
 def unfit_nodes(
     operator: PoolOperator, probe: Probe, names: Sequence[str], *, physical: int, replicas: int
 ) -> dict[str, NodeReport]:
-    """The verdicts on nodes that fail before anything is run on them; those that may recover are looked at again."""
-    from gpu_fleet.core.validation.judge import unfit_node
-    from gpu_fleet.core.validation.node import Looked, Promise
+    """The verdicts on nodes that fail before anything is run on them; those that may recover are checked again."""
 
     promise = Promise.of(operator.spec, operator.this_pool)
     deadline = time.monotonic() + SECOND_LOOK_S
@@ -189,9 +189,9 @@ def remove_pods(
     which: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     pause_s: float = 0.25,
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Delete probe pods and wait until they are gone: what is still terminating still holds its GPU.
+    """Delete probe pods and wait until they are gone: a pod that is still terminating still holds its GPU.
 
-    :param which: tells which of the pods have to go.
+    :param which: whether a pod has to be deleted.
     :returns: the names of those that were deleted, and node -> the names of those that are still there after
         ``patience_s``.
     """

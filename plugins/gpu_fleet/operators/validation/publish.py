@@ -1,4 +1,4 @@
-"""Publishes what came of a pool as asset events, on which users' DAGs are scheduled."""
+"""Publishes the result of a pool as asset events, on which users' DAGs are scheduled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpu_fleet.core.links import report_path
 from gpu_fleet.core.nodes.drifted import brief
 from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.operators.base import Preconditions, attempt, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
@@ -25,15 +26,16 @@ from gpu_fleet.operators.validation.holding import HoldCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 
-#: XCom key of a remediation task: what came of the nodes that failed.
+#: XCom key of a remediation task: what was done about nodes that failed.
 REMEDIATION = "remediation"
-#: XCom key of this task: what came of the pool, for the run's report.
+#: XCom key of this task: the result of the pool, for the run's report.
 VERDICT = "verdict"
 #: Most drifted nodes that an asset event lists; the report has all.
 MOST_DRIFTED = 10
 #: Most nodes of an older template that an event names; the report has all.
 _OLDER_NAMED = 20
-#: Key in Airflow's task state store: which notifiers have been told of which change, so that a retry tells none twice.
+#: Key in Airflow's task state store: which notifiers have been notified of which change, so that a retry notifies none
+#: twice.
 TOLD = "told"
 
 
@@ -46,17 +48,17 @@ class PublishPoolOperator(PoolOperator):
     """Emits the events of one pool: at most two of ``ready``, ``validated`` and ``not-ready``, often none.
 
     Every outlet of a task gets an event when the task succeeds, so concrete outlets cannot be chosen among at run time.
-    An asset alias can: it emits what ``execute`` adds to it. The three assets are also inlets, whose past events tell
+    An asset alias can: it emits what ``execute`` adds to it. The three assets are also inlets, whose past events show
     whether the pool was ready before.
 
     To be run whatever happened before (trigger rule ``all_done``); it succeeds also when it has bad news, because only
     a task that succeeds can emit.
 
-    When the pool's state changes it also tells the notifiers of ``validation.notify``, each once; one that fails is
-    logged and changes nothing. That a pool has no nodes any more is told to none.
+    When the pool's state changes it also calls the notifiers of ``validation.notify``, each once; one that fails is
+    logged and changes nothing. That a pool has no nodes any more notifies none.
 
     :param cluster: name of the cluster's spec; by default what follows the first dot of the DAG id.
-    :param torn_down: the pool was taken down on purpose; nothing is looked up.
+    :param torn_down: the pool was torn down on purpose; nothing is looked up.
     :returns: ``{"pool", "outcome", "reason", "events": [URIs]}``; XCom ``verdict`` has more, for the report.
     """
 
@@ -83,17 +85,17 @@ class PublishPoolOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)
         reports, remediation = self._reports(context), self._remediation(context)
-        found, was = self._protected(context), self._state(context, assets)
-        unproven = rules.still_blamed(found.get("blamed") or (), reports, remediation)
+        chosen, was = self._chosen(context), self._state(context, assets)
+        unproven = rules.still_blamed(chosen.blamed if chosen else (), reports, remediation)
         finding = rules.finding_without(self._finding(context), reports, remediation)
         if was is not PoolState.READY:
             finding = rules.finding_until(finding, unproven)
         one_node = bool(context["params"].get("node"))
-        # Only a run that provides capacity waits for it.
+        # Only a run that provides capacity has a wait for it.
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
         drifted = self._drifted(context)
-        extra = self._extra(context, finding, was, reports, found)
+        extra = self._extra(context, finding, was, reports, chosen)
         if drifted:
             extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
@@ -120,19 +122,19 @@ class PublishPoolOperator(PoolOperator):
             "events": uris,
             "validUntil": extra.get("validUntil"),
             "without": list(finding.without),
-            "older": dict(found.get("drifted") or {}),
+            "older": dict(chosen.drifted) if chosen else {},
             "remediation": remediation,
             "drifted": drifted,
         }
         context["ti"].xcom_push(VERDICT, verdict)
-        # No nodes are no alarm: consumers are told by the event, people only when the pool is ready again.
+        # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
         if now is not was and finding.outcome != Outcome.IDLE:
             self._notify(context, finding, was, now)
         return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
 
     def _finding(self, context: Mapping[str, Any]) -> Finding:
         if self.torn_down:
-            return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was taken down on purpose")
+            return Finding(rules.TORN_DOWN, rules.TORN_DOWN, "the pool was torn down on purpose")
         ti = context["ti"]
         summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
         asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
@@ -145,7 +147,7 @@ class PublishPoolOperator(PoolOperator):
         return [PoolReport.from_json(value) for value in values if value]
 
     def _remediation(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
-        # By key and not by class: the tasks between the probes and this one are few, and most runs have none.
+        # By key and not by class: few tasks lie between the probes and this one, and most runs have none.
         probes = set(upstream_tasks(self, RunProbesOperator))
         for task in upstream_tasks(self, PoolOperator):
             if task not in probes and (value := context["ti"].xcom_pull(task_ids=task, key=REMEDIATION)):
@@ -153,7 +155,7 @@ class PublishPoolOperator(PoolOperator):
         return None
 
     def _drifted(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The pool's drifted nodes, as the task that chose its nodes has seen them."""
+        """The pool's drifted nodes, as seen by the task that chose its nodes."""
         found: list[dict[str, Any]] = []
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
@@ -166,12 +168,12 @@ class PublishPoolOperator(PoolOperator):
             newest[topic] = last[0].timestamp.timestamp() if last else None
         return rules.state_after(newest)
 
-    def _protected(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the task that chose the pool's nodes has returned; nothing if it has not succeeded."""
-        found: Mapping[str, Any] = {}
+    def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
+        """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""
+        found = None
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task) or found
-        return found
+        return ChosenNodes.from_json(found) if found else None
 
     def _extra(
         self,
@@ -179,11 +181,11 @@ class PublishPoolOperator(PoolOperator):
         finding: Finding,
         was: PoolState,
         reports: list[PoolReport],
-        found: Mapping[str, Any],
+        chosen: ChosenNodes | None,
     ) -> dict[str, Any]:
         pool, now, ti = self.this_pool, datetime.now(UTC), context["ti"]
-        names = list(found.get("nodes") or [])
-        physical, replicas = int(found.get("physical") or 0), int(found.get("replicas") or pool.replicas)
+        names = list(chosen.nodes) if chosen else []
+        physical, replicas = (chosen.physical, chosen.replicas) if chosen else (0, pool.replicas)
         good = len(names) - len(finding.without)
         extra = {
             "cluster": self.cluster,
@@ -204,15 +206,15 @@ class PublishPoolOperator(PoolOperator):
         }
         if finding.without:
             extra["without"] = list(finding.without)
-        if older := found.get("drifted"):
-            extra["older"] = sorted(older)[:_OLDER_NAMED]
+        if chosen and chosen.drifted:
+            extra["older"] = sorted(chosen.drifted)[:_OLDER_NAMED]
         if finding.outcome == Outcome.PASSED:
             extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
         return rules.bounded(extra)
 
     def _valid_s(self, context: Mapping[str, Any]) -> int:
         disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after
-        # A revalidation holds nothing, and ends what was held on the nodes that it probes.
+        # A revalidation holds no capacity, and ends what was held on the nodes that it probes.
         holds = upstream_tasks(self, HoldCapacityOperator)
         held = any(context["ti"].xcom_pull(task_ids=task) for task in holds)
         return rules.valid_seconds(
@@ -238,19 +240,19 @@ class PublishPoolOperator(PoolOperator):
             "reason": finding.reason,
             "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
         }
-        # Noted after each one: a task that dies in between may tell one notifier twice, but never none.
+        # Recorded after each one: a task that dies in between may call one notifier twice, but never leaves one out.
         change = {"was": str(was), "now": str(now), "attempt": attempt(context)}
         kept = store.get(TOLD) or {}
         told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
         for index, entry in enumerate(entries):
             key = f"{index} {entry.notifier}"
             if key in told:
-                self.log.info("notifier %s has been told by an earlier try", entry.notifier)
+                self.log.info("notifier %s was called by an earlier try", entry.notifier)
                 continue
             problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables)
             if problem is None:
-                self.log.info("notifier %s told: %s -> %s", entry.notifier, was, now)
+                self.log.info("notifier %s called: %s -> %s", entry.notifier, was, now)
             else:
-                self.log.error("notifier failed, the verdict stands: %s", problem)
+                self.log.error("notifier failed; the verdict is not affected: %s", problem)
             told[key] = problem or "told"
             store.set(TOLD, {"change": change, "notifiers": told})

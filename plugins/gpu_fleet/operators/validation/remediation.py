@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
+from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
+from gpu_fleet.core.pools.quarantine import Quarantine, claim_of, quarantined, released, users_of
+from gpu_fleet.core.pools.remediation import Left, Plan, Policy, Why, judgements, plan
+from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import removal
 from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
@@ -16,12 +20,8 @@ from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.publish import REMEDIATION
 
-if TYPE_CHECKING:
-    from gpu_fleet.core.pools.quarantine import Left, Plan
-    from gpu_fleet.core.validation.report import PoolReport
-
-#: Key in Airflow's task state store: what this run does to which node, noted before it is done. It survives retries, so
-#: that an interrupted try does not get a second budget.
+#: Key in Airflow's task state store: what this run does to which node, recorded before it is done. It survives retries,
+#: so that an interrupted try does not get a second budget.
 ACTED = "acted"
 QUARANTINE, REPLACE = "quarantine", "replace"
 
@@ -30,10 +30,10 @@ SWAPS = 5
 
 
 class RemediateNodesOperator(PoolOperator):
-    """Quarantines, replaces and releases nodes of one pool by what this run's probes have shown.
+    """Quarantines, replaces and releases nodes of one pool according to the results of this run's probes.
 
-    The rules are in ``core/pools/quarantine.py``: only causes that lie in a node count, never more nodes than the
-    budget, and never a defect of the whole pool. Released are nodes that this package quarantined, under any policy. To
+    The rules are in ``core/pools/remediation.py``: only causes that lie in a node count, never more nodes than the
+    budget, and never a defect of the whole pool. Nodes that this package quarantined are released under any policy. To
     be run whatever happened before (trigger rule ``all_done``), after all probes of the pool.
 
     :returns: and XCom ``remediation``: ``{"policy", "quarantined": [all nodes in quarantine now], "released": […],
@@ -44,43 +44,38 @@ class RemediateNodesOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.kubernetes.objects import pool_nodes
-        from gpu_fleet.core.pools import quarantine as rules
-        from gpu_fleet.core.validation.judge import NODE_CAUSES
-
         settings, run = self.spec.validation.on_failure, run_name(context)
-        policy = rules.Policy(settings.policy)
+        policy = Policy(settings.policy)
         found = self.kube.list(NODE, label_selector=self.of_pool())
         nodes = {node.name: node for node in pool_nodes(found, self.node_pool)}
         quarantines = {
             item["metadata"]["name"]: quarantine
             for item in found
-            if item["metadata"]["name"] in nodes and (quarantine := rules.Quarantine.of(item)) is not None
+            if item["metadata"]["name"] in nodes and (quarantine := Quarantine.of(item)) is not None
         }
         acted: dict[str, str] = dict(context["task_state_store"].get(ACTED) or {})
-        plan = rules.plan(
+        todo = plan(
             policy,
             settings.budget,
-            rules.judgements(self._reports(context)),
+            judgements(self._reports(context)),
             nodes,
             quarantines,
             spent={*acted, *(name for name, quarantine in quarantines.items() if quarantine.run == run)},
-            node_causes=NODE_CAUSES,
             probes=self._probes(context),
         )
-        self._quarantine(context, plan, acted, set(quarantines))
-        for name in plan.release:
-            self._patch(name, rules.released)
+        self._quarantine(context, todo, acted, set(quarantines))
+        for name in todo.release:
+            self._patch(name, released)
             self.log.info("node %s passed again: released from quarantine", name)
-        left = [*plan.left, *self._replace(context, plan, acted)]
+        left = [*todo.left, *self._replace(context, todo, acted)]
         replaced = sorted(name for name, action in acted.items() if action == REPLACE)
-        out = {*quarantines, *(name for name, _ in plan.quarantine)} - {*plan.release, *replaced}
+        out = {*quarantines, *(name for name, _ in todo.quarantine)} - {*todo.release, *replaced}
         for item in left:
             self.log.warning("node %s is left as it is: %s: %s", item.node, item.reason, item.message)
         outcome = {
             "policy": str(policy),
             "quarantined": sorted(out),
-            "released": list(plan.release),
+            "released": list(todo.release),
             "replaced": replaced,
             "left": [item.to_json() for item in left],
         }
@@ -88,43 +83,36 @@ class RemediateNodesOperator(PoolOperator):
         return outcome
 
     def _probes(self, context: Mapping[str, Any]) -> set[str]:
-        """The pool's probes in this run, without those that no node could be given."""
+        """The pool's probes in this run, without those for which no node was left."""
         ti, dag = context["ti"], self.get_dag()
         tasks = {id_: dag.get_task(id_) for id_ in upstream_tasks(self, RunProbesOperator)} if dag else {}
         skipped = [id_ for id_ in tasks if (ti.xcom_pull(task_ids=id_, key=SUMMARY) or {}).get("outcome") == "Skipped"]
         return {task.probe for id_, task in tasks.items() if id_ not in skipped and isinstance(task, RunProbesOperator)}
 
     def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
-        from gpu_fleet.core.validation.report import PoolReport
-
         ti = context["ti"]
         values = [ti.xcom_pull(task_ids=task, key=REPORT) for task in upstream_tasks(self, RunProbesOperator)]
         return [PoolReport.from_json(value) for value in values if value]
 
-    def _quarantine(self, context: Mapping[str, Any], plan: Plan, acted: dict[str, str], before: set[str]) -> None:
-        from gpu_fleet.core.pools import quarantine as rules
-
+    def _quarantine(self, context: Mapping[str, Any], todo: Plan, acted: dict[str, str], before: set[str]) -> None:
         run, at = run_name(context), datetime.now(UTC).isoformat(timespec="seconds")
         cordoned = False
-        for name, found in plan.quarantine:
+        for name, found in todo.quarantine:
             if name not in before and name not in acted:
                 self._note(context, acted, name, QUARANTINE)
-            if self._patch(name, partial(rules.quarantined, found=found, run=run, at=at)):
+            if self._patch(name, partial(quarantined, found=found, run=run, at=at)):
                 self.log.warning("node %s is quarantined: %s: %s", name, found.reason, found.message)
                 cordoned = True
-        if cordoned and plan.replace:
+        if cordoned and todo.replace:
             removal.settle()
 
-    def _replace(self, context: Mapping[str, Any], plan: Plan, acted: dict[str, str]) -> list[Left]:
-        """Delete the NodeClaims of the nodes that nobody uses; they are quarantined by now, so nobody new comes."""
-        if not plan.replace:
+    def _replace(self, context: Mapping[str, Any], todo: Plan, acted: dict[str, str]) -> list[Left]:
+        """Delete the NodeClaims of unused nodes; they are quarantined by now, so they get no new pods."""
+        if not todo.replace:
             return []
-        from gpu_fleet.core.kubernetes.objects import deleting
-        from gpu_fleet.core.pools.quarantine import Left, Why, claim_of, users_of
-
         left = []
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
-        for name in plan.replace:
+        for name in todo.replace:
             claim = claim_of(claims, name)
             if acted.get(name) == REPLACE and (claim is None or deleting(claim)):
                 continue  # an interrupted try of this task has done it
@@ -148,7 +136,7 @@ class RemediateNodesOperator(PoolOperator):
         context["task_state_store"].set(ACTED, acted)
 
     def _patch(self, name: str, body_of: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> bool:
-        """Read, change, write if nobody else wrote in between; ``False`` if there was nothing to change."""
+        """Read, change, and write unless the node was changed in between; ``False`` if there was nothing to change."""
         ref = ObjectRef(NODE, name)
         for _ in range(SWAPS):
             node = self.kube.get(ref)

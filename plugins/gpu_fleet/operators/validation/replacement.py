@@ -69,7 +69,7 @@ class ReplaceDriftedOperator(PoolOperator):
         reports = [PoolReport.from_json(value) for value in values if value]
         good = {Outcome.PASSED, Outcome.BUSY}
         judged = {node.node: node.outcome for report in reports for node in report.nodes}
-        untested = set(protected_nodes(self, context).get("untested") or ()) & set(plan.standing)
+        untested = set(protected_nodes(self, context).untested) & set(plan.standing)
         run = run_name(context)
         return {
             node.name

@@ -9,9 +9,10 @@ import pytest
 from gpu_fleet.core.device_plugin.gpu_count import ENDPOINT_GRACE_S, HARDWARE_REASONS, Cause, count, vouched_for
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.validation.judge import NODE_CAUSES
-from gpu_fleet.core.validation.node import Looked, Promise, look_at_node, node_facts
+from gpu_fleet.core.validation.facts import Looked, Promise, node_facts
+from gpu_fleet.core.validation.node import look_at_node
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core import cluster_objects as objects
 from tests.unit.core.cluster_objects import NOW, POOL, claim, plugin_pod, stamp

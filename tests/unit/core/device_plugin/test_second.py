@@ -10,10 +10,10 @@ from gpu_fleet.core.device_plugin.causes import plugin_blamed
 from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.objects import PoolNode
-from gpu_fleet.core.pools.quarantine import Policy, Why, judgements, plan
+from gpu_fleet.core.pools.remediation import Policy, Why, judgements, plan
 from gpu_fleet.core.reports.remedies import remedy
-from gpu_fleet.core.validation.judge import NODE_CAUSES
-from gpu_fleet.core.validation.node import Looked, Promise, look_at_node, node_facts
+from gpu_fleet.core.validation.facts import Looked, Promise, node_facts
+from gpu_fleet.core.validation.node import look_at_node
 from gpu_fleet.core.validation.report import NodeReport, Outcome, PoolReport
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core import cluster_objects as objects
@@ -90,9 +90,7 @@ def test_it_is_not_the_nodes_fault_so_no_node_is_quarantined() -> None:
     judged = (NodeReport(N1, {}, tuple(look(1, static()))), NodeReport(N2, {}, tuple(look(4))))
     reports = [PoolReport("demo", objects.POOL, "sharing", "run", 1, 4, 0.0, 1.0, judged)]
     nodes = {name: PoolNode.of(objects.node(name)) for name in (N1, N2)}
-    found = plan(
-        Policy.REPLACE, 5, judgements(reports), nodes, {}, spent=(), node_causes=NODE_CAUSES, probes={"sharing"}
-    )
+    found = plan(Policy.REPLACE, 5, judgements(reports), nodes, {}, spent=(), probes={"sharing"})
     assert (found.quarantine, found.replace) == ((), ())
     assert [(left.node, left.reason) for left in found.left] == [(N1, Why.NOT_THE_NODE)]
 

@@ -9,9 +9,10 @@ import pytest
 from gpu_fleet.core.device_plugin.causes import no_gpus, plugin_blamed
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.injected import INJECTED, injected_trouble
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.reports.remedies import UNKNOWN, remedy
-from gpu_fleet.core.validation.judge import NODE_CAUSES
-from gpu_fleet.core.validation.node import Looked, Promise, look_at_node, node_facts
+from gpu_fleet.core.validation.facts import Looked, Promise, node_facts
+from gpu_fleet.core.validation.node import look_at_node
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.unit.core.cluster_objects import NOW, POOL, claim, node, plugin_pod, stamp
 from tests.unit.core.probe_objects import NODE

@@ -11,8 +11,8 @@ from gpu_fleet.core.probes.dcgm import parse_dcgm
 from gpu_fleet.core.probes.message import ProbeOutputError
 from gpu_fleet.core.probes.plan import NodeRound, Probe
 from gpu_fleet.core.validation.evidence import evidence_of
+from gpu_fleet.core.validation.facts import Promise, node_facts
 from gpu_fleet.core.validation.judge import judge_node
-from gpu_fleet.core.validation.node import Promise, node_facts
 from gpu_fleet.core.validation.report import NodeReport, Outcome
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, node, plugin_pod

@@ -9,7 +9,8 @@ import pytest
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.probes.plan import NodeRound, Probe
 from gpu_fleet.core.probes.status import failed_before, has_ended, own_state, waiting_reason
-from gpu_fleet.core.validation.judge import NODE_CAUSES, judge_node
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
+from gpu_fleet.core.validation.judge import judge_node
 from gpu_fleet.core.validation.report import Outcome
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, POOL, node

@@ -16,14 +16,14 @@ from gpu_fleet.core.drift import Drift, Kind
 from gpu_fleet.core.markup import html, markdown
 from gpu_fleet.core.markup.blocks import Link, Table, clean, instant, moment
 from gpu_fleet.core.pools.assets import Finding, PoolState
-from gpu_fleet.core.pools.quarantine import Left, Why
+from gpu_fleet.core.pools.remediation import Left, Why
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.reports import junit
 from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.figures import figure, figures, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
 from gpu_fleet.core.reports.remedies import __file__ as REMEDIES_FILE
-from gpu_fleet.core.validation.judge import NODE_CAUSES
 from gpu_fleet.core.validation.report import Outcome
 from tests.unit.report_objects import (
     EVIL,
@@ -99,21 +99,20 @@ def run(request: pytest.FixtureRequest) -> RunReport:
         (
             "cluster busy",
             Outcome.SKIPPED,
-            "Nothing was looked at: ClusterBusy: the turn of cluster demo is held by x/y",
+            "Nothing was tested: ClusterBusy: the turn of cluster demo is held by x/y",
         ),
         ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
         (
             "failed before",
             Outcome.FAILED,
-            "Nothing was proven: no pool was looked at"
-            "; but the run failed: its first failed task's log names the cause",
+            "Nothing was proven: no pool was tested; but the run failed: its first failed task's log names the cause",
         ),
         (
             "failed after",
             Outcome.FAILED,
             "shared-a10g proven; but the run failed: its first failed task's log names the cause",
         ),
-        ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was looked at"),
+        ("nothing yet", Outcome.IDLE, "Nothing was proven: no pool was tested"),
     ],
 )
 def test_the_verdict_comes_first(name: str, outcome: Outcome, headline: str) -> None:
@@ -245,7 +244,8 @@ def test_every_reason_of_the_probe_programs_has_a_remedy() -> None:
 def test_every_reason_has_a_remedy() -> None:
     assert all(sentence.endswith((".", "?")) for sentence in REMEDIES.values())
     assert set(REMEDIES) >= NODE_CAUSES
-    assert remedy("DevicePluginAbsent") == REMEDIES["DevicePluginNotRegistered"]
+    assert "selector" in remedy("DevicePluginAbsent")
+    assert remedy("DevicePluginNeverHeardOf") == REMEDIES["DevicePluginNotRegistered"]
     assert remedy("NeverHeardOf") == UNKNOWN
 
 
@@ -413,7 +413,7 @@ def test_remediation_is_told() -> None:
     text = markdown.render(document(run_of(pools=(section,))))
     for words in ("policy quarantine", f"`{host(2)}` | quarantined", f"`{host(7)}` | released", "`BudgetSpent`"):
         assert words in text
-    assert "take no work until they pass again" in text
+    assert "take no pods until they pass again" in text
 
 
 def test_drifted_nodes_are_named_and_are_no_failure() -> None:
@@ -438,7 +438,7 @@ def test_nodes_of_an_older_template_are_told_with_their_difference() -> None:
     text = markdown.render(document(run_of(pools=(section,))))
     assert "Nodes of an older template" in text
     assert host(9) in text
-    assert "none of the pool's capacity" in text
+    assert "do not count as capacity of the pool" in text
     assert "Nodes of an older template" not in markdown.render(document(run_of()))
 
 

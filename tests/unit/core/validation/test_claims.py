@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.kubernetes.objects import pool_claims
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.claims import claims_unchanged, told_before, vanished_nodes
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport, failed, passed
 from tests.unit.core import probe_objects as probes
@@ -17,19 +18,21 @@ Objects = list[dict[str, Any]]
 OURS = {"gpu-fleet-validation", "gpu-fleet-system"}
 
 
-def before(*tested: str, untested: str = "", unborn: str = "", capacity: str = "on-demand") -> dict[str, Any]:
+def before(*tested: str, untested: str = "", unborn: str = "", capacity: str = "on-demand") -> ChosenNodes:
     """Claim ``a`` has node ``n-a``, and so on."""
     claims = {name: f"n-{name}" for name in (*tested, *untested)}
-    return {
-        "nodes": [f"n-{name}" for name in tested],
-        "nodeClaims": [*claims, *unborn],
-        "claims": claims,
-        "instances": {f"n-{name}": {"capacityType": capacity} for name in tested},
-    }
+    return ChosenNodes(
+        nodes=[f"n-{name}" for name in tested],
+        physical=1,
+        replicas=4,
+        node_claims=[*claims, *unborn],
+        claims=claims,
+        instances={f"n-{name}": {"capacityType": capacity} for name in tested},
+    )
 
 
 def check(
-    known: dict[str, Any],
+    known: ChosenNodes,
     after: str,
     *,
     leaving: str = "",
@@ -103,7 +106,7 @@ def test_a_new_claim_is_ours_unless_somebody_else_asked_for_it(
     ],
 )
 def test_a_claim_is_lost_if_its_node_was_protected_and_ec2_has_not_taken_it(
-    was: dict[str, Any], after: str, events: Objects, reason: str
+    was: ChosenNodes, after: str, events: Objects, reason: str
 ) -> None:
     found = check(was, after, events=events)
     assert found.reason == reason

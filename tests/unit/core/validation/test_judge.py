@@ -9,12 +9,12 @@ import pytest
 
 from gpu_fleet.core.probes.plan import NodeRound, Probe
 from gpu_fleet.core.validation.evidence import NodeEvidence, evidence_of, overlap
+from gpu_fleet.core.validation.facts import Promise, node_facts
 from gpu_fleet.core.validation.judge import (
     judge_node,
     refusal_reason,
     refused_node,
 )
-from gpu_fleet.core.validation.node import Promise, node_facts
 from gpu_fleet.core.validation.others import NOBODY, Others, others_by_node
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 from tests.unit.core import probe_objects as probes
@@ -353,7 +353,7 @@ def test_doubt_is_never_a_pass(found: NodeEvidence, name: str, reason: str) -> N
 def test_a_node_that_a_probe_needs_to_itself_is_busy_and_not_said_to_be_full() -> None:
     report = judge_node(Probe.SHARING, evidence([], held=1, fill=0, users=0))
     assert report.outcome is Outcome.BUSY
-    assert "others hold 1 of its 4 shares of GPUs" in check(report, "room").message
+    assert "users' pods hold 1 of its 4 shares of GPUs" in check(report, "room").message
 
 
 def test_a_full_node_is_busy_not_broken() -> None:

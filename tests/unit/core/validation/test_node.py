@@ -9,9 +9,11 @@ import pytest
 
 from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
 from gpu_fleet.core.probes.plan import Probe
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.spec.components import DevicePlugin
-from gpu_fleet.core.validation.judge import NODE_CAUSES, unfit_node
-from gpu_fleet.core.validation.node import NODE_RULES, Looked, Promise, look_at_node, node_facts
+from gpu_fleet.core.validation.facts import Looked, Promise, node_facts
+from gpu_fleet.core.validation.judge import unfit_node
+from gpu_fleet.core.validation.node import NODE_RULES, look_at_node
 from gpu_fleet.core.validation.report import Outcome
 from tests.unit.core.cluster_objects import NOW, claim, node, plugin_pod, stamp
 from tests.unit.core.probe_objects import NODE

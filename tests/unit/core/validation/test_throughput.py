@@ -10,8 +10,8 @@ import pytest
 
 from gpu_fleet.core.probes.plan import NodeRound, Probe
 from gpu_fleet.core.validation.evidence import NodeEvidence, evidence_of
+from gpu_fleet.core.validation.facts import Promise, node_facts
 from gpu_fleet.core.validation.judge import judge_node
-from gpu_fleet.core.validation.node import Promise, node_facts
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, node, plugin_pod

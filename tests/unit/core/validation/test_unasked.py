@@ -1,4 +1,4 @@
-"""Which pods see GPUs without having asked for any, as far as their spec tells."""
+"""Which pods see GPUs without having requested any, as far as their spec shows."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def test_it_is_told_and_decides_nothing() -> None:
     assert report.outcome is Outcome.PASSED
     told = check(report, "unasked")
     assert (told.outcome, told.reason) == (Outcome.SKIPPED, "GpusSeenUnasked")
-    assert "see GPUs without having asked for any: team/thief (NVIDIA_VISIBLE_DEVICES=all)" in told.message
-    assert "could open GPUs without having asked for any: team/shell (privileged)" in told.message
-    assert "node agents that can, as is their work: team/dcgm" in told.message
+    assert "see GPUs without having requested any: team/thief (NVIDIA_VISIBLE_DEVICES=all)" in told.message
+    assert "could open GPUs without having requested any: team/shell (privileged)" in told.message
+    assert "node agents that see them by design: team/dcgm" in told.message
     (note,) = seen_unasked([report])
     assert "team/thief" in note
     assert "team/shell" not in note

@@ -98,7 +98,7 @@ class Run:
         self.ti.xcoms |= {
             "replacement": plan.to_json(),
             "report": report.to_json(),
-            "return_value": {"nodes": ["busy", "old", "new"], "untested": []},
+            "return_value": {"nodes": ["busy", "old", "new"], "physical": 1, "replicas": 4},
         }
         self.context = context(self.ti, replaceDrifted=mode)
 

@@ -10,7 +10,7 @@ from gpu_fleet.core.kubernetes.injected import INJECTED
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE
 from gpu_fleet.core.probes.plan import Probe
-from gpu_fleet.core.validation.judge import NODE_CAUSES
+from gpu_fleet.core.reasons.catalogue import NODE_CAUSES
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.triggers.looking import look
 from tests.unit.operators.nodes_world import POOL, NodesWorld, checks, nodes_world

@@ -53,7 +53,7 @@ def test_a_users_inference_is_not_slowed_by_a_measurement(world: NodesWorld) -> 
     assert report["outcome"] == "Busy"
     room = checks(report)["room"]
     assert (room["outcome"], room["reason"]) == ("Busy", "Busy")
-    assert "others hold 1 of its 4 shares of GPUs" in room["message"]
+    assert "users' pods hold 1 of its 4 shares of GPUs" in room["message"]
     assert checks(report)["throughput"]["reason"] == "NotReached"
 
 

@@ -251,7 +251,7 @@ def test_holds_of_nodes_that_are_not_probed_stay_unless_they_are_renewed(
         if anew:
             free >> HoldCapacityOperator(task_id="hold", node_pool=POOL)
     ti = TaskInstance(spec=demo_spec())
-    ti.xcoms["return_value"] = {"nodes": ["n1"]}
+    ti.xcoms["return_value"] = {"nodes": ["n1"], "physical": 1, "replicas": 4}
     assert sorted(free.execute(context(ti))) == released
     for pod in kube.list(POD, SYSTEM_NAMESPACE):
         kube.delete(ObjectRef(POD, pod["metadata"]["name"], SYSTEM_NAMESPACE), grace_seconds=0)
@@ -319,7 +319,7 @@ def test_nothing_is_held_on_a_node_that_drifted_or_was_left_out_of_validation(ku
         hold = HoldCapacityOperator(task_id="hold", node_pool=POOL)
         ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL) >> hold
     ti = TaskInstance(spec=spec)
-    ti.xcoms["return_value"] = {"nodes": ["n1", "old"], "untested": []}
+    ti.xcoms["return_value"] = {"nodes": ["n1", "old"], "physical": 1, "replicas": 4}
     held = hold.execute(context(ti))
     assert held == [f"hold-{POOL}-n1"]
     kube.delete(ObjectRef(POD, held[0], SYSTEM_NAMESPACE), grace_seconds=0)

@@ -14,7 +14,9 @@ from gpu_fleet.core.kubernetes.kinds import EVENT, NAMESPACE, NODE, NODE_CLAIM, 
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, LABEL_NODE_POOL, VALIDATION_NAMESPACE
 from gpu_fleet.core.kubernetes.objects import epoch
 from gpu_fleet.core.probes.plan import is_holder, pinned_to
+from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.verdict import Verdict, progressing, ready, unseen
+from gpu_fleet.operators.validation import pods as probe_pods
 from gpu_fleet.operators.validation import probes as validation
 from gpu_fleet.operators.validation import progress as probing
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
@@ -137,8 +139,8 @@ def world(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> World:
     value["validation"]["nodes"] = nodes
     found = World(cluster, type(spec).model_validate(value))
     monkeypatch.setattr(validation, "await_gate", found.wait)
-    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 1, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    chosen = ChosenNodes(NODES, 1, 4)
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
     monkeypatch.setattr(validation, "upstream_tasks", lambda operator, kind: [])
     return found
 
@@ -233,8 +235,10 @@ def test_a_deleted_runtime_class_is_named_before_anything_is_created(cluster: Sa
 def test_a_node_that_vanished_is_named_once_and_not_also_as_a_lost_claim(
     cluster: SandboxCluster, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {"nodes": NODES, "nodeClaims": ["c0"], "claims": {"c0": "n0"}, "physical": 1, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
+    chosen = ChosenNodes.from_json(
+        {"nodes": NODES, "nodeClaims": ["c0"], "claims": {"c0": "n0"}, "physical": 1, "replicas": 4}
+    )
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
     cluster.kube.delete(ObjectRef(NODE, "n0"))
     task_context = context(TaskInstance(spec=world.spec))
     with pytest.raises(ValidationFailed):
@@ -356,9 +360,9 @@ def test_without_protected_nodes_measuring_is_skipped_and_probing_fails(
 
 
 def test_diagnostics_that_no_container_can_ask_for_are_skipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {"nodes": NODES, "nodeClaims": [], "claims": {}, "physical": 8, "replicas": 4}
-    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: before)
-    with pytest.raises(AirflowSkipException, match="can ask for all GPUs"):
+    chosen = ChosenNodes(NODES, 8, 4)
+    monkeypatch.setattr(validation, "protected_nodes", lambda operator, context: chosen)
+    with pytest.raises(AirflowSkipException, match="can request all GPUs"):
         run(world, probe="dcgm")
 
 
@@ -402,17 +406,17 @@ def test_an_earlier_probe_is_waited_for_only_where_the_wave_is(cluster: SandboxC
 def kubelet(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pods in the order of their creation; holders get their share at once, on n1 never."""
     taken: list[str] = []
-    monkeypatch.setattr(validation, "HOLD_PATIENCE_S", 0.5)
-    monkeypatch.setattr(validation, "STARTS_APART_S", 0.0)
-    create = validation.create_pod
+    monkeypatch.setattr(probe_pods, "HOLD_PATIENCE_S", 0.5)
+    monkeypatch.setattr(probe_pods, "STARTS_APART_S", 0.0)
+    create = probe_pods.create_pod
 
     def noted(kube: Any, manifest: dict[str, Any]) -> bool:
         made = create(kube, manifest)
         taken.append(manifest["metadata"]["name"])
         return made
 
-    monkeypatch.setattr(validation, "create_pod", noted)
-    monkeypatch.setattr("gpu_fleet.core.probes.plan.holds", lambda pod: pinned_to(pod) != "n1")
+    monkeypatch.setattr(probe_pods, "create_pod", noted)
+    monkeypatch.setattr(probe_pods, "holds", lambda pod: pinned_to(pod) != "n1")
     return taken
 
 
@@ -464,7 +468,7 @@ def at_the_deadline(world: World, monkeypatch: pytest.MonkeyPatch, seen: Verdict
         ref = ObjectRef(POD, pod["metadata"]["name"], VALIDATION_NAMESPACE)
         world.kube.patch(ref, {"status": {"phase": "Running", "conditions": [scheduled]}}, subresource="status")
     monkeypatch.setattr(validation, "await_gate", world.wait)
-    monkeypatch.setattr("gpu_fleet.triggers.looking.look", lambda *_, **__: found)
+    monkeypatch.setattr(validation, "look", lambda *_, **__: found)
     task_context["event"] = {"type": "deadline", "gate": "probes_finished", "verdict": seen.to_json()}
     return task_context
 

@@ -1,0 +1,195 @@
+"""Reasons of Helm releases and of the workloads in them. What helm prints: ``core/releases/helm_symptoms.py``."""
+
+from __future__ import annotations
+
+from gpu_fleet.core.reasons.reason import Effect, Reason, Section
+
+_WAITS, _LASTS_PERSON = Effect.WAITS, Effect.WAITS_THEN_PERSON
+_RETRIED, _PERSON, _ON = Effect.RETRIED, Effect.PERSON, Effect.GOES_ON
+
+_GUIDE = "helm-releases.md"
+
+STATES = Section(
+    "States of a release",
+    "tasks with a Helm operator, and the drift check; what a state leads to depends on the goal and the policy",
+    (
+        Reason("NoRelease", _ON, "storage has no revision of the release"),
+        Reason("Uninstalled", _ON, "the newest revision is uninstalled"),
+        Reason(
+            "StorageUnreadable",
+            _PERSON,
+            "a revision in Helm's storage cannot be read",
+            "Repair or delete the Secret that the message names.",
+            guide=_GUIDE,
+        ),
+        Reason(
+            "NotOurs",
+            _PERSON,
+            "the release was made by others",
+            "Choose another release name, uninstall the release, or set adopt.",
+            guide=_GUIDE,
+        ),
+        Reason(
+            "ForeignRevision",
+            _PERSON,
+            "the newest revision was not made by this package",
+            "Find out who made it; set adopt to continue from it.",
+            guide=_GUIDE,
+        ),
+        Reason("HeldByAnother", _RETRIED, "another holder has the release's Lease", "Run again when it has ended."),
+        Reason(
+            "OperationInProgress",
+            _RETRIED,
+            "an operation that was not started by this package has not finished",
+            "Wait until it ends; the next try looks again.",
+            guide=_GUIDE,
+        ),
+        Reason("Uninstalling", _ON, "an uninstall was interrupted; it is completed"),
+        Reason("PendingInstall", _ON, "an install was interrupted; the release is repaired"),
+        Reason("PendingChange", _ON, "an upgrade or rollback was interrupted; the release is repaired"),
+        Reason("SeveralDeployed", _ON, "storage shows several deployed revisions; the release is repaired"),
+        Reason("NoneDeployed", _ON, "storage shows no deployed revision; the release is repaired"),
+        Reason("FirstInstallFailed", _ON, "the first install failed; it is replaced"),
+        Reason("RevisionFailed", _ON, "the newest revision failed; the release is repaired"),
+        Reason("DigestDiffers", _ON, "the deployed content is another than wanted; it is upgraded"),
+        Reason("ObjectsDiffer", _ON, "objects in the cluster differ from the deployed revision; they are corrected"),
+        Reason("NotProven", _ON, "the wanted content is deployed and not yet proven"),
+        Reason("Proven", _ON, "the wanted content is deployed and proven"),
+        Reason(
+            "NoProvenRevision",
+            _PERSON,
+            "the release must be rolled back and has no proven revision",
+            "Correct the cluster file and run again, or roll back by hand.",
+            guide=_GUIDE,
+        ),
+        Reason(
+            "TargetPruned",
+            _PERSON,
+            "the revision to roll back to is no longer in Helm's history",
+            "Name a revision that is, or install the wanted one.",
+        ),
+        Reason(
+            "TargetLacksNeededValues",
+            _ON,
+            "the proven revision lacks a config entry that nodes use; its chart and values are installed anew",
+        ),
+        Reason("TargetFailed", _PERSON, "the named revision was never in force", "Name another revision."),
+    ),
+)
+
+RELEASES = Section(
+    "Work on a release",
+    "tasks with a Helm operator: `provision.karpenter…`, `rollout.…`, `prove_device_plugin`, `remediate…`, teardown",
+    (
+        Reason("Installed", _ON, "the release is installed"),
+        Reason("HelmRefused", _PERSON, "the API server refuses what helm asked for, in words that are not known",
+               "Correct the values or the chart."),
+        Reason("HelmFailed", _RETRIED, "helm failed, in words that are not known",
+               "If it fails the same way again, look at the chart."),
+        Reason("HelmKilled", _RETRIED, "helm was ended by a signal", "Look for a lack of memory on the worker."),
+        Reason("HelmMissing", _PERSON, "there is no helm, or it cannot be executed",
+               "Install helm 4.x, or set HELM_BIN."),
+        Reason("HelmVersionUnknown", _PERSON, "helm does not say its version", "Set HELM_BIN to a helm 4.x or 3.17.x."),
+        Reason("HelmVersionUnsupported", _PERSON, "this version of helm is not supported",
+               "Install helm 4.x or 3.17.x, or set HELM_BIN to one."),
+        Reason("ChartNotFound", _PERSON, "the chart is not in the repository",
+               "Check repository, chart and version."),
+        Reason("ChartForbidden", _PERSON, "the registry refuses the chart",
+               "Log in to the registry (HELM_REGISTRY_CONFIG)."),
+        Reason("ChartUnreachable", _RETRIED, "the chart's repository does not answer",
+               "Check the address and the network, or set a mirror in GPU_FLEET_CHART_MIRRORS."),
+        Reason("ChartDigestMismatch", _PERSON, "the chart's archive has another sha256 than wanted",
+               "Find out who changed the chart, then correct the digest or the version."),
+        Reason("ChartNotLocked", _PERSON, "the chart is not in the lock file", "Add it to the lock file."),
+        Reason("ChartLockDiffers", _PERSON, "cluster file and lock file want different digests of a chart",
+               "Correct one of them."),
+        Reason("ChartCacheUnwritable", _RETRIED, "the folder of cached charts cannot be written",
+               "Correct its permissions, or name another folder."),
+        Reason("CrdInUse", _PERSON, "deleting a CustomResourceDefinition would delete objects of that kind",
+               "Delete those objects first, or keep the CustomResourceDefinitions."),
+        Reason("OtherArchive", _PERSON, "the chart is not the archive that was proven",
+               "Find out who replaced it, or correct the chart in the cluster file."),
+        Reason("OtherChart", _PERSON, "the release is of another chart",
+               "Choose another release_name, uninstall the release, or set adopt to replace its chart."),
+        Reason("ReleaseChanged", _RETRIED, "the release was changed while the task waited for its Lease"),
+        Reason("ReleaseHeld", _RETRIED, "another holder is changing the release", "Run again when it has ended."),
+        Reason("LeaseLost", _RETRIED, "the release's Lease was lost in mid-work"),
+        Reason("LedgerUnreadable", _PERSON, "the ledger of the release cannot be read",
+               "Repair it, or delete it to start without a proven revision."),
+        Reason("NoTests", _PERSON, "the chart has no tests (no hook `test`)", "Remove the test from the task."),
+        Reason("TestFailed", _RETRIED, "a test of the chart failed", "Read the test pod's log."),
+        Reason("CandidateChanged", _PERSON, "another revision is deployed than the one that was waited for or judged",
+               "Another run has changed the release: clear the install task."),
+        Reason("NotTheCandidate", _PERSON, "the revision to prove is not the ledger's candidate",
+               "Install it again before proving it."),
+        Reason("KindsGone", _PERSON, "the target's manifest has objects of a kind that the cluster no longer has",
+               "Install the CustomResourceDefinition again, or install a revision that does without it."),
+        Reason("NoChart", _PERSON, "there is nothing to install while remediating", "Install the release first."),
+        Reason("NotConverging", _PERSON, "the release did not settle within the engine's steps",
+               "Look at helm history."),
+        Reason("RollbackFailed", _PERSON, "the rollback itself failed; no other revision is tried",
+               "Look at the release."),
+        Reason("RemediationFailed", _PERSON, "the release failed, and so did its remediation",
+               "Look at the release; the message has both causes."),
+        Reason("ObjectsTerminating", _RETRIED, "an uninstall has left objects that are not gone yet",
+               "Look at what their finalizers wait for."),
+        Reason("LeftoverObjects", _RETRIED, "the release is uninstalled, and some of its objects are not gone",
+               "Look at what their finalizers wait for."),
+        Reason("StorageDisagrees", _RETRIED, "helm reports success, but storage shows another state",
+               "Check whether this helm is the real one, and whether another tool changes the release."),
+        Reason("CheckFailed", _RETRIED, "the check of a task reported a failure, or raised",
+               "Read the message of the check."),
+    ),
+)  # fmt: skip
+
+WORKLOADS = Section(
+    "Workloads of a release",
+    "gates `release_workloads`, `release_installed` and `device_plugin_proven`",
+    (
+        Reason("RolledOut", _ON, "all pods are of the newest revision and Ready"),
+        Reason(
+            "PodsNotReplaced",
+            _ON,
+            "the workload replaces no pod by itself (OnDelete, or a partition)",
+            "Delete its pods, or lower its partition.",
+        ),
+        Reason("RollingOut", _WAITS, "pods are not Ready, or of an earlier revision"),
+        Reason("NotAWorkload", _ON, "the object has nothing to wait for"),
+        Reason("NoWorkloads", _WAITS, "the release has no workloads yet"),
+        Reason("WorkloadMissing", _WAITS, "a workload of the release does not exist yet"),
+        Reason(
+            "NoNodeMatches",
+            _ON,
+            "no node matches the DaemonSet, so it wants no pod",
+        ),
+        Reason("NotObserved", _WAITS, "no controller has looked at the object yet"),
+        Reason("JobComplete", _ON, "the Job is complete"),
+        Reason("JobRunning", _WAITS, "the Job has not ended"),
+        Reason("JobGone", _ON, "the Job was removed after it had ended, so it shows nothing"),
+        Reason("PodFailed", _WAITS, "a pod failed; the message says how"),
+        Reason(
+            "FailedCreate",
+            _LASTS_PERSON,
+            "a pod cannot be created; the message has the API server's words",
+            "Remove the cause in the message (quota, admission, a missing object).",
+        ),
+        Reason(
+            "PriorityClassMissing",
+            _PERSON,
+            "a pod cannot be created: its PriorityClass does not exist",
+            "Create the PriorityClass, or correct the values.",
+        ),
+        *(
+            Reason(
+                name,
+                _LASTS_PERSON,
+                f"a container waits with the kubelet's reason `{name}`",
+                "Read the message and the container's log.",
+            )
+            for name in (
+                *("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull"),
+                *("ImagePullBackOff", "InvalidImageName", "RunContainerError"),
+            )
+        ),
+    ),
+)
