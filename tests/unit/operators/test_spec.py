@@ -270,7 +270,7 @@ def test_a_run_is_not_begun_with_the_dag_of_a_run_that_left_no_word_of_its_end(
     task_context = context()
     task_context["ti"].task_states = {"freeze_spec": "running"}
     note_begin("gpu_lifecycle.demo", "deleted", demo_spec(state="absent").to_json(), 500)
-    with pytest.raises(TransientError, match=r"the spec of run deleted.*the next try goes on") as caught:
+    with pytest.raises(TransientError, match=r"the spec of run deleted.*the task is retried") as caught:
         operator.execute(task_context)
     assert caught.value.reason == "DagOutdated"
     assert (run_of("gpu_lifecycle.demo"), pinned("gpu_lifecycle.demo")) == ("manual__1", load_cluster("demo"))
