@@ -27,7 +27,7 @@ GUIDES = ROOT / "docs" / "guides"
 #: Guide -> name of a table in it -> the reasons that it lists.
 TABLES: Mapping[str, Mapping[str, tuple[Section, ...]]] = {
     "validation.md": {"validation": (nodes.NODE, probes.BUSY, probes.PROBES, probes.DOUBT, pools.POOL)},
-    "revalidation.md": {"teardown": (teardown.TEARDOWN,)},
+    "teardown.md": {"teardown": (teardown.TEARDOWN,)},
 }
 
 HOPES = {Hope.WAIT: Effect.WAITS, Hope.RETRY: Effect.RETRIED, Hope.NONE: Effect.PERSON}
@@ -91,7 +91,7 @@ decode-authorization-message` shows them.
 #: What is said of a subject beside its table.
 MORE = {
     aws.OURS: DENIALS,
-    teardown.TEARDOWN: "See [its guide](../guides/revalidation.md#reasons-of-a-teardown).\n",
+    teardown.TEARDOWN: "See [its guide](../guides/teardown.md#reasons-of-a-teardown).\n",
     nodes.NODE: "A reason in **bold** lies in the node: `validation.onFailure` may quarantine or replace it. See "
     "[validation](../guides/validation.md).\n",
     releases.STATES: "See [Helm releases](../guides/helm-releases.md).\n",

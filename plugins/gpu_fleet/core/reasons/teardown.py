@@ -41,14 +41,14 @@ TEARDOWN = Section(
             _PERSON,
             "no pod of Karpenter is Ready, so no controller would terminate the instances",
             "Bring Karpenter back and run the task again, or set teardown.whenKarpenterIsDead: emergency.",
-            guide="revalidation.md",
+            guide="teardown.md",
         ),
         Reason(
             "KarpenterStillNeeded",
             _PERSON,
             "NodePools, EC2NodeClasses or NodeOverlays of others exist, which need Karpenter",
             "Set teardown.uninstallKarpenter: false, or delete them first.",
-            guide="revalidation.md",
+            guide="teardown.md",
         ),
         Reason(
             "KarpenterTooOld",
@@ -61,14 +61,14 @@ TEARDOWN = Section(
             _PERSON,
             "NodePools are not frozen, so evicted pods would buy new nodes",
             "Clear teardown.plan_again and what follows it.",
-            guide="revalidation.md",
+            guide="teardown.md",
         ),
         Reason(
             "DrainRefused",
             _PERSON,
             "pods must not be evicted; the message names each with its reason",
             "Let them end and clear teardown.plan; or start the run with the Param evictBarePods, or set drain.force.",
-            guide="revalidation.md",
+            guide="teardown.md",
         ),
         Reason(
             "OthersRemain",
