@@ -41,7 +41,7 @@ words.
 Verdicts and errors carry a CamelCase reason, in logs, XComs and reports. Listed here is every reason that this
 package gives: first those that come of other systems' words, then its own by subject. *Waits* means until the
 deadline of the task; *tried again* means by Airflow, as often as its retries say; *needs a person* means that the
-task fails at once and is cleared when the cause is cured; *goes on* means that nothing is wrong. A reason that is not
+task fails at once and is cleared when the cause is cured; *continues* means that nothing is wrong. A reason that is not
 listed was new to this version: it is shown as the other system wrote it. The same word may be the reason of several
 subjects.
 """

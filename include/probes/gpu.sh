@@ -8,7 +8,7 @@
 # VECTOR_ADD    path of NVIDIA's vectorAdd sample, or - to leave CUDA out; its arguments follow
 #
 # With LEAST_FREE_MIB in the environment it makes no CUDA context on a GPU of which less memory is free: users' pods share
-# it, and whoever comes last finds none.
+# it, and the container that comes last finds none.
 #
 # POSIX sh; needs date, sleep, tr, cut, sed, and nvidia-smi, which the NVIDIA container toolkit puts into the container.
 # Exit status: 0 fine, 1 the GPU does not do what it should, 2 the probe itself could not run.

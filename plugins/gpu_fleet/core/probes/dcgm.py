@@ -1,4 +1,4 @@
-"""Reads what ``include/probes/dcgm.sh`` wrote into its termination message, strictly; see ``probes_json``."""
+"""Reads what ``include/probes/dcgm.sh`` wrote into its termination message, strictly; see ``message``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what ``include/probes/throughput.py`` wrote into its termination message, strictly; see ``probes_json``."""
+"""Reads what ``include/probes/throughput.py`` wrote into its termination message, strictly; see ``message``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MeasuredGpu:
     :ivar memory_total_mib: under MPS too the whole GPU's.
     :ivar memory_free_mib: under MPS at most the client's limit.
     :ivar multiprocessors: under MPS the client's share.
-    :ivar board_memory_mib: the whole GPU's by nvidia-smi, ``None`` where that does not tell.
+    :ivar board_memory_mib: the whole GPU's by nvidia-smi, ``None`` where nvidia-smi does not report it.
     """
 
     uuid: str
@@ -66,7 +66,7 @@ class Measurement:
 
     def rate(self, begin: float | None = None, end: float | None = None) -> float | None:
         """Multiply-adds per second in the windows that lie wholly between two moments (epoch seconds); ``None`` if they
-        are too few to tell.
+        are too few.
         """
         if not self.counts:
             return None

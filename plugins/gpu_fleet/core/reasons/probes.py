@@ -82,7 +82,7 @@ PROBES = Section(
         _fails(
             "LittleMemoryFree",
             found="users' pods fill the memory of a GPU that they share, so no probe ran on it; the node is Busy "
-            "(`MemoryInUse`) unless nobody uses it",
+            "(`MemoryInUse`) if users' pods use it",
             remedy=_NOTHING,
         ),
         _fails(

@@ -14,7 +14,7 @@ class Effect(StrEnum):
     WAITS_THEN_PERSON = "waits; if it lasts, fails, needs a person"
     RETRIED = "fails, tried again"
     PERSON = "fails, needs a person"
-    GOES_ON = "goes on"
+    GOES_ON = "continues"
     SKIPPED = "is skipped"
     NODE_FAILS = "the node fails"
     DOUBT = "the node is in doubt; tried again"

@@ -1,7 +1,7 @@
 """A run as JUnit XML: a test suite per pool and probe, a test case per node and check.
 
 A check that failed is a ``failure``, one that could not be decided an ``error``; what was not asked, or could not be
-tried because somebody else uses the GPUs, is ``skipped``. The dialect is that of the Jenkins JUnit plugin, which
+tried because users' pods use the GPUs, is ``skipped``. The dialect is that of the Jenkins JUnit plugin, which
 GitLab and others read as well.
 """
 

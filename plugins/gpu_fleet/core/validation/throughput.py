@@ -24,7 +24,7 @@ class Together:
     """The sharers of one GPU while all of them computed; rates in multiply-adds per second.
 
     :ivar rates: pod -> its rate; ``None``: the common time is too short to tell.
-    :ivar alone: the rate of the one that went on when the others had ended, ``None`` where nobody did.
+    :ivar alone: the rate of the sharer that continued when the others had ended, ``None`` without one.
     """
 
     uuid: str
