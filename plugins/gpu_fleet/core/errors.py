@@ -114,7 +114,15 @@ class SpecError(PermanentError):
 
 
 class Forbidden(PermanentError):
-    """The API answered 403: a missing permission, a quota or an admission rule; the server's message is kept."""
+    """The API answered 403: a missing permission, a quota or an admission rule; the server's message is kept.
+
+    :param cure: what helps where a grant to this identity does not: a policy of the organization, a permissions
+        boundary, a region that is not enabled; empty if a grant helps, or if that is not known.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None, cure: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.cure = cure
 
 
 class NotFound(PermanentError):

@@ -40,6 +40,8 @@ _ACCOUNT = {
     "Blocked": "the account is blocked: contact AWS Support",
 }
 
+_GRANT = "grant the identity this permission"
+
 CLOCK_SKEWED = "ClockSkewed"
 _SKEWED_CODES = frozenset({"RequestTimeTooSkewed", "RequestInTheFuture"})
 _SKEWED = re.compile(r"Signature expired: |Signature not yet current: ")
@@ -102,11 +104,12 @@ def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuF
             reason=code,
         )
     if code in _ACCOUNT:
-        return Forbidden(f"{text}; {_ACCOUNT[code]}", reason=code)
+        return Forbidden(f"{text}; {_ACCOUNT[code]}", reason=code, cure=_ACCOUNT[code])
     if code == "PendingVerification":
         return ApiUnavailable(f"{text}; wait for AWS's e-mail, at most 4 hours, and run again", reason=code)
     if code in _DENIED or http_status == 403:
-        return Forbidden(f"{text}; {_remedy_of_denial(message)}", reason=code)
+        cure = _cure_of_denial(message)
+        return Forbidden(f"{text}; {cure or _GRANT}{_how_to_decode(message)}", reason=code, cure=cure)
     if _is_absent(code) or http_status == 404:
         return NotFound(text, reason=code)
     if code in _CONFLICT or http_status == 409:
@@ -121,16 +124,18 @@ def refuses_credentials(error: GpuFleetError) -> bool:
     return error.reason in BAD_CREDENTIALS or error.reason in {"NoCredentials", "LoginNeeded", "AwsConfigInvalid"}
 
 
-def _remedy_of_denial(message: str) -> str:
-    remedy = next(
-        (text for pattern, text in _DENIED_BY if pattern.search(message)), "grant the identity this permission"
+def _cure_of_denial(message: str) -> str:
+    """What helps where a grant does not; empty if one does."""
+    return next((text for pattern, text in _DENIED_BY if pattern.search(message)), "")
+
+
+def _how_to_decode(message: str) -> str:
+    if not _ENCODED.search(message):
+        return ""
+    return (
+        "; which policy it is, the encoded message says: aws sts decode-authorization-message --encoded-message … "
+        "(needs sts:DecodeAuthorizationMessage)"
     )
-    if _ENCODED.search(message):
-        remedy += (
-            "; which policy it is, the encoded message says: aws sts decode-authorization-message --encoded-message … "
-            "(needs sts:DecodeAuthorizationMessage)"
-        )
-    return remedy
 
 
 def _is_absent(code: str) -> bool:

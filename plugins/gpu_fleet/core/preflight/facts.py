@@ -51,10 +51,12 @@ class Unseen:
     """Something that could not be looked up.
 
     :ivar permission: the missing IAM action or Kubernetes verb, if that is the reason.
+    :ivar cure: what helps, where a grant of it does not.
     """
 
     why: str
     permission: str = ""
+    cure: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Facts:
 
 def unknown(name: str, unseen: Unseen, also: str = "") -> Prerequisite:
     """Of something that could not be looked up, with the permission to grant, or the advice to check it by hand."""
-    remedy = f"grant {unseen.permission} to have it checked" if unseen.permission else "check it yourself"
+    granted = f"grant {unseen.permission} to have it checked" if unseen.permission else "check it yourself"
+    remedy = f"to have it checked: {unseen.cure}" if unseen.cure else granted
     return Prerequisite(name, State.UNKNOWN, f"not checked: {unseen.why}", f"{remedy}{also}")
 
 

@@ -45,11 +45,14 @@ SUBJECTS: dict[str, Subject] = {
 class Unchecked:
     """A query that AWS refused.
 
-    :ivar key: of the query. :ivar why: AWS's words.
+    :ivar key: of the query.
+    :ivar why: AWS's words.
+    :ivar cure: what helps, where a grant of the query's action does not.
     """
 
     key: str
     why: str
+    cure: str = ""
 
     @property
     def subject(self) -> Subject:
@@ -65,12 +68,14 @@ def costly(unchecked: Sequence[Unchecked]) -> list[Unchecked]:
 
 
 def words(unchecked: Sequence[Unchecked]) -> str:
-    """What could not be looked at, and what to grant; empty if everything could."""
+    """What could not be looked at, and what helps; empty if everything could."""
     if not unchecked:
         return ""
     what = ", ".join(each.subject.what for each in unchecked)
-    actions = ", ".join(sorted({each.subject.action for each in unchecked}))
-    return f"{what} could not be looked at (grant {actions})"
+    actions = ", ".join(sorted({each.subject.action for each in unchecked if not each.cure}))
+    remedies = [f"grant {actions}"] if actions else []
+    remedies += sorted({each.cure for each in unchecked if each.cure})
+    return f"{what} could not be looked at ({'; '.join(remedies)})"
 
 
 def unseen_message(cluster: str, unchecked: Sequence[Unchecked]) -> str:

@@ -107,6 +107,9 @@ class AwsSession:
     def custom_endpoint(self, service: str) -> str | None:
         """The endpoint URL that the connection names instead of AWS's own (VPC endpoint, stand-in), if any."""
         with self.errors("read the connection"):
+            with self._lock:
+                self._forget_after_fork()
+                self._follow_connection()
             configured = self._connection_hook().conn_config.get_service_endpoint_url(service)
         return str(configured) if configured else None
 

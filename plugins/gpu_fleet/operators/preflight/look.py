@@ -252,7 +252,7 @@ class Look:
         except Forbidden as error:
             if refuses_credentials(error):
                 return Unseen(str(error))
-            return Unseen(f"{permission} is not allowed ({error.reason})", permission)
+            return Unseen(f"{permission} is not allowed ({error.reason})", permission, error.cure)
         except (ApiUnavailable, Throttled) as error:
             self._silent[service] = Unseen(str(error))
             return self._silent[service]

@@ -97,7 +97,7 @@ class LeakCheckOperator(FleetOperator):
             except Forbidden as error:
                 if refuses_credentials(error):
                     raise
-                unchecked.append(Unchecked(query.key, error.message))
+                unchecked.append(Unchecked(query.key, error.message, error.cure))
         return found, unchecked
 
     def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.preflight.facts import Facts, State, Unseen
+from gpu_fleet.core.preflight.facts import Facts, State, Unseen, unknown
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
 from gpu_fleet.core.preflight.prerequisites import judge
 from tests.unit.core.specs import demo_spec
@@ -239,3 +239,9 @@ def test_a_judgement_is_json_and_a_sentence() -> None:
     (found,) = [each for each in judge(demo_spec(), replace(GOOD, queue=False)) if each.state is State.MISSING]
     assert found.to_json()["state"] == "missing"
     assert str(found).startswith("interruption queue: there is no SQS queue demo-gpu in us-west-2")
+
+
+def test_where_no_grant_helps_what_could_not_be_looked_up_says_what_does() -> None:
+    remedy = unknown("x", Unseen("no", "eks:ListAddons", "extend the boundary")).remedy
+    assert remedy == "to have it checked: extend the boundary"
+    assert unknown("x", Unseen("no", "eks:ListAddons")).remedy == "grant eks:ListAddons to have it checked"

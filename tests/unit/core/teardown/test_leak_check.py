@@ -41,3 +41,9 @@ def test_what_may_hide_cost_is_told_with_the_words_of_aws() -> None:
     text = unseen_message("demo-gpu", [Unchecked("volumes", WHY), Unchecked("instance_profiles", "no")])
     assert "is not known: EBS volumes could not be looked at (grant ec2:DescribeVolumes)" in text
     assert text.endswith(f"\n  - EBS volumes: {WHY}")
+
+
+def test_where_no_grant_helps_the_cure_is_said_instead() -> None:
+    text = words([Unchecked("volumes", WHY, "extend the boundary"), Unchecked("launch_templates", WHY)])
+    assert text.endswith("(grant ec2:DescribeLaunchTemplates; extend the boundary)")
+    assert "grant" not in words([Unchecked("volumes", WHY, "extend the boundary")])

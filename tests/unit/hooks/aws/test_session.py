@@ -61,6 +61,11 @@ def test_a_refusal_of_aws_has_its_type_reason_and_remedy(case: dict[str, Any]) -
     assert (type(error).__name__, error.reason) == (case["type"], case["reason"])
     assert case["remedy"] in error.message
     assert case["message"] in error.message
+    # A denial that a grant cures has no other cure; what helps with any other 403 is not a grant.
+    cure = getattr(error, "cure", "")
+    assert cure == "" or (cure in error.message and "grant the identity this permission" not in error.message)
+    if case["remedy"] in {"no grant in this account cures", "extend the boundary", "AWS Support"}:
+        assert case["remedy"] in cure
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,21 @@ def test_tokens_are_signed_with_the_keys_of_a_connection_that_was_given_another_
     assert "AKIAOTHERACCOUNT" in url_in(EksCredentials(session, "demo-gpu").token())
 
 
+def test_the_endpoint_that_signs_is_the_one_of_the_connection_as_it_is_now(
+    cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for before the session: new keys with the endpoint of the old connection would be refused."""
+    clock = Clock()
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", cloud.connection)
+    session = AwsSession("moved", "us-west-2", monotonic=clock)
+    assert session.custom_endpoint("sts") == cloud.endpoint_url
+    moved = json.loads(cloud.connection)
+    moved["extra"]["endpoint_url"] = "https://sts.elsewhere.example"
+    monkeypatch.setenv("AIRFLOW_CONN_MOVED", json.dumps(moved))
+    clock.now += CONNECTION_TTL_S
+    assert session.custom_endpoint("sts") == "https://sts.elsewhere.example"
+
+
 def test_a_session_whose_connection_cannot_be_read_any_more_is_of_nobody_knows_which_account(
     cloud: SandboxCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
