@@ -82,7 +82,7 @@ def test_nothing_that_carries_out_the_plan_runs_without_its_approval(
         acting
     )
     for task_id in acting:
-        with pytest.raises(PermanentError, match=r"clear teardown\.plan and the tasks after it") as caught:
+        with pytest.raises(PermanentError, match=r"clear teardown\.plan and what follows it") as caught:
             executed(dag, task_id, Run(plan=PLANNED, approve=NO_ANSWERS[situation]), monkeypatch)
         assert caught.value.reason == "NotApproved"
         approved = {"chosen_options": ["Approve"], "about": "p1"}
