@@ -53,6 +53,8 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeClient]:
         configs = {"exclusive": "version: v1\n", "time-slicing-4": slicing(4)}
         for name in (SYSTEM_NAMESPACE, DEVICE_PLUGIN_NAMESPACE, "ml"):
             kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+        kube.apply(account | {"metadata": {"name": "karpenter", "namespace": "kube-system"}})
         kube.apply(karpenter_deployment("demo-gpu"))
         for manifest in plugin_objects(configs, "exclusive"):
             # As Helm marks what a release has made: it is ours.
