@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -45,15 +45,18 @@ class Docstring:
     """A docstring's parts: the text, and its fields (``:param x: …``) in order.
 
     :ivar fields: (role, name, text); the name is empty for ``:returns:``.
+    :ivar headings: name of a field -> the paragraph before it, if that begins with a word in italics: ``*Policy*``.
     """
 
     text: str
     fields: tuple[tuple[str, str, str], ...]
+    headings: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, role: str) -> list[tuple[str, str]]:
         return [(name, text) for kind, name, text in self.fields if kind == role]
 
 
+_HEADING = re.compile(r"\n\n(\*[^*\n]+\*.*)\Z", re.DOTALL)
 _FIELD = re.compile(r"(?:^|(?<=\n)|(?<=; )|(?<=\. )):(param|returns|raises|ivar) ?([\w.]*):\s", re.MULTILINE)
 
 
@@ -62,8 +65,12 @@ def docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.
     whole = ast.get_docstring(node) or ""
     found = list(_FIELD.finditer(whole))
     text = whole[: found[0].start()] if found else whole
-    fields = []
+    fields: list[tuple[str, str, str]] = []
+    headings: dict[str, str] = {}
     for here, after in zip_longest(found, found[1:]):
         body = whole[here.end() : after.start() if after else len(whole)].strip().rstrip(";")
+        if after and (heading := _HEADING.search(body)):
+            headings[after[2]] = markdown(heading[1])
+            body = body[: heading.start()]
         fields.append((here[1], here[2], markdown(body)))
-    return Docstring(markdown(text.strip()), tuple(fields))
+    return Docstring(markdown(text.strip()), tuple(fields), headings)

@@ -73,9 +73,8 @@ def classes() -> Iterator[tuple[str, Found]]:
 
 def _section(name: str, each: Found) -> str:
     parts = [f"## {name}", f"`{_public_module(name) or each.module}.{name}`", each.about.text]
-    rows = list(_arguments(each))
-    if rows:
-        parts.append(table(("argument", "type", "default", "meaning"), rows))
+    parts += _tables(each)
+    parts.append(each.about.headings.get("", ""))
     parts += [f"**Returns** {' '.join(text.split())}" for _, text in each.about.of("returns")]
     raises = [f"- `{error}`: {' '.join(text.split())}" for error, text in each.about.of("raises")]
     if raises:
@@ -85,6 +84,21 @@ def _section(name: str, each: Found) -> str:
         about = [(f"`{node.name}({_signature(node)})`", docstring(node).text) for node in methods]
         parts.append(table(("method", "what it does"), [row for row in about if row[1]]))
     return "\n\n".join(part for part in parts if part)
+
+
+def _tables(each: Found) -> Iterator[str]:
+    """The arguments, a table for each group of them."""
+    head = ("argument", "type", "default", "meaning")
+    rows: list[tuple[str, str, str, str]] = []
+    for found in _arguments(each):
+        heading = each.about.headings.get(found[0].strip("`"))
+        if heading and rows:
+            yield table(head, rows)
+            yield heading
+            rows = []
+        rows.append(found)
+    if rows:
+        yield table(head, rows)
 
 
 @cache

@@ -86,5 +86,23 @@ def test_a_docstring_is_taken_apart() -> None:
     assert found.of("returns") == [("", "`Z`.")]
 
 
+def test_a_heading_between_two_arguments_belongs_to_neither() -> None:
+    parts = (
+        "What it does.",
+        "*First*",
+        ":param a: one.",
+        "*Second*: also ``c``.",
+        ":param b: two.",
+        "*Third*",
+        ":returns: x.",
+    )
+    about = "\n\n".join(parts)
+    node = ast.parse(f"def f():\n    {about!r}").body[0]
+    assert isinstance(node, ast.FunctionDef)
+    found = markup.docstring(node)
+    assert found.of("param") == [("a", "one."), ("b", "two.")]
+    assert found.headings == {"b": "*Second*: also `c`.", "": "*Third*"}
+
+
 def test_cells_of_a_table_stay_in_their_row() -> None:
     assert markup.table(("a", "b"), [("x | y", "two\nlines")]).splitlines()[-1] == "| x \\| y | two lines |"
