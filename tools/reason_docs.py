@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpu_fleet.core.aws.launch_errors import KNOWN, Hope
-from gpu_fleet.core.reasons import aws, capacity, nodes, pools, probes, releases, teardown
+from gpu_fleet.core.reasons import aws, capacity, nodes, pools, probes, provision, releases, runs, teardown
 from gpu_fleet.core.reasons.catalogue import OTHERS, VALIDATION
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 from gpu_fleet.core.releases.helm_symptoms import listed
@@ -44,6 +44,9 @@ deadline of the task; *tried again* means by Airflow, as often as its retries sa
 task fails at once and is cleared when the cause is cured; *continues* means that nothing is wrong. A reason that is not
 listed was new to this version: it is shown as the other system wrote it. The same word may be the reason of several
 subjects.
+
+Do you have a symptom and no reason yet? [Troubleshooting](../troubleshooting.md) is ordered by symptom. Words that are
+new to you are in the [glossary](../concepts/glossary.md).
 """
 
 LAUNCHES = """\
@@ -91,12 +94,21 @@ decode-authorization-message` shows them.
 #: What is said of a subject beside its table.
 MORE = {
     aws.OURS: DENIALS,
+    runs.RUNS: "See [A task waits for the cluster lock](../troubleshooting.md#a-task-waits-for-the-cluster-lock) and "
+    "[Drift is reported](../troubleshooting.md#drift-is-reported).\n",
+    provision.PREFLIGHT: "See [Preflight refuses the run](../troubleshooting.md#preflight-refuses-the-run).\n",
+    capacity.CAPACITY: "See [No node comes](../troubleshooting.md#no-node-comes).\n",
+    runs.LEFT_DRIFTED: "See [Running jobs and drift](../guides/running-jobs.md#replacing-drifted-nodes).\n",
+    pools.LEFT_NODES: "See [Revalidation](../guides/revalidation.md#what-happens-to-nodes-that-fail).\n",
+    teardown.GATES: "See [The drain does not end](../troubleshooting.md#the-drain-does-not-end).\n",
+    teardown.PODS: "See [The plan](../guides/teardown.md#the-plan) of a teardown.\n",
     teardown.TEARDOWN: "See [its guide](../guides/teardown.md#reasons-of-a-teardown).\n",
     nodes.NODE: "A reason in **bold** lies in the node: `validation.onFailure` may quarantine or replace it. See "
     "[validation](../guides/validation.md).\n",
-    releases.STATES: "See [Helm releases](../guides/helm-releases.md).\n",
+    releases.STATES: "See [Helm releases](../guides/helm-releases.md#states).\n",
     capacity.DEVICE_PLUGIN: "Hardware (`GpuLost`, `XidError`, `HardwareNotReady`) and config (`SharingNotApplied`, "
-    "`AllocatableMismatch`) have the reasons of [nodes](#nodes) here, too.\n",
+    "`AllocatableMismatch`) have the reasons of [nodes](#nodes) here, too. See [A node has no "
+    "GPUs](../troubleshooting.md#a-node-has-no-gpus).\n",
 }
 
 

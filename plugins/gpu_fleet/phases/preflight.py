@@ -1,4 +1,4 @@
-"""Preflight: report what is wrong before the run changes anything, then take the cluster's turn."""
+"""Preflight: report what is wrong before the run changes anything, then take the cluster lock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpu_fleet.sensors.gate import GateSensor
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: The task that takes the turn.
+#: The task that takes the cluster lock.
 ACQUIRE_TURN = "preflight.acquire_turn"
 _TOOLTIP = "What can be known to be wrong before anything is changed"
 
@@ -32,7 +32,7 @@ def _cluster_active(spec: ClusterSpec) -> GateSensor:
 
 def preflight(spec: ClusterSpec) -> Phase:
     """Tools, AWS identity and offers, prerequisites in the account, and cluster ACTIVE, side by side; then other device
-    plugins and what the run will change; then the turn.
+    plugins and what the run will change; then the cluster lock.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         tools = CheckToolsOperator(task_id="check_tools")
@@ -49,7 +49,7 @@ def preflight(spec: ClusterSpec) -> Phase:
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:
-    """Cluster ACTIVE, and the node if the run is about a single one; then the turn. If the turn is taken, all later
+    """Cluster ACTIVE, and the node if the run is about a single one; then the cluster lock. If it is held, all later
     tasks are skipped.
 
     It checks neither helm nor EC2's offers: a revalidation installs and buys nothing.

@@ -52,7 +52,7 @@ def bare_pods_param() -> Param:
 
 
 def teardown(spec: ClusterSpec) -> Phase:
-    """The cluster's turn is not held while the approval is pending: it is taken after it, and a new plan is made.
+    """The cluster lock is not held while the approval is pending: it is taken after it, and a new plan is made.
 
     The new plan may remove less than the approved one, never more.
     """

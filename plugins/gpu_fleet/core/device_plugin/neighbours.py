@@ -53,7 +53,9 @@ def survey(spec: ClusterSpec, seen: Seen) -> Survey:
     neighbours = [*_plugins(spec, seen, places), *_operators(seen, places), *_auto_mode(seen)]
     conflicts = [
         Conflict(
-            UNKNOWN, what, f"{what} cannot be looked up ({words}); grant list permission: see docs/guides/deploy.md"
+            UNKNOWN,
+            what,
+            f"{what} cannot be looked up ({words}); grant list permission: see docs/reference/permissions.md",
         )
         for what, words in seen.unknown
     ]

@@ -1,4 +1,4 @@
-"""Gate on the cluster's turn."""
+"""Gate on the cluster lock."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _judge(snapshot: Snapshot, args: Args) -> Verdict:
     about the holder."""
     records = snapshot["turn"]
     if not records or read_holder(records[0]) is None:
-        return ready("TurnFree", "the cluster's turn is free")
+        return ready("TurnFree", "the cluster lock is free")
     recheck_at = args.get("recheck_at")
     if recheck_at is not None and float(args["here"]) >= float(recheck_at):
         return ready("Recheck", f"time to ask whether the holder still runs: {held_by(records[0])}")
-    return progressing("ClusterBusy", f"the cluster's turn is held by {held_by(records[0])}")
+    return progressing("ClusterBusy", f"the cluster lock is held by {held_by(records[0])}")
 
 
 TURN_FREE = Gate("turn_free", _queries, _judge, waits_for_absence=True)

@@ -43,6 +43,7 @@ CAPACITY = Section(
             _WAITS,
             "the pool is at its limits",
             "Raise the pool's limits, or wait until nodes are removed.",
+            guide="sharing.md#caps",
         ),
         Reason(
             "TaintNotTolerated",
@@ -71,6 +72,7 @@ CAPACITY = Section(
             "nodes of an older template leave no room under `limits.nodes`",
             "Raise limits.nodes as far as the message says and run gpu_lifecycle with replaceDrifted: idle; or do the "
             "other thing that the message names.",
+            guide="sharing.md#when-there-is-no-room",
         ),
         Reason(
             "NodeRoleNotAdmitted",
@@ -78,7 +80,7 @@ CAPACITY = Section(
             "an instance has been up for five minutes and is no node, and its role has no access entry",
             "Create the access entry of the node role with the command in the message, then clear the task: waiting "
             "instances keep trying to join.",
-            guide="shared-clusters.md",
+            guide="shared-clusters.md#prerequisites",
         ),
         Reason(
             "NodeDoesNotJoin",
@@ -94,6 +96,7 @@ CAPACITY = Section(
             _PERSON,
             "a burst of pods bought more nodes than the shares need",
             "Read the message, which says whether Karpenter ignored the NodeOverlay; the surplus nodes are removed.",
+            guide="sharing.md#what-a-burst-of-pods-buys",
         ),
         Reason(
             "BurstBoughtTooFew",

@@ -7,7 +7,7 @@ from functools import partial
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 
 _WEBHOOKS = "shared-clusters.md#admission-webhooks"
-_PLUGINS = "shared-clusters.md#other-device-plugins"
+_PLUGINS = "device-plugins.md"
 
 _fails = partial(Reason, effect=Effect.NODE_FAILS)
 _in_node = partial(Reason, effect=Effect.NODE_FAILS, in_node=True)

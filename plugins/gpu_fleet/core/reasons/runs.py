@@ -1,4 +1,4 @@
-"""Reasons of a run itself: the cluster's turn, the spec, drift, gates that cannot look, and the types of errors."""
+"""Reasons of a run itself: the cluster lock, the spec, drift, gates that cannot look, and the types of errors."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ RUNS = Section(
     "Runs",
     "tasks of every DAG; the gate `turn_free`",
     (
-        Reason("TurnFree", _ON, "the cluster's turn is free"),
-        Reason("Recheck", _ON, "it is time to ask Airflow whether the holder of the turn still runs"),
+        Reason("TurnFree", _ON, "the cluster lock is free"),
+        Reason("Recheck", _ON, "it is time to ask Airflow whether the holder of the cluster lock still runs"),
         Reason(
             "ClusterBusy",
             _WAITS,
-            "another run holds the cluster's turn, or a release's Lease; the message names the holder. A revalidation "
+            "another run holds the cluster lock, or a release's Lease; the message names the holder. A revalidation "
             "is skipped",
             "Nothing to do while the holder runs; the next run tries again.",
             guide="revalidation.md",
         ),
-        Reason("NeverAsked", _ON, "the run ended before it had asked for the cluster's turn"),
+        Reason("NeverAsked", _ON, "the run ended before it had asked for the cluster lock"),
         Reason(
             "DagOutdated",
             _RETRIED,
             "the DAG was built from the spec of a run that has recorded no end (it was deleted, or its workers were "
             "lost), and the next try continues; or the DAG processor has not read the cluster file since it was edited",
             "Check whether the DAG processor runs, then start another run.",
+            guide="cluster-files.md#changing-a-cluster-file-while-a-run-is-under-way",
         ),
         Reason(
             "ConnectionUnreadable",
@@ -38,9 +39,9 @@ RUNS = Section(
         Reason(
             "NotAllowedHere",
             _PERSON,
-            "a notifier of the cluster file is not among those that this deployment allows",
-            "Add it to the deployment's list, or use an allowed one.",
-            guide="notifications.md",
+            "the cluster file names a notifier, an Airflow connection or a kubeconfig that this deployment forbids",
+            "Add it to the deployment's variable that the message names, or use an allowed one.",
+            guide="deploy.md#who-is-trusted-with-what",
         ),
         Reason(
             "RunFailed",
@@ -53,13 +54,14 @@ RUNS = Section(
             _PERSON,
             "the cluster is not what the spec says; the message and the report list the differences",
             "Apply the spec again with gpu_lifecycle, or change the spec to what exists.",
-            guide="revalidation.md",
+            guide="revalidation.md#drift",
         ),
         Reason(
             "DriftUnknown",
             _PERSON,
             "some objects could not be read, so whether they differ is not known",
             "Check the permissions of the role that Airflow uses.",
+            guide="revalidation.md#drift",
         ),
     ),
 )
@@ -186,7 +188,7 @@ ERRORS = Section(
         Reason("SpecError", _PERSON, "a cluster file, a Param or an operator argument is wrong",
                "Correct the field that the message names."),
         Reason("Forbidden", _PERSON, "an API answered 403: a missing permission, a quota or an admission rule",
-               "Grant what the message names."),
+               "Do what the message says: a grant, or a change where no grant helps."),
         Reason("Invalid", _PERSON, "an API refuses the content (400, 415, 422)", "Correct what the message names."),
         Reason("ToolError", _PERSON, "helm or kubectl is missing or of an unsupported version", "Install it."),
         Reason("ReleaseError", _PERSON, "a Helm release needs a person", "Read the message.",

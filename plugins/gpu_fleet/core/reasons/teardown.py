@@ -132,7 +132,7 @@ GATES = Section(
 
 PODS = Section(
     "Pods in a drain",
-    "the plan and the report of a drain: task `teardown.drain` and the plan's table",
+    "the plan and the report of a drain: tasks `teardown.drain_…` and the plan's table",
     (
         Reason("Evictable", Effect.POD_EVICTED, "its controller recreates the pod elsewhere"),
         Reason("Terminating", Effect.POD_LEFT, "the pod is terminating already; the drain waits for it"),

@@ -106,9 +106,9 @@ class UndoFreezeOperator(FleetOperator):
 
     If a person ends the run while a half-done freeze waits for its retry, the freeze is *skipped*, as is one that never
     began (apache-airflow 3.3.2 ``airflow/api/common/mark_tasks.py`` ``_set_dag_run_terminal_state``). A run that was
-    not approved never got the turn before the freeze; in one that did, the NodePools show whether it froze them.
+    not approved never got the lock before the freeze; in one that did, the NodePools show whether it froze them.
 
-    :param turn: id of the task that takes the turn for the freeze. :param freeze: id of the task that freezes.
+    :param turn: id of the task that takes the lock for the freeze. :param freeze: id of the task that freezes.
     :param drains: ids of the tasks that drain.
     :returns: ``{"undone": bool, "why", "thawed": [names], "uncordoned": [names]}``.
     """
@@ -122,7 +122,7 @@ class UndoFreezeOperator(FleetOperator):
         self.drains = list(drains)
 
     def execute(self, context: Mapping[str, Any]) -> Any:
-        # Before the turn is checked: most runs end here, and some never had it.
+        # Before the lock is checked: most runs end here, and some never had it.
         why = self._nothing_to_undo(context)
         return _nothing(why) if why else super().execute(context)
 

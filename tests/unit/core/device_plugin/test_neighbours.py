@@ -113,7 +113,7 @@ def test_an_unknown_plugin_may_be_vouched_for() -> None:
 def test_what_may_not_be_looked_at_is_unknown_and_refused() -> None:
     (conflict,) = look(unknown=[("all DaemonSets", "forbidden")]).conflicts
     assert conflict.reason == "NeighboursUnknown"
-    assert "docs/guides/deploy.md" in conflict.message
+    assert "docs/reference/permissions.md" in conflict.message
 
 
 # --- the GPU Operator and Auto Mode ----------------------------------------------------------------------------------
