@@ -163,8 +163,8 @@ With `manage: false` for both, a role of your own is enough. It needs `get`, `li
 and on what the table below lists. It needs no access to Secrets, Leases and Services. Two of the reads are easily
 forgotten: ControllerRevisions in the namespaces of the device plugin and of Karpenter tell which pods are of the
 newest revision; and preflight lists DaemonSets of all namespaces, the ConfigMaps of device plugins, and
-`clusterpolicies`, `gpuclusters` and `nvidiadrivers` of `nvidia.com` where the cluster has these kinds. What
-preflight may not list it does not take for absent, but refuses: see [Other device
+`clusterpolicies`, `gpuclusters` and `nvidiadrivers` of `nvidia.com` where the cluster has these kinds. If
+preflight may not list one of them, it does not know whether there are any, and refuses the run: see [Other device
 plugins](../guides/device-plugins.md)."""
 
 
