@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         "folder",
         nargs="?",
         type=Path,
-        help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE}, else include)",
+        help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE}, else include/clusters)",
     )
     validate.add_argument(
         "--previous",
@@ -45,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         "lock", help="record the digest of each chart archive, so that no other archive is installed"
     )
     lock.add_argument(
-        "folder", nargs="?", type=Path, help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE})"
+        "folder",
+        nargs="?",
+        type=Path,
+        help=f"folder of cluster files (default: ${CLUSTERS_DIR_VARIABLE}, else include/clusters)",
     )
     lock.add_argument("--check", action="store_true", help="write nothing; exit 1 if the lock file is not up to date")
     shards = commands.add_parser("shards", help="divide the clusters among this many DAG files per family")
