@@ -249,6 +249,7 @@ class AwsSession:
 
         :raises SpecError: if there is no such connection. The stock hook only warns and continues with any
             credentials that it finds, possibly another account's.
+        :raises ApiUnavailable: if Airflow fails in any other way: that says nothing about the connection.
         """
         if self.aws_conn_id is None:
             return ""
@@ -262,6 +263,12 @@ class AwsSession:
                 f"there is no Airflow connection {self.aws_conn_id!r}",
                 field="aws.connection",
                 remedy="create a connection of type 'aws' with that id, or name another one in the cluster file",
+            ) from error
+        except Exception as error:  # its errors have no common class: AirflowRuntimeError, PermissionError, ...
+            raise ApiUnavailable(
+                f"Airflow cannot hand out connection {self.aws_conn_id!r}: {error or type(error).__name__}; check "
+                "Airflow's API server and secrets backend",
+                reason="ConnectionUnreadable",
             ) from error
         return hashlib.sha256(found.get_uri().encode()).hexdigest()
 
