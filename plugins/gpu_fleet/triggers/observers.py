@@ -75,7 +75,7 @@ class Observer(ABC):
 
 
 class KubeWatcher(Observer):
-    """List and watch; lists again when the server says that the watch's version is too old (410)."""
+    """List and watch; lists again when the watch's version is too old (410), or of another server."""
 
     def __init__(self, query: KubeQuery, client: AsyncKubeClient, changed: asyncio.Event) -> None:
         super().__init__(query.key, changed)

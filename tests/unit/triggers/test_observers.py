@@ -16,11 +16,13 @@ from gpu_fleet.core.errors import ApiUnavailable, GpuFleetError, SpecError, Thro
 from gpu_fleet.core.kubernetes.kinds import POD
 from gpu_fleet.core.queries import AwsQuery, KubeQuery
 from gpu_fleet.hooks.aws import AwsSession
+from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 from gpu_fleet.triggers import observers
 from gpu_fleet.triggers.gate import GateTrigger
 from gpu_fleet.triggers.looking import observe_aws
 from gpu_fleet.triggers.observers import EXPLANATIONS_AT_ONCE, AwsPoller, KubeExplanation, KubeWatcher
+from tests.unit.hooks.scripted_api import Reply, Request, ScriptedApi, serving
 
 PODS = KubeQuery("pods", POD)
 PAUSES = 8
@@ -195,6 +197,46 @@ async def test_a_watch_that_cannot_be_opened_is_blind(tmp_path: Path, monkeypatc
             error = await asyncio.wait_for(blind, 20)
     assert isinstance(error, ApiUnavailable)
     assert "watch pods: no answer" in error.message
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+async def test_a_watch_that_has_ended_lists_again_where_the_cluster_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed_before: bool
+) -> None:
+    """The version of the old server's list means nothing to the new one, and its objects are not there."""
+    monkeypatch.setattr(observers, "SHORT_WATCH_S", 0.0)
+
+    def pods(name: str) -> Reply:
+        return Reply(body={"items": [{"metadata": {"name": name}}], "metadata": {"resourceVersion": "7"}})
+
+    with (
+        serving(ScriptedApi(answer=lambda request: there(request))) as new,
+        serving(ScriptedApi(answer=lambda request: here(request))) as old,
+    ):
+        access = ClusterAccess("kubeconfig", None, None, None, path=str(old.kubeconfig(tmp_path)))
+
+        def here(request: Request) -> Reply:
+            if "watch=true" not in request.path:
+                return pods("old")
+            new.kubeconfig(tmp_path)
+            kubernetes_access.forget(access)
+            return Reply(lines=[])
+
+        def there(request: Request) -> Reply:
+            return Reply(cut=True) if "watch=true" in request.path else pods("new")
+
+        client = AsyncKubeClient(access)
+        watcher = KubeWatcher(PODS, client, asyncio.Event())
+        watcher._failures = int(failed_before)
+        try:
+            async with running(watcher.run), asyncio.timeout(20):
+                while not new.requests or watcher.error is None:
+                    await watcher._changed.wait()
+                    watcher._changed.clear()
+        finally:
+            await client.close()
+    assert "watch=true" not in new.requests[0].path
+    assert [item["metadata"]["name"] for item in watcher.objects or []] == ["new"]
 
 
 # --- explanations ------------------------------------------------------------------------------------------------

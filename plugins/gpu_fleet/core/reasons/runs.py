@@ -32,8 +32,7 @@ RUNS = Section(
         Reason(
             "ConnectionUnreadable",
             _WAITS,
-            "Airflow does not hand out a connection that was used before, so it is not known whose account a session "
-            "is of",
+            "Airflow does not hand out a connection, so it is not known whose account a session is of",
             "Check Airflow's API server and secrets backend, and that the connection exists.",
         ),
         Reason(

@@ -214,8 +214,12 @@ class AwsSession:
             if self._hook is None:
                 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-                self._made_of, self._looked_at = self._connection_digest(), self._monotonic()
-                self._hook = AwsGenericHook(aws_conn_id=self.aws_conn_id, region_name=self._region, client_type="sts")
+                found = self._read_connection()
+                self._made_of, self._looked_at = _digest(found), self._monotonic()
+                hook: Any = AwsGenericHook(aws_conn_id=self.aws_conn_id, region_name=self._region, client_type="sts")
+                # It would read the connection once more, and without an answer use any credentials that it finds.
+                hook.get_connection = lambda _: found
+                self._hook = hook
             return self._hook
 
     def _follow_connection(self) -> None:
@@ -230,7 +234,7 @@ class AwsSession:
         if self._monotonic() - self._looked_at < CONNECTION_TTL_S:
             return
         try:
-            found = self._connection_digest()
+            found = _digest(self._read_connection())
         except SpecError as error:
             raise ApiUnavailable(
                 f"Airflow no longer hands out connection {self.aws_conn_id!r}, so the account of the "
@@ -244,26 +248,32 @@ class AwsSession:
         log.info("%s has changed; its clients are made anew", self.label)
         self._forget(None)
 
-    def _connection_digest(self) -> str:
-        """What the connection says, as a digest: no secret is kept for the comparison.
+    def _read_connection(self) -> Any:
+        """The Airflow connection; ``None`` for boto3's own chain.
 
         :raises SpecError: if there is no such connection. The stock hook only warns and continues with any
             credentials that it finds, possibly another account's.
+        :raises ApiUnavailable: if Airflow fails in any other way: that says nothing about the connection.
         """
         if self.aws_conn_id is None:
-            return ""
+            return None
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
         try:
-            found = BaseHook.get_connection(self.aws_conn_id)
+            return BaseHook.get_connection(self.aws_conn_id)
         except AirflowNotFoundException as error:
             raise SpecError(
                 f"there is no Airflow connection {self.aws_conn_id!r}",
                 field="aws.connection",
                 remedy="create a connection of type 'aws' with that id, or name another one in the cluster file",
             ) from error
-        return hashlib.sha256(found.get_uri().encode()).hexdigest()
+        except Exception as error:  # its errors have no common class: AirflowRuntimeError, PermissionError, ...
+            raise ApiUnavailable(
+                f"Airflow cannot hand out connection {self.aws_conn_id!r}: {error or type(error).__name__}; check "
+                "Airflow's API server and secrets backend",
+                reason="ConnectionUnreadable",
+            ) from error
 
     def _make_client(self, service: str) -> Any:
         from botocore.config import Config
@@ -279,6 +289,11 @@ class AwsSession:
             config=config,
             verify=hook.verify,
         )
+
+
+def _digest(connection: Any) -> str:
+    """What a connection says, as a digest: no secret is kept for the comparison. Empty without one."""
+    return "" if connection is None else hashlib.sha256(connection.get_uri().encode()).hexdigest()
 
 
 _sessions: dict[tuple[str | None, str | None], AwsSession] = {}

@@ -19,7 +19,7 @@ from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes import endpoints as kubernetes_endpoints
 from gpu_fleet.hooks.kubernetes.access import ClusterAccess
 from gpu_fleet.hooks.kubernetes.credentials import Endpoint
-from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, error_for, parse_status
+from gpu_fleet.hooks.kubernetes.errors import EXPIRED, ApiNotFound, error_for, parse_status
 from gpu_fleet.hooks.kubernetes.paths import PAGE_SIZE, Json, object_path, selectors, typed
 from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
 
@@ -41,6 +41,8 @@ class AsyncKubeClient:
         self.access = access
         self._session: Any = None
         self._ahead = 0.0
+        #: Which server has listed a query's objects: the resourceVersion of a list means nothing to another one.
+        self._listed_by: dict[KubeQuery, str] = {}
 
     def now(self) -> float:
         """Epoch seconds by the API server's clock, as of its last answer; by this machine's before the first one.
@@ -52,7 +54,8 @@ class AsyncKubeClient:
     async def get(self, ref: ObjectRef) -> Json | None:
         """The object, or ``None`` if it is absent."""
         try:
-            return await self._call(object_path(ref.kind, ref.namespace, ref.name), {}, f"get {ref}")
+            found, _ = await self._call(object_path(ref.kind, ref.namespace, ref.name), {}, f"get {ref}")
+            return found
         except ApiNotFound:
             return None
 
@@ -63,15 +66,16 @@ class AsyncKubeClient:
             "limit": PAGE_SIZE,
             **_selected(query),
         }
-        what = f"list {query.kind.plural}"
+        what, server = f"list {query.kind.plural}", ""
         while True:
             try:
-                page = await self._call(query.kind.path(query.namespace), parameters, what)
+                page, server = await self._call(query.kind.path(query.namespace), parameters, what, only=server)
             except ApiNotFound:
                 return [], ""
             items.extend(typed(item, query.kind) for item in page.get("items") or [])
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
+                self._listed_by[query] = server
                 return items, str(metadata.get("resourceVersion") or "")
             parameters["continue"] = metadata["continue"]
 
@@ -80,7 +84,8 @@ class AsyncKubeClient:
 
         Ends when the server ends the watch.
 
-        :raises ApiUnavailable: with reason ``Expired`` if the version is too old: list again.
+        :raises ApiUnavailable: with reason ``Expired`` if the version is too old, or of another server than the one
+            that the cluster's address leads to by now: list again.
         """
         parameters = {
             "watch": True,
@@ -90,7 +95,8 @@ class AsyncKubeClient:
             **_selected(query),
         }
         what = f"watch {query.kind.plural}"
-        async with _Stream(self, query.kind.path(query.namespace), parameters, what) as lines:
+        server = self._listed_by.get(query, "")
+        async with _Stream(self, query.kind.path(query.namespace), parameters, what, server) as lines:
             async for line in lines:
                 event = json.loads(line)
                 content = event.get("object") or {}
@@ -109,30 +115,38 @@ class AsyncKubeClient:
 
     # --- transport ---------------------------------------------------------------------------------------------
 
-    async def _call(self, path: str, parameters: Mapping[str, Any], what: str) -> Json:
+    async def _call(self, path: str, parameters: Mapping[str, Any], what: str, *, only: str = "") -> tuple[Json, str]:
+        """The answer and the server that gave it; ``only`` as in :meth:`_open`."""
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=5)
-        response = await self._open(path, parameters, what, limits)
+        response, server = await self._open(path, parameters, what, limits, only)
         async with response:
             try:
                 value: Json = json.loads(await response.read())
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 raise ApiUnavailable(f"{what}: the answer broke off: {error or type(error).__name__}") from error
-            return value
+            return value, server
 
-    async def _open(self, path: str, parameters: Mapping[str, Any], what: str, limits: Any) -> Any:
-        """A successful response, with one fresh token after a 401.
+    async def _open(
+        self, path: str, parameters: Mapping[str, Any], what: str, limits: Any, only: str = ""
+    ) -> tuple[Any, str]:
+        """A successful response, with one fresh token after a 401, and the server that gave it.
 
-        :raises ApiUnavailable: also if there is none within :data:`OPEN_TIMEOUT_S`.
+        :param only: the server to ask, for what continues an earlier answer; whichever it is now, if empty.
+        :raises ApiUnavailable: also if there is none within :data:`OPEN_TIMEOUT_S`; with reason ``Expired`` if the
+            cluster has another address than ``only`` by now.
         """
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 for attempt in (1, 2):
                     endpoint = await kubernetes_endpoints.endpoint_of(self.access)
+                    if only and endpoint.server != only:
+                        raise ApiUnavailable(f"{what}: {self.access} is at another address now", reason=EXPIRED)
                     identity = await kubernetes_endpoints.headers_of(self.access, endpoint)
                     try:
-                        return await self._open_once(endpoint, identity, path, parameters, what, limits)
+                        response = await self._open_once(endpoint, identity, path, parameters, what, limits)
+                        return response, endpoint.server
                     except Unauthorized:
                         if attempt == 2 or not await kubernetes_endpoints.renewed(self.access, endpoint, identity):
                             # The cluster may have been recreated: look it up again before the next call.
@@ -179,15 +193,15 @@ class AsyncKubeClient:
 class _Stream:
     """The lines of a watch response; objects may be larger than any line limit, so lines are cut here."""
 
-    def __init__(self, client: AsyncKubeClient, path: str, parameters: Mapping[str, Any], what: str) -> None:
-        self._client, self._path, self._parameters, self._what = client, path, parameters, what
+    def __init__(self, client: AsyncKubeClient, path: str, parameters: Mapping[str, Any], what: str, only: str) -> None:
+        self._client, self._path, self._parameters, self._what, self._only = client, path, parameters, what, only
         self._response: Any = None
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SILENCE_S)
-        self._response = await self._client._open(self._path, self._parameters, self._what, limits)
+        self._response, _ = await self._client._open(self._path, self._parameters, self._what, limits, self._only)
         return self._lines()
 
     async def __aexit__(self, *_: object) -> None:

@@ -106,8 +106,10 @@ class RunProbesOperator(PoolOperator):
         """Wave after wave; each wait may defer the task, which then resumes in :meth:`probed`."""
         while (wave := progress.wave()) is not None:
             pods = self._pods(context)
-            plan, refused = pods.create(self._plan(chosen, wave), first=not progress.ended)
-            self.manifests = pods.manifests or self.manifests
+            try:
+                plan, refused = pods.create(self._plan(chosen, wave), first=not progress.ended)
+            finally:
+                self.manifests = pods.manifests or self.manifests
             if refused is None:
                 plan = self._awaited(context, plan)
             self._end_wave(context, chosen, progress, plan, refused)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from airflow.sdk import BaseHook, Connection
+from airflow.sdk.exceptions import (
+    AirflowNotFoundException,
+    AirflowRuntimeError,
+    AirflowSecretsBackendAccessDenied,
+    ErrorType,
+)
+from airflow.sdk.execution_time.comms import ErrorResponse
 from botocore import exceptions
 from botocore.exceptions import ClientError
 
@@ -195,3 +204,44 @@ def test_a_missing_permission_is_not_a_matter_of_keys(monkeypatch: pytest.Monkey
     with pytest.raises(Forbidden, match="grant the identity"):
         session.call("eks", "list_clusters")
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR)),
+        AirflowSecretsBackendAccessDenied("denied"),
+        RuntimeError("the supervisor is gone"),
+    ],
+    ids=["api server", "denied", "anything"],
+)
+def test_airflow_that_fails_says_nothing_about_a_connection(
+    monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(BaseHook, "get_connection", fail)
+    session = AwsSession("a-connection", "eu-north-1")
+    for use in (session.fingerprint, session.session, lambda: session.call("eks", "list_clusters")):
+        with pytest.raises(ApiUnavailable, match=f"'a-connection': .*{re.escape(str(trouble))}") as caught:
+            use()
+        assert caught.value.reason == "ConnectionUnreadable"
+
+
+@pytest.mark.parametrize("trouble", [AirflowNotFoundException("not defined"), RuntimeError("the supervisor is gone")])
+def test_a_session_is_made_of_the_connection_as_it_was_read(
+    account: None, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """An outage just after that must not let the stock hook go on with the credentials of the environment."""
+    answers: list[Any] = [Connection(conn_id="c", conn_type="aws", login="AKIAOFTHECONNECTION0", password="s")]
+
+    def get(*_: object) -> Any:
+        if answers:
+            return answers.pop()
+        raise trouble
+
+    monkeypatch.setattr(BaseHook, "get_connection", get)
+    session = AwsSession("c", "eu-north-1")
+    assert session.session().get_credentials().access_key == "AKIAOFTHECONNECTION0"
+    assert session.custom_endpoint("ec2") is None

@@ -9,6 +9,7 @@ import pytest
 from gpu_fleet.core import errors
 from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
 from gpu_fleet.core.queries import KubeQuery
+from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes.errors import is_expired
 from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess
 from tests.unit.hooks.scripted_api import Reply, ScriptedApi, serving, status
@@ -57,6 +58,27 @@ async def test_watch_yields_changes_and_ends_with_the_server(tmp_path: Path) -> 
         assert seen == [("ADDED", "a"), ("BOOKMARK", None), ("DELETED", "a")]
         assert "resourceVersion=7" in api.requests[0].path
         assert "watch=true" in api.requests[0].path
+
+
+async def test_pages_and_watches_do_not_continue_at_another_server(tmp_path: Path) -> None:
+    def moved(to: ScriptedApi) -> Reply:
+        to.kubeconfig(tmp_path, token="t0")
+        kubernetes_access.forget(client.access)
+        return Reply(body={"items": [], "metadata": {"continue": "x"}})
+
+    last = Reply(body={"items": [], "metadata": {"resourceVersion": "9"}})
+    async with client_of(tmp_path, last) as (client, old):
+        with serving(ScriptedApi(answer=lambda _: moved(old))) as new:
+            _, version = await client.list(NODES)
+            moved(new)
+            with pytest.raises(errors.ApiUnavailable, match=r"watch nodes: .* is at another address now") as caught:
+                await anext(client.watch(NODES, version))
+            assert is_expired(caught.value)
+            assert not new.requests
+            with pytest.raises(errors.ApiUnavailable, match=r"list nodes: .* is at another address now") as caught:
+                await client.list(NODES)
+            assert is_expired(caught.value)
+            assert (len(new.requests), len(old.requests)) == (1, 1)
 
 
 async def test_an_expired_watch_says_so(tmp_path: Path) -> None:

@@ -175,6 +175,19 @@ def test_a_killed_task_goes_on_with_the_wave_it_had_come_to(world: World) -> Non
     assert set(summary["nodes"]) == set(NODES)
 
 
+def test_the_pods_of_the_first_node_are_shown_also_if_they_cannot_be_created(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ApiUnavailable("connection reset")
+
+    monkeypatch.setattr(probe_pods, "create_pod", fail)
+    operator = RunProbesOperator(task_id="probe", node_pool=POOL, probe="sharing")
+    with pytest.raises(ApiUnavailable, match="connection reset"):
+        operator.execute(context(TaskInstance(spec=world.spec)))
+    assert "kind: Pod" in operator.manifests
+
+
 def test_a_cleared_task_begins_anew(world: World) -> None:
     _, task_context = run(world)
     task_context["ti"].max_tries += 1
