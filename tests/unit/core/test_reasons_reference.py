@@ -15,7 +15,7 @@ from gpu_fleet.core.gates.registry import all_gates
 from gpu_fleet.core.reasons.catalogue import BY_NAME, SECTIONS
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 from gpu_fleet.core.reasons.runs import ERRORS
-from gpu_fleet.core.releases.helm_symptoms import listed
+from gpu_fleet.core.releases.helm.symptoms import listed
 from tests.unit.core.reasons_in_sources import CONSTANTS, ENUMERATIONS, POSITIONAL, printed
 from tests.unit.core.specs import REPOSITORY
 from tools import reason_docs
