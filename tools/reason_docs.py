@@ -18,7 +18,7 @@ from gpu_fleet.core.aws.launch_errors import KNOWN, Hope
 from gpu_fleet.core.reasons import aws, capacity, nodes, pools, probes, provision, releases, runs, teardown
 from gpu_fleet.core.reasons.catalogue import OTHERS, VALIDATION
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
-from gpu_fleet.core.releases.helm_symptoms import listed
+from gpu_fleet.core.releases.helm.symptoms import listed
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference" / "reasons.md"

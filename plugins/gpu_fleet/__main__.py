@@ -129,7 +129,7 @@ def _validate(folder: Path, previous: Path | None) -> int:
 
 def _lock(folder: Path, check: bool) -> int:
     """Pull every chart and write the lock file, or report how it differs."""
-    from gpu_fleet.hooks.helm.locks import lock_path, read_locks, resolve_locks, write_locks
+    from gpu_fleet.hooks.helm.charts.locks import lock_path, read_locks, resolve_locks, write_locks
 
     fleet = load_fleet(folder)
     specs = [spec for spec in fleet.values() if isinstance(spec, ClusterSpec)]

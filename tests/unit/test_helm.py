@@ -52,11 +52,17 @@ def test_the_paths_of_earlier_versions_name_the_same_classes() -> None:
 
 
 @pytest.mark.slow
-def test_a_dag_file_that_imports_an_operator_loads_neither_hooks_nor_clients() -> None:
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        pytest.param("HelmReleaseOperator", ("gpu_fleet.triggers", "gpu_fleet.core.gates"), id="operator"),
+        pytest.param("HelmReleaseSensor", ("gpu_fleet.core.gates.registry",), id="sensor"),
+    ],
+)
+def test_a_dag_file_loads_neither_clients_nor_the_models_of_cluster_files(name: str, spared: tuple[str, ...]) -> None:
+    heavy = (*spared, "gpu_fleet.core.spec", "gpu_fleet.hooks", "boto3", "kubernetes")
     program = (
-        "import sys; from gpu_fleet.helm import HelmReleaseOperator; "
-        "heavy = ('gpu_fleet.hooks', 'gpu_fleet.triggers', 'gpu_fleet.core.gates', 'boto3', 'kubernetes'); "
-        "print([name for name in heavy if name in sys.modules])"
+        f"import sys; from gpu_fleet.helm import {name}; print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -11,9 +11,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient
 
 #: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
@@ -57,6 +57,10 @@ def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
     :raises SpecError: if the run has no frozen spec (the first task was never run), or one that an older version of the
         package froze and this one refuses.
     """
+    from gpu_fleet.core.spec import (
+        parse_cluster,
+    )  # A DAG file of Helm releases does not load the cluster file's models.
+
     value = context["ti"].xcom_pull(task_ids=FREEZE_SPEC_TASK_ID)
     if not isinstance(value, Mapping) or "spec" not in value:
         raise SpecError(

@@ -175,7 +175,7 @@ class FreezeSpecOperator(BaseOperator):
     def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
         from gpu_fleet.core.spec.notes import notes_of
         from gpu_fleet.hooks.files.clusters import load_cluster
-        from gpu_fleet.hooks.helm.locks import apply_locks
+        from gpu_fleet.hooks.helm.charts.locks import apply_locks
 
         spec = load_cluster(self.cluster)
         for told in refuse_beyond(spec, notifies=self.provisions):

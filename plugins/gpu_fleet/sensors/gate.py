@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.operators.base import FleetOperator, wait_started
+from gpu_fleet.triggers.looking import gate_named
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
 #: Gate -> the field of the spec's ``deadlines`` that bounds it, unless the sensor is given a deadline.

@@ -15,10 +15,9 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from gpu_fleet.core.errors import GpuFleetError
-from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.queries import AwsQuery
 from gpu_fleet.core.verdict import Verdict, unseen
-from gpu_fleet.triggers.looking import judge, verdict_of_error, with_clocks
+from gpu_fleet.triggers.looking import gate_named, judge, verdict_of_error, with_clocks
 from gpu_fleet.triggers.observers import AwsPoller, KubeExplanation, KubeWatcher, Observer, refresh_all
 
 #: Seconds between judgements without any change: some verdicts depend on the clock.

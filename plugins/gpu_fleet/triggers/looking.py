@@ -12,16 +12,26 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GpuFleetError, TransientError
-from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.queries import AwsQuery, KubeQuery, Query
 from gpu_fleet.core.verdict import Verdict, unseen
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.gates.gate import Gate
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess
 
 log = logging.getLogger(__name__)
 
 API_UNAVAILABLE = "ApiUnavailable"
+
+
+def gate_named(name: str) -> Gate:
+    """The gate of that name; the gates are loaded by the first look: a DAG file that only defines a wait needs none.
+
+    :raises KeyError: for a gate that is not registered.
+    """
+    from gpu_fleet.core.gates import registry
+
+    return registry.gate_named(name)
 
 
 def look(gate: str, args: Mapping[str, Any], access: ClusterAccess, *, started: float | None = None) -> Verdict:
@@ -118,4 +128,13 @@ def _list(access: ClusterAccess, query: KubeQuery) -> list[dict[str, Any]]:
     )
 
 
-__all__ = ["API_UNAVAILABLE", "clock_ahead", "judge", "look", "observe_aws", "verdict_of_error", "with_clocks"]
+__all__ = [
+    "API_UNAVAILABLE",
+    "clock_ahead",
+    "gate_named",
+    "judge",
+    "look",
+    "observe_aws",
+    "verdict_of_error",
+    "with_clocks",
+]

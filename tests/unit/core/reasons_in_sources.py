@@ -31,10 +31,10 @@ ENUMERATIONS = {
 CONSTANTS = {
     "gpu_fleet.core.aws.errors": {"_THROTTLED", "BAD_CREDENTIALS", "EXPIRED", "_DENIED", "_CONFLICT", "_SKEWED_CODES"},
     "gpu_fleet.core.device_plugin.sharing": {"MISSING", "DIFFERS", "UNSHARED"},
-    "gpu_fleet.core.kubernetes.objects": {"STUCK_WAITING"},
+    "gpu_fleet.core.kubernetes.containers": {"STUCK_WAITING"},
     "gpu_fleet.core.releases.decide": {"NO_PROVEN", "PRUNED", "LACKS_NEEDED"},
     "gpu_fleet.core.validation.pods": {"TAKEN", "LITTLE_MEMORY"},
-    "gpu_fleet.operators.turn": {"NEVER_ASKED"},
+    "gpu_fleet.operators.lock": {"NEVER_ASKED"},
 }
 #: Functions that return a reason, and what is no reason of the words in them.
 NOT_REASONS = {"PriorityClass", "RuntimeClass", "UnexpectedAdmissionError"}
@@ -48,7 +48,7 @@ POSITIONAL: dict[str, dict[str, int]] = {
     "gpu_fleet.core.validation.judge": {"refused_node": 1, "busy_node": 2},
     "gpu_fleet.core.pools.assets": {"Finding": 1},
     "gpu_fleet.core.aws.launch_errors": {"LaunchCause": 0},
-    "gpu_fleet.core.releases.helm_symptoms": {"_symptom": 2},
+    "gpu_fleet.core.releases.helm.symptoms": {"_symptom": 2},
     "gpu_fleet.core.teardown.drain": {"PodVerdict": 1},
     "gpu_fleet.core.device_plugin.gpu_count": {"Fault": 0},
     "gpu_fleet.core.device_plugin.neighbours": {"Conflict": 0},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,8 @@ from gpu_fleet.core.gates.registry import all_gates
 from gpu_fleet.core.reasons.catalogue import BY_NAME, SECTIONS
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 from gpu_fleet.core.reasons.runs import ERRORS
-from gpu_fleet.core.releases.helm_symptoms import listed
-from tests.unit.core.reasons_in_sources import printed
+from gpu_fleet.core.releases.helm.symptoms import listed
+from tests.unit.core.reasons_in_sources import CONSTANTS, ENUMERATIONS, POSITIONAL, printed
 from tests.unit.core.specs import REPOSITORY
 from tools import reason_docs
 
@@ -42,6 +44,12 @@ def test_every_reason_that_the_sources_can_print_has_an_entry() -> None:
     assert found.keys() >= {"CapacityReady", "NodeNotReady", "PlanGrew", "HelmKilled", "ConfigEntryMissing", "InUse"}
     known = BY_NAME.keys() | {cause.reason for cause in KNOWN} | {reason for reason, _, _ in listed()}
     assert {reason: places for reason, places in found.items() if reason not in known} == {}
+
+
+def test_the_places_in_which_reasons_are_looked_for_exist() -> None:
+    tables: tuple[dict[str, Any], ...] = (ENUMERATIONS, CONSTANTS, POSITIONAL)
+    named = [(module, name) for table in tables for module, names in table.items() for name in names]
+    assert [(module, name) for module, name in named if not hasattr(importlib.import_module(module), name)] == []
 
 
 def test_every_entry_is_in_the_reference_with_where_it_appears() -> None:

@@ -3,7 +3,7 @@
 From it are made: which nodes may be quarantined (:data:`NODE_CAUSES`), the remedies of reports
 (:mod:`gpu_fleet.core.reports.remedies`), and by ``tools/reason_docs.py`` the tables of ``docs/reference/reasons.md``
 and ``docs/guides``. The words of other systems have tables of their own, next to the code that reads them, and the tool
-lists those as well: ``core/aws/launch_errors.py``, ``core/releases/helm_symptoms.py``.
+lists those as well: ``core/aws/launch_errors.py``, ``core/releases/helm/symptoms.py``.
 
 The same word may be the reason of several subjects (``NodeNotReady`` of a node under test and of a pod in a drain), so
 a reason is unique within its section only.

@@ -1,4 +1,4 @@
-"""Reasons of Helm releases and of the workloads in them. What helm prints: ``core/releases/helm_symptoms.py``."""
+"""Reasons of Helm releases and of the workloads in them. What helm prints: ``core/releases/helm/symptoms.py``."""
 
 from __future__ import annotations
 

@@ -2,6 +2,6 @@
 
 Read in this order: ``storage`` (what Helm keeps), ``request`` (what is wanted), ``ledger`` and ``lease`` (what we
 keep), ``state`` (what was found), ``decide`` (what to do), ``guards`` (what is refused nevertheless), ``outcome`` and
-``leftovers`` (what was done), ``objects`` (what a manifest contains), ``helm_output`` (what Helm reports), ``charts``
+``leftovers`` (what was done), ``objects`` (what a manifest contains), ``helm`` (what Helm reports), ``charts``
 (where charts come from).
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_fleet.core.errors import GpuFleetError
-from gpu_fleet.core.gates.registry import gate_named
+from gpu_fleet.core.gates.releases import RELEASE_WORKLOADS
 from gpu_fleet.core.queries import KubeQuery
 from gpu_fleet.core.releases.objects import passing, workloads
 from gpu_fleet.hooks.kubernetes.client import KubeClient
@@ -14,7 +14,7 @@ def cause_of(client: KubeClient, manifest: str, release: str, namespace: str) ->
     names = list(workloads(manifest, namespace))
     if not names:
         return ""
-    gate, now = gate_named("release_workloads"), client.now()
+    gate, now = RELEASE_WORKLOADS, client.now()
     args = {
         "release": release, "namespace": namespace, "workloads": names, "passing": list(passing(manifest, namespace)),
         "patience_s": 0, "now": now, "started": now,

@@ -2,16 +2,6 @@
 
 Helm's exit code is never trusted: storage is read again after every command, and only what it shows counts. Every
 method may be killed at any instant and called again.
-
-To follow one install, read these 20 files in this order:
-
-- the task: ``operators/helm/release.py``, ``operators/helm/base.py``;
-- before the Lease is taken: this file, ``charts.py``, ``preparation.py``;
-- observe and decide: ``looking.py``, ``storage.py``; in ``core/releases/``: ``ledger.py``, ``state.py``, ``decide.py``,
-  ``guards.py``;
-- the Lease: ``session.py``, ``lease.py``;
-- the actions: ``base.py``, ``table.py``, ``install.py``, ``upgrade.py`` and ``record.py`` in ``actions/``;
-- helm itself: ``command.py`` and ``process.py`` in ``binary/``.
 """
 
 from __future__ import annotations
@@ -47,7 +37,7 @@ from gpu_fleet.hooks.helm.actions.rollback import Rollback
 from gpu_fleet.hooks.helm.actions.run_tests import RunTests
 from gpu_fleet.hooks.helm.actions.table import action_of
 from gpu_fleet.hooks.helm.actions.uninstall import Uninstall
-from gpu_fleet.hooks.helm.charts import declared, fetch_chart, identified
+from gpu_fleet.hooks.helm.charts.archives import declared, fetch_chart, identified
 from gpu_fleet.hooks.helm.cleanup import ReleaseCleanup
 from gpu_fleet.hooks.helm.lease import forget_free_lease
 from gpu_fleet.hooks.helm.looking import first_look, look

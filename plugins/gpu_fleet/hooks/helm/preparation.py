@@ -10,10 +10,10 @@ import yaml
 
 from gpu_fleet.core.errors import AlreadyExists, Conflict, NotFound
 from gpu_fleet.core.kubernetes.kinds import NAMESPACE, ObjectRef
-from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.helm.output import error_of
 from gpu_fleet.core.releases.request import ReleaseRequest
 from gpu_fleet.hooks.helm.binary.command import Helm, dry_run_arguments, template_arguments, write_values
-from gpu_fleet.hooks.helm.charts import declared
+from gpu_fleet.hooks.helm.charts.archives import declared
 from gpu_fleet.hooks.helm.gone_kinds import gone_types
 from gpu_fleet.hooks.kubernetes.client import KubeClient
 

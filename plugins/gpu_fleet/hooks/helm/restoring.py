@@ -12,7 +12,7 @@ from gpu_fleet.core.releases.components import restored_request
 from gpu_fleet.core.releases.decide import PRUNED
 from gpu_fleet.core.releases.request import ChartRef, ReleaseRequest, content_digest
 from gpu_fleet.core.releases.state import Observation
-from gpu_fleet.hooks.helm.charts import fetch_chart, sha256_of
+from gpu_fleet.hooks.helm.charts.archives import fetch_chart, sha256_of
 from gpu_fleet.hooks.helm.storage import ReleaseStorage
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.releases.values_document import values_document
+from gpu_fleet.core.releases.helm.values import values_document
 from gpu_fleet.hooks.helm.binary.command import write_values
 from tests.e2e.helm_world import helm_binary
 

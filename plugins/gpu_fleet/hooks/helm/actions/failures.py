@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_fleet.core.errors import ClusterBusy, DeadlinePassed, GpuFleetError, Invalid, ReleaseError, TransientError
-from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.helm.output import error_of
 from gpu_fleet.core.releases.state import Observation
 from gpu_fleet.core.releases.storage import UNFINISHED
 from gpu_fleet.hooks.helm.actions.base import ActionContext

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpu_fleet.core.errors import DeadlinePassed, GateFailed, Invalid, TransientError
 from gpu_fleet.core.releases.guards import candidate_of
-from gpu_fleet.core.releases.helm_output import complaint
+from gpu_fleet.core.releases.helm.output import complaint
 from gpu_fleet.core.releases.state import Observation
 from gpu_fleet.core.releases.storage import chart_tests
 from gpu_fleet.hooks.helm.actions.base import ActionContext

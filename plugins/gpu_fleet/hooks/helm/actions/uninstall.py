@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpu_fleet.core.errors import DeadlinePassed, ReleaseError, TransientError
 from gpu_fleet.core.kubernetes.kinds import CRD, ObjectRef
-from gpu_fleet.core.releases.helm_output import error_of
+from gpu_fleet.core.releases.helm.output import error_of
 from gpu_fleet.core.releases.ledger import Intent
 from gpu_fleet.core.releases.objects import crds
 from gpu_fleet.core.releases.state import Observation

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any
 
 from gpu_fleet.core.errors import ToolError, TransientError
-from gpu_fleet.core.releases.helm_output import HelmVersion, parse_version
+from gpu_fleet.core.releases.helm.output import HelmVersion, parse_version
+from gpu_fleet.core.releases.helm.values import values_document
 from gpu_fleet.core.releases.request import Conflicts, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.releases.storage import LABEL_DIGEST
-from gpu_fleet.core.releases.values_document import values_document
 from gpu_fleet.hooks.helm.binary.folder import PrivateFolder
 from gpu_fleet.hooks.helm.binary.kubeconfig import write_kubeconfig
 from gpu_fleet.hooks.helm.binary.process import Finished, run_child

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_fleet.core.releases.helm_output import redact
+from gpu_fleet.core.releases.helm.output import redact
 
 log = logging.getLogger(__name__)
 

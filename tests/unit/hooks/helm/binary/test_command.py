@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_fleet.core.releases.helm_output import HelmVersion
+from gpu_fleet.core.releases.helm.output import HelmVersion
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.hooks.helm.binary.command import rollback_arguments, upgrade_arguments
 

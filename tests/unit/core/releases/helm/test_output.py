@@ -10,7 +10,7 @@ from gpu_fleet.core.errors import (
     Invalid,
     ToolError,
 )
-from gpu_fleet.core.releases.helm_output import complaint, error_of, parse_version, pull_error, redact
+from gpu_fleet.core.releases.helm.output import complaint, error_of, parse_version, pull_error, redact
 from tests.corpus import entries
 
 

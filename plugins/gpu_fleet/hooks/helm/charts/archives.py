@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from gpu_fleet.core.errors import DeadlinePassed, SpecError, TransientError
-from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE, cache_name, check_digest, mirrored, parse_mirrors
-from gpu_fleet.core.releases.charts import pull_arguments as _pull_arguments
-from gpu_fleet.core.releases.helm_output import pull_error
+from gpu_fleet.core.releases.charts.archives import MIRRORS_VARIABLE, cache_name, check_digest, mirrored, parse_mirrors
+from gpu_fleet.core.releases.charts.archives import pull_arguments as _pull_arguments
+from gpu_fleet.core.releases.helm.output import pull_error
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.hooks.helm.binary.command import Helm
 

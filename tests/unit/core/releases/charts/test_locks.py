@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import SpecError
+from gpu_fleet.core.releases.charts.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
 from gpu_fleet.core.releases.components import release_request
-from gpu_fleet.core.releases.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 from gpu_fleet.hooks.files.clusters import load_cluster
 

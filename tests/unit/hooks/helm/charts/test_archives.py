@@ -16,7 +16,7 @@ import pytest
 
 from gpu_fleet.core.errors import ApiUnavailable, Invalid, SpecError
 from gpu_fleet.core.releases.request import ChartRef
-from gpu_fleet.hooks.helm.charts import fetch_chart, identified
+from gpu_fleet.hooks.helm.charts.archives import fetch_chart, identified
 from tests.e2e.helm_world import helm_binary
 
 
@@ -164,7 +164,7 @@ def test_the_lock_command_notes_what_the_repository_serves(
 
     from gpu_fleet.__main__ import main
     from gpu_fleet.hooks.files.clusters import load_cluster
-    from gpu_fleet.hooks.helm.locks import apply_locks
+    from gpu_fleet.hooks.helm.charts.locks import apply_locks
 
     value = load_cluster("demo").to_json()
     value["karpenter"]["manage"] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.releases.charts import cache_name, check_digest, mirrored, parse_mirrors, pull_arguments
+from gpu_fleet.core.releases.charts.archives import cache_name, check_digest, mirrored, parse_mirrors, pull_arguments
 from gpu_fleet.core.releases.request import ChartRef
 
 MIRRORS = {

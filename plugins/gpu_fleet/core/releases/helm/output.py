@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 
 from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GpuFleetError, Invalid, ToolError, TransientError
-from gpu_fleet.core.releases.charts import MIRRORS_VARIABLE
-from gpu_fleet.core.releases.helm_symptoms import is_refusal, symptom_of
+from gpu_fleet.core.releases.charts.archives import MIRRORS_VARIABLE
+from gpu_fleet.core.releases.helm.symptoms import is_refusal, symptom_of
 
 _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)\.(?P<patch>[0-9]+)")
 _TOKENS = re.compile(r"(k8s-aws-v1\.)[A-Za-z0-9_=-]+|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}")

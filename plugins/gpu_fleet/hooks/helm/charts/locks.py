@@ -10,11 +10,11 @@ from pathlib import Path
 import yaml
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.releases.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
+from gpu_fleet.core.releases.charts.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.files.clusters import clusters_dir, read_cluster_file
-from gpu_fleet.hooks.helm.charts import fetch_chart, sha256_of
+from gpu_fleet.hooks.helm.charts.archives import fetch_chart, sha256_of
 
 LOCK_FILE = "charts.lock.yaml"
 _HEAD = "# Written by `python -m gpu_fleet lock`. A run installs exactly these archives.\n"

@@ -1,0 +1,1 @@
+"""What helm prints, and the values file that it reads."""

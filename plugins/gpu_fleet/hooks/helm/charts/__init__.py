@@ -1,0 +1,1 @@
+"""Chart archives: pulled to the worker, and their lock file."""
