@@ -34,7 +34,7 @@ CONSTANTS = {
     "gpu_fleet.core.kubernetes.objects": {"STUCK_WAITING"},
     "gpu_fleet.core.releases.decide": {"NO_PROVEN", "PRUNED", "LACKS_NEEDED"},
     "gpu_fleet.core.validation.pods": {"TAKEN", "LITTLE_MEMORY"},
-    "gpu_fleet.operators.turn": {"NEVER_ASKED"},
+    "gpu_fleet.operators.lock": {"NEVER_ASKED"},
 }
 #: Functions that return a reason, and what is no reason of the words in them.
 NOT_REASONS = {"PriorityClass", "RuntimeClass", "UnexpectedAdmissionError"}
@@ -49,7 +49,7 @@ POSITIONAL: dict[str, dict[str, int]] = {
     "gpu_fleet.core.pools.assets": {"Finding": 1},
     "gpu_fleet.core.aws.launch_errors": {"LaunchCause": 0},
     "gpu_fleet.core.releases.helm_symptoms": {"_symptom": 2},
-    "gpu_fleet.core.teardown.drain": {"PodVerdict": 1},
+    "gpu_fleet.core.teardown.drain_rules": {"PodVerdict": 1},
     "gpu_fleet.core.device_plugin.gpu_count": {"Fault": 0},
     "gpu_fleet.core.device_plugin.neighbours": {"Conflict": 0},
 }

@@ -8,15 +8,13 @@ from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
 from gpu_fleet.core.kubernetes.pod_budgets import matches
 from gpu_fleet.core.teardown.drain import (
     DrainPlan,
-    DrainRules,
-    Fate,
     Step,
-    judge_pod,
     next_step,
     plan_drain,
     protection,
     remaining_nodes,
 )
+from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
 from tests.unit.core.specs import demo_spec
 
 DEFAULT = DrainRules(daemon_sets=frozenset({("kube-system", "cni")}))
