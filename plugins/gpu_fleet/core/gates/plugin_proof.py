@@ -54,16 +54,9 @@ from gpu_fleet.core.kubernetes.objects import (
     node_of,
     title_of,
 )
-from gpu_fleet.core.kubernetes.workloads import (
-    Object,
-    Scene,
-    is_current,
-    judge_workload,
-    owned_by,
-    pod_trouble,
-    pods_of,
-    refusal,
-)
+from gpu_fleet.core.kubernetes.workload_causes import pod_trouble, refusal
+from gpu_fleet.core.kubernetes.workload_pods import Object, Scene, is_current, owned_by, pods_of
+from gpu_fleet.core.kubernetes.workloads import judge_workload
 from gpu_fleet.core.manifests.plugin_entries import entry_replicas
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.verdict import Phase, Verdict, combine, failed, progressing, ready
