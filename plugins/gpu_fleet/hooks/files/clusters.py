@@ -16,7 +16,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
-from gpu_fleet.core.spec.document import MAX_BYTES, Document, read_document
+from gpu_fleet.core.spec.yaml.document import MAX_BYTES, Document, read_document
 from gpu_fleet.hooks.files.templates import include_dir
 
 log = logging.getLogger(__name__)
