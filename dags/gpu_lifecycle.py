@@ -5,7 +5,7 @@ The whole life of a cluster's GPU capacity in one graph. Start it by hand, over 
 
 1. **preflight**: checks tools, AWS identity, what nodes and Karpenter need in the account, and that the cluster is
    ACTIVE; that no second device plugin serves our nodes (task `check_neighbours`); reports which nodes this run makes
-   drift, and whose jobs run there, before anything is applied (task `plan_changes`); then takes the cluster's turn, so
+   drift, and whose jobs run there, before anything is applied (task `plan_changes`); then takes the cluster lock, so
    that no two runs change it at the same time.
 2. **provision** beside **rollout**: Karpenter, node classes and node pools; the RuntimeClass and, strictly after it,
    the NVIDIA device plugin.
@@ -19,7 +19,7 @@ The whole life of a cluster's GPU capacity in one graph. Start it by hand, over 
    phase failed, because that is when things leak; the run stays failed.
 
 Every task can be retried or cleared; a second run that finds everything in place changes nothing. Probes,
-placeholders, protection and turn are released whatever happens, also if a person marks the run failed.
+placeholders, protection and lock are released whatever happens, also if a person marks the run failed.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 Proves again, on the cluster's `schedule` or by hand, that the cluster matches its spec and that its GPUs work as
 promised. It never buys capacity and corrects nothing.
 
-1. **preflight**: the cluster is ACTIVE; then the cluster's turn. If another run holds it, everything is skipped: the
-   run's verdict is `ClusterBusy`, which is neither a pass nor an alarm, unless the turn has been held for longer than
+1. **preflight**: the cluster is ACTIVE; then the cluster lock. If another run holds it, everything is skipped: the
+   run's verdict is `ClusterBusy`, which is neither a pass nor an alarm, unless the lock has been held for longer than
    `validation.overdueAfter`.
 2. **drift check**: compares the manifests and Helm releases with the spec and reports each difference with its object
    and field: changed, deleted or added. A difference fails the run; the validation runs all the same.
@@ -16,7 +16,7 @@ promised. It never buys capacity and corrects nothing.
    a whole pool.
 5. **publish**: the pools' assets.
 
-The Params `pools` and `node` limit it to these. Probes, protection and turn are released whatever happens, also if a
+The Params `pools` and `node` limit it to these. Probes, protection and lock are released whatever happens, also if a
 person marks the run failed.
 """
 

@@ -343,7 +343,7 @@ class Fleet:
         return value
 
     def turn_holder(self) -> Json:
-        """The data of the cluster's turn; empty if nobody holds it."""
+        """The record of the cluster lock; empty if no run holds it."""
         records = self.kubectl.get("configmap", "turn", "-n", SYSTEM_NAMESPACE)
         return dict(records[0].get("data") or {}) if records else {}
 

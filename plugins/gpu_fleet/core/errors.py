@@ -10,7 +10,7 @@
     │   ├── Conflict                409: another client wrote in between
     │   │   ├── AlreadyExists
     │   │   └── FieldConflict       server-side apply: a field belongs to another manager
-    │   ├── ClusterBusy             the cluster's turn or a release's Lease is held by a live holder
+    │   ├── ClusterBusy             the cluster lock or a release's Lease is held by a live holder
     │   └── GateFailed              a gate, a check or a test failed for a cause that may pass
     └── PermanentError              a retry of the same task cannot help
         ├── SpecError               the cluster file or a Param is wrong (``field``, ``remedy``)
@@ -87,7 +87,7 @@ class FieldConflict(Conflict):
 
 
 class ClusterBusy(TransientError):
-    """The cluster's turn, or a release's Lease, is held by a live holder, which the message names."""
+    """The cluster lock, or a release's Lease, is held by a live holder, which the message names."""
 
 
 class GateFailed(TransientError):

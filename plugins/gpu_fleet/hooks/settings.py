@@ -16,14 +16,14 @@ class Settings:
     """
     :ivar poll_interval_s: seconds between looks at what cannot be watched (AWS). ``GPU_FLEET_POLL_INTERVAL``; 5 keeps
         a triggerer with a hundred gates far below EC2's and EKS's request quotas.
-    :ivar turn_recheck_s: seconds after which a run that waits for the cluster's turn asks Airflow whether the holder is
+    :ivar turn_recheck_s: seconds after which a run that waits for the cluster lock asks Airflow whether the holder is
         still running. ``GPU_FLEET_TURN_RECHECK``; each time costs a short task.
     :ivar retry_delay_s: seconds before a failed task is tried again. ``GPU_FLEET_RETRY_DELAY``, read when a DAG is
         parsed; what waiting cures is waited for by gates, so the delay only has to outlast a short failure of
         an API.
-    :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
-        of the Airflow UI, which differs between deployments. Without either it is a name that other deployments may
-        have too: then a turn whose run this Airflow does not know is never taken over.
+    :ivar deployment: name of this Airflow deployment in the record of the cluster lock. ``GPU_FLEET_DEPLOYMENT``; by
+        default the base URL of the Airflow UI, which differs between deployments. Without either it is a name that
+        other deployments may have too: then a lock whose run this Airflow does not know is never taken over.
     """
 
     poll_interval_s: float = 5.0

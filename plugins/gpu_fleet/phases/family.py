@@ -164,7 +164,7 @@ def fleet_dag(
         # The file's globals count; otherwise a DAG that fails half-way would be registered, too.
         auto_register=False,
         catchup=False,
-        # Only one run at a time can hold the cluster's turn; a second one would only wait for it.
+        # Only one run at a time can hold the cluster lock; a second one would only wait for it.
         max_active_runs=1,
         default_args={
             **DEFAULT_ARGS,

@@ -52,7 +52,7 @@ def bare_pods_param() -> Param:
 
 
 def teardown(spec: ClusterSpec) -> Phase:
-    """The cluster's turn is not held while the approval is pending: it is taken after it, and a new plan is made.
+    """The cluster lock is not held while the approval is pending: it is taken after it, and a new plan is made.
 
     The new plan may remove less than the approved one, never more.
     """
@@ -68,7 +68,7 @@ def teardown(spec: ClusterSpec) -> Phase:
             response_timeout=spec.deadlines.approval.timedelta,
             execution_timeout=None,
         )
-        turn = AcquireLockOperator(task_id="acquire_turn")
+        lock = AcquireLockOperator(task_id="acquire_turn")
         replan = PlanTeardownOperator(task_id="plan_again", approved_task_id=plan.task_id)
         freeze = FreezePoolsOperator(task_id="freeze_pools")
         drains: list[Any] = [
@@ -82,7 +82,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         # An Airflow teardown task, too: a run that a person ends must not leave pools frozen for no reason.
         undo = UndoFreezeOperator(
             task_id="undo_freeze",
-            turn=turn.task_id,
+            turn=lock.task_id,
             freeze=freeze.task_id,
             drains=[drain.task_id for drain in drains],
         ).as_teardown()
@@ -100,12 +100,12 @@ def teardown(spec: ClusterSpec) -> Phase:
         )
         release = ReleaseLockOperator(task_id="release_turn").as_teardown()
 
-        plan >> approve >> turn >> replan >> freeze >> drains
+        plan >> approve >> lock >> replan >> freeze >> drains
         for drain in drains:
             drain >> [delete, undo]
         delete >> claims_gone >> instances_gone >> classes >> classes_gone
         tasks: list[Any] = [
-            *(plan, approve, turn, replan, freeze, *drains, undo, delete, claims_gone),
+            *(plan, approve, lock, replan, freeze, *drains, undo, delete, claims_gone),
             *(instances_gone, classes, classes_gone, leaks),
         ]
         for pool in spec.node_pools:

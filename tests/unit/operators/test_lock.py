@@ -240,7 +240,7 @@ def test_a_retry_waits_for_the_lock_until_the_first_trys_deadline(cluster: Sandb
 
 
 def test_the_deadline_names_the_holder(cluster: SandboxCluster) -> None:
-    verdict = progressing("ClusterBusy", "the cluster's turn is held by x/run_1")
+    verdict = progressing("ClusterBusy", "the cluster lock is held by x/run_1")
     event = {"type": "deadline", "gate": "turn_free", "verdict": verdict.to_json()}
     with pytest.raises(DeadlinePassed, match="held by x/run_1"):
         AcquireLockOperator(task_id="acquire_turn").go_on(run(cluster), event, started=0.0)

@@ -55,7 +55,7 @@ POOL = Section(
             "ValidationOverdue",
             Effect.GOES_ON,
             "validation has not been able to start for longer than `overdueAfter` allows",
-            "Look at the run that holds the cluster's turn, which the notification names.",
+            "Look at the run that holds the cluster lock, which the notification names.",
             guide="notifications.md#overdue-validation",
         ),
     ),

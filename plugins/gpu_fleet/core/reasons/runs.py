@@ -1,4 +1,4 @@
-"""Reasons of a run itself: the cluster's turn, the spec, drift, gates that cannot look, and the types of errors."""
+"""Reasons of a run itself: the cluster lock, the spec, drift, gates that cannot look, and the types of errors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ RUNS = Section(
     "Runs",
     "tasks of every DAG; the gate `turn_free`",
     (
-        Reason("TurnFree", _ON, "the cluster's turn is free"),
-        Reason("Recheck", _ON, "it is time to ask Airflow whether the holder of the turn still runs"),
+        Reason("TurnFree", _ON, "the cluster lock is free"),
+        Reason("Recheck", _ON, "it is time to ask Airflow whether the holder of the lock still runs"),
         Reason(
             "ClusterBusy",
             _WAITS,
-            "another run holds the cluster's turn, or a release's Lease; the message names the holder. A revalidation "
+            "another run holds the cluster lock, or a release's Lease; the message names the holder. A revalidation "
             "is skipped",
             "Nothing to do while the holder runs; the next run tries again.",
             guide="revalidation.md",
         ),
-        Reason("NeverAsked", _ON, "the run ended before it had asked for the cluster's turn"),
+        Reason("NeverAsked", _ON, "the run ended before it had asked for the cluster lock"),
         Reason(
             "DagOutdated",
             _RETRIED,

@@ -18,9 +18,7 @@ class Deadlines(SpecModel):
     A bound is not an expectation: after it, waiting longer is pointless. Each has room for slow days.
     """
 
-    turn: Seconds = Field(
-        default=Seconds.parse("30m"), description="For the cluster's turn while another run holds it."
-    )
+    turn: Seconds = Field(default=Seconds.parse("30m"), description="For the cluster lock while another run holds it.")
     cluster_active: Seconds = Field(
         default=Seconds.parse("20m"),
         description="For the EKS cluster to be ACTIVE, and for nodes of its node groups that are still joining; "
