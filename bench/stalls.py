@@ -156,20 +156,20 @@ async def nodes(access: dict[str, Any], count: int) -> None:
 
 def look(way: str, access: dict[str, Any], many: int) -> None:
     from gpu_fleet.core.kubernetes.kinds import POD
-    from gpu_fleet.core.validation.others import others_by_node
+    from gpu_fleet.core.validation.user_pods import user_pods_by_node
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 
     kube = KubernetesHook(ClusterAccess.from_json(access)).client()
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     wanted = {f"n{i}" for i in range(10)}
     if way == "all":
-        found = others_by_node(kube.list(POD))
+        found = user_pods_by_node(kube.list(POD))
     elif way == "kept":
-        found = others_by_node(kube.list(POD, keep=lambda item: item["spec"]["nodeName"] in wanted))
+        found = user_pods_by_node(kube.list(POD, keep=lambda item: item["spec"]["nodeName"] in wanted))
     else:
         from gpu_fleet.hooks.cluster.pods import pods_on
 
-        found = others_by_node(pods_on(kube, wanted))
+        found = user_pods_by_node(pods_on(kube, wanted))
     seconds, grown = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     held = sum(found[name].gpus for name in wanted)
     print(f"{many} pods, {way}: {seconds:.1f} s, {grown / 1024:.0f} MiB more at its peak, {held} GPUs held", flush=True)

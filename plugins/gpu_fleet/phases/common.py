@@ -9,7 +9,7 @@ probes, placeholders, protection and lock are released then, too. What that chan
 - Airflow leaves teardowns out when it takes a run's state from the leaves. ``run_verdict`` must count, so it is one
   with ``on_failure_fail_dagrun``; a failed clean-up counts through it. If it were no teardown, it would be skipped in a
   run that was marked failed, and a run whose only counted leaf is skipped ends as a *success*.
-- :func:`settle` treats a teardown as what it is here: a task that ends its chain.
+- :func:`chain_ends` treats a teardown as what it is here: a task that ends its chain.
 
 Two cases are beyond their reach: a run that ``dagrun_timeout`` ends, and a machine that dies. Then probes and
 placeholders end by themselves (``activeDeadlineSeconds``), the lock is stale because its run is over, and the clean-up
@@ -66,7 +66,7 @@ class Phase:
         return self
 
 
-def settle(tasks: Iterable[Any]) -> list[Any]:
+def chain_ends(tasks: Iterable[Any]) -> list[Any]:
     """The tasks that a join with trigger rule ``all_done`` must wait for, so that none of ``tasks`` still runs then.
 
     A task that joins several chains is ``upstream_failed`` as soon as *one* of them fails, while the others still run.
@@ -93,7 +93,7 @@ def freeze_spec(spec: ClusterSpec, *, provisions: bool = False) -> Phase:
 def release_turn(phases: Iterable[Phase]) -> Phase:
     """Releases the cluster lock when all tasks of these phases are over, whatever became of them."""
     release = ReleaseLockOperator(task_id="release_turn").as_teardown()
-    cross_downstream(settle(task for phase in phases for task in phase.tasks), [release])
+    cross_downstream(chain_ends(task for phase in phases for task in phase.tasks), [release])
     return Phase.of(release)
 
 

@@ -23,7 +23,7 @@ from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
 from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
-from gpu_fleet.phases.common import Phase, settle
+from gpu_fleet.phases.common import Phase, chain_ends
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def teardown(spec: ClusterSpec) -> Phase:
             # Karpenter must have served its finalizers on the node classes before its controller is uninstalled.
             classes_gone >> karpenter >> crds
             tasks += [karpenter, crds]
-        for task in settle(task for task in tasks if task is not leaks):
+        for task in chain_ends(task for task in tasks if task is not leaks):
             task >> leaks
-        for task in settle(tasks):
+        for task in chain_ends(tasks):
             task >> release
         tasks.append(release)
     return Phase(heads=[plan], tails=[release], tasks=tasks)

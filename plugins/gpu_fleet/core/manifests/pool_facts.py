@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpu_fleet.core.aws.costs import PriceList
-from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.aws.hardware import Hardware
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.spec.instances import vcpus
 

@@ -55,19 +55,19 @@ class Replacement:
 
     :ivar chosen: the nodes to remove.
     :ivar surge: how many nodes beyond ``wantedNodes`` have to be launched first.
-    :ivar standing: all nodes that existed when this was decided.
+    :ivar existing: all nodes that existed when this was decided.
     """
 
     chosen: tuple[str, ...] = ()
     surge: int = 0
-    standing: tuple[str, ...] = ()
+    existing: tuple[str, ...] = ()
     left: tuple[Left, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "chosen": list(self.chosen),
             "surge": self.surge,
-            "standing": list(self.standing),
+            "standing": list(self.existing),
             "left": [item.to_json() for item in self.left],
         }
 
@@ -138,7 +138,7 @@ def choose(
     by_name = {node.name: node for node in nodes}
     chooser = CHOOSERS.get(mode)
     if chooser is None:
-        return Replacement(standing=tuple(sorted(by_name)))
+        return Replacement(existing=tuple(sorted(by_name)))
     candidates, left = chooser(drifted, by_name)
     counting = {name for name, node in by_name.items() if counts(node)}
     lacking = max(0, wanted - len(counting))  # asked for in any case

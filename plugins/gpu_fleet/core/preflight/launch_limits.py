@@ -176,7 +176,7 @@ def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
     if nodes is None or isinstance(nodes, Unseen):
         message = f"{shown}, {wanted} node(s) are wanted, and how many are there is not known"
         return Prerequisite(name, State.UNKNOWN, message, remedy)
-    lacking = sum(max(0, pool.wanted_nodes - _standing(pool, nodes)) for pool in asking)
+    lacking = sum(max(0, pool.wanted_nodes - _existing(pool, nodes)) for pool in asking)
     if free >= lacking:
         return Prerequisite(name, State.MET, f"{shown}, and {lacking} node(s) are to come")
     return Prerequisite(
@@ -184,5 +184,5 @@ def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
     )
 
 
-def _standing(pool: NodePool, nodes: Iterable[Object]) -> int:
+def _existing(pool: NodePool, nodes: Iterable[Object]) -> int:
     return sum(labels_of(dict(node)).get(LABEL_NODE_POOL) == pool.name for node in nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu_fleet.core.aws.physical import Hardware, hardware_of
+from gpu_fleet.core.aws.hardware import Hardware, hardware_of
 from gpu_fleet.core.manifests.pool_facts import PoolFacts
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.hooks.aws import aws_session
