@@ -49,8 +49,8 @@ def preflight(spec: ClusterSpec) -> Phase:
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:
-    """Cluster ACTIVE, and the node if the run is about a single one; then the cluster lock. If another
-    run holds the lock, all later tasks are skipped.
+    """Cluster ACTIVE, and the node if the run is about a single one; then the cluster lock. If another run holds the
+    lock, all later tasks are skipped.
 
     It checks neither helm nor EC2's offers: a revalidation installs and buys nothing.
     """

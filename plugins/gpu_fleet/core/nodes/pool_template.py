@@ -5,9 +5,9 @@ launched before one of them changed is *drifted*: it serves the pods that it has
 pool. Nodes that Karpenter calls drifted for changes that no job notices (AMI, age, tags, grace period) still count.
 
 A NodeClaim keeps the labels and taints of the template that it was made of (kubernetes-sigs/karpenter v1.14.1
-``pkg/controllers/provisioning/scheduling/nodeclaimtemplate.go``), so it is the claim that is compared: a label that
-a person has removed from a Node is a defect of that node, not another template. A label that a living Node has been
-given since then makes up for the one that its claim lacks.
+``pkg/controllers/provisioning/scheduling/nodeclaimtemplate.go``), so it is the claim that is compared: a label that a
+person has removed from a Node is a defect of that node, not another template. A label that a living Node has been given
+since then makes up for the one that its claim lacks.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 First the run requests as many additional nodes as the pool would lack without the drifted ones, within
 ``limits.nodes``; it waits for them and validates them like all others. Only then is a drifted node removed, if it is
-still idle and as many proven nodes as the spec wants stay without it. So a run that is interrupted at any point
-leaves at worst one node too many.
+still idle and as many proven nodes as the spec wants stay without it. So a run that is interrupted at any point leaves
+at worst one node too many.
 
 Only idle nodes are chosen at present. A strategy for busy nodes would be another :data:`Chooser`; everything after the
 choice is the same, except that the node has to be drained.

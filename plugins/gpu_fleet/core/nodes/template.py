@@ -2,9 +2,9 @@
 
 Karpenter compares hashes, which say that something changed but not what. Hashed are the whole template of a NodePool
 but its requirements (kubernetes-sigs/karpenter v1.14.1 ``pkg/apis/v1/nodepool.go``, Hash and NodeClaimTemplateSpec),
-and of an EC2NodeClass all fields but its selectors, ``amiFamily`` and ``ipPrefixCount``
-(aws/karpenter-provider-aws v1.14.1 ``pkg/apis/v1/ec2nodeclass.go``). Requirements are compared with the node's labels,
-AMIs with what the selector finds now (``pkg/cloudprovider/drift.go``).
+and of an EC2NodeClass all fields but its selectors, ``amiFamily`` and ``ipPrefixCount`` (aws/karpenter-provider-aws
+v1.14.1 ``pkg/apis/v1/ec2nodeclass.go``). Requirements are compared with the node's labels, AMIs with what the selector
+finds now (``pkg/cloudprovider/drift.go``).
 
 A NodeClaim carries the template that it was created from (``nodepool.go``, ToNodeClaim), but only the hash of its
 class, so the fields of the class are looked up in a record (:mod:`gpu_fleet.core.nodes.records`). Fields have the names

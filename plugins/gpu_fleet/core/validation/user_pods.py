@@ -66,8 +66,8 @@ def user_pods_by_node(pods: Iterable[Object], events: Iterable[Object] = (), sin
         count[node] = count.get(node, 0) + (not of_daemon_set(pod))
         if found := unasked(pod):
             seeing.setdefault(node, []).append(found)
-    # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which
-    # is gone when its probe is judged.
+    # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which is
+    # gone when its probe is judged.
     displaced = {
         str(event.get("message", "")).rpartition(" on node ")[2].strip()
         for event in events

@@ -221,7 +221,9 @@ class Reader:
         level.merges = found
 
     def _merge(self, event: Any, node: Node, other: Node) -> None:
-        """Keys of the other mapping that this one does not have; the first of several wins (https://yaml.org/type/merge)."""
+        """Keys of the other mapping that this one does not have; the first of several wins
+        (https://yaml.org/type/merge).
+        """
         for key, value in other.value.items():
             if key not in node.value:
                 part = other.parts[key]
