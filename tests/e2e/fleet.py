@@ -225,7 +225,8 @@ class Fleet:
         """Wait for the end of a run.
 
         :param answer: given to every task that asks a person: ``Approve``, ``Reject``, or ``None`` for no answer.
-        :param before_answer: called before that; :param on_tick: called at every look with the tasks by id.
+        :param before_answer: called before that.
+        :param on_tick: called at every look with the tasks by id.
         """
         began = time.monotonic()
         asked: dict[tuple[str, int], float] = {}

@@ -156,7 +156,8 @@ def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
 def _judge_overlay(name: str, overlays: Sequence[Mapping[str, Any]], *, started: float, now: float) -> Verdict:
     """
     :param overlays: all of the cluster, because a conflict names none.
-    :param started: when the wait began, :param now: epoch seconds.
+    :param started: epoch seconds at which the wait began.
+    :param now: epoch seconds.
     """
     found = next((item for item in overlays if item["metadata"]["name"] == name), None)
     if found is None:

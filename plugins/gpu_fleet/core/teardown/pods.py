@@ -98,7 +98,8 @@ def judge(pods: Iterable[Json], nodes: Iterable[str], rules: DrainRules, budgets
           *, disable_eviction: bool = False) -> Judged:  # fmt: skip
     """Judge every pod on the nodes that a teardown removes.
 
-    :param budgets: all PodDisruptionBudgets. :param now: epoch seconds.
+    :param budgets: all PodDisruptionBudgets.
+    :param now: epoch seconds.
     :param disable_eviction: pods are deleted, which no budget can forbid.
     """
     there = on_nodes(pods, nodes)
