@@ -156,7 +156,7 @@ def held_by(config_map: Mapping[str, Any]) -> str:
     """Who holds the lock, in words, with the remedy if it cannot be known whether that run is over."""
     holder = read_holder(config_map)
     if holder is None:
-        return "nobody"
+        return "no run"
     if not (holder.deployment and holder.dag_id and holder.run_id):
         return f"a record that cannot be read; delete {LOCK_REF} if nothing is running"
     if holder.deployment == NAMELESS_DEPLOYMENT:
