@@ -187,8 +187,8 @@ def placeholder_pod(
 ) -> dict[str, Any]:
     """A pod that waits for a new node of the pool and holds its GPUs.
 
-    It ends by itself: a run that is ended by its timeout never reaches its clean-up, and must not hold an expensive
-    node for ever.
+    It ends by itself: a run that is ended by its timeout never reaches its clean-up, and must not keep an expensive
+    node.
 
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
     :param run: ``<dag_id>/<run_id>``, for people.

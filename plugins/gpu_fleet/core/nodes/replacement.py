@@ -152,7 +152,7 @@ def choose(
         return Replacement((), 0, tuple(sorted(by_name)), (*left, *(Left(n, Why.NO_ROOM, words) for n in candidates)))
     for name in candidates:
         if len(chosen) == at_once:
-            words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next one goes on"
+            words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next continues"
             left.append(Left(name, Why.TURN_LATER, words))
             continue
         stay = len(counting - {*chosen, name})
