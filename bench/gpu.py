@@ -1,10 +1,10 @@
 """Runs the probe programs on a real GPU, as a node's pods would: ``python3 bench/gpu.py FILE [--vector-add PROGRAM]``.
 
-Needs a machine with an NVIDIA GPU and driver, root (to be another user, as the pods are), and Python 3.9's standard
-library alone, so that it can be copied to any node. Writes the programs' own termination messages, and nothing computed
-from them, as one JSON object ``{scenario: [{message, status, output}]}`` to FILE;
-``tests/unit/core/validation/recorded`` holds what was recorded, and the tests judge that as the product does. It
-changes no setting of the GPU; the MPS daemon that it starts for two scenarios is its own, and ends with them.
+Needs a machine with an NVIDIA GPU and driver, root (to run programs as another user, as pods do), and only the standard
+library of Python 3.9, so that it can be copied to any node. Writes only the programs' own termination messages, as one
+JSON object ``{scenario: [{message, status, output}]}`` to FILE; ``tests/unit/core/validation/recorded`` has such
+recordings, which the tests judge as the package does. It changes no setting of the GPU; the MPS daemon that it starts
+for two scenarios is its own, and is stopped with them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PROBES = Path(__file__).resolve().parents[1] / "include" / "probes"
 #: The user of the probes' pods.
 USER = 65532
 AS_USER: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []}
-#: Seconds that all sharers compute, and that the first one does.
+#: Seconds for which all sharers compute, and for which the first one does.
 TOGETHER, ALONE = 12, 24
 #: How far apart sharers start, in seconds: pods do not start at the same moment.
 SKEW = 0.5
 
-#: Takes all the GPU's memory that it is given, says how many MiB, and holds it for so many seconds: a greedy container.
+#: Allocates all the GPU memory that it can get, prints how many MiB, and holds them for the given number of seconds.
 HOG = """
 import ctypes, sys, time
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -55,7 +55,7 @@ class Bench:
         self.folder, self.python = folder, python
         os.chown(folder, USER, USER)
         self.count = 0
-        # Where the driver lies, a container runtime says with its own; a bare machine with this.
+        # A container runtime sets the path of the driver; on a bare machine this does.
         self.environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
 
     def start(self, program: str, *arguments: str, **environment: str) -> Probe:
@@ -86,7 +86,7 @@ class Bench:
         )
 
     def sharers(self, count: int, **environment: str) -> list[Probe]:
-        """So many throughput probes; the first goes on alone when the others have ended."""
+        """That many throughput probes; the first one continues alone when the others have ended."""
         started = []
         for index in range(count):
             started.append(self.start("throughput.py", str(TOGETHER if index else ALONE), **environment))
@@ -110,7 +110,7 @@ def results(probes: list[Probe]) -> list[dict[str, object]]:
 
 
 def starved(bench: Bench) -> list[dict[str, object]]:
-    """One of four is stopped for seven tenths of the time that all compute."""
+    """One of four is stopped for 70 % of the time for which all compute."""
     probes = bench.sharers(4)
     victim, until = probes[2].process, time.monotonic() + TOGETHER + 2
     while time.monotonic() < until and victim.poll() is None:
@@ -141,7 +141,7 @@ def terminated(bench: Bench) -> list[dict[str, object]]:
 
 
 def mps(bench: Bench, replicas: int, *, limited: bool) -> list[dict[str, object]]:
-    """So many clients of an MPS daemon, which limits each to its share as the device plugin's does, or to nothing."""
+    """That many clients of an MPS daemon, which limits each to its share, as the device plugin's does, or does not."""
     pipe, log = bench.folder / "mps", bench.folder / "mps-log"
     log.mkdir(exist_ok=True)
     pipe.mkdir(exist_ok=True)
@@ -161,7 +161,7 @@ def mps(bench: Bench, replicas: int, *, limited: bool) -> list[dict[str, object]
             text=True,
         )
 
-    # One server serves one user, and this one's clients are the probes.
+    # An MPS server serves one user, and the probes are the clients of this one.
     daemon = control("-d")
     if daemon.returncode:
         return [{"message": "", "status": daemon.returncode, "output": f"the MPS daemon: {daemon.stdout}"}]

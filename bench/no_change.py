@@ -1,8 +1,8 @@
 """What a rerun without a change costs: ``python -m bench.no_change [--runs 5]``.
 
-Each run is a fresh process, as a task's worker is, in which Airflow's SDK has been imported already. Counted is what
-comes on top: importing the package, opening the client, looking at storage, ledger, Lease and every object (drift),
-one look through the gate, and writing nothing.
+Each run is a new process, as a task's worker is, in which Airflow's SDK has already been imported. Only the rest
+counts: importing the package, creating the client, looking at storage, ledger, Lease and every object (drift), and one
+look through the gate. Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ print(json.dumps({"import": begun - started, "execute": ended - begun, **found})
 
 
 def make_ready(place: World) -> None:
-    """The Deployment as its controller leaves it: there is none here, and a run that must wait would be deferred."""
+    """The Deployment as its controller would leave it; none runs here, and a run that must wait would defer."""
     generation = place.client.get(place.deployment())["metadata"]["generation"]
     status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
     place.client.patch(place.deployment(), {"status": status}, subresource="status")

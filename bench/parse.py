@@ -6,9 +6,9 @@ task is measured that way, and in a cold interpreter as well, where the imports 
     python bench/parse.py [--clusters 50] [--pools 2] [--rounds 5]
     python bench/parse.py --clusters 500 --rounds 1 --files 1 8    one DAG file, as the DAG processor parses it
 
-Each figure is CPU seconds, which other work on the machine does not count into, and the median of runs in fresh
-interpreters, side by side with the import of Airflow alone. With ``--files`` the largest file of the largest family,
-the lifecycle, is measured, for so many files per family: what Airflow compares with ``[dag_processor]
+Each figure is the median CPU time, in seconds, of runs in new interpreters, so other work on the machine does not
+count; the import of Airflow alone is shown beside it. With ``--files`` the largest file of the largest family, the
+lifecycle, is measured for each number of files per family. Airflow compares its total with ``[dag_processor]
 dag_file_processor_timeout``, 50 s by default, and the parsing alone with ``[core] dagbag_import_timeout``, 30 s.
 """
 
@@ -60,7 +60,7 @@ def measure(clusters: Path, files: list[Path], context: str | None, *, preload: 
             "AIRFLOW_HOME": home,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-            # Airflow ends the import of a file after 30 s by default; here it is measured to its end.
+            # Airflow aborts the import of a file after 30 s by default; here it is measured to its end.
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "0",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
@@ -82,7 +82,7 @@ def measure(clusters: Path, files: list[Path], context: str | None, *, preload: 
 
 
 def write_fleet(folder: Path, clusters: int, pools: int) -> None:
-    """Cluster files like the demo's, with so many pools each: copies of its first beyond its own."""
+    """Cluster files like the demo's, with that many pools each: its own, and copies of the first."""
     value = yaml.safe_load((ROOT / "include" / "clusters" / "demo.yaml").read_text())
     first = value["nodePools"][0]
     extra = [{**first, "name": f"pool-{number:03d}"} for number in range(pools - len(value["nodePools"]))]

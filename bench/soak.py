@@ -29,7 +29,7 @@ from tests.e2e.helm_world import CHARTS, NAMESPACE, ROOT, World, helm_binary, he
 
 OPERATIONS = ("install", "install", "install", "remediate", "uninstall")
 VICTIMS = ("helm", "helm", "worker", "worker", "both", "api", "triggerer")
-#: Seconds without renewal after which a killed worker's Lease is free: short, the soak waits for it in each round.
+#: Seconds without renewal after which a killed worker's Lease is free; short, because each round waits for it.
 LEASE_S = 3
 #: Real seconds that each request of helm takes: spreads an operation over the time in which it can be killed.
 LATENCY = 0.08
@@ -49,17 +49,17 @@ class Figures:
 
 
 class Soak:
-    """One release, treated badly."""
+    """One release, its operations and the kills."""
 
     def __init__(self, place: World, seed: int) -> None:
         self.place = place
         self.random = random.Random(seed)  # noqa: S311  (no secret)
         self.figures = Figures()
-        #: Digest that the ledger must call proven; empty: none, ``None``: an uninstall may or may not have come so far.
+        #: Digest that the ledger must call proven; empty: none; ``None``: unknown, because an uninstall was killed.
         self.proven: str | None = ""
 
     def values(self) -> dict[str, Any]:
-        """Random values: half of them bring one more object, which a failed revision may leak."""
+        """Random values; half of them add an object, which a failed revision may leak."""
         extra = self.random.choice(("", "more", "leak", "other"))
         return {"message": f"m{self.random.randrange(10**6)}", **({"extra": extra} if extra else {})}
 
@@ -82,7 +82,7 @@ class Soak:
         self.converge()
 
     def kill_operation(self, operation: str, victim: str, values: dict[str, Any], moment: float) -> bool:
-        """Whether the victim was alive when it was struck."""
+        """Whether the victim was alive when it was killed."""
         place = self.place
         if operation == "uninstall":
             self.proven = None
@@ -119,7 +119,7 @@ class Soak:
         return True
 
     def kill_triggerer(self, moment: float) -> bool:
-        """A trigger dies, another triggerer goes on with the same arguments; neither writes anything."""
+        """A trigger dies, and another triggerer continues with the same arguments; neither writes anything."""
         place = self.place
         deadline = time.time() + 4.0
         arguments = {
@@ -152,7 +152,7 @@ class Soak:
         return True
 
     def converge(self) -> None:
-        """The next run installs; whatever is transient is tried again, as Airflow would."""
+        """The next run installs; transient errors are retried, as Airflow would."""
         wanted = self.values()
         for attempt in range(4):
             try:

@@ -1,10 +1,10 @@
-"""Measures what one cluster, node or pod costs the others: ``python -m bench.stalls [hang|nodes|pods]``.
+"""Measures how one cluster, node or pod slows down the others: ``python -m bench.stalls [hang|nodes|pods]``.
 
-``hang``: triggers wait for a cluster whose AWS takes connections and never answers; how long a healthy cluster's gate
-needs beside them. ``nodes``: the gate of one drain over 200 nodes, whose pods all go at once. ``pods``: time and memory
-of the looks of a task at a cluster with 50,000 pods, ten of its nodes being of interest.
+``hang``: triggers wait for a cluster whose AWS endpoint accepts connections and never answers; measured is how long the
+gate of a healthy cluster takes beside them. ``nodes``: the gate of one drain of 200 nodes, whose pods all end at once.
+``pods``: time and memory that a task needs to look at a cluster with 50,000 pods, ten of whose nodes matter.
 
-The API server is a stand-in in a process of its own, which knows pods and RuntimeClasses and nothing else.
+The API server is a stand-in in a process of its own; it knows only pods and RuntimeClasses.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def pod(index: int, node: str) -> dict[str, Any]:
 
 
 class Server:
-    """Pods, spread over nodes; watches stay open until as many are open as there are nodes, then each pod is gone.
+    """Serves pods, spread over nodes. Watches stay open until there is one per node; then all pods are deleted.
 
-    :param pods: how many; :param nodes: over how many nodes.
+    :param pods: how many.
+    :param nodes: over how many nodes.
     """
 
     def __init__(self, pods: int, nodes: int) -> None:
@@ -126,7 +127,7 @@ async def gate(name: str, args: dict[str, Any], access: dict[str, Any]) -> str:
 
 
 async def hang(access: dict[str, Any]) -> None:
-    mute = socket.create_server(("127.0.0.1", 0), backlog=1024)  # nobody ever accepts
+    mute = socket.create_server(("127.0.0.1", 0), backlog=1024)  # no connection is ever accepted
     connection = {
         "conn_type": "aws",
         "login": "AKIAIOSFODNN7EXAMPLE",
@@ -156,20 +157,20 @@ async def nodes(access: dict[str, Any], count: int) -> None:
 
 def look(way: str, access: dict[str, Any], many: int) -> None:
     from gpu_fleet.core.kubernetes.kinds import POD
-    from gpu_fleet.core.validation.others import others_by_node
+    from gpu_fleet.core.validation.user_pods import user_pods_by_node
     from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 
     kube = KubernetesHook(ClusterAccess.from_json(access)).client()
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     wanted = {f"n{i}" for i in range(10)}
     if way == "all":
-        found = others_by_node(kube.list(POD))
+        found = user_pods_by_node(kube.list(POD))
     elif way == "kept":
-        found = others_by_node(kube.list(POD, keep=lambda item: item["spec"]["nodeName"] in wanted))
+        found = user_pods_by_node(kube.list(POD, keep=lambda item: item["spec"]["nodeName"] in wanted))
     else:
         from gpu_fleet.hooks.cluster.pods import pods_on
 
-        found = others_by_node(pods_on(kube, wanted))
+        found = user_pods_by_node(pods_on(kube, wanted))
     seconds, grown = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     held = sum(found[name].gpus for name in wanted)
     print(f"{many} pods, {way}: {seconds:.1f} s, {grown / 1024:.0f} MiB more at its peak, {held} GPUs held", flush=True)
@@ -200,7 +201,7 @@ def main() -> None:
         server.terminate()
         server.join()
     sys.stdout.flush()
-    os._exit(0)  # boto3's threads would go on for minutes
+    os._exit(0)  # boto3's threads would continue for minutes
 
 
 if __name__ == "__main__":

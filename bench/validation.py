@@ -2,9 +2,8 @@
 
 One sandbox and one Airflow with one shared pool (``g5.xlarge``, four sharers each). Revalidations of one node and of
 all nodes take turns, so both meet the same machine; the medians are compared. The injected waits (pulls, overlap,
-measurement) are the same for one node and for many, since they pass side by side; the rest is this machine's: a few
-hundred containers are started and compute here as real processes, and the faster the waits pass, the more of the time
-that is.
+measurement) are the same for one node and for many, because they pass in parallel. The rest is the work of this
+machine, where a few hundred containers run as real processes; the faster the waits pass, the greater its share.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ def spec_of(nodes: int) -> Json:
 
 def main() -> int:
     """
-    :returns: 0 if all runs succeeded, nobody was blamed, and the many took at most :data:`LIMIT` times the one.
+    :returns: 0 if all runs succeeded, no node was blamed, and many nodes took at most :data:`LIMIT` times as long as
+        one.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.validation", description=__doc__)
     parser.add_argument("--nodes", type=int, default=50)

@@ -42,8 +42,8 @@ class AirflowApi:
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         """One request below ``/api/v2``.
 
-        A 401 is answered by a new login. SQLite has one writer at a time, so a busy Airflow answers 500 now and then:
-        what can be repeated is repeated.
+        After a 401 it logs in again. SQLite has one writer at a time, so a busy Airflow occasionally answers 500:
+        requests that are safe to repeat are repeated.
         """
         for attempt in range(TRIES):
             response = self._client.request(method, f"/api/v2{path}", **kwargs)
@@ -78,7 +78,7 @@ class AirflowApi:
             time.sleep(0.5)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a Dag run; returns its run id. The id is ours, so that a try that was answered 500 is not doubled."""
+        """Start a Dag run; returns its run id. The id is chosen here, so a retry after a 500 starts no second run."""
         run_id = f"manual__{datetime.now(UTC).isoformat()}"
         body = {"logical_date": None, "dag_run_id": run_id, "conf": conf or {}}
         for attempt in range(TRIES):

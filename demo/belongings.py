@@ -1,4 +1,4 @@
-"""Which objects of a cluster are the demo's: what it, gpu-fleet and the sandbox's nodes make there."""
+"""Which objects of a cluster belong to the demo: those that it, gpu-fleet and the sandbox's nodes create."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAMESPACES = frozenset({"gpu-fleet-system", "gpu-fleet-validation", "nvidia-devi
 RELEASES = frozenset({"karpenter", "karpenter-crd", "nvidia-device-plugin"})
 GROUPS = ("karpenter.sh", "karpenter.k8s.aws")
 SINGLES = frozenset({"RuntimeClass nvidia", "PriorityClass gpu-fleet-placeholder"})
-#: What EKS's cloud controller labels the nodes of the sandbox's cluster with (cloud-provider-aws, pkg/providers/v1).
+#: Labels that EKS's cloud controller sets on the nodes of the sandbox's cluster (cloud-provider-aws, pkg/providers/v1).
 CLOUD = "k8s.io/cloud-provider-aws"
 CLOUD_OF_DEMO = hashlib.md5(b"demo-gpu", usedforsecurity=False).hexdigest()
-#: Kinds that cannot be listed, are no objects, or say what was, not what is.
+#: Kinds that cannot be listed, are not stored, or describe the past.
 SKIPPED = frozenset({"componentstatuses", "events", "events.events.k8s.io"})
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What has to be known of an object.
+    """What the demo needs to know of an object.
 
     :ivar resource: ``deployments.apps``, as kubectl takes it.
     :ivar node: the pod's node.
@@ -71,7 +71,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """``ConfigMap kube-system/turn``."""
+        """In words, for example ``ConfigMap kube-system/turn``."""
         return (
             f"{self.kind} {self.namespace}/{self.object_name}" if self.namespace else f"{self.kind} {self.object_name}"
         )
@@ -100,14 +100,14 @@ def things(kubectl: Kubectl) -> list[Thing]:
 
 
 def belonging(found: Iterable[Thing]) -> list[Thing]:
-    """Those of the demo: namespaces first, then what stands on nodes, then the nodes."""
+    """Those of the demo: namespaces first, then what runs on nodes, then the nodes."""
     found = list(found)
     nodes = {thing.object_name for thing in found if _is_node_of_the_sandbox(thing)}
     ours = [thing for thing in found if _is_ours(thing, nodes)]
     return sorted(ours, key=lambda thing: (_ORDER.get(thing.kind, 3), thing.name))
 
 
-#: The order of removal: a namespace that is leaving takes nothing new; no new pods for what is deleted.
+#: The order of removal: a namespace that is being deleted accepts no new objects, so deleted pods are not replaced.
 _ORDER = {"Namespace": 0, "Deployment": 1, "DaemonSet": 1, "ReplicaSet": 2, "Pod": 4, "Node": 5}
 _ORDER |= {"CustomResourceDefinition": 6}
 

@@ -143,7 +143,7 @@ def plugin_health(kubectl: Kubectl, before: list[Json]) -> Json:
 
 
 def wait_for_health(kubectl: Kubectl, before: list[Json], timeout: float) -> Json:
-    """:func:`plugin_health`, given time for the last pods to settle."""
+    """:func:`plugin_health`, after time for the last pods to become ready."""
     deadline = time.monotonic() + timeout
     while True:
         state = plugin_health(kubectl, before)

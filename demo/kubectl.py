@@ -11,7 +11,8 @@ from typing import Any
 
 class Kubectl:
     """
-    :param kubeconfig: the administrator's kubeconfig; :param home: private HOME, for the discovery cache.
+    :param kubeconfig: the administrator's kubeconfig.
+    :param home: private HOME, for the discovery cache.
     """
 
     def __init__(self, kubeconfig: str, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Process trees: who belongs to one, how much memory it takes, and how it is ended for good."""
+"""Process trees: their members, their memory, and how to end them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def session_pids(leader: int) -> list[int]:
 
 
 def started(pid: int) -> str | None:
-    """When a process was started, which no other process of its number was; ``None`` if there is none.
+    """When a process was started, to distinguish it from a later one with the same pid; ``None`` if it does not exist.
 
     The boot, and the clock ticks between the boot and the start: field 22 of ``/proc/<pid>/stat`` (proc_pid_stat(5)).
     """
@@ -69,7 +69,7 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those of the pids that exist and are no zombies."""
+    """Those of the pids that exist and are not zombies."""
     living = []
     for pid in pids:
         try:
@@ -96,9 +96,9 @@ def pss_mb(pids: list[int]) -> float:
 
 
 def stop_descendants(pid: int, *, first: subprocess.Popen[bytes], grace: float = 10) -> None:
-    """End everything below ``pid``, ``first`` before the rest, so that it can end its own children in order.
+    """End all processes below ``pid``: first ``first``, so that it can end its own children in order, then the rest.
 
-    What it has left behind is asked to end as well; what then still lives after ``grace`` seconds is killed.
+    The rest gets SIGTERM; what is still alive after ``grace`` seconds is killed.
     """
     members = [member for member in session_pids(pid) if member != pid]
     if first.poll() is None:

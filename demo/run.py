@@ -106,7 +106,7 @@ def prepare(stack: Stack, kubeconfig: Path | None) -> Borrowed | None:
 
 
 def borrow(stack: Stack, borrowed: Borrowed) -> None:
-    """Let a stack use a borrowed API server; call it before the start."""
+    """Make a stack use a borrowed API server; to be called before the start."""
     stack.kubeconfig = borrowed.kubeconfig
     stack.sandbox_parts = () if borrowed.controllers else WITH_CONTROLLERS
 

@@ -1,6 +1,6 @@
 """Where a run's time went: its critical path, the injected waits on it, and what Airflow added.
 
-Computed from facts alone: the task instances in Airflow's database and the waits that the sandbox recorded.
+Computed from the task instances in Airflow's database and the waits that the sandbox recorded.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class Step:
 
     @property
     def patience(self) -> float:
-        """Seconds that the wait went on until it was certain that what was waited for would never come.
+        """Seconds that the wait continued until it was certain to fail.
 
-        A gate that is to fail gives the world time first, so this is neither a latency of the world nor Airflow's
-        doing. What a deferral may cost is left to Airflow.
+        A gate that fails has waited before, so this time is neither a latency of the world nor caused by Airflow. The
+        cost of a deferral counts as Airflow's.
         """
         if not (self.span.waited and self.span.failed):
             return 0.0
@@ -162,7 +162,8 @@ def timeline(
 ) -> Timeline:
     """
     :param waits: the injected waits, as (start, end) in epoch seconds.
-    :param started: the run's start; :param ended: its end (epoch seconds).
+    :param started: the run's start.
+    :param ended: its end (epoch seconds).
     """
     busy = union(waits)
     steps: list[Step] = []
@@ -220,7 +221,7 @@ def read_spans(database: Path, dag_id: str, run_id: str) -> list[TaskSpan]:
 
 
 def nearest_that_ran(task_id: str, upstream: Mapping[str, Sequence[str]], ran: Collection[str]) -> set[str]:
-    """The upstreams of a task; in the place of one that did not run (skipped, say) stand its own."""
+    """The upstreams of a task; one that did not run (for example skipped) is replaced by its own upstreams."""
     found: set[str] = set()
     for above in upstream.get(task_id, ()):
         found |= {above} if above in ran else nearest_that_ran(above, upstream, ran)

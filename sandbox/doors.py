@@ -14,7 +14,8 @@ from sandbox.parts import PartState
 
 class Door:
     """
-    :param runner: the server, set up; :param port: on the loopback interface.
+    :param runner: the server, set up.
+    :param port: on the loopback interface.
     :param context: for TLS.
     """
 

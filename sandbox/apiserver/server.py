@@ -106,7 +106,8 @@ class Application:
         self, request: web.Request, target: routing.Target, asker: User, user: User
     ) -> web.StreamResponse:
         """
-        :param asker: who sent the request; :param user: who it acts as (the same unless it impersonates).
+        :param asker: who sent the request.
+        :param user: who it acts as (the same unless it impersonates).
         """
         agent = request.headers.get("User-Agent", "")
         outcome: int | ApiError = 500

@@ -93,7 +93,7 @@ def test_every_required_variable_is_in_the_example() -> None:
     offered = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
     assert required <= offered
     assert required >= {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_JWT_SECRET"}
-    assert "GPU_FLEET_DEPLOYMENT" in required, "two deployments of one name take each other's turn over"
+    assert "GPU_FLEET_DEPLOYMENT" in required, "two deployments of one name take over each other's lock"
 
 
 def test_example_fills_in_nothing_that_must_be_chosen() -> None:

@@ -42,7 +42,8 @@ class CapWatch:
 
     A file that changes within a test may lower a cap below what stands already, so the highest cap of the test counts.
 
-    :ivar looks: how often it has looked. :ivar broken: pool -> the most instances beyond its cap, with the cap.
+    :ivar looks: how often it has looked.
+    :ivar broken: pool -> the most instances beyond its cap, with the cap.
     """
 
     def __init__(self, fleet: Fleet) -> None:

@@ -225,7 +225,8 @@ class Fleet:
         """Wait for the end of a run.
 
         :param answer: given to every task that asks a person: ``Approve``, ``Reject``, or ``None`` for no answer.
-        :param before_answer: called before that; :param on_tick: called at every look with the tasks by id.
+        :param before_answer: called before that.
+        :param on_tick: called at every look with the tasks by id.
         """
         began = time.monotonic()
         asked: dict[tuple[str, int], float] = {}
@@ -343,7 +344,7 @@ class Fleet:
         return value
 
     def turn_holder(self) -> Json:
-        """The data of the cluster's turn; empty if nobody holds it."""
+        """The record of the cluster lock; empty if no run holds it."""
         records = self.kubectl.get("configmap", "turn", "-n", SYSTEM_NAMESPACE)
         return dict(records[0].get("data") or {}) if records else {}
 

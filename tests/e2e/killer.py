@@ -30,7 +30,8 @@ USUAL = 1.0
 class Kill:
     """A SIGKILL that was sent.
 
-    :ivar after: seconds after the process was seen; :ivar resumed: the task had been deferred before.
+    :ivar after: seconds after the process was seen.
+    :ivar resumed: the task had been deferred before.
     """
 
     task_id: str
@@ -56,7 +57,8 @@ class Killer(threading.Thread):
     supervisor notices its end and asks for a retry, as it would after an out-of-memory kill.
 
     :param seed: with it and the task's id the instant is drawn.
-    :param usual: seconds that the tasks' processes took in a clean run; :param spare: task ids that live.
+    :param usual: seconds that the tasks' processes took in a clean run.
+    :param spare: task ids that live.
     :param hurry: scales the delays; below 1 for tasks that were over too soon the time before.
     """
 
@@ -173,8 +175,10 @@ class EndState:
 
     :ivar objects: the cluster's objects; of generated names, how many there are.
     :ivar content: digests of what the objects of fixed names want.
-    :ivar releases: Helm's revisions with their status. :ivar proven: release to revision, and whether the ledger calls
-        it proven. :ivar allocatable: pool to GPUs per node. :ivar open: what nobody has tidied up.
+    :ivar releases: Helm's revisions with their status.
+    :ivar proven: release to revision, and whether the ledger calls it proven.
+    :ivar allocatable: pool to GPUs per node.
+    :ivar open: what no task has cleaned up.
     """
 
     objects: Counter[str]

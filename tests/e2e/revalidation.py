@@ -57,7 +57,8 @@ class Defect:
     :ivar fault: of the sandbox, with its parameters; the node is added.
     :ivar slots: the GPUs that the node then offers; waited for before the run, ``None`` if that number stays.
     :ivar capacity: the same for its capacity, which counts unhealthy ones.
-    :ivar breaks: what a person does with kubectl instead; :ivar mends: how it is taken back.
+    :ivar breaks: what a person does with kubectl instead.
+    :ivar mends: how it is taken back.
     :ivar meanwhile: done once the probes of the pool are running.
     """
 

@@ -44,7 +44,8 @@ REMEDIATE = "prove.remediate_device_plugin"
 class Clean:
     """What an undisturbed lifecycle with its teardown leaves behind.
 
-    :ivar standing: the cluster before the teardown; :ivar torn_down: after it.
+    :ivar standing: the cluster before the teardown.
+    :ivar torn_down: after it.
     """
 
     run: Run

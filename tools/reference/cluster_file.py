@@ -35,7 +35,7 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         inner = f"{path}.{info.alias or name}" if path else str(info.alias or name)
         for part, is_list in _models(info.annotation):
-            # Of several (a discriminated union) each has a section of its own, told apart by its first field.
+            # Of several (a discriminated union) each has a section of its own, distinguished by its first field.
             suffix = "[]" if is_list else ""
             yield from _sections(part, f"{inner}{suffix}")
 
@@ -125,7 +125,7 @@ _WORDS: dict[type, str] = {bool: "true or false", int: "number", float: "number"
 
 
 def _kind(annotation: Any) -> str:
-    """A type in words for somebody who writes YAML."""
+    """A type in words for a person who writes YAML."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _kind(arguments[0])

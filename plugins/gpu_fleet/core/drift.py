@@ -234,7 +234,7 @@ def _of_field(name: str, path: Path, have: Any, want: Any, *, kind: str = "", by
 
 
 def _is_metadata_of_namespace(kind: str, path: Path) -> bool:
-    """Others label namespaces, too (Pod Security admission, meshes, quotas), which does not affect us."""
+    """Other actors label namespaces, too (Pod Security admission, meshes, quotas); that is not drift."""
     return kind == "Namespace" and path[:1] == ("metadata",) and not str(path[-1]).startswith("gpu-fleet.io/")
 
 

@@ -21,7 +21,7 @@ LOCK_REF = ObjectRef(CONFIG_MAP, TURN_CONFIG_MAP, SYSTEM_NAMESPACE)
 #: The name of a deployment without a name of its own. Several deployments may use it.
 NAMELESS_DEPLOYMENT = "airflow"
 
-#: States in which Airflow runs nothing of a Dag run any more (``airflow.utils.state.DagRunState``).
+#: States of a Dag run that is over (``airflow.utils.state.DagRunState``).
 OVER_STATES = frozenset({"success", "failed"})
 ALIVE_STATES = frozenset({"queued", "running"})
 
@@ -138,7 +138,7 @@ def record(holder: Holder | None, previous: Mapping[str, Any] | None = None) -> 
 def held_longer_than(seconds: float, config_map: Mapping[str, Any] | None, now: datetime) -> bool:
     """Whether the lock has been held for longer, or a record that holds it does not say since when.
 
-    A run at work ends at some time; a lock that a dead run left behind keeps every other run away for ever.
+    A run that works will end; a lock that a dead run left behind blocks every other run until a person removes it.
 
     :param now: with a time zone.
     """
@@ -156,7 +156,7 @@ def held_by(config_map: Mapping[str, Any]) -> str:
     """Who holds the lock, in words, with the remedy if it cannot be known whether that run is over."""
     holder = read_holder(config_map)
     if holder is None:
-        return "nobody"
+        return "no run"
     if not (holder.deployment and holder.dag_id and holder.run_id):
         return f"a record that cannot be read; delete {LOCK_REF} if nothing is running"
     if holder.deployment == NAMELESS_DEPLOYMENT:

@@ -21,9 +21,9 @@ class Settings:
     :ivar retry_delay_s: seconds before a failed task is tried again. ``GPU_FLEET_RETRY_DELAY``, read when a DAG is
         parsed; what waiting cures is waited for by gates, so the delay only has to outlast a short failure of
         an API.
-    :ivar deployment: name of this Airflow deployment in turn records. ``GPU_FLEET_DEPLOYMENT``; by default the base URL
-        of the Airflow UI, which differs between deployments. Without either it is a name that other deployments may
-        have too: then a lock whose run this Airflow does not know is never taken over.
+    :ivar deployment: name of this Airflow deployment in the record of the cluster lock. ``GPU_FLEET_DEPLOYMENT``; by
+        default the base URL of the Airflow UI, which differs between deployments. Without either it is a name that
+        other deployments may have too: then a lock whose run this Airflow does not know is never taken over.
     """
 
     poll_interval_s: float = 5.0

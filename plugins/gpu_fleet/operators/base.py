@@ -78,7 +78,9 @@ def run_name(context: Mapping[str, Any]) -> str:
 
 def bare_pods_go(context: Mapping[str, Any]) -> bool:
     """Whether the run's Param permits evicting pods without a controller, as ``drain.force`` does."""
-    from gpu_fleet.core.teardown.drain import PARAM_BARE_PODS  # Parsing a DAG file does not need the rules of a drain.
+    from gpu_fleet.core.teardown.drain_rules import (
+        PARAM_BARE_PODS,  # Parsing a DAG file does not need the rules of a drain.
+    )
 
     return bool((context.get("params") or {}).get(PARAM_BARE_PODS))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.aws.hardware import Hardware
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL, run_label
 from gpu_fleet.operators.base import FleetOperator, Preconditions, tasks_before

@@ -147,7 +147,7 @@ class RunVerdictOperator(BaseOperator):
         raise RunFailed(
             f"{tasks.leak_check} has not shown that nothing is left, and {tasks.approval} was not answered with "
             "Reject: a task that was marked as success or skipped by hand has torn nothing down; clear "
-            f"{tasks.leak_check} to see what is left, or {tasks.plan} and what follows it to go on",
+            f"{tasks.leak_check} to see what is left, or {tasks.plan} and what follows it to continue",
             reason="NotTornDown",
         )
 

@@ -1,15 +1,15 @@
 """What the phases share: how they are chained, what a join must wait for, and how a run ends, also by hand.
 
 When a person marks a run failed (or success), Airflow ends what runs and skips what waits, except *teardown* tasks
-(``airflow.api.common.mark_tasks``). So clean-up, the release of the lock and the verdict are such tasks: probes,
-placeholders, protection and lock are given back then, too. What that changes, and what it does not:
+(``airflow.api.common.mark_tasks``). So clean-up, the release of the cluster lock and the verdict are such tasks:
+probes, placeholders, protection and lock are released then, too. What that changes, and what it does not:
 
 - They have no setup task. A teardown does not run if its setup failed, and a half-done protection would stay. Without
   a setup, the rule ``all_done_setup_success``, which every teardown has, is ``all_done``.
 - Airflow leaves teardowns out when it takes a run's state from the leaves. ``run_verdict`` must count, so it is one
   with ``on_failure_fail_dagrun``; a failed clean-up counts through it. If it were no teardown, it would be skipped in a
   run that was marked failed, and a run whose only counted leaf is skipped ends as a *success*.
-- :func:`settle` treats a teardown as what it is here: a task that ends its chain.
+- :func:`chain_ends` treats a teardown as what it is here: a task that ends its chain.
 
 Two cases are beyond their reach: a run that ``dagrun_timeout`` ends, and a machine that dies. Then probes and
 placeholders end by themselves (``activeDeadlineSeconds``), the lock is stale because its run is over, and the clean-up
@@ -66,7 +66,7 @@ class Phase:
         return self
 
 
-def settle(tasks: Iterable[Any]) -> list[Any]:
+def chain_ends(tasks: Iterable[Any]) -> list[Any]:
     """The tasks that a join with trigger rule ``all_done`` must wait for, so that none of ``tasks`` still runs then.
 
     A task that joins several chains is ``upstream_failed`` as soon as *one* of them fails, while the others still run.
@@ -83,14 +83,17 @@ def settle(tasks: Iterable[Any]) -> list[Any]:
 
 
 def freeze_spec(spec: ClusterSpec, *, provisions: bool = False) -> Phase:
-    """The run's first task: it pins the run to the cluster spec. :param provisions: see :class:`FreezeSpecOperator`."""
+    """The run's first task: it pins the run to the cluster spec.
+
+    :param provisions: see :class:`FreezeSpecOperator`.
+    """
     return Phase.of(FreezeSpecOperator(task_id=FREEZE_SPEC_TASK_ID, cluster=spec.name, provisions=provisions))
 
 
 def release_turn(phases: Iterable[Phase]) -> Phase:
     """Releases the cluster lock when all tasks of these phases are over, whatever became of them."""
     release = ReleaseLockOperator(task_id="release_turn").as_teardown()
-    cross_downstream(settle(task for phase in phases for task in phase.tasks), [release])
+    cross_downstream(chain_ends(task for phase in phases for task in phase.tasks), [release])
     return Phase.of(release)
 
 
@@ -106,7 +109,8 @@ def end_run(
 
     :param phases: all phases of the run.
     :param last: those after which no task still runs, in a run that is ended by hand, too.
-    :param turn: see :class:`RunVerdictOperator`. :param torn_down: the same.
+    :param turn: see :class:`RunVerdictOperator`.
+    :param torn_down: see :class:`RunVerdictOperator`.
     """
     tasks = [task for phase in phases for task in phase.tasks]
     tails = [task for phase in last for task in phase.tails]

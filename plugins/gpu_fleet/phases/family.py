@@ -57,8 +57,8 @@ def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "")
 
 
 _STILL_UNDER_WAY = (
-    "**The cluster file cannot be used any more.** The run under way goes on with what it was pinned to; the next one "
-    "will fail:"
+    "**The cluster file cannot be used any more.** The run under way continues with the spec that it froze; the next "
+    "one will fail:"
 )
 
 

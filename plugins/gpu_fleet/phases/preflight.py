@@ -41,25 +41,25 @@ def preflight(spec: ClusterSpec) -> Phase:
         active = _cluster_active(spec)
         neighbours = CheckNeighboursOperator(task_id="check_neighbours")
         changes = PlanChangesOperator(task_id="plan_changes")
-        turn = AcquireLockOperator(task_id="acquire_turn")
+        lock = AcquireLockOperator(task_id="acquire_turn")
         active >> [neighbours, changes]
-        [tools, aws, prerequisites, neighbours, changes] >> turn
+        [tools, aws, prerequisites, neighbours, changes] >> lock
     heads = [tools, aws, prerequisites, active]
-    return Phase(heads=heads, tails=[turn], tasks=[*heads, neighbours, changes, turn])
+    return Phase(heads=heads, tails=[lock], tasks=[*heads, neighbours, changes, lock])
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:
-    """Cluster ACTIVE, and the node if the run is about a single one; then the cluster lock. If it is held, all later
-    tasks are skipped.
+    """Cluster ACTIVE, and the node if the run is about a single one; then the cluster lock. If another run holds the
+    lock, all later tasks are skipped.
 
     It checks neither helm nor EC2's offers: a revalidation installs and buys nothing.
     """
     with TaskGroup("preflight", tooltip=_TOOLTIP):
         active = _cluster_active(spec)
         node = SelectNodeOperator(task_id="select_node")
-        turn = AcquireLockOperator(task_id="acquire_turn", if_taken="skip")
-        [active, node] >> turn
-    return Phase(heads=[active, node], tails=[turn], tasks=[active, node, turn])
+        lock = AcquireLockOperator(task_id="acquire_turn", if_taken="skip")
+        [active, node] >> lock
+    return Phase(heads=[active, node], tails=[lock], tasks=[active, node, lock])
 
 
 def teardown_preflight() -> Phase:

@@ -23,7 +23,7 @@ from gpu_fleet.operators.teardown.node_pools import DeleteNodePoolsOperator
 from gpu_fleet.operators.teardown.plan import PlanTeardownOperator
 from gpu_fleet.operators.validation.publish import PublishPoolOperator
 from gpu_fleet.operators.verdict import TeardownRequestedOperator, TornDown
-from gpu_fleet.phases.common import Phase, settle
+from gpu_fleet.phases.common import Phase, chain_ends
 from gpu_fleet.sensors.gate import GateSensor
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def teardown_requested() -> Phase:
 
 
 def bare_pods_param() -> Param:
-    """The Param :data:`gpu_fleet.core.teardown.drain.PARAM_BARE_PODS` of the DAGs with a teardown."""
+    """The Param :data:`gpu_fleet.core.teardown.drain_rules.PARAM_BARE_PODS` of the DAGs with a teardown."""
     return Param(
         False,
         type="boolean",
@@ -68,7 +68,7 @@ def teardown(spec: ClusterSpec) -> Phase:
             response_timeout=spec.deadlines.approval.timedelta,
             execution_timeout=None,
         )
-        turn = AcquireLockOperator(task_id="acquire_turn")
+        lock = AcquireLockOperator(task_id="acquire_turn")
         replan = PlanTeardownOperator(task_id="plan_again", approved_task_id=plan.task_id)
         freeze = FreezePoolsOperator(task_id="freeze_pools")
         drains: list[Any] = [
@@ -82,7 +82,7 @@ def teardown(spec: ClusterSpec) -> Phase:
         # An Airflow teardown task, too: a run that a person ends must not leave pools frozen for no reason.
         undo = UndoFreezeOperator(
             task_id="undo_freeze",
-            turn=turn.task_id,
+            turn=lock.task_id,
             freeze=freeze.task_id,
             drains=[drain.task_id for drain in drains],
         ).as_teardown()
@@ -100,12 +100,12 @@ def teardown(spec: ClusterSpec) -> Phase:
         )
         release = ReleaseLockOperator(task_id="release_turn").as_teardown()
 
-        plan >> approve >> turn >> replan >> freeze >> drains
+        plan >> approve >> lock >> replan >> freeze >> drains
         for drain in drains:
             drain >> [delete, undo]
         delete >> claims_gone >> instances_gone >> classes >> classes_gone
         tasks: list[Any] = [
-            *(plan, approve, turn, replan, freeze, *drains, undo, delete, claims_gone),
+            *(plan, approve, lock, replan, freeze, *drains, undo, delete, claims_gone),
             *(instances_gone, classes, classes_gone, leaks),
         ]
         for pool in spec.node_pools:
@@ -129,9 +129,9 @@ def teardown(spec: ClusterSpec) -> Phase:
             # Karpenter must have served its finalizers on the node classes before its controller is uninstalled.
             classes_gone >> karpenter >> crds
             tasks += [karpenter, crds]
-        for task in settle(task for task in tasks if task is not leaks):
+        for task in chain_ends(task for task in tasks if task is not leaks):
             task >> leaks
-        for task in settle(tasks):
+        for task in chain_ends(tasks):
             task >> release
         tasks.append(release)
     return Phase(heads=[plan], tails=[release], tasks=tasks)

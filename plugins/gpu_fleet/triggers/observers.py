@@ -53,7 +53,7 @@ class Observer(ABC):
 
     @abstractmethod
     async def run(self) -> None:
-        """Observe for ever; ends only by cancellation or by an error that waiting does not cure."""
+        """Observe until it is cancelled, or until an error that waiting does not cure."""
 
     async def refresh(self) -> None:
         """Make the objects current before a judgement; only for observers that do not follow changes."""
@@ -106,9 +106,9 @@ class KubeWatcher(Observer):
                 return
 
     async def _follow(self, version: str) -> str:
-        """List if there is no version to go on from, then watch until the server ends the watch.
+        """List if there is no version to continue from, then watch until the server ends the watch.
 
-        :returns: the version to go on from; empty to list first, after a pause, when the watch did not live.
+        :returns: the version to continue from; empty to list first, after a pause, when the watch did not live.
         """
         if not version:
             items, version = await self._client.list(self._query)

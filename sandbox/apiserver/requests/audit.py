@@ -54,7 +54,8 @@ def is_logged(target: Target, user: User) -> bool:
 class Auditor:
     """Makes events of requests.
 
-    :param log: where they go; :param store: where objects are looked up before they are written.
+    :param log: where they go.
+    :param store: where objects are looked up before they are written.
     """
 
     def __init__(self, log: AuditLog, store: Store) -> None:

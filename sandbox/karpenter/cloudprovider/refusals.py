@@ -191,7 +191,8 @@ def check(
 ) -> FleetError | None:
     """How EC2 refuses this instance; ``None`` if it does not.
 
-    :param vcpus: of the instance. :param used: vCPUs that count against a quota by now.
+    :param vcpus: of the instance.
+    :param used: vCPUs that count against a quota by now.
     """
     facts = {"instanceType": type_name, "zone": offering.zone, "capacityType": offering.capacity_type}
     for name in ("launch-refused", "insufficient-capacity"):

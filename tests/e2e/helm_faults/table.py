@@ -20,7 +20,8 @@ Scenario = Callable[[World], None]
 class Fault:
     """One entry.
 
-    :ivar number: in the table of faults; :ivar variant: of several entries with that number.
+    :ivar number: in the table of faults.
+    :ivar variant: of several entries with that number.
     :ivar quick: part of ``make test``.
     :ivar controllers: needs what kube-controller-manager does.
     """

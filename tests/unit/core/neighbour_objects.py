@@ -26,7 +26,9 @@ def daemon_set(
     **pod: Any,
 ) -> dict[str, Any]:
     """
-    :param mounts: host path, :param managed: with NVIDIA's config-manager. :param release: Helm's name and namespace.
+    :param mounts: host path.
+    :param managed: with NVIDIA's config-manager.
+    :param release: Helm's name and namespace.
     :param owner: kind of the controller that made it.
     """
     container: dict[str, Any] = {"name": "main", "image": image, "volumeMounts": []}

@@ -20,7 +20,8 @@ def live(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """NodePool and EC2NodeClass of the demo's first pool, with Karpenter's hashes.
 
-    :param digest: the NodePool's, :param class_digest: the EC2NodeClass's.
+    :param digest: the NodePool's.
+    :param class_digest: the EC2NodeClass's.
     :param images: AMI that the class has found; by default the one of its alias.
     """
     spec = demo_spec(**changes)

@@ -90,7 +90,7 @@ def test_a_swap_carries_version_and_identity_of_what_it_replaces() -> None:
 
 def test_an_unreadable_record_comes_with_a_remedy() -> None:
     assert "delete ConfigMap gpu-fleet-system/turn" in held_by({"data": {"owner": "somebody"}})
-    assert held_by({}) == "nobody"
+    assert held_by({}) == "no run"
 
 
 @pytest.mark.parametrize(

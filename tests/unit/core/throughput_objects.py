@@ -27,8 +27,10 @@ def report(
 ) -> str:
     """A report of windows of 0.2 s.
 
-    :param begin: epoch seconds, :param seconds: length of the measurement by the monotonic clock.
-    :param per_window: launches per window; :param alone_per_window: those from ``alone_from`` seconds on.
+    :param begin: epoch seconds.
+    :param seconds: length of the measurement by the monotonic clock.
+    :param per_window: launches per window.
+    :param alone_per_window: those from ``alone_from`` seconds on.
     :param clock: seconds of the node's clock in one of the monotonic one.
     """
     windows = round(seconds / 0.2)

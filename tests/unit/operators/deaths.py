@@ -27,7 +27,8 @@ class Killed(BaseException):
 class Killer:
     """Kills the worker at one write of a series of tasks, once; every later worker lives.
 
-    :ivar at: number of the write, from 1; 0 for none. :ivar after: whether the server still does it.
+    :ivar at: number of the write, from 1; 0 for none.
+    :ivar after: whether the server still does it.
     :ivar made: every write that reached the server, ``METHOD path``; dry runs are none.
     :ivar killed: whether the write was come to.
     """

@@ -43,7 +43,8 @@ PYTHON_IMAGE = "public.ecr.aws/docker/library/python:3.12-slim"
 class NodesWorld:
     """One node of the shared pool, with the device plugin of the demo's spec.
 
-    :ivar spec: the demo's, with short probes; :ivar gpus: physical ones of the node.
+    :ivar spec: the demo's, with short probes.
+    :ivar gpus: physical ones of the node.
     """
 
     cluster: Cluster

@@ -96,7 +96,8 @@ def run(
 ) -> Any:
     """A task to its end, with the triggerer's part of it done here.
 
-    :param store: what the task keeps over its tries. :param params: of the run.
+    :param store: what the task keeps over its tries.
+    :param params: of the run.
     """
     ti = ti or TaskInstance(spec=spec)
     ti.task_id, ti.map_index = operator.task_id, -1  # type: ignore[attr-defined]

@@ -93,7 +93,8 @@ async def test_a_watch_that_always_ends_at_once_is_opened_ever_more_slowly(
 class Watched:
     """An API server on asyncio: lists are empty, watches stay open until :attr:`change` and then tell of one pod.
 
-    :ivar open: watches that are open. :ivar answers: whether watches are answered at all.
+    :ivar open: watches that are open.
+    :ivar answers: whether watches are answered at all.
     """
 
     def __init__(self) -> None:

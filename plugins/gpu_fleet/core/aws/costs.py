@@ -1,6 +1,6 @@
-"""What capacity costs at list prices: for estimates in plans, leak reports and the demo's report, never a bill.
+"""What capacity costs at list prices: estimates for plans, leak reports and the demo's report, not a bill.
 
-Prices come from dated data files (``include/prices``). What a file does not list is unknown, never zero.
+Prices come from dated data files (``include/prices``). A price that a file does not list is unknown, never zero.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class Price:
 class PriceList:
     """One region's list prices.
 
-    :ivar date: when they were read (ISO date). :ivar source: the page they come from.
-    :ivar hourly: instance type -> USD per hour, on-demand. :ivar volumes: EBS type -> USD per GiB and month.
+    :ivar date: when they were read (ISO date).
+    :ivar source: the page that they come from.
+    :ivar hourly: instance type -> USD per hour, on-demand.
+    :ivar volumes: EBS type -> USD per GiB and month.
     """
 
     region: str
@@ -47,7 +49,7 @@ class PriceList:
     @classmethod
     def from_mapping(cls, value: Mapping[str, Any]) -> PriceList:
         """
-        :raises ValueError: a price that is no positive number, or an entry missing.
+        :raises ValueError: a price is not a positive number, or an entry is missing.
         """
         missing = [key for key in ("region", "date", "source", "hourly") if not value.get(key)]
         if missing:
@@ -63,7 +65,7 @@ class PriceList:
 
     @classmethod
     def unknown(cls, region: str) -> PriceList:
-        """The list of a region without a data file: every price is unknown."""
+        """The price list of a region without a data file: every price is unknown."""
         return cls(region, "", "no price list for this region")
 
     def instance(self, instance_type: str, capacity_type: str = "on-demand") -> Price:

@@ -1,8 +1,8 @@
-"""AWS's refusals as typed errors with a remedy that can help. Pure.
+"""AWS's error codes as typed errors, each with a remedy. Pure.
 
 Codes: docs.aws.amazon.com, 'Common errors' of each service and 'Error codes for the Amazon EC2 API'. Which policy
-denied a call is in the message (IAM User Guide, 'Troubleshoot access denied error messages'): a grant cures only what
-no identity-based policy allows.
+denied a call is in the message (IAM User Guide, 'Troubleshoot access denied error messages'): granting a permission
+helps only where no identity-based policy allows the call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BAD_CREDENTIALS = frozenset(
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"})
 _CONFLICT = frozenset({"ResourceInUseException", "ConflictException", "IncorrectInstanceState", "DependencyViolation"})
-#: The account or the region is not (yet) in use; EC2 API, 'Error codes'.
+#: The account or the region is not enabled (yet); EC2 API, 'Error codes'.
 _ACCOUNT = {
     "OptInRequired": "enable the service, or the region, for the account",
     "Blocked": "the account is blocked: contact AWS Support",
@@ -46,7 +46,7 @@ CLOCK_SKEWED = "ClockSkewed"
 _SKEWED_CODES = frozenset({"RequestTimeTooSkewed", "RequestInTheFuture"})
 _SKEWED = re.compile(r"Signature expired: |Signature not yet current: ")
 _ENCODED = re.compile(r"[Ee]ncoded authorization (?:failure )?message")
-#: Which kind of policy denies, in AWS's words -> what helps. The first that is found decides.
+#: Kind of policy that denies, in AWS's words -> what helps. The first that is found decides.
 _DENIED_BY = (
     (
         re.compile(r"service control policy"),
@@ -120,12 +120,12 @@ def error_for_code(what: str, code: str, message: str, http_status: int) -> GpuF
 
 
 def refuses_credentials(error: GpuFleetError) -> bool:
-    """Whether the credentials themselves were refused, or missing: no permission would cure that."""
+    """Whether the credentials themselves were refused or missing, so that no permission would help."""
     return error.reason in BAD_CREDENTIALS or error.reason in {"NoCredentials", "LoginNeeded", "AwsConfigInvalid"}
 
 
 def _cure_of_denial(message: str) -> str:
-    """What helps where a grant does not; empty if one does."""
+    """What helps if granting the permission does not; empty if it does."""
     return next((text for pattern, text in _DENIED_BY if pattern.search(message)), "")
 
 
@@ -133,7 +133,7 @@ def _how_to_decode(message: str) -> str:
     if not _ENCODED.search(message):
         return ""
     return (
-        "; which policy it is, the encoded message says: aws sts decode-authorization-message --encoded-message … "
+        "; the encoded message names the policy: aws sts decode-authorization-message --encoded-message … "
         "(needs sts:DecodeAuthorizationMessage)"
     )
 

@@ -1,6 +1,6 @@
-"""Why Karpenter could not launch an instance: its words and EC2's, each with what it means and what helps. Pure.
+"""Why Karpenter could not launch an instance: its reasons and EC2's codes, with their meaning and a remedy. Pure.
 
-Two vocabularies, neither of them closed:
+Two vocabularies, to which new versions may add words:
 
 - the reason of a NodeClaim's condition ``Launched=Unknown``, set on every error that is not a lack of capacity. The
   provider makes it of the error's text and drops that text, so the reason is all that is left of it
@@ -25,11 +25,11 @@ _CONTROLLER = "Karpenter's log has EC2's own words"
 
 
 class Hope(Enum):
-    """What waiting is good for."""
+    """Whether waiting or retrying can help."""
 
-    #: Karpenter keeps trying, and that is right: nothing else could be done.
+    #: Karpenter keeps trying; nothing else can be done.
     WAIT = "wait"
-    #: A later try may succeed, but not one of the next minutes.
+    #: A later try may succeed, but not within the next minutes.
     RETRY = "retry"
     #: A person has to change something.
     NONE = "none"
@@ -37,7 +37,7 @@ class Hope(Enum):
 
 @dataclass(frozen=True)
 class LaunchCause:
-    """A cause for which instances do not come.
+    """A cause for which instances are not launched.
 
     :ivar reason: CamelCase, as Karpenter names it.
     :ivar remedy: what to do, as the end of a sentence.
@@ -126,7 +126,7 @@ _CAUSES = _causes(
 #: Until Karpenter has tried at all, the condition has the reason that every condition starts with.
 NOT_TRIED = "AwaitingReconciliation"
 
-#: EC2's codes that Karpenter takes for a lack of capacity, and whose cause is another one.
+#: EC2's codes that are a lack of capacity to Karpenter, but have another cause.
 _OF_CODE = {
     "VcpuLimitExceeded": "VCPULimitExceeded",
     "MaxSpotInstanceCountExceeded": "SpotQuotaExceeded",
@@ -181,11 +181,11 @@ def causes_of_shortage(message: str) -> list[LaunchCause]:
 
 
 def main_cause(messages: Iterable[str]) -> LaunchCause:
-    """The one cause that decides, of all messages of a pool's attempts.
+    """The cause that decides, from all messages of a pool's attempts.
 
-    Karpenter tries spot before on-demand, so the attempts name different causes: as long as one was short of real
-    capacity, another may succeed. Otherwise the most hopeful cause decides. Messages that name no cause (offerings that
-    Karpenter has just found wanting are not asked for again) change nothing.
+    Karpenter tries spot before on-demand, so the attempts name different causes. As long as one of them lacked real
+    capacity, another attempt may succeed; otherwise the cause for which waiting helps most decides. Messages that name
+    no cause are ignored: Karpenter does not request offerings again that it has just found unavailable.
     """
     named = [causes_of_shortage(message) for message in messages]
     causes = [cause for each in named for cause in each]

@@ -1,4 +1,4 @@
-"""Why a pool's nodes do not come, by its NodeClaims and by Karpenter's events about them."""
+"""Why a pool's nodes are not launched or do not join, from its NodeClaims and Karpenter's events about them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gpu_fleet.core.aws.launch_errors import (
 from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, event_time
 from gpu_fleet.core.verdict import Verdict, failed, progressing
 
-#: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then. Before that it
-#: tries again, and what IAM and EC2 have just been told takes its time to be known everywhere.
+#: Karpenter deletes a claim whose launch fails after 5 minutes and stalls all provisioning until then. Until then it
+#: retries, and changes in IAM and EC2 take some time to become effective.
 LAUNCH_PATIENCE_S = 120.0
-#: Karpenter repeats what still holds at least every few minutes; an older event is about the past.
+#: Karpenter repeats an event at least every few minutes while its cause lasts; an older event no longer counts.
 EVENT_AGE_S = 300.0
 _NAME_BASE, _NAME_RANDOM = 58, 5
 
@@ -35,7 +35,7 @@ NODE_DOES_NOT_JOIN = "NodeDoesNotJoin"
 def claim_verdict(claim: PoolClaim, now: float, join_patience_s: float | None = None) -> Verdict:
     """What a NodeClaim without a node waits for.
 
-    :param join_patience_s: seconds after which a launched instance without a node fails; ``None``: never.
+    :param join_patience_s: seconds after which a launched instance without a node is a failure; ``None``: never.
     """
     if claim.waiting is None:
         return progressing("NodeVanished", f"NodeClaim {claim.name} is complete, but its node {claim.node} is gone")
@@ -43,12 +43,12 @@ def claim_verdict(claim: PoolClaim, now: float, join_patience_s: float | None = 
     text = f"NodeClaim {claim.name} {_AFTER_LAUNCH[kind]}: {reason} {message}".rstrip()
     waited = 0.0 if claim.waiting_since is None else now - claim.waiting_since
     if kind == "Registered" and join_patience_s is not None and waited >= join_patience_s:
-        # Karpenter makes no event of it: it deletes the claim 15 minutes after the launch and makes another
+        # Karpenter reports no event: it deletes the claim 15 minutes after the launch and creates another
         # (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/nodeclaim/lifecycle/liveness.go).
         return failed(
             NODE_DOES_NOT_JOIN,
-            f"{text}; the instance runs and is not let in, or cannot reach the API server: look at the access entry of "
-            "its role, at the way from its subnet to the cluster's endpoint, and at its console output; Karpenter "
+            f"{text}; the instance runs but is not authorized, or cannot reach the API server: check the access "
+            "entry of its role, the route from its subnet to the cluster's endpoint, and its console output; Karpenter "
             "gives it up 15 minutes after its launch and buys another",
             permanent=False,
         )
@@ -71,8 +71,9 @@ def claim_verdict(claim: PoolClaim, now: float, join_patience_s: float | None = 
 def shortages(pool: str, claim_events: Iterable[Object], now: float) -> list[Object]:
     """Karpenter's fresh events about a lack of capacity for NodeClaims of this pool, newest first.
 
-    The claims are gone by then, so only their names tell: the API server shortens ``POOL-`` to 58 characters and adds
-    five (kubernetes/kubernetes v1.36 ``staging/src/k8s.io/apiserver/pkg/storage/names/generate.go``).
+    The claims are gone by then, so only their names identify the pool: the API server shortens ``POOL-`` to 58
+    characters and adds five (kubernetes/kubernetes v1.36
+    ``staging/src/k8s.io/apiserver/pkg/storage/names/generate.go``).
     """
     base = f"{pool}-"[:_NAME_BASE]
     found = []
@@ -85,10 +86,10 @@ def shortages(pool: str, claim_events: Iterable[Object], now: float) -> list[Obj
 
 
 def shortage_verdict(pool: str, events: Sequence[Object], now: float, started: float) -> Verdict:
-    """What keeps EC2 from giving the pool an instance; a lack of real capacity is waited for.
+    """Why EC2 launches no instance for the pool; a real lack of capacity is waited for.
 
-    A cause that waiting does not cure fails the gate once it has stood for a while, so that Karpenter could fall back
-    on other capacity types. Events from before the gate's start do not count for that: the cause may be cured.
+    A cause that waiting does not cure fails the gate only after a while, so that Karpenter can fall back on other
+    capacity types. Events from before the gate's start do not count for that: their cause may be cured.
     """
     messages = [str(event.get("message", "")) for event in events]
     cause = main_cause(messages)

@@ -70,7 +70,7 @@ class PlaceholderPlan:
     :ivar create: indices of the placeholders to create.
     :ivar remove: names of finished or orphaned placeholders to delete first.
     :ivar mark: names of the nodes to label as standing before anything is created.
-    :ivar standing: how many nodes exist already.
+    :ivar existing: how many nodes exist already.
     :ivar asked: how many are already requested and have not joined yet.
     :ivar drifted: node -> how it differs from the pool's present template: no capacity, though it serves its pods.
     :ivar idle_places: nodes of the present template that take no job (cordoned, quarantined) but count against
@@ -80,7 +80,7 @@ class PlaceholderPlan:
     create: tuple[int, ...]
     remove: tuple[str, ...]
     mark: tuple[str, ...]
-    standing: int
+    existing: int
     asked: int
     drifted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     idle_places: int = 0
@@ -111,7 +111,7 @@ def plan_placeholders(
     present = pool_nodes(nodes, pool)
     drifted = older_nodes(template, pool, nodes, claims)
     of_today = [node for node in present if node.name not in drifted]
-    standing = [node for node in of_today if counts_as_capacity(node)]
+    existing = [node for node in of_today if counts_as_capacity(node)]
     arriving = _arriving(pool_claims(of_template(claims, template), pool), present)
     here = {node.name for node in present}
     pending, remove, taken = 0, [], set()
@@ -128,7 +128,7 @@ def plan_placeholders(
             pending += 1
     # A NodeClaim that is launching serves a pending placeholder, so the two are not added up.
     asked = max(len(arriving), pending)
-    missing = max(0, wanted - len(standing) - asked)
+    missing = max(0, wanted - len(existing) - asked)
     # While a placeholder is pending, a node without the label is the one that it waits for.
     unmarked = [name_of(node) for node in nodes if LABEL_STANDING not in labels_of(node)]
     if pending or not missing:
@@ -139,10 +139,10 @@ def plan_placeholders(
         create=tuple(next(free) for _ in range(missing)),
         remove=tuple(sorted(remove)),
         mark=tuple(sorted(unmarked)) if missing or pending else (),
-        standing=len(standing),
+        existing=len(existing),
         asked=asked,
         drifted=drifted,
-        idle_places=len(of_today) - len(standing),
+        idle_places=len(of_today) - len(existing),
     )
 
 
@@ -187,8 +187,8 @@ def placeholder_pod(
 ) -> dict[str, Any]:
     """A pod that waits for a new node of the pool and holds its GPUs.
 
-    It ends by itself: a run that is ended by its timeout never reaches its clean-up, and must not hold an expensive
-    node for ever.
+    It ends by itself: a run that is ended by its timeout never reaches its clean-up, and must not keep an expensive
+    node.
 
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
     :param run: ``<dag_id>/<run_id>``, for people.

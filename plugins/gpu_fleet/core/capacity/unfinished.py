@@ -1,7 +1,7 @@
 """Nodes that a failed run leaves behind and that Karpenter will not remove by itself.
 
-Karpenter gives up a launch after 5 minutes and a registration after 15, but waits for ever for a node to be
-initialized, and consolidates no node before (kubernetes-sigs/karpenter v1.14 ``pkg/controllers/nodeclaim/lifecycle``,
+Karpenter gives up a launch after 5 minutes and a registration after 15, but waits for a node to be initialized without
+a limit, and does not consolidate it before (kubernetes-sigs/karpenter v1.14 ``pkg/controllers/nodeclaim/lifecycle``,
 ``pkg/controllers/disruption``). A node whose device plugin never registers its GPUs is such a node.
 """
 
@@ -20,7 +20,8 @@ from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, labels_of, name
 class Unfinished:
     """A node that has been launched and is not initialized.
 
-    :ivar why: condition, reason and message of what Karpenter waits for. :ivar price: list price per hour.
+    :ivar why: condition, reason and message of what Karpenter waits for.
+    :ivar price: list price per hour.
     """
 
     claim: str
@@ -44,7 +45,7 @@ class Unfinished:
 
 
 def unfinished_nodes(claims: Iterable[Object], pool: str, prices: PriceList) -> list[Unfinished]:
-    """The pool's NodeClaims that have an instance and wait for their node, by name."""
+    """The pool's NodeClaims with an instance whose node has not joined or is not initialized, by name."""
     claims = list(claims)
     labels = {name_of(claim): labels_of(claim) for claim in claims}
     return [
@@ -67,7 +68,7 @@ def _of(claim: PoolClaim, labels: dict[str, str], prices: PriceList) -> Unfinish
 
 
 def unfinished_message(cluster: str, nodes: Iterable[Unfinished]) -> str:
-    """What to tell: each node with its price, why it stays, and what to do."""
+    """The message about these nodes: each with its price and why it stays, and what to do."""
     return (
         f"still paid for: {', '.join(map(str, nodes))}; Karpenter gives up a node that has not joined after 15 "
         "minutes, and removes none that has joined before it is initialized: run "

@@ -1,7 +1,7 @@
-"""Why a Ready node has no GPUs: the cause is looked for in the device plugin's pods and events.
+"""Why a Ready node has no GPUs, found in the device plugin's pods and events.
 
-Every reason about the plugin begins with :data:`PLUGIN_CAUSE`, so that remediation can tell 'the release is broken,
-roll it back' from 'EC2 has no capacity'.
+Every reason about the plugin begins with :data:`PLUGIN_CAUSE`, so that remediation can distinguish a broken release,
+which is rolled back, from EC2 having no capacity.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Prefix of every reason that blames the device plugin.
 PLUGIN_CAUSE = "DevicePlugin"
 
-#: Seconds that a stuck reason must be old: one failed pull or one crash of a fresh node is no reason to roll back.
+#: Seconds that a stuck reason must have lasted: one failed pull or one crash on a new node is no reason to roll back.
 STUCK_PATIENCE_S = 30.0
 
 DEVICE_PLUGIN_CHART = "nvidia-device-plugin"
@@ -42,7 +42,7 @@ MPS_DAEMON = "mps-control-daemon"
 _OTHERS = (MPS_DAEMON, "feature-discovery")
 #: Behind :data:`PLUGIN_CAUSE`: the MPS control daemon, a DaemonSet of the same release, is what fails.
 MPS_DAEMON_REASON = "MpsDaemon"
-#: Reasons of a plugin whose own pod shows no cause.
+#: Reasons for which the plugin's own pod shows no cause.
 _SILENT = frozenset(
     {f"{PLUGIN_CAUSE}Starting", f"{PLUGIN_CAUSE}NotRegistering", f"{PLUGIN_CAUSE}CrashLoopBackOff"}
     | {"ResourceNotRegistered"}
@@ -55,7 +55,7 @@ def plugin_blamed(reason: str) -> bool:
 
 
 def plugin_daemon_set(plugin: DevicePlugin) -> str:
-    """The name of the DaemonSet that our release installs; empty if the plugin is somebody else's.
+    """The name of the DaemonSet that our release installs; empty if others manage the plugin.
 
     Source: the chart's ``nvidia-device-plugin.fullname`` (k8s-device-plugin ``templates/_helpers.tpl``).
     """
@@ -71,8 +71,8 @@ def plugin_daemon_set(plugin: DevicePlugin) -> str:
 def plugin_pods(pods: Iterable[Object], daemon_set: str = "") -> list[Object]:
     """The device plugin's own pods, found by their owner: all DaemonSets of the chart have the same selector.
 
-    :param daemon_set: see :func:`plugin_daemon_set`. Strangers may live in the same namespace (kube-system, say), and
-        their troubles are none of the plugin's. Without a name: any DaemonSet's, but for those known to be others.
+    :param daemon_set: see :func:`plugin_daemon_set`; the namespace (for example kube-system) may have pods that do not
+        belong to the plugin. Without a name the pods of every DaemonSet count, except those known not to be plugins.
     """
     if daemon_set:
         return [pod for pod in pods if _owner(pod) == daemon_set]
@@ -87,20 +87,20 @@ def _owner(pod: Object) -> str:
 
 
 def serving_pod(node: str, pods: Iterable[Object], daemon_set: str = "") -> Object | None:
-    """The newest of the plugin's pods on a node; ``None`` without one. Arguments as of :func:`plugin_pods`."""
+    """The newest of the plugin's pods on a node; ``None`` without one. For the arguments see :func:`plugin_pods`."""
     mine = [pod for pod in plugin_pods(pods, daemon_set) if node_of(pod) == node]
     return max(mine, key=lambda pod: str((pod.get("metadata") or {}).get("creationTimestamp", "")), default=None)
 
 
 def container_started(pod: Object) -> float | None:
-    """Epoch seconds at which a pod's newest container that runs started; ``None`` if none runs."""
+    """Epoch seconds at which the running container that started last did so; ``None`` if none runs."""
     states = [container.get("state") or {} for container in (pod.get("status") or {}).get("containerStatuses") or []]
     starts = [epoch((state.get("running") or {}).get("startedAt")) for state in states]
     return max((start for start in starts if start is not None), default=None)
 
 
 def initialized_at(node: str, claims: Iterable[Object]) -> float | None:
-    """Epoch seconds at which Karpenter saw a node's GPUs registered; ``None`` without a NodeClaim that says so."""
+    """Epoch seconds at which Karpenter found a node's GPUs registered; ``None`` without a NodeClaim that says so."""
     for claim in claims:
         if (claim.get("status") or {}).get("nodeName") == node:
             entry = condition(claim, "Initialized") or {}
@@ -114,7 +114,7 @@ def mps_daemon_trouble(node: PoolNode, pods: Iterable[Object]) -> tuple[str, str
 
     Without the daemon the plugin never registers a GPU, and its pod is Ready all the same: it asks for the daemon's
     health every 30 s (NVIDIA/k8s-device-plugin v0.20.0 internal/plugin/mps.go ``waitForDaemon``,
-    cmd/nvidia-device-plugin/main.go ``startPlugins``). So this pod explains what the plugin's own pod does not.
+    cmd/nvidia-device-plugin/main.go ``startPlugins``). So the cause is found in this pod, and not in the plugin's own.
     """
     if not is_mps(node.entry):
         return None
@@ -148,8 +148,8 @@ def no_gpus(
 
     :param pods: all pods of the device plugin's namespace.
     :param events: events of that namespace.
-    :param started: epoch seconds of the first look, used where the node does not tell since when it is Ready.
-    :param patience_s: seconds from Ready (or the plugin's start) after which the plugin is taken for broken.
+    :param started: epoch seconds of the first look, used if it is not known since when the node has been Ready.
+    :param patience_s: seconds from Ready (or the plugin's start) after which the plugin counts as broken.
     :param daemon_set: see :func:`plugin_pods`.
     :param whose: of a plugin that is not ours, whose it is and where its config is.
     :param daemons: all pods among which the MPS control daemon's may be.
@@ -165,7 +165,7 @@ def no_gpus(
 def _mps_daemon(
     node: PoolNode, silent: Verdict, trouble: tuple[str, str, int], *, now: float, started: float
 ) -> Verdict:
-    """The verdict where the MPS control daemon explains what the plugin's own pod does not.
+    """The verdict if the cause is found in the MPS control daemon and not in the plugin's own pod.
 
     :param silent: the verdict without that explanation.
     """
@@ -196,9 +196,9 @@ def _no_gpus(
     age = now - max(since, created if created is not None else since)
     injected = injected_trouble(pod)
     if injected is not None and injected.blocks:
-        message = f"node {node.name} has no {GPU_RESOURCE}: {injected}; mend it, or exempt the namespace"
+        message = f"node {node.name} has no {GPU_RESOURCE}: {injected}; repair it, or exempt the namespace"
         waited = age if injected.since is None else min(age, now - injected.since)
-        # One that runs may take as long as the plugin itself may: probes at the start are slow.
+        # A container that runs may take as long as the plugin itself: probes are slow at the start.
         if injected.stuck and waited >= (patience_s if injected.runs else STUCK_PATIENCE_S):
             return failed(INJECTED, message, node=node.name)
         return progressing(INJECTED, message)
@@ -212,7 +212,7 @@ def _no_gpus(
             return failed(f"{PLUGIN_CAUSE}{reason}", message, node=node.name)
         return progressing(f"{PLUGIN_CAUSE}{reason}", message)
     serving = condition(pod, "Ready") or {}
-    # The plugin serves although an added container is not ready: what counts is how long it has.
+    # The plugin serves although an added container is not ready; how long it has been serving is what counts.
     if serving.get("status") != "True" and injected is None:
         return progressing(
             f"{PLUGIN_CAUSE}Starting",
@@ -224,7 +224,7 @@ def _no_gpus(
     if waited >= patience_s:
         return failed(
             f"{PLUGIN_CAUSE}NotRegistering",
-            f"{message} since {waited:.0f} s; read its log (driver missing, wrong config entry?)",
+            f"{message} and has been Ready for {waited:.0f} s; read its log (driver missing, wrong config entry?)",
             node=node.name,
         )
     return progressing("ResourceNotRegistered", f"{message}; it takes up to a minute to register")
@@ -235,7 +235,7 @@ def _about(events: Iterable[Object], daemon_set: str) -> list[Object]:
 
 
 def _absent(node: PoolNode, events: Iterable[Object], *, waited: float, patience_s: float) -> Verdict:
-    # The controller tries as soon as the node is there; what it was refused before then was about other nodes.
+    # The controller tries as soon as the node exists; an earlier refusal was about other nodes.
     refused = [
         event
         for event in events

@@ -1,8 +1,8 @@
-"""Which pods are device plugins for ``nvidia.com/gpu``, told by their own spec: whose ever they are. Pure.
+"""Which pods are device plugins for ``nvidia.com/gpu``, recognized by their specs, whoever manages them. Pure.
 
-All plugins for one resource share one socket below :data:`PLUGIN_FOLDER`. NVIDIA's removes the file that is there
-before it listens, so of two on a node the one that started last serves the GPUs; and when either of them goes away, the
-kubelet withdraws the resource until one starts again (NVIDIA/k8s-device-plugin v0.20.0 ``internal/plugin/server.go``;
+All plugins for one resource share one socket below :data:`PLUGIN_FOLDER`. NVIDIA's removes an existing socket before it
+listens, so of two on a node the one that started last serves the GPUs; and when either of them goes away, the kubelet
+withdraws the resource until one starts again (NVIDIA/k8s-device-plugin v0.20.0 ``internal/plugin/server.go``;
 kubernetes ``pkg/kubelet/cm/devicemanager``, PluginDisconnected).
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Where device plugins register and keep their sockets (kubernetes pkg/kubelet/apis/deviceplugin/v1beta1).
 PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
 
-#: Images that serve NVIDIA's GPUs: NVIDIA's own, also mirrored, and those that are built on it.
+#: Images that serve NVIDIA's GPUs: NVIDIA's own, also from mirrors, and images built on it.
 _NVIDIA = re.compile(
     r"(^|/)(k8s-device-plugin|nvidia-device-plugin|nvidia-gpu-device-plugin|vgpu-device-plugin|volcano-vgpu-device-plugin"
     r"|hami)(:|@|$)"
@@ -44,7 +44,7 @@ class Evidence(StrEnum):
     """Why something counts as a device plugin."""
 
     IMAGE = "image"
-    #: It can write to the kubelet's device-plugin folder, and what it registers cannot be known.
+    #: It can write to the kubelet's device-plugin folder; what it registers is not known.
     FOLDER = "folder"
     #: It mounts a parent of the folder: so do CSI drivers and node agents, hence this alone proves nothing.
     PARENT = "parent"
@@ -52,9 +52,9 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True)
 class PluginSpec:
-    """What a pod's spec tells about the device plugin in it.
+    """What a pod's spec says about the device plugin in it.
 
-    :ivar image: of the container that gave it away.
+    :ivar image: image of the container by which it was recognized.
     :ivar config_map: the ConfigMap with its configuration, empty if it has none.
     :ivar by_label: whether NVIDIA's config-manager picks the entry by the label ``nvidia.com/device-plugin.config``.
     :ivar default: the entry that nodes without that label get.
@@ -72,7 +72,8 @@ class DaemonSetPlugin:
     """A DaemonSet that is, or may be, a device plugin.
 
     :ivar pod: the spec of its pods.
-    :ivar owner: what made it and would undo a change of it, ``ClusterPolicy cluster-policy``; empty if nothing does.
+    :ivar owner: the object that created it and would revert changes, such as ``ClusterPolicy cluster-policy``, or
+        empty.
     """
 
     namespace: str
@@ -91,7 +92,7 @@ class DaemonSetPlugin:
 
     @property
     def certain(self) -> bool:
-        """Whether it counts: by its image, or because it can register anything."""
+        """Whether it counts as a device plugin: by its image, or because it can write to the folder."""
         return self.found.evidence is not Evidence.PARENT
 
 
@@ -130,7 +131,7 @@ def _program(container: Mapping[str, Any]) -> str:
 
 
 def _mounted(container: Mapping[str, Any], volumes: Mapping[str, Any]) -> Evidence | None:
-    """Whether the container can make a socket in the folder; a read-only mount cannot."""
+    """Whether the container can create a socket in the folder, which takes a writable mount."""
     best: Evidence | None = None
     for mount in container.get("volumeMounts") or []:
         path = ((volumes.get(str(mount.get("name"))) or {}).get("hostPath") or {}).get("path")
@@ -169,11 +170,11 @@ def daemon_set_plugins(daemon_sets: Iterable[Object]) -> list[DaemonSetPlugin]:
 
 @dataclass(frozen=True)
 class Ours:
-    """What is not to be taken for somebody else's plugin.
+    """Which device plugins do not count as those of others.
 
-    :ivar namespace: of the release that the package manages; ``None`` where the plugin belongs to others.
-    :ivar coexists_with: ``namespace/name`` of DaemonSets that a person has said to serve no ``nvidia.com/gpu``; one
-        with NVIDIA's image cannot be among them.
+    :ivar namespace: namespace of the release that the package manages; ``None`` where the plugin belongs to others.
+    :ivar coexists_with: ``namespace/name`` of DaemonSets that do not serve ``nvidia.com/gpu`` according to the cluster
+        file; one with NVIDIA's image counts all the same.
     """
 
     namespace: str | None
@@ -192,7 +193,7 @@ class Ours:
         return cls(value.get("namespace"), frozenset(value.get("coexistsWith") or ()))
 
     def includes(self, item: Object) -> bool:
-        """Whether an object is of the release (Helm annotates all that it makes)."""
+        """Whether an object belongs to the release (Helm annotates everything that it creates)."""
         annotations = annotations_of(item)
         return (
             self.namespace is not None

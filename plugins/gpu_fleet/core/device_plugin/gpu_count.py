@@ -1,13 +1,13 @@
-"""What is wrong with a node's GPUs, from its capacity *and* its allocatable: one rule for all who ask. Pure.
+"""What is wrong with a node's GPUs, from its capacity *and* its allocatable: one rule for all callers. Pure.
 
-The capacity gate, the device plugin's proof and validation ask the same question and must give the same answer: broken
-hardware is nobody's config, and a wrong config is no broken hardware.
+The capacity gate, the device plugin's proof and validation must give the same answer. Broken hardware is never blamed
+on the config, and a wrong config never on the hardware.
 
 The kubelet puts every device that a plugin has announced into the capacity, and only the healthy ones into allocatable
-(kubernetes v1.36 pkg/kubelet/cm/devicemanager/manager.go ``GetCapacity``). So the *capacity* tells what the plugin's
-config makes of the GPUs that it found, and the difference to allocatable tells what has been lost since. One XID marks
-one device: the whole GPU where GPUs are exclusive, one share where they are shared (NVIDIA/k8s-device-plugin v0.20.0
-internal/rm/health.go maps a GPU's UUID to one of its devices).
+(kubernetes v1.36 pkg/kubelet/cm/devicemanager/manager.go ``GetCapacity``). So the *capacity* shows how the plugin's
+config advertises the GPUs that it found, and the difference to allocatable shows what has been lost since. One XID
+marks one device: the whole GPU where GPUs are exclusive, one share where they are shared (NVIDIA/k8s-device-plugin
+v0.20.0 internal/rm/health.go maps a GPU's UUID to one of its devices).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from gpu_fleet.core.kubernetes.objects import HARDWARE_CONDITION, PoolNode
 #: The EKS node monitoring agent's reason for an XID that calls for a repair (aws/eks-node-monitoring-agent
 #: docs/node-health-issues.adoc; milder ones are events, ``NvidiaXID<code>Warning``).
 _XID = re.compile(r"NvidiaXID(?P<code>[0-9]+)Error")
-#: The agent's reason for a GPU that the driver does not list any more.
+#: The agent's reason for a GPU that the driver no longer lists.
 _COUNT_MISMATCH = "NvidiaDeviceCountMismatch"
 
-#: Seconds for which the kubelet keeps the devices of a plugin that has gone, as unhealthy ones (kubernetes
+#: Seconds for which the kubelet keeps the devices of a plugin that is gone, as unhealthy ones (kubernetes
 #: pkg/kubelet/cm/devicemanager/endpoint.go ``endpointStopGracePeriod``, 5 minutes), and publishes the change after it
 #: (``nodeStatusUpdateFrequency``, 10 s).
 ENDPOINT_GRACE_S = 315.0
@@ -41,7 +41,7 @@ class Cause(StrEnum):
     OTHER_NUMBER = "AllocatableMismatch"  # config: another number of replicas
 
 
-#: Reasons that lie in one machine: no config, no release and no other node has a part in them.
+#: Reasons that lie in one machine, and neither in a config, nor in a release, nor in another node.
 HARDWARE_REASONS = frozenset({Cause.LOST.value, "XidError", "HardwareNotReady"})
 #: What the hardware reasons have in common, for a message.
 REPLACE = "replace the node (delete its NodeClaim)"
@@ -96,11 +96,11 @@ class Count:
 
 
 def vouched_for(started: float | None, initialized_at: float | None, now: float | None) -> bool:
-    """Whether 'no healthy device' is the word of the plugin that runs there, and not what a gone one has left behind.
+    """Whether 'no healthy device' is reported by the plugin that runs now, and not left over from one that is gone.
 
     :param started: epoch seconds at which the plugin that serves now started, ``None`` if that is not known.
-    :param initialized_at: at which Karpenter saw the GPUs registered.
-    :param now: of the look; ``None`` if time is not to count.
+    :param initialized_at: epoch seconds at which Karpenter found the GPUs registered.
+    :param now: epoch seconds of the look; ``None`` if time does not count.
     """
     if started is None:
         return False
@@ -112,13 +112,15 @@ def vouched_for(started: float | None, initialized_at: float | None, now: float 
 def count(
     node: str, *, allocatable: int | None, capacity: int | None, physical: int, replicas: int, vouched: bool
 ) -> Count:
-    """What the numbers of a node say.
+    """What a node's numbers mean.
 
-    Of a plugin that started when a GPU was gone already only the arithmetic is left: replicas change the number in
-    steps of the physical count, lost GPUs in steps of the replicas. Where it fits both, the config is named.
+    If the plugin started after a GPU was lost, only the arithmetic is left: other replicas change the number in steps
+    of the physical count, lost GPUs in steps of the replicas. If both fit, the config is named.
 
-    :param allocatable: and ``capacity``: ``nvidia.com/gpu`` of the node; ``None``: it does not have the resource.
-    :param physical: GPUs according to EC2; :param replicas: how often each is promised.
+    :param allocatable: ``nvidia.com/gpu`` in the node's allocatable; ``None``: it does not have the resource.
+    :param capacity: ``nvidia.com/gpu`` in the node's capacity; ``None``: it does not have the resource.
+    :param physical: GPUs of the node according to EC2.
+    :param replicas: how often each GPU is to be advertised.
     :param vouched: see :func:`vouched_for`.
     """
     healthy = allocatable or 0
@@ -152,7 +154,7 @@ def count(
 
 
 def count_of(node: PoolNode, *, physical: int, replicas: int, vouched: bool) -> Count:
-    """:func:`count` of a node as the gates see it."""
+    """:func:`count` for a node as the gates see it."""
     return count(
         node.name,
         allocatable=node.gpus,
@@ -164,7 +166,7 @@ def count_of(node: PoolNode, *, physical: int, replicas: int, vouched: bool) -> 
 
 
 def _of_announced(announced: int, physical: int, replicas: int) -> Cause:
-    """What a plugin's config makes of the GPUs that it found."""
+    """What the number of announced devices says about the plugin's config."""
     slots = physical * replicas
     if announced == slots:
         return Cause.AS_PROMISED

@@ -1,6 +1,6 @@
 """A second device plugin on a node: looked for before anything else is blamed for a wrong number of GPUs. Pure.
 
-It is nobody's fault but its own: no release is rolled back because of it, and no node is quarantined.
+Neither our release nor the node is to blame for it: no release is rolled back and no node is quarantined because of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SECOND_PLUGIN", "OnNode", "plugins_on", "rivals", "sentence"]
 class OnNode:
     """A plugin of others on a node.
 
-    :ivar pod: its pod there, ``None`` if it has not been seen yet.
+    :ivar pod: its pod there; ``None`` if there is none yet.
     """
 
     plugin: DaemonSetPlugin
@@ -37,7 +37,7 @@ def plugins_on(node: Object, plugins: Iterable[DaemonSetPlugin], pods: Iterable[
     """The plugins of others on a node: those with a pod there, and those whose DaemonSet wants one there.
 
     :param plugins: see :func:`gpu_fleet.core.device_plugin.detect.plugins_of_others`.
-    :param pods: of their namespaces.
+    :param pods: the pods in their namespaces.
     """
     name, place = name_of(node), place_of_node(node)
     here = [pod for pod in pods if node_of(pod) == name and not finished(pod)]
@@ -48,14 +48,14 @@ def plugins_on(node: Object, plugins: Iterable[DaemonSetPlugin], pods: Iterable[
             found.append(OnNode(plugin, max(mine, key=_created)))
         elif runs_on(plugin.pod, place).reaches:
             found.append(OnNode(plugin))
-    # The one that came last is the one that came in between.
+    # Sorted by age: the last to arrive is the intruder.
     return sorted(found, key=lambda each: _created(each.pod) if each.pod is not None else "~")
 
 
 def rivals(found: Sequence[OnNode], *, ours: bool) -> list[OnNode]:
-    """Those that fight with the plugin that is to serve the node.
+    """The plugins that compete with the one that is to serve the node.
 
-    :param ours: whether the package's own serves it; else the first of the others does.
+    :param ours: whether that is the package's own; otherwise it is the first of the others.
     """
     return list(found) if ours else list(found[1:])
 

@@ -1,4 +1,4 @@
-"""What somebody else's device plugin is configured to do for a pool: checked, never written. Pure.
+"""How a device plugin of others is configured for a pool: checked, never written. Pure.
 
 The config's form is NVIDIA/k8s-device-plugin v0.20.0 ``api/config/v1``; how an entry is picked is
 ``cmd/config-manager/main.go``: the node's label, else the default, else an entry named ``default``, else the only one.
@@ -35,9 +35,9 @@ class ConfigProblem:
 def config_problem(
     pool: NodePool, plugin: DaemonSetPlugin, config_map: Mapping[str, Any] | None, label: str | None
 ) -> ConfigProblem | None:
-    """Why a plugin would not share the GPUs of a pool as promised, or ``None``.
+    """Why a plugin would not share the GPUs of a pool as promised; ``None`` if it would.
 
-    :param config_map: the plugin's; ``None`` if it does not exist, or the plugin has none.
+    :param config_map: the plugin's ConfigMap; ``None`` if it does not exist, or the plugin has none.
     :param label: the value of ``nvidia.com/device-plugin.config`` on the pool's nodes.
     """
     if not plugin.found.config_map:
@@ -95,7 +95,7 @@ def entry_text(pool: NodePool, name: str = "") -> str:
 
 
 def sharing_words(text: str) -> str:
-    """What a config does to the resource, in words that are equal exactly if the effect is."""
+    """The effect of a config on the resource, in words; equal effects have equal words."""
     try:
         document = yaml.safe_load(text) or {}
         sharing = document.get("sharing") or {}

@@ -1,4 +1,8 @@
-"""Gate on the cluster lock."""
+"""Gate ``turn_free``: the cluster lock is free.
+
+Arguments: ``recheck_at`` (optional; epoch seconds by this machine's clock): from then on the gate is Ready although the
+lock is held, so that the worker asks Airflow whether the holder's run is over.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,12 @@ def _queries(args: Args) -> tuple[Query, ...]:  # noqa: ARG001  (the record's pl
 
 
 def _judge(snapshot: Snapshot, args: Args) -> Verdict:
-    """Ready when free, or at ``recheck_at`` (epoch seconds, by this machine's clock): then the worker asks Airflow
-    about the holder."""
     records = snapshot["turn"]
     if not records or read_holder(records[0]) is None:
         return ready("TurnFree", "the cluster lock is free")
     recheck_at = args.get("recheck_at")
     if recheck_at is not None and float(args["here"]) >= float(recheck_at):
-        return ready("Recheck", f"time to ask whether the holder still runs: {held_by(records[0])}")
+        return ready("Recheck", f"it is time to ask Airflow whether the holder still runs: {held_by(records[0])}")
     return progressing("ClusterBusy", f"the cluster lock is held by {held_by(records[0])}")
 
 

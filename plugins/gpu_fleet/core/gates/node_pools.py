@@ -57,7 +57,7 @@ def _not_ready(obj: Mapping[str, Any], summary: Mapping[str, Any]) -> Verdict:
     return progressing(str(reason or "NotReady"), f"{title_of(obj)}: {explained(obj, summary)}")
 
 
-def _standing_failure(obj: Mapping[str, Any], *, started: float, now: float) -> Mapping[str, Any] | None:
+def _lasting_failure(obj: Mapping[str, Any], *, started: float, now: float) -> Mapping[str, Any] | None:
     """A condition that has been False for longer than passing causes take, if one is and explains more than others.
 
     The time from before the wait does not count: the cause may be cured, and Karpenter looks again only now and then.
@@ -93,14 +93,14 @@ def _judge_class(snapshot: Snapshot, args: Args) -> Verdict:
         return old
     if condition.get("status") == "True":
         return ready("NodeClassReady", f"{name} is Ready")
-    if standing := _standing_failure(obj, started=float(args["started"]), now=float(args["now"])):
-        reason = str(standing["reason"])
+    if lasting := _lasting_failure(obj, started=float(args["started"]), now=float(args["now"])):
+        reason = str(lasting["reason"])
         remedy = (
             "a policy keeps Karpenter's role from it: a missing grant, a boundary or a service control policy"
             if reason.endswith(_AUTH_CHECKS)
             else "correct nodeClass in the cluster file, or what the message names; Karpenter's log has more"
         )
-        return failed(reason, f"{name}: {sentence(standing)}; {remedy}", permanent=False)
+        return failed(reason, f"{name}: {sentence(lasting)}; {remedy}", permanent=False)
     return _not_ready(obj, condition)
 
 
@@ -156,7 +156,8 @@ def _judge_pool(snapshot: Snapshot, args: Args) -> Verdict:
 def _judge_overlay(name: str, overlays: Sequence[Mapping[str, Any]], *, started: float, now: float) -> Verdict:
     """
     :param overlays: all of the cluster, because a conflict names none.
-    :param started: when the wait began, :param now: epoch seconds.
+    :param started: epoch seconds at which the wait began.
+    :param now: epoch seconds.
     """
     found = next((item for item in overlays if item["metadata"]["name"] == name), None)
     if found is None:

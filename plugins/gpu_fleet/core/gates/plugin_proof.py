@@ -1,15 +1,17 @@
-"""Gate ``device_plugin_proven``: a revision of the device plugin does on some node what its pool was promised.
+"""Gate ``device_plugin_proven``: on some node a revision of the device plugin advertises what the pool's spec promises.
 
-Arguments: those of the gates on releases, and ``pools``: pool -> ``{"physical": GPUs per node according to EC2,
-"replicas": n, "types": [instance types]}``; a node with another config entry than its pool's by now has to offer what
-that one says; ``every_node``: ask it of every node that runs the plugin, not of one (after a rollback nothing may stay
-broken); ``ours``: see :class:`gpu_fleet.core.device_plugin.detect.Ours`.
+Arguments: those of the gates on releases, and
 
-Nodes are witnesses. Some have nothing to say about the plugin: those that a second plugin fights over, those whose pod
-is not Ready for a container that a webhook has added, those that are quarantined or not ours, those whose hardware is
-broken (by the rule of :mod:`gpu_fleet.core.device_plugin.gpu_count`) and those that have been NotReady for long. They
-neither prove nor disprove anything, and no release is rolled back because of them. Of two nodes of one pool, config
-entry and instance type that contradict each other, the one that works is believed: the release gave both the same.
+- ``pools``: pool -> ``{"physical": GPUs per node according to EC2, "replicas": n, "types": [instance types]}``; a node
+  that carries another config entry than its pool must advertise what that entry says
+- ``every_node``: require it of every node that runs the plugin, not of one (after a rollback nothing may stay broken)
+- ``ours``: see :class:`gpu_fleet.core.device_plugin.detect.Ours`
+
+Nodes are witnesses. Some prove nothing about the plugin: nodes with a second plugin, nodes whose pod is not Ready
+because of a container that a webhook has added, nodes that are quarantined or not ours, nodes with broken hardware (by
+the rule of :mod:`gpu_fleet.core.device_plugin.gpu_count`), and nodes that have been NotReady for long. They neither
+prove nor disprove anything, and no release is rolled back because of them. If two nodes of the same pool, config entry
+and instance type contradict each other, the one that works counts: the release gave both the same.
 """
 
 from __future__ import annotations
@@ -54,16 +56,9 @@ from gpu_fleet.core.kubernetes.objects import (
     node_of,
     title_of,
 )
-from gpu_fleet.core.kubernetes.workloads import (
-    Object,
-    Scene,
-    is_current,
-    judge_workload,
-    owned_by,
-    pod_trouble,
-    pods_of,
-    refusal,
-)
+from gpu_fleet.core.kubernetes.workload_causes import pod_trouble, refusal
+from gpu_fleet.core.kubernetes.workload_pods import Object, Scene, is_current, owned_by, pods_of
+from gpu_fleet.core.kubernetes.workloads import judge_workload
 from gpu_fleet.core.manifests.plugin_entries import entry_replicas
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.verdict import Phase, Verdict, combine, failed, progressing, ready

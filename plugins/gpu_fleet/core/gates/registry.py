@@ -3,8 +3,8 @@ in the triggerer."""
 
 from __future__ import annotations
 
-from gpu_fleet.core.gates.burst import BURST
-from gpu_fleet.core.gates.capacity import POOL_CAPACITY
+from gpu_fleet.core.gates.capacity.burst import BURST
+from gpu_fleet.core.gates.capacity.pool import POOL_CAPACITY
 from gpu_fleet.core.gates.drain import PODS_GONE
 from gpu_fleet.core.gates.eks import CLUSTER_ACTIVE
 from gpu_fleet.core.gates.gate import Gate

@@ -28,15 +28,9 @@ from gpu_fleet.core.kubernetes.kinds import (
     Kind,
 )
 from gpu_fleet.core.kubernetes.objects import deleting, title_of
-from gpu_fleet.core.kubernetes.workloads import (
-    PATIENCE_S,
-    UNPROVEN,
-    Object,
-    Scene,
-    judge_workload,
-    pods_of,
-    why,
-)
+from gpu_fleet.core.kubernetes.workload_causes import why
+from gpu_fleet.core.kubernetes.workload_pods import PATIENCE_S, Object, Scene, pods_of
+from gpu_fleet.core.kubernetes.workloads import UNPROVEN, judge_workload
 from gpu_fleet.core.queries import KubeQuery, Query
 from gpu_fleet.core.releases.objects import belongs_to
 from gpu_fleet.core.verdict import Verdict, combine, progressing, ready

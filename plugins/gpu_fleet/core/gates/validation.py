@@ -120,7 +120,8 @@ def _waits_for(
 ) -> tuple[str, str] | None:
     """What the round still waits for on its node, as (reason, message); ``None`` if it is settled.
 
-    :param mine: the pods that are pinned to the node, :param since: see :func:`_failing_since`.
+    :param mine: the pods that are pinned to the node.
+    :param since: see :func:`_failing_since`.
     """
     if node is None or node.leaving:
         return None

@@ -1,4 +1,4 @@
-"""Which task of which Airflow a pod belongs to, by the labels that Airflow gives it.
+"""The Airflow task that a pod belongs to, by the labels that Airflow sets.
 
 Source: apache-airflow-providers-cncf-kubernetes ``operators/pod.py`` (``_get_ti_pod_labels``; EksPodOperator inherits
 it) and ``pod_generator.py`` (KubernetesExecutor's workers, whose annotations have the names in full). Label values are
@@ -16,7 +16,7 @@ _NAMES = ("dag_id", "task_id", "run_id")
 
 @dataclass(frozen=True)
 class AirflowTask:
-    """The task instance that a pod works for; of *some* Airflow, not necessarily ours."""
+    """The task instance that a pod works for, possibly of another Airflow than this one."""
 
     dag_id: str
     task_id: str
@@ -28,7 +28,7 @@ class AirflowTask:
 
 
 def airflow_task(pod: Mapping[str, Any]) -> AirflowTask | None:
-    """The task of a pod that an Airflow made, or ``None``."""
+    """The task of a pod that Airflow created; ``None`` for other pods."""
     metadata = pod["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     found = {name: str(annotations.get(name) or labels.get(name) or "") for name in _NAMES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-#: Why a container waits that has not had its turn yet (kubernetes pkg/kubelet/kubelet_pods.go).
+#: Why a container waits that the kubelet has not begun to start yet (kubernetes pkg/kubelet/kubelet_pods.go).
 NOT_BEGUN = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 #: Container waiting reasons that do not pass by themselves (kubernetes pkg/kubelet/images/types.go and
@@ -49,7 +49,7 @@ def state(container: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
 
 
 def first_waiting(pod: Mapping[str, Any]) -> Waiting | None:
-    """The first container that waits for another reason than its turn."""
+    """The first container that waits for another reason than the containers before it."""
     for container in statuses(pod):
         waiting = state(container, "waiting") or {}
         reason = str(waiting.get("reason") or "")

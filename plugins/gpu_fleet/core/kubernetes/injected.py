@@ -1,12 +1,13 @@
 """Containers that an admission webhook has added to the device plugin's pods, known by their names. Pure.
 
-One that never gets Ready keeps its pod from being Ready and says nothing about the plugin: no release is rolled back
-because of it, and no node is quarantined. A pod whose containers are not those of the chart is not judged here.
+A container that never becomes Ready keeps its pod from being Ready and says nothing about the plugin: no release is
+rolled back because of it, and no node is quarantined. A pod whose containers are not those of the chart is not judged
+here.
 
 Source of the names: NVIDIA/k8s-device-plugin v0.20.0 ``deployments/helm/nvidia-device-plugin/templates``
 (``daemonset-device-plugin.yml``, ``daemonset-mps-control-daemon.yml``, ``daemonset-gfd.yml``). When a pod counts as
 Ready: kubernetes v1.35 ``pkg/kubelet/status/generate.go``; init containers run one after the other, those with
-``restartPolicy: Always`` go on (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
+``restartPolicy: Always`` keep running (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 """
 
 from __future__ import annotations

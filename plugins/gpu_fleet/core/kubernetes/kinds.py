@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind's address.
+    """The REST address of a kind.
 
     :ivar group: API group, empty for the core group.
     :ivar plural: the resource name in URLs.

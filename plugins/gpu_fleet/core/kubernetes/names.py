@@ -17,7 +17,7 @@ COMPONENT_BURST = "burst"
 LABEL_RUN = f"{DOMAIN}/run"  # short_hash of dag_id + run_id
 ANNOTATION_RUN = f"{DOMAIN}/dag-run"  # "<dag_id>/<run_id>" in words
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"  # the run that keeps Karpenter from removing a node
-LABEL_STANDING = f"{DOMAIN}/standing"  # on the nodes that placeholders keep away from, while there are placeholders
+LABEL_STANDING = f"{DOMAIN}/standing"  # on nodes that existed before the placeholders, which keep away from them
 STANDING = "true"
 LABEL_DEVICE_PLUGIN = f"{DOMAIN}/device-plugin"  # on nodes that our device plugin may run on, and no others
 SERVED = "true"
@@ -27,9 +27,9 @@ ANNOTATION_FROZEN_BY = f"{DOMAIN}/frozen-by"  # the run whose teardown froze a N
 ANNOTATION_EVICTED_FOR = f"{DOMAIN}/evicted-for"  # the run whose drain has evicted pods from a NodePool's nodes
 TAINT_QUARANTINED = f"{DOMAIN}/quarantined"  # NoSchedule, value: the reason; on nodes that failed a validation
 ANNOTATION_QUARANTINED = TAINT_QUARANTINED  # JSON: reason, message, run, at, cordoned
-SYSTEM_NAMESPACE = "gpu-fleet-system"  # cluster lock, placeholders
+SYSTEM_NAMESPACE = "gpu-fleet-system"  # the cluster lock, placeholders
 VALIDATION_NAMESPACE = "gpu-fleet-validation"  # probe pods
-TURN_CONFIG_MAP = "turn"
+TURN_CONFIG_MAP = "turn"  # the record of the cluster lock
 PLACEHOLDER_PRIORITY_CLASS = "gpu-fleet-placeholder"
 
 # --- NVIDIA ----------------------------------------------------------------------------------------------------------

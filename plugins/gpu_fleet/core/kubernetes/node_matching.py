@@ -1,8 +1,8 @@
 """Would a DaemonSet's pods run on nodes that do not exist yet? By node selector, node affinity and taints. Pure.
 
 Of a future node only some labels are known: those of its NodePool's template and requirements, and the well-known ones.
-Others come from the cloud, from Karpenter's launch or from agents on the node (zones, NFD's and NVIDIA's labels), and
-may or may not be there. So the answer has three values, and *may be* never counts as *no*.
+Others are set by the cloud, by Karpenter or by agents on the node (zones, labels of NFD and NVIDIA), and may or may not
+be there. So the answer has three values, and *maybe* never counts as *no*.
 
 The rules are the scheduler's (kubernetes/component-helpers ``scheduling/corev1/nodeaffinity``) and the DaemonSet
 controller's (kubernetes ``pkg/controller/daemon/util/daemonset_util.go``: the tolerations that it adds).
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-#: Domains whose labels appear on nodes without the NodePool's saying so: the cloud provider's and Karpenter's
+#: Domains whose labels appear on nodes although the NodePool does not name them: the cloud provider's and Karpenter's
 #: (kubernetes.io 'Well-Known Labels'; karpenter.sh 'NodePools'), NFD's, NVIDIA's (GFD, GPU Operator).
 FOREIGN_DOMAINS = (
     "kubernetes.io",
@@ -30,8 +30,8 @@ FOREIGN_DOMAINS = (
     "feature.node.kubernetes.io",
     "nvidia.com",
 )
-#: NVIDIA's GPU Operator sets labels that begin so on every node with an NVIDIA GPU, and places its DaemonSets by them;
-#: not where the second one is 'false' (GPU Operator documentation, 'Preventing Installation of Operands').
+#: NVIDIA's GPU Operator sets labels with this prefix on every node with an NVIDIA GPU, and places its DaemonSets by
+#: them, except where the second one is 'false' (GPU Operator documentation, 'Preventing Installation of Operands').
 OPERATOR_LABELS = "nvidia.com/gpu.deploy."
 LABEL_NO_OPERANDS = f"{OPERATOR_LABELS}operands"
 _BLOCKING = ("NoSchedule", "NoExecute")
@@ -52,10 +52,10 @@ class Match(StrEnum):
 class Place:
     """Nodes of one kind, as far as they are known.
 
-    :ivar name: of the pool, or of the node.
+    :ivar name: name of the pool or the node.
     :ivar labels: key -> the values that a node may have; each node has one of them.
     :ivar taints: as Kubernetes writes them.
-    :ivar complete: every label is known: a node that is there already.
+    :ivar complete: whether every label is known, as of a node that exists.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Place:
 @dataclass(frozen=True)
 class Answer:
     """
-    :ivar unknown: labels that decide and cannot be known.
-    :ivar why_not: what keeps the pods away, of a NO.
+    :ivar unknown: labels on which the answer depends and that are not known.
+    :ivar why_not: what keeps the pods away, if the answer is NO.
     """
 
     match: Match
@@ -81,7 +81,7 @@ class Answer:
 
 
 def runs_on(pod: Mapping[str, Any], place: Place) -> Answer:
-    """Whether a DaemonSet with pods of that spec has one on the nodes of a place."""
+    """Whether a DaemonSet with this pod spec has a pod on the nodes of a place."""
     unknown: set[str] = set()
     for key, value in (pod.get("nodeSelector") or {}).items():
         match = _expression({"key": key, "operator": "In", "values": [str(value)]}, place)
@@ -104,7 +104,7 @@ def runs_on(pod: Mapping[str, Any], place: Place) -> Answer:
 
 
 def _any_term(terms: Iterable[Mapping[str, Any]], place: Place) -> Answer:
-    """Terms are alternatives; the expressions of one hold together. Without any nothing matches."""
+    """Terms are alternatives; all expressions of one term must match. Without terms nothing matches."""
     best = Answer(Match.NO)
     for term in terms:
         expressions = [*(term.get("matchExpressions") or []), *(term.get("matchFields") or [])]
@@ -143,8 +143,8 @@ def _expression(expression: Mapping[str, Any], place: Place) -> Match:
         case "Gt" | "Lt":
             fitting = frozenset(value for value in found if _compares(value, operator, wanted))
         case _:
-            return Match.MAYBE  # an operator of a later Kubernetes: nothing is known
-    # Some instance types of a pool are enough: nodes of these may come.
+            return Match.MAYBE  # an operator that this version does not know
+    # Some instance types of a pool are enough: nodes of these may be launched.
     return Match.YES if fitting else Match.NO
 
 
@@ -183,7 +183,7 @@ def tolerated(taint: Mapping[str, str], tolerations: Iterable[Mapping[str, Any]]
 
 
 def place_of_pool(node_pool: Mapping[str, Any], region: str) -> Place:
-    """The nodes that a NodePool (karpenter.sh/v1) would make."""
+    """The nodes that Karpenter would launch for a NodePool (karpenter.sh/v1)."""
     name = str((node_pool.get("metadata") or {}).get("name", ""))
     template = (node_pool.get("spec") or {}).get("template") or {}
     spec = template.get("spec") or {}
@@ -193,7 +193,7 @@ def place_of_pool(node_pool: Mapping[str, Any], region: str) -> Place:
         "karpenter.sh/initialized": frozenset({"true"}),
         "topology.kubernetes.io/region": frozenset({region}),
         "kubernetes.io/os": frozenset({"linux"}),
-        # By nodeadm, for Kubernetes 1.35 and later; by GPU Feature Discovery before.
+        # Set by nodeadm from Kubernetes 1.35 on, and by GPU Feature Discovery before.
         "nvidia.com/gpu.present": frozenset({"true"}),
     }
     for requirement in spec.get("requirements") or []:
@@ -204,7 +204,10 @@ def place_of_pool(node_pool: Mapping[str, Any], region: str) -> Place:
 
 
 def place_of_node(node: Mapping[str, Any], more_labels: Mapping[str, str] | None = None) -> Place:
-    """A node that is there; ``more_labels``: those that it is about to get."""
+    """An existing node.
+
+    :param more_labels: labels that it is about to get.
+    """
     metadata = node.get("metadata") or {}
     labels = {**(metadata.get("labels") or {}), **(more_labels or {})}
     taints = tuple((node.get("spec") or {}).get("taints") or ())

@@ -124,8 +124,10 @@ class PoolNode:
     :ivar capacity: ``nvidia.com/gpu`` in the capacity, which counts unhealthy devices too.
     :ivar entry: the device plugin's config entry that the node carries, empty without one.
     :ivar hardware: status, reason and message of :data:`HARDWARE_CONDITION`; ``None`` without the agent.
-    :ivar ready_since: epoch seconds at which Ready became True; :ivar created: at which the Node object was made.
-    :ivar not_ready: reason and message while it is not Ready, :ivar not_ready_since: epoch seconds since when.
+    :ivar ready_since: epoch seconds at which Ready became True.
+    :ivar created: epoch seconds at which the Node object was created.
+    :ivar not_ready: reason and message while it is not Ready.
+    :ivar not_ready_since: epoch seconds since which it is not Ready.
     :ivar quarantined: this package took it out of service because it failed a validation.
     """
 

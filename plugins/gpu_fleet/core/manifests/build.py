@@ -41,7 +41,7 @@ _ARM_FAMILIES = frozenset({"g5g", "p6e-gb200", "p6e-gb300"})
 
 
 def _architectures(instance_types: Iterable[str]) -> list[str]:
-    """All architectures of the types: a single one would silently exclude the other types from a mixed pool."""
+    """All architectures of the types: a single one would exclude the other types of a mixed pool without a message."""
     return sorted({"arm64" if name.partition(".")[0] in _ARM_FAMILIES else "amd64" for name in instance_types})
 
 

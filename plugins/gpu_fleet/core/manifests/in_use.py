@@ -1,14 +1,15 @@
 """What living nodes still need of the device plugin's release: config entries and tolerations.
 
-A node keeps the label ``nvidia.com/device-plugin.config`` and the taints that it was launched with. When the file says
-something else by then, the old entry must stay: config-manager exits with 'specified config … does not exist' (NVIDIA/
-k8s-device-plugin v0.20.0 ``cmd/config-manager/main.go``), and the pods of a new revision never get past their init
-container. So must the old taint's toleration: the DaemonSet controller would not put the new revision's pod there.
+A node keeps the label ``nvidia.com/device-plugin.config`` and the taints that it was launched with. If the cluster file
+has changed since, the old entry must stay: config-manager exits with 'specified config … does not exist'
+(NVIDIA/k8s-device-plugin v0.20.0 ``cmd/config-manager/main.go``), and the pods of a new revision never get past their
+init container. The old taint's toleration must stay, too: without it the DaemonSet controller creates no pod of the new
+revision there.
 
-Looked at are Nodes, NodeClaims (a claim that has not joined yet will carry its labels) and NodePools: as long as one
-has the old template Karpenter may launch another old node at any moment. Ours are those of the spec's pools, of
-NodePools that carry our label (a pool that the file no longer has), and those whose EC2NodeClass does (a NodePool that
-somebody deleted).
+Nodes, NodeClaims (the node of a new claim will carry its labels) and NodePools are examined: as long as a NodePool has
+the old template, Karpenter may launch another old node at any moment. Ours are those of the spec's pools, of NodePools
+that carry our label (a pool that the file no longer has), and those whose EC2NodeClass carries it (a NodePool that was
+deleted by hand).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from gpu_fleet.core.manifests.plugin_entries import entries_of, entry_replicas, 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: Domains of taints that others put on nodes for a while; no NodePool of ours gives them to its nodes.
+#: Domains of taints that other controllers put on nodes for a while; none of our NodePools has them.
 _PASSING_TAINTS = ("kubernetes.io", "karpenter.sh", DOMAIN)
-#: Most holders that are named one by one.
+#: Maximum number of holders that one message names.
 _NAMED = 5
 
 Holders = Mapping[str, tuple[str, ...]]
@@ -42,11 +43,12 @@ Holders = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class InUse:
-    """What living things of ours carry.
+    """What living objects of ours carry.
 
     :ivar entries: config entry -> what carries it, in words.
     :ivar taints: (key, effect), sorted.
-    :ivar unknown: the same as ``entries`` for names that this package does not write: they are named, not invented.
+    :ivar unknown: like ``entries``, for names that this package does not write: they are reported, and no entry is
+        created for them.
     """
 
     entries: Holders = field(default_factory=dict)
@@ -65,7 +67,7 @@ class InUse:
         )
 
 
-#: Before there is a cluster, and where nothing is to be kept.
+#: For a cluster that does not exist yet, and where nothing has to be kept.
 NOTHING_IN_USE = InUse()
 
 
@@ -107,7 +109,7 @@ def in_use(
             note(what, labels_of(claim), (claim.get("spec") or {}).get("taints") or [])
     for node in nodes:
         if _is_ours(spec, node, ours, classes):
-            # A node's own taints are also those of people and controllers; its claim has the template's alone.
+            # A node also has taints of people and controllers; its claim has only those of the template.
             given = [] if name_of(node) in claimed else _lasting((node.get("spec") or {}).get("taints") or [])
             note(f"node {name_of(node)}", labels_of(node), given)
     known = {entry: tuple(dict.fromkeys(found[entry])) for entry in sorted(found)}
@@ -149,9 +151,9 @@ def toleration(key: str, effect: str) -> dict[str, str]:
 
 
 def needed_values(use: InUse) -> dict[str, Any]:
-    """What any revision of the plugin's release must have in its values.
+    """What every revision of the plugin's release must have in its values.
 
-    The node selector always: a revision from before it was introduced selects every team's GPU nodes.
+    The node selector always: a revision from before it was introduced selects the GPU nodes of every team.
     """
     needed: dict[str, Any] = {"nodeSelector": {LABEL_DEVICE_PLUGIN: SERVED}}
     if use.entries:
@@ -164,7 +166,7 @@ def needed_values(use: InUse) -> dict[str, Any]:
 
 
 def carried_by(values: Mapping[str, Any]) -> InUse:
-    """What a release's values have of ours: entries of our names, and tolerations in the form that we write."""
+    """The part of a release's values that this package wrote: its entries, and tolerations in the form that it uses."""
     entries = {entry: ("the installed release",) for entry in sorted(entries_of(values)) if entry_replicas(str(entry))}
     taints = set()
     for item in values.get("tolerations") or ():
@@ -174,7 +176,7 @@ def carried_by(values: Mapping[str, Any]) -> InUse:
 
 
 def kept_sentences(spec: ClusterSpec, use: InUse) -> list[str]:
-    """What is kept for living things although the file no longer asks for it, and what nobody can keep."""
+    """What is kept for living nodes although the cluster file no longer asks for it, and what cannot be kept."""
     wanted = {pool.config_entry for pool in spec.node_pools}
     told = [
         f"config entry {entry} is kept, because {_named(holders)} carr{_ies(holders)} it; the cluster file no longer "
@@ -183,7 +185,7 @@ def kept_sentences(spec: ClusterSpec, use: InUse) -> list[str]:
         if entry not in wanted
     ]
     told += [
-        f"{_named(holders)} carr{_ies(holders)} the config entry {entry!r}, which is none of gpu-fleet's: the device "
+        f"{_named(holders)} carr{_ies(holders)} the config entry {entry!r}, which gpu-fleet does not write: the device "
         "plugin's config-manager exits there with 'specified config … does not exist'; correct the label "
         f"{LABEL_PLUGIN_CONFIG}, or replace the node"
         for entry, holders in use.unknown.items()

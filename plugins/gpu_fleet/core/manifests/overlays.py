@@ -1,9 +1,9 @@
-"""NodeOverlays: telling Karpenter how often the GPUs of a shared pool are advertised.
+"""NodeOverlays tell Karpenter how often the GPUs of a shared pool are advertised.
 
-Karpenter counts physical GPUs: without an overlay eight pods that ask for one share each buy eight nodes, with one they
-buy as many as they need (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/nodeoverlay; alpha, behind the feature gate
-``NodeOverlay``). Which nodes a pool gets is decided by its own name and instance types, so an overlay of ours says
-nothing about nodes of others.
+Karpenter counts physical GPUs: without an overlay it buys eight nodes for eight pods that request one share each; with
+one it buys as many as they need (kubernetes-sigs/karpenter v1.14.1 pkg/controllers/nodeoverlay; alpha, behind the
+feature gate ``NodeOverlay``). Which nodes a pool gets is decided by its own name and instance types, so our overlays do
+not affect nodes of others.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from gpu_fleet.core.spec import ClusterSpec, NodePool
 
 Json = Mapping[str, Any]
 
-#: The greatest weight that the CRD admits: an overlay of others that is about the same types, say all of ``g5``, then
-#: neither hides ours nor conflicts with it, unless it has this weight too.
+#: The greatest weight that the CRD admits: an overlay of others for the same types (for example all of ``g5``) then
+#: neither hides ours nor conflicts with it, unless it has this weight, too.
 WEIGHT = 10000
 
 
 def overlaid(spec: ClusterSpec, pool: NodePool) -> bool:
-    """Whether a pool has an overlay of ours: it is shared, and pool and Karpenter are both ours."""
+    """Whether a pool has an overlay: it is shared, and we manage both the pool and Karpenter."""
     return spec.karpenter.manage and spec.karpenter.node_overlays and pool.manage and pool.shared
 
 
@@ -48,8 +48,8 @@ def rivals(overlays: Iterable[Json], pool: NodePool) -> list[str]:
     """Names of overlays of others that conflict with a pool's own: of the same weight, about GPUs, and possibly about
     the pool's nodes.
 
-    Of two overlays of equal weight Karpenter drops one wholly, the one whose name comes first in the alphabet; of
-    different weights the heavier wins without a word. No other can be heavier than :data:`WEIGHT`.
+    Of two overlays of equal weight Karpenter drops one completely, the one whose name comes first in the alphabet; of
+    different weights the heavier one wins, and nothing is reported. No other can be heavier than :data:`WEIGHT`.
     """
     return sorted(
         str(item["metadata"]["name"])
@@ -62,7 +62,7 @@ def rivals(overlays: Iterable[Json], pool: NodePool) -> list[str]:
 
 
 def _may_be_about(requirements: Iterable[Json], pool: NodePool) -> bool:
-    """Whether requirements leave any node of the pool; what cannot be judged counts as yes."""
+    """Whether the requirements match any node of the pool; an unknown answer counts as yes."""
     known: dict[str, tuple[str, ...]] = {LABEL_NODE_POOL: (pool.name,), LABEL_INSTANCE_TYPE: pool.instance_types}
     for item in requirements:
         values, operator = set(item.get("values") or []), item.get("operator")

@@ -1,8 +1,8 @@
-"""The device plugin's config entries: their names say everything, so an entry can be rebuilt from its name alone.
+"""The device plugin's config entries. An entry can be built from its name alone.
 
 ``exclusive``, ``time-slicing-4``, ``time-slicing-4-any`` (a container may ask for several shares), ``mps-4``. A node
-carries the name in its label ``nvidia.com/device-plugin.config`` for as long as it lives, whatever the cluster file
-says by then.
+carries the name in its label ``nvidia.com/device-plugin.config`` as long as it exists, even if the cluster file
+changes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import yaml
 
 from gpu_fleet.core.kubernetes.names import GPU_RESOURCE
 
-#: The entry for whole GPUs: always there, and the default, so a node without the label is never shared by accident.
+#: The entry for whole GPUs. It always exists and is the default, so a node without the label is never shared by
+#: accident.
 EXCLUSIVE = "exclusive"
 
 _SHARED = re.compile(r"(?:time-slicing-(?P<slices>[1-9][0-9]{0,3})(?P<any>-any)?|mps-(?P<clients>[1-9][0-9]{0,3}))")
@@ -41,14 +42,14 @@ def entry_config(entry: str) -> dict[str, Any]:
     """The plugin's config behind a name.
 
     ``replicas`` must be at least 2 (the plugin refuses 1 on the node), so exclusive use has no ``sharing`` at all.
-    Under MPS ``failRequestsGreaterThanOne`` is not the user's to set: the plugin sets it itself (release 0.15.0).
+    Under MPS the plugin sets ``failRequestsGreaterThanOne`` itself (release 0.15.0), so it cannot be configured.
     Source: NVIDIA/k8s-device-plugin v0.20.0 api/config/v1.
 
     :raises ValueError: for a name that this package does not write.
     """
     replicas = entry_replicas(entry)
     if replicas is None:
-        raise ValueError(f"{entry!r} is no config entry of this package: what it stands for is not known")
+        raise ValueError(f"{entry!r} is not a config entry of this package")
     config: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": "none", "failOnInitError": True}}
     if entry == EXCLUSIVE:
         return config
@@ -64,7 +65,7 @@ def entry_config(entry: str) -> dict[str, Any]:
 
 
 def entry_text(entry: str) -> str:
-    """The config as it stands in the chart's ``config.map``; equal names give equal texts."""
+    """The config as text, for the chart's ``config.map``; equal names give equal texts."""
     return yaml.safe_dump(entry_config(entry), sort_keys=False, default_flow_style=False)
 
 

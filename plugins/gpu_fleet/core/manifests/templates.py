@@ -1,7 +1,7 @@
-"""Templates that core completes: plain YAML documents, read by somebody else, since core does no I/O.
+"""Templates that core completes: plain YAML documents, read by an injected function, because core does no I/O.
 
-``gpu_fleet.hooks`` injects the reader when it is imported (``include/manifests``, ``include/helm``); a test injects a
-dictionary. Every call hands out a copy, so completing a template cannot change it for the next.
+``gpu_fleet.hooks`` injects the reader when it is imported (``include/manifests``, ``include/helm``); tests inject a
+dictionary. Every call returns a copy, so completing a template does not change it for the next caller.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def use(reader: Reader) -> None:
 def template(name: str) -> dict[str, Any]:
     """A fresh copy of a template.
 
-    :raises RuntimeError: if nobody has injected a reader: ``gpu_fleet.hooks`` was never imported.
+    :raises RuntimeError: if no reader was injected, because ``gpu_fleet.hooks`` was never imported.
     """
     if name not in _cache:
         if _reader is None:

@@ -35,20 +35,20 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plugin_configs(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> dict[str, dict[str, Any]]:
-    """The device plugin's configs: one entry per distinct sharing, ``exclusive`` always among them, and those that
-    living nodes carry although the file no longer has them.
+    """The device plugin's configs: ``exclusive``, one entry per distinct sharing, and those that living nodes carry
+    although the cluster file no longer has them.
     """
     entries = {DEFAULT_CONFIG_ENTRY, *(pool.config_entry for pool in spec.node_pools), *in_use.entries}
     return {entry: entry_config(entry) for entry in sorted(entries)}
 
 
 def plugin_tolerations(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> list[dict[str, str]]:
-    """A toleration per distinct taint of the pools and of living nodes, plus the one for GPU nodes that others tainted
-    the usual way.
+    """A toleration per distinct taint of the pools and of living nodes, plus the one for GPU nodes that others have
+    tainted with ``nvidia.com/gpu``.
     """
     tolerations: list[dict[str, str]] = [
         toleration(GPU_RESOURCE, "NoSchedule"),
-        # A quarantined node whose plugin is not allowed back could never pass again.
+        # Without its plugin a quarantined node could never pass again.
         toleration(TAINT_QUARANTINED, "NoSchedule"),
     ]
     wanted = [(taint["key"], taint["effect"]) for pool in spec.node_pools for taint in pool_taints(pool)]
@@ -73,14 +73,14 @@ def _device_plugin(spec: ClusterSpec, in_use: InUse) -> dict[str, Any]:
         },
         "runtimeClassName": RUNTIME_CLASS_NAME,
         "deviceListStrategy": plugin.device_list_strategy,
-        # By a label of our own: nvidia.com/gpu.present is on every team's GPU nodes (nodeadm, from Kubernetes 1.35 on).
+        # A label of our own: nvidia.com/gpu.present is on every team's GPU nodes (nodeadm, from Kubernetes 1.35 on).
         "nodeSelector": {LABEL_DEVICE_PLUGIN: SERVED},
-        # Instead of the chart's own terms, of which none is ours to rely on: a list replaces a list.
+        # This replaces the chart's own terms (a list replaces a list), on which the package does not rely.
         "affinity": plugin_affinity(),
         "tolerations": plugin_tolerations(spec, in_use),
     }
     if in_use.mps or any(pool.mps for pool in spec.node_pools):
-        # Without the host's process ids the control daemon cannot tell its clients apart, and no GPU registers.
+        # Without the host's process ids the control daemon cannot distinguish its clients, and no GPU is registered.
         derived["mps"] = {"enableHostPID": True}
     return merge(merge(template("helm/device-plugin"), derived), plugin.values)
 

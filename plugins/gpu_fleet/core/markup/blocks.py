@@ -105,7 +105,11 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """:ivar caption: what it shows, also for screen readers, :ivar numeric: columns to be aligned to the right."""
+    """A table.
+
+    :ivar caption: what it shows, also for screen readers.
+    :ivar numeric: columns to be aligned to the right.
+    """
 
     caption: str
     head: tuple[str, ...]

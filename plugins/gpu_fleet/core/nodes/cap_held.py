@@ -1,8 +1,8 @@
-"""Drifted nodes that hold the places of wanted ones under ``limits.nodes``: which of them stay, and what helps. Pure.
+"""Drifted nodes that take up ``limits.nodes``, so that wanted nodes cannot be launched: which stay, what helps. Pure.
 
-A node of another sharing, taint or label is none of the wanted ones and takes a place all the same. If those that do
-not go by themselves leave too few, no amount of waiting brings the others, and what would help depends on who is on
-them: the remedies that are named are those that make room if they are followed as they stand.
+A node with another sharing, taint or label does not count as a wanted node, but it counts for the limit. If the drifted
+nodes that Karpenter does not remove leave too little room, waiting does not help. What does help depends on the pods
+that are on them: every remedy that is named makes enough room.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NAMED = 5
 class OldNode:
     """A drifted node of the pool.
 
-    :ivar why: in what it is not of the pool's present template.
+    :ivar why: how it differs from the pool's present template.
     :ivar claim: its NodeClaim; empty if that is not known.
-    :ivar pods: ``namespace/name`` of users' pods that hold GPUs there. :ivar idle: whether there is none, and none asks
-        not to be disrupted: the node may be replaced.
-    :ivar empty: whether there is no pod at all that Karpenter would have to place elsewhere.
+    :ivar pods: ``namespace/name`` of users' pods that hold GPUs there.
+    :ivar idle: whether no user's pod holds a GPU there or asks not to be disrupted: the node may be replaced.
+    :ivar empty: whether it has no pod that Karpenter would have to place elsewhere.
     """
 
     name: str
@@ -51,7 +51,8 @@ def old_nodes(
 ) -> list[OldNode]:
     """What is known of the drifted nodes, by name.
 
-    :param drifted: node -> in what it is not of the present template; :param pods: all of the cluster.
+    :param drifted: node -> how it differs from the present template.
+    :param pods: all pods of the cluster.
     """
     pods = list(pods)
     by_node = {str((claim.get("status") or {}).get("nodeName") or ""): claim for claim in claims}
@@ -65,8 +66,9 @@ def old_nodes(
 
 
 def _reschedulable(pod: Object) -> bool:
-    """Whether a pod of others keeps its node from being empty (kubernetes-sigs/karpenter v1.14.1
-    ``pkg/utils/pod/scheduling.go``, IsReschedulable); ours end with the run, or by themselves."""
+    """Whether the pod keeps its node from being empty (kubernetes-sigs/karpenter v1.14.1
+    ``pkg/utils/pod/scheduling.go``, IsReschedulable). Pods of this package do not: they end with the run at the latest.
+    """
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
     mirror = any(owner.get("kind") == "Node" for owner in owners)
     return not (finished(pod) or is_ours(pod) or of_daemon_set(pod) or mirror)
@@ -76,7 +78,7 @@ def stays(pool: NodePool, node_pool: Mapping[str, Any], *, within_s: float, empt
     """Whether a drifted node will still be there after so many seconds, as far as Karpenter decides it.
 
     :param node_pool: the pool's manifest.
-    :param empty: no pod of others is there.
+    :param empty: whether the node has no pods of others.
     """
     if not _is_barred(node_pool, DRIFTED):
         return False
@@ -103,10 +105,10 @@ def _is_barred(node_pool: Mapping[str, Any], reason: str) -> bool:
 
 
 def cap_is_held(pool: NodePool, *, needed: int, staying: Sequence[OldNode], go_when_empty: bool) -> str:
-    """Why the missing nodes cannot come: drifted ones take their places under ``limits.nodes``; empty if they do not.
+    """Why the missing nodes cannot be launched: drifted nodes use up ``limits.nodes``. Empty if there is room.
 
     :param needed: nodes of the present template that the pool must have room for.
-    :param staying: the drifted nodes that will not go by themselves.
+    :param staying: the drifted nodes that Karpenter will not remove soon.
     :param go_when_empty: whether Karpenter soon removes nodes that are empty.
     """
     excess = needed + len(staying) - pool.node_limit
@@ -123,7 +125,7 @@ def cap_is_held(pool: NodePool, *, needed: int, staying: Sequence[OldNode], go_w
 
 def _remedies(pool: NodePool, needed: int, staying: Sequence[OldNode], excess: int, go_when_empty: bool) -> str:
     """
-    :param excess: how many of the staying nodes have to go unless the limit is raised.
+    :param excess: how many of the staying nodes have to be removed unless the limit is raised.
     """
     raised = (
         f"Raise limits.nodes of pool {pool.name} to {needed + len(staying)} for the time being, and run gpu_lifecycle "
@@ -135,7 +137,7 @@ def _remedies(pool: NodePool, needed: int, staying: Sequence[OldNode], excess: i
         return f"{raised}; or give idle ones up before their replacement is there: kubectl delete nodeclaim {claims}"
     jobs = excess - len(idle)
     if jobs > len(staying) - len(idle):
-        return raised  # even without any of them there is no room: nodes that take no job hold places, too
+        return raised  # removing all of them would not make enough room
     then = (
         "their nodes go by themselves then"
         if go_when_empty and not idle

@@ -1,7 +1,7 @@
-"""Nodes that are not what would be launched today: since when, in which fields, and whose pods hold GPUs there. Pure.
+"""Nodes that differ from what would be launched today: since when, in which fields, and whose pods hold GPUs. Pure.
 
-By default nothing replaces them (see ``disruption.budgets``), so they are named: by preflight, the drift check, reports
-and asset events. That a node has drifted is no defect of it: jobs run on as before.
+By default nothing replaces them (see ``disruption.budgets``), so preflight, the drift check, reports and asset events
+name them. A drifted node has no defect: jobs continue to run there.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from gpu_fleet.core.nodes.template import (
 )
 from gpu_fleet.core.spec.durations import Duration
 
-#: Fields by which jobs and the device plugin see another node than the spec describes. A node that differs in one of
-#: them offers something else; one that differs in others alone (AMI, tags, life time) is as good as before.
+#: Fields that matter to jobs and to the device plugin. A node that differs in one of them offers something else than
+#: the spec describes; one that differs only in other fields (AMI, tags, lifetime) is as good as before.
 OFFERED = frozenset({SHARING, TAINTS, STARTUP_TAINTS})
-#: Most pods, and most fields, that one sentence names.
+#: Maximum number of pods, and of fields, that one sentence names.
 NAMED = 5
 
 
@@ -68,8 +68,8 @@ class DriftedNode:
     :ivar since: RFC 3339, from Karpenter's condition; empty before Karpenter has looked.
     :ivar reason: Karpenter's, for example ``NodePoolDrifted``; empty before Karpenter has looked.
     :ivar pods: ``namespace/name`` of users' pods that hold GPUs there.
-    :ivar protected: of the node's users' pods, those that ask not to be disrupted.
-    :ivar period: the terminationGracePeriod of its NodeClaim, which keeps what it was made with; empty without.
+    :ivar protected: users' pods on the node that ask not to be disrupted.
+    :ivar period: the terminationGracePeriod that its NodeClaim was created with; empty for none.
     :ivar expires_at: RFC 3339 at which Karpenter removes the node for its age; empty for never.
     """
 
@@ -86,12 +86,12 @@ class DriftedNode:
 
     @property
     def idle(self) -> bool:
-        """Whether no user's pod holds a GPU there, and none asks not to be disrupted."""
+        """Whether no user's pod holds a GPU there or asks not to be disrupted."""
         return not self.pods and not self.protected
 
     @property
     def offers_another(self) -> bool:
-        """Whether jobs would be given another kind of node today: other taints, labels or sharing."""
+        """Whether jobs would get another kind of node today: other taints, labels or sharing."""
         return any(each.field in OFFERED or each.field.startswith(LABELS) for each in self.changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class DriftedNode:
         )
 
     def _deadline(self) -> str:
-        """What its NodeClaim, which cannot be changed, still lets Karpenter do."""
+        """What Karpenter will do at its age; a NodeClaim cannot be changed, so a new spec does not prevent it."""
         if not self.expires_at:
             return ""
         then = f"deletes every pod {self.period} later, protected or not" if self.period else "waits for protected pods"
@@ -133,7 +133,7 @@ class DriftedNode:
 
 
 def brief(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What of :meth:`DriftedNode.to_json` an asset event has room for."""
+    """The part of :meth:`DriftedNode.to_json` that fits into an asset event."""
     fields = [str(change.get("field", "")) for change in node.get("changes") or ()]
     return {
         **{key: str(node.get(key, "")) for key in ("node", "since", "reason")},
@@ -162,10 +162,12 @@ def drifted_nodes(
 ) -> list[DriftedNode]:
     """The drifted nodes of these pools, by pool and name.
 
-    A NodeClaim counts as soon as Karpenter says so, or its hash is another than its NodePool's or EC2NodeClass's.
+    A NodeClaim counts as drifted as soon as Karpenter says so, or its hash differs from that of its NodePool or
+    EC2NodeClass.
 
-    :param pools: live NodePools, :param classes: live EC2NodeClasses, by name.
-    :param records: pool -> what its EC2NodeClass was.
+    :param pools: name -> live NodePool.
+    :param classes: name -> live EC2NodeClass.
+    :param records: pool -> what is recorded of its EC2NodeClass.
     """
     pods, found = list(pods), []
     for claim in claims:
@@ -196,9 +198,10 @@ def _hash_differs(claim: Object, pool: Object, node_class: Object | None) -> boo
 def made_differently(
     claim: Object, pool: Object, node_class: Object | None, record: Record, *, reason: str = ""
 ) -> tuple[Change, ...]:
-    """In which fields a node of that pool and class would be another one.
+    """The fields in which a node of that pool and class would differ if it were launched now.
 
-    :param reason: Karpenter's; if it names a side in which nothing can be found, that alone is said.
+    :param reason: Karpenter's. If it names the NodePool or the EC2NodeClass and no field of that differs, the change is
+        reported without a field.
     """
     changes = differences(claim_fields(claim, pool), pool_fields(pool)) + unmet_requirements(claim, pool)
     if reason == "NodePoolDrifted" and not changes:
@@ -218,7 +221,8 @@ def made_differently(
 def image_change(claim: Object, node_class: Object, record: Record, *, certain: bool = False) -> Change | None:
     """Whether a node would get another AMI: by its alias if that is known, else by the AMIs that the class has found.
 
-    :param certain: Karpenter says so; it looks at the very AMI of the instance type, which may have changed alone.
+    :param certain: Karpenter has found another AMI. It compares the AMI of the node's instance type, and only that one
+        may have changed.
     """
     image, now = str((claim.get("status") or {}).get("imageID") or ""), alias_of(node_class)
     images = images_of(node_class)
@@ -230,7 +234,7 @@ def image_change(claim: Object, node_class: Object, record: Record, *, certain: 
     return Change(AMI, image, ", ".join(f"{key} {name}".strip() for key, name in list(images.items())[:NAMED]))
 
 
-# --- who is there ----------------------------------------------------------------------------------------------------
+# --- its pods --------------------------------------------------------------------------------------------------------
 
 
 def describe(
@@ -258,7 +262,7 @@ def describe(
 
 
 def node_on(pod: Object) -> str:
-    """Where a pod is, or is about to be once those that it preempts have gone."""
+    """The node of a pod, or the one that it is nominated to while the pods that it preempts are still there."""
     return node_of(pod) or str((pod.get("status") or {}).get("nominatedNodeName") or "")
 
 
@@ -267,7 +271,7 @@ def _names(pods: Iterable[Object]) -> tuple[str, ...]:
 
 
 def _expiry(claim: Object) -> str:
-    """When a NodeClaim reaches its age (``pkg/controllers/nodeclaim/expiration``)."""
+    """When a NodeClaim expires (kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/nodeclaim/expiration``)."""
     text = str((claim.get("spec") or {}).get(EXPIRE_AFTER) or "Never")
     made = epoch((claim.get("metadata") or {}).get("creationTimestamp"))
     if text == "Never" or made is None:

@@ -1,8 +1,8 @@
 """The freeze of NodePools: Karpenter launches nothing more in them while their nodes are drained, and how it is undone.
 
-Three annotations say what was done, so that it can be undone by whoever comes later, also after a kill: the limits
-before the freeze, the run that froze, and, from just before the first eviction, the run that evicted pods. A freeze for
-whose sake nothing was evicted can be taken back; afterwards it stays, or the evicted pods would buy new nodes.
+Three annotations say what was done, so that a later run can undo it, also after a kill: the limits before the freeze,
+the run that froze, and, from just before the first eviction, the run that evicted pods. A freeze can be undone as long
+as no pod was evicted; afterwards it stays, or Karpenter would buy new nodes for the evicted pods.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpu_fleet.core.kubernetes.objects import deleting
 
 Json = dict[str, Any]
 
-#: The limit of a frozen pool: Karpenter launches nothing more, what runs goes on.
+#: The limit of a frozen pool: Karpenter launches nothing more, nodes that run are not affected.
 FROZEN_LIMITS = {"nodes": "0"}
 
 _OURS = (ANNOTATION_FROZEN_LIMITS, ANNOTATION_FROZEN_BY, ANNOTATION_EVICTED_FOR)
@@ -62,7 +62,8 @@ def frozen(pool: Mapping[str, Any], run: str, *, evicting: bool = False) -> Json
     a field conflict. Server-side apply removes what a manager had and leaves out, so the manifest repeats, with their
     live values, the fields that this manager has; those of others it does not name, and so does not take over.
 
-    :param run: who freezes. :param evicting: pods are about to be evicted from the pool's nodes for it.
+    :param run: the run that freezes.
+    :param evicting: its drain is about to evict pods from the pool's nodes.
     """
     annotations, (manifest, metadata, spec) = _annotations(pool), _applied(pool)
     limits = (pool.get("spec") or {}).get("limits") or {}
@@ -77,7 +78,7 @@ def frozen(pool: Mapping[str, Any], run: str, *, evicting: bool = False) -> Json
 
 
 def thawed(pool: Mapping[str, Any]) -> Json:
-    """The manifest that takes a freeze back, for the same field manager: the limit of before, and no mark of ours."""
+    """The manifest that undoes a freeze, for the same field manager: the old limits, and none of our annotations."""
     manifest, metadata, spec = _applied(pool)
     before = json.loads(_annotations(pool)[ANNOTATION_FROZEN_LIMITS])
     limits = {name: value for name, value in (spec.get("limits") or {}).items() if name not in FROZEN_LIMITS}

@@ -1,8 +1,7 @@
 """What finished runs left on nodes: their protection against Karpenter, and the cordons of drains that never ended.
 
-The run that decides holds the cluster lock, so no other run is at work, and what carries another run's name was left
-by a run that is over. A pool's own clean-up looks at the nodes of its pool; these may belong to a pool that is no
-longer in any cluster file.
+The run that decides this holds the cluster lock, so every other run whose name a node carries is over. A pool's own
+clean-up handles only the nodes of its pool; these may belong to a pool that is no longer in any cluster file.
 """
 
 from __future__ import annotations

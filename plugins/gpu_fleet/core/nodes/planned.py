@@ -1,8 +1,8 @@
-"""What applying the spec would do to the nodes there are: computed from the fields that Karpenter looks at. Pure.
+"""What applying the spec would do to the existing nodes, computed from the fields that Karpenter compares. Pure.
 
-Compared are the live NodePool and EC2NodeClass with what applying the manifests would make of them, and with both each
-NodeClaim. So a change that is taken back is seen to make nodes right again, and one that was made before is not counted
-twice. A control plane that has been upgraded counts too: an alias finds its AMI by the control plane's version
+Each NodeClaim is compared with the live NodePool and EC2NodeClass, and with what they will be after the manifests are
+applied. So nodes that match again after a change was reverted are recognized, and earlier changes are not counted
+twice. An upgrade of the control plane counts too: an alias finds its AMI by the control plane's version
 (aws/karpenter-provider-aws v1.14.1 ``pkg/providers/amifamily/al2023.go``).
 """
 
@@ -33,10 +33,11 @@ from gpu_fleet.core.spec.budgets import DRIFTED
 class PoolChange:
     """What the run does to one pool's nodes.
 
-    :ivar changes: of its template; empty if only the control plane has changed.
-    :ivar upgraded: ``kubelet -> control plane`` if nodes are of an older version than the control plane.
+    :ivar changes: changes of its template; empty if only the control plane has changed.
+    :ivar upgraded: ``kubelet -> control plane`` if nodes have an older version than the control plane.
     :ivar drifting: nodes that will be drifted because of it.
-    :ivar again: nodes that were drifted and no longer are. :ivar before: those that have been and stay so.
+    :ivar again: nodes that were drifted and no longer will be.
+    :ivar before: how many nodes were drifted and will stay so.
     :ivar consequence: what Karpenter does then, in a sentence.
     :ivar ends_pods: users' pods that may be ended by it.
     """
@@ -98,10 +99,12 @@ def plan_pool(
     kubelets: Mapping[str, str],
     control_plane: str,
 ) -> PoolChange | None:
-    """What becomes of a pool; ``None`` if nothing of it changes.
+    """What the run does to a pool; ``None`` if it changes nothing.
 
-    :param live: NodePool and EC2NodeClass as they are, :param after: as applying makes them.
-    :param kubelets: node -> Kubernetes version of its kubelet (``1.35``), :param control_plane: that of the cluster.
+    :param live: NodePool and EC2NodeClass as they are.
+    :param after: NodePool and EC2NodeClass as they will be after the manifests are applied.
+    :param kubelets: node -> Kubernetes version of its kubelet (``1.35``).
+    :param control_plane: Kubernetes version of the control plane.
     """
     pool, node_class = live
     name, pods = name_of(pool), list(pods)
@@ -137,7 +140,7 @@ def _node(claim: Object) -> str:
 
 
 def template_changes(live: tuple[Object, Object], after: tuple[Object, Object]) -> list[Change]:
-    """The fields of a pool's template that applying changes; what the selectors find cannot be known before."""
+    """The fields of a pool's template that applying changes; what the selectors will find is not known yet."""
     (pool, node_class), (new_pool, new_class) = live, after
     found = differences(pool_fields(pool), pool_fields(new_pool))
     found += differences(class_fields(node_class), class_fields(new_class))
@@ -157,7 +160,7 @@ def _requirements(pool: Object) -> dict[str, str]:
 
 
 def drift_allowance(pool: Object, nodes: int) -> tuple[int | None, bool]:
-    """How many drifted nodes Karpenter takes at a time, ``None`` for any number; and whether a schedule changes that.
+    """How many drifted nodes Karpenter replaces at a time (``None``: any number), and whether a schedule changes that.
 
     The least of the budgets that match; percentages are rounded up (kubernetes-sigs/karpenter v1.14.1
     ``pkg/apis/v1/nodepool.go``). Budgets with a schedule restrict only now and then, so they are not counted.

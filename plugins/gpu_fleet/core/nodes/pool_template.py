@@ -1,14 +1,13 @@
 """A pool's present template as jobs see it, and the nodes that were launched from another one. Pure.
 
 What a job relies on is how the GPUs are shared, the pool's labels and taints, and the instance types. A node that was
-launched before one of them changed is *drifted*: it serves the pods that it has, and is none of the capacity that the
-pool promises today. Nodes that Karpenter calls drifted for what no job sees (another AMI, age, tags, grace period)
-still count.
+launched before one of them changed is *drifted*: it serves the pods that it has, but does not count as capacity of the
+pool. Nodes that Karpenter calls drifted for changes that no job notices (AMI, age, tags, grace period) still count.
 
 A NodeClaim keeps the labels and taints of the template that it was made of (kubernetes-sigs/karpenter v1.14.1
-``pkg/controllers/provisioning/scheduling/nodeclaimtemplate.go``), so it is the claim that is compared: a label that
-somebody took off a Node is a defect of that node, not another template. A label that a living Node was given since
-makes up for its claim's.
+``pkg/controllers/provisioning/scheduling/nodeclaimtemplate.go``), so it is the claim that is compared: a label that a
+person has removed from a Node is a defect of that node, not another template. A label that a living Node has been given
+since then makes up for the one that its claim lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from gpu_fleet.core.spec import NodePool
 
 Taint = tuple[str, str, str]
-#: Most pods and nodes that are named one by one.
+#: Maximum number of pods, and of nodes, that one message names.
 _NAMED = 5
 
 
@@ -42,7 +41,7 @@ class PoolTemplate:
 
     @classmethod
     def of(cls, pool: NodePool) -> PoolTemplate | None:
-        """``None`` where the NodePool belongs to others: its template is theirs to know."""
+        """``None`` where the NodePool belongs to others: its template is not known."""
         from gpu_fleet.core.manifests.build import pool_labels, pool_taints
 
         if not pool.manage:
@@ -72,9 +71,9 @@ def _taints(taints: Iterable[Mapping[str, Any]]) -> tuple[Taint, ...]:
 def claim_differs(
     template: PoolTemplate | None, claim: Object, node_labels: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """In what a NodeClaim is not of the present template, in words; empty if it is, or if there is no template.
+    """How a NodeClaim differs from the present template, in words; empty if it does not, or if there is no template.
 
-    :param node_labels: those of its node by now.
+    :param node_labels: the present labels of its node.
     """
     if template is None:
         return ()
@@ -112,10 +111,10 @@ def _type_differs(template: PoolTemplate, labels: Mapping[str, str]) -> Iterable
 def older_nodes(
     template: PoolTemplate | None, pool: str, nodes: Iterable[Object], claims: Iterable[Object]
 ) -> dict[str, tuple[str, ...]]:
-    """Node name -> in what it is not of the pool's present template, of the nodes that are not.
+    """Node name -> how it differs from the pool's present template; only nodes that differ.
 
     Nodes that are being removed are left out. A node whose claim is not known is judged by its config label alone, and
-    only by an entry that is one of ours.
+    only if that names one of our entries.
     """
     if template is None:
         return {}
@@ -152,7 +151,7 @@ def _few(names: list[str]) -> str:
 
 
 def short(drifted: Mapping[str, Iterable[str]]) -> str:
-    """For the end of a message about something else; empty if none drifted."""
+    """A clause for the end of a message about something else; empty if no node has drifted."""
     if not drifted:
         return ""
     told = [f"{name} ({'; '.join(why)})" for name, why in drifted.items()]
@@ -160,5 +159,5 @@ def short(drifted: Mapping[str, Iterable[str]]) -> str:
 
 
 def of_template(claims: Iterable[Object], template: PoolTemplate | None) -> list[Object]:
-    """The claims of the present template; one on its way that is of another serves no placeholder."""
+    """The claims of the present template: only their nodes can serve a placeholder."""
     return [claim for claim in claims if not claim_differs(template, claim)]

@@ -1,7 +1,7 @@
-"""What the EC2NodeClass of a pool was when its nodes were made: kept, because nodes carry its hash alone. Pure.
+"""A record of what the EC2NodeClass of a pool was when its nodes were launched; nodes carry only its hash. Pure.
 
-The record is a ConfigMap of this package, one key per pool. It holds the fields of every class hash, and the alias of
-every AMI, that a living NodeClaim or the class itself has; the rest is forgotten.
+The record is a ConfigMap of this package with one key per pool. It holds the fields of every class hash, and the alias
+of every AMI, that a living NodeClaim or the class itself has; the rest is removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMPONENT = "node-templates"
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of one pool.
+    """The record of one pool.
 
     :ivar classes: hash of the EC2NodeClass -> its fields.
     :ivar images: AMI id -> the alias that it was found by.
@@ -35,7 +35,7 @@ class Record:
 
     @classmethod
     def of(cls, text: str | None) -> Record:
-        """An empty record for none, and for one that has been damaged: then less is known, and nothing else."""
+        """The record in a text; empty if there is none or it is damaged: then fewer changes can be named."""
         try:
             value = json.loads(text or "{}")
             classes = {str(key): _texts(item) for key, item in (value.get("classes") or {}).items()}
@@ -56,7 +56,7 @@ def records_of(config_map: Object | None) -> dict[str, Record]:
 def remembered(record: Record, node_class: Object, claims: Iterable[Object]) -> Record:
     """The record with the class as it is now, and without what no living NodeClaim carries.
 
-    A class whose hash Karpenter has not written yet adds nothing: the hash on it would be of what it was before.
+    A class whose hash Karpenter has not updated yet adds nothing: its hash belongs to its previous fields.
     """
     claims = list(claims)
     classes, images = dict(record.classes), dict(record.images)

@@ -2,8 +2,8 @@
 
 First the run requests as many additional nodes as the pool would lack without the drifted ones, within
 ``limits.nodes``; it waits for them and validates them like all others. Only then is a drifted node removed, if it is
-still idle and as many proven nodes as the spec wants stay without it. So a run that is interrupted anywhere leaves at
-worst one node too many.
+still idle and as many proven nodes as the spec wants stay without it. So a run that is interrupted at any point leaves
+at worst one node too many.
 
 Only idle nodes are chosen at present. A strategy for busy nodes would be another :data:`Chooser`; everything after the
 choice is the same, except that the node has to be drained.
@@ -55,19 +55,19 @@ class Replacement:
 
     :ivar chosen: the nodes to remove.
     :ivar surge: how many nodes beyond ``wantedNodes`` have to be launched first.
-    :ivar standing: all nodes that existed when this was decided.
+    :ivar existing: all nodes that existed when this was decided.
     """
 
     chosen: tuple[str, ...] = ()
     surge: int = 0
-    standing: tuple[str, ...] = ()
+    existing: tuple[str, ...] = ()
     left: tuple[Left, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "chosen": list(self.chosen),
             "surge": self.surge,
-            "standing": list(self.standing),
+            "standing": list(self.existing),
             "left": [item.to_json() for item in self.left],
         }
 
@@ -93,9 +93,9 @@ def idle_ones(drifted: Sequence[DriftedNode], nodes: Mapping[str, PoolNode]) -> 
     for each in sorted(drifted, key=lambda each: (each.since or "~", each.node)):
         node = nodes.get(each.node)
         if node is None:
-            continue  # not joined, or leaving
+            continue  # it has not joined yet, or is being removed
         if node.quarantined or node.cordoned:
-            left.append(Left(each.node, Why.OUT_OF_SERVICE, "cordoned or quarantined: somebody is at work on it"))
+            left.append(Left(each.node, Why.OUT_OF_SERVICE, "cordoned or quarantined by a person or controller"))
         elif not each.idle:
             left.append(Left(each.node, Why.IN_USE, in_use(each)))
         else:
@@ -107,7 +107,7 @@ CHOOSERS: dict[Mode, Chooser] = {Mode.IDLE: idle_ones}
 
 
 def in_use(node: DriftedNode) -> str:
-    """What keeps a node, in words."""
+    """Why a node that is in use stays, in words."""
     if node.pods:
         return holds(node.pods)
     return f"pods there ask not to be disrupted: {', '.join(node.protected[:5])}"
@@ -125,18 +125,20 @@ def choose(
     coming: int = 0,
     counts: Callable[[PoolNode], bool],
 ) -> Replacement:
-    """What is to be replaced, and how many nodes have to come first. Total; the same state gives the same answer.
+    """Which nodes to replace, and how many have to be launched first. Total; the same state gives the same answer.
 
-    :param nodes: the pool's nodes that are there to stay.
-    :param wanted: ``wantedNodes``, :param cap: ``limits.nodes``; :param at_once: most nodes that one run replaces.
-    :param present: the pool's NodeClaims, those that come and those that go included: all of them count for the cap.
-    :param coming: those of them that wanted nodes will join with.
-    :param counts: whether a node is one of the wanted ones; a node of another template is none.
+    :param nodes: the pool's nodes that are not being removed.
+    :param wanted: ``wantedNodes``.
+    :param at_once: maximum number of nodes that one run replaces.
+    :param cap: ``limits.nodes``.
+    :param present: how many NodeClaims the pool has, also launching and terminating ones: all count for the cap.
+    :param coming: how many of them have no node yet and will bring a wanted node.
+    :param counts: whether a node is one of the wanted ones; a node of another template is not.
     """
     by_name = {node.name: node for node in nodes}
     chooser = CHOOSERS.get(mode)
     if chooser is None:
-        return Replacement(standing=tuple(sorted(by_name)))
+        return Replacement(existing=tuple(sorted(by_name)))
     candidates, left = chooser(drifted, by_name)
     counting = {name for name, node in by_name.items() if counts(node)}
     lacking = max(0, wanted - len(counting))  # asked for in any case
@@ -145,12 +147,12 @@ def choose(
     chosen: list[str] = []
     surge = 0
     if unasked and present + unasked > cap:
-        # Not even the wanted nodes have a place, so none can come before one of these goes.
+        # There is no room for the wanted nodes themselves, so no replacement can be launched before a node is removed.
         words = f"limits.nodes {cap} leaves no place for the {unasked} wanted node(s) that have to be proven before"
         return Replacement((), 0, tuple(sorted(by_name)), (*left, *(Left(n, Why.NO_ROOM, words) for n in candidates)))
     for name in candidates:
         if len(chosen) == at_once:
-            words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next one goes on"
+            words = f"this run replaces {at_once} node(s) of the pool (disruption.replaceAtOnce); the next continues"
             left.append(Left(name, Why.TURN_LATER, words))
             continue
         stay = len(counting - {*chosen, name})
@@ -165,7 +167,7 @@ def choose(
 
 
 def removable(chosen: Sequence[str], serving: Collection[str], wanted: int) -> tuple[list[str], list[Left]]:
-    """Which of the chosen nodes may go now: as many serving nodes as wanted have to stay.
+    """Which of the chosen nodes may be removed now: as many serving nodes as wanted have to stay.
 
     :param serving: nodes that count as capacity and have passed in this run, or are in use.
     """
@@ -185,9 +187,9 @@ def removable(chosen: Sequence[str], serving: Collection[str], wanted: int) -> t
 
 
 def cordon(node: Object, run: str) -> dict[str, Any] | None:
-    """The merge patch that takes a node out of service before it is looked at again; ``None`` if it is not ours to.
+    """The merge patch that takes a node out of service before it is looked at again; ``None`` if it is cordoned.
 
-    Marked as a drain's, so that a run that dies here is put right by the next that asks for capacity.
+    It is marked like the cordon of a drain, so that the next run that requests capacity undoes it if this one dies.
     """
     metadata, spec = node.get("metadata") or {}, node.get("spec") or {}
     if spec.get("unschedulable"):

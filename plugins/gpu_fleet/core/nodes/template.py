@@ -1,14 +1,14 @@
-"""What nodes are made of, field by field: the part of NodePool and EC2NodeClass whose change makes nodes drift. Pure.
+"""The fields of NodePool and EC2NodeClass whose change makes nodes drift. Pure.
 
-Karpenter compares hashes, which say that something changed and not what. Hashed are the whole template of a NodePool
+Karpenter compares hashes, which say that something changed but not what. Hashed are the whole template of a NodePool
 but its requirements (kubernetes-sigs/karpenter v1.14.1 ``pkg/apis/v1/nodepool.go``, Hash and NodeClaimTemplateSpec),
-and of an EC2NodeClass all fields but its selectors, ``amiFamily`` and ``ipPrefixCount``
-(aws/karpenter-provider-aws v1.14.1 ``pkg/apis/v1/ec2nodeclass.go``). Requirements are compared with the node's labels,
-AMIs with what the selector finds now (``pkg/cloudprovider/drift.go``).
+and of an EC2NodeClass all fields but its selectors, ``amiFamily`` and ``ipPrefixCount`` (aws/karpenter-provider-aws
+v1.14.1 ``pkg/apis/v1/ec2nodeclass.go``). Requirements are compared with the node's labels, AMIs with what the selector
+finds now (``pkg/cloudprovider/drift.go``).
 
-A NodeClaim carries the template that it was made of (``nodepool.go``, ToNodeClaim); of its class it has the hash alone,
-so those fields are looked up in a record (:mod:`gpu_fleet.core.nodes.records`). The fields are named as in a cluster
-file wherever that has them.
+A NodeClaim carries the template that it was created from (``nodepool.go``, ToNodeClaim), but only the hash of its
+class, so the fields of the class are looked up in a record (:mod:`gpu_fleet.core.nodes.records`). Fields have the names
+that they have in a cluster file, if they occur there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHARING, TAINTS, STARTUP_TAINTS = "sharing", "taints", "startupTaints"
 EXPIRE_AFTER, GRACE_PERIOD = "expireAfter", "terminationGracePeriod"
 AMI_ALIAS, AMI = "amiAlias", "AMI"
 LABELS = "labels."
-#: Stand in for a field that nothing tells: the hash differs, and no more is known.
+#: Used instead of a field where the hash differs and no more is known.
 TEMPLATE, NODE_CLASS = "the NodePool's template", "the EC2NodeClass"
 
 _IGNORED_OF_CLASS = frozenset(
@@ -60,10 +60,11 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True)
 class Change:
-    """One field in which a node differs from what would be made today.
+    """One field in which a node differs from what would be launched today.
 
-    :ivar was: what the node was made with, :ivar now: what one would be made with now; empty where there is nothing,
-        both empty if only the fact of a change is known.
+    :ivar was: the value that the node was launched with; empty for none.
+    :ivar now: the value that it would be launched with now; empty for none. Both are empty if only the fact of a change
+        is known.
     """
 
     field: str
@@ -80,7 +81,7 @@ class Change:
 
 
 def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
-    """The fields that differ, in the order of ``now``, those that are gone last."""
+    """The fields that differ, in the order of ``now``; removed ones at the end."""
     return [
         Change(key, was.get(key, ""), now.get(key, ""))
         for key in (*now, *(key for key in was if key not in now))
@@ -113,7 +114,8 @@ def pool_fields(pool: Object) -> Fields:
 def claim_fields(claim: Object, pool: Object) -> Fields:
     """The same fields as a NodeClaim has them, so that they can be compared with its NodePool's.
 
-    It has labels of Karpenter's as well, and annotations of anybody's: of those only the template's keys count.
+    It also has labels of Karpenter and annotations of other controllers and people: of the annotations only the keys of
+    the template count.
     """
     wanted = pool_fields(pool)
     asked = {entry.get("key") for entry in requirements_of(pool)}
@@ -149,7 +151,7 @@ def _label_fields(labels: Mapping[str, Any]) -> Fields:
 
 
 def _taints(taints: Iterable[Mapping[str, Any]] | None) -> str:
-    """In words, in one order: a set to Karpenter."""
+    """In words and sorted: to Karpenter taints are a set."""
     shown = [
         f"{taint.get('key')}{'=' + str(taint['value']) if taint.get('value') else ''}:{taint.get('effect')}"
         for taint in taints or ()

@@ -1,8 +1,8 @@
-"""What becomes of nodes that fail a revalidation: reported, quarantined, replaced, and released when they pass. Pure.
+"""What happens to nodes that fail a revalidation: reported, quarantined, replaced, and released when they pass. Pure.
 
-A node is replaced by deleting its NodeClaim. The rest is Karpenter's: it drains the node through the Eviction API,
-which honours PodDisruptionBudgets and ``karpenter.sh/do-not-disrupt``, for ever or, where the NodeClaim has a
-``terminationGracePeriod``, until that is over; then pods are deleted (kubernetes-sigs/karpenter v1.14.1
+A node is replaced by deleting its NodeClaim. Karpenter does the rest: it drains the node through the Eviction API,
+which honours PodDisruptionBudgets and ``karpenter.sh/do-not-disrupt``, without a time limit unless the NodeClaim has a
+``terminationGracePeriod``; after that it deletes the pods (kubernetes-sigs/karpenter v1.14.1
 ``pkg/controllers/node/termination/terminator``). A job on a GPU could end that way, so a node is quarantined first
 (:mod:`gpu_fleet.core.pools.quarantine`), and replaced only when no user's pod holds one of its GPUs any more.
 """
@@ -172,10 +172,11 @@ def _passed_again(
     quarantines: Mapping[str, Quarantine],
     probes: Collection[str],
 ) -> tuple[str, ...]:
-    """Quarantined nodes that passed, the probe that they had failed included.
+    """Quarantined nodes that passed, including the probe that they had failed.
 
     That probe may not have reached the node this time, so passing only the others proves nothing. A probe that the spec
-    has switched off would keep a node quarantined for ever: then the node must have passed every probe that exists.
+    has switched off would keep a node quarantined without an end; in that case the node must have passed every other
+    probe.
     """
     return tuple(
         name

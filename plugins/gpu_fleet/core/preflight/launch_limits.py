@@ -1,9 +1,9 @@
 """What EC2 would refuse when Karpenter asks for the nodes that the pools want. Pure.
 
-Karpenter takes all of it for a lack of capacity and goes on trying, so it is looked at before. Only what is certain is
-missing: a quota that cannot hold the wanted nodes even if nothing else counted against it, a type that no zone of the
-subnets offers, subnets with fewer addresses than nodes are wanting. Other instances of the account, addresses for pods
-and capacity itself are left to the wait for capacity, which names them (:mod:`gpu_fleet.core.aws.launch_errors`).
+To Karpenter all of it is a lack of capacity, and it keeps trying, so preflight checks it before. Only what is certain
+counts as missing: a quota that is too small for the wanted nodes even if nothing else counted against it, a type that
+no zone of the subnets offers, subnets with fewer addresses than missing nodes. Other instances of the account,
+addresses for pods and capacity itself are named by the wait for capacity (:mod:`gpu_fleet.core.aws.launch_errors`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_ASKED = Unseen("there was no answer")
 
 @dataclass(frozen=True)
 class Limits:
-    """What was found; ``Unseen`` where nobody could look, ``None`` where nobody had to.
+    """What was found; ``Unseen`` where looking failed, ``None`` where nothing was looked up.
 
     :ivar subnets: those with the discovery tag, as EC2 describes them.
     :ivar offers: instance type -> zones that offer it.
@@ -70,8 +70,8 @@ def quota_codes(spec: ClusterSpec) -> list[str]:
 def judge_limits(spec: ClusterSpec, limits: Limits, selected: Collection[str]) -> list[Prerequisite]:
     """Per managed pool its zones and quotas, and the free addresses of all.
 
-    :param selected: names of the pools that the run is about. What keeps other pools, and those that want no node, from
-        getting any fails no run: it is told, and may never matter.
+    :param selected: names of the pools that the run is about. Problems of other pools, and of pools that want no node,
+        are reported but fail no run.
     """
     asking = [pool for pool in _managed(spec) if pool.wanted_nodes and pool.name in selected]
     found: list[Prerequisite] = []
@@ -133,7 +133,7 @@ def _zones_of(subnets: Iterable[Object] | Unseen | None) -> set[str]:
 
 
 def _quota(spec: ClusterSpec, pool: NodePool, limits: Limits) -> Prerequisite:
-    """Whether the quotas could hold the wanted nodes, at least one: a pool for which none can start serves nobody."""
+    """Whether the quotas are large enough for the wanted nodes, at least one."""
     name, wanted = f"vCPU quota of pool {pool.name}", max(1, pool.wanted_nodes)
     if limits.vcpus is None or isinstance(limits.vcpus, Unseen):
         return unknown(name, limits.vcpus or _NOT_ASKED)
@@ -166,7 +166,8 @@ def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
     if subnets is None or isinstance(subnets, Unseen):
         return unknown(name, subnets or _NOT_ASKED)
     if not subnets or any(subnet.get("Ipv6Native") for subnet in subnets):
-        return Prerequisite(name, State.MET, "they are not limited" if subnets else "there is no subnet to look at")
+        shown = "they are not limited" if subnets else "there is no subnet with the discovery tag"
+        return Prerequisite(name, State.MET, shown)
     free = sum(int(subnet.get("AvailableIpAddressCount") or 0) for subnet in subnets)
     shown = f"{free} in {', '.join(sorted(_zones_of(subnets)))}"
     wanted = sum(pool.wanted_nodes for pool in asking)
@@ -174,9 +175,9 @@ def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
         return Prerequisite(name, State.MET, shown)
     remedy = "add larger subnets with the discovery tag, or free addresses"
     if nodes is None or isinstance(nodes, Unseen):
-        message = f"{shown}, {wanted} node(s) are wanted, and how many are there is not known"
+        message = f"{shown}, {wanted} node(s) are wanted, and how many exist is not known"
         return Prerequisite(name, State.UNKNOWN, message, remedy)
-    lacking = sum(max(0, pool.wanted_nodes - _standing(pool, nodes)) for pool in asking)
+    lacking = sum(max(0, pool.wanted_nodes - _existing(pool, nodes)) for pool in asking)
     if free >= lacking:
         return Prerequisite(name, State.MET, f"{shown}, and {lacking} node(s) are to come")
     return Prerequisite(
@@ -184,5 +185,5 @@ def _addresses(asking: Sequence[NodePool], limits: Limits) -> Prerequisite:
     )
 
 
-def _standing(pool: NodePool, nodes: Iterable[Object]) -> int:
+def _existing(pool: NodePool, nodes: Iterable[Object]) -> int:
     return sum(labels_of(dict(node)).get(LABEL_NODE_POOL) == pool.name for node in nodes)

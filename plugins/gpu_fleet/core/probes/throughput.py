@@ -42,9 +42,10 @@ class MeasuredGpu:
 class Measurement:
     """One process's throughput over time.
 
-    :ivar work: multiply-adds per launch; :ivar counts: launches per window.
-    :ivar begin: epoch seconds of the first window, :ivar elapsed: seconds until the end of the last one, both by the
-        node's clock, which places the windows beside those of other processes.
+    :ivar work: multiply-adds per launch.
+    :ivar counts: launches per window.
+    :ivar begin: epoch seconds of the first window, by the node's clock, so that processes can be compared.
+    :ivar elapsed: seconds until the end of the last window, by the same clock.
     :ivar width: seconds of a window by the monotonic clock, which rates are taken by.
     """
 

@@ -49,7 +49,8 @@ def refuse_other_chart(seen: Observation, request: ReleaseRequest, chart: str) -
 
 def refuse_change(first: Observation, now: Observation) -> None:
     """
-    :param first: what was seen before the Lease was taken; :param now: what is seen while it is held.
+    :param first: what was seen before the Lease was taken.
+    :param now: what is seen while it is held.
     :raises ClusterBusy: the previous holder of the Lease has changed what was to be undone.
     """
     before, after = ((o.newest.revision, o.newest.uid, o.newest.status) if o.newest else None for o in (first, now))

@@ -3,8 +3,8 @@
 Karpenter takes the least of all budgets that are active now and match the reason; a budget without reasons matches
 every reason, and without a schedule it is always active (kubernetes-sigs/karpenter v1.14.1 ``pkg/apis/v1/nodepool.go``,
 GetAllowedDisruptionsByReason). A budget can therefore only restrict, and a default could not be undone by another
-budget. So the default is left out as soon as one budget of the spec names ``Drifted``: whoever wrote it has decided.
-A budget without reasons is not such a decision: most files that have one were written without drift in mind.
+budget. So the default is left out as soon as one budget of the spec names ``Drifted``: its author has decided. A budget
+without reasons is not such a decision: most files that have one were written without drift in mind.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def parse_cluster(
     """The spec in a mapping, as read from a cluster file.
 
     :param where: what to name in messages, usually the file name.
-    :param place: where in the file a dotted field is, see :meth:`~gpu_fleet.core.spec.document.Document.place`.
+    :param place: where in the file a dotted field is, see :meth:`~gpu_fleet.core.spec.yaml.document.Document.place`.
     :raises SpecErrors: with every problem found, each naming the dotted field and the remedy.
     """
     try:

@@ -98,7 +98,8 @@ def others_left(
     Karpenter would remove them; without it no controller serves their finalizers, and waiting for them has no end.
     Those with an instance are named with their instance.
 
-    :param pools: see :func:`our_pools`. :param alive: see :func:`without_instance`.
+    :param pools: see :func:`our_pools`.
+    :param alive: see :func:`without_instance`.
     """
     living, alive = living_pools(node_pools, standalone=not orphans_go(spec)), list(alive)
     return [

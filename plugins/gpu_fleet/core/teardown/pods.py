@@ -16,7 +16,8 @@ from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COM
 from gpu_fleet.core.kubernetes.objects import gpus_requested
 from gpu_fleet.core.kubernetes.pod_budgets import forbidden_by
 from gpu_fleet.core.releases.objects import workload_of
-from gpu_fleet.core.teardown.drain import DrainPlan, DrainRules, Fate, judge_pod, plan_drain
+from gpu_fleet.core.teardown.drain import DrainPlan, plan_drain
+from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
 from gpu_fleet.core.teardown.scope import controller_of, is_finished
 
 Json = Mapping[str, Any]
@@ -97,7 +98,8 @@ def judge(pods: Iterable[Json], nodes: Iterable[str], rules: DrainRules, budgets
           *, disable_eviction: bool = False) -> Judged:  # fmt: skip
     """Judge every pod on the nodes that a teardown removes.
 
-    :param budgets: all PodDisruptionBudgets. :param now: epoch seconds.
+    :param budgets: all PodDisruptionBudgets.
+    :param now: epoch seconds.
     :param disable_eviction: pods are deleted, which no budget can forbid.
     """
     there = on_nodes(pods, nodes)

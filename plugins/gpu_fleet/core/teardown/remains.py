@@ -85,7 +85,8 @@ def left_classes(
     """The existing EC2NodeClasses that a teardown removes: those with our label of this cluster spec that belong to no
     kept pool. The file may no longer have their pools.
 
-    :param spec_name: name of the cluster spec. :param kept: pools with ``manage: false``.
+    :param spec_name: name of the cluster spec.
+    :param kept: pools with ``manage: false``.
     """
     return [
         item

@@ -81,9 +81,10 @@ def vanished_nodes(reports: Iterable[NodeReport]) -> set[str]:
 def told_before(before: ChosenNodes, earlier: Iterable[PoolReport], reports: Iterable[NodeReport]) -> set[str]:
     """The NodeClaims that the run has already explained: see ``known`` of :func:`claims_unchanged`.
 
-    :param earlier: of the run's probes before this one, :param reports: of this one.
-
     Events are kept for an hour; what an earlier probe could still explain need not be explained again.
+
+    :param earlier: the reports of the run's earlier probes.
+    :param reports: the reports of this probe.
     """
     probes = [*earlier]
     gone = vanished_nodes([*(node for probe in probes for node in probe.nodes), *reports])

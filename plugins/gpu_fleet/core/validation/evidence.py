@@ -16,7 +16,7 @@ from gpu_fleet.core.probes.plan import NodeRound, Probe, is_greedy, is_holder, p
 from gpu_fleet.core.probes.status import failed_before, own_state, waiting_reason
 from gpu_fleet.core.probes.throughput import Measurement, parse_throughput
 from gpu_fleet.core.validation.facts import Looked, NodeFacts, Promise
-from gpu_fleet.core.validation.others import NOBODY, Others
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, UserPods
 
 #: The scheduler's words for 'no GPU left' (kubernetes pkg/scheduler/framework/plugins/noderesources/fit.go).
 INSUFFICIENT = f"Insufficient {GPU_RESOURCE}"
@@ -81,24 +81,24 @@ class NodeEvidence(Looked):
 
     :ivar users: pods that request one GPU, in the order in which they were placed.
     :ivar now: epoch seconds of the observation.
-    :ivar others: what users' pods do on the node now.
+    :ivar user_pods: what users' pods do on the node now.
     """
 
     round: NodeRound
     users: tuple[PodEvidence, ...]
     greedy: PodEvidence | None
     now: float
-    others: Others = NOBODY
+    user_pods: UserPods = NO_USER_PODS
 
     @property
     def others_hold(self) -> bool:
         """Whether users' pods have held GPUs of the node at some time since the probes were planned."""
-        return self.round.held > 0 or self.others.gpus > 0 or self.others.preempted
+        return self.round.held > 0 or self.user_pods.gpus > 0 or self.user_pods.preempted
 
     @property
     def taken(self) -> bool:
         """Whether users' pods have taken GPUs that were free when the probes were planned."""
-        return self.others.preempted or self.others.gpus > self.round.held
+        return self.user_pods.preempted or self.user_pods.gpus > self.round.held
 
     @property
     def full(self) -> bool:
@@ -145,7 +145,7 @@ def evidence_of(
     physical: int,
     replicas: int,
     now: float,
-    others: Others = NOBODY,
+    user_pods: UserPods = NO_USER_PODS,
 ) -> NodeEvidence:
     """The evidence about one node.
 
@@ -169,7 +169,7 @@ def evidence_of(
         users=tuple(users),
         greedy=next((v for v in views if v.greedy), None),
         now=now,
-        others=others,
+        user_pods=user_pods,
     )
 
 

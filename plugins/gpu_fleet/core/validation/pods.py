@@ -69,7 +69,7 @@ def _because_of_others(e: NodeEvidence, pod: PodEvidence) -> str | None:
         return None
     if trouble.reason == PREEMPTED or (trouble.reason == "NoFreeGpu" and e.taken):
         return TAKEN
-    if trouble.reason == "Unschedulable" and pod.short_of and e.others.pods:
+    if trouble.reason == "Unschedulable" and pod.short_of and e.user_pods.pods:
         return NO_ROOM
     shared = e.replicas > 1 and e.others_hold
     # The users' MPS server was there first, and serves one user id at a time.
@@ -134,8 +134,8 @@ def strangers(e: NodeEvidence) -> Check:
     Only pods' specs can be read; images may set the variable as well.
     """
     name = "unasked"
-    agents = [each.pod for each in e.others.unasked if each.expected]
-    found = [each for each in e.others.unasked if not each.expected]
+    agents = [each.pod for each in e.user_pods.unasked if each.expected]
+    found = [each for each in e.user_pods.unasked if not each.expected]
     also = f"; node agents that see them by design: {_listed(agents)}" if agents else ""
     if not found:
         message = f"no pod's spec shows it GPUs that it did not request{also}; what images set themselves is not known"

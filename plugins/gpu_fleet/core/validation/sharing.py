@@ -56,7 +56,7 @@ def _not_together(e: NodeEvidence, window: float) -> Check:
         return failed(
             name, "RanOneAfterAnother", f"{words} and had to wait for {GPU_RESOURCE}: the GPU is not shared", **figures
         )
-    if e.others.pods and (short_of := sorted(set().union(*(pod.short_of for pod in late)))):
+    if e.user_pods.pods and (short_of := sorted(set().union(*(pod.short_of for pod in late)))):
         return busy(name, NO_ROOM, f"{words}: beside users' pods the node lacks {', '.join(short_of)}", **figures)
     why = "they were placed too late" if late else "all had their place in time, so their containers started too slowly"
     return doubt(name, "TooLittleOverlap", f"{words}; {why} for validation.overlap", **figures)

@@ -35,7 +35,7 @@ class DriftCheck:
     :ivar drifts: what differs.
     :ivar unread: what could not be compared.
     :ivar compared: how many objects and releases were looked at.
-    :ivar notes: what is no difference but worth mentioning.
+    :ivar notes: facts that are worth mentioning but are not differences.
     """
 
     def __init__(self, kube: KubeClient, spec: ClusterSpec) -> None:
@@ -61,7 +61,7 @@ class DriftCheck:
                 self._note([look])
 
     def _facts(self) -> dict[str, PoolFacts]:
-        """What NodePools and NodeOverlays also rest on; a pool of which it is not known cannot be compared."""
+        """Hardware and prices, on which NodePools and NodeOverlays depend; a pool without them is not compared."""
         found = {}
         for pool in self.spec.node_pools:
             if pool.manage:
@@ -116,8 +116,8 @@ class DriftCheck:
             self._note(look_at_release(self.kube, str(stored.get("manifest") or ""), request.name, request.namespace))
 
     def _in_use(self, storage: ReleaseStorage) -> InUse:
-        """What living nodes carry, and what the release still has that none carries any more: the next lifecycle drops
-        that, and until then it does no harm. What is in use and missing is a difference.
+        """What living nodes carry, and which config entries of the release no node carries any more: the next lifecycle
+        drops those, and until then they are harmless. An entry in use that is missing is a difference.
         """
         used = observe_in_use(self.kube, self.spec)
         self.notes += kept_sentences(self.spec, used)
@@ -131,7 +131,7 @@ class DriftCheck:
         return used | carried
 
     def _proof_expected(self, component: Component) -> bool:
-        """A device plugin is proven by nodes, and only those that the spec wants are waited for."""
+        """Whether a proof is expected: nodes prove the device plugin, and there may be none that the spec wants."""
         if component != "device-plugin":
             return True
         wanting = [pool.name for pool in self.spec.node_pools if pool.wanted_nodes]

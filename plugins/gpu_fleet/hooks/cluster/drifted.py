@@ -1,4 +1,4 @@
-"""Looks for nodes that have drifted, and at what they were made of; writes only its own record."""
+"""Looks for drifted nodes and what they were launched from; writes only its own record."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RECORD = ObjectRef(CONFIG_MAP, CONFIG_MAP_NAME, SYSTEM_NAMESPACE)
 
 @dataclass(frozen=True)
 class NodesSeen:
-    """What is to be known of the spec's own pools; all of it empty on a cluster without Karpenter.
+    """The objects of the spec's own pools; all empty on a cluster without Karpenter.
 
-    :ivar pods: those on the NodeClaims' nodes, and those that are about to be bound there.
+    :ivar pods: the pods on the NodeClaims' nodes, and those that are nominated to them.
     """
 
     claims: list[dict[str, Any]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class NodesSeen:
 
 
 def own_pools(spec: ClusterSpec) -> list[str]:
-    """The pools whose drifted nodes are named: nodes that another team manages are theirs to judge."""
+    """The pools whose drifted nodes are named: not those that another team manages."""
     return [pool.name for pool in spec.node_pools if pool.manage]
 
 
@@ -79,7 +79,8 @@ def remember_class(kube: KubeClient, cluster: str, pool: str) -> bool:
     if now == known:
         return False
     if kept is None:
-        # Several pools' tasks may do this at once: applying an object without keys takes none of another's away.
+        # Tasks of several pools may do this at the same time: applying an object without keys removes no key of
+        # another.
         kube.apply(config_map(cluster, {}))
     kube.patch(RECORD, {"data": {pool: now.to_text()}})
     return True

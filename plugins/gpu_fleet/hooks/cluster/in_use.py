@@ -1,4 +1,4 @@
-"""Looks at what living nodes carry of the device plugin's release; one list per kind, nothing is written."""
+"""Looks up which config entries and taints living nodes carry; one list per kind, nothing is written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def observe_in_use(kube: KubeClient, spec: ClusterSpec) -> InUse:
     """What Nodes, NodeClaims and NodePools of the cluster's spec carry now.
 
-    NodePools are read first: a node that is launched meanwhile carries what its pool did, or is seen itself. Before
-    Karpenter's CRDs are there, nothing of it is.
+    NodePools are read first: a node that is launched meanwhile carries what its pool did, or is seen itself. Without
+    Karpenter's CRDs there are no NodePools and NodeClaims.
     """
     pools = kube.list(NODE_POOL)
     classes = kube.list(EC2_NODE_CLASS, label_selector=f"{LABEL_CLUSTER}={spec.name}")

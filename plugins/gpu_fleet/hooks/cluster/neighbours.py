@@ -1,4 +1,4 @@
-"""Looks for what else on a cluster serves GPUs; writes nothing."""
+"""Looks for other device plugins and GPU operators on a cluster; writes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Objects = list[dict[str, Any]]
 
 
 def look_at_neighbours(kube: KubeClient, spec: ClusterSpec, *, auto_mode: bool = False) -> Seen:
-    """What the cluster shows of device plugins of others. What is absent is not there; what is forbidden is unknown.
+    """Everything about device plugins of others. A kind that does not exist has no objects; a forbidden one is unknown.
 
     :param auto_mode: whether EKS says that it runs in Auto Mode.
     """

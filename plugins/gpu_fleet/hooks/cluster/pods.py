@@ -1,4 +1,4 @@
-"""The pods that matter, of a cluster that may have tens of thousands: asked for by node, or thinned out page by page.
+"""The pods that matter, in a cluster that may have tens of thousands: requested by node, or filtered page by page.
 
 API servers find the pods of a node by an index (kubernetes v1.36 ``pkg/registry/core/pod/strategy.go``, ``Indexers``:
 ``spec.nodeName``); those that have no node yet are under the empty name.
@@ -16,14 +16,14 @@ Pod = dict[str, Any]
 
 
 def pods_on(kube: KubeClient, nodes: Iterable[str]) -> list[Pod]:
-    """The pods on these nodes, finished ones too, and those that the scheduler has just made room for there.
+    """The pods on these nodes, finished ones too, and those that are nominated to them.
 
     :param nodes: names; empty ones are passed over.
     """
     wanted = {name for name in nodes if name}
     if not wanted:
         return []
-    # First those on their way: one that arrives meanwhile is seen twice rather than never.
+    # Unscheduled pods first: a pod that is bound meanwhile is then seen twice rather than never.
     coming = unbound_pods(kube, lambda pod: (pod.get("status") or {}).get("nominatedNodeName") in wanted)
     found = {pod["metadata"]["uid"]: pod for pod in coming}
     for name in sorted(wanted):

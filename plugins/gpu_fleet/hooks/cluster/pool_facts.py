@@ -1,8 +1,8 @@
-"""Looks up what a pool's NodePool and NodeOverlay need and the spec does not say: hardware in EC2, prices in files."""
+"""Looks up what a pool's NodePool and NodeOverlay need beyond the spec: hardware in EC2, prices in files."""
 
 from __future__ import annotations
 
-from gpu_fleet.core.aws.physical import Hardware, hardware_of
+from gpu_fleet.core.aws.hardware import Hardware, hardware_of
 from gpu_fleet.core.manifests.pool_facts import PoolFacts
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.hooks.aws import aws_session
@@ -10,7 +10,7 @@ from gpu_fleet.hooks.files.prices import load_prices
 
 
 def hardware(spec: ClusterSpec, pool: NodePool) -> Hardware:
-    """The pool's hardware, asked of EC2: the one source of physical GPUs, for gates, placeholders and overlays alike.
+    """The pool's hardware according to EC2, the only source of physical GPUs for gates, placeholders and overlays.
 
     :raises SpecError: instance types that EC2 does not know, without NVIDIA GPU, or with different numbers of GPUs.
     """

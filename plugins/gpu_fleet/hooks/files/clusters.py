@@ -1,7 +1,7 @@
 """Reads the fleet from a folder of YAML files, one cluster each. DAG files use it while they are parsed: no network.
 
-Nothing here raises for one bad file except :func:`load_cluster`, which is asked for exactly that file: a broken cluster
-file must break its own DAGs only.
+A broken cluster file must break only its own DAGs, so no function raises for one bad file except :func:`load_cluster`,
+which is called for exactly that file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
-from gpu_fleet.core.spec.document import MAX_BYTES, Document, read_document
+from gpu_fleet.core.spec.yaml.document import MAX_BYTES, Document, read_document
 from gpu_fleet.hooks.files.templates import include_dir
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def clusters_dir() -> Path:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Stem -> files of that stem; more than one is a duplicate."""
+    """Stem -> files with that stem; more than one is an error."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -57,9 +57,9 @@ def cluster_names(folder: Path | str | None = None) -> list[str]:
 
 
 def _bytes(path: Path) -> bytes:
-    """A cluster file's bytes, at most one more than it may have.
+    """The bytes of a cluster file, at most one more than the limit.
 
-    :raises OSError: if it cannot be read, or is no file: reading a pipe would wait for ever.
+    :raises OSError: if it cannot be read, or is not a regular file: reading a pipe could block without a limit.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{shown(path)} is not a regular file")
@@ -68,7 +68,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def shown(path: Path | str) -> str:
-    """A file name as it can be stored and printed, whatever bytes it has."""
+    """A file name in a form that can be stored and printed, whatever bytes it has."""
     return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
 
 
@@ -132,7 +132,7 @@ def _load_files(name: str, paths: Iterable[Path]) -> ClusterSpec:
 
 
 def _judged(name: str, paths: Iterable[Path]) -> ClusterSpec | SpecError:
-    """The spec, or what is wrong with the file: whatever it is, other clusters have no part in it."""
+    """The spec, or what is wrong with the file; an error of any kind affects only this cluster."""
     try:
         return _load_files(name, paths)
     except SpecError as error:
@@ -148,7 +148,7 @@ def _judged(name: str, paths: Iterable[Path]) -> ClusterSpec | SpecError:
 def load_cluster(name: str, folder: Path | str | None = None, *, alone: bool = False) -> ClusterSpec:
     """One cluster's spec.
 
-    :param alone: do not look whether another file describes the same cluster: a DAG is built all the same, and its
+    :param alone: do not check whether another file describes the same cluster: the DAG is built in any case, and its
         runs are refused when they begin.
     :raises SpecError: with every problem of the file, if there is no such file, or if another one describes the same
         cluster.
@@ -185,7 +185,7 @@ def _also_described_by(spec: ClusterSpec, folder: Path) -> list[str]:
             ):
                 found.append(name)
         except (OSError, SpecError):
-            continue  # that file's own Dags say what is wrong with it
+            continue  # its own DAGs report what is wrong with it
     return found
 
 
@@ -202,9 +202,9 @@ def load_each(
     folder: Path | str | None = None,
     wanted: Callable[[str], bool] = lambda name: True,  # noqa: ARG005
 ) -> dict[str, ClusterSpec | SpecError]:
-    """Clusters of the fleet, each judged by its own file alone; sorted by name.
+    """Clusters of the fleet, each from its own file alone; sorted by name.
 
-    :param wanted: which names; the files of others are not opened.
+    :param wanted: whether a name is wanted; other files are not opened.
     :raises SpecError: only if the folder itself cannot be read.
     """
     files = sorted(_files(Path(folder) if folder else clusters_dir()).items())

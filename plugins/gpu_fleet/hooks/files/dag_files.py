@@ -1,8 +1,8 @@
 """A large fleet in several DAG files: each of them has a share of the clusters.
 
-Airflow parses files side by side (``[dag_processor] parsing_processes``), and ends one that takes too long
-(:mod:`gpu_fleet.core.fleet_size`). So a family's file may be there several times: ``gpu_lifecycle.py``, and links to it
-named ``gpu_lifecycle_2.py``, ``gpu_lifecycle_3.py``, …, without gaps. ``python -m gpu_fleet shards`` makes them.
+Airflow parses files in parallel (``[dag_processor] parsing_processes``) and stops one that takes too long
+(:mod:`gpu_fleet.core.fleet_size`). So a family may have several files: ``gpu_lifecycle.py``, and links to it named
+``gpu_lifecycle_2.py``, ``gpu_lifecycle_3.py``, …, without gaps. ``python -m gpu_fleet shards`` creates them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def stems_of(family: str, folder: Path) -> list[str]:
 
 
 def clusters_of(family: str, file: str) -> Callable[[str], bool]:
-    """Whether a DAG file has a cluster; without a file, or with the family's only one, it has all."""
+    """Whether a DAG file contains a cluster; without a file, or if a family has only one, it contains all."""
     path = Path(file)
     stems = stems_of(family, path.parent) if file else []
     if len(stems) < 2 or path.stem not in stems:
@@ -44,7 +44,7 @@ def make_shards(folder: Path, files: int) -> list[str]:
 
     :param folder: the DAG files' folder.
     :param files: at least 1.
-    :returns: the names of the files that were made, with ``+``, and removed, with ``-``.
+    :returns: the names of the files that were created, with ``+``, and removed, with ``-``.
     :raises SpecError: the folder lacks a family's file, or has something else under a name that is needed.
     """
     done = []

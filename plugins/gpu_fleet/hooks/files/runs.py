@@ -1,18 +1,18 @@
-"""What the runs that are under way were pinned to, so that their DAGs keep their tasks whatever becomes of the files.
+"""Records the specs of unfinished runs, so that their DAGs keep their tasks when cluster files change.
 
-Airflow has one DAG per id, the one that was parsed last, and takes from a run every task that this DAG no longer has:
+Airflow has one DAG per id, the one that was parsed last, and removes from a run every task that this DAG no longer has:
 the scheduler marks its instance *removed*, finished or not (airflow-core 3.3.2 ``models/dagrun.py``,
 ``task_instance_scheduling_decisions``), and a worker that does not find the task fails it (task-sdk
-``execution_time/task_runner.py``, ``parse``). A run of a DAG that is no longer parsed is not looked at any more
-(``get_running_dag_runs_to_examine`` leaves stale DAGs out). Versioned bundles change that for the DAG files alone, not
-for what these read. So while a run is under way its DAG is built from the spec that the run froze, and from the cluster
-file again when the run is over. There is at most one such run, as the DAGs have ``max_active_runs=1``.
+``execution_time/task_runner.py``, ``parse``). Runs of a DAG that is no longer parsed are ignored
+(``get_running_dag_runs_to_examine`` leaves stale DAGs out). Versioned bundles change that only for the DAG files, not
+for the files that these read. So while a run is under way its DAG is built from the spec that the run froze, and from
+the cluster file again when the run is over. There is at most one such run, as the DAGs have ``max_active_runs=1``.
 
 The specs are kept as one small file per DAG in a folder that the workers write to, and that the DAG processor and the
-workers read: no database is asked while a DAG file is parsed. The folder has to be one that all of them share, so there
-is none by default: on a folder of its own a worker would keep the record of a run whose end another worker noted, and
-build later runs' tasks from that run's spec. Without a folder a run keeps its tasks only as long as the cluster file is
-left alone.
+workers read, so that no database is queried while a DAG file is parsed. All of them must share the folder, so there is
+none by default: in a folder of its own, a worker would keep the record of a run whose end another worker has noted, and
+build the tasks of later runs from that spec. Without a folder a run keeps its tasks only as long as the cluster file
+does not change.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 #: Names the folder; without it nothing is noted.
 STATE_DIR_VARIABLE = "GPU_FLEET_STATE_DIR"
-#: Seconds that a DAG stays as it is after its run's verdict: until the scheduler has ended the run.
+#: Seconds that a DAG keeps the run's spec after the run's verdict, until the scheduler has ended the run.
 LINGERS_S = 30.0
-#: Seconds after which a run is taken to be over whose DAG sets no ``dagrun_timeout``.
+#: Seconds after which a run counts as over if its DAG sets no ``dagrun_timeout``.
 LONGEST_S = 7 * 24 * 3600.0
 
 _SUFFIX = ".json"
@@ -60,13 +60,13 @@ def note_begin(dag_id: str, run_id: str, spec: Mapping[str, Any], lasts_s: float
 
     :param spec: its JSON.
     :param lasts_s: seconds after which the run is over in any case.
-    :returns: whether it could be written: it is a safeguard, and a run continues without it.
+    :returns: whether it could be written; a run continues without it.
     """
     return _write(dag_id, {"run": run_id, "until": time.time() + lasts_s, "spec": dict(spec)})
 
 
 def note_end(dag_id: str, run_id: str) -> bool:
-    """Note that a run's verdict is known; harmless to repeat, and without effect on the record of another run.
+    """Note that a run's verdict is known. Safe to repeat, and without effect on the record of another run.
 
     :returns: whether there was such a record.
     """
@@ -79,8 +79,8 @@ def note_end(dag_id: str, run_id: str) -> bool:
 def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
     """The spec of the DAG's run that is under way.
 
-    :param lingers: whether a run counts whose verdict is known, for :data:`LINGERS_S`: it does for the scheduler, and
-        not for a worker that may be starting the next run already.
+    :param lingers: whether a run still counts for :data:`LINGERS_S` after its verdict: it does for the scheduler, but
+        not for a worker, which may already be starting the next run.
     :returns: ``None`` if there is none, or one that this version of the package refuses.
     """
     found = _in_force(dag_id, lingers=lingers)
@@ -88,9 +88,9 @@ def pinned(dag_id: str, *, lingers: bool = True) -> ClusterSpec | None:
 
 
 def run_of(dag_id: str) -> str:
-    """The id of the run whose spec a worker builds the DAG from now; empty if that is the cluster file's.
+    """The id of the run whose spec a worker now builds the DAG from; empty if it is built from the cluster file.
 
-    It may be a run that is long gone: one that was deleted, or whose workers were lost, has noted no end.
+    The run may be over: a run that was deleted, or whose workers were lost, has not noted its end.
     """
     found = _in_force(dag_id, lingers=False)
     return "" if found is None else found[0]
@@ -109,7 +109,7 @@ def _in_force(dag_id: str, *, lingers: bool) -> tuple[str, ClusterSpec] | None:
 
 
 def pinned_dags(family: str) -> list[str]:
-    """The ids of a family's DAGs that have a record; whether it counts, :func:`pinned` says."""
+    """The ids of a family's DAGs that have a record; :func:`pinned` says whether it counts."""
     folder = state_dir()
     if folder is None:
         return []
@@ -144,7 +144,7 @@ def _read(dag_id: str) -> dict[str, Any] | None:
 
 
 def _write(dag_id: str, record: dict[str, Any]) -> bool:
-    """Replace the record as a whole: the DAG processor may read it at any moment."""
+    """Replace the record atomically: the DAG processor may read it at any moment."""
     path = _path(dag_id)
     if path is None:
         return False

@@ -22,7 +22,7 @@ def gone_types(client: KubeClient, manifest: str) -> dict[TypeId, str | None]:
     """The manifest's types that the server does not have, with the ``apiVersion`` of the same kind that it has, if any.
 
     Asked anew each time: a definition may have been created or deleted since the last look. An API that cannot be
-    reached at the moment raises, so that its types are not taken for gone.
+    reached at the moment raises, so that its types do not count as gone.
     """
     gone: dict[TypeId, str | None] = {}
     for api_version, kind in types_of(manifest):
@@ -42,7 +42,7 @@ def mend_stored(client: KubeClient, storage: ReleaseStorage, revisions: Iterable
     """Rewrite the stored manifests so that helm can build them: of types that the server no longer has, no object is
     left to delete or to compare with.
 
-    If it is killed, the next call repeats it: a mended manifest has nothing left to mend.
+    If it is killed, the next call repeats it: a repaired manifest needs no further repair.
     """
     for stored in {item.secret: item for item in revisions if item is not None}.values():
         gone = gone_types(client, storage.manifest(stored))

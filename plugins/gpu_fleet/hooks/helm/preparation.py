@@ -32,7 +32,8 @@ _CERTAIN_IN_CLUSTER = frozenset({"ValuesSchema", "InvalidManifest", "KubeVersion
 class Package:
     """What is to be installed, on this machine.
 
-    :ivar chart: the archive, or the directory of a local chart; :ivar values: the values file.
+    :ivar chart: the archive, or the directory of a local chart.
+    :ivar values: the values file.
     :ivar declared: name and version in the Chart.yaml; ``None`` if it has no readable one.
     :ivar rendered: the manifest that this chart and these values make; empty if it is not known.
     """

@@ -25,7 +25,7 @@ from gpu_fleet.hooks.kubernetes.transport import query_string, seconds_ahead
 
 #: The server ends a watch after this many seconds; the next one continues from the last resourceVersion.
 WATCH_TIMEOUT_S = 280
-#: Without a byte for so long (the server sends a bookmark about every 60 s) the connection is taken for dead.
+#: Without a byte for so long (the server sends a bookmark about every 60 s) the connection counts as dead.
 WATCH_SILENCE_S = 100.0
 CALL_TIMEOUT_S = 30.0
 #: Seconds for everything until a response begins, look-ups and connection included: a watch that is not open by then

@@ -30,7 +30,8 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 class KubeClient:
     """One cluster's API. Safe for threads.
 
-    :param sleep: waits between retries; :param monotonic: the clock of their budget. Both are injected by tests.
+    :param sleep: waits between retries; injected by tests.
+    :param monotonic: the clock of their time budget; injected by tests.
     """
 
     def __init__(

@@ -174,7 +174,7 @@ class RequestSharedCapacityOperator(RequestCapacityOperator):
             else:
                 cordoned.add(node)
         if cordoned:
-            removal.settle()
+            removal.await_scheduler()
         claims = self._claims()
         go = surplus(ending, claims, removal.live_pods(self.kube, claims))
         for node in sorted(cordoned - {describe(claim, ()).node for claim in go}):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Seconds between cordoning a node and looking at it for the last time. A pod that the scheduler had placed before it
 #: saw the cordon is bound within this time: it works on a watched copy of the nodes and binds right after its decision.
-SETTLE_S = 2.0
+SCHEDULER_LAG_S = 2.0
 
 
 def cordon(kube: KubeClient, name: str, run: str) -> Left | None:
@@ -58,9 +58,9 @@ def uncordon(kube: KubeClient, name: str, run: str) -> None:
         return
 
 
-def settle() -> None:
+def await_scheduler() -> None:
     """Wait until the scheduler has seen a cordon, and has bound the pods that it had placed before."""
-    time.sleep(SETTLE_S)
+    time.sleep(SCHEDULER_LAG_S)
 
 
 def live_pods(kube: KubeClient, claims: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure, u
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.aws.physical import Hardware
+    from gpu_fleet.core.aws.hardware import Hardware
 
 
 class RequestCapacityOperator(PoolOperator):
@@ -127,14 +127,14 @@ def request_capacity(
     operator.log.info(
         "pool %s: %d of %d wanted node(s) present, %d requested before, %d placeholder(s) created",
         pool.name,
-        plan.standing,
+        plan.existing,
         pool.wanted_nodes + surge,
         plan.asked,
         len(manifests),
     )
     return {
         "wanted": pool.wanted_nodes,
-        "standing": plan.standing,
+        "standing": plan.existing,
         "asked": plan.asked,
         "created": [manifest["metadata"]["name"] for manifest in manifests],
         "gpus": each,
@@ -163,7 +163,7 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims
     within = float(spec.deadlines.capacity)
     held = cap_is_held(
         pool,
-        needed=plan.standing + plan.asked + len(plan.create) + plan.idle_places,
+        needed=plan.existing + plan.asked + len(plan.create) + plan.idle_places,
         staying=[node for node in old if stays(pool, manifest, within_s=within, empty=node.empty)],
         go_when_empty=goes_when_empty(pool, manifest, within_s=within),
     )

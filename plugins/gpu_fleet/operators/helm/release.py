@@ -140,8 +140,8 @@ class HelmReleaseOperator(HelmOperator):
     ) -> dict[str, Any]:
         """The trigger has reported that the workloads are ready, or not.
 
-        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then the
-            present candidate is taken for it.
+        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
+            is the present candidate.
         """
         from gpu_fleet.triggers.waiting import conclude
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.aws.physical import MAX_TYPES_PER_CALL, hardware_of
+from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL, hardware_of
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu_fleet.core.aws.errors import refuses_credentials
-from gpu_fleet.core.aws.physical import MAX_TYPES_PER_CALL
+from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL
 from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GpuFleetError, NotFound, Throttled
 from gpu_fleet.core.kubernetes.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
 from gpu_fleet.core.kubernetes.names import DISCOVERY_TAG

@@ -26,7 +26,8 @@ def pools_of(approved: Mapping[str, Any]) -> list[str]:
 def refuse_more(approved: Mapping[str, Any], task_id: str, plan: TeardownPlan) -> None:
     """Compare a plan with the approved one.
 
-    :param approved: see :func:`approved_plan`. :param task_id: the task that made it.
+    :param approved: see :func:`approved_plan`.
+    :param task_id: the task that made it.
     :raises PermanentError: ``PlanGrew`` if more would be removed; ``WayNotApproved`` if Karpenter has died since, and
         instances would be terminated through EC2 instead.
     """

@@ -121,7 +121,9 @@ class DeleteObjectsOperator(FleetOperator):
 class DeleteNodeClassesOperator(DeleteObjectsOperator):
     """Deletes the cluster's EC2NodeClasses by label: a pool that the file no longer has may have left its class.
 
-    Those of pools with ``manage: false`` are kept. :returns: as the base class.
+    Those of pools with ``manage: false`` are kept.
+
+    :returns: as the base class.
     """
 
     def _targets(self) -> list[ObjectRef]:

@@ -10,19 +10,20 @@ from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, Permanent
 from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
 from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
-from gpu_fleet.core.kubernetes.pod_budgets import versions_of
 from gpu_fleet.core.nodes.freeze import evicted_for
 from gpu_fleet.core.teardown.drain import (
     Blocked,
     DrainPlan,
-    DrainRules,
     PodPlan,
     Step,
+    held_by_budgets,
     next_step,
     pause_s,
     plan_drain,
     protection,
+    remedy,
 )
+from gpu_fleet.core.teardown.drain_rules import DrainRules
 from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
 from gpu_fleet.operators.nodes import take_back_own_cordons
@@ -130,7 +131,7 @@ class DrainOperator(FleetOperator):
                 keep(context, records)
             until = started + (deadline if step is Step.DELETE else float(policy.timeout))
             every, now = max(1.0, float(policy.retry_every)), time.time()
-            held = _held_by_budgets(blocked, pods, budgets)
+            held = held_by_budgets(blocked, pods, budgets)
             if blocked:
                 only_budgets = all(each.uid in held for each in blocked)
                 until = min(until, now + pause_s(only_budgets=only_budgets, elapsed=now - started, every=every))
@@ -323,35 +324,5 @@ class DrainOperator(FleetOperator):
         )
         return DeadlinePassed(
             f"pool {self.subject}: {len(left)} pods are left after {elapsed:.0f} s "
-            f"({self._give_back(records)}); {self._remedy(left, dead)}:{lines}"
+            f"({self._give_back(records)}); {remedy(left, dead, self.spec.drain.when_time_expires)}:{lines}"
         )
-
-    def _remedy(self, left: Iterable[PodPlan], dead: Mapping[str, str]) -> str:
-        """What a person can do about the pods that are left."""
-        again = "clear teardown.plan_again and what follows it"
-        ways = []
-        if any(one.node not in dead for one in left):
-            ways.append(f"delete these pods or relax their PodDisruptionBudgets, then {again}")
-        if any(one.node in dead for one in left):
-            ways.append(
-                "no kubelet ends the pods of a node that is not Ready: bring it back, delete them with --force, or "
-                f"delete the node's NodeClaim, then {again}"
-            )
-        if self.spec.drain.when_time_expires == "fail":
-            ways.append("set drain.whenTimeExpires: delete and start another run")
-        return "; or ".join(ways)
-
-
-def _held_by_budgets(
-    blocked: Iterable[Blocked], pods: Iterable[Mapping[str, Any]], budgets: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """UID to the versions of its PodDisruptionBudgets, of the blocked pods that such a budget holds.
-
-    A busy API server refuses with 429 as well: a pod that no budget selects is not held by one.
-    """
-    suspects = {each.uid for each in blocked if each.by_budget}
-    return {
-        pod["metadata"]["uid"]: versions
-        for pod in pods
-        if pod["metadata"]["uid"] in suspects and (versions := versions_of(pod, budgets))
-    }

@@ -106,9 +106,11 @@ class UndoFreezeOperator(FleetOperator):
 
     If a person ends the run while a half-done freeze waits for its retry, the freeze is *skipped*, as is one that never
     began (apache-airflow 3.3.2 ``airflow/api/common/mark_tasks.py`` ``_set_dag_run_terminal_state``). A run that was
-    not approved never got the lock before the freeze; in one that did, the NodePools show whether it froze them.
+    not approved never took the cluster lock before the freeze; in one that did, the NodePools show whether it froze
+    them.
 
-    :param turn: id of the task that takes the lock for the freeze. :param freeze: id of the task that freezes.
+    :param turn: id of the task that takes the cluster lock for the freeze.
+    :param freeze: id of the task that freezes.
     :param drains: ids of the tasks that drain.
     :returns: ``{"undone": bool, "why", "thawed": [names], "uncordoned": [names]}``.
     """
@@ -134,8 +136,8 @@ class UndoFreezeOperator(FleetOperator):
         froze = states.get(self.freeze)
         if froze == "skipped":
             # State and result: the result of an earlier pass remains after a new plan that is rejected.
-            had_turn = states.get(self.turn) == "success" and context["ti"].xcom_pull(task_ids=self.turn)
-            return "" if had_turn else NOTHING_FROZEN
+            had_lock = states.get(self.turn) == "success" and context["ti"].xcom_pull(task_ids=self.turn)
+            return "" if had_lock else NOTHING_FROZEN
         if froze not in ("success", "failed"):
             return NOTHING_FROZEN
         return "every drain succeeded" if all(states.get(name) == "success" for name in self.drains) else ""

@@ -24,7 +24,10 @@ from gpu_fleet.operators.teardown.looks import keeps_of, observe
 
 
 def karpenter_needed(spec: ClusterSpec, needed: Mapping[str, Iterable[str]]) -> PermanentError:
-    """Why Karpenter must not be uninstalled. :param needed: kind, in the plural, to names."""
+    """Why Karpenter must not be uninstalled.
+
+    :param needed: kind, in the plural, to names.
+    """
     shown = " and ".join(f"{kind} {', '.join(names)}" for kind, names in needed.items())
     return PermanentError(
         f"{shown} do not belong to cluster spec {spec.name} and will not be removed; without Karpenter nothing would "

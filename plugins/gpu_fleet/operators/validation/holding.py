@@ -11,7 +11,7 @@ from gpu_fleet.core.kubernetes.names import COMPONENT_HOLD, PLACEHOLDER_PRIORITY
 from gpu_fleet.core.kubernetes.objects import pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes
 from gpu_fleet.core.probes.plan import pinned_to
-from gpu_fleet.core.validation.others import NOBODY, others_by_node
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.manifests import ensure_objects
@@ -72,7 +72,7 @@ class HoldCapacityOperator(PoolOperator):
         names = []
         nodes = self.kube.list(NODE, label_selector=self.of_pool())
         # Only pods of others: probes of ours that are just ending keep no node in use.
-        others = others_by_node(pods_on(self.kube, (node["metadata"]["name"] for node in nodes)))
+        user_pods = user_pods_by_node(pods_on(self.kube, (node["metadata"]["name"] for node in nodes)))
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         drifted = older_nodes(PoolTemplate.of(pool), pool.name, nodes, claims)
         seen = protected_nodes(self, context)
@@ -80,7 +80,7 @@ class HoldCapacityOperator(PoolOperator):
         for node in pool_nodes(nodes, pool.name):
             if node.name in drifted or node.name not in proven:
                 continue  # Of an older template, or surplus and broken: it was not validated.
-            if others.get(node.name, NOBODY).gpus or not rules.counts_as_capacity(node) or not node.gpus:
+            if user_pods.get(node.name, NO_USER_PODS).gpus or not rules.counts_as_capacity(node) or not node.gpus:
                 continue  # In use: Karpenter does not consolidate it.
             manifest = rules.hold_pod(
                 self.spec.name,

@@ -12,8 +12,8 @@ from gpu_fleet.core.gates.validation import DISPLACED
 from gpu_fleet.core.probes.plan import MEASURING, Probe, diagnosable_gpus, plan_round
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.judge import busy_node, refusal_reason, refused_node
-from gpu_fleet.core.validation.others import NOBODY, others_by_node
 from gpu_fleet.core.validation.report import Outcome, PoolReport
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK, SelectedPool
@@ -221,7 +221,7 @@ class RunProbesOperator(PoolOperator):
 
         probe, physical, replicas = Probe(self.probe), chosen.physical, chosen.replicas
         unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)
-        others = others_by_node(pods_on(self.kube, nodes))
+        user_pods = user_pods_by_node(pods_on(self.kube, nodes))
         rounds = [
             plan_round(
                 probe,
@@ -229,7 +229,7 @@ class RunProbesOperator(PoolOperator):
                 self.this_pool,
                 node,
                 slots=physical * replicas,
-                held=others.get(node, NOBODY).gpus,
+                held=user_pods.get(node, NO_USER_PODS).gpus,
                 physical=physical,
             )
             for node in nodes
@@ -244,7 +244,7 @@ class RunProbesOperator(PoolOperator):
                 "Busy",
             )
             for round_ in rounds
-            if probe in MEASURING and (seeing := others.get(round_.node, NOBODY).strangers)
+            if probe in MEASURING and (seeing := user_pods.get(round_.node, NO_USER_PODS).strangers)
         }
         for report in unfit.values():
             if cause := report.cause:

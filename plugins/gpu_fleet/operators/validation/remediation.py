@@ -104,7 +104,7 @@ class RemediateNodesOperator(PoolOperator):
                 self.log.warning("node %s is quarantined: %s: %s", name, found.reason, found.message)
                 cordoned = True
         if cordoned and todo.replace:
-            removal.settle()
+            removal.await_scheduler()
 
     def _replace(self, context: Mapping[str, Any], todo: Plan, acted: dict[str, str]) -> list[Left]:
         """Delete the NodeClaims of unused nodes; they are quarantined by now, so they get no new pods."""

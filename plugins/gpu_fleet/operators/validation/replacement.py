@@ -69,7 +69,7 @@ class ReplaceDriftedOperator(PoolOperator):
         reports = [PoolReport.from_json(value) for value in values if value]
         good = {Outcome.PASSED, Outcome.BUSY}
         judged = {node.node: node.outcome for report in reports for node in report.nodes}
-        untested = set(protected_nodes(self, context).untested) & set(plan.standing)
+        untested = set(protected_nodes(self, context).untested) & set(plan.existing)
         run = run_name(context)
         return {
             node.name
@@ -106,7 +106,7 @@ class ReplaceDriftedOperator(PoolOperator):
         noted, run, removed = self._noted(context), run_name(context), []
         cordoned = [name for name in go if self._cordoned(name, run, left)]
         if cordoned:
-            removal.settle()
+            removal.await_scheduler()
         claims = self._claims()
         for name in cordoned:
             claim = claims.get(name)

@@ -15,8 +15,8 @@ from gpu_fleet.core.validation.claims import NOMINATED, claims_unchanged, told_b
 from gpu_fleet.core.validation.evidence import evidence_of
 from gpu_fleet.core.validation.facts import Promise
 from gpu_fleet.core.validation.judge import NO_MEMORY_ISOLATION, judge_node, seen_unasked
-from gpu_fleet.core.validation.others import NOBODY, others_by_node
 from gpu_fleet.core.validation.report import NodeReport, PoolReport
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.validation.pods import ProbePods
 from gpu_fleet.operators.validation.progress import Plan, Progress, look_at_nodes
@@ -38,7 +38,7 @@ def judge_wave(
     facts = {each.name: each for each in look_at_nodes(operator, [round_.node for round_ in plan.rounds])}
     left, events = pods.list(), kube.list(EVENT, operator.spec.validation.namespace)
     there = pods_on(kube, (round_.node for round_ in plan.rounds))
-    others = others_by_node(there, events, plan.since)
+    user_pods = user_pods_by_node(there, events, plan.since)
     return [
         judge_node(
             probe,
@@ -52,7 +52,7 @@ def judge_wave(
                 physical=chosen.physical,
                 replicas=chosen.replicas,
                 now=kube.now(),
-                others=others.get(round_.node, NOBODY),
+                user_pods=user_pods.get(round_.node, NO_USER_PODS),
             ),
         )
         for round_ in plan.rounds

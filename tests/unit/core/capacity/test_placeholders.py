@@ -30,7 +30,7 @@ def test_an_empty_cluster_needs_one_placeholder_per_wanted_node() -> None:
 def test_all_wanted_nodes_stand_so_a_second_run_changes_nothing() -> None:
     plan = plan_placeholders(POOL, 2, [claim("a", node_name=N1), claim("b", node_name=N2)], [node(N1), node(N2)], [])
     assert plan.create == ()
-    assert plan.standing == 2
+    assert plan.existing == 2
 
 
 def test_only_the_missing_node_is_asked_for_and_the_one_that_stands_is_marked() -> None:
@@ -48,7 +48,7 @@ def test_marks_of_a_dead_run_stay_and_the_others_are_added() -> None:
 
 def test_marks_of_a_dead_run_neither_count_nor_hide_a_node() -> None:
     plan = plan_placeholders(POOL, 1, [claim("a", node_name=N1)], [node(N1, standing=True)], [])
-    assert (plan.standing, plan.create, plan.mark) == (1, (), ())
+    assert (plan.existing, plan.create, plan.mark) == (1, (), ())
 
 
 def test_the_node_that_a_placeholder_waits_for_is_not_marked_when_more_are_asked_for() -> None:
@@ -117,7 +117,7 @@ def test_a_placeholder_whose_lifetime_is_over_on_a_node_that_stands_is_removed_a
     over = placeholder(0, node_name=N1, phase="Failed")
     plan = plan_placeholders(POOL, 2, [], [node(N1)], [over])
     assert plan.remove == (f"placeholder-{POOL}-0",)
-    assert (plan.standing, plan.create) == (1, (0,))
+    assert (plan.existing, plan.create) == (1, (0,))
 
 
 def test_a_placeholder_on_a_vanished_node_is_removed() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.gates.burst import BURST
+from gpu_fleet.core.gates.capacity.burst import BURST
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.verdict import Verdict
 

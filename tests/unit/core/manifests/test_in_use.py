@@ -61,7 +61,7 @@ def test_an_entry_is_rebuilt_from_its_name_alone(sharing: dict[str, Any]) -> Non
 )
 def test_a_name_that_is_none_of_ours_stands_for_nothing(name: str) -> None:
     assert entry_replicas(name) is None
-    with pytest.raises(ValueError, match="no config entry"):
+    with pytest.raises(ValueError, match="not a config entry"):
         entry_config(name)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.aws.hardware import Hardware
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.manifests.overlays import WEIGHT, overlaid, overlays_used, rivals

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.aws.costs import PriceList
-from gpu_fleet.core.aws.physical import Hardware
+from gpu_fleet.core.aws.hardware import Hardware
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, weights
 from gpu_fleet.core.spec import ClusterSpec

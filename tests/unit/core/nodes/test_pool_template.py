@@ -113,7 +113,7 @@ def test_nodes_of_the_old_template_do_not_count_and_new_ones_are_asked_for() -> 
     claims, nodes = [old("a", N1), old("b", N2)], [node(N1), node(N2)]
     assert plan_placeholders(POOL, 2, claims, nodes, []).create == ()
     plan = plan_placeholders(POOL, 2, claims, nodes, [], TEMPLATE)
-    assert (plan.standing, plan.asked, plan.create) == (0, 0, (0, 1))
+    assert (plan.existing, plan.asked, plan.create) == (0, 0, (0, 1))
     assert set(plan.drifted) == {N1, N2}
     # Idle, they would take the placeholders.
     assert plan.mark == (N1, N2)

@@ -65,7 +65,7 @@ RUNS: dict[str, RunReport] = {
     "not compared": run_of(
         healthy(), unread=({"object": "NodePool/a10g", "reason": "Forbidden", "message": "may not read"},)
     ),
-    "cluster busy": run_of(pools=(), drift=None, skipped="ClusterBusy: the turn of cluster demo is held by x/y"),
+    "cluster busy": run_of(pools=(), drift=None, skipped="ClusterBusy: the lock of cluster demo is held by x/y"),
     "no permission": run_of(
         pools=(PoolSection("shared-a10g", Finding("Passed", "Validated", "m"), (healthy(),), history=None),)
     ),
@@ -99,7 +99,7 @@ def run(request: pytest.FixtureRequest) -> RunReport:
         (
             "cluster busy",
             Outcome.SKIPPED,
-            "Nothing was tested: ClusterBusy: the turn of cluster demo is held by x/y",
+            "Nothing was tested: ClusterBusy: the lock of cluster demo is held by x/y",
         ),
         ("not validated", Outcome.FAILED, "1 of 1 pool(s) failed: shared-a10g: DevicePluginAbsent"),
         (

@@ -11,7 +11,7 @@ import pytest
 import gpu_fleet.core.spec as package
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.core.spec.document import read_document
+from gpu_fleet.core.spec.yaml.document import read_document
 from tests.unit.core.specs import demo_spec
 
 SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))

@@ -15,8 +15,8 @@ from gpu_fleet.core.validation.judge import (
     refusal_reason,
     refused_node,
 )
-from gpu_fleet.core.validation.others import NOBODY, Others, others_by_node
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, UserPods, user_pods_by_node
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.cluster_objects import NOW, node, plugin_pod, user_pod
 from tests.unit.core.probe_objects import NODE, OTHER_UUID, UUID
@@ -46,7 +46,7 @@ def evidence(
     greedy: bool = False,
     held: int = 0,
     events: Pods | None = None,
-    others: Others = NOBODY,
+    user_pods: UserPods = NO_USER_PODS,
     probe: Probe = Probe.SHARING,
     promise: Promise = PROMISE,
 ) -> NodeEvidence:
@@ -64,7 +64,7 @@ def evidence(
         physical=physical,
         replicas=replicas,
         now=NOW,
-        others=others,
+        user_pods=user_pods,
     )
 
 
@@ -375,8 +375,8 @@ def test_a_user_who_ends_meanwhile_makes_room_which_is_no_oversubscription() -> 
     assert check(report, "bound").reason == "OthersFreedGpus"
 
 
-BUSY_PODS = Others(gpus=1, pods=1)
-IDLE_PODS = Others(gpus=0, pods=1)
+BUSY_PODS = UserPods(gpus=1, pods=1)
+IDLE_PODS = UserPods(gpus=0, pods=1)
 OUT_OF_MEMORY = "Failed to allocate device vector A (error code out of memory)"
 
 
@@ -390,13 +390,13 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
     [
         (
             "a user's pod preempted a probe and runs",
-            evidence([*sharers(3), probes.unplaced(4)], others=BUSY_PODS),
+            evidence([*sharers(3), probes.unplaced(4)], user_pods=BUSY_PODS),
             "probes",
             "TakenMeanwhile",
         ),
         (
             "a user's pod preempted a probe and has ended",
-            evidence([*sharers(3), probes.unplaced(4)], others=Others(preempted=True)),
+            evidence([*sharers(3), probes.unplaced(4)], user_pods=UserPods(preempted=True)),
             "probes",
             "TakenMeanwhile",
         ),
@@ -408,7 +408,7 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
         ),
         (
             "a user's pod took a GPU before the probes were placed",
-            evidence([*sharers(3), probes.unplaced(3), probes.unplaced(4)], others=BUSY_PODS),
+            evidence([*sharers(3), probes.unplaced(3), probes.unplaced(4)], user_pods=BUSY_PODS),
             "probes",
             "TakenMeanwhile",
         ),
@@ -417,7 +417,7 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
             evidence(
                 [*one_after_another(placed_late=True), probes.unplaced(4)],
                 events=[probes.no_gpu_event(3)],
-                others=BUSY_PODS,
+                user_pods=BUSY_PODS,
             ),
             "concurrency",
             "TakenMeanwhile",
@@ -432,7 +432,7 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
             "users' pods use up the CPU",
             evidence(
                 [*sharers(3), probes.unplaced(3, "1 Insufficient cpu"), probes.unplaced(4, "1 Insufficient cpu")],
-                others=IDLE_PODS,
+                user_pods=IDLE_PODS,
             ),
             "probes",
             "NoRoomLeft",
@@ -442,7 +442,7 @@ def out_of_memory(reason: str = "VectorAddFailed", words: str = OUT_OF_MEMORY) -
             evidence(
                 [*one_after_another(placed_late=True), probes.unplaced(4)],
                 events=[probes.refusal_event(3, "1 Too many pods.")],
-                others=IDLE_PODS,
+                user_pods=IDLE_PODS,
             ),
             "concurrency",
             "NoRoomLeft",
@@ -481,16 +481,16 @@ def test_what_others_do_meanwhile_is_not_the_nodes_fault(
                     *(probes.ended(i) for i in range(1, 3)),
                     probes.unplaced(4),
                 ],
-                others=BUSY_PODS,
+                user_pods=BUSY_PODS,
             ),
             "NoGpuVisible",
         ),
         # Those that were there when the probes were planned took nothing.
-        (evidence([*sharers(2), probes.unplaced(2), probes.unplaced(3)], held=1, others=BUSY_PODS), "NoFreeGpu"),
-        (evidence(sharers(2), held=1, others=BUSY_PODS), "PodVanished"),
+        (evidence([*sharers(2), probes.unplaced(2), probes.unplaced(3)], held=1, user_pods=BUSY_PODS), "NoFreeGpu"),
+        (evidence(sharers(2), held=1, user_pods=BUSY_PODS), "PodVanished"),
         # Others are there, and it is not room that lacks.
         (
-            evidence([*sharers(3), probes.unplaced(3, "untolerated taint"), probes.unplaced(4)], others=IDLE_PODS),
+            evidence([*sharers(3), probes.unplaced(3, "untolerated taint"), probes.unplaced(4)], user_pods=IDLE_PODS),
             "Unschedulable",
         ),
     ],
@@ -516,10 +516,10 @@ def test_what_others_do_on_each_node() -> None:
         of_daemon_set,
     ]
     events = [probes.preempted_event("n3", NOW), probes.preempted_event("n4", NOW - 600)]
-    assert others_by_node(pods, events, since=NOW - 60) == {
-        "n1": Others(gpus=2, pods=1),
-        "n2": Others(gpus=1, pods=1),
-        "n3": Others(preempted=True),
+    assert user_pods_by_node(pods, events, since=NOW - 60) == {
+        "n1": UserPods(gpus=2, pods=1),
+        "n2": UserPods(gpus=1, pods=1),
+        "n3": UserPods(preempted=True),
     }
 
 

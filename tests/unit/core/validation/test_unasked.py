@@ -8,9 +8,9 @@ import pytest
 
 from gpu_fleet.core.probes.plan import Probe
 from gpu_fleet.core.validation.judge import judge_node, seen_unasked
-from gpu_fleet.core.validation.others import NOBODY, others_by_node
 from gpu_fleet.core.validation.report import Outcome
 from gpu_fleet.core.validation.unasked import unasked
+from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from tests.unit.core import probe_objects as probes
 from tests.unit.core.probe_objects import NODE
 from tests.unit.core.validation.test_judge import check, evidence
@@ -84,8 +84,8 @@ def test_a_pod_with_a_claim_for_devices_has_asked() -> None:
 
 def test_it_is_told_and_decides_nothing() -> None:
     agent = pod("dcgm", owner="DaemonSet", env=ALL, image=DCGM)
-    others = others_by_node([pod("thief", env=ALL), pod("shell", securityContext=PRIVILEGED), agent])[NODE]
-    found = evidence([*probes_of_a_full_node(), probes.unplaced(4)], others=others)
+    user_pods = user_pods_by_node([pod("thief", env=ALL), pod("shell", securityContext=PRIVILEGED), agent])[NODE]
+    found = evidence([*probes_of_a_full_node(), probes.unplaced(4)], user_pods=user_pods)
     report = judge_node(Probe.SHARING, found)
     assert report.outcome is Outcome.PASSED
     told = check(report, "unasked")
@@ -96,7 +96,7 @@ def test_it_is_told_and_decides_nothing() -> None:
     (note,) = seen_unasked([report])
     assert "team/thief" in note
     assert "team/shell" not in note
-    assert [each.pod for each in others.strangers] == ["team/thief"]
+    assert [each.pod for each in user_pods.strangers] == ["team/thief"]
 
 
 def test_that_nothing_is_found_is_not_said_to_prove_that_there_is_nothing() -> None:
@@ -105,7 +105,7 @@ def test_that_nothing_is_found_is_not_said_to_prove_that_there_is_nothing() -> N
     assert (told.outcome, told.reason) == (Outcome.PASSED, "NoneByTheirSpecs")
     assert "what images set themselves is not known" in told.message
     assert seen_unasked([report]) == ()
-    assert NOBODY.strangers == ()
+    assert NO_USER_PODS.strangers == ()
 
 
 def probes_of_a_full_node() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
-from gpu_fleet.core.spec.document import MAX_BYTES
+from gpu_fleet.core.spec.yaml.document import MAX_BYTES
 from gpu_fleet.hooks.files.clusters import (
     CLUSTERS_DIR_VARIABLE,
     cluster_names,

@@ -38,7 +38,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 @pytest.fixture
 def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
     """The burst has bought ``n1``, ``n2`` and ``n3``, of which the first has not joined yet."""
-    monkeypatch.setattr(removal, "SETTLE_S", 0.0)
+    monkeypatch.setattr(removal, "SCHEDULER_LAG_S", 0.0)
     # What the pool is asked for afterwards is another test's matter.
     monkeypatch.setattr(RequestCapacityOperator, "act", lambda *_: {"asked": True})
     monkeypatch.setattr(burst, "hardware", lambda *_: type("Hardware", (), {"count": 1}))
@@ -202,7 +202,7 @@ def test_a_node_that_somebody_else_has_cordoned_is_left_to_them(cluster: Sandbox
     [
         (burst, "delete_pods"),
         (removal, "cordon"),
-        (removal, "settle"),
+        (removal, "await_scheduler"),
         (RequestSharedCapacityOperator, "_delete"),
     ],
 )
@@ -234,7 +234,7 @@ def test_cleared_after_it_was_killed_it_removes_the_rest_and_begins_anew(
     cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = Burst(cluster, TOO_MANY)
-    killed(monkeypatch, removal, "settle", task.ends)
+    killed(monkeypatch, removal, "await_scheduler", task.ends)
     task.ti.max_tries += 1
     # Nodes without claims still stand: the pool is not empty, so capacity is asked for without a burst.
     assert task.tried_again() == {"asked": True}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import GateRefused, NotFound
-from gpu_fleet.core.gates import capacity as gate_rules
+from gpu_fleet.core.gates.capacity import pool as gate_rules
 from gpu_fleet.core.kubernetes.kinds import DEPLOYMENT, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.aws import aws_session

@@ -41,7 +41,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 @pytest.fixture
 def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
     """Nodes ``old`` and ``busy`` are drifted, ``new`` has come in place of ``old``."""
-    monkeypatch.setattr(removal, "SETTLE_S", 0.0)
+    monkeypatch.setattr(removal, "SCHEDULER_LAG_S", 0.0)
     for name in ("old", "busy", "new"):
         join(shared, name)
     yield shared
@@ -81,7 +81,7 @@ class Run:
             self.operator = ReplaceDriftedOperator(task_id="replace", node_pool=POOL)
             request >> protect >> probes >> self.operator
         self.ti = TaskInstance(spec=spec)
-        plan = Replacement(chosen=("old",), surge=1, standing=("busy", "old"))
+        plan = Replacement(chosen=("old",), surge=1, existing=("busy", "old"))
         judged = [*((name, Outcome.PASSED) for name in passed), ("busy", Outcome.BUSY)]
         checks = [NodeReport(name, {}, (Check("any", outcome, "Any", "any"),)) for name, outcome in judged]
         report = PoolReport(

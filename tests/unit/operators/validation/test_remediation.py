@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 
 @pytest.fixture
 def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
-    monkeypatch.setattr(removal, "SETTLE_S", 0.0)
+    monkeypatch.setattr(removal, "SCHEDULER_LAG_S", 0.0)
     for name in ("n1", "n2", "n3"):
         join(shared, name)
     yield shared

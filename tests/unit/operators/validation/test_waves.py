@@ -81,7 +81,8 @@ def healthy_node(cluster: SandboxCluster, name: str) -> None:
 class World:
     """Stands for the wait: it looks who is probed, and lets the probes end.
 
-    :ivar waves: the nodes of each wait, by their pods, :ivar planned: by the plan.
+    :ivar waves: the nodes of each wait, by their pods.
+    :ivar planned: by the plan.
     :ivar kill_in: the wait in which the task is killed.
     """
 
@@ -465,7 +466,8 @@ class Deferral(BaseException):
 def at_the_deadline(world: World, monkeypatch: pytest.MonkeyPatch, seen: Verdict, found: Verdict) -> dict[str, Any]:
     """The first wave has been waited for until its deadline.
 
-    :param seen: the triggerer's last word. :param found: what the worker's look shows afterwards.
+    :param seen: the triggerer's last word.
+    :param found: what the worker's look shows afterwards.
     :returns: the task's context.
     """
 

@@ -42,7 +42,7 @@ class ActionContext:
 
     @property
     def stopped(self) -> str:
-        """Why nothing more may be done; empty while the task may go on."""
+        """Why nothing more may be done; empty while the task may continue."""
         return self.cancelled() or self.lease.lost
 
     def check_alive(self) -> None:

@@ -51,8 +51,8 @@ class ProveReleaseOperator(ReleaseOperator):
     ) -> dict[str, Any]:
         """The trigger has reported that the workloads are ready, or not.
 
-        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then the
-            present candidate is taken for it.
+        :param revision: and ``secret_uid``: what was judged. ``dag.test()`` drops a deferral's own arguments; then it
+            is the present candidate.
         """
         with self._reporting(context):
             verdict = conclude(event)

@@ -10,7 +10,7 @@ from gpu_fleet.core.aws.launch_errors import Hope, cause_of_reason, main_cause
 from gpu_fleet.core.verdict import Phase, Verdict
 from tests.corpus import entries
 from tests.unit.core.cluster_objects import claim, event, placeholder
-from tests.unit.core.gates.test_capacity import judge
+from tests.unit.core.gates.capacity.test_pool import judge
 
 CONDITIONS = entries("launch_conditions")
 EVENTS = entries("launch_events")

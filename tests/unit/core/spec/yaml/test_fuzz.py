@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, parse_cluster
-from gpu_fleet.core.spec.document import MAX_BYTES, read_document
+from gpu_fleet.core.spec.yaml.document import MAX_BYTES, read_document
 from tests.unit.core.spec.test_strict import FULL, LEAVES
 from tests.unit.core.specs import DEMO_FILE
 

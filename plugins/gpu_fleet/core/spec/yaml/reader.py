@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from gpu_fleet.core.spec.yaml_nodes import Document, Node, refuse
-from gpu_fleet.core.spec.yaml_scalars import NULL, Ambiguous, plain_value
+from gpu_fleet.core.spec.yaml.nodes import Document, Node, refuse
+from gpu_fleet.core.spec.yaml.scalars import NULL, Ambiguous, plain_value
 
 #: Scalars, lists and mappings of a file, with each alias counted as what it stands for.
 MAX_NODES = 20_000
@@ -221,7 +221,9 @@ class Reader:
         level.merges = found
 
     def _merge(self, event: Any, node: Node, other: Node) -> None:
-        """Keys of the other mapping that this one does not have; the first of several wins (https://yaml.org/type/merge)."""
+        """Keys of the other mapping that this one does not have; the first of several wins
+        (https://yaml.org/type/merge).
+        """
         for key, value in other.value.items():
             if key not in node.value:
                 part = other.parts[key]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_document
+from gpu_fleet.core.spec.yaml.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_document
 
 
 def bomb(levels: int = 12, width: int = 9, leaf: str = "x") -> str:

@@ -1,7 +1,7 @@
 """From the bytes of a cluster file to plain values, with bounds and without guessing.
 
-Aliases and nesting are counted before they are expanded (:mod:`gpu_fleet.core.spec.yaml_reader`), and a scalar has a
-value only where YAML 1.1 and YAML 1.2 agree on it (:mod:`gpu_fleet.core.spec.yaml_scalars`).
+Aliases and nesting are counted before they are expanded (:mod:`gpu_fleet.core.spec.yaml.reader`), and a scalar has a
+value only where YAML 1.1 and YAML 1.2 agree on it (:mod:`gpu_fleet.core.spec.yaml.scalars`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 import yaml
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.spec.yaml_nodes import Document, at, refuse
-from gpu_fleet.core.spec.yaml_reader import MAX_DEPTH, MAX_NODES, Reader
+from gpu_fleet.core.spec.yaml.nodes import Document, at, refuse
+from gpu_fleet.core.spec.yaml.reader import MAX_DEPTH, MAX_NODES, Reader
 
 #: A cluster file is a page or two; one pool takes less than 1 kB.
 MAX_BYTES = 256 * 1024

@@ -1,6 +1,6 @@
 """What users' pods do on a node while it is probed: it explains what would otherwise be blamed on the node.
 
-Here and in the rules, *others* are all pods that are not this package's own.
+User pods are here all pods that this package did not create.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROUNDING_S = 1.0
 
 
 @dataclass(frozen=True)
-class Others:
+class UserPods:
     """Users' pods on one node at one moment.
 
     :ivar gpus: GPUs that they hold, or that the scheduler has just made room for.
@@ -44,10 +44,10 @@ class Others:
         return tuple(each for each in self.unasked if each.certain and not each.expected)
 
 
-NOBODY = Others()
+NO_USER_PODS = UserPods()
 
 
-def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, Others]:
+def user_pods_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since: float = 0.0) -> dict[str, UserPods]:
     """Node -> what users' pods do there.
 
     :param pods: those on the nodes in question, and those nominated to one of them.
@@ -66,15 +66,15 @@ def others_by_node(pods: Iterable[Object], events: Iterable[Object] = (), since:
         count[node] = count.get(node, 0) + (not of_daemon_set(pod))
         if found := unasked(pod):
             seeing.setdefault(node, []).append(found)
-    # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which
-    # is gone when its probe is judged.
+    # kubernetes pkg/scheduler/framework/preemption: 'Preempted by pod <uid> on node <name>', about the victim, which is
+    # gone when its probe is judged.
     displaced = {
         str(event.get("message", "")).rpartition(" on node ")[2].strip()
         for event in events
         if event.get("reason") == "Preempted" and event_time(event) >= since - _ROUNDING_S
     }
     return {
-        node: Others(
+        node: UserPods(
             gpus.get(node, 0),
             count.get(node, 0),
             node in displaced,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_fleet.core.aws.physical import hardware_of
+from gpu_fleet.core.aws.hardware import hardware_of
 from gpu_fleet.core.errors import SpecError
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from gpu_fleet.core.capacity.launch import EVENT_AGE_S, claim_verdict, shortage_verdict, shortages
 from gpu_fleet.core.device_plugin.gpu_count import HARDWARE_REASONS
-from gpu_fleet.core.gates.capacity_node import clock_of, node_verdict, served_by
+from gpu_fleet.core.gates.capacity.node import clock_of, node_verdict, served_by
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, EVENT, NODE, NODE_CLAIM, POD
 from gpu_fleet.core.kubernetes.names import (

@@ -1,7 +1,7 @@
 """How many GPUs a node physically has, according to EC2.
 
-This is one side of 'allocatable == physical × replicas'. It comes from ``DescribeInstanceTypes`` and from nowhere else:
-taken from our own spec or from node labels the equation would compare our numbers with our numbers.
+This is one side of 'allocatable == physical × replicas'. It comes only from ``DescribeInstanceTypes``: taken from our
+own spec or from node labels, the equation would compare our own numbers with each other.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How the text of a cluster file becomes plain values: bounded, and without guessing."""
