@@ -8,13 +8,11 @@ from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.objects import (
     INITIALIZED,
     POOL,
-    active,
     deleting,
     ephemeral,
     intolerable,
     labels,
     name,
-    owned_by,
     provider_id,
     same_taint,
     terminal,
@@ -155,13 +153,12 @@ class State:
         return total, count
 
     def deleting_pods(self) -> list[Object]:
-        """Pods that will need another place because their node is going."""
+        """The pods of nodes that are going."""
         found = []
         for claim in self._claims.items():
             node = self.node_of(claim)
-            if node is None or not (deleting(claim) or deleting(node)):
-                continue
-            found += [pod for pod in self.pods_on(name(node)) if active(pod) and not owned_by(pod, "DaemonSet", "Node")]
+            if node is not None and (deleting(claim) or deleting(node)):
+                found += self.pods_on(name(node))
         return found
 
 

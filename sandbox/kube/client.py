@@ -288,9 +288,12 @@ class Kube:
             raise
         return True
 
-    async def evict(self, namespace: str, name: str, *, grace_seconds: int | None = None) -> Object:
+    async def evict(
+        self, namespace: str, name: str, *, grace_seconds: int | None = None, uid: str | None = None
+    ) -> Object:
         """POST to ``pods/eviction``.
 
+        :param uid: refuse (409) to evict another pod of the same name.
         :raises ApiError: 429 when a PodDisruptionBudget forbids it.
         """
         body: Object = {
@@ -298,8 +301,13 @@ class Kube:
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
         }
+        options: Object = {}
         if grace_seconds is not None:
-            body["deleteOptions"] = {"gracePeriodSeconds": grace_seconds}
+            options["gracePeriodSeconds"] = grace_seconds
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if options:
+            body["deleteOptions"] = options
         return await self._object("POST", self.resources("Pod").path(namespace, name, "eviction"), body=body)
 
     async def bind(self, namespace: str, name: str, node: str, *, uid: str | None = None) -> None:
