@@ -15,8 +15,8 @@ from typing import Any
 from sandbox import state
 from sandbox.audit import AuditLog
 from sandbox.chartrepo import ChartError
-from sandbox.cloud import Cloud
-from sandbox.options import Options
+from sandbox.cloud.cloud import Cloud
+from sandbox.cloud.options import Options
 from sandbox.settings import Settings
 from sandbox.state import SandboxError
 
