@@ -10,6 +10,9 @@ Values and error codes are those of ``cuda.h`` (CUDA 13). A kernel does not run:
 Processes know of each other through one file each in SANDBOX_GPU_USE/<uuid>/<pid> (pid, name, MiB, share), whose time
 of change says when it last worked. Waiting is sleeping: fifty nodes with four sharers each fit two cores. A process
 that the machine woke too late finds its kernels done, as a GPU does not wait for its host.
+
+It is one file on purpose: containers load it as a plain module from the folder on their ``PYTHONPATH``, outside any
+package, and two hundred of them start at once.
 """
 
 from __future__ import annotations
