@@ -144,7 +144,7 @@ def stop(directory: Path, pid: int | None = None) -> bool:
     """
     with state.Lock(directory) as free:
         if free:
-            state.remove(directory)  # left behind by one that was killed
+            state.remove(directory)  # left behind by a sandbox that was killed
             return False
     pid = pid or (state.read_stale(directory) or {}).get("pid")
     if pid is None:

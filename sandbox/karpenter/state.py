@@ -75,7 +75,7 @@ class State:
         taints = list((source.get("spec") or {}).get("taints") or [])
         found = dict(labels(source))
         if not settled and claim is not None:
-            # A node that starts: what the instance type promises counts, and its passing taints do not.
+            # While a node starts, the resources of its instance type count, and its ephemeral taints do not.
             free = largest(free, parse_all((claim.get("status") or {}).get("allocatable")))
             startup = claim["spec"].get("startupTaints") or []
             taints = [

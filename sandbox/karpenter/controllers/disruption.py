@@ -236,7 +236,7 @@ class Disruption:
         plan = Simulation(context.state.rooms(going | settling), templates, context.cloud.available).run(pods)
         for pod, room in plan.placed:
             if not room.initialized:
-                # No node is given up for one that may never become any good (``UninitializedNodeError``).
+                # No node is removed for one that may never be initialized (``UninitializedNodeError``).
                 plan.errors[uid(pod)] = f"would schedule against uninitialized nodeclaim/{room.claim}"
         return plan
 

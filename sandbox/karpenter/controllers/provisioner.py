@@ -93,7 +93,7 @@ class Provisioner:
 
     async def _provision(self) -> None:
         context = self._context
-        # A claim of which it is not known what it became: nothing is planned on unknown ground.
+        # Nothing is planned while the outcome of a launch is unknown.
         while any(not provider_id(claim) and ours(claim["spec"]["nodeClassRef"]) for claim in context.claims.items()):
             changed = context.claims.changed
             try:

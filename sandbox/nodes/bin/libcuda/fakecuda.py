@@ -181,7 +181,7 @@ class Context:
     """A CUDA context: its memory by address, and when the GPU will have done what was launched.
 
     :ivar late: simulated seconds that the machine woke this process too late when it last waited.
-    :ivar results: what kernels have stored where; it is worked out only when somebody reads it.
+    :ivar results: what kernels have stored where; computed only when the program reads it.
     """
 
     def __init__(self, device: Device, sharing: Sharing) -> None:
