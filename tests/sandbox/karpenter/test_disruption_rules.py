@@ -196,6 +196,58 @@ async def test_a_budget_that_is_only_used_up_is_not_reported_as_blocking() -> No
     assert drift.said == [DRIFTED]
 
 
+# --- consolidation ---
+
+
+class Consolidation(Disruption):
+    """Two nodes with a pod each; what was tried, and what was said of them."""
+
+    def __init__(self, policy: str = "WhenEmptyOrUnderutilized", settled: tuple[str, ...] = ("a", "b")) -> None:
+        disruption = {"consolidateAfter": "60s", "consolidationPolicy": policy, "budgets": []}
+        pool = {"metadata": {"name": "gpu"}, "spec": {"disruption": disruption}}
+        two = [claim("a", "Consolidatable"), claim("b", "Consolidatable")]
+        self.said: list[str] = []
+        self.tried: list[str] = []
+        self.settling: list[Any] = []
+        context: Any = SimpleNamespace(
+            clock=Clock(1000.0),
+            pools=SimpleNamespace(items=lambda: [pool], get=lambda _: pool),
+            claims=SimpleNamespace(items=lambda: two),
+            state=SimpleNamespace(node_of=lambda each: node(each["metadata"]["name"])),
+            events=SimpleNamespace(unconsolidatable=lambda _, text: self.said.append(text)),
+        )
+        events: Any = SimpleNamespace(left=lambda _, each: 0.0 if each["metadata"]["name"] in settled else 5.0)
+        super().__init__(context, None, events)  # type: ignore[arg-type]
+        self.found = [Candidate(node(), each, pool, [pod()]) for each in two]
+
+    def _candidates(self, *, eventual: bool = False) -> list[Candidate]:
+        return self.found
+
+    async def _without(self, candidates: list[Candidate], settling: Any = frozenset()) -> Any:
+        self.tried.append(candidates[0].claim["metadata"]["name"])
+        self.settling.append(settling)
+        return SimpleNamespace(errors={} if len(self.tried) == 1 else {"p": "no room"}, new=[])
+
+
+async def test_consolidation_moves_no_pods_to_nodes_for_which_the_time_has_not_passed() -> None:
+    consolidation = Consolidation(settled=("a",))
+    await consolidation._consolidate()
+    assert consolidation.settling[0] == {"b"}
+
+
+async def test_an_option_that_is_not_valid_any_more_ends_the_search() -> None:
+    consolidation = Consolidation()
+    assert await consolidation._consolidate() is None
+    assert consolidation.tried == ["a", "a"]
+
+
+async def test_a_node_that_is_not_empty_stays_where_only_empty_ones_go() -> None:
+    consolidation = Consolidation("WhenEmpty")
+    assert await consolidation._consolidate() is None
+    assert consolidation.tried == []
+    assert set(consolidation.said) == {'NodePool "gpu" has consolidation policy WhenEmpty, but node is not empty'}
+
+
 # --- pods that move ---
 
 
