@@ -123,7 +123,7 @@ def _names(text: str) -> list[str]:
 
 def _up(options: argparse.Namespace) -> int:
     from sandbox import processes
-    from sandbox.options import Options, Ports, choose_parts
+    from sandbox.cloud.options import Options, Ports, choose_parts
 
     charts_dir = os.environ.get("CHARTS_DIR")
     if charts_dir:  # the detached process runs in another folder

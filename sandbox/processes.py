@@ -15,8 +15,8 @@ from typing import Any
 from sandbox import state
 from sandbox.audit import AuditLog
 from sandbox.chartrepo import ChartError
-from sandbox.cloud import Cloud
-from sandbox.options import Options
+from sandbox.cloud.cloud import Cloud
+from sandbox.cloud.options import Options
 from sandbox.settings import Settings
 from sandbox.state import SandboxError
 
@@ -144,7 +144,7 @@ def stop(directory: Path, pid: int | None = None) -> bool:
     """
     with state.Lock(directory) as free:
         if free:
-            state.remove(directory)  # left behind by one that was killed
+            state.remove(directory)  # left behind by a sandbox that was killed
             return False
     pid = pid or (state.read_stale(directory) or {}).get("pid")
     if pid is None:

@@ -22,7 +22,8 @@ from sandbox.apiserver.jsontools import Obj
 from sandbox.apiserver.requests import discovery, routing
 from sandbox.apiserver.requests.audit import WRITES, Auditor
 from sandbox.apiserver.requests.faults import Injection, RequestFaults, Target
-from sandbox.apiserver.requests.handlers import MAX_BODY, Handlers, reply
+from sandbox.apiserver.requests.handlers import Handlers
+from sandbox.apiserver.requests.messages import MAX_BODY, reply
 from sandbox.apiserver.requests.openapi import OpenApi
 from sandbox.apiserver.requests.routing import Call
 from sandbox.apiserver.requests.subresources import PodLogs
@@ -73,7 +74,7 @@ class Application:
         self._faults = RequestFaults(settings.faults)
         self._authenticator = authenticator
         self._auditor = Auditor(settings.audit, self.store)
-        self._handlers = Handlers(self.store, self.writer, self.authorizer, self.tokens, PodLogs(), clock)
+        self._handlers = Handlers(self.writer, self.authorizer, self.tokens, PodLogs(), clock)
         bootstrap.fill(self.writer)
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:

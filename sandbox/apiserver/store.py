@@ -15,7 +15,7 @@ from typing import Any
 
 from sandbox.apiserver.jsontools import Obj, dumps
 
-HISTORY = 5000  # events kept per resource before a watch from an older revision is told 'Expired'
+HISTORY = 5000  # events kept per resource; a watch from an older revision gets 'Expired'
 
 Key = tuple[str, str]  # (group, plural)
 

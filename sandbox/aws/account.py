@@ -25,7 +25,7 @@ _NODE_POLICIES = (
     "AmazonEC2ContainerRegistryPullOnly",
     "AmazonSSMManagedInstanceCore",
 )
-_KARPENTER_QUEUE_RETENTION = "300"  # seconds; an interruption is of no interest later
+_KARPENTER_QUEUE_RETENTION = "300"  # seconds; older interruptions are of no interest
 _MAX_RECEIVES = "5"
 
 
@@ -154,7 +154,7 @@ async def _roles(aws: Aws, settings: Settings) -> tuple[str, str]:
         )
     controller = await _role(aws, f"KarpenterControllerRole-{settings.cluster_name}", "pods.eks.amazonaws.com")
     await _role(aws, f"EKSClusterRole-{settings.cluster_name}", "eks.amazonaws.com")
-    # Of the name that EC2 gives it; moto's CreateServiceLinkedRole does not know that one.
+    # By the name that EC2 gives it, which moto's CreateServiceLinkedRole does not know.
     await _role(aws, SPOT_ROLE, "spot.amazonaws.com", path="/aws-service-role/spot.amazonaws.com/")
     return node, controller
 

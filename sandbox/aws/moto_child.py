@@ -41,7 +41,7 @@ def end_with_parent(parent: int) -> None:
     """Asks the kernel to kill this process when the thread that started it ends (prctl(2), Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it ended before the call above
         raise SystemExit("the sandbox that started this process is gone")
 
 
@@ -129,7 +129,7 @@ class TimedState:
     def frozen(self) -> TimedState:
         return TimedState(*self._current())
 
-    # moto assigns name and code one after the other; either ends a journey.
+    # moto assigns name and code one after the other; each assignment ends a transition.
     @property
     def name(self) -> str:
         return self._current()[0]

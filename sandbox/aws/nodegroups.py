@@ -130,7 +130,7 @@ async def registration_of(aws: Aws, instance_id: str) -> tuple[dict[str, str], l
     try:
         config = json.loads(base64.b64decode(text)) if text else {}
     except ValueError:
-        return {}, []  # a shell script, say: nothing that nodeadm reads
+        return {}, []  # for example a shell script, which nodeadm does not read
     labels: dict[str, str] = {}
     taints: list[dict[str, str]] = []
     for flag in config.get("spec", {}).get("kubelet", {}).get("flags") or []:

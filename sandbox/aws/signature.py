@@ -176,5 +176,5 @@ def _payload_hash(request: Request, signature: Signature) -> str:
         return request.headers.get("x-amz-content-sha256", _EMPTY_BODY)
     stated = request.headers.get("x-amz-content-sha256")
     actual = hashlib.sha256(request.body).hexdigest()
-    # Never trust a stated hash that is one: a changed body must not verify.
+    # A SHA-256 in the header is never trusted: a changed body must not verify.
     return stated if stated is not None and not re.fullmatch(r"[0-9a-f]{64}", stated) else actual

@@ -22,9 +22,9 @@ _DATA = frozenset(
     {"SendMessage", "SendMessageBatch", "ReceiveMessage", "DeleteMessage", "DeleteMessageBatch"}
     | {"ChangeMessageVisibility", "ChangeMessageVisibilityBatch"}
 )
-#: Parameters that are no news: the protocol's own.
+#: Parameters that are left out: those of the protocol itself,
 _PROTOCOL = frozenset({"Action", "Version"})
-#: ... or long, or secret.
+#: and those that are long or secret.
 _HIDDEN = frozenset({"UserData", "LaunchTemplateData.UserData", "Password", "SecretString"})
 _CODE = re.compile(rb"<Code>([^<]+)</Code>")
 

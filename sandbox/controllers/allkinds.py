@@ -18,7 +18,7 @@ log = logging.getLogger("sandbox.controllers")
 Object = dict[str, Any]
 Handler = Callable[[Resource, Change, Object, "Object | None"], None]
 
-#: Kinds that have no owner worth following and change all the time.
+#: Kinds that change all the time and whose owners need not be followed.
 NOT_FOLLOWED = {("", "events"), ("events.k8s.io", "events")}
 #: Real seconds after a CRD changed until its kind is looked for again.
 SETTLE = 0.05

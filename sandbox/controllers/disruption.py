@@ -21,7 +21,7 @@ from sandbox.controllers.objects import (
 )
 from sandbox.kube.informers import Change
 
-#: Real seconds after which a pod that an eviction was granted for, but that is still there, counts again.
+#: Real seconds after which a pod whose eviction was granted, but which still exists, counts again.
 DELETION_TIMEOUT = 120.0
 SCALED_KINDS = ("ReplicaSet", "Deployment", "StatefulSet")
 

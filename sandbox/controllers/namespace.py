@@ -43,7 +43,7 @@ class NamespaceController(Controller):
         if namespace is None or not is_deleting(namespace):
             return
         if not (namespace["spec"].get("finalizers") or []):
-            return  # only finalizers in its metadata hold it now, and they are others' business
+            return  # only finalizers in its metadata keep it now; other controllers remove them
         if (namespace.get("status") or {}).get("phase") != "Terminating":
             namespace = await self.kube.patch_status("Namespace", key, {"phase": "Terminating"})
         remaining, finalizers = await self._empty(key)

@@ -15,10 +15,10 @@ from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError
 from sandbox.kube.times import now
 
-#: Simulated seconds without a sign of life (``--node-monitor-grace-period`` since 1.32). A kubelet renews every 10 s,
+#: Simulated seconds without a heartbeat (``--node-monitor-grace-period`` since 1.32). A kubelet renews every 10 s,
 #: so its death is noticed 40 to 50 s later.
 GRACE = 50.0
-#: Real seconds; the grace period is never shorter: at high speed one hiccup of this machine would kill every node.
+#: The shortest grace period in real seconds: at high speed, a short pause of this machine would lose every node.
 LEAST_GRACE = 5.0
 LEASE_NAMESPACE = "kube-node-lease"
 
@@ -32,7 +32,7 @@ PRESSURE_TAINTS = {
     "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
 }
 OWN_TAINTS = {NOT_READY, UNREACHABLE, CORDONED, *PRESSURE_TAINTS.values()}
-#: What a lost kubelet can no longer vouch for.
+#: Conditions that become Unknown when no kubelet reports them any more.
 VOUCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 
 
@@ -62,7 +62,7 @@ class NodeLifecycleController(Controller):
             self._last_sign.pop(name, None)
             return
         ready = condition(new, "Ready")
-        if ready is None or ready.get("reason") != "NodeStatusUnknown":  # our own verdict is no sign of life
+        if ready is None or ready.get("reason") != "NodeStatusUnknown":  # set by this controller: not a heartbeat
             self._sign(name)
         if old is None or _tainting(old) != _tainting(new):
             self.queue.add(name)
@@ -96,14 +96,14 @@ class NodeLifecycleController(Controller):
         name = meta(node)["name"]
         ready = condition(node, "Ready")
         if ready is not None and ready["status"] == "Unknown" and ready.get("reason") == "NodeStatusUnknown":
-            return node  # its next own status update brings it back
+            return node  # the kubelet's next status update restores it
         clock = asyncio.get_running_loop().time()
         _, last = self._last_sign.setdefault(name, (None, clock))
         left = last + self.grace - clock
         if left > 0:
             self.queue.add_after(name, left + 0.01)
             return node
-        # Before a node is given up: has this process merely been too busy to hear it?
+        # Before a node counts as lost: was this process merely too busy to receive its heartbeat?
         if await self._lives_after_all(name):
             self.queue.add_after(name, self.grace)
             return node
@@ -169,7 +169,7 @@ class NodeLifecycleController(Controller):
         ]
         if not added and len(kept) == len(present):
             return
-        # Karpenter and kubectl write this list too: the version makes sure that no taint of theirs is lost.
+        # Karpenter and kubectl write this list too: with the resourceVersion, none of their taints is lost.
         body = {
             "metadata": {"resourceVersion": meta(node)["resourceVersion"]},
             "spec": {"taints": kept + added or None},

@@ -46,7 +46,7 @@ class QuotaController(Controller):
 
     def _queue_namespace(self, namespace: str) -> None:
         for quota in self.context.informers("ResourceQuota").items(namespace):
-            # A moment later, so that a burst is counted once and our own caches have seen it.
+            # After a moment: a burst is counted once, and is in this controller's caches by then.
             self.queue.add_after((namespace, meta(quota)["name"]), 0.05)
 
     async def reconcile(self, key: tuple[str, str]) -> None:

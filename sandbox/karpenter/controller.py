@@ -21,7 +21,7 @@ from sandbox.karpenter.controllers.overlays import ALL, NodeOverlays
 from sandbox.karpenter.controllers.podevents import PodEvents
 from sandbox.karpenter.controllers.provisioner import Provisioner
 from sandbox.karpenter.controllers.termination import NodeTermination
-from sandbox.karpenter.objects import POOL, Object, deleting, labels, name, terminal
+from sandbox.karpenter.objects import POOL, Object, deleting, labels, name
 from sandbox.kube.client import Kube
 from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError
@@ -46,7 +46,7 @@ class Karpenter:
         self._provisioner = Provisioner(context, self._overlays)
         self._lifecycle = ClaimLifecycle(context, self._overlays)
         self._claim_conditions = ClaimConditions(context, self._pod_events)
-        self._disruption = Disruption(context, self._provisioner)
+        self._disruption = Disruption(context, self._provisioner, self._pod_events)
         self._termination = NodeTermination(context)
         self._garbage = GarbageCollection(context)
         self._interruption = Interruption(context, queue) if queue else None
@@ -144,14 +144,10 @@ class Karpenter:
     def _pod_changed(self, change: Change, pod: Object, old: Object | None) -> None:
         if change != "DELETED":
             self._provisioner.pod_changed(pod)
+        self._pod_events.changed(change, pod, old)
         node_name = pod["spec"].get("nodeName")
         if not node_name:
             return
-        bound = old is None or not old["spec"].get("nodeName")
-        ended = old is not None and not terminal(old) and terminal(pod)
-        going = old is not None and not deleting(old) and deleting(pod)
-        if (bound and change != "DELETED") or ended or going or change == "DELETED":
-            self._pod_events.record(node_name)
         node = self._context.nodes.get(node_name)
         if node is not None and deleting(node):
             self._context.node_queue.add(node_name)

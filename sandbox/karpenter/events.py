@@ -84,7 +84,8 @@ class Events:
     # --- termination ---------------------------------------------------------------------------------------------
 
     def failed_draining(self, node: Object, error: str) -> None:
-        self._warning(node, "FailedDraining", f"Failed to drain node, {error}")
+        text = f"Failed to drain node, {error}"
+        self._recorder.event(node, "FailedDraining", text, "Warning", USUAL_QUIET / self._speed, any_message=True)
 
     def evicted(self, pod: Object, reason: str) -> None:
         self._normal(pod, "Evicted", f"Evicted pod: {reason}")
@@ -98,7 +99,7 @@ class Events:
             f"seconds of grace-period of its {own} terminationGracePeriodSeconds. This bypasses the PDB of the pod and "
             "the do-not-disrupt annotation."
         )
-        self._normal(pod, "Disrupted", text)
+        self._recorder.event(pod, "Disrupted", text, "Normal", USUAL_QUIET / self._speed, any_message=True)
 
     # --- interruption --------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class Leader:
             while True:
                 changed = pods.changed
                 await self._follow([pod for pod in pods.items() if _leads(pod)])
-                # Faults are set without a sign; besides that only a change of the pods matters.
+                # Setting a fault is not signalled; apart from that, only changes of the pods matter.
                 try:
                     async with asyncio.timeout(1.0):
                         await changed.wait()

@@ -8,13 +8,11 @@ from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.objects import (
     INITIALIZED,
     POOL,
-    active,
     deleting,
     ephemeral,
     intolerable,
     labels,
     name,
-    owned_by,
     provider_id,
     same_taint,
     terminal,
@@ -77,7 +75,7 @@ class State:
         taints = list((source.get("spec") or {}).get("taints") or [])
         found = dict(labels(source))
         if not settled and claim is not None:
-            # A node that starts: what the instance type promises counts, and its passing taints do not.
+            # While a node starts, the resources of its instance type count, and its ephemeral taints do not.
             free = largest(free, parse_all((claim.get("status") or {}).get("allocatable")))
             startup = claim["spec"].get("startupTaints") or []
             taints = [
@@ -155,13 +153,12 @@ class State:
         return total, count
 
     def deleting_pods(self) -> list[Object]:
-        """Pods that will need another place because their node is going."""
+        """The pods of nodes that are going."""
         found = []
         for claim in self._claims.items():
             node = self.node_of(claim)
-            if node is None or not (deleting(claim) or deleting(node)):
-                continue
-            found += [pod for pod in self.pods_on(name(node)) if active(pod) and not owned_by(pod, "DaemonSet", "Node")]
+            if node is not None and (deleting(claim) or deleting(node)):
+                found += self.pods_on(name(node))
         return found
 
 

@@ -10,14 +10,12 @@ k3s control plane. Objects are plain dicts. Errors are :class:`ApiError`. Connec
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import uuid
 from collections.abc import AsyncIterator
-from http import HTTPStatus
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -26,10 +24,7 @@ from sandbox.kube.events import event_of
 from sandbox.kube.kubeconfig import read_kubeconfig
 from sandbox.kube.resources import ApiError, Resource, ResourceRegistry
 from sandbox.kube.times import now
-
-#: How often a read is retried after 429, and after how many real seconds; a Retry-After would be too long for a fast
-#: sandbox.
-_RETRIES, _PAUSE_S = 10, 0.1
+from sandbox.kube.transport import Transport, error_of
 
 Object = dict[str, Any]
 PATCH_TYPES = {
@@ -42,22 +37,14 @@ PATCH_TYPES = {
 WATCH_SECONDS = 300
 
 
-class Kube:
-    """One connection pool and one identity towards one API server."""
+class Kube(Transport):
+    """The verbs of the API, over one connection pool and one identity."""
 
     def __init__(
         self, server: str, *, ssl_context: ssl.SSLContext | None = None, token: str | None = None, user_agent: str
     ) -> None:
-        self.server = server.rstrip("/")
+        super().__init__(server, ssl_context=ssl_context, token=token, user_agent=user_agent)
         self.resources = ResourceRegistry()
-        self.user_agent = user_agent
-        self.certificate_authority: str | None = None
-        self._ssl = ssl_context
-        self._headers = {"Accept": "application/json", "User-Agent": user_agent}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._session: aiohttp.ClientSession | None = None
-        self._ended = False
         self._events: dict[tuple[str, ...], tuple[str, int]] = {}
 
     @classmethod
@@ -77,62 +64,6 @@ class Kube:
         other = Kube(self.server, ssl_context=self._ssl, token=token, user_agent=user_agent)
         other.certificate_authority = self.certificate_authority
         return other
-
-    async def close(self) -> None:
-        """Close for good: a task that is still ending must not open another session, which would leak."""
-        self._ended = True
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    # --- requests ----------------------------------------------------------------------------------------------
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._ended:
-            raise aiohttp.ClientConnectionError(f"the client of {self.server} is closed")
-        if self._session is None:
-            # Each watch holds a connection for minutes: no limit, or twenty informers would starve the requests.
-            connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True, limit=0)
-            timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=60)
-            self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
-        return self._session
-
-    async def raw(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, Any] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> Any:
-        """One request; the decoded JSON (or text) of the answer. A body of bytes is sent unchanged.
-
-        As in client-go, a request that is answered with 429 is retried (client-go v0.36 rest/with_retry.go); here only
-        reads.
-
-        :raises ApiError: for every status of 400 and above.
-        """
-        for _ in range(_RETRIES if method == "GET" else 0):
-            try:
-                return await self._once(method, path, query=query, body=body, content_type=content_type)
-            except ApiError as error:
-                if error.code != HTTPStatus.TOO_MANY_REQUESTS:
-                    raise
-            await asyncio.sleep(_PAUSE_S)
-        return await self._once(method, path, query=query, body=body, content_type=content_type)
-
-    async def _once(self, method: str, path: str, *, query: dict[str, Any] | None, body: Any, content_type: str) -> Any:
-        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
-        headers = {} if body is None else {"Content-Type": content_type}
-        url = self.server + path + ("?" + urlencode(query) if query else "")
-        async with self._open().request(method, url, data=data, headers=headers) as response:
-            content = await response.read()
-            if response.status >= 400:
-                raise _error(response.status, content)
-            if response.content_type == "application/json":
-                return msgspec.json.decode(content)
-            return content.decode(errors="replace")
 
     async def _object(self, method: str, path: str, **request: Any) -> Object:
         answer: Object = await self.raw(method, path, **request)
@@ -201,21 +132,13 @@ class Kube:
         query |= {"timeoutSeconds": str(timeout_seconds)}
         query |= {"labelSelector": label_selector} if label_selector else {}
         query |= {"fieldSelector": field_selector} if field_selector else {}
-        url = f"{self.server}{resource.path(namespace)}?{urlencode(query)}"
-        timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=timeout_seconds + 30)
-        async with self._open().get(url, timeout=timeout) as response:
-            if response.status >= 400:
-                raise _error(response.status, await response.read())
-            pending = b""
-            async for chunk in response.content.iter_any():
-                *lines, pending = (pending + chunk).split(b"\n")
-                for line in lines:
-                    if not line.strip():
-                        continue
-                    event = msgspec.json.decode(line)
-                    if event["type"] == "ERROR":
-                        raise _error(event["object"].get("code", 500), msgspec.json.encode(event["object"]))
-                    yield event["type"], event["object"]
+        # Closed here: a watch that is left early must not keep its connection until the garbage collector comes.
+        async with aclosing(self.lines(resource.path(namespace), query, silence=timeout_seconds + 30)) as lines:
+            async for line in lines:
+                event = msgspec.json.decode(line)
+                if event["type"] == "ERROR":
+                    raise error_of(event["object"].get("code", 500), msgspec.json.encode(event["object"]))
+                yield event["type"], event["object"]
 
     async def create(self, obj: Object, *, field_manager: str | None = None) -> Object:
         """POST; the namespace is the manifest's own."""
@@ -288,9 +211,12 @@ class Kube:
             raise
         return True
 
-    async def evict(self, namespace: str, name: str, *, grace_seconds: int | None = None) -> Object:
+    async def evict(
+        self, namespace: str, name: str, *, grace_seconds: int | None = None, uid: str | None = None
+    ) -> Object:
         """POST to ``pods/eviction``.
 
+        :param uid: refuse (409) to evict another pod of the same name.
         :raises ApiError: 429 when a PodDisruptionBudget forbids it.
         """
         body: Object = {
@@ -298,8 +224,13 @@ class Kube:
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
         }
+        options: Object = {}
         if grace_seconds is not None:
-            body["deleteOptions"] = {"gracePeriodSeconds": grace_seconds}
+            options["gracePeriodSeconds"] = grace_seconds
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if options:
+            body["deleteOptions"] = options
         return await self._object("POST", self.resources("Pod").path(namespace, name, "eviction"), body=body)
 
     async def bind(self, namespace: str, name: str, node: str, *, uid: str | None = None) -> None:
@@ -346,14 +277,3 @@ class Kube:
             self._events[key] = (name, 1)
         except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
             return
-
-
-def _error(code: int, content: bytes) -> ApiError:
-    try:
-        status = msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        status = None
-    if not isinstance(status, dict) or status.get("kind") != "Status":
-        # An unknown API group is answered in plain text: `404 page not found`.
-        return ApiError(code, "NotFound" if code == 404 else "", content.decode(errors="replace").strip()[:500])
-    return ApiError(code, status.get("reason", ""), status.get("message", ""), status.get("details"))

@@ -32,8 +32,14 @@ class Recorder:
         message: str,
         kind: EventType = "Normal",
         quiet: float | None = None,
+        *,
+        any_message: bool = False,
     ) -> None:
-        key = (involved["metadata"].get("uid", involved["metadata"]["name"]), reason, message)
+        """
+        :param any_message: whether an event with another message is also held back by an earlier one.
+        """
+        said = "" if any_message else message
+        key = (involved["metadata"].get("uid", involved["metadata"]["name"]), reason, said)
         moment = time.monotonic()
         if moment - self._last.get(key, -1e9) < (self._quiet if quiet is None else quiet):
             return

@@ -87,7 +87,7 @@ class WorkQueue:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         expected = isinstance(error, ApiError) and (error.conflict or error.not_found or error.code >= 500)
         if isinstance(error, ApiError | aiohttp.ClientError | OSError):
-            if failures == 3 and not expected:  # said once, not at every attempt
+            if failures == 3 and not expected:  # logged once, not at every attempt
                 log.warning("%s: attempt %d failed: %s", key, failures, error)
         else:
             log.error("%s: attempt %d failed", key, failures, exc_info=error)

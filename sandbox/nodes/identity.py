@@ -34,7 +34,7 @@ CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
-#: What moto's own EKS answers about anything of this, and what a denied question is answered.
+#: What moto's own EKS answers to questions about this, and the codes of a denied request.
 _NOT_TOLD = ("404", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 

@@ -20,9 +20,10 @@ log = logging.getLogger("sandbox.nodes")
 
 LEASE_NAMESPACE = "kube-node-lease"
 #: The kubelet renews its Lease every 10 s, which may last 40 s (``nodeLeaseDurationSeconds``). Simulated seconds; the
-#: real pause has a floor, or a fast sandbox would only renew Leases.
+#: real pause has a minimum, or a fast sandbox would do nothing but renew Leases.
 LEASE_SECONDS, LEASE_INTERVAL, LEAST_PAUSE = 40, 10.0, 1.0
-#: Simulated seconds between two attempts of a kubelet that is not let in (``registerWithAPIServer``: up to 7 s).
+#: Simulated seconds between two attempts of a kubelet whose registration is refused (``registerWithAPIServer``: up to
+#: 7 s).
 _REGISTRATION_PAUSE = 7.0
 _FAULT_LOOK = 2.0
 
@@ -114,7 +115,7 @@ class Machine:
         found = await self.host.kube.find("Node", self.host.name)
         if found is not None:
             if found["spec"].get("providerID") != provider:
-                return False  # a predecessor with the same address has not gone yet
+                return False  # an earlier node with the same address still exists
             self._adopt(found)
             return True
         node = nodeobject.node_of(self.host.instance, self.host.shape, self.host.context.settings, *self._registration)

@@ -155,7 +155,7 @@ def _condition(name: str, status: str, reason: str, message: str, changed: str, 
     }
 
 
-#: The XIDs that the EKS node monitoring agent takes for the end of a GPU; of others it only writes an event
+#: The XIDs that the EKS node monitoring agent treats as fatal to a GPU; for others it only writes an event
 #: (aws/eks-node-monitoring-agent ``monitors/nvidia/dcgm/dcgm_policies.go``, WellKnownXidCodes).
 TERMINAL_XIDS = frozenset(
     {46, 48, 54, 62, 63, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 142, 143, 151, 155, 156, 158}

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox import state
-from sandbox.options import ALL_PARTS, choose_parts
+from sandbox.cloud.options import ALL_PARTS, choose_parts
 from sandbox.state import SandboxError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,9 +19,9 @@ from gpu_fleet.hooks.aws import forget_sessions
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook, close_clients
 from sandbox.apiserver import running
 from sandbox.audit import AuditLog
-from sandbox.cloud import Cloud
+from sandbox.cloud.cloud import Cloud
+from sandbox.cloud.options import Options
 from sandbox.faults import FaultBoard
-from sandbox.options import Options
 from sandbox.settings import Settings
 
 KARPENTER_CRDS = Path(__file__).resolve().parents[2] / "sandbox" / "charts" / "karpenter-crd" / "templates"
@@ -168,7 +168,7 @@ def sandbox_cloud(state_dir: Path, *parts: str, speed: float = 50.0) -> Iterator
 
         cloud = _wait(loop, start())
         try:
-            account, url = cloud._account, cloud._shim.url
+            account, url = cloud.aws.account, cloud.aws.shim.url
             connection = {
                 "conn_type": "aws",
                 "login": account.access_key_id,

@@ -12,7 +12,8 @@ from sandbox.apiserver.jsontools import Obj, dumps
 from sandbox.apiserver.patches import formats as patch
 from sandbox.apiserver.requests import negotiation
 from sandbox.apiserver.resources import Resource
-from sandbox.apiserver.storage.writer import Modify, Options, Writer
+from sandbox.apiserver.storage.options import Options
+from sandbox.apiserver.storage.writer import Modify, Writer
 
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"

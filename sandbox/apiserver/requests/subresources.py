@@ -10,7 +10,8 @@ from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, dig, now, rfc3339
 from sandbox.apiserver.resources import Resource
 from sandbox.apiserver.storage import eviction
-from sandbox.apiserver.storage.writer import Options, Writer
+from sandbox.apiserver.storage.options import Options
+from sandbox.apiserver.storage.writer import Writer
 from sandbox.apiserver.store import Record
 
 LogKey = tuple[str, str, str, str]  # namespace, pod, uid, container

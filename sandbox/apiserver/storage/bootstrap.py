@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sandbox.apiserver.access.auth import MASTERS, User
 from sandbox.apiserver.jsontools import Obj
-from sandbox.apiserver.storage.writer import Options, Writer
+from sandbox.apiserver.storage.options import Options
+from sandbox.apiserver.storage.writer import Writer
 
 NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _SYSTEM = User("system:apiserver", (MASTERS,))

@@ -85,7 +85,7 @@ class Scheduler(Controller):
         for pod in sorted(self._pending.values(), key=lambda each: -priority(each)):  # stable: first come, first served
             if uid(pod) not in self._pending or uid(pod) in self._assumed:
                 continue
-            if self._left:  # there is room that this round's first look did not see
+            if self._left:  # there is room that was not there at the start of this round
                 snapshot = self._snapshot()
             try:
                 await self._schedule(pod, snapshot)
@@ -108,7 +108,7 @@ class Scheduler(Controller):
         fitting: list[NodeInfo] = []
         promised = self._nominated(pod)
         for info in snapshot.nodes.values():
-            # Room made by preemption belongs to the pod it was made for.
+            # Room made by preemption is kept for the pod that it was made for.
             seen = info.plus(promised[info.name]) if info.name in promised else info
             objection = refusal(pod, seen, snapshot.replaced(seen) if len(seen.pods) != len(info.pods) else snapshot)
             if objection is None:

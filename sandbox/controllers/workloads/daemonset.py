@@ -271,7 +271,7 @@ def _daemon_pod(daemonset: Object, node: str, digest: str) -> Object:
     pod = pod_from(daemonset["spec"]["template"], daemonset, labels=labels)
     spec = pod["spec"]
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
-    # The DaemonSet controller has judged the template's own terms already; the scheduler only has to keep the node.
+    # The DaemonSet controller has already evaluated the template's own terms; the scheduler only keeps the node.
     affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
     }

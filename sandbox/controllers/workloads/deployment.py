@@ -63,7 +63,7 @@ class DeploymentController(Controller):
             self.queue.add((meta(new)["namespace"], owner["name"]))
 
     def _pod_changed(self, change: Change, new: Object, _old: Object | None) -> None:
-        # Recreate starts its new pods when the last old one is really gone.
+        # Recreate starts its new pods only when the last old one is gone.
         owner = controller_of(new) if change == "DELETED" else None
         if owner is None or owner["kind"] != "ReplicaSet":
             return

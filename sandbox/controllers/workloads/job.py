@@ -89,9 +89,9 @@ class JobController(PodOwner):
             kept = {which: sorted({*(uncounted.get(which) or []), *uids}) for which, uids in by_phase.items()}
             new["uncountedTerminatedPods"] = {which: uids for which, uids in kept.items() if uids}
             job = await self._write(job, new)
-        waiting = {meta(pod)["uid"] for pod in self._not_counted(job)}  # finished since: theirs is the next round
+        waiting = {meta(pod)["uid"] for pod in self._not_counted(job)}  # finished meanwhile; the next round counts them
         for pod in self.pods_of(job):
-            # A pod deleted before it ever ran, or given up by its kubelet, reports no end; nothing must keep it.
+            # A pod that was deleted before it ran, or whose kubelet gave it up, never finishes: its finalizer goes now.
             given_up = meta(pod).get("deletionGracePeriodSeconds") == 0 or not pod["spec"].get("nodeName")
             if (is_finished(pod) or (is_deleting(pod) and given_up)) and meta(pod)["uid"] not in waiting:
                 await self._release(pod)
@@ -250,7 +250,7 @@ class JobController(PodOwner):
             await self._release(pod)
         if any(not is_finished(pod) for pod in self.pods_of(job)):
             await self._write_counts(job, dict(job.get("status") or {}))
-            return  # the last pod's end brings us back
+            return  # the end of the last pod queues the Job again
         status = dict(job.get("status") or {})
         new = {"type": kind, "lastProbeTime": now()} | verdict
         status["conditions"] = with_condition(status.get("conditions"), new)

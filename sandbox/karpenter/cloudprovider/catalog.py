@@ -98,7 +98,7 @@ def instance_type(shape: Shape, zones: Iterable[str], region: str) -> InstanceTy
     found = labels_of(shape, region)
     requirements = Requirements().add(
         *(requirement(key, "In", [value]) for key, value in found.items()),
-        # What a type has not is known, too: a pool that wants GPUs must not get a type without that label.
+        # Labels that a type lacks are known, too: a pool that wants GPUs must not get a type without them.
         *(
             requirement(key, "DoesNotExist")
             for key in sorted(WELL_KNOWN)
@@ -107,7 +107,7 @@ def instance_type(shape: Shape, zones: Iterable[str], region: str) -> InstanceTy
         requirement(ZONE, "In", {offering.zone for offering in offerings}),
         requirement(CAPACITY_TYPE, "In", {offering.capacity_type for offering in offerings}),
     )
-    # Physical GPUs: of the device plugin's replicas Karpenter knows nothing; see overlays.py.
+    # Physical GPUs: Karpenter does not know the device plugin's replicas; see overlays.py.
     gpus = {GPU_RESOURCE: shape.gpus * 1000} if shape.gpus else {}
     return InstanceType(
         shape,

@@ -1,8 +1,11 @@
-"""Why a node may not be disrupted now (``pkg/controllers/state/statenode.go``, ``pkg/utils/pdb/pdb.go``)."""
+"""Why a node may not be disrupted now, and which pods cannot leave it.
+
+After kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/state/statenode.go`` and ``pkg/utils/pdb/pdb.go``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sandbox.karpenter.conditions import condition, is_true
@@ -16,6 +19,7 @@ from sandbox.karpenter.objects import (
     labels,
     name,
     protected,
+    reschedulable,
     selects,
 )
 
@@ -50,10 +54,7 @@ def pod_complaint(context: Context, node: Object) -> str | None:
             where = f"{pod['metadata']['namespace']}/{name(pod)}"
             return f'pod has "{DO_NOT_DISRUPT}" annotation (Pod={where})'
     for pod in pods:
-        # Of a pod that no eviction is asked for, no budget is asked either (``IsEvictable``).
-        if not active(pod) or not drainable(pod):
-            continue
-        found = blocking_budgets(pod, context.pdbs.items(pod["metadata"]["namespace"]))
+        found = blocking_budgets(pod, context.pdbs.items(pod["metadata"]["namespace"]), speed, _allows_none)
         shown = " ".join(f"{each['metadata']['namespace']}/{name(each)}" for each in found)
         if len(found) > 1:
             return f"eviction does not support multiple PDBs (PodDisruptionBudget(s)=[{shown}])"
@@ -62,8 +63,24 @@ def pod_complaint(context: Context, node: Object) -> str | None:
     return None
 
 
-def blocking_budgets(pod: Object, budgets: Iterable[Object]) -> list[Object]:
-    """The PodDisruptionBudgets that keep a pod: the one that allows nothing now, or all if there are several."""
+def movable(context: Context, pod: Object) -> bool:
+    """Whether room is sought for a pod of a node that goes (``IsCurrentlyReschedulable``): not while it is protected,
+    or while a PodDisruptionBudget can never allow its eviction."""
+    speed = context.clock.speed
+    if not reschedulable(pod) or (active(pod) and protected(pod, speed)):
+        return False
+    return not blocking_budgets(pod, context.pdbs.items(pod["metadata"]["namespace"]), speed, _never_allows_any)
+
+
+def blocking_budgets(
+    pod: Object, budgets: Iterable[Object], speed: float, blocks: Callable[[Object], bool]
+) -> list[Object]:
+    """The PodDisruptionBudgets that keep a pod: the one that blocks, or all if there are several.
+
+    A pod whose eviction Karpenter does not request (``IsEvictable``) is kept by none.
+    """
+    if not active(pod) or not drainable(pod) or protected(pod, speed):
+        return []
     matching = [each for each in budgets if selects(each["spec"].get("selector"), labels(pod))]
     if len(matching) > 1:
         return matching
@@ -71,6 +88,15 @@ def blocking_budgets(pod: Object, budgets: Iterable[Object]) -> list[Object]:
         unhealthy = condition(pod, "Ready").get("status") == "False"
         if budget["spec"].get("unhealthyPodEvictionPolicy") == "AlwaysAllow" and unhealthy:
             return []
-        if (budget.get("status") or {}).get("disruptionsAllowed", 0) == 0:
+        if blocks(budget):
             return [budget]
     return []
+
+
+def _allows_none(budget: Object) -> bool:
+    return not (budget.get("status") or {}).get("disruptionsAllowed")
+
+
+def _never_allows_any(budget: Object) -> bool:
+    spec = budget["spec"]
+    return spec.get("maxUnavailable") in (0, "0%") or spec.get("minAvailable") == "100%"

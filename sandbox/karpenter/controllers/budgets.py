@@ -1,11 +1,19 @@
-"""Disruption budgets: how many nodes of a pool may be disrupted now, by reason (``pkg/apis/v1/nodepool.go``)."""
+"""Disruption budgets: how many nodes of a pool may be disrupted now, by reason.
+
+After kubernetes-sigs/karpenter v1.14.1 ``pkg/apis/v1/nodepool.go`` (GetAllowedDisruptionsByReason, IsActive) and
+``pkg/controllers/disruption/helpers.go`` (BuildDisruptionBudgetMapping).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.durations import seconds
+from sandbox.karpenter.objects import INITIALIZED, deleting, labels, uid
 
 Object = dict[str, Any]
 
@@ -21,34 +29,55 @@ _NAMED = {
 }
 
 
-def allowed(pool: Object, nodes: int, disrupting: int, reason: str, moment: datetime | None = None) -> int:
+def allowed(pool: Object, nodes: int, reason: str, moment: datetime | None = None) -> float:
     """
     :param nodes: nodes of the pool in all.
-    :param disrupting: of them, those that are going or not ready.
     :param reason: ``Empty``, ``Drifted`` or ``Underutilized``.
     :param moment: the time that schedules are compared with; now unless given.
+    :return: how many may be disrupted at a time; infinite if no budget counts now.
     """
     moment = moment or datetime.now(UTC)
-    budgets = (pool["spec"].get("disruption") or {}).get("budgets") or _DEFAULT
-    limit = nodes
-    for budget in budgets:
-        if budget.get("reasons") and reason not in budget["reasons"]:
+    budgets = (pool["spec"].get("disruption") or {}).get("budgets")
+    limit = math.inf
+    for budget in _DEFAULT if budgets is None else budgets:
+        if budget.get("reasons") is not None and reason not in budget["reasons"]:
             continue
         if not active(budget, moment):
             continue
         value = str(budget.get("nodes", "10%"))
-        count = -(-int(value[:-1]) * nodes // 100) if value.endswith("%") else int(value)
-        limit = min(limit, count)
-    return max(0, limit - disrupting)
+        limit = min(limit, -(-int(value[:-1]) * nodes // 100) if value.endswith("%") else int(value))
+    return limit
+
+
+def counted(found: Iterable[tuple[Object, Object | None]], busy: Container[str]) -> tuple[int, int]:
+    """How many nodes a pool's budgets are computed from, and how many of them use the budgets up: those that are going
+    or not ready.
+
+    A node counts once it is initialized, and no more when its instance is being terminated.
+
+    :param found: the pool's claims, each with its node.
+    :param busy: uids of the claims that are being disrupted.
+    """
+    total = disrupting = 0
+    for claim, node in found:
+        if node is None or labels(node).get(INITIALIZED) != "true" or is_true(claim, "InstanceTerminating"):
+            continue
+        total += 1
+        disrupting += deleting(claim) or uid(claim) in busy or not is_true(node, "Ready")
+    return total, disrupting
 
 
 def active(budget: Object, moment: datetime) -> bool:
     """A budget without a schedule always counts, one with a schedule for ``duration`` after each of its times (UTC)."""
     if not budget.get("schedule"):
         return True
-    minutes = int((seconds(budget.get("duration")) or 0) // 60)
-    start = moment.replace(second=0, microsecond=0)
-    return any(_strikes(budget["schedule"], start - timedelta(minutes=back)) for back in range(minutes + 1))
+    begin = moment - timedelta(seconds=seconds(budget.get("duration")) or 0)
+    struck = moment.replace(second=0, microsecond=0)
+    while struck > begin:
+        if _strikes(budget["schedule"], struck):
+            return True
+        struck -= timedelta(minutes=1)
+    return False
 
 
 def _strikes(schedule: str, moment: datetime) -> bool:

@@ -38,7 +38,10 @@ class ClaimConditions:
         if pool is None or not condition(claim, "Launched"):
             return
         conditions = Conditions(claim, DEPENDENTS)
-        again = self._consolidatable(pool, claim, conditions)
+        # Claims of a pool with a fixed number of nodes are never consolidated (``runReconcilers``).
+        again = float("inf")
+        if pool["spec"].get("replicas") is None:
+            again = self._consolidatable(pool, claim, conditions)
         await self._drifted(pool, claim, conditions)
         if conditions.changed:
             await context.write_status(claim, {**claim["status"], "conditions": conditions.shown()})
@@ -46,12 +49,11 @@ class ClaimConditions:
 
     def _consolidatable(self, pool: Object, claim: Object, conditions: Conditions) -> float:
         """Real seconds until the next look."""
-        context = self._context
         after = seconds((pool["spec"].get("disruption") or {}).get("consolidateAfter"))
         if after is None or not conditions.is_true("Initialized"):
             conditions.clear("Consolidatable")
             return float("inf")
-        left = context.clock.real(after) - self._pod_events.quiet_for(claim)
+        left = self._pod_events.left(pool, claim)
         if left > 0:
             conditions.clear("Consolidatable")
             return left

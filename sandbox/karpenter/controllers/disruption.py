@@ -1,4 +1,8 @@
-"""Voluntary disruption: empty nodes, drift, consolidation (``pkg/controllers/disruption``)."""
+"""Voluntary disruption: empty nodes, drift, consolidation of one node at a time.
+
+After kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/disruption``. Left out: consolidation of several nodes at
+once, and of pools with a fixed number of nodes.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from sandbox.karpenter.cloudprovider.catalog import CAPACITY_TYPE, INSTANCE_TYPE
 from sandbox.karpenter.cloudprovider.prices import price
 from sandbox.karpenter.conditions import Conditions, condition, is_true
 from sandbox.karpenter.context import Context
-from sandbox.karpenter.controllers.blocking import node_complaint, pod_complaint
-from sandbox.karpenter.controllers.budgets import allowed
+from sandbox.karpenter.controllers.blocking import movable, node_complaint, pod_complaint
+from sandbox.karpenter.controllers.budgets import allowed, counted
+from sandbox.karpenter.controllers.candidates import Candidate, moving_cost
 from sandbox.karpenter.controllers.lifecycle import DEPENDENTS
+from sandbox.karpenter.controllers.podevents import PodEvents
 from sandbox.karpenter.controllers.provisioner import LEAST_PAUSE, Provisioner
 from sandbox.karpenter.durations import seconds
 from sandbox.karpenter.objects import (
@@ -42,18 +48,6 @@ _QUEUE_POLL = 1.0
 
 
 @dataclass
-class Candidate:
-    node: Object
-    claim: Object
-    pool: Object
-    pods: list[Object]
-
-    @property
-    def empty(self) -> bool:
-        return not self.pods
-
-
-@dataclass
 class Command:
     reason: str
     candidates: list[Candidate]
@@ -63,9 +57,10 @@ class Command:
 class Disruption:
     """Looks for nodes to disrupt, one method at a time, and carries the commands out."""
 
-    def __init__(self, context: Context, provisioner: Provisioner) -> None:
+    def __init__(self, context: Context, provisioner: Provisioner, pod_events: PodEvents) -> None:
         self._context = context
         self._provisioner = provisioner
+        self._pod_events = pod_events
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,7 +95,7 @@ class Disruption:
             if not ours(claim["spec"]["nodeClassRef"]) or uid(claim) in self._busy:
                 continue
             pool = context.pools.get(labels(claim).get(POOL, ""))
-            if node is None or pool is None or deleting(pool):
+            if node is None or pool is None or deleting(pool) or pool["spec"].get("replicas") is not None:
                 continue
             complaint = node_complaint(context, node, claim)
             if complaint is None and not (eventual and claim["spec"].get("terminationGracePeriod")):
@@ -112,93 +107,98 @@ class Disruption:
             found.append(Candidate(node, claim, pool, pods))
         return found
 
+    def _budgets(self, reason: str) -> dict[str, float]:
+        """By pool, how many nodes may be disrupted now; events name the pools whose budgets forbid all."""
+        context, found = self._context, dict[str, float]()
+        for pool in context.pools.items():
+            claims = [each for each in context.claims.items() if labels(each).get(POOL) == name(pool)]
+            total, disrupting = counted([(each, context.state.node_of(each)) for each in claims], self._busy)
+            limit = allowed(pool, total, reason)
+            if total and not limit:
+                context.events.budget_blocks(pool, reason)
+            found[name(pool)] = max(0, limit - disrupting)
+        return found
+
     def _within_budget(self, candidates: list[Candidate], reason: str) -> list[Candidate]:
         """As many of each pool as its budgets allow now."""
-        context = self._context
-        left: dict[str, int] = {}
         kept = []
+        left = self._budgets(reason) if candidates else {}
         for candidate in candidates:
-            pool = name(candidate.pool)
-            if pool not in left:
-                left[pool] = self._allowed(candidate.pool, reason)
-                if not left[pool]:
-                    context.events.budget_blocks(candidate.pool, reason)
-            if left[pool] > 0:
-                left[pool] -= 1
+            if left[name(candidate.pool)]:
+                left[name(candidate.pool)] -= 1
                 kept.append(candidate)
         return kept
 
-    def _allowed(self, pool: Object, reason: str) -> int:
-        total = disrupting = 0
-        for claim in self._context.claims.items():
-            if labels(claim).get(POOL) != name(pool) or not is_true(claim, "Initialized"):
-                continue
-            total += 1
-            node = self._context.state.node_of(claim)
-            not_ready = node is not None and condition(node, "Ready").get("status") != "True"
-            disrupting += deleting(claim) or uid(claim) in self._busy or not_ready
-        return allowed(pool, total, disrupting, reason)
+    def _in_turn(self, candidates: list[Candidate], reason: str) -> list[Candidate]:
+        """All of the pools whose budgets allow one: of these candidates only one will be disrupted."""
+        left = self._budgets(reason) if candidates else {}
+        return [each for each in candidates if left[name(each.pool)]]
 
     # --- methods -------------------------------------------------------------------------------------------------
 
     async def _empty(self) -> Command | None:
-        found = [each for each in self._candidates() if self._consolidatable(each) and each.empty]
-        found = self._within_budget(found, EMPTY)
+        found = self._within_budget([each for each in self._candidates() if self._goes_empty(each)], EMPTY)
         if not found:
             return None
         names = {name(each.claim) for each in found}
         await self._context.clock.sleep(VALIDATION)
         # Only nodes that are still empty after the validation period are removed.
-        still = [each for each in self._candidates() if name(each.claim) in names and each.empty]
-        still = self._within_budget([each for each in still if self._consolidatable(each)], EMPTY)
+        again = [each for each in self._candidates() if self._goes_empty(each) and name(each.claim) in names]
+        still = self._within_budget(again, EMPTY)
         return Command(EMPTY, still) if still else None
 
-    def _consolidatable(self, candidate: Candidate) -> bool:
+    def _goes_empty(self, candidate: Candidate) -> bool:
+        """``emptiness.go``, ShouldDisrupt."""
+        return self._consolidates(candidate) and candidate.empty and is_true(candidate.claim, "Consolidatable")
+
+    def _consolidates(self, candidate: Candidate) -> bool:
         disruption = candidate.pool["spec"].get("disruption") or {}
         if seconds(disruption.get("consolidateAfter")) is None:
             text = f'NodePool "{name(candidate.pool)}" has consolidation disabled'
             self._context.events.unconsolidatable([candidate.node, candidate.claim], text)
             return False
-        return is_true(candidate.claim, "Consolidatable")
+        return True
 
     async def _drift(self) -> Command | None:
-        """One node at a time, empty ones first, then those that drifted first (``drift.go``, ComputeCommands)."""
+        """One node at a time, those without pods first, then those that drifted first (``drift.go``,
+        ComputeCommands)."""
         drifted = [each for each in self._candidates(eventual=True) if is_true(each.claim, "Drifted")]
         drifted.sort(key=lambda each: condition(each.claim, "Drifted").get("lastTransitionTime", ""))
-        drifted.sort(key=lambda each: not each.empty)
-        for candidate in self._within_budget(drifted, DRIFTED):
+        drifted.sort(key=lambda each: bool(each.pods))
+        for candidate in self._in_turn(drifted, DRIFTED):
             plan = await self._without([candidate])
             if not plan.errors:
                 return Command(DRIFTED, [candidate], plan.new)
-            message = f"SimulateScheduling({name(candidate.node)}): not all pods would schedule"
-            self._context.events.blocked([candidate.node, candidate.claim], message)
+            self._context.events.blocked([candidate.node, candidate.claim], _unplaced(candidate.pods, plan.errors))
         return None
 
     async def _consolidate(self) -> Command | None:
         """One node at a time: removed when its pods fit elsewhere, replaced when something cheaper would hold them."""
-        found = [each for each in self._candidates() if self._consolidatable(each) and self._underutilized(each)]
-        found.sort(key=lambda each: len(each.pods))
-        for candidate in self._within_budget(found, UNDERUTILIZED):
-            command = await self._cheaper(candidate)
-            if command is None:
+        found = [each for each in self._candidates() if self._underutilized(each)]
+        found.sort(key=lambda each: moving_cost(each.pods))
+        for candidate in self._in_turn(found, UNDERUTILIZED):
+            if await self._cheaper(candidate) is None:
                 continue
             await self._context.clock.sleep(VALIDATION)
-            again = [each for each in self._candidates() if name(each.claim) == name(candidate.claim)]
-            if again and self._consolidatable(again[0]) and (valid := await self._cheaper(again[0])) is not None:
-                return valid
+            again = [each for each in self._candidates() if self._underutilized(each)]
+            again = [each for each in again if name(each.claim) == name(candidate.claim)]
+            # An option that is no longer valid ends the search (``singlenodeconsolidation.go``).
+            return await self._cheaper(again[0]) if self._in_turn(again, UNDERUTILIZED) else None
         return None
 
     def _underutilized(self, candidate: Candidate) -> bool:
+        """``consolidation.go``, ShouldDisrupt."""
+        if not self._consolidates(candidate) or candidate.empty:
+            return False
         disruption = candidate.pool["spec"].get("disruption") or {}
-        policy = disruption.get("consolidationPolicy", "WhenEmptyOrUnderutilized")
-        if policy == "WhenEmpty":
-            text = f'NodePool "{name(candidate.pool)}" has non-empty consolidation disabled'
+        if disruption.get("consolidationPolicy", "WhenEmptyOrUnderutilized") == "WhenEmpty":
+            text = f'NodePool "{name(candidate.pool)}" has consolidation policy WhenEmpty, but node is not empty'
             self._context.events.unconsolidatable([candidate.node, candidate.claim], text)
             return False
-        return not candidate.empty
+        return is_true(candidate.claim, "Consolidatable")
 
     async def _cheaper(self, candidate: Candidate) -> Command | None:
-        plan = await self._without([candidate])
+        plan = await self._without([candidate], self._settling())
         if plan.errors or len(plan.new) > 1:
             return None
         if not plan.new:
@@ -213,16 +213,30 @@ class Disruption:
         planned.types = [each for each in planned.types if each.offered(wanted)[0].price < now_paid]
         return Command(UNDERUTILIZED, [candidate], [planned]) if planned.types else None
 
-    async def _without(self, candidates: list[Candidate]) -> Plan:
+    def _settling(self) -> frozenset[str]:
+        """The claims to whose nodes consolidation moves no pods: ``consolidateAfter`` has not passed for them either
+        (``pkg/controllers/provisioning/scheduling/scheduler.go``, IsConsolidationSimulation)."""
+        context, found = self._context, set[str]()
+        for claim in context.claims.items():
+            pool = context.pools.get(labels(claim).get(POOL, ""))
+            if pool is not None and self._pod_events.left(pool, claim) > 0:
+                found.add(name(claim))
+        return frozenset(found)
+
+    async def _without(self, candidates: list[Candidate], settling: frozenset[str] = frozenset()) -> Plan:
+        """Where the candidates' pods would go.
+
+        :param settling: names of claims whose nodes take none of them.
+        """
         context = self._context
         going = {name(each.claim) for each in candidates}
         # The candidates do not count against the limits: a replacement may exist beside the node that it replaces.
         templates = await self._provisioner.templates(frozenset(going))
-        pods = [pod for each in candidates for pod in context.state.pods_on(name(each.node)) if reschedulable(pod)]
-        plan = Simulation(context.state.rooms(going), templates, context.cloud.available).run(pods)
+        pods = [pod for each in candidates for pod in context.state.pods_on(name(each.node)) if movable(context, pod)]
+        plan = Simulation(context.state.rooms(going | settling), templates, context.cloud.available).run(pods)
         for pod, room in plan.placed:
             if not room.initialized:
-                # No node is given up for one that may never become any good (``UninitializedNodeError``).
+                # No node is removed for one that may never be initialized (``UninitializedNodeError``).
                 plan.errors[uid(pod)] = f"would schedule against uninitialized nodeclaim/{room.claim}"
         return plan
 
@@ -314,3 +328,12 @@ class Disruption:
             candidate = Candidate(node, claim, {}, [])
             await self._taint(candidate, False)
             await self._reason(candidate, None)
+
+
+def _unplaced(pods: list[Object], errors: dict[str, str], most: int = 5) -> str:
+    """``scheduler.go``, NonPendingPodSchedulingErrors."""
+    found = [
+        f"{each['metadata']['namespace']}/{name(each)} => {errors[uid(each)]} " for each in pods if uid(each) in errors
+    ]
+    more = f" and {len(found) - most} other(s)" if len(found) >= most else ""
+    return "not all pods would schedule, " + "".join(found[:most]) + more

@@ -261,7 +261,7 @@ class ClaimLifecycle:
         if condition(claim, "Registered").get("status") == "True" and node is not None:
             if not deleting(node):
                 await context.kube.delete("Node", name(node), uid=uid(node))
-            return  # the node's end wakes this claim up
+            return  # the node's deletion queues this claim again
         if provider_id(claim):
             there = await context.cloud.terminate(provider_id(claim))
             conditions = Conditions(claim, DEPENDENTS)

@@ -10,6 +10,7 @@ from sandbox.karpenter.cloudprovider.catalog import InstanceType
 from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.context import Context
 from sandbox.karpenter.controllers import nodeclass
+from sandbox.karpenter.controllers.blocking import movable
 from sandbox.karpenter.controllers.overlays import APPLIED, NodeOverlays, Unevaluated
 from sandbox.karpenter.objects import (
     HASH,
@@ -19,10 +20,8 @@ from sandbox.karpenter.objects import (
     deleting,
     name,
     ours,
-    protected,
     provider_id,
     provisionable,
-    reschedulable,
     uid,
 )
 from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, from_entries, from_labels, requirement
@@ -94,7 +93,7 @@ class Provisioner:
 
     async def _provision(self) -> None:
         context = self._context
-        # A claim of which it is not known what it became: nothing is planned on unknown ground.
+        # Nothing is planned while the outcome of a launch is unknown.
         while any(not provider_id(claim) and ours(claim["spec"]["nodeClassRef"]) for claim in context.claims.items()):
             changed = context.claims.changed
             try:
@@ -106,11 +105,7 @@ class Provisioner:
         # From here to the plan nothing may be awaited: pods and rooms have to be of the same moment.
         pending = self._pending()
         pods = [pod for pod in pending if self._valid(pod)]
-        moving = [
-            pod
-            for pod in context.state.deleting_pods()
-            if reschedulable(pod) and not protected(pod, context.clock.speed)
-        ]
+        moving = [pod for pod in context.state.deleting_pods() if movable(context, pod)]
         if not templates or not (pending or moving):
             return
         plan = Simulation(context.state.rooms(), templates, context.cloud.available).run([*pods, *moving])

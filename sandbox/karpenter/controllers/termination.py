@@ -1,4 +1,7 @@
-"""The end of a node: taint, drain, volumes, instance, finalizer (``pkg/controllers/node/termination``)."""
+"""The end of a node: taint, drain, volumes, instance, finalizer.
+
+After kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/node/termination`` and ``terminator`` there.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +44,12 @@ EXCLUDE_BALANCERS = "node.kubernetes.io/exclude-from-external-load-balancers"
 _CRITICAL = ("system-cluster-critical", "system-node-critical")
 
 
-class _Again(Exception):
-    """Put the pod back into the eviction queue."""
-
-
 class NodeTermination:
     """Reconciles one deleted Node at a time, and evicts in the background."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._enqueued: dict[Key, float | None] = {}
+        self._enqueued: set[Key] = set()
         self._tries: dict[Key, int] = {}
 
     async def reconcile(self, node_name: str) -> None:
@@ -68,7 +67,7 @@ class NodeTermination:
             return
         deadline = self._deadline(node, claim)
         node = await self._tainted(node)
-        drained = self._drain(node, deadline)
+        drained = await self._drain(node, deadline)
         if claim is None:
             if drained:
                 await self._release(node)
@@ -83,7 +82,7 @@ class NodeTermination:
             since = context.age(claim, "Drained") if condition(claim, "Drained") else 0.0
             if since >= context.clock.real(LEAST_DRAIN):
                 conditions.set_true("Drained")
-        if conditions.is_true("Drained"):
+        if drained and conditions.is_true("Drained"):
             # The sandbox has no VolumeAttachments: nothing to wait for.
             conditions.set_true("VolumesDetached")
             there = await context.cloud.terminate(str(claim["status"]["providerID"]))
@@ -123,16 +122,20 @@ class NodeTermination:
 
     # --- drain ---------------------------------------------------------------------------------------------------
 
-    def _drain(self, node: Object, deadline: float | None) -> bool:
-        """Hand the next group to the eviction queue; True when no pod has to be waited for."""
+    async def _drain(self, node: Object, deadline: float | None) -> bool:
+        """Hand the next group to the eviction queue; True when no pod has to be waited for.
+
+        Pods that end too late are deleted whatever their group, and hold up the groups behind theirs until they are
+        gone (``Drain``, ``DeleteExpiringPods``).
+        """
         waiting = [pod for pod in self._context.state.pods_on(name(node)) if self._waits(pod)]
-        overdue = [pod for pod in waiting if self._overdue(pod, deadline)]
-        for pod in overdue:
-            self._enqueue(pod, deadline)
-        for group in eviction_groups(pod for pod in waiting if pod not in overdue):
+        for pod in waiting:
+            if deadline is not None and self._overdue(pod, deadline):
+                await self._force(pod, deadline)
+        for group in eviction_groups(waiting):
             if group:
                 for pod in group:
-                    self._enqueue(pod, deadline)
+                    self._enqueue(pod)
                 break
         if waiting:
             self._context.events.failed_draining(node, f"{len(waiting)} pods are waiting to be evicted")
@@ -145,65 +148,61 @@ class NodeTermination:
             return True
         return time.time() - epoch(pod["metadata"]["deletionTimestamp"]) <= self._context.clock.real(_STUCK)
 
-    def _overdue(self, pod: Object, deadline: float | None) -> bool:
-        """Its own grace period, in the sandbox's time, would reach past the deadline."""
-        if deadline is None:
-            return False
-        if deleting(pod):
-            return epoch(pod["metadata"]["deletionTimestamp"]) > deadline
+    def _overdue(self, pod: Object, deadline: float) -> bool:
+        """Its own grace period would reach past the deadline, and it was not deleted in time."""
         grace = pod["spec"].get("terminationGracePeriodSeconds")
-        return grace is not None and time.time() > deadline - self._context.clock.real(grace)
+        if grace is None or time.time() <= deadline - self._context.clock.real(grace):
+            return False
+        return not deleting(pod) or self._end(pod) > deadline
 
-    def _enqueue(self, pod: Object, deadline: float | None) -> None:
+    def _end(self, pod: Object) -> float:
+        """The moment at which a deleted pod's grace period is over; the API server adds it in real seconds."""
+        granted = pod["metadata"].get("deletionGracePeriodSeconds") or 0
+        return epoch(pod["metadata"]["deletionTimestamp"]) - granted + self._context.clock.real(granted)
+
+    def _enqueue(self, pod: Object) -> None:
+        """Unless its eviction is not to be requested, for example while it is protected (``IsEvictable``)."""
         key = (pod["metadata"]["namespace"], name(pod), uid(pod))
-        if key not in self._enqueued:
-            self._enqueued[key] = deadline
+        if active(pod) and not protected(pod, self._context.clock.speed) and key not in self._enqueued:
+            self._enqueued.add(key)
             self._context.eviction_queue.add(key)
 
     def _retry(self, key: Key) -> None:
         """Exponential back-off as the real eviction queue's: 100 ms to 10 s."""
         tries = self._tries[key] = self._tries.get(key, 0) + 1
-        delay = min(_EVICTION_LARGEST, _EVICTION_RETRY * 2.0 ** min(tries, 10))
+        delay = min(_EVICTION_LARGEST, _EVICTION_RETRY * 2.0 ** min(tries - 1, 10))
         self._context.eviction_queue.add_after(key, self._context.clock.real(delay))
 
     async def evict(self, key: Key) -> None:
-        """One pod: by the Eviction API, or past its protection once it is overdue."""
+        """One pod, by the Eviction API. What was annotated since it was enqueued is not looked at (``eviction.go``)."""
         context = self._context
         namespace, pod_name, pod_uid = key
         pod = context.pods.get(pod_name, namespace)
-        if pod is None or uid(pod) != pod_uid or key not in self._enqueued:
-            self._enqueued.pop(key, None)
-            return
-        deadline = self._enqueued[key]
-        if deadline is not None and self._overdue(pod, deadline):
-            await self._force(pod, deadline)
-            self._enqueued.pop(key, None)
-            return
-        if not active(pod):
-            self._enqueued.pop(key, None)
-            return
-        if protected(pod, context.clock.speed):
-            self._retry(key)
+        if pod is None or uid(pod) != pod_uid:
+            self._done(key)
             return
         try:
-            await context.kube.evict(namespace, pod_name)
+            await context.kube.evict(namespace, pod_name, uid=pod_uid)
         except ApiError as error:
             if error.not_found or error.code == 409:
-                self._enqueued.pop(key, None)
+                self._done(key)
                 return
             if error.code != 429 and "more than one PodDisruptionBudget" not in error.message:
                 raise
             self._retry(key)
             return
-        self._enqueued.pop(key, None)
-        self._tries.pop(key, None)
+        self._done(key)
         context.events.evicted(pod, self._reason(pod))
 
+    def _done(self, key: Key) -> None:
+        self._enqueued.discard(key)
+        self._tries.pop(key, None)
+
     async def _force(self, pod: Object, deadline: float) -> None:
+        """Delete a pod past its protection, with what is left of its grace period: a second at least."""
         context = self._context
-        left = (deadline - time.time()) * context.clock.speed
-        grace = max(1, int(left))
-        own = int(pod["spec"].get("terminationGracePeriodSeconds", 30))
+        grace = max(1, int((deadline - time.time()) * context.clock.speed))
+        own = int(pod["spec"]["terminationGracePeriodSeconds"])
         context.events.deleted_past_protection(pod, grace, own, timestamp(deadline))
         await context.kube.delete("Pod", name(pod), pod["metadata"]["namespace"], uid=uid(pod), grace_seconds=grace)
 

@@ -245,7 +245,7 @@ def _within(template: Template, remaining: Resources | None) -> list[InstanceTyp
         return template.types
     if remaining.get(NODES) == 0:
         raise _NoFit(f"node limits have been exhausted for nodepool {pool}")
-    # No type has a capacity of nodes, so of them only a negative rest says no: a limit that was overrun before.
+    # No type has a capacity of nodes, so a limit on them excludes types only once it has been exceeded.
     types = [
         each for each in template.types if all(each.capacity.get(key, 0) <= left for key, left in remaining.items())
     ]

@@ -89,7 +89,7 @@ class DeviceManager:
         granted: dict[str, dict[str, list[str]]] = {}
         for container in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
             for name, thousandths in container_requests(container).items():
-                # A resource that no plugin ever announced is not the device manager's business.
+                # The device manager does not handle resources that no plugin has announced.
                 if name not in self.announced or thousandths <= 0:
                     continue
                 devices = self._pick(name, thousandths // 1000, granted)

@@ -133,7 +133,7 @@ class PodWorker:
                 if await self._initialize():
                     await asyncio.gather(*(run.run() for run in self.main))
         except TimeoutError:
-            # The verdict first: containers that end before it is known would make a failed pod without a reason.
+            # The verdict first: containers that end before it is set would leave a failed pod without a reason.
             message = "Pod was active on the node longer than the specified deadline"
             self._verdict = ("Failed", "DeadlineExceeded", message)
             self.event("DeadlineExceeded", message)

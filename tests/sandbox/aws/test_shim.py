@@ -316,7 +316,9 @@ def _encode(url: str) -> str:
 
 async def test_interruptions_reach_both_queues_and_end_the_instance(cloud: RunningCloud) -> None:
     account = cloud.account
-    queues = [account.karpenter_queue_url, account.fleet_queue_url]
+    # Queues of its own: a message that another test received and did not delete would be visible again after a while.
+    made = [await cloud.aws.call("sqs", "create_queue", QueueName=f"interruptions-{each}") for each in (1, 2)]
+    queues = [each["QueueUrl"] for each in made]
     clock = Clock(1000.0)
     interruptions = Interruptions(cloud.settings, clock, cloud.aws, queues)
     victim, other = account.system_instance_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import pytest
@@ -270,21 +271,26 @@ def _budgeted(*budgets):
 @pytest.mark.parametrize(
     ("budgets", "nodes", "disrupting", "reason", "count"),
     [
-        ([], 10, 0, "Empty", 1),
-        ([], 1, 0, "Empty", 1),
+        (None, 10, 0, "Empty", 1),
+        (None, 1, 0, "Empty", 1),
+        ([], 10, 0, "Empty", math.inf),
         ([{"nodes": "10%"}], 11, 0, "Empty", 2),
         ([{"nodes": "3"}], 10, 1, "Empty", 2),
         ([{"nodes": "0"}], 10, 0, "Drifted", 0),
-        ([{"nodes": "0", "reasons": ["Drifted"]}], 10, 0, "Empty", 10),
+        ([{"nodes": "0", "reasons": ["Drifted"]}], 10, 0, "Empty", math.inf),
         ([{"nodes": "5"}, {"nodes": "20%"}], 10, 0, "Empty", 2),
         ([{"nodes": "0", "schedule": "0 9 * * mon-fri", "duration": "8h"}], 10, 0, "Empty", 0),
-        ([{"nodes": "0", "schedule": "0 9 * * sat,sun", "duration": "8h"}], 10, 0, "Empty", 10),
-        ([{"nodes": "0", "schedule": "@daily", "duration": "1h"}], 10, 0, "Empty", 10),
+        ([{"nodes": "0", "schedule": "0 9 * * sat,sun", "duration": "8h"}], 10, 0, "Empty", math.inf),
+        ([{"nodes": "0", "schedule": "@daily", "duration": "1h"}], 10, 0, "Empty", math.inf),
+        ([{"nodes": "0", "schedule": "0 11 * * *", "duration": "1h"}], 10, 0, "Empty", math.inf),
+        ([{"nodes": "0", "schedule": "1 11 * * *", "duration": "1h"}], 10, 0, "Empty", 0),
+        ([{"nodes": "0", "schedule": "0 12 * * *", "duration": "1h"}], 10, 0, "Empty", 0),
         ([{"nodes": "0", "schedule": "*/30 * * * *", "duration": "5m"}], 10, 0, "Empty", 0),
     ],
 )
 def test_how_many_nodes_may_be_disrupted(budgets, nodes, disrupting, reason, count):
-    assert allowed(_budgeted(*budgets), nodes, disrupting, reason, NOON) == count
+    pool = _budgeted(*budgets) if budgets is not None else {"spec": {}}
+    assert allowed(pool, nodes, reason, NOON) - disrupting == count
 
 
 # --- interruption messages ---

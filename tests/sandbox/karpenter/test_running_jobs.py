@@ -5,6 +5,8 @@ Sources: kubernetes-sigs/karpenter v1.14.1 (``core``) and aws/karpenter-provider
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from sandbox.karpenter.conditions import condition
@@ -192,3 +194,47 @@ async def test_a_changed_class_and_changed_requirements_drift_nodes(cluster: Clu
     await drifted(cluster, claim, "RequirementsDrifted")
     await lives(cluster, "classy", 30.0)
     await remove(cluster, "classy", "classy")
+
+
+async def test_pods_of_daemonsets_and_pods_deleted_at_once_do_not_count_for_consolidation(cluster: Cluster):
+    """core nodeclaim/podevents/controller.go: ``consolidateAfter`` is not counted anew for them."""
+    claim = await running(cluster, node_pool("counted", disruption=HELD), job("counted", {}))
+    name = claim["metadata"]["name"]
+
+    async def recorded():
+        return (await cluster.kube.get("NodeClaim", name))["status"].get("lastPodEventTime")
+
+    await cluster.until(recorded, lambda: cluster.kube.get("NodeClaim", name))
+    before = await recorded()
+    await asyncio.sleep(1.1)  # whole seconds are recorded
+    labels = {"app": "counted-agent"}
+    spec = pool_pod("x", "counted", gpus=0, tolerations=[{"operator": "Exists"}])["spec"]
+    del spec["restartPolicy"]
+    agent = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "counted-agent", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+    await cluster.apply(agent)
+
+    async def up():
+        found = await cluster.kube.list("Pod", "default", label_selector="app=counted-agent")
+        return bool(found) and found[0]["status"].get("phase") == "Running"
+
+    await cluster.until(up)
+    await cluster.kube.delete("Pod", "counted", "default", grace_seconds=0)
+    await cluster.gone("Pod", "counted", "default")
+    await cluster.clock.sleep(30)
+    assert await recorded() == before
+    await cluster.apply(job("counted", {}))
+
+    async def moved():
+        return await recorded() != before
+
+    await cluster.until(moved, lambda: cluster.kube.get("NodeClaim", name))
+    await cluster.kube.delete("DaemonSet", "counted-agent", "default")
+    await remove(cluster, "counted", "counted")

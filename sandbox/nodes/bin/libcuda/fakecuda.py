@@ -10,6 +10,9 @@ Values and error codes are those of ``cuda.h`` (CUDA 13). A kernel does not run:
 Processes know of each other through one file each in SANDBOX_GPU_USE/<uuid>/<pid> (pid, name, MiB, share), whose time
 of change says when it last worked. Waiting is sleeping: fifty nodes with four sharers each fit two cores. A process
 that the machine woke too late finds its kernels done, as a GPU does not wait for its host.
+
+It is one file on purpose: containers load it as a plain module from the folder on their ``PYTHONPATH``, outside any
+package, and two hundred of them start at once.
 """
 
 from __future__ import annotations
@@ -178,7 +181,7 @@ class Context:
     """A CUDA context: its memory by address, and when the GPU will have done what was launched.
 
     :ivar late: simulated seconds that the machine woke this process too late when it last waited.
-    :ivar results: what kernels have stored where; it is worked out only when somebody reads it.
+    :ivar results: what kernels have stored where; computed only when the program reads it.
     """
 
     def __init__(self, device: Device, sharing: Sharing) -> None:
