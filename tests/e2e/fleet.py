@@ -489,12 +489,16 @@ class Fleet:
     def await_valid_dags(self) -> None:
         """Until Airflow has read the cluster file again that a test has broken or removed.
 
-        A run that began before would begin with the tasks of the file as it was.
+        A run that began before would begin with the tasks of the file as it was. The tags alone do not tell: Airflow
+        writes a DAG's tasks at most every ``[core] min_serialized_dag_update_interval``, and its tags at each parse.
         """
 
         def valid(dag_id: str) -> bool:
             found = self.api.call("GET", f"/dags/{dag_id}")
-            return not found["is_stale"] and "invalid" not in {tag["name"] for tag in found["tags"]}
+            if found["is_stale"] or "invalid" in {tag["name"] for tag in found["tags"]}:
+                return False
+            tasks = self.api.call("GET", f"/dags/{dag_id}/tasks")["tasks"]
+            return "invalid_spec" not in {task["task_id"] for task in tasks}
 
         for dag_id in (LIFECYCLE, TEARDOWN):
             self.api.wait_for_dag(dag_id)
