@@ -120,10 +120,15 @@ async def test_cluster_is_created_and_deleted_in_time(cloud: RunningCloud) -> No
     cloud.shim.eks.cluster("us-west-2", "second").active_at = 0
     assert (await cloud.aws.call("eks", "describe_cluster", name="second"))["cluster"]["status"] == "ACTIVE"
     assert (await cloud.aws.call("eks", "delete_cluster", name="second"))["cluster"]["status"] == "DELETING"
-    while "second" in (await cloud.aws.call("eks", "list_clusters"))["clusters"]:
-        described = await cloud.aws.call("eks", "describe_cluster", name="second")
-        assert described["cluster"]["status"] == "DELETING"
-        await asyncio.sleep(0.2)
+    seen = set()
+    try:
+        while True:
+            seen.add((await cloud.aws.call("eks", "describe_cluster", name="second"))["cluster"]["status"])
+            await asyncio.sleep(0.2)
+    except ClientError as error:
+        assert error.response["Error"]["Code"] == "ResourceNotFoundException"
+    assert seen <= {"DELETING"}
+    assert "second" not in (await cloud.aws.call("eks", "list_clusters"))["clusters"]
     assert await _code(cloud.aws, "eks", "delete_cluster", name="demo-gpu") == "ResourceInUseException"
 
 
