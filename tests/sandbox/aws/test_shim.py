@@ -121,12 +121,11 @@ async def test_cluster_is_created_and_deleted_in_time(cloud: RunningCloud) -> No
     assert (await cloud.aws.call("eks", "describe_cluster", name="second"))["cluster"]["status"] == "ACTIVE"
     assert (await cloud.aws.call("eks", "delete_cluster", name="second"))["cluster"]["status"] == "DELETING"
     seen = set()
-    try:
+    with pytest.raises(ClientError) as gone:
         while True:
             seen.add((await cloud.aws.call("eks", "describe_cluster", name="second"))["cluster"]["status"])
             await asyncio.sleep(0.2)
-    except ClientError as error:
-        assert error.response["Error"]["Code"] == "ResourceNotFoundException"
+    assert gone.value.response["Error"]["Code"] == "ResourceNotFoundException"
     assert seen <= {"DELETING"}
     assert "second" not in (await cloud.aws.call("eks", "list_clusters"))["clusters"]
     assert await _code(cloud.aws, "eks", "delete_cluster", name="demo-gpu") == "ResourceInUseException"
