@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.report_objects import host
 
+pytestmark = pytest.mark.slow  # starts Airflow's API server in a process of its own
+
 ROOT = Path(__file__).resolve().parents[3]
 RUN = "scheduled__2026-09-21T14%3A13%3A00%2B00%3A00"
 REPORT = f"/gpu-fleet/reports/gpu_revalidate.demo/{RUN}"
