@@ -81,10 +81,7 @@ class ReleaseLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._record is None or self.lost:
+        if self._stop_renewing() is None:
             return
         try:
             self._write("")
@@ -93,18 +90,26 @@ class ReleaseLease:
 
     def forget(self) -> None:
         """Delete the Lease: the release is gone for good."""
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._record is None or self.lost:
+        record = self._stop_renewing()
+        if record is None:
             return
         try:
-            self._delete(self._record)
+            self._delete(record)
         except Conflict:  # a renewal whose answer got lost, or another worker's write
-            if not self._still_ours():
+            if not self._still_ours() or self._record is None:
                 return
             self._delete(self._record)
         self._record = None
+
+    def _stop_renewing(self) -> LeaseRecord | None:
+        """End the renewal.
+
+        :returns: the record as last written; ``None`` if there is none, or if it is no longer ours.
+        """
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+        return None if self.lost else self._record
 
     def _delete(self, record: LeaseRecord) -> None:
         ref = ObjectRef(LEASE, lease_name(self._release), self._namespace)
@@ -178,7 +183,7 @@ class ReleaseLease:
             try:
                 self._write(self._me)
             except Conflict:
-                if not self._still_ours():
+                if not self._still_ours() or self._record is None:
                     return
             except GpuFleetError as error:
                 log.warning("cannot renew the Lease of release %s: %s", self._release, error)
