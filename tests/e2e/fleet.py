@@ -477,7 +477,7 @@ class Fleet:
         """:meth:`repair`, the shipped cluster file again, and an empty cluster (by the package's own teardown)."""
         self.repair()
         self.write_cluster()
-        self.await_valid_dags()
+        self.await_dags()
         self.end_users_job()
         self.end_node_groups()
         if self.leftovers():
@@ -486,23 +486,24 @@ class Fleet:
         left = self.leftovers()
         assert not left, f"the teardown between two tests left: {left}"
 
-    def await_valid_dags(self) -> None:
-        """Until Airflow has read the cluster file again that a test has broken or removed.
+    def await_dags(self) -> None:
+        """Until Airflow has the DAGs of the shipped cluster file, which a test has changed, broken or removed.
 
-        A run that began before would begin with the tasks of the file as it was. The tags alone do not tell: Airflow
-        writes a DAG's tasks at most every ``[core] min_serialized_dag_update_interval``, and its tags at each parse.
+        A run that began before would begin with the tasks and Params of the file as it was. Neither that a DAG is there
+        nor its tags tell: Airflow writes a DAG's tasks at most every ``[core] min_serialized_dag_update_interval``, and
+        its tags at each parse. So the tasks are looked at: each pool of the file has some.
         """
+        pools = [pool["name"] for pool in cluster_spec(CLUSTER)["nodePools"]]
 
-        def valid(dag_id: str) -> bool:
-            found = self.api.call("GET", f"/dags/{dag_id}")
-            if found["is_stale"] or "invalid" in {tag["name"] for tag in found["tags"]}:
+        def read(dag_id: str) -> bool:
+            if self.api.call("GET", f"/dags/{dag_id}")["is_stale"]:
                 return False
-            tasks = self.api.call("GET", f"/dags/{dag_id}/tasks")["tasks"]
-            return "invalid_spec" not in {task["task_id"] for task in tasks}
+            tasks = [task["task_id"] for task in self.api.call("GET", f"/dags/{dag_id}/tasks")["tasks"]]
+            return all(any(pool in task for task in tasks) for pool in pools)
 
         for dag_id in (LIFECYCLE, TEARDOWN):
             self.api.wait_for_dag(dag_id)
-            until(f"{dag_id} to be read again", lambda dag_id=dag_id: valid(dag_id), 90)  # type: ignore[misc]
+            until(f"{dag_id} to be read again", lambda dag_id=dag_id: read(dag_id), 90)  # type: ignore[misc]
 
     def end_node_groups(self) -> None:
         """Other teams' managed node groups with their instances: while one with GPUs exists, also without a node, a
