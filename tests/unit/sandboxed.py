@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from gpu_fleet.core.kubernetes.kinds import CRD, ObjectRef
@@ -25,6 +26,18 @@ from sandbox.faults import FaultBoard
 from sandbox.settings import Settings
 
 KARPENTER_CRDS = Path(__file__).resolve().parents[2] / "sandbox" / "charts" / "karpenter-crd" / "templates"
+
+
+def only_connections(environment: pytest.MonkeyPatch, **connections: str) -> None:
+    """No credentials for AWS but those of these Airflow connections.
+
+    :param connections: connection id -> the connection as JSON.
+    """
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        environment.delenv(name, raising=False)
+    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, connection in connections.items():
+        environment.setenv(f"AIRFLOW_CONN_{name.upper()}", connection)
 
 
 @contextmanager

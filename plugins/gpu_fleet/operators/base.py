@@ -57,9 +57,8 @@ def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
     :raises SpecError: if the run has no frozen spec (the first task was never run), or one that an older version of the
         package froze and this one refuses.
     """
-    from gpu_fleet.core.spec import (
-        parse_cluster,
-    )  # A DAG file of Helm releases does not load the cluster file's models.
+    # Here, so that a DAG file of Helm releases does not load the cluster file's models.
+    from gpu_fleet.core.spec import parse_cluster
 
     value = context["ti"].xcom_pull(task_ids=FREEZE_SPEC_TASK_ID)
     if not isinstance(value, Mapping) or "spec" not in value:

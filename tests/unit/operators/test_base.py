@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.standard.exceptions import HITLTimeoutError
@@ -10,28 +10,8 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, SpecError
 from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, frozen_spec
+from gpu_fleet.operators.base import RETRY_POLICY, frozen_spec
 from tests.unit.core.specs import demo_mapping
-
-
-class FakeTaskInstance:
-    """What the operators ask of Airflow's task instance."""
-
-    dag_id, run_id = "gpu_lifecycle.demo", "run"
-
-    def __init__(self, states: dict[str, str] | None = None, xcoms: dict[str, Any] | None = None) -> None:
-        self.states, self.xcoms = states or {}, xcoms or {}
-
-    def get_task_states(self, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
-        assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
-        return {self.run_id: {name: state for name, state in self.states.items() if name in task_ids}}
-
-    def xcom_pull(self, task_ids: str) -> Any:
-        return self.xcoms.get(task_ids)
-
-
-def run(operator: FleetOperator, ti: FakeTaskInstance) -> Any:
-    return operator.execute({"ti": ti, "params": {}})
 
 
 @pytest.mark.parametrize(
@@ -53,4 +33,4 @@ def test_a_spec_that_an_older_version_froze_and_this_one_refuses_is_named() -> N
     """Cleared after an upgrade, a task must not end in an error without a type, nor be retried."""
     frozen = {"spec": {**demo_mapping(), "schedule": "@daily\n"}}
     with pytest.raises(SpecErrors, match=r"the spec that this run was pinned to: .*\n  - schedule: "):
-        frozen_spec({"ti": FakeTaskInstance(xcoms={"freeze_spec": frozen})})
+        frozen_spec({"ti": SimpleNamespace(xcom_pull=lambda task_ids: frozen)})

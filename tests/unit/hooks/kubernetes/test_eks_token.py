@@ -24,7 +24,7 @@ from gpu_fleet.hooks.kubernetes.hook import AsyncKubeClient, ClusterAccess, Kube
 from gpu_fleet.operators.preflight.checks import CheckAwsOperator
 from gpu_fleet.triggers.looking import look
 from tests.unit.airflow_context import TaskInstance, context
-from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
+from tests.unit.sandboxed import SandboxCloud, only_connections, sandbox_cloud
 
 ACCESS = ClusterAccess("eks", "aws_demo", "us-west-2", "demo-gpu")
 INSTANCE = "i-0123456789abcdef0"
@@ -39,10 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCloud]:
 
 @pytest.fixture(autouse=True)
 def cloud(shared: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCloud]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", shared.connection)
+    only_connections(monkeypatch, aws_demo=shared.connection)
     yield shared
     shared.settings.faults.clear()
     kubernetes_access.forget(ACCESS)

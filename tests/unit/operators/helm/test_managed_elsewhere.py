@@ -22,7 +22,7 @@ from gpu_fleet.operators.validation.progress import unfit_nodes
 from tests.sandbox.nodes.cluster import plugin_objects, slicing
 from tests.sandbox.nodes.static_plugin import static_plugin
 from tests.unit.airflow_context import TaskInstance, context
-from tests.unit.sandboxed import SandboxCloud, sandbox_cloud
+from tests.unit.sandboxed import SandboxCloud, only_connections, sandbox_cloud
 
 pytestmark = pytest.mark.slow
 
@@ -40,10 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCloud]:
 
 @pytest.fixture
 def kube(shared: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeClient]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", shared.connection)
+    only_connections(monkeypatch, aws_demo=shared.connection)
     client = KubernetesHook(ACCESS).client()
     client.apply(
         {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"}

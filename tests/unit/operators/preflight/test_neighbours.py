@@ -17,7 +17,7 @@ from gpu_fleet.operators.helm.releases.plugin_nodes import label_nodes
 from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
 from tests.unit.airflow_context import TaskInstance, context
 from tests.unit.core.neighbour_objects import static
-from tests.unit.sandboxed import SandboxCloud, define, sandbox_cloud
+from tests.unit.sandboxed import SandboxCloud, define, only_connections, sandbox_cloud
 
 ACCESS = ClusterAccess("eks", "aws_demo", "us-west-2", "demo-gpu")
 PLUGIN = "nvidia-device-plugin-daemonset"
@@ -31,10 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCloud]:
 
 @pytest.fixture
 def cloud(shared: SandboxCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCloud]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEMO", shared.connection)
+    only_connections(monkeypatch, aws_demo=shared.connection)
     yield shared
     shared.settings.faults.clear()
     kube = KubernetesHook(ACCESS).client()
