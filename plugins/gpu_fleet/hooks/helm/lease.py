@@ -183,7 +183,7 @@ class ReleaseLease:
             try:
                 self._write(self._me)
             except Conflict:
-                if not self._still_ours() or self._record is None:
+                if not self._still_ours():
                     return
             except GpuFleetError as error:
                 log.warning("cannot renew the Lease of release %s: %s", self._release, error)
