@@ -32,7 +32,7 @@ from sandbox.apiserver.schema.types import Types
 from sandbox.apiserver.storage import bootstrap
 from sandbox.apiserver.storage.writer import Writer
 from sandbox.apiserver.store import Store
-from sandbox.doors import Door
+from sandbox.doors import Door, links
 from sandbox.latency import Latencies
 from sandbox.pki import Pki
 from sandbox.settings import Clock, Settings
@@ -255,13 +255,11 @@ class ApiServer:
         """End watches, let running requests finish for a moment, then drop every connection."""
         self._application.writer.definitions.close()
         self._application.store.close()
-        server = self._runner.server
-        transports = [connection.transport for connection in server.connections] if server is not None else []
+        open_ones = links(self._runner)
         await self._runner.cleanup()
         # A polite TLS shutdown waits for the other side; clients that keep idle connections in a pool never answer.
-        for transport in transports:
-            if transport is not None:
-                transport.abort()
+        for link in open_ones:
+            link.drop()
         await asyncio.sleep(0)
 
 

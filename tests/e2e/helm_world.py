@@ -32,6 +32,7 @@ from gpu_fleet.core.releases.storage import decode_payload, payload_status
 from gpu_fleet.hooks.helm.engine import ReleaseEngine
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 from sandbox.apiserver.server import Running, running
+from sandbox.doors import links
 from sandbox.settings import Settings
 
 CHARTS = Path(__file__).parent / "charts"
@@ -199,10 +200,8 @@ class World:
         """Every connection to the API server is reset, of helm and of workers."""
 
         def cut() -> None:
-            server = self.cluster.server._runner.server
-            for connection in list(server.connections) if server is not None else ():
-                if connection.transport is not None:
-                    connection.transport.abort()
+            for link in links(self.cluster.server._runner):
+                link.drop()
 
         self.loop.call_soon_threadsafe(cut)
 

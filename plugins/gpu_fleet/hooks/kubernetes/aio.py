@@ -7,6 +7,7 @@ own (``hooks/kubernetes/endpoints.py``), and a caller that waits for it gives up
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -209,7 +210,8 @@ class _Stream:
             # The rest of the watch is of no interest: without waiting for the server's part in ending TLS.
             connection = self._response.connection
             if connection is not None and connection.transport is not None:
-                connection.transport.abort()
+                with contextlib.suppress(AttributeError):  # CPython before 3.11.8, see python/cpython#113214
+                    connection.transport.abort()
             self._response.close()
 
     async def _lines(self) -> AsyncIterator[bytes]:
