@@ -10,6 +10,7 @@ from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.durations import Duration, DurationOrNever, Seconds
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.interruptions import SPOT_NOTICE_S, Interruptions
 from gpu_fleet.core.spec.names import version_tuple
 from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
@@ -30,6 +31,7 @@ __all__ = [
     "EksAccess",
     "Exclusive",
     "GPUS_OF_INSTANCE_TYPE",
+    "Interruptions",
     "Karpenter",
     "KubeconfigAccess",
     "Mps",
@@ -37,6 +39,7 @@ __all__ = [
     "NodePool",
     "Problem",
     "RuntimeClass",
+    "SPOT_NOTICE_S",
     "Seconds",
     "SpecErrors",
     "Taint",

@@ -14,6 +14,7 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec.base import NotEmpty, SpecModel
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.cron import check_schedule
+from gpu_fleet.core.spec.interruptions import Interruptions
 from gpu_fleet.core.spec.names import DnsLabel
 from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
@@ -49,6 +50,7 @@ class ClusterSpec(SpecModel):
     device_plugin: DevicePlugin = Field(default_factory=DevicePlugin)
     validation: Validation = Field(default_factory=Validation)
     drain: Drain = Field(default_factory=Drain)
+    interruptions: Interruptions = Field(default_factory=Interruptions)
     teardown: Teardown = Field(default_factory=Teardown)
     deadlines: Deadlines = Field(default_factory=Deadlines)
     schedule: str | None = Field(
@@ -85,6 +87,12 @@ class ClusterSpec(SpecModel):
     @property
     def region(self) -> str:
         return self.aws.region
+
+    @property
+    def interruption_handler(self) -> str:
+        """``interruptions.handler``, or its default: ``karpenter`` where Karpenter has a queue, else ``gpu-fleet``."""
+        chosen = self.interruptions.handler
+        return chosen or ("karpenter" if self.karpenter.interruption_queue else "gpu-fleet")
 
     def ami_alias(self, pool: NodePool) -> str:
         """The AMI alias of a pool: its own, else the node class's."""

@@ -167,10 +167,40 @@ def spot_has_a_queue(spec: ClusterSpec) -> Iterator[Problem]:
         )
 
 
+def interruptions_have_a_queue_of_their_own(spec: ClusterSpec) -> Iterator[Problem]:
+    """A message in SQS goes to one reader: two on one queue would take each other's messages."""
+    ours, karpenters = spec.interruptions.queue, spec.karpenter.interruption_queue
+    if ours is not None and ours == karpenters:
+        yield Problem(
+            "interruptions.queue",
+            f"{ours} is Karpenter's queue (karpenter.interruptionQueue): each message would reach only one of the two",
+            "create a queue of its own, see include/cloudformation/interruptions.yaml",
+        )
+
+
+def the_handler_can_act(spec: ClusterSpec) -> Iterator[Problem]:
+    """Karpenter without a queue starts no interruption controller; with one it acts, whatever this file says."""
+    chosen, karpenters = spec.interruptions.handler, spec.karpenter.interruption_queue
+    if chosen == "karpenter" and not karpenters and spec.karpenter.manage:
+        yield Problem(
+            "interruptions.handler",
+            "Karpenter handles no interruptions without karpenter.interruptionQueue",
+            "write the queue's name there, or handler: gpu-fleet",
+        )
+    if chosen == "gpu-fleet" and karpenters:
+        yield Problem(
+            "interruptions.handler",
+            f"Karpenter reads the queue {karpenters} and handles its nodes' interruptions itself",
+            "write handler: karpenter, or karpenter.interruptionQueue: null",
+        )
+
+
 Rule = Callable[["ClusterSpec"], Iterator[Problem]]
 OWNED_VALUES: tuple[Rule, ...] = (
     settings_do_not_contradict,
     plugin_values_do_not_contradict,
     karpenter_values_do_not_contradict,
     spot_has_a_queue,
+    interruptions_have_a_queue_of_their_own,
+    the_handler_can_act,
 )

@@ -186,6 +186,24 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "shared-a10g may buy spot",
         "write the queue's name",
     ),
+    "one queue for two readers": (
+        {"interruptions__queue": "demo-gpu"},
+        "interruptions.queue",
+        "demo-gpu is Karpenter's queue",
+        "a queue of its own",
+    ),
+    "Karpenter handles without a queue": (
+        {"interruptions__handler": "karpenter", "karpenter__interruptionQueue": None},
+        "interruptions.handler",
+        "no interruptions without karpenter.interruptionQueue",
+        "handler: gpu-fleet",
+    ),
+    "both would handle": (
+        {"interruptions__handler": "gpu-fleet"},
+        "interruptions.handler",
+        "Karpenter reads the queue demo-gpu",
+        "handler: karpenter",
+    ),
 }
 
 
@@ -244,6 +262,9 @@ def test_null_is_a_contradiction_wherever_a_value_is(field: str, owned: dict[tup
             "nodePools__0__manage": False,
             "teardown__uninstallKarpenter": False,
         },
+        {"interruptions__queue": "demo-gpu-fleet", "interruptions__handler": "karpenter"},
+        {"interruptions__handler": "gpu-fleet", "karpenter__interruptionQueue": None},
+        {"interruptions__handler": "karpenter", "karpenter__interruptionQueue": ..., "karpenter__manage": False},
     ],
 )
 def test_what_contradicts_nothing_passes(changes: dict[str, Any]) -> None:

@@ -49,6 +49,12 @@ def full_mapping() -> dict[str, Any]:
             "overdueAfter": "2h",
             "notify": [{"notifier": "a.B", "arguments": {"c": "d"}}],
         },
+        interruptions={
+            "queue": "demo-gpu-fleet",
+            "handler": "karpenter",
+            "maintenance": {"schedule": "0 2 * * 6"},
+            "nodeGroups": ["gpu"],
+        },
     )
     return parse_cluster(value).to_json()
 
