@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -159,7 +160,7 @@ def test_a_bad_request_is_refused_before_anything_is_written(
 @pytest.mark.full
 def test_a_chart_that_asks_the_cluster_is_refused_only_by_the_clusters_answer(place: World) -> None:
     """``helm template`` knows built-in APIs alone, and finds nothing."""
-    from tests.e2e.helm_world import CHARTS, wait_for
+    from tests.e2e.helm_world import CHARTS
 
     engine = place.engine(chart="asking")
     before = place.writes()
@@ -168,10 +169,9 @@ def test_a_chart_that_asks_the_cluster_is_refused_only_by_the_clusters_answer(pl
     assert "example.com/v1" in error.message
     assert place.writes() == before
     place.kubectl("apply", "--filename", str(CHARTS / "kinds" / "templates" / "crd.yaml"))
-    # Discovery lists a kind once its definition is established. (kubectl wait fails as long as it has no conditions.)
-    established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
-    look = ("get", "crd/widgets.example.com", "--output", established)
-    wait_for("the definition to be established", lambda: place.kubectl(*look) == "True", place.patience)
+    # Discovery lists a kind once its definition is established.
+    look = ("get", "crd/widgets.example.com", "--output", "json")
+    wait_for("the definition", lambda: established(json.loads(place.kubectl(*look))), place.patience)
     error = failing(engine.install)
     assert (type(error), error.reason) == (Invalid, "InvalidManifest"), error
     assert "asked-for" in error.message
