@@ -1,0 +1,106 @@
+"""Whose an interrupted node is: a pool's, a managed node group's that the spec names, or none of ours. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_fleet.core.interruptions.ways import Owner
+from gpu_fleet.core.kubernetes.names import (
+    GPU_RESOURCE,
+    LABEL_CAPACITY_TYPE,
+    LABEL_INSTANCE_TYPE,
+    LABEL_NODE_POOL,
+    LABEL_ZONE,
+    TAINT_DISRUPTED,
+)
+from gpu_fleet.core.kubernetes.objects import deleting, labels_of, name_of, quantity
+
+#: Labels of the nodes of managed node groups (Amazon EKS User Guide, "Managed node groups concepts").
+LABEL_NODE_GROUP = "eks.amazonaws.com/nodegroup"
+LABEL_NODE_GROUP_CAPACITY = "eks.amazonaws.com/capacityType"
+
+
+@dataclass(frozen=True)
+class OurNode:
+    """A node that the package answers for.
+
+    :ivar uid: of the Node: EC2 gives a later instance the same name.
+    :ivar instance: EC2 instance id.
+    :ivar pool: name of the pool, or of the node group.
+    :ivar claim: name of its NodeClaim; empty if it has none.
+    :ivar leaving: Karpenter, or somebody else, removes it already.
+    :ivar gpus: allocatable GPUs, or shares of one.
+    :ivar spot: ``None`` if its labels do not say.
+    """
+
+    name: str
+    uid: str
+    instance: str
+    owner: Owner
+    pool: str
+    claim: str = ""
+    leaving: bool = False
+    gpus: int = 0
+    instance_type: str = ""
+    zone: str = ""
+    spot: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "node": self.name,
+            "uid": self.uid,
+            "instance": self.instance,
+            "owner": self.owner.value,
+            "pool": self.pool,
+            "claim": self.claim,
+            "leaving": self.leaving,
+            "gpus": self.gpus,
+            "instanceType": self.instance_type,
+            "zone": self.zone,
+            "spot": self.spot,
+        }
+
+
+def instance_of(node: Mapping[str, Any]) -> str:
+    """The EC2 instance id of a Node or NodeClaim: the last part of its provider id ``aws:///us-west-2a/i-0…``."""
+    given = (node.get("spec") or {}).get("providerID") or (node.get("status") or {}).get("providerID") or ""
+    return str(given).rpartition("/")[2]
+
+
+def our_node(
+    node: Mapping[str, Any], claims: Mapping[str, Mapping[str, Any]], pools: Iterable[str], groups: Iterable[str]
+) -> OurNode | None:
+    """The node, if the package answers for it; ``None`` for nodes of other teams.
+
+    :param claims: NodeClaims by the name of their node.
+    :param pools: names of the spec's pools.
+    :param groups: ``interruptions.nodeGroups``.
+    """
+    labels, name = labels_of(node), name_of(node)
+    pool, group = labels.get(LABEL_NODE_POOL, ""), labels.get(LABEL_NODE_GROUP, "")
+    allocatable = quantity(((node.get("status") or {}).get("allocatable") or {}).get(GPU_RESOURCE)) or 0
+    if pool and pool in set(pools):
+        owner, of, capacity = Owner.KARPENTER, pool, labels.get(LABEL_CAPACITY_TYPE, "").lower()
+    elif not pool and group and group in set(groups) and allocatable:
+        owner, of, capacity = Owner.NODE_GROUP, group, labels.get(LABEL_NODE_GROUP_CAPACITY, "").lower()
+    else:
+        return None
+    claim = claims.get(name)
+    taints = (node.get("spec") or {}).get("taints") or []
+    return OurNode(
+        name=name,
+        uid=str((node.get("metadata") or {}).get("uid", "")),
+        instance=instance_of(node),
+        owner=owner,
+        pool=of,
+        claim=name_of(claim) if claim is not None else "",
+        leaving=deleting(node)
+        or (claim is not None and deleting(claim))
+        or any(taint.get("key") == TAINT_DISRUPTED for taint in taints),
+        gpus=allocatable,
+        instance_type=labels.get(LABEL_INSTANCE_TYPE, ""),
+        zone=labels.get(LABEL_ZONE, ""),
+        spot=capacity == "spot" if capacity else None,
+    )
