@@ -12,6 +12,7 @@ from gpu_fleet.core.gates.karpenter import KARPENTER_AVAILABLE, KARPENTER_NODES,
 from gpu_fleet.core.gates.lock import TURN_FREE
 from gpu_fleet.core.gates.node_pools import NODE_CLASS_READY, NODE_POOL_READY
 from gpu_fleet.core.gates.objects import CRDS_ESTABLISHED, OBJECT_EXISTS, OBJECT_GONE
+from gpu_fleet.core.gates.placement import PODS_PLACED
 from gpu_fleet.core.gates.plugin_proof import DEVICE_PLUGIN_PROVEN
 from gpu_fleet.core.gates.releases import RELEASE_INSTALLED, RELEASE_WORKLOADS
 from gpu_fleet.core.gates.teardown import INSTANCES_GONE, NODE_CLAIMS_GONE, NODE_CLASS_GONE, NODES_GONE
@@ -40,6 +41,7 @@ GATES: tuple[Gate, ...] = (
     INSTANCES_GONE,
     NODE_CLASS_GONE,
     PROBES_FINISHED,
+    PODS_PLACED,
 )
 
 

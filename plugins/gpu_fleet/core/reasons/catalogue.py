@@ -13,7 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpu_fleet.core.reasons import aws, capacity, checks, nodes, pools, probes, provision, releases, runs, teardown
+from gpu_fleet.core.reasons import (
+    aws,
+    capacity,
+    checks,
+    interruptions,
+    nodes,
+    pools,
+    probes,
+    provision,
+    releases,
+    runs,
+    teardown,
+)
 from gpu_fleet.core.reasons.reason import Reason, Section
 
 #: Validation: what fails a node, leaves it in doubt or busy, and what becomes of pools.
@@ -41,6 +53,7 @@ OTHERS: tuple[Section, ...] = (
     teardown.TEARDOWN,
     teardown.GATES,
     teardown.PODS,
+    interruptions.INTERRUPTIONS,
     runs.GATES,
     runs.ACCESS,
     aws.OURS,

@@ -29,6 +29,9 @@ ARGS: dict[str, Any] = {
     "replicas": 4,
     "plugin_namespace": "nvidia-device-plugin",
     "placement": {"wanted": 2, "selector": {}, "tolerations": []},
+    "workloads": [
+        {"namespace": "ml", "kind": "Job", "name": "train", "uid": "u", "evicted": ["uid-1"], "since": 990.0}
+    ],
     "now": 1_000.0,
     "started": 999.0,
 }
