@@ -26,17 +26,17 @@ _ROUNDING_S = 1.0
 
 
 def _queries(args: Args) -> tuple[Query, ...]:
-    namespaces = sorted({str(each["namespace"]) for each in args["workloads"]})
+    namespaces = sorted({str(each["namespace"]) for each in args["displaced"]})
     return tuple(KubeQuery(f"pods_{index}", POD, namespace=name) for index, name in enumerate(namespaces))
 
 
 def judge_placed(snapshot: Snapshot, args: Args) -> Verdict:
     """Ready when every workload has its pods again, or wants them no longer.
 
-    :param args: ``workloads``: ``[{"namespace", "kind", "name", "uid", "evicted": [UIDs], "since": epoch seconds}]``.
+    :param args: ``displaced``: ``[{"namespace", "kind", "name", "uid", "evicted": [UIDs], "since": epoch seconds}]``.
     """
     pods = [pod for listed in snapshot.values() for pod in listed]
-    found = [_of(workload, pods, float(args["now"])) for workload in args["workloads"]]
+    found = [_of(workload, pods, float(args["now"])) for workload in args["displaced"]]
     waiting = [each for each in found if each["pending"] or each["missing"]]
     data = {"workloads": [{key: value for key, value in each.items() if key != "why"} for each in found]}
     if not waiting:

@@ -29,7 +29,7 @@ ARGS: dict[str, Any] = {
     "replicas": 4,
     "plugin_namespace": "nvidia-device-plugin",
     "placement": {"wanted": 2, "selector": {}, "tolerations": []},
-    "workloads": [
+    "displaced": [
         {"namespace": "ml", "kind": "Job", "name": "train", "uid": "u", "evicted": ["uid-1"], "since": 990.0}
     ],
     "now": 1_000.0,

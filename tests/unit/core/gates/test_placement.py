@@ -24,7 +24,7 @@ WORKLOAD = {
 
 
 def args(now: float = 10.0, *workloads: dict[str, Any]) -> dict[str, Any]:
-    return {"workloads": list(workloads or (WORKLOAD,)), "now": SINCE + now, "started": SINCE, "here": SINCE + now}
+    return {"displaced": list(workloads or (WORKLOAD,)), "now": SINCE + now, "started": SINCE, "here": SINCE + now}
 
 
 def pod(uid: str, after: float = 5.0, owner: str = "rs", **changes: Any) -> dict[str, Any]:
