@@ -10,7 +10,7 @@ import pytest
 
 from tests.dags.conftest import ROOT, Parse
 
-DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_revalidate.demo", "gpu_teardown.demo"}
+DEMO_DAGS = {"gpu_lifecycle.demo", "gpu_restore.demo", "gpu_revalidate.demo", "gpu_teardown.demo"}
 POOLS = ("shared-a10g", "whole-a100")
 PROBE = {"shared-a10g": "sharing", "whole-a100": "exclusive"}
 
@@ -74,6 +74,19 @@ def test_params_are_a_described_form(fleet: dict[str, Any]) -> None:
     assert params["until"]["enum"] == ["validated", "torn_down"]
     assert params["pools"]["items"]["enum"] == list(POOLS)
     assert all(param["description"] and param["title"] for param in params.values())
+
+
+def test_a_restoration_requests_and_proves_without_installing(fleet: dict[str, Any]) -> None:
+    tasks = fleet["dags"]["gpu_restore.demo"]["tasks"]
+    assert {task_id.partition(".")[0] for task_id in tasks} == {
+        *("freeze_spec", "preflight", "capacity", "validation", "release_turn", "reached_end", "run_verdict")
+    }
+    for pool in POOLS:
+        before = ancestors(tasks, f"validation.pool_{pool}.protect_nodes")
+        assert {f"capacity.pool_{pool}.await_capacity", "preflight.acquire_turn", "freeze_spec"} <= before
+        # A pool that gets no node delays no other.
+        others = {f"capacity.pool_{other}.await_capacity" for other in POOLS if other != pool}
+        assert not before & others
 
 
 # --- retries and deadlines -------------------------------------------------------------------------------------------
@@ -235,6 +248,7 @@ def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str,
 #: What a person who marks a run failed must not keep from running.
 GIVES_BACK = {
     "gpu_lifecycle.demo": {"release_turn", "teardown.release_turn"},
+    "gpu_restore.demo": {"release_turn"},
     "gpu_revalidate.demo": {"release_turn"},
     "gpu_teardown.demo": {"teardown.release_turn"},
 }
@@ -248,7 +262,7 @@ def test_what_gives_back_is_a_teardown_without_a_setup(fleet: dict[str, Any], da
     assert len(cleaning) == (0 if dag_id == "gpu_teardown.demo" else len(POOLS))
     teardowns = {task_id for task_id, task in tasks.items() if task["is_teardown"]}
     undoing = {"teardown.undo_freeze"} & set(tasks)
-    assert bool(undoing) == (dag_id != "gpu_revalidate.demo")
+    assert bool(undoing) == (dag_id in ("gpu_lifecycle.demo", "gpu_teardown.demo"))
     assert teardowns == {*cleaning, *undoing, *GIVES_BACK[dag_id], "run_verdict"}
     assert not any(task["is_setup"] for task in tasks.values())
 
@@ -366,7 +380,7 @@ def mixed_fleet(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return parse(folder)
 
 
-@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_revalidate", "gpu_teardown"])
+@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_teardown"])
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any], name: str, family: str) -> None:
     broken = mixed_fleet["dags"][f"{family}.{name}"]
@@ -377,7 +391,7 @@ def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any
 
 def test_good_cluster_among_broken_ones_is_whole(mixed_fleet: dict[str, Any]) -> None:
     assert mixed_fleet["errors"] == {}
-    for family in ("gpu_lifecycle", "gpu_revalidate", "gpu_teardown"):
+    for family in ("gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_teardown"):
         assert len(mixed_fleet["dags"][f"{family}.good"]["tasks"]) > 10
 
 

@@ -62,6 +62,16 @@ def revalidation_preflight(spec: ClusterSpec) -> Phase:
     return Phase(heads=[active, node], tails=[lock], tasks=[active, node, lock])
 
 
+def restoring_preflight(spec: ClusterSpec) -> Phase:
+    """Cluster ACTIVE, then the cluster lock: nothing is installed, and what nodes need of the account was checked when
+    the pools were created."""
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
+        active = _cluster_active(spec)
+        lock = AcquireLockOperator(task_id="acquire_turn")
+        active >> lock
+    return Phase(heads=[active], tails=[lock], tasks=[active, lock])
+
+
 def teardown_preflight() -> Phase:
     """Only helm: a teardown must work on what is left of a cluster, whatever is missing.
 
