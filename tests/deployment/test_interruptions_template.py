@@ -10,6 +10,7 @@ import pytest
 from cfnlint.api import lint_file
 from moto import mock_aws
 
+from gpu_fleet.core.interruptions.messages import DETAIL_TYPES
 from tests.unit.queue_stack import ACCOUNT, CLUSTER, REGION, TEMPLATE, Stack, clients, create_stack, template
 
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/11111111-2222-3333-4444-555555555555"
@@ -183,6 +184,12 @@ def test_what_concerns_instances_arrives_once_and_whole(what: str, aws: dict[str
     assert [(each["source"], each["detail-type"], each["detail"]) for each in bodies] == (
         [(source, detail_type, detail)] if arrives else []
     )
+
+
+def test_there_is_a_rule_for_everything_that_is_read_and_for_nothing_else() -> None:
+    rules = [each["Properties"] for each in template()["Resources"].values() if each["Type"] == "AWS::Events::Rule"]
+    kinds = [kind for each in rules for kind in each["EventPattern"]["detail-type"]]
+    assert sorted(kinds) == sorted(DETAIL_TYPES)
 
 
 def test_every_rule_has_one_target_that_changes_nothing_and_loses_nothing(stack: Stack, aws: dict[str, Any]) -> None:

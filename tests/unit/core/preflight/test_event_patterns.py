@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.interruptions.messages import DETAIL_TYPES, read_message
 from gpu_fleet.core.preflight.event_patterns import ANNOUNCEMENTS, all_of, any_of, delivers
 
 SPOT, REBALANCE, STATE, HEALTH, RESERVATION = (each.detail_type for each in ANNOUNCEMENTS)
@@ -22,6 +23,15 @@ def test_there_are_five_kinds_and_every_state_that_ends_an_instance() -> None:
     assert sorted(EVENTS) == sorted(
         [SPOT, REBALANCE, HEALTH, RESERVATION, "stopping", "stopped", "shutting-down", "terminated"]
     )
+
+
+def test_what_the_rules_have_to_deliver_is_what_is_read() -> None:
+    assert sorted(each.detail_type for each in ANNOUNCEMENTS) == sorted(DETAIL_TYPES)
+    for name, event in EVENTS.items():
+        if event["detail-type"] == STATE:
+            detail = {**event["detail"], "instance-id": "i-0123456789abcdef0"}
+            (notice,) = read_message(json.dumps({**event, "time": "2026-08-01T00:00:00Z", "detail": detail}))
+            assert notice.action == name
 
 
 def of(detail_type: Any, **more: Any) -> dict[str, Any]:
