@@ -47,11 +47,12 @@ up: setup ## sandbox and Airflow, kept running to look around (KUBECONFIG_FILE=â
 down: setup ## stop what `make up` or `make demo KEEP=1` left running
 	@$(BIN)/python -m demo down
 
-lint: setup ## ruff, mypy, import contracts, generated files
+lint: setup ## ruff, mypy, import contracts, the CloudFormation template, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy plugins dags sandbox demo tools
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/cfn-lint include/cloudformation/*.yaml
 	@$(BIN)/python -m tools.reference --check
 	@$(BIN)/python tools/reason_docs.py --check
 

@@ -51,6 +51,18 @@ IAM = (
         "are looked at only if there are too few nodes for Karpenter's own pods",
     ),
     Grant(
+        "Look in preflight at the queue of `interruptions.queue` and at the rules that fill it",
+        (
+            "sqs:GetQueueUrl",
+            "sqs:GetQueueAttributes",
+            "events:ListRuleNamesByTarget",
+            "events:DescribeRule",
+            "events:ListTargetsByRule",
+        ),
+        "what an action would show is reported as unknown. `include/cloudformation/interruptions.yaml` grants them, "
+        "for the two queues and the five rules that it creates",
+    ),
+    Grant(
         "Know the physical GPUs, vCPUs and offers of instance types, also for the drift check",
         ("ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings"),
         "no gate can say what a node must offer: lifecycle and revalidation fail",

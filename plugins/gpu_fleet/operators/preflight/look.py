@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.aws.errors import refuses_credentials
 from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL
-from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GpuFleetError, NotFound, Throttled
 from gpu_fleet.core.kubernetes.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
 from gpu_fleet.core.kubernetes.names import DISCOVERY_TAG
 from gpu_fleet.core.preflight.controller_prerequisites import makes_service_account, service_account_name
 from gpu_fleet.core.preflight.facts import Facts, Unseen
+from gpu_fleet.core.preflight.interruption_queue import QueueFacts
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
 from gpu_fleet.core.preflight.launch_limits import Limits, quota_codes
 from gpu_fleet.core.preflight.node_prerequisites import SPOT_ROLE, buys_spot, makes_nodes
 from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.preflight.asking import Asking, Found
+from gpu_fleet.operators.preflight.queue_look import QueueLook
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.aws import AwsSession
 
-Found = TypeVar("Found")
 
-
-class Look:
-    """Asks AWS and Kubernetes, one question after the other; each answer is a fact or :class:`Unseen`."""
+class Look(Asking):
+    """Looks for everything that a spec needs."""
 
     def __init__(self, operator: FleetOperator, aws: AwsSession) -> None:
+        super().__init__(aws)
         self.spec = operator.spec
         self._access = operator.access
-        self._aws = aws
-        #: Service -> its failure: one that did not answer is not called again, as the network may have no route to it.
-        self._silent: dict[str, Unseen] = {}
 
     def facts(self) -> Facts:
         spec = self.spec
@@ -151,6 +148,13 @@ class Look:
             )
         return found
 
+    def queue(self, name: str | None) -> QueueFacts:
+        """Of the package's own queue for interruptions.
+
+        :param name: ``None`` if the spec names no queue: nothing is looked up.
+        """
+        return QueueLook(self).facts(name) if name else QueueFacts()
+
     def node_group_names(self) -> list[str]:
         """Names of the cluster's managed node groups; empty if they cannot be listed."""
         names = self._list("eks", "ListNodegroups", "list_nodegroups", "nodegroups", clusterName=self.spec.cluster.name)
@@ -208,53 +212,7 @@ class Look:
         role = self._ask("iam", "GetRole", "get_role", absent={}, RoleName=name)
         return role if isinstance(role, Unseen) else role.get("Role") or {}
 
-    # --- one look ----------------------------------------------------------------------------------------------------
-    def _list(self, service: str, action: str, operation: str, path: str, **params: Any) -> list[Any] | Unseen:
-        return self._looked(
-            service, f"{service}:{action}", lambda: self._aws.paginate(service, operation, path, **params)
-        )
-
-    def _ask(
-        self,
-        service: str,
-        action: str,
-        operation: str,
-        *,
-        absent: dict[str, Any] | None = None,
-        iam: str = "",
-        **params: Any,
-    ) -> dict[str, Any] | Unseen:
-        """
-        :param absent: the answer if the object does not exist; without it that counts as unknown, too.
-        :param iam: the service's prefix in IAM actions, if it differs from its name.
-        """
-
-        def ask() -> dict[str, Any]:
-            try:
-                return self._aws.call(service, operation, **params)
-            except NotFound:
-                if absent is None:
-                    raise
-                return absent
-
-        return self._looked(service, f"{iam or service}:{action}", ask)
-
     def _kube(self, permission: str, ask: Callable[[Any], Found]) -> Found | Unseen:
         from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
 
         return self._looked("kubernetes", permission, lambda: ask(KubernetesHook(self._access()).client()))
-
-    def _looked(self, service: str, permission: str, ask: Callable[[], Found]) -> Found | Unseen:
-        if service in self._silent:
-            return self._silent[service]
-        try:
-            return ask()
-        except Forbidden as error:
-            if refuses_credentials(error):
-                return Unseen(str(error))
-            return Unseen(f"{permission} is not allowed ({error.reason})", permission, error.cure)
-        except (ApiUnavailable, Throttled) as error:
-            self._silent[service] = Unseen(str(error))
-            return self._silent[service]
-        except GpuFleetError as error:
-            return Unseen(str(error))

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import GateRefused, PrerequisiteMissing
 from gpu_fleet.core.preflight.facts import State
+from gpu_fleet.core.preflight.interruption_queue import judge_queue
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
 from gpu_fleet.core.preflight.launch_limits import judge_limits
 from gpu_fleet.core.preflight.prerequisites import judge
@@ -18,8 +19,9 @@ from gpu_fleet.triggers.waiting import await_gate, conclude
 
 
 class CheckPrerequisitesOperator(FleetOperator):
-    """Checks the node role and its access entry, discovery tags, the controller's identity, queue and nodes; and that
-    EC2 can launch the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses.
+    """Checks the node role and its access entry, discovery tags, the controller's identity, queue and nodes; that EC2
+    can launch the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses; and the queue
+    of ``interruptions.queue``: that it is not Karpenter's, has a dead-letter queue, and rules that fill it.
 
     If only nodes of a managed node group are missing, which are still joining, the task waits for them, at most
     ``deadlines.cluster_active``, and then checks everything again.
@@ -42,6 +44,8 @@ class CheckPrerequisitesOperator(FleetOperator):
         facts = look.facts()
         selected = selected_pools(context["params"].get("pools"), self.spec.pool_names)
         found = judge(self.spec, facts) + judge_limits(self.spec, look.limits(facts), selected)
+        queue, karpenters = self.spec.interruptions.queue, self.spec.karpenter.interruption_queue
+        found += judge_queue(queue, karpenters, self.spec.region, look.queue(queue))
         for each in found:
             (self.log.info if each.state is State.MET else self.log.warning)("%s: %s", each.state, each)
         missing = [each for each in found if each.state is State.MISSING]

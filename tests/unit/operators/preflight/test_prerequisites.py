@@ -317,3 +317,18 @@ def test_a_fleet_of_others_is_not_looked_at(cloud: SandboxCloud) -> None:
     pools = [{**pool, "manage": False} for pool in value["nodePools"]]
     found = check(nodePools=pools, karpenter={**value["karpenter"], "manage": False})
     assert found == {"prerequisites": [], "unknown": 0}
+
+
+def test_the_queue_of_gpu_fleet_is_looked_at_only_if_the_file_names_it(cloud: SandboxCloud) -> None:
+    with pytest.raises(PrerequisiteMissing, match=r"lacks 1 of 14 prerequisites") as caught:
+        check(interruptions={"queue": "no-such-queue"})
+    assert "interruption queue of gpu-fleet: there is no SQS queue no-such-queue in us-west-2" in caught.value.message
+    assert "include/cloudformation/interruptions.yaml" in caught.value.message
+
+
+def test_a_queue_of_gpu_fleet_that_may_not_be_seen_is_no_failure(cloud: SandboxCloud) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": ["sqs:GetQueueUrl"]})
+    found = check(interruptions={"queue": "no-such-queue"})["prerequisites"]
+    unknown = {each["name"]: each["remedy"] for each in found if each["state"] == "unknown"}
+    assert set(unknown) == {"interruption queue", "interruption queue of gpu-fleet"}
+    assert all("grant sqs:GetQueueUrl" in remedy for remedy in unknown.values())
