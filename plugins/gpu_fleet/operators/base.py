@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The task that freezes the resolved spec of a run; every other task reads its XCom and nothing else.
 FREEZE_SPEC_TASK_ID = "freeze_spec"
+#: The task that does so in a DAG whose first task cannot wait for another one, and the key of its XCom: a drain before
+#: an instance's end.
+DRAIN_TASK_ID, FROZEN_SPEC = "drain", "frozen_spec"
 
 #: The task that finds out to which pool the run's Param ``node`` belongs; only DAGs with that Param have it.
 SELECT_NODE_TASK_ID = "preflight.select_node"
@@ -60,7 +63,8 @@ def frozen_spec(context: Mapping[str, Any]) -> ClusterSpec:
     # Here, so that a DAG file of Helm releases does not load the cluster file's models.
     from gpu_fleet.core.spec import parse_cluster
 
-    value = context["ti"].xcom_pull(task_ids=FREEZE_SPEC_TASK_ID)
+    ti = context["ti"]
+    value = ti.xcom_pull(task_ids=FREEZE_SPEC_TASK_ID) or ti.xcom_pull(task_ids=DRAIN_TASK_ID, key=FROZEN_SPEC)
     if not isinstance(value, Mapping) or "spec" not in value:
         raise SpecError(
             f"task {FREEZE_SPEC_TASK_ID!r} of this run has not frozen a cluster spec",

@@ -112,7 +112,7 @@ class FreezeSpecOperator(BaseOperator):
             self._await_dag(context)
             return frozen
         refuse_unknown_conf(context)
-        frozen = self._freeze(context.get("params") or {})
+        frozen = freeze(self.cluster, context.get("params") or {}, self.log, provisions=self.provisions)
         store.set(FROZEN, frozen)
         self.log.info("pinned to %s, digest %s, pools %s", frozen["file"], frozen["digest"], frozen["pools"])
         self._keep_dag(context, frozen)
@@ -172,30 +172,37 @@ class FreezeSpecOperator(BaseOperator):
                 reason="DagOutdated",
             )
 
-    def _freeze(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.core.spec.notes import notes_of
-        from gpu_fleet.hooks.files.clusters import load_cluster
-        from gpu_fleet.hooks.helm.charts.locks import apply_locks
 
-        spec = load_cluster(self.cluster)
-        for told in refuse_beyond(spec, notifies=self.provisions):
-            self.log.warning("%s; this run continues without it", told)
-        if self.provisions and spec.state == "absent":
-            raise SpecError(
-                f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",
-                field="state",
-                remedy=f"run gpu_teardown.{spec.name}, or write state: present",
-            )
-        if self.provisions:  # a teardown installs nothing: a chart that is not locked must not keep it from working
-            spec = apply_locks(spec)
-        for note in notes_of(spec):
-            self.log.warning("note: %s", note)
-        return {
-            "spec": spec.to_json(),
-            "digest": spec.digest,
-            "file": f"{spec.name}.yaml",
-            "pools": selected_pools(params.get("pools"), spec.pool_names),
-        }
+def freeze(cluster: str, params: Mapping[str, Any], log: Any, *, provisions: bool) -> dict[str, Any]:
+    """The resolved spec of a cluster file, as a run is pinned to it; see :class:`FreezeSpecOperator`.
+
+    :param params: of the run; ``pools`` selects among the spec's.
+    :param log: gets the notes on the spec.
+    :raises SpecError: see :class:`FreezeSpecOperator`.
+    """
+    from gpu_fleet.core.spec.notes import notes_of
+    from gpu_fleet.hooks.files.clusters import load_cluster
+    from gpu_fleet.hooks.helm.charts.locks import apply_locks
+
+    spec = load_cluster(cluster)
+    for told in refuse_beyond(spec, notifies=provisions):
+        log.warning("%s; this run continues without it", told)
+    if provisions and spec.state == "absent":
+        raise SpecError(
+            f"cluster {spec.name} is to be absent, so no capacity is created or validated for it",
+            field="state",
+            remedy=f"run gpu_teardown.{spec.name}, or write state: present",
+        )
+    if provisions:  # a teardown installs nothing: a chart that is not locked must not keep it from working
+        spec = apply_locks(spec)
+    for note in notes_of(spec):
+        log.warning("note: %s", note)
+    return {
+        "spec": spec.to_json(),
+        "digest": spec.digest,
+        "file": f"{spec.name}.yaml",
+        "pools": selected_pools(params.get("pools"), spec.pool_names),
+    }
 
 
 class InvalidSpecOperator(BaseOperator):

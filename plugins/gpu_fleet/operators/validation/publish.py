@@ -15,7 +15,7 @@ from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
-from gpu_fleet.operators.base import Preconditions, attempt, cluster_of_dag, run_name
+from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
@@ -25,6 +25,7 @@ from gpu_fleet.operators.preconditions import HadLock, SelectedPool
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
+from gpu_fleet.operators.validation.telling import Change, notify_change
 
 #: XCom key of a remediation task: what was done about nodes that failed.
 REMEDIATION = "remediation"
@@ -34,14 +35,20 @@ VERDICT = "verdict"
 MOST_DRIFTED = 10
 #: Most nodes of an older template that an event names; the report has all.
 _OLDER_NAMED = 20
-#: Key in Airflow's task state store: which notifiers have been notified of which change, so that a retry notifies none
-#: twice.
-TOLD = "told"
 
 
 def pool_assets(cluster: str, pool: str) -> dict[Topic, Asset]:
     """The three assets of a pool, for producers and for consumers' ``schedule=``."""
     return {topic: Asset(rules.uri(cluster, pool, topic)) for topic in Topic}
+
+
+def pool_state(context: Mapping[str, Any], assets: Mapping[Topic, Asset]) -> PoolState:
+    """What the newest event says about a pool; its three assets must be inlets of the task."""
+    newest: dict[Topic, float | None] = {}
+    for topic, asset in assets.items():
+        last = list(context["inlet_events"][asset].ascending(False).limit(1))
+        newest[topic] = last[0].timestamp.timestamp() if last else None
+    return rules.state_after(newest)
 
 
 class PublishPoolOperator(PoolOperator):
@@ -85,7 +92,7 @@ class PublishPoolOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         assets = pool_assets(self.cluster, self.node_pool)
         reports, remediation = self._reports(context), self._remediation(context)
-        chosen, was = self._chosen(context), self._state(context, assets)
+        chosen, was = self._chosen(context), pool_state(context, assets)
         unproven = rules.still_blamed(chosen.blamed if chosen else (), reports, remediation)
         finding = rules.finding_without(self._finding(context), reports, remediation)
         if was is not PoolState.READY:
@@ -129,7 +136,12 @@ class PublishPoolOperator(PoolOperator):
         context["ti"].xcom_push(VERDICT, verdict)
         # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
         if now is not was and finding.outcome != Outcome.IDLE:
-            self._notify(context, finding, was, now)
+            notify_change(
+                self,
+                context,
+                self.spec.validation.notify,
+                Change(self.cluster, self.node_pool, was, now, finding.reason, finding.message),
+            )
         return {key: verdict[key] for key in ("pool", "outcome", "reason", "events")}
 
     def _finding(self, context: Mapping[str, Any]) -> Finding:
@@ -160,13 +172,6 @@ class PublishPoolOperator(PoolOperator):
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
         return found
-
-    def _state(self, context: Mapping[str, Any], assets: Mapping[Topic, Asset]) -> PoolState:
-        newest: dict[Topic, float | None] = {}
-        for topic, asset in assets.items():
-            last = list(context["inlet_events"][asset].ascending(False).limit(1))
-            newest[topic] = last[0].timestamp.timestamp() if last else None
-        return rules.state_after(newest)
 
     def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
         """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""
@@ -222,37 +227,3 @@ class PublishPoolOperator(PoolOperator):
             None if disruption.never else disruption.seconds,
             None if expire.never else expire.seconds,
         )
-
-    def _notify(self, context: Mapping[str, Any], finding: Finding, was: PoolState, now: PoolState) -> None:
-        entries = self.spec.validation.notify
-        if not entries:
-            return
-        from gpu_fleet.hooks.notifiers import send, ui_url
-
-        ti, store = context["ti"], context["task_state_store"]
-        variables = {
-            "message": f"GPU pool {self.node_pool} of cluster {self.cluster}: {was} -> {now}: "
-            f"{finding.reason}: {finding.message[:1000]}",
-            "cluster": self.cluster,
-            "pool": self.node_pool,
-            "was": str(was),
-            "now": str(now),
-            "reason": finding.reason,
-            "report_url": ui_url(report_path(ti.dag_id, ti.run_id)),
-        }
-        # Recorded after each one: a task that dies in between may call one notifier twice, but never leaves one out.
-        change = {"was": str(was), "now": str(now), "attempt": attempt(context)}
-        kept = store.get(TOLD) or {}
-        told = dict(kept.get("notifiers") or {}) if kept.get("change") == change else {}
-        for index, entry in enumerate(entries):
-            key = f"{index} {entry.notifier}"
-            if key in told:
-                self.log.info("notifier %s was called by an earlier try", entry.notifier)
-                continue
-            problem = send(entry.model_dump(mode="json"), f"validation.notify[{index}]", variables)
-            if problem is None:
-                self.log.info("notifier %s called: %s -> %s", entry.notifier, was, now)
-            else:
-                self.log.error("notifier failed; the verdict is not affected: %s", problem)
-            told[key] = problem or "told"
-            store.set(TOLD, {"change": change, "notifiers": told})

@@ -24,7 +24,8 @@ from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
-from gpu_fleet.operators.validation.publish import REMEDIATION, TOLD, VERDICT, PublishPoolOperator
+from gpu_fleet.operators.validation.publish import REMEDIATION, VERDICT, PublishPoolOperator
+from gpu_fleet.operators.validation.telling import TOLD
 from tests.unit import notifying
 from tests.unit.airflow_context import StateStore, TaskInstance
 from tests.unit.core.specs import demo_spec
