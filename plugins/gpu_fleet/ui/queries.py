@@ -61,6 +61,8 @@ def load_run(
         skipped=remains.skipped,
         unreadable=remains.unreadable,
         root=root,
+        interruption=remains.interruption,
+        placement=remains.placement,
     )
 
 

@@ -27,6 +27,7 @@ from gpu_fleet.core.markup.blocks import (
 from gpu_fleet.core.pools.assets import VALIDATED_WITHOUT, outcomes_of_nodes
 from gpu_fleet.core.pools.history import VerdictAt
 from gpu_fleet.core.reports.figures import figure, figures
+from gpu_fleet.core.reports.interruption import interruption_blocks
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
@@ -40,13 +41,15 @@ _TROUBLE = (Outcome.FAILED, Outcome.INCONCLUSIVE)
 def document(run: RunReport) -> list[Block]:
     """The whole report."""
     blocks: list[Block] = [
-        Heading(1, f"GPU validation of {clean(run.cluster)}", str(run.outcome)),
+        Heading(1, f"{_subject(run)} of {clean(run.cluster)}", str(run.outcome)),
         Paragraph((text(run.headline()),), lead=True),
         Paragraph(_about(run)),
     ]
+    if run.interruption is not None:
+        blocks += interruption_blocks(run.interruption, run.placement)
     if run.pools:
         blocks.append(_overview(run))
-    elif not run.skipped:
+    elif not run.skipped and run.interruption is None:
         blocks.append(Paragraph((text("This run has no report of any pool yet."),)))
     if run.unreadable:
         listed = ", ".join(clean(name) for name in run.unreadable)
@@ -58,6 +61,10 @@ def document(run: RunReport) -> list[Block]:
     for pool in sorted(run.pools, key=lambda pool: (not pool.bad, pool.name)):
         blocks += _pool(run, pool)
     return blocks
+
+
+def _subject(run: RunReport) -> str:
+    return "GPU validation" if run.interruption is None else "Interrupted GPU nodes"
 
 
 def _about(run: RunReport) -> tuple[Inline, ...]:

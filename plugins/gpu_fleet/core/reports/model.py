@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.pools.assets import TORN_DOWN, Finding, PoolState, finding_of
 from gpu_fleet.core.pools.history import VerdictAt
 from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
-XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED)
+INTERRUPTION, PLACEMENT = "interruption", "placement"
+XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT)
 
 #: Outcomes of a pool that need no action.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
@@ -63,6 +65,8 @@ class RunReport:
     :ivar skipped: why the run tested nothing, as ``ClusterBusy: …``.
     :ivar unreadable: XComs that are not stored as JSON, for example because a custom backend keeps them elsewhere.
     :ivar root: what precedes the paths of links: the address of the Airflow UI, or nothing.
+    :ivar interruption: of a drain of interrupted nodes: what it came to.
+    :ivar placement: where its pods went: the finding of the gate ``pods_placed``.
     """
 
     cluster: str
@@ -77,6 +81,8 @@ class RunReport:
     skipped: str = ""
     unreadable: tuple[str, ...] = ()
     root: str = ""
+    interruption: InterruptionReport | None = None
+    placement: Mapping[str, Any] | None = None
 
     @property
     def failed(self) -> bool:
@@ -88,6 +94,8 @@ class RunReport:
         """The most decisive outcome of the run's pools; drift is a failure, and what was not compared is no pass."""
         if self.drift or self.failed or any(pool.bad for pool in self.pools):
             return Outcome.FAILED
+        if self.interruption is not None:
+            return Outcome.FAILED if self.interruption.bad else Outcome.PASSED
         if self.unread:
             return Outcome.INCONCLUSIVE
         if self.skipped:
@@ -98,6 +106,9 @@ class RunReport:
 
     def headline(self) -> str:
         """One sentence: what a person who is paged reads first."""
+        if self.interruption is not None:
+            words = self.interruption.headline()
+            return f"{words}; but the run failed" if self.failed else words
         bad = [pool for pool in self.pools if pool.bad]
         drifted = f"; {len(self.drift)} difference(s) from the spec" if self.drift else ""
         drifted += f"; {len(self.unread)} object(s) could not be compared with the spec" if self.unread else ""
@@ -133,6 +144,8 @@ class RunReport:
             "skipped": self.skipped,
             "unreadable": list(self.unreadable),
             "pools": [_pool_json(pool) for pool in self.pools],
+            "interruption": None if self.interruption is None else self.interruption.to_json(),
+            "placement": None if self.placement is None else dict(self.placement),
         }
 
 
@@ -178,6 +191,8 @@ class Remains:
     unread: tuple[Mapping[str, Any], ...]
     skipped: str
     unreadable: tuple[str, ...]
+    interruption: InterruptionReport | None = None
+    placement: Mapping[str, Any] | None = None
 
     @property
     def pools(self) -> list[str]:
@@ -193,6 +208,8 @@ def sort_out(left: Iterable[Left]) -> Remains:
     unread: list[Mapping[str, Any]] = []
     skipped = ""
     unreadable: list[str] = []
+    interruption: InterruptionReport | None = None
+    placement: Mapping[str, Any] | None = None
     for item in left:
         try:
             if item.key == REPORT:
@@ -207,6 +224,10 @@ def sort_out(left: Iterable[Left]) -> Remains:
                 drift = [*(drift or []), *found]
             elif item.key == UNREAD:
                 unread += [dict(entry) for entry in item.value]
+            elif item.key == INTERRUPTION:
+                interruption = InterruptionReport.from_json(item.value)
+            elif item.key == PLACEMENT:
+                placement = dict(item.value)
             elif item.key == SKIPPED and isinstance(item.value, Mapping):
                 skipped = f"{item.value['reason']}: {item.value['message']}"
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -218,6 +239,8 @@ def sort_out(left: Iterable[Left]) -> Remains:
         tuple(unread),
         skipped,
         tuple(unreadable),
+        interruption,
+        placement,
     )
 
 

@@ -1,0 +1,150 @@
+"""The part of a run's report about interrupted nodes: what happened to each node and pod, and where the pods went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gpu_fleet.core.interruptions.report import InterruptionReport
+from gpu_fleet.core.markup.blocks import (
+    Badge,
+    Block,
+    Fold,
+    Heading,
+    Inline,
+    Items,
+    Note,
+    Paragraph,
+    Table,
+    clean,
+    code,
+    moment,
+    text,
+)
+
+#: Pods that are listed one by one before the rest is folded; what is bad comes first.
+LISTED = 40
+#: What a person looks for first.
+_GRAVITY = ("Lost", "StuckTerminating", "Forced", "Waiting", "Asked", "Terminating", "Left")
+
+
+def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any] | None) -> Iterator[Block]:
+    """The document.
+
+    :param placement: the finding of the gate ``pods_placed``: ``{"phase", "message", "data": {"workloads"}}``.
+    """
+    if report.nodes:
+        yield Heading(2, "Nodes")
+        yield _nodes(report.nodes)
+    if report.pods:
+        yield from _pods(report)
+    if placement is not None:
+        yield from _placement(placement)
+    if report.gpu_seconds:
+        usd = "" if report.usd is None else f", {report.usd:.2f} USD at list prices"
+        hours = report.gpu_seconds / 3600
+        yield Paragraph(
+            (
+                text(
+                    f"Lost at most: {hours:.2f} GPU hours{usd}. That is what the pods had computed that ended before "
+                    "they had finished; what they had saved is not lost."
+                ),
+            )
+        )
+    yield from _others(report)
+
+
+def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Table:
+    rows: list[tuple[Inline, ...]] = [
+        (
+            code(node.get("node", "")),
+            code(node.get("instance", "")),
+            text(node.get("pool", "")),
+            code(node.get("kind", "")),
+            text(_at(node.get("at"))),
+            text(_at(node.get("deadline"))),
+            Badge(clean(node.get("outcome", ""))),
+            text(_at(node.get("emptiedAt"))),
+            text("; ".join(filter(None, (str(node.get("why") or ""), str(node.get("removed") or ""))))),
+        )
+        for node in nodes
+    ]
+    head = ("node", "instance", "pool", "cause", "noticed (UTC)", "ends (UTC)", "outcome", "empty (UTC)", "how")
+    return Table("Interrupted nodes", head, tuple(rows))
+
+
+def _pods(report: InterruptionReport) -> Iterator[Block]:
+    yield Heading(2, "Pods")
+    ordered = sorted(report.pods, key=lambda pod: (_rank(pod), str(pod.get("node")), str(pod.get("name"))))
+    yield _pod_table(ordered[:LISTED])
+    if len(ordered) > LISTED:
+        yield Fold(f"{len(ordered) - LISTED} more pods", (_pod_table(ordered[LISTED:]),))
+
+
+def _rank(pod: Mapping[str, Any]) -> int:
+    outcome = str(pod.get("outcome"))
+    return _GRAVITY.index(outcome) if outcome in _GRAVITY else len(_GRAVITY)
+
+
+def _pod_table(pods: Sequence[Mapping[str, Any]]) -> Table:
+    rows: list[tuple[Inline, ...]] = []
+    for pod in pods:
+        why = [str(pod.get("reason") or ""), str(pod.get("note") or "")]
+        if pod.get("refused"):
+            why.append(f"refused {pod['refused']} times, at last: {pod.get('words')}")
+        rows.append(
+            (
+                code(f"{pod.get('namespace')}/{pod.get('name')}"),
+                code(pod.get("node", "")),
+                text(pod.get("gpus") or "–"),
+                Badge(clean(pod.get("outcome", ""))),
+                code(pod.get("rule", "")),
+                text(_at(pod.get("asked_at"))),
+                text(_at(pod.get("gone_at"))),
+                text("; ".join(filter(None, why)) or "–"),
+            )
+        )
+    head = ("pod", "node", "GPUs", "outcome", "rule", "asked to go (UTC)", "gone (UTC)", "why")
+    return Table("Pods on the interrupted nodes", head, tuple(rows), frozenset({2}))
+
+
+def _placement(placement: Mapping[str, Any]) -> Iterator[Block]:
+    data = placement.get("data")
+    workloads = data.get("workloads") if isinstance(data, Mapping) else None
+    yield Heading(2, "Where the pods went", clean(placement.get("phase", "")))
+    yield Paragraph((text(placement.get("message", "")),))
+    if not isinstance(workloads, list):
+        return
+    rows: list[tuple[Inline, ...]] = []
+    for each in workloads:
+        running = [f"{pod.get('pod')} on {pod.get('node')}" for pod in each.get("running") or []]
+        rows.append(
+            (
+                code(each.get("workload", "")),
+                text(each.get("evicted", "")),
+                text(", ".join(running) or "–"),
+                text(", ".join(map(str, each.get("pending") or [])) or "–"),
+                text(each.get("notWanted", 0)),
+            )
+        )
+    head = ("workload", "evicted", "runs again", "pending", "no longer wanted")
+    yield Table("Successors of the evicted pods", head, tuple(rows), frozenset({1, 4}))
+
+
+def _others(report: InterruptionReport) -> Iterator[Block]:
+    lines: list[tuple[Inline, ...]] = [
+        *((code(node), text(f"is drained by run {run}")) for node, run in sorted(report.elsewhere.items())),
+        *((code(instance), text(why)) for instance, why in sorted(report.unknown.items())),
+        *((text(f"{count} notices passed over: {cause}"),) for cause, count in sorted(report.skipped.items())),
+    ]
+    if lines:
+        yield Heading(2, "Not acted on here")
+        yield Items(tuple(lines))
+    if report.problems:
+        yield Note("; ".join(map(clean, report.problems)))
+
+
+def _at(seconds: Any) -> str:
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        return "–"
+    return moment(float(seconds)).partition(" ")[2] or "–"

@@ -1,0 +1,72 @@
+"""The page about interrupted nodes, as an operator reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpu_fleet.core.markup import html, markdown
+from gpu_fleet.core.reports.document import document
+from gpu_fleet.core.reports.model import Left as XCom
+from gpu_fleet.core.reports.model import RunReport, sort_out
+from gpu_fleet.core.validation.report import Outcome
+from tests.unit.core.interruptions.test_report import REPORT, node, pod
+
+PLACEMENT = {
+    "phase": "Ready",
+    "message": "2 pods that replace evicted ones are ready",
+    "data": {
+        "workloads": [
+            {"workload": "ml/Job/train", "evicted": 2, "running": [{"pod": "train-1", "node": "n2"}], "pending": []}
+        ]
+    },
+}
+
+
+def run(**changes: object) -> RunReport:
+    found = RunReport("demo", "gpu_spot_drain.demo", "r1", "success", (), interruption=REPORT, placement=PLACEMENT)
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def test_the_page_names_every_node_pod_and_where_the_pods_went() -> None:
+    text = markdown.render(document(run()))
+    assert "Interrupted GPU nodes of demo" in text
+    for words in (REPORT.headline(), "i-1", "SpotInterruption", "ml/train-0", "train-1 on n2", "00:17:59"):
+        assert words in text, words
+    assert "no report of any pool" not in text
+
+
+def test_what_is_bad_comes_first() -> None:
+    worse = replace(REPORT, nodes=(node("Lost"),), pods=(pod("Evicted", "a"), pod("Forced", "b"), pod("Lost", "c")))
+    text = markdown.render(document(run(interruption=worse)))
+    assert text.index("ml/c") < text.index("ml/b") < text.index("ml/a")
+
+
+def test_a_refusal_is_shown_with_the_servers_words() -> None:
+    refused = pod(
+        "Forced", refused=3, words="budget web-pdb", reason="its grace of 30 s had to begin", note="loses data"
+    )
+    text = markdown.render(document(run(interruption=replace(REPORT, pods=(refused,)))))
+    assert "its grace of 30 s had to begin; loses data; refused 3 times, at last: budget web-pdb" in text
+
+
+def test_texts_of_clusters_are_escaped() -> None:
+    evil = replace(REPORT, pods=(pod("Evicted", "<script>alert(1)</script>"),))
+    assert "<script>alert" not in html.render(document(run(interruption=evil)), "t", [])
+
+
+def test_the_verdict_follows_from_what_was_lost_and_from_the_run() -> None:
+    assert run().outcome is Outcome.PASSED
+    assert run(interruption=replace(REPORT, nodes=(node("Lost"),))).outcome is Outcome.FAILED
+    failed = run(state="failed")
+    assert failed.outcome is Outcome.FAILED
+    assert failed.headline().endswith("but the run failed")
+
+
+def test_it_is_read_from_the_runs_xcoms() -> None:
+    remains = sort_out([XCom("drain", "interruption", REPORT.to_json()), XCom("placed", "placement", PLACEMENT)])
+    assert remains.interruption is not None
+    assert remains.interruption.headline() == REPORT.headline()
+    assert remains.placement == PLACEMENT
+    broken = sort_out([XCom("drain", "interruption", {"schema": "x"}), XCom("placed", "placement", 3)])
+    assert (broken.interruption, broken.placement) == (None, None)
+    assert broken.unreadable == ("drain: interruption", "placed: placement")
