@@ -1,7 +1,8 @@
 """What runs leave on nodes, and taking it back: protection from Karpenter, and cordons.
 
 Karpenter does not disrupt a node with the annotation ``karpenter.sh/do-not-disrupt``; a second annotation names the
-run that set it. A cordon of a drain carries the annotation ``gpu-fleet.io/cordoned-by``.
+run that set it. A cordon of a drain carries the annotation ``gpu-fleet.io/cordoned-by``. So does one for an
+interruption notice, with a value that names no run: it is not a run's to take back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_NODE_POOL,
 )
 from gpu_fleet.core.nodes.freeze import evicted_for
-from gpu_fleet.core.nodes.left_behind import cordoned_by_another, patch_of
+from gpu_fleet.core.nodes.left_behind import cordoned_by_a_run, cordoned_by_another, patch_of
 
 if TYPE_CHECKING:
     from gpu_fleet.core.kubernetes.objects import PoolNode
@@ -63,14 +64,14 @@ def unprotect_nodes(kube: KubeClient, selector: str) -> list[str]:
 
 # --- cordons ---------------------------------------------------------------------------------------------------------
 def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Uncordon the nodes that an unfinished drain of ours cordoned; a cordon by others stays.
+    """Uncordon the nodes that an unfinished drain of ours cordoned; a cordon by others, or for an interruption, stays.
 
     :returns: the nodes as they are afterwards, without those that no longer exist.
     """
     now = []
     for node in nodes:
         metadata = node["metadata"]
-        if ANNOTATION_CORDONED_BY not in (metadata.get("annotations") or {}) or metadata.get("deletionTimestamp"):
+        if not cordoned_by_a_run(node) or metadata.get("deletionTimestamp"):
             now.append(node)
             continue
         body: dict[str, Any] = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: None}}}
@@ -85,12 +86,7 @@ def take_back_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list
 
 def take_back_own_cordons(kube: KubeClient, nodes: Iterable[dict[str, Any]]) -> list[str]:
     """Uncordon the nodes that a run of ours cordoned, also a dead one; returns their names."""
-    mine = [
-        node
-        for node in nodes
-        if ANNOTATION_CORDONED_BY in (node["metadata"].get("annotations") or {})
-        and not node["metadata"].get("deletionTimestamp")
-    ]
+    mine = [node for node in nodes if cordoned_by_a_run(node) and not node["metadata"].get("deletionTimestamp")]
     return sorted(node["metadata"]["name"] for node in take_back_cordons(kube, mine))
 
 

@@ -21,7 +21,9 @@ LABEL_STANDING = f"{DOMAIN}/standing"  # on nodes that existed before the placeh
 STANDING = "true"
 LABEL_DEVICE_PLUGIN = f"{DOMAIN}/device-plugin"  # on nodes that our device plugin may run on, and no others
 SERVED = "true"
-ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node
+ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node, or CORDONED_FOR + an event's id
+CORDONED_FOR = "interruption/"  # begins the value where an interruption notice is the cause; no DAG id has a '/'
+ANNOTATION_INTERRUPTION = f"{DOMAIN}/interruption"  # JSON: kind, instance, at, deadline, action, event, seen
 ANNOTATION_FROZEN_LIMITS = f"{DOMAIN}/limits-before-freeze"
 ANNOTATION_FROZEN_BY = f"{DOMAIN}/frozen-by"  # the run whose teardown froze a NodePool
 ANNOTATION_EVICTED_FOR = f"{DOMAIN}/evicted-for"  # the run whose drain has evicted pods from a NodePool's nodes
@@ -59,6 +61,9 @@ KARPENTER_RELEASE = "karpenter"
 KARPENTER_CRD_RELEASE = "karpenter-crd"
 KARPENTER_NAMESPACE = "kube-system"
 KARPENTER_SELECTOR = "app.kubernetes.io/name=karpenter"  # of the controller's Deployment and pods
+
+# --- EKS -------------------------------------------------------------------------------------------------------------
+LABEL_NODE_GROUP = "eks.amazonaws.com/nodegroup"  # on the nodes of a managed node group
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 LABEL_HOSTNAME = "kubernetes.io/hostname"

@@ -2,6 +2,8 @@
 
 The run that decides this holds the cluster lock, so every other run whose name a node carries is over. A pool's own
 clean-up handles only the nodes of its pool; these may belong to a pool that is no longer in any cluster file.
+
+A cordon because of an interruption notice is no run's: its node is about to lose its instance, whichever runs are over.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_DO_NOT_DISRUPT,
     ANNOTATION_PROTECTED_BY,
     ANNOTATION_QUARANTINED,
+    CORDONED_FOR,
     LABEL_NODE_POOL,
 )
 from gpu_fleet.core.kubernetes.objects import deleting
@@ -25,9 +28,15 @@ def _annotations(node: Mapping[str, Any]) -> Mapping[str, str]:
     return node["metadata"].get("annotations") or {}
 
 
+def cordoned_by_a_run(node: Mapping[str, Any]) -> bool:
+    """Whether a run of ours cordoned the node, also a dead one."""
+    by = _annotations(node).get(ANNOTATION_CORDONED_BY)
+    return by is not None and not by.startswith(CORDONED_FOR)
+
+
 def cordoned_by_another(node: Mapping[str, Any], run: str) -> bool:
     """Whether a drain of a run that is over cordoned the node."""
-    return _annotations(node).get(ANNOTATION_CORDONED_BY, run) != run
+    return cordoned_by_a_run(node) and _annotations(node)[ANNOTATION_CORDONED_BY] != run
 
 
 def patch_of(node: Mapping[str, Any], run: str, closed_pools: Collection[str]) -> Json | None:

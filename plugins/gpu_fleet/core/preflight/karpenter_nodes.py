@@ -10,15 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
+from gpu_fleet.core.kubernetes.names import LABEL_NODE_GROUP, LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import condition, is_true
 from gpu_fleet.core.preflight.facts import Object, mapping
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
 
-#: The label that EKS gives the nodes of a managed node group.
-LABEL_NODE_GROUP = "eks.amazonaws.com/nodegroup"
 #: States of a node group in which nodes join without further action (Amazon EKS API, Nodegroup ``status``).
 CREATING, UPDATING, ACTIVE = "CREATING", "UPDATING", "ACTIVE"
 #: The chart's defaults for the controller.

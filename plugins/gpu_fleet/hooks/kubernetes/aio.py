@@ -1,5 +1,7 @@
 """The asynchronous, read-only Kubernetes client of triggers: list, watch and get over one aiohttp session.
 
+The one write of a trigger, the first aid to a node, is in a module of its own (``hooks/kubernetes/first_aid.py``).
+
 Nothing here blocks the triggerer's event loop: what may (EKS, STS credentials, names) runs in a thread of the region's
 own (``hooks/kubernetes/endpoints.py``), and a caller that waits for it gives up after a while with an error.
 """
@@ -116,12 +118,14 @@ class AsyncKubeClient:
 
     # --- transport ---------------------------------------------------------------------------------------------
 
-    async def _call(self, path: str, parameters: Mapping[str, Any], what: str, *, only: str = "") -> tuple[Json, str]:
-        """The answer and the server that gave it; ``only`` as in :meth:`_open`."""
+    async def _call(
+        self, path: str, parameters: Mapping[str, Any], what: str, *, only: str = "", merge: Json | None = None
+    ) -> tuple[Json, str]:
+        """The answer and the server that gave it; ``only`` and ``merge`` as in :meth:`_open`."""
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=5)
-        response, server = await self._open(path, parameters, what, limits, only)
+        response, server = await self._open(path, parameters, what, limits, only, merge)
         async with response:
             try:
                 value: Json = json.loads(await response.read())
@@ -130,11 +134,18 @@ class AsyncKubeClient:
             return value, server
 
     async def _open(
-        self, path: str, parameters: Mapping[str, Any], what: str, limits: Any, only: str = ""
+        self,
+        path: str,
+        parameters: Mapping[str, Any],
+        what: str,
+        limits: Any,
+        only: str = "",
+        merge: Json | None = None,
     ) -> tuple[Any, str]:
         """A successful response, with one fresh token after a 401, and the server that gave it.
 
         :param only: the server to ask, for what continues an earlier answer; whichever it is now, if empty.
+        :param merge: a merge patch to send; ``None`` only reads.
         :raises ApiUnavailable: also if there is none within :data:`OPEN_TIMEOUT_S`; with reason ``Expired`` if the
             cluster has another address than ``only`` by now.
         """
@@ -146,7 +157,7 @@ class AsyncKubeClient:
                         raise ApiUnavailable(f"{what}: {self.access} is at another address now", reason=EXPIRED)
                     identity = await kubernetes_endpoints.headers_of(self.access, endpoint)
                     try:
-                        response = await self._open_once(endpoint, identity, path, parameters, what, limits)
+                        response = await self._open_once(endpoint, identity, path, parameters, what, limits, merge)
                         return response, endpoint.server
                     except Unauthorized:
                         if attempt == 2 or not await kubernetes_endpoints.renewed(self.access, endpoint, identity):
@@ -165,6 +176,7 @@ class AsyncKubeClient:
         parameters: Mapping[str, Any],
         what: str,
         limits: Any,
+        merge: Json | None,
     ) -> Any:
         import aiohttp
         from yarl import URL
@@ -173,10 +185,20 @@ class AsyncKubeClient:
             connector = kubernetes_endpoints.connector(self.access)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
         headers = {"Accept": "application/json", "User-Agent": "gpu-fleet", **identity}
+        content = None
+        if merge is not None:
+            headers["Content-Type"] = "application/merge-patch+json"
+            content = json.dumps(merge).encode()
         url = URL(endpoint.server + path + query_string(parameters), encoded=True)
         try:
-            response = await self._session.get(
-                url, headers=headers, ssl=endpoint.ssl_context or False, timeout=limits, allow_redirects=False
+            response = await self._session.request(
+                "GET" if merge is None else "PATCH",
+                url,
+                data=content,
+                headers=headers,
+                ssl=endpoint.ssl_context or False,
+                timeout=limits,
+                allow_redirects=False,
             )
             self._ahead = seconds_ahead(response.headers.get("Date"), time.time())
             if response.status < 400:

@@ -1,7 +1,8 @@
 """The package's one way to a Kubernetes API server: :class:`KubernetesHook` makes the clients.
 
 ``hooks/kubernetes/client.py`` is the synchronous client of operators, ``hooks/kubernetes/aio.py`` the read-only one
-of triggers; ``hooks/kubernetes/access.py`` finds address, trust and credentials for both.
+of triggers, to which ``hooks/kubernetes/first_aid.py`` adds their one write; ``hooks/kubernetes/access.py`` finds
+address, trust and credentials for all.
 """
 
 from __future__ import annotations

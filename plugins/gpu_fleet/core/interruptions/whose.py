@@ -1,0 +1,109 @@
+"""Whose instance it is: which nodes and NodeClaims of a cluster are this package's business, by EC2 instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpu_fleet.core.interruptions.messages import Kind, Notice
+from gpu_fleet.core.kubernetes.names import LABEL_NODE_GROUP, LABEL_NODE_POOL
+from gpu_fleet.core.kubernetes.objects import epoch, labels_of, name_of
+from gpu_fleet.core.teardown.gpu_types import node_has_gpus
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which nodes are ours: those of the file's pools, and the GPU nodes of the managed node groups that it names."""
+
+    pools: tuple[str, ...]
+    node_groups: tuple[str, ...] = ()
+
+    def selectors(self) -> tuple[str, ...]:
+        """Label selectors that together find these nodes. No other node of the cluster is looked at."""
+        wanted = ((LABEL_NODE_POOL, self.pools), (LABEL_NODE_GROUP, self.node_groups))
+        return tuple(f"{label} in ({','.join(values)})" for label, values in wanted if values)
+
+    def claim_selector(self) -> str | None:
+        """The label selector of the pools' NodeClaims; ``None`` if there are no pools."""
+        return f"{LABEL_NODE_POOL} in ({','.join(self.pools)})" if self.pools else None
+
+    def has_node(self, node: Object) -> bool:
+        labels = labels_of(node)
+        if labels.get(LABEL_NODE_POOL) in self.pools:
+            return True
+        return labels.get(LABEL_NODE_GROUP) in self.node_groups and node_has_gpus(dict(node))
+
+    def has_claim(self, claim: Object) -> bool:
+        return labels_of(claim).get(LABEL_NODE_POOL) in self.pools
+
+
+@dataclass(frozen=True)
+class Home:
+    """What an instance is in the cluster.
+
+    :ivar node: name of the Node, empty while the instance is launching.
+    :ivar uid: of the Node.
+    :ivar claim: name of the NodeClaim, empty for a node that Karpenter does not own.
+    :ivar pool: name of the NodePool, empty for a node of a node group.
+    :ivar node_group: name of the managed node group, empty for a node of a pool.
+    :ivar leaving: since when the Node or its NodeClaim is being deleted, epoch seconds; ``None`` if neither is.
+    """
+
+    node: str = ""
+    uid: str = ""
+    claim: str = ""
+    pool: str = ""
+    node_group: str = ""
+    leaving: float | None = None
+
+
+def instance_of(item: Object) -> str:
+    """EC2 instance id of a Node or NodeClaim (``aws:///us-west-2a/i-0123``); empty before it is known."""
+    provider = (item.get("spec") or {}).get("providerID") or (item.get("status") or {}).get("providerID") or ""
+    return str(provider).rpartition("/")[2]
+
+
+def homes(nodes: Iterable[Object], claims: Iterable[Object], scope: Scope) -> dict[str, Home]:
+    """Instance id -> what it is, for all that are in scope."""
+    found: dict[str, Home] = {}
+    for claim in claims:
+        instance = instance_of(claim)
+        if instance and scope.has_claim(claim):
+            pool = labels_of(claim)[LABEL_NODE_POOL]
+            found[instance] = Home(claim=name_of(claim), pool=pool, leaving=_leaving(claim))
+    for node in nodes:
+        instance = instance_of(node)
+        if instance and scope.has_node(node):
+            found[instance] = of_node(node, found.get(instance, Home()))
+    return found
+
+
+def of_node(node: Object, known: Home) -> Home:
+    """The home with what its Node says now."""
+    labels = labels_of(node)
+    leaving = [since for since in (known.leaving, _leaving(node)) if since is not None]
+    return replace(
+        known,
+        node=name_of(node),
+        uid=str((node.get("metadata") or {}).get("uid") or ""),
+        pool=labels.get(LABEL_NODE_POOL, known.pool),
+        node_group="" if LABEL_NODE_POOL in labels else labels.get(LABEL_NODE_GROUP, ""),
+        leaving=min(leaving) if leaving else None,
+    )
+
+
+def left_before(home: Home, notice: Notice) -> bool:
+    """Whether the instance ends because its node was removed: whoever removed the node has drained it.
+
+    Every ordinary removal (consolidation, a teardown) ends in a state change of the instance. Karpenter deletes the
+    NodeClaim of an instance that ends for another cause, too, but only after it has heard so.
+    """
+    ending = notice.kind in (Kind.STOPPING, Kind.TERMINATING)
+    return ending and home.leaving is not None and home.leaving <= notice.at
+
+
+def _leaving(item: Object) -> float | None:
+    return epoch((item.get("metadata") or {}).get("deletionTimestamp"))
