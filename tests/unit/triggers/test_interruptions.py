@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from gpu_fleet.core.errors import Invalid
 from gpu_fleet.core.interruptions.event import Payload, by_instance
+from gpu_fleet.core.interruptions.marks import FirstAid
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
+from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.aws import forget_sessions
+from gpu_fleet.hooks.kubernetes.first_aid import NodeFirstAid, patch_of
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.triggers import queue_stream
+from gpu_fleet.triggers.interruptions import interruptions_asset
 from tests.unit.sandboxed import SandboxCloud, define_karpenter, only_connections, sandbox_cloud
 from tests.unit.triggers.interruption_world import (
     CONNECTION,
@@ -36,6 +46,8 @@ from tests.unit.triggers.interruption_world import (
     trigger_of,
     until,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +263,61 @@ async def test_a_node_whose_name_another_instance_got_is_not_touched(
         assert mark(node(kube, "ip-10-0-0-1")) == {}
 
 
+@pytest.mark.parametrize("successor", ["the name of another instance", "nothing"])
+async def test_a_node_that_goes_between_look_and_patch(
+    queue: Queue, access: ClusterAccess, kube: KubeClient, monkeypatch: pytest.MonkeyPatch, successor: str
+) -> None:
+    first, second = new_instance(), new_instance()
+    add_node(kube, "ip-10-0-0-1", first)
+    give = NodeFirstAid.give
+    tried = []
+
+    def replace_node() -> None:
+        kube.delete(ObjectRef(NODE, "ip-10-0-0-1"))
+        if successor != "nothing":
+            add_node(kube, "ip-10-0-0-1", second)
+
+    async def late(self: NodeFirstAid, found: dict[str, Any], aid: FirstAid) -> dict[str, Any]:
+        if not tried:
+            tried.append(found["metadata"]["uid"])
+            await asyncio.to_thread(replace_node)
+        return await give(self, found, aid)
+
+    monkeypatch.setattr(NodeFirstAid, "give", late)
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        queue.send(event(SPOT, first))
+        await until(lambda: queue.left() == 0)
+        assert tried
+        assert triggerer.cases == []
+        if successor != "nothing":
+            assert not cordoned(node(kube, "ip-10-0-0-1"))
+            assert mark(node(kube, "ip-10-0-0-1")) == {}
+
+
+async def test_a_node_that_others_change_all_the_time(
+    queue: Queue, access: ClusterAccess, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Karpenter taints it at the same moment: look again, and keep what the others wrote."""
+    instance = new_instance()
+    add_node(kube, "n1", instance)
+    give = NodeFirstAid.give
+    changes: list[int] = []
+
+    async def late(self: NodeFirstAid, found: dict[str, Any], aid: FirstAid) -> dict[str, Any]:
+        if len(changes) < 3:
+            changes.append(1)
+            body = {"metadata": {"labels": {f"change-{len(changes)}": "x"}}}
+            await asyncio.to_thread(kube.patch, ObjectRef(NODE, "n1"), body)
+        return await give(self, found, aid)
+
+    monkeypatch.setattr(NodeFirstAid, "give", late)
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        queue.send(event(SPOT, instance))
+        await until(lambda: bool(triggerer.cases))
+    assert (triggerer.cases[0]["cordoned"], triggerer.cases[0]["problem"]) == (True, None)
+    assert {f"change-{number}" for number in (1, 2, 3)} <= set(node(kube, "n1")["metadata"]["labels"])
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -463,3 +530,76 @@ def test_arguments_survive_airflows_database() -> None:
     again: Any = type(original)(**json.loads(json.dumps(arguments)))
     assert again.serialize() == (path, arguments)
     assert again.shared_stream_key() == original.shared_stream_key()
+
+
+@pytest.mark.parametrize("queue_name", [None, "demo-gpu-fleet"])
+def test_the_asset_of_a_cluster_file(queue_name: str | None) -> None:
+    from airflow.serialization.encoders import encode_asset_like
+
+    text = (ROOT / "include" / "clusters" / "demo.yaml").read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    document["interruptions"] = {"queue": queue_name, "nodeGroups": ["z", "a"]}
+    spec = ClusterSpec.model_validate(document)
+    asset = interruptions_asset(spec)
+    if queue_name is None:
+        assert asset is None
+        return
+    assert asset is not None
+    assert (asset.name, asset.uri) == ("gpu-fleet://demo/interruptions", "gpu-fleet://demo/interruptions")
+    (watcher,) = asset.watchers
+    assert watcher.trigger.serialize()[1]["pools"] == sorted(pool.name for pool in spec.node_pools)
+    assert watcher.trigger.serialize()[1]["node_groups"] == ["a", "z"]
+    assert watcher.trigger.serialize()[1]["handler"] == "karpenter"
+    again = interruptions_asset(ClusterSpec.model_validate(document))
+    assert again is not None
+    assert json.dumps(encode_asset_like(asset)) == json.dumps(encode_asset_like(again))
+
+
+def test_a_dag_file_with_the_asset_loads_no_client() -> None:
+    code = """
+import sys
+import airflow.sdk, airflow.triggers.base
+from gpu_fleet.triggers.interruptions import InterruptionTrigger, interruptions_asset
+print(*sorted({"boto3", "botocore", "aiohttp", "urllib3.connectionpool"} & set(sys.modules)))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr[-2000:]
+
+
+# --- triggers only read, with one exception ---------------------------------------------------------------------------
+WRITES = {"apply", "create", "delete", "evict", "give", "patch", "put", "raw", "replace", "update"}
+#: (module, call): of first aid, of the queue's own messages, and of dictionaries and dataclasses.
+ALLOWED = {("first_aid", "give"), ("queue_stream", "delete")}
+
+
+def test_triggers_only_read_but_for_first_aid() -> None:
+    """First aid is the one write, and it is in one place; see the decisions in docs/architecture.md."""
+    package = ROOT / "plugins" / "gpu_fleet"
+    found = set()
+    for path in sorted((package / "triggers").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in WRITES:
+                found.add((path.stem, call.func.attr))
+    assert found == ALLOWED
+    writers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "merge=" in path.read_text(encoding="utf-8") and "_call(" in path.read_text(encoding="utf-8")
+    }
+    assert writers == {"hooks/kubernetes/first_aid.py"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "annotations"),
+    [
+        ({"name": "n", "uid": "u"}, {"gpu-fleet.io/interruption": "{}"}),
+        ({"name": "n", "uid": "u", "resourceVersion": "7"}, {"karpenter.sh/do-not-disrupt": "true"}),
+    ],
+    ids=["of no version", "of others"],
+)
+def test_what_first_aid_refuses_to_write(metadata: dict[str, str], annotations: dict[str, str]) -> None:
+    with pytest.raises(Invalid, match="no first aid"):
+        patch_of({"metadata": metadata}, FirstAid(annotations, cordon=True))

@@ -119,7 +119,7 @@ class Payload:
                 cases=tuple(Case.from_json(each) for each in value["notices"]),
                 skipped={str(cause): int(count) for cause, count in (value.get("skipped") or {}).items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no event about interruptions: {error!r}") from error
 
 

@@ -51,10 +51,10 @@ def patch_of(node: Mapping[str, Json], aid: FirstAid) -> Json:
     :raises Invalid: if it would write anything but annotations of this package, or has no version to rest on.
     """
     metadata = node["metadata"]
-    version, uid = metadata.get("resourceVersion"), metadata.get("uid")
-    if not version or not uid or not all(name.startswith(f"{DOMAIN}/") for name in aid.annotations):
+    version = metadata.get("resourceVersion")
+    if not version or not all(name.startswith(f"{DOMAIN}/") for name in aid.annotations):
         raise Invalid(f"no first aid to Node {metadata.get('name')}: only annotations {DOMAIN}/…, of a known version")
-    body: Json = {"metadata": {"uid": uid, "resourceVersion": version, "annotations": dict(aid.annotations)}}
+    body: Json = {"metadata": {"resourceVersion": version, "annotations": dict(aid.annotations)}}
     if aid.cordon:
         body["spec"] = {"unschedulable": True}
     return body

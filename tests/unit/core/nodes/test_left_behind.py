@@ -51,9 +51,17 @@ def test_what_is_taken_back(
         node({"karpenter.sh/do-not-disrupt": "true"}),
         node({"karpenter.sh/do-not-disrupt": "true", "gpu-fleet.io/protected-by": ME}),
         node({"gpu-fleet.io/cordoned-by": ME}),
+        node({"gpu-fleet.io/cordoned-by": "interruption/6f1c", "gpu-fleet.io/interruption": "{}"}),
         node({**PROTECTED, **CORDONED}, deletionTimestamp="2026-11-01T00:00:00Z"),
     ],
-    ids=["nothing", "somebody else's", "this run's protection", "this run's cordon", "a node that is going"],
+    ids=[
+        "nothing",
+        "somebody else's",
+        "this run's protection",
+        "this run's cordon",
+        "an interruption's cordon",
+        "a node that is going",
+    ],
 )
 def test_what_is_left_alone(found: dict[str, Any]) -> None:
     assert patch_of(found, ME, ()) is None

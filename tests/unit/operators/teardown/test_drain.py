@@ -25,7 +25,7 @@ from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.nodes.freeze import frozen
 from gpu_fleet.core.verdict import Verdict, progressing
 from gpu_fleet.hooks.kubernetes.hook import KubeClient
-from gpu_fleet.operators.nodes import take_back_cordons
+from gpu_fleet.operators.nodes import take_back_cordons, take_back_own_cordons
 from gpu_fleet.operators.teardown import drain as drain_operators
 from gpu_fleet.operators.teardown.drain import DrainOperator
 from gpu_fleet.operators.teardown.drain_pools import DrainPoolOperator, DrainRemovedPoolsOperator
@@ -445,6 +445,16 @@ def test_the_cordon_of_a_quarantine_outlives_a_drain_that_was_taken_back(cluster
     (after,) = take_back_cordons(cluster.kube, [cluster.kube.get(ref) or {}])
     assert after["spec"]["unschedulable"] is True
     assert after["metadata"]["annotations"] == {ANNOTATION_QUARANTINED: "{}"}
+
+
+def test_the_cordon_of_an_interruption_outlives_a_drain_that_was_taken_back(cluster: SandboxCluster, node: str) -> None:
+    ref = ObjectRef(NODE, node)
+    cordon = {ANNOTATION_CORDONED_BY: "interruption/6f1c"}
+    cluster.kube.patch(ref, {"metadata": {"annotations": cordon}, "spec": {"unschedulable": True}})
+    (after,) = take_back_cordons(cluster.kube, [cluster.kube.get(ref) or {}])
+    assert after["spec"]["unschedulable"] is True
+    assert after["metadata"]["annotations"] == cordon
+    assert take_back_own_cordons(cluster.kube, [after]) == []
 
 
 def test_a_persons_cordon_is_not_marked_as_ours(cluster: SandboxCluster, node: str) -> None:
