@@ -270,7 +270,7 @@ async def test_a_node_that_goes_between_look_and_patch(
     first, second = new_instance(), new_instance()
     add_node(kube, "ip-10-0-0-1", first)
     give = NodeFirstAid.give
-    tried = []
+    tried: list[str] = []
 
     def replace_node() -> None:
         kube.delete(ObjectRef(NODE, "ip-10-0-0-1"))

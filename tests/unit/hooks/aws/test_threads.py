@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ async def gone(name: str) -> None:
 
 async def test_results_and_errors_come_back() -> None:
     threads = DaemonThreads("t-results", 2)
-    assert await asyncio.gather(*(threads.run(lambda n=n: n * n) for n in range(20))) == [n * n for n in range(20)]
-    with pytest.raises(KeyError):
-        await threads.run(lambda: {}["x"])
+    assert await asyncio.gather(*(threads.run(partial(pow, n, 2)) for n in range(20))) == [n * n for n in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(lambda: 1 // 0)
     assert len(named("t-results")) == 2
     threads.close()
     await gone("t-results")
