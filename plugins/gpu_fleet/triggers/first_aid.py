@@ -22,7 +22,8 @@ from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound, Throttled, 
 from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import first_aid, is_cordoned, outranks
 from gpu_fleet.core.interruptions.messages import SPOT_NOTICE_S, Notice
-from gpu_fleet.core.interruptions.whose import Home, Scope, homes, instance_of, left_before, of_node
+from gpu_fleet.core.interruptions.nodes import instance_of
+from gpu_fleet.core.interruptions.whose import Home, Scope, homes, left_before, of_node
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.queries import KubeQuery
 
@@ -201,7 +202,7 @@ class Ward:
                     return
                 home = None
                 continue
-            patient.home = home = self._homes[instance] = of_node(node, home)
+            patient.home = home = self._homes[instance] = of_node(node, home, self._scope)
             if left_before(home, patient.notice):
                 return
             wanted = first_aid(node, patient.notice, seen=patient.read_at)

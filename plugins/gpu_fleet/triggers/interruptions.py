@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from gpu_fleet.core.interruptions.event import Case, Payload, strongest, uri
+from gpu_fleet.core.interruptions.event import Case, Payload, uri
 from gpu_fleet.core.interruptions.marks import is_heeded
 from gpu_fleet.core.interruptions.messages import Notice
+from gpu_fleet.core.interruptions.ways import newest_per_instance
 from gpu_fleet.core.interruptions.whose import Scope
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class InterruptionTrigger(BaseEventTrigger):
             connection=spec.aws.connection,
             region=spec.aws.region,
             queue=found.queue,
-            handler=found.handler or ("karpenter" if spec.karpenter.interruption_queue else "gpu-fleet"),
+            handler=spec.interruption_handler,
             rebalance=found.rebalance,
             pools=sorted(pool.name for pool in spec.node_pools),
             node_groups=sorted(found.node_groups),
@@ -190,7 +191,7 @@ class InterruptionTrigger(BaseEventTrigger):
         sent = {each["notice"]["instance"]: each["sent"] for each in batch["notices"]}
         notices = [Notice.from_json(each["notice"]) for each in batch["notices"]]
         heeded = [notice for notice in notices if is_heeded(notice, self.rebalance)]
-        counting = strongest(heeded)
+        counting = newest_per_instance(heeded)
         try:
             cases, skipped = await ward.treat(counting, read_at)
         except Exception as error:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpu_fleet.core.interruptions.marks import outranks
 from gpu_fleet.core.interruptions.messages import Notice
+from gpu_fleet.core.interruptions.ways import newest_per_instance
 
 _SCHEME = "gpu-fleet"
 
@@ -123,16 +123,6 @@ class Payload:
             raise ValueError(f"no event about interruptions: {error!r}") from error
 
 
-def strongest(notices: Iterable[Notice]) -> dict[str, Notice]:
-    """Instance id -> the notice that counts: the most urgent, of equals the one with the earliest end."""
-    found: dict[str, Notice] = {}
-    for notice in notices:
-        known = found.get(notice.instance)
-        if known is None or outranks(notice, known):
-            found[notice.instance] = notice
-    return found
-
-
 def by_instance(payloads: Iterable[Payload]) -> dict[str, Case]:
     """Instance id -> one case, of any number of events in any order, sorted by instance.
 
@@ -141,7 +131,7 @@ def by_instance(payloads: Iterable[Payload]) -> dict[str, Case]:
     """
     ordered = sorted(payloads, key=lambda each: each.read_at)
     cases = [case for payload in ordered for case in payload.cases]
-    notices = strongest(case.notice for case in cases)
+    notices = newest_per_instance([case.notice for case in cases])
     found: dict[str, Case] = {}
     for case in cases:
         known = found.get(case.notice.instance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,15 @@ from gpu_fleet.core.kubernetes.names import (
     GPU_RESOURCE,
     LABEL_CAPACITY_TYPE,
     LABEL_INSTANCE_TYPE,
+    LABEL_NODE_GROUP,
     LABEL_NODE_POOL,
     LABEL_ZONE,
     TAINT_DISRUPTED,
 )
 from gpu_fleet.core.kubernetes.objects import deleting, labels_of, name_of, quantity
+from gpu_fleet.core.teardown.gpu_types import node_has_gpus
 
-#: Labels of the nodes of managed node groups (Amazon EKS User Guide, "Managed node groups concepts").
-LABEL_NODE_GROUP = "eks.amazonaws.com/nodegroup"
+#: On the nodes of managed node groups (Amazon EKS User Guide, "Managed node groups concepts").
 LABEL_NODE_GROUP_CAPACITY = "eks.amazonaws.com/capacityType"
 
 
@@ -69,8 +70,25 @@ def instance_of(node: Mapping[str, Any]) -> str:
     return str(given).rpartition("/")[2]
 
 
+def owner_of(node: Mapping[str, Any], pools: Collection[str], groups: Collection[str]) -> tuple[Owner, str] | None:
+    """Who launched the node, and the name of its pool or node group; ``None`` for nodes of other teams.
+
+    A GPU node of a node group counts as one also while its device plugin is down.
+
+    :param pools: names of the spec's pools.
+    :param groups: ``interruptions.nodeGroups``.
+    """
+    labels = labels_of(node)
+    pool, group = labels.get(LABEL_NODE_POOL, ""), labels.get(LABEL_NODE_GROUP, "")
+    if pool:
+        return (Owner.KARPENTER, pool) if pool in pools else None
+    if group and group in groups and (_gpus(node) or node_has_gpus(dict(node))):
+        return Owner.NODE_GROUP, group
+    return None
+
+
 def our_node(
-    node: Mapping[str, Any], claims: Mapping[str, Mapping[str, Any]], pools: Iterable[str], groups: Iterable[str]
+    node: Mapping[str, Any], claims: Mapping[str, Mapping[str, Any]], pools: Collection[str], groups: Collection[str]
 ) -> OurNode | None:
     """The node, if the package answers for it; ``None`` for nodes of other teams.
 
@@ -78,15 +96,12 @@ def our_node(
     :param pools: names of the spec's pools.
     :param groups: ``interruptions.nodeGroups``.
     """
-    labels, name = labels_of(node), name_of(node)
-    pool, group = labels.get(LABEL_NODE_POOL, ""), labels.get(LABEL_NODE_GROUP, "")
-    allocatable = quantity(((node.get("status") or {}).get("allocatable") or {}).get(GPU_RESOURCE)) or 0
-    if pool and pool in set(pools):
-        owner, of, capacity = Owner.KARPENTER, pool, labels.get(LABEL_CAPACITY_TYPE, "").lower()
-    elif not pool and group and group in set(groups) and allocatable:
-        owner, of, capacity = Owner.NODE_GROUP, group, labels.get(LABEL_NODE_GROUP_CAPACITY, "").lower()
-    else:
+    found = owner_of(node, pools, groups)
+    if found is None:
         return None
+    labels, name = labels_of(node), name_of(node)
+    owner, of = found
+    capacity = labels.get(LABEL_CAPACITY_TYPE if owner is Owner.KARPENTER else LABEL_NODE_GROUP_CAPACITY, "").lower()
     claim = claims.get(name)
     taints = (node.get("spec") or {}).get("taints") or []
     return OurNode(
@@ -99,8 +114,12 @@ def our_node(
         leaving=deleting(node)
         or (claim is not None and deleting(claim))
         or any(taint.get("key") == TAINT_DISRUPTED for taint in taints),
-        gpus=allocatable,
+        gpus=_gpus(node),
         instance_type=labels.get(LABEL_INSTANCE_TYPE, ""),
         zone=labels.get(LABEL_ZONE, ""),
         spot=capacity == "spot" if capacity else None,
     )
+
+
+def _gpus(node: Mapping[str, Any]) -> int:
+    return quantity(((node.get("status") or {}).get("allocatable") or {}).get(GPU_RESOURCE)) or 0

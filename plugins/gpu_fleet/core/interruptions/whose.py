@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu_fleet.core.interruptions.messages import Kind, Notice
+from gpu_fleet.core.interruptions.nodes import instance_of, owner_of
+from gpu_fleet.core.interruptions.ways import Owner
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_GROUP, LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import epoch, labels_of, name_of
-from gpu_fleet.core.teardown.gpu_types import node_has_gpus
 
 Object = Mapping[str, Any]
 
@@ -31,10 +32,7 @@ class Scope:
         return f"{LABEL_NODE_POOL} in ({','.join(self.pools)})" if self.pools else None
 
     def has_node(self, node: Object) -> bool:
-        labels = labels_of(node)
-        if labels.get(LABEL_NODE_POOL) in self.pools:
-            return True
-        return labels.get(LABEL_NODE_GROUP) in self.node_groups and node_has_gpus(dict(node))
+        return owner_of(node, self.pools, self.node_groups) is not None
 
     def has_claim(self, claim: Object) -> bool:
         return labels_of(claim).get(LABEL_NODE_POOL) in self.pools
@@ -60,12 +58,6 @@ class Home:
     leaving: float | None = None
 
 
-def instance_of(item: Object) -> str:
-    """EC2 instance id of a Node or NodeClaim (``aws:///us-west-2a/i-0123``); empty before it is known."""
-    provider = (item.get("spec") or {}).get("providerID") or (item.get("status") or {}).get("providerID") or ""
-    return str(provider).rpartition("/")[2]
-
-
 def homes(nodes: Iterable[Object], claims: Iterable[Object], scope: Scope) -> dict[str, Home]:
     """Instance id -> what it is, for all that are in scope."""
     found: dict[str, Home] = {}
@@ -77,20 +69,20 @@ def homes(nodes: Iterable[Object], claims: Iterable[Object], scope: Scope) -> di
     for node in nodes:
         instance = instance_of(node)
         if instance and scope.has_node(node):
-            found[instance] = of_node(node, found.get(instance, Home()))
+            found[instance] = of_node(node, found.get(instance, Home()), scope)
     return found
 
 
-def of_node(node: Object, known: Home) -> Home:
-    """The home with what its Node says now."""
-    labels = labels_of(node)
+def of_node(node: Object, known: Home, scope: Scope) -> Home:
+    """The home with what its Node, which is in scope, says now."""
+    owner, name = owner_of(node, scope.pools, scope.node_groups) or (Owner.KARPENTER, known.pool)
     leaving = [since for since in (known.leaving, _leaving(node)) if since is not None]
     return replace(
         known,
         node=name_of(node),
         uid=str((node.get("metadata") or {}).get("uid") or ""),
-        pool=labels.get(LABEL_NODE_POOL, known.pool),
-        node_group="" if LABEL_NODE_POOL in labels else labels.get(LABEL_NODE_GROUP, ""),
+        pool=name if owner is Owner.KARPENTER else "",
+        node_group=name if owner is Owner.NODE_GROUP else "",
         leaving=min(leaving) if leaving else None,
     )
 

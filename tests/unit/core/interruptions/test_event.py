@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_fleet.core.interruptions.event import Case, Payload, by_instance, strongest, uri
+from gpu_fleet.core.interruptions.event import Case, Payload, by_instance, uri
 from gpu_fleet.core.interruptions.messages import Kind, Notice
 
 SPOT = Notice(Kind.SPOT, "i-1", 100.0, 220.0, "terminate", "e1")
@@ -60,12 +60,6 @@ def test_the_names_in_the_payload() -> None:
 def test_something_else_is_no_payload(value: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no "):
         Payload.from_json(value)
-
-
-def test_of_two_notices_the_stronger_counts_in_any_order() -> None:
-    other = replace(SPOT, instance="i-2")
-    for order in itertools.permutations([SPOT, REBALANCE, other]):
-        assert strongest(order) == {"i-1": SPOT, "i-2": other}
 
 
 def test_events_become_one_case_per_instance() -> None:

@@ -48,6 +48,7 @@ def test_a_node_without_registered_gpus_is_a_pools_all_the_same() -> None:
     [
         ({"eks.amazonaws.com/nodegroup": "gpu-group", "eks.amazonaws.com/capacityType": "SPOT"}, "1", True),
         ({"eks.amazonaws.com/nodegroup": "gpu-group"}, None, False),
+        ({"eks.amazonaws.com/nodegroup": "gpu-group", "nvidia.com/gpu.present": "true"}, "0", True),
         ({"eks.amazonaws.com/nodegroup": "gpu-group"}, "0", False),
         ({"eks.amazonaws.com/nodegroup": "of-others"}, "1", False),
         ({"karpenter.sh/nodepool": "of-others"}, "1", False),
@@ -61,7 +62,8 @@ def test_of_other_nodes_only_gpu_nodes_of_named_groups_are_ours(
     found = our_node(node(labels, gpus), {}, POOLS, GROUPS)
     assert (found is not None) is ours
     if found is not None:
-        assert (found.owner, found.pool, found.spot) == (Owner.NODE_GROUP, "gpu-group", True)
+        assert (found.owner, found.pool) == (Owner.NODE_GROUP, "gpu-group")
+        assert found.spot is ("eks.amazonaws.com/capacityType" in labels or None)
 
 
 @pytest.mark.parametrize(

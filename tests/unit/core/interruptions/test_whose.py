@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.interruptions.messages import Kind, Notice
-from gpu_fleet.core.interruptions.whose import Home, Scope, homes, instance_of, left_before
+from gpu_fleet.core.interruptions.whose import Home, Scope, homes, left_before
 
 SCOPE = Scope(("a", "b"), ("gpus",))
 GROUP = {"eks.amazonaws.com/nodegroup": "gpus"}
@@ -36,6 +36,7 @@ def test_the_selectors_name_pools_and_groups() -> None:
     [
         ({"karpenter.sh/nodepool": "a"}, True),
         ({"karpenter.sh/nodepool": "theirs"}, False),
+        ({"karpenter.sh/nodepool": "theirs", **GROUP, "nvidia.com/gpu.present": "true"}, False),
         ({}, False),
         (GROUP, False),
         ({**GROUP, "nvidia.com/gpu.present": "true"}, True),
@@ -62,7 +63,6 @@ def test_a_node_and_its_claim_are_one_home() -> None:
 
 
 def test_an_instance_without_a_provider_id_is_nobodys() -> None:
-    assert instance_of({}) == ""
     assert homes([node("", {"karpenter.sh/nodepool": "a"})], [claim("", "a")], SCOPE) == {}
 
 
