@@ -63,6 +63,20 @@ IAM = (
         "for the two queues and the five rules that it creates",
     ),
     Grant(
+        "Read the queue of `interruptions.queue`, and move what cannot be read to its dead-letter queue",
+        (
+            "sqs:GetQueueUrl",
+            "sqs:GetQueueAttributes",
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:SendMessage",
+        ),
+        "no interruption is seen; the triggerer's log says why. `sqs:SendMessage` is needed for the dead-letter queue "
+        "only: without it an unreadable message is received until SQS moves it there itself. "
+        "`include/cloudformation/interruptions.yaml` grants them",
+    ),
+    Grant(
         "Know the physical GPUs, vCPUs and offers of instance types, also for the drift check",
         ("ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings"),
         "no gate can say what a node must offer: lifecycle and revalidation fail",
@@ -228,13 +242,17 @@ def _kinds_used() -> set[str]:
 
 
 def _action(operation: str) -> str:
-    """``describe_instances`` -> ``DescribeInstances``."""
-    return "".join(part.capitalize() for part in operation.split("_"))
+    """``describe_instances`` -> ``DescribeInstances``.
+
+    The batch calls of SQS are granted by the action of the single one (Service Authorization Reference, Amazon SQS).
+    """
+    name = "".join(part.capitalize() for part in operation.split("_"))
+    return name.removesuffix("Batch")
 
 
-_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run)_[a-z_]+")
+_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run|receive|send|change)_[a-z_]+")
 #: Functions that take the name of an operation: those of ``AwsSession``, the query type, and helpers around them.
-_CALLERS = frozenset({"call", "paginate", "AwsQuery", "ec2", "_ask", "_list"})
+_CALLERS = frozenset({"call", "_call", "paginate", "AwsQuery", "ec2", "_ask", "_list"})
 
 
 def operations() -> tuple[set[str], set[str]]:

@@ -53,6 +53,7 @@ PACKAGE = (
     "gpu_fleet.phases.teardown",
     "gpu_fleet.phases.validation",
     "gpu_fleet.triggers.gate",
+    "gpu_fleet.triggers.interruptions",
 )
 #: ``airflow <this>`` -> the modules that its children need. The scheduler's are tasks, and follow the package of the
 #: scheduler's start; the DAG processor's parse DAG files, and must see an edited package at once.
