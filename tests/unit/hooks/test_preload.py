@@ -67,7 +67,7 @@ RARELY_NEEDED = {"gpu_fleet.hooks.kubernetes.kubeconfig"}
 def imported_by_functions(folder: Path) -> set[str]:
     """The modules of the package that functions of a folder's modules import."""
     return {
-        statement.module
+        statement.module or ""
         for path in folder.rglob("*.py")
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
