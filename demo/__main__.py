@@ -9,7 +9,8 @@ from pathlib import Path
 
 from demo import run as demo_run
 from demo.borrowed import Borrowed
-from demo.stack import ROOT, Stack, StackError, saved_kubeconfig, stop_saved
+from demo.saved import saved_kubeconfig, stop_saved
+from demo.stack import ROOT, Stack, StackError
 
 #: The demo's fixed speed: the simulated world is this much faster than the real one.
 SPEED = 1.6

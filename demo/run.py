@@ -20,7 +20,8 @@ from demo.kubectl import Kubectl
 from demo.processes import pss_mb, session_pids
 from demo.progress import Follower
 from demo.report import Report, render, timeline_json
-from demo.stack import ROOT, Stack, saved_pids
+from demo.saved import saved_pids
+from demo.stack import ROOT, Stack
 from demo.timeline import epoch, read_spans, timeline
 
 CLUSTER = "demo"

@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx
 
-from demo.processes import alive, session_pids, started, stop_group, stop_pid_group
+from demo import saved
+from demo.processes import stop_group
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Free disk below which the demo refuses to start: Airflow's database and logs take about 150 MB.
@@ -111,7 +112,7 @@ class Stack:
             if process is not None:
                 stop_group(process)
         self.airflow_process = self.sandbox_process = None
-        (self.build_dir / "stack.json").unlink(missing_ok=True)
+        saved.forget(self.build_dir)
 
     def check(self) -> None:
         """Raise if a part has died meanwhile."""
@@ -281,49 +282,9 @@ class Stack:
         return str(passwords["admin"])
 
     def _save(self) -> None:
-        content: dict[str, Any] = {"airflow_url": self.airflow_url}
-        if self.kubeconfig is not None:
-            content["kubeconfig"] = str(self.kubeconfig)
-        for name, process in (("airflow", self.airflow_process), ("sandbox", self.sandbox_process)):
-            if process is not None:
-                content |= {f"{name}_pid": process.pid, f"{name}_started": started(process.pid)}
-        path = self.build_dir / "stack.json"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-            json.dump(content, out)
-
-
-def saved_pids(build_dir: Path) -> list[int]:
-    """The processes of ``stack.json`` that are alive and still the same.
-
-    The file may be older than the machine's last start; its numbers may then belong to other processes.
-    """
-    try:
-        content = json.loads((build_dir / "stack.json").read_text())
-    except (OSError, ValueError):
-        return []
-    if not isinstance(content, dict):
-        return []
-    pids = {content.get(f"{name}_pid"): content.get(f"{name}_started") for name in ("airflow", "sandbox")}
-    return alive([pid for pid, then in pids.items() if isinstance(pid, int) and then and started(pid) == then])
-
-
-def saved_kubeconfig(build_dir: Path) -> Path | None:
-    """The kubeconfig of the API server that the saved stack has borrowed, if it has."""
-    try:
-        content = json.loads((build_dir / "stack.json").read_text())
-    except (OSError, ValueError):
-        return None
-    path = content.get("kubeconfig") if isinstance(content, dict) else None
-    return Path(path) if isinstance(path, str) else None
-
-
-def stop_saved(build_dir: Path) -> bool:
-    """Stop a stack that an earlier process left running (``make down``). Returns whether there was one."""
-    pids = saved_pids(build_dir)
-    for pid in pids:
-        stop_pid_group(pid)
-    (build_dir / "stack.json").unlink(missing_ok=True)
-    return bool(pids)
+        processes = {"airflow": self.airflow_process, "sandbox": self.sandbox_process}
+        pids = {name: process.pid for name, process in processes.items() if process is not None}
+        saved.save(self.build_dir, self.airflow_url, pids, self.kubeconfig)
 
 
 def port_is_free(port: int) -> bool:
@@ -355,18 +316,3 @@ def tail(path: Path, lines: int = 20) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
-
-
-__all__ = [
-    "ROOT",
-    "Stack",
-    "StackError",
-    "alive",
-    "free_ports",
-    "saved_kubeconfig",
-    "saved_pids",
-    "session_pids",
-    "stop_group",
-    "stop_saved",
-    "tail",
-]

@@ -191,8 +191,16 @@ class FleetOperator(BaseOperator):
             condition.check(self, context)
 
     def prepare(self, context: Mapping[str, Any]) -> None:
-        """Load the frozen spec and open the client; methods that resume after a deferral call it first."""
+        """Load the frozen spec, let core read the templates of ``include``, and open the client.
+
+        Methods that resume after a deferral call it first.
+        """
+        # Here, so that a DAG file of Helm releases loads neither.
+        from gpu_fleet.core.manifests import templates
+        from gpu_fleet.hooks.files.templates import read_template
+
         self.spec = frozen_spec(context)
+        templates.use(read_template)
         if self.needs_kube:
             from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
 

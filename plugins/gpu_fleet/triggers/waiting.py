@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, GateBlind, GpuFleetError
 from gpu_fleet.core.verdict import Verdict
-from gpu_fleet.triggers.gate import GateTrigger
 from gpu_fleet.triggers.looking import clock_ahead, look
 
 if TYPE_CHECKING:
@@ -49,6 +48,9 @@ def await_gate(
     :raises GateBlind: the gate cannot look, for good or at the deadline.
     :raises DeadlinePassed: if ``deadline`` has passed already.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.triggers.gate import GateTrigger
+
     now = time.time()
     since = now if started is None else started
     until = now + deadline_s if deadline is None else deadline

@@ -18,7 +18,7 @@ from aiohttp import web
 from sandbox.apiserver.access.auth import User
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj
-from sandbox.apiserver.requests import negotiation, protobuf
+from sandbox.apiserver.requests.representations import negotiation, protobuf
 from sandbox.apiserver.requests.routing import Target
 from sandbox.apiserver.store import Record, Store
 from sandbox.audit import AuditLog, timestamp

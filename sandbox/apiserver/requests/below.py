@@ -8,7 +8,8 @@ from sandbox.apiserver import errors
 from sandbox.apiserver.access.auth import ServiceAccountTokens
 from sandbox.apiserver.jsontools import Obj, dig
 from sandbox.apiserver.patches import formats as patch
-from sandbox.apiserver.requests import messages, negotiation, patching, subresources
+from sandbox.apiserver.requests import messages, patching, subresources
+from sandbox.apiserver.requests.representations import negotiation
 from sandbox.apiserver.requests.routing import Call
 from sandbox.apiserver.requests.subresources import PodLogs
 from sandbox.apiserver.storage.writer import Writer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from sandbox.apiserver.jsontools import Obj, dumps
-from sandbox.apiserver.requests import negotiation
-from sandbox.apiserver.requests.negotiation import Representation
+from sandbox.apiserver.requests.representations import negotiation
+from sandbox.apiserver.requests.representations.negotiation import Representation
 from sandbox.apiserver.requests.routing import Call
 from sandbox.apiserver.storage.options import Options
 from sandbox.apiserver.store import Record

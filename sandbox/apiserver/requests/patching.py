@@ -10,7 +10,7 @@ from typing import Any
 from sandbox.apiserver import errors, golang
 from sandbox.apiserver.jsontools import Obj, dumps
 from sandbox.apiserver.patches import formats as patch
-from sandbox.apiserver.requests import negotiation
+from sandbox.apiserver.requests.representations import negotiation
 from sandbox.apiserver.resources import Resource
 from sandbox.apiserver.storage.options import Options
 from sandbox.apiserver.storage.writer import Modify, Writer

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from sandbox.apiserver.errors import ApiError, expired, forbidden_value
 from sandbox.apiserver.jsontools import Obj, dumps
-from sandbox.apiserver.requests.negotiation import Representation
+from sandbox.apiserver.requests.representations.negotiation import Representation
 from sandbox.apiserver.resources import Resource
 from sandbox.apiserver.rules.selectors import Predicate
 from sandbox.apiserver.store import Change, Record, Store, Watcher

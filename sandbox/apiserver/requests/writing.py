@@ -12,9 +12,10 @@ from sandbox.apiserver.access.auth import ServiceAccountTokens
 from sandbox.apiserver.access.rbac import Authorizer
 from sandbox.apiserver.errors import ApiError
 from sandbox.apiserver.jsontools import Obj, clone, dig
-from sandbox.apiserver.requests import messages, negotiation, patching, subresources
-from sandbox.apiserver.requests.negotiation import Representation
+from sandbox.apiserver.requests import messages, patching, subresources
 from sandbox.apiserver.requests.reading import Reading
+from sandbox.apiserver.requests.representations import negotiation
+from sandbox.apiserver.requests.representations.negotiation import Representation
 from sandbox.apiserver.requests.routing import Call
 from sandbox.apiserver.requests.subresources import PodLogs
 from sandbox.apiserver.storage.writer import Writer

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from sandbox.apiserver.errors import ApiError
-from sandbox.apiserver.requests import protobuf
+from sandbox.apiserver.requests.representations import protobuf
 from tests.sandbox.apiserver.client import Api
 
 SECRETS = "/api/v1/namespaces/default/secrets"

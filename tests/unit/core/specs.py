@@ -9,11 +9,15 @@ from typing import Any
 
 import yaml
 
-import gpu_fleet.hooks  # noqa: F401  (lets core read the templates of include)
+from gpu_fleet.core.manifests import templates
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
+from gpu_fleet.hooks.files.templates import read_template
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEMO_FILE = REPOSITORY / "include" / "clusters" / "demo.yaml"
+
+# As each task does it (operators/base.py).
+templates.use(read_template)
 
 
 @lru_cache(maxsize=1)

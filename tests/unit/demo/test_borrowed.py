@@ -12,7 +12,8 @@ import yaml
 
 from demo.belongings import CLOUD, CLOUD_OF_DEMO, Thing, belonging
 from demo.borrowed import Borrowed, Cleaned, has_controllers, refusals
-from demo.stack import ROOT, Stack, StackError, saved_kubeconfig
+from demo.saved import saved_kubeconfig
+from demo.stack import ROOT, Stack, StackError
 
 Json = dict[str, Any]
 REMEDY = "make demo-clean"

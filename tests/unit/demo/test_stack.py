@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo.run import still_running
-from demo.stack import Stack, stop_saved
+from demo.saved import stop_saved
+from demo.stack import Stack
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from airflow.providers.standard.exceptions import HITLTimeoutError
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from gpu_fleet.core.errors import ApiUnavailable, DeadlinePassed, SpecError
+from gpu_fleet.core.manifests import templates
 from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.operators.base import RETRY_POLICY, frozen_spec
+from gpu_fleet.operators.base import RETRY_POLICY, FleetOperator, frozen_spec
+from tests.unit.airflow_context import context
 from tests.unit.core.specs import demo_mapping
 
 
@@ -34,3 +36,14 @@ def test_a_spec_that_an_older_version_froze_and_this_one_refuses_is_named() -> N
     frozen = {"spec": {**demo_mapping(), "schedule": "@daily\n"}}
     with pytest.raises(SpecErrors, match=r"the spec that this run was pinned to: .*\n  - schedule: "):
         frozen_spec({"ti": SimpleNamespace(xcom_pull=lambda task_ids: frozen)})
+
+
+class Local(FleetOperator):
+    needs_kube = False
+
+
+def test_a_prepared_task_reads_the_templates_of_include(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_reader", None)
+    monkeypatch.setattr(templates, "_cache", {})
+    Local(task_id="local").prepare(context())
+    assert templates.template("manifests/node-pool")["kind"] == "NodePool"

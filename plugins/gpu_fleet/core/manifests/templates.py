@@ -1,7 +1,7 @@
 """Templates that core completes: plain YAML documents, read by an injected function, because core does no I/O.
 
-``gpu_fleet.hooks`` injects the reader when it is imported (``include/manifests``, ``include/helm``); tests inject a
-dictionary. Every call returns a copy, so completing a template does not change it for the next caller.
+Each task of the package injects the reader of ``include`` when it is prepared (``operators/base.py``); no import does.
+Every call returns a copy, so completing a template does not change it for the next caller.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ def use(reader: Reader) -> None:
 def template(name: str) -> dict[str, Any]:
     """A fresh copy of a template.
 
-    :raises RuntimeError: if no reader was injected, because ``gpu_fleet.hooks`` was never imported.
+    :raises RuntimeError: if no reader was injected.
     """
     if name not in _cache:
         if _reader is None:
-            raise RuntimeError(
-                "no reader of templates: import gpu_fleet.hooks, or call gpu_fleet.core.manifests.templates.use()"
-            )
+            raise RuntimeError("no reader of templates: call gpu_fleet.core.manifests.templates.use() first")
         _cache[name] = _reader(name)
     return copy.deepcopy(_cache[name])

@@ -52,7 +52,7 @@ from gpu_fleet.core.nodes.template import (
     pool_fields,
     unmet_requirements,
 )
-from gpu_fleet.core.spec.durations import Duration
+from gpu_fleet.core.spec.types.durations import Duration
 
 #: Fields that matter to jobs and to the device plugin. A node that differs in one of them offers something else than
 #: the spec describes; one that differs only in other fields (AMI, tags, lifetime) is as good as before.

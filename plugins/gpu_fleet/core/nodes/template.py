@@ -26,7 +26,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_PLUGIN_CONFIG,
 )
 from gpu_fleet.core.kubernetes.objects import Object, annotations_of, labels_of
-from gpu_fleet.core.spec.durations import Duration
+from gpu_fleet.core.spec.types.durations import Duration
 
 POOL_HASH, POOL_HASH_VERSION = "karpenter.sh/nodepool-hash", "karpenter.sh/nodepool-hash-version"
 CLASS_HASH, CLASS_HASH_VERSION = "karpenter.k8s.aws/ec2nodeclass-hash", "karpenter.k8s.aws/ec2nodeclass-hash-version"

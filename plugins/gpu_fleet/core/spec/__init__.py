@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
-from gpu_fleet.core.spec.durations import Duration, DurationOrNever, Seconds
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
 from gpu_fleet.core.spec.interruptions import SPOT_NOTICE_S, Interruptions
-from gpu_fleet.core.spec.names import version_tuple
 from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster, EksAccess, KubeconfigAccess
 from gpu_fleet.core.spec.pools import NodePool, Taint
 from gpu_fleet.core.spec.problems import Problem, SpecErrors, problems_of
 from gpu_fleet.core.spec.sharing import Exclusive, Mps, TimeSlicing
+from gpu_fleet.core.spec.types.durations import Duration, DurationOrNever, Seconds
+from gpu_fleet.core.spec.types.names import version_tuple
 
 __all__ = [
     "Aws",

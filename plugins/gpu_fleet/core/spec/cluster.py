@@ -13,15 +13,15 @@ from pydantic_core import PydanticCustomError
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec.base import NotEmpty, SpecModel
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
-from gpu_fleet.core.spec.cron import check_schedule
 from gpu_fleet.core.spec.interruptions import Interruptions
-from gpu_fleet.core.spec.names import DnsLabel
 from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster
 from gpu_fleet.core.spec.pools import NodePool
 from gpu_fleet.core.spec.problems import SpecErrors, problems_of
 from gpu_fleet.core.spec.rules import RULES
+from gpu_fleet.core.spec.types.cron import check_schedule
+from gpu_fleet.core.spec.types.names import DnsLabel
 
 #: Pools of one cluster: with 100 a lifecycle has about 1,450 tasks, which take Airflow seconds to parse and to schedule
 #: (``bench/parse.py --pools 100``). For more, use another cluster, or fewer pools with more instance types.

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, DEVICE_PLUGIN_RELEASE, KARPENTER_NAMESPACE
 from gpu_fleet.core.spec.base import Pattern, SpecModel
-from gpu_fleet.core.spec.names import ChartRepository, Digest, DnsLabel, ExactVersion
 from gpu_fleet.core.spec.problems import shortened
+from gpu_fleet.core.spec.types.names import ChartRepository, Digest, DnsLabel, ExactVersion
 
 _MANAGE = "false: the package waits for this component but changes nothing in it (Terraform, Argo CD, … manages it)."
 

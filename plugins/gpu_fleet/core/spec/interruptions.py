@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from gpu_fleet.core.spec.base import Pattern, SpecModel
 from gpu_fleet.core.spec.components import QueueName
-from gpu_fleet.core.spec.cron import check_schedule
-from gpu_fleet.core.spec.durations import Seconds
+from gpu_fleet.core.spec.types.cron import check_schedule
+from gpu_fleet.core.spec.types.durations import Seconds
 
 #: Seconds between a spot interruption notice and the instance's end (EC2 User Guide, "Spot Instance interruption
 #: notices").

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import VALIDATION_NAMESPACE
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
-from gpu_fleet.core.spec.durations import Seconds
-from gpu_fleet.core.spec.names import DnsLabel, QuotedVersion
+from gpu_fleet.core.spec.types.durations import Seconds
+from gpu_fleet.core.spec.types.names import DnsLabel, QuotedVersion
 
 
 class Deadlines(SpecModel):

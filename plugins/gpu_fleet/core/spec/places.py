@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gpu_fleet.core.spec.base import Pattern, SpecModel
-from gpu_fleet.core.spec.names import QuotedVersion
+from gpu_fleet.core.spec.types.names import QuotedVersion
 
 
 def _region(value: str) -> str:

@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
-from gpu_fleet.core.spec.cron import check_budget_schedule
-from gpu_fleet.core.spec.durations import Duration, DurationOrNever, HoursAndMinutes
 from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
-from gpu_fleet.core.spec.names import DnsLabel, label_key, label_value
 from gpu_fleet.core.spec.node_class import AmiAlias, check_ami_alias
 from gpu_fleet.core.spec.problems import shortened
 from gpu_fleet.core.spec.sharing import Exclusive, Mps, Shared, Sharing, TimeSlicing
+from gpu_fleet.core.spec.types.cron import check_budget_schedule
+from gpu_fleet.core.spec.types.durations import Duration, DurationOrNever, HoursAndMinutes
+from gpu_fleet.core.spec.types.names import DnsLabel, label_key, label_value
 
 
 def _instance_type(value: str) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
-from gpu_fleet.core.spec.names import version_tuple
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
+from gpu_fleet.core.spec.types.names import version_tuple
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec.cluster import ClusterSpec

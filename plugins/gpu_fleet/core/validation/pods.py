@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpu_fleet.core.spec.names import version_tuple
+from gpu_fleet.core.spec.types.names import version_tuple
 from gpu_fleet.core.validation.evidence import PREEMPTED, NodeEvidence, PodEvidence, vanished
 from gpu_fleet.core.validation.report import Check, Outcome, busy, doubt, failed, passed, skipped
 

@@ -1,4 +1,4 @@
-"""Reads the templates of ``include`` for ``gpu_fleet.core.manifests.templates``."""
+"""The folder ``include``, and the reader of its templates that tasks hand to ``gpu_fleet.core.manifests.templates``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.manifests import templates
 
 #: Overrides the folder that holds clusters, manifests, helm and prices.
 INCLUDE_DIR_VARIABLE = "GPU_FLEET_INCLUDE_DIR"
@@ -39,6 +38,3 @@ def read_template(name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecError(f"template {path} holds no mapping", remedy="restore the file")
     return value
-
-
-templates.use(read_template)

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpu_fleet.core.capacity.launch import NODE_DOES_NOT_JOIN
-from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
-from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
 from gpu_fleet.operators.base import wait_started
-from gpu_fleet.operators.capacity.joining import not_admitted
 from gpu_fleet.operators.capacity.replacement import without_surge
 from gpu_fleet.operators.capacity.request import planned_replacement, request_capacity
 from gpu_fleet.operators.pool import PoolOperator, hardware, reported_failure
@@ -42,6 +38,10 @@ class AwaitCapacityOperator(PoolOperator):
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.device_plugin.causes import plugin_daemon_set
+        from gpu_fleet.core.device_plugin.detect import Ours, plugins_of_others
+
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
         if not pool.wanted_nodes:
@@ -87,6 +87,9 @@ class AwaitCapacityOperator(PoolOperator):
         self, context: Mapping[str, Any], args: Mapping[str, Any], surge: int, wait: Callable[[], Verdict]
     ) -> Verdict:
         """The end of the wait. If a node does not join, the cause is looked up; without a cause the wait continues."""
+        from gpu_fleet.core.capacity.launch import NODE_DOES_NOT_JOIN
+        from gpu_fleet.operators.capacity.joining import not_admitted
+
         try:
             try:
                 return wait()

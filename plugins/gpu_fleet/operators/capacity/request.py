@@ -11,7 +11,6 @@ from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
 from gpu_fleet.core.manifests.build import build
-from gpu_fleet.core.nodes.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
 from gpu_fleet.core.nodes.replacement import Replacement
 from gpu_fleet.operators.base import run_name
@@ -149,6 +148,8 @@ def _look_at_drifted(operator: PoolOperator, plan: rules.PlaceholderPlan, claims
 
     :raises GateRefused: ``DriftedNodesHoldTheCap``.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.nodes.cap_held import cap_is_held, goes_when_empty, old_nodes, stays
     from gpu_fleet.hooks.cluster.pods import pods_on
 
     if not plan.drifted:

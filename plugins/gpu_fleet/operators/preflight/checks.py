@@ -10,7 +10,6 @@ from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
-from gpu_fleet.core.spec.notes.pools import places_by_ec2
 from gpu_fleet.operators.base import FleetOperator
 
 if TYPE_CHECKING:
@@ -157,6 +156,9 @@ def describe_types(aws: AwsSession, spec: ClusterSpec) -> list[dict[str, Any]]:
 
 def notes_on_places(spec: ClusterSpec, described: list[dict[str, Any]]) -> list[str]:
     """Notes on pools whose nodes can run fewer pods than they have shares, by EC2's figures."""
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.spec.notes.pools import places_by_ec2
+
     found = []
     for pool in spec.node_pools:
         facts = hardware_of(described, pool.instance_types)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.device_plugin.neighbours import survey
 from gpu_fleet.core.errors import NeighbourConflict
 from gpu_fleet.operators.base import FleetOperator
 
@@ -30,6 +29,8 @@ class CheckNeighboursOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.device_plugin.neighbours import survey
         from gpu_fleet.hooks.cluster.neighbours import look_at_neighbours
 
         found = survey(self.spec, look_at_neighbours(self.kube, self.spec, auto_mode=runs_auto_mode(self.spec)))

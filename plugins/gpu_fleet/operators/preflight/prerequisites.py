@@ -7,13 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpu_fleet.core.errors import GateRefused, PrerequisiteMissing
-from gpu_fleet.core.preflight.facts import State
-from gpu_fleet.core.preflight.interruption_queue import judge_queue
-from gpu_fleet.core.preflight.karpenter_nodes import Placement
-from gpu_fleet.core.preflight.launch_limits import judge_limits
-from gpu_fleet.core.preflight.prerequisites import judge
 from gpu_fleet.operators.base import FleetOperator, wait_started
-from gpu_fleet.operators.preflight.look import Look
 from gpu_fleet.operators.spec import selected_pools
 from gpu_fleet.triggers.waiting import await_gate, conclude
 
@@ -38,7 +32,13 @@ class CheckPrerequisitesOperator(FleetOperator):
     ui_color = "#eef2f7"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.preflight.facts import State
+        from gpu_fleet.core.preflight.interruption_queue import judge_queue
+        from gpu_fleet.core.preflight.launch_limits import judge_limits
+        from gpu_fleet.core.preflight.prerequisites import judge
         from gpu_fleet.hooks.aws import aws_session
+        from gpu_fleet.operators.preflight.look import Look
 
         look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
         facts = look.facts()
@@ -68,7 +68,9 @@ class CheckPrerequisitesOperator(FleetOperator):
 
     def _await_nodes(self, context: Mapping[str, Any]) -> None:
         """Return when there are enough nodes or none is joining any more; else defer."""
+        from gpu_fleet.core.preflight.karpenter_nodes import Placement
         from gpu_fleet.hooks.aws import aws_session
+        from gpu_fleet.operators.preflight.look import Look
 
         seconds = float(self.spec.deadlines.cluster_active)
         until = wait_started(context) + seconds

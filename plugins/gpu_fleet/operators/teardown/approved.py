@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import PermanentError
-from gpu_fleet.core.teardown.emergency import is_worse
-from gpu_fleet.core.teardown.plan import TeardownPlan, growth
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.teardown.plan import TeardownPlan
 
 #: How many things that were not approved an error message names.
 MOST_GROWTH = 10
@@ -31,6 +32,10 @@ def refuse_more(approved: Mapping[str, Any], task_id: str, plan: TeardownPlan) -
     :raises PermanentError: ``PlanGrew`` if more would be removed; ``WayNotApproved`` if Karpenter has died since, and
         instances would be terminated through EC2 instead.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.teardown.emergency import is_worse
+    from gpu_fleet.core.teardown.plan import growth
+
     seen = approved.get("plan") or {}
     again = f"clear {task_id} and what follows it, or start another run, and approve the new plan"
     if grown := growth(seen, plan.to_json()):

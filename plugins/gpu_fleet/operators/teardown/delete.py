@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from gpu_fleet.core.errors import Conflict, SpecError
 from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, ObjectRef
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, RUNTIME_CLASS_NAME
-from gpu_fleet.core.teardown.keeps import stays
 from gpu_fleet.core.teardown.remains import left_classes
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
@@ -147,6 +146,9 @@ class DeleteRuntimeClassOperator(DeleteObjectsOperator):
         self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, list[str]]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.teardown.keeps import stays
+
         if why := decide_again(self.spec, self.kube, context, self.plan_task_id).runtime_class:
             self.log.warning(stays(f"RuntimeClass {RUNTIME_CLASS_NAME}", why))
             kept = [str(ref) for ref in self._targets()]

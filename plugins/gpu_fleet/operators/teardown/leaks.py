@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.aws.errors import refuses_credentials
 from gpu_fleet.core.errors import Forbidden, GpuFleetError, LeakFound, NotFound, PermanentError, TransientError
 from gpu_fleet.core.kubernetes.kinds import EC2_NODE_CLASS, NODE, NODE_CLAIM, NODE_POOL, POD
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT, LABEL_NODE_POOL
 from gpu_fleet.core.teardown.approval import ABOUT, about
-from gpu_fleet.core.teardown.leak_check import Unchecked, clean_sentence, costly, unseen_message, words
-from gpu_fleet.core.teardown.leaks import (
-    aws_queries,
-    find_leaks,
-    is_karpenters_profile,
-    leak_message,
-    profile_candidates,
-)
 from gpu_fleet.core.teardown.remains import tags_of
 from gpu_fleet.operators.base import FleetOperator
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.teardown.leak_check import Unchecked
 
 
 class LeakCheckOperator(FleetOperator):
@@ -43,6 +38,9 @@ class LeakCheckOperator(FleetOperator):
         self.plan_task_id = plan_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.teardown.leak_check import clean_sentence, costly, unseen_message, words
+        from gpu_fleet.core.teardown.leaks import find_leaks, leak_message
         from gpu_fleet.hooks.files.prices import load_prices
 
         cluster = self.spec.cluster.name
@@ -83,6 +81,8 @@ class LeakCheckOperator(FleetOperator):
 
     def _observe_aws(self) -> tuple[dict[str, list[dict[str, Any]]], list[Unchecked]]:
         """What AWS has, by subject; and the subjects that the identity is not allowed to see."""
+        from gpu_fleet.core.teardown.leak_check import Unchecked
+        from gpu_fleet.core.teardown.leaks import aws_queries
         from gpu_fleet.hooks.aws import aws_session
 
         session = aws_session(self.spec.aws.connection, self.spec.aws.region)
@@ -102,6 +102,8 @@ class LeakCheckOperator(FleetOperator):
 
     def _karpenters_profiles(self, session: Any, profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The instance profiles that Karpenter made for this cluster, with their tags (a list has none)."""
+        from gpu_fleet.core.teardown.leaks import is_karpenters_profile, profile_candidates
+
         cluster, region = self.spec.cluster.name, self.spec.aws.region
         result = []
         for name in profile_candidates(profiles, region, cluster):

@@ -26,12 +26,11 @@ from gpu_fleet.core.kubernetes.kinds import (
 )
 from gpu_fleet.core.kubernetes.names import KARPENTER_SELECTOR, RUNTIME_CLASS_NAME
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.keeps import Keeps, decide
-from gpu_fleet.core.teardown.plan import releases_that_go
 from gpu_fleet.core.teardown.remains import karpenter_instances
 from gpu_fleet.core.teardown.scope import Observed, needs_karpenter, orphans_go, pool_of
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.teardown.keeps import Keeps
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
 
 log = logging.getLogger(__name__)
@@ -112,6 +111,9 @@ def observe_users(spec: ClusterSpec, kube: KubeClient) -> dict[str, Any]:
 
 def observe(spec: ClusterSpec, kube: KubeClient) -> Observed:
     """Everything that the plan is made from."""
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.teardown.plan import releases_that_go
+
     karpenter_goes, instances = orphans_go(spec), instances_of(spec)
     return Observed(
         **observe_users(spec, kube),
@@ -144,6 +146,8 @@ def still_needed(spec: ClusterSpec, kube: KubeClient) -> dict[str, list[str]]:
 
 def keeps_of(plan: Mapping[str, Any] | None) -> Keeps | None:
     """What the plan of a planning task keeps; ``None`` without a plan."""
+    from gpu_fleet.core.teardown.keeps import Keeps
+
     keeps = ((plan or {}).get("plan") or {}).get("keeps")
     return None if keeps is None else Keeps.from_json(keeps)
 
@@ -154,6 +158,8 @@ def decide_again(spec: ClusterSpec, kube: KubeClient, context: Mapping[str, Any]
     :param plan_task_id: task of the plan in force; ``None`` for a task outside a teardown, which has no plan.
     :raises PermanentError: ``NoPlan`` if that task has no plan: nothing is removed without an approved plan.
     """
+    from gpu_fleet.core.teardown.keeps import decide
+
     now = decide(spec, Observed(**observe_users(spec, kube)))
     if plan_task_id is None:
         return now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, NotFound, PermanentError
 from gpu_fleet.core.kubernetes.kinds import (
@@ -16,9 +16,7 @@ from gpu_fleet.core.kubernetes.kinds import (
 )
 from gpu_fleet.core.kubernetes.names import FINALIZER_TERMINATION, LABEL_CLUSTER, LABEL_NODE_POOL
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.emergency import finishable, others_left, our_pools
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way
-from gpu_fleet.core.teardown.plan import TeardownPlan, make_plan
 from gpu_fleet.core.teardown.remains import left_classes
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
@@ -26,6 +24,9 @@ from gpu_fleet.operators.teardown.approved import approved_plan, pools_of, refus
 from gpu_fleet.operators.teardown.karpenter_wait import AwaitsKarpenter, karpenter_dead
 from gpu_fleet.operators.teardown.looks import instances_of, observe
 from gpu_fleet.triggers.waiting import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.teardown.plan import TeardownPlan
 
 #: The finalizer of EC2NodeClasses (aws/karpenter-provider-aws v1.14 pkg/apis/v1/labels.go).
 FINALIZER_NODE_CLASS = "karpenter.k8s.aws/termination"
@@ -102,6 +103,8 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
     # --- by Karpenter ------------------------------------------------------------------------------------------
 
     def _plan(self, approved_pools: list[str]) -> TeardownPlan:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.teardown.plan import make_plan
         from gpu_fleet.hooks.files.prices import load_prices
 
         prices = load_prices(self.spec.aws.region)
@@ -160,6 +163,8 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
 
         It looks again: an object with a living instance keeps its finalizer, whoever owns the instance.
         """
+        from gpu_fleet.core.teardown.emergency import finishable, others_left, our_pools
+
         node_pools, alive = self.kube.list(NODE_POOL), instances_of(self.spec)
         pools = our_pools(self.spec, node_pools, plan["pools"])
         claims, nodes = self.kube.list(NODE_CLAIM), self.kube.list(NODE, label_selector=LABEL_NODE_POOL)

@@ -13,8 +13,6 @@ from gpu_fleet.core.spec import ClusterSpec, version_tuple
 from gpu_fleet.core.spec.rules import FIRST_WITH_NODE_LIMITS
 from gpu_fleet.core.teardown.approval import PLAN_ID
 from gpu_fleet.core.teardown.karpenter import Way, karpenter_versions
-from gpu_fleet.core.teardown.markdown import to_markdown
-from gpu_fleet.core.teardown.plan import make_plan
 from gpu_fleet.core.teardown.scope import needs_karpenter
 from gpu_fleet.operators.base import bare_pods_go
 from gpu_fleet.operators.preconditions import Approved
@@ -57,6 +55,9 @@ class PlanTeardownOperator(AwaitsKarpenter):
         self.approved_task_id = approved_task_id
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.teardown.markdown import to_markdown
+        from gpu_fleet.core.teardown.plan import make_plan
         from gpu_fleet.hooks.files.prices import load_prices
 
         self.await_karpenter(context)

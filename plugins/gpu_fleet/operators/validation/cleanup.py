@@ -6,13 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.probes.plan import selector
-from gpu_fleet.core.validation.judge import PROBES_STAY
 from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
@@ -58,6 +56,9 @@ class CleanUpValidationOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.validation.judge import PROBES_STAY
+
         found, stay = self._remove()
         if cut_short := self._cut_short(context):
             self.log.info(
@@ -82,6 +83,7 @@ class CleanUpValidationOperator(PoolOperator):
 
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The nodes that an unsuccessful wait for capacity leaves."""
+        from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.files.prices import load_prices
 
         states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())

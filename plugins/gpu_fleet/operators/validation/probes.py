@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import ApiUnavailable, Forbidden, GateFailed, SpecError, ValidationFailed
-from gpu_fleet.core.gates.validation import DISPLACED
 from gpu_fleet.core.probes.plan import MEASURING, Probe, diagnosable_gpus, plan_round
 from gpu_fleet.core.validation.chosen import ChosenNodes
-from gpu_fleet.core.validation.judge import busy_node, refusal_reason, refused_node
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.core.verdict import Verdict
 from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK, SelectedPool
 from gpu_fleet.operators.validation.nodes import protected_nodes
-from gpu_fleet.operators.validation.pods import ProbePods
-from gpu_fleet.operators.validation.progress import Plan, Progress, unfit_nodes
-from gpu_fleet.operators.validation.verdicts import judge_wave, pool_report
+from gpu_fleet.operators.validation.progress import Plan, Progress
 from gpu_fleet.triggers.looking import look
 from gpu_fleet.triggers.waiting import await_gate
+
+if TYPE_CHECKING:
+    from gpu_fleet.operators.validation.pods import ProbePods
 
 #: XCom keys of a probe task: the whole report, and what came of it (also after a failure).
 REPORT, SUMMARY = "report", "summary"
@@ -104,6 +103,9 @@ class RunProbesOperator(PoolOperator):
 
     def _advance(self, context: Mapping[str, Any], chosen: ChosenNodes, progress: Progress) -> dict[str, Any]:
         """Wave after wave; each wait may defer the task, which then resumes in :meth:`probed`."""
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.operators.validation.verdicts import pool_report
+
         while (wave := progress.wave()) is not None:
             pods = self._pods(context)
             try:
@@ -118,6 +120,8 @@ class RunProbesOperator(PoolOperator):
         return self._publish(context, pool_report(self, context, Probe(self.probe), chosen, progress, earlier))
 
     def _pods(self, context: Mapping[str, Any]) -> ProbePods:
+        from gpu_fleet.operators.validation.pods import ProbePods
+
         return ProbePods(self, context, Probe(self.probe))
 
     def _awaited(self, context: Mapping[str, Any], plan: Plan, verdict: Verdict | None = None) -> Plan:
@@ -126,6 +130,9 @@ class RunProbesOperator(PoolOperator):
         :param verdict: of the wait that has just ended, if there was one.
         :returns: the plan without the nodes that were given up, which are Busy.
         """
+        from gpu_fleet.core.gates.validation import DISPLACED
+        from gpu_fleet.core.validation.judge import busy_node
+
         while any(not round_.busy for round_ in plan.rounds):
             if verdict is None:
                 context["ti"].xcom_push(PLAN, plan.to_json())
@@ -176,6 +183,9 @@ class RunProbesOperator(PoolOperator):
         plan: Plan,
         refused: Forbidden | None = None,
     ) -> None:
+        from gpu_fleet.core.validation.judge import refusal_reason, refused_node
+        from gpu_fleet.operators.validation.verdicts import judge_wave
+
         if refused is None:
             reports = [*plan.unfit, *judge_wave(self, Probe(self.probe), chosen, plan, self._pods(context))]
         else:
@@ -217,7 +227,9 @@ class RunProbesOperator(PoolOperator):
         return left
 
     def _plan(self, chosen: ChosenNodes, nodes: Sequence[str]) -> Plan:
+        from gpu_fleet.core.validation.judge import busy_node
         from gpu_fleet.hooks.cluster.pods import pods_on
+        from gpu_fleet.operators.validation.fitness import unfit_nodes
 
         probe, physical, replicas = Probe(self.probe), chosen.physical, chosen.replicas
         unfit = unfit_nodes(self, probe, nodes, physical=physical, replicas=replicas)

@@ -18,8 +18,9 @@ from gpu_fleet.core.validation.judge import NO_MEMORY_ISOLATION, judge_node, see
 from gpu_fleet.core.validation.report import NodeReport, PoolReport
 from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.operators.base import run_name
+from gpu_fleet.operators.validation.fitness import look_at_nodes
 from gpu_fleet.operators.validation.pods import ProbePods
-from gpu_fleet.operators.validation.progress import Plan, Progress, look_at_nodes
+from gpu_fleet.operators.validation.progress import Plan, Progress
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import KubeClient

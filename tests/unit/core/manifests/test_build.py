@@ -166,5 +166,5 @@ def test_a_builder_has_the_name_of_its_function() -> None:
 def test_without_a_reader_templates_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "_reader", None)
     monkeypatch.setattr(templates, "_cache", {})
-    with pytest.raises(RuntimeError, match=r"import gpu_fleet\.hooks"):
+    with pytest.raises(RuntimeError, match=r"templates\.use\(\)"):
         templates.template("manifests/node-pool")

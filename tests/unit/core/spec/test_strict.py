@@ -11,8 +11,8 @@ import pytest
 
 from gpu_fleet.core.spec import ClusterSpec, Duration, SpecErrors, parse_cluster
 from gpu_fleet.core.spec.base import SpecModel
-from gpu_fleet.core.spec.cron import check_budget_schedule, check_schedule
-from gpu_fleet.core.spec.durations import Seconds
+from gpu_fleet.core.spec.types.cron import check_budget_schedule, check_schedule
+from gpu_fleet.core.spec.types.durations import Seconds
 from tests.unit.core.specs import demo_mapping, demo_spec
 
 DIGEST = f"sha256:{'0' * 64}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,17 @@ def test_a_broken_installation_is_named(
         (tmp_path / "x.yaml").write_text(content)
     with pytest.raises(SpecError, match=said):
         read_template("x")
+
+
+def test_no_import_sets_the_reader_of_templates() -> None:
+    """A task sets it when it is prepared; what an import sets depends on the order of imports."""
+    code = """
+from gpu_fleet.core.manifests import templates
+from gpu_fleet.hooks import preload
+assert preload.preload(preload.MODULES["scheduler"]) == []
+print("@@@", templates._reader)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.partition("@@@")[2].strip() == "None", done.stderr[-2000:]

@@ -18,7 +18,7 @@ from gpu_fleet.hooks.kubernetes import access as kubernetes_access
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
-from gpu_fleet.operators.validation.progress import unfit_nodes
+from gpu_fleet.operators.validation.fitness import unfit_nodes
 from tests.sandbox.nodes.cluster import plugin_objects, slicing
 from tests.sandbox.nodes.static_plugin import static_plugin
 from tests.unit.airflow_context import TaskInstance, context

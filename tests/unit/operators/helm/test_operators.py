@@ -27,6 +27,7 @@ from gpu_fleet.core.errors import (
     TransientError,
 )
 from gpu_fleet.core.kubernetes.kinds import CONFIG_MAP, DEPLOYMENT, JOB, LEASE, ObjectRef
+from gpu_fleet.core.releases import components
 from gpu_fleet.core.releases.request import ChartRef, ReleasePolicy, ReleaseRequest
 from gpu_fleet.core.verdict import failed, progressing, ready, unseen
 from gpu_fleet.hooks.helm.hook import HelmHook, access_of, check_deadline
@@ -40,7 +41,6 @@ from gpu_fleet.operators.helm.releases import (
     RemediateReleaseOperator,
     UninstallReleaseOperator,
 )
-from gpu_fleet.operators.helm.releases import base as fleet_releases
 from gpu_fleet.operators.helm.rollback import HelmRollbackOperator
 from gpu_fleet.operators.helm.uninstall import HelmUninstallOperator
 from gpu_fleet.operators.teardown import looks as teardown_looks
@@ -481,12 +481,12 @@ def component(monkeypatch: pytest.MonkeyPatch, chart: str) -> None:
     """The demo's releases, made of a local chart: where charts come from is tested elsewhere."""
     from dataclasses import replace
 
-    real = fleet_releases.release_request
+    real = components.release_request
 
     def local(spec: Any, name: Any, **more: Any) -> Any:
         return replace(real(spec, name, **more), chart=ChartRef(chart), values={})
 
-    monkeypatch.setattr(fleet_releases, "release_request", local)
+    monkeypatch.setattr(components, "release_request", local)
 
 
 def test_crds_are_installed_proven_and_uninstalled(cluster: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from gpu_fleet.core.kubernetes.objects import epoch
 from gpu_fleet.core.probes.plan import is_holder, pinned_to
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.verdict import Verdict, progressing, ready, unseen
+from gpu_fleet.operators.validation import fitness
 from gpu_fleet.operators.validation import pods as probe_pods
 from gpu_fleet.operators.validation import probes as validation
-from gpu_fleet.operators.validation import progress as probing
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core import probe_objects, throughput_objects
@@ -49,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxCluster]
 
 @pytest.fixture
 def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxCluster]:
-    monkeypatch.setattr(probing, "SECOND_LOOK_S", 0.0)
+    monkeypatch.setattr(fitness, "SECOND_LOOK_S", 0.0)
     handler = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}}
     shared.kube.apply(handler | {"handler": "nvidia"})
     for name in NODES:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, kept_sentences
-from gpu_fleet.core.releases.components import known_component, release_request
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.helm.base import EngineMixin
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.manifests.in_use import InUse
     from gpu_fleet.core.releases.outcome import Outcome
     from gpu_fleet.core.releases.request import ReleaseRequest
     from gpu_fleet.hooks.helm.engine import ReleaseEngine
@@ -35,10 +34,14 @@ class ReleaseOperator(EngineMixin, FleetOperator):
         self.manifest = ""
 
     def _request(self) -> ReleaseRequest:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.releases.components import known_component, release_request
+
         return release_request(self.spec, known_component(self.component), in_use=self._in_use())
 
     def _in_use(self) -> InUse:
         """What living nodes carry: every revision that is installed, or rolled back to, must have it."""
+        from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, kept_sentences
         from gpu_fleet.hooks.cluster.in_use import observe_in_use
 
         if self.component != "device-plugin":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.device_plugin.detect import Ours
 from gpu_fleet.operators.pool import hardware
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ def proof_gate(
     :param allow_idle: accept a device plugin that no node wants.
     :param every_node: one working node is not enough for the device plugin.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.device_plugin.detect import Ours
+
     if component == "karpenter-crd":
         return "crds_established", {"crds": list(outcome.crds)}
     args: dict[str, Any] = {

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.gates.plugin_proof import NOT_THE_RELEASE
 from gpu_fleet.operators.base import wait_started
 from gpu_fleet.operators.helm.base import UNHEALTHY
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
@@ -66,6 +65,9 @@ class ProveReleaseOperator(ReleaseOperator):
     @contextmanager
     def _reporting(self, context: Mapping[str, Any]) -> Iterator[None]:
         """Report to the remediation what was seen. A wait that could not look (GateBlind) has nothing to report."""
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.gates.plugin_proof import NOT_THE_RELEASE
+
         try:
             yield
         except UNHEALTHY as error:

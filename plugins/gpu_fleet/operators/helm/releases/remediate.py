@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GateBlind, GpuFleetError, ReleaseError
-from gpu_fleet.core.gates.plugin_proof import PLUGIN_PROVEN
-from gpu_fleet.core.releases.decide import LACKS_NEEDED
-from gpu_fleet.core.releases.state import Reason
 from gpu_fleet.operators.base import attempt, task_states
 from gpu_fleet.operators.helm.base import UNHEALTHY
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
@@ -61,6 +58,9 @@ class RemediateReleaseOperator(ReleaseOperator):
 
     def _by_storage(self, context: Mapping[str, Any], engine: ReleaseEngine) -> dict[str, Any] | None:
         """What storage alone decides; ``None`` if the question is whether the deployed, unproven revision works."""
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.releases.state import Reason
+
         # Waits for an operation in progress: what it is about to finish must not be rolled back.
         reason = engine.assess(wait=True).reason
         if reason in {Reason.PROVEN, Reason.NOT_PROVEN} and (resumed := self._resumed(context, engine)) is not None:
@@ -141,6 +141,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         """
         :param judged: the revision whose workloads do not work; ``None`` if storage shows that the release failed.
         """
+        from gpu_fleet.core.releases.decide import LACKS_NEEDED
+
         who = (judged.revision or 0, judged.secret_uid) if judged is not None else None
         restored = False
         try:
@@ -216,6 +218,8 @@ class RemediateReleaseOperator(ReleaseOperator):
         """
         :param restored: the revision is new, and was proven by what the verdict saw, if that saw anything.
         """
+        from gpu_fleet.core.gates.plugin_proof import PLUGIN_PROVEN
+
         outcome = engine.candidate()
         if restored and revision in (None, outcome.revision):
             if verdict.reason == PLUGIN_PROVEN:

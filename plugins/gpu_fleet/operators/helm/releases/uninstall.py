@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse
-from gpu_fleet.core.teardown.keeps import stays
 from gpu_fleet.operators.helm.releases.base import ReleaseOperator
 from gpu_fleet.operators.teardown.looks import decide_again, still_needed
 from gpu_fleet.operators.teardown.plan import karpenter_needed
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.manifests.in_use import InUse
 
 #: How long an uninstall looks in its worker for the last pods to disappear; a retry of the task looks again.
 _GONE_WITHIN = timedelta(minutes=1)
@@ -35,9 +36,14 @@ class UninstallReleaseOperator(ReleaseOperator):
         self.plan_task_id = plan_task_id
 
     def _in_use(self) -> InUse:
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE
+
         return NOTHING_IN_USE  # a release that is removed needs to keep nothing
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        from gpu_fleet.core.teardown.keeps import stays
+
         if self.component == "device-plugin":
             if why := decide_again(self.spec, self.kube, context, self.plan_task_id).device_plugin:
                 self.log.warning(stays("device plugin", why))

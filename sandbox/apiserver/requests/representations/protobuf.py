@@ -75,7 +75,7 @@ _POINTERS = frozenset(
 
 @functools.cache
 def _messages() -> dict[str, dict[int, tuple[str, str, str]]]:
-    text = (package_data.files("sandbox.apiserver.requests") / "protobuf_fields.json").read_text()
+    text = (package_data.files("sandbox.apiserver.requests.representations") / "protobuf_fields.json").read_text()
     return {
         name: {int(number): tuple(entry) for number, entry in fields.items()}
         for name, fields in json.loads(text).items()

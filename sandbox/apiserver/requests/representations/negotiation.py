@@ -11,7 +11,7 @@ import yaml
 from sandbox.apiserver import golang
 from sandbox.apiserver.errors import ApiError, bad_request, unsupported_media_type
 from sandbox.apiserver.jsontools import Obj, dumps
-from sandbox.apiserver.requests import protobuf, tables
+from sandbox.apiserver.requests.representations import protobuf, tables
 from sandbox.apiserver.resources import Resource
 from sandbox.apiserver.schema import decoding
 from sandbox.apiserver.store import Record

@@ -1,0 +1,1 @@
+"""Types of single values in a cluster file: durations, names and versions, cron expressions."""
