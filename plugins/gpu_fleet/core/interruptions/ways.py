@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from gpu_fleet.core.interruptions.messages import URGENCY, Kind, Notice
 from gpu_fleet.core.spec import ClusterSpec
@@ -107,22 +106,3 @@ def newest_per_instance(notices: list[Notice]) -> dict[str, Notice]:
         known = found.get(notice.instance)
         found[notice.instance] = notice if known is None else more_urgent(known, notice)
     return found
-
-
-def notices_of(events: list[Any]) -> tuple[list[Notice], list[str]]:
-    """The notices in the payloads of asset events, and what in them could not be read.
-
-    :param events: the ``extra["payload"]`` of each event.
-    """
-    notices, problems = [], []
-    for payload in events:
-        listed = payload.get("notices") if isinstance(payload, dict) else None
-        if not isinstance(listed, list):
-            problems.append("an event without a list of notices")
-            continue
-        for value in listed:
-            try:
-                notices.append(Notice.from_json(value))
-            except ValueError as error:
-                problems.append(str(error))
-    return notices, problems

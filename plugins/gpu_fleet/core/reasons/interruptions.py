@@ -17,6 +17,11 @@ INTERRUPTIONS = Section(
             "evicted pods have no place yet; the message says what the scheduler says",
             "Look for capacity: `kubectl describe` one of the pods, and the events of Karpenter.",
         ),
+        Reason(
+            "DeleteFailed",
+            Effect.RETRIED,
+            "SQS did not delete messages that are done with; they come again, which is harmless",
+        ),
         Reason("NotJson", _ON, "a message is no JSON; it was moved to the dead-letter queue"),
         Reason(
             "NotAnEvent",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.interruptions.messages import URGENCY, Kind, Notice
-from gpu_fleet.core.interruptions.ways import Owner, Way, decide, more_urgent, newest_per_instance, notices_of
+from gpu_fleet.core.interruptions.ways import Owner, Way, decide, more_urgent, newest_per_instance
 from tests.unit.core.specs import demo_spec
 
 WITHOUT_QUEUE = {"karpenter__interruptionQueue": None}
@@ -84,10 +84,3 @@ def test_duplicates_and_disorder_change_nothing(seed: int) -> None:
 def test_a_notice_with_an_end_is_more_urgent_than_one_without() -> None:
     known, unknown = notice(Kind.SCHEDULED, 5000.0), notice(Kind.SCHEDULED, None)
     assert more_urgent(unknown, known) == known
-
-
-def test_the_payloads_of_events_are_read_one_by_one() -> None:
-    good = notice(Kind.SPOT).to_json()
-    found, problems = notices_of([{"notices": [good, {"kind": "x"}]}, {"notices": [good]}, "nonsense", {}, None])
-    assert found == [notice(Kind.SPOT)] * 2
-    assert len(problems) == 4

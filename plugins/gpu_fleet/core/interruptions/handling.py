@@ -1,0 +1,162 @@
+"""Which run handles which interrupted node, so that several at a time share the work and none is forgotten. Pure.
+
+Messages come more than once, Airflow may ignore or batch events, and a run may die. So the truth is on the nodes: a
+node with a mark that no run has taken, or whose run is over without having finished, is taken by the next run,
+whatever event started that. The claim names what it is for: a node that is interrupted after a rebalance
+recommendation needs to be handled again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpu_fleet.core.interruptions.event import Case
+from gpu_fleet.core.interruptions.marks import FirstAid, Mark, first_aid, outranks
+from gpu_fleet.core.interruptions.messages import Notice
+from gpu_fleet.core.interruptions.nodes import OurNode, instance_of, our_node
+from gpu_fleet.core.interruptions.ways import Decision, Way, decide
+from gpu_fleet.core.kubernetes.names import ANNOTATION_HANDLED
+from gpu_fleet.core.kubernetes.objects import annotations_of
+from gpu_fleet.core.spec import ClusterSpec
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What the annotation says.
+
+    :ivar run: ``<dag_id>/<run_id>``.
+    :ivar cause: what it is for, see :func:`cause_of`.
+    :ivar done: the run has done all it could.
+    """
+
+    run: str
+    cause: str
+    done: bool = False
+
+    def text(self) -> str:
+        return json.dumps({"run": self.run, "for": self.cause, "done": self.done}, separators=(",", ":"))
+
+    @classmethod
+    def of(cls, node: Object) -> Handled | None:
+        """``None`` without the annotation, and where a person has made it unreadable."""
+        text = annotations_of(node).get(ANNOTATION_HANDLED)
+        try:
+            value = json.loads(text) if text else None
+            return cls(str(value["run"]), str(value["for"]), bool(value["done"])) if isinstance(value, dict) else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+
+def cause_of(notice: Notice) -> str:
+    """What is handled: equal for all copies of a notice, another one for a more urgent notice."""
+    return f"{notice.kind.value} {notice.instance} {notice.deadline if notice.deadline is not None else '-'}"
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One node that this run handles.
+
+    :ivar object: the Node as the API server gave it.
+    :ivar seen: when the message was read, epoch seconds.
+    :ivar aid: what has still to be written to it, in case the trigger could not.
+    """
+
+    node: OurNode
+    object: Object
+    notice: Notice
+    seen: float
+    decision: Decision
+    aid: FirstAid | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def way(self) -> Way:
+        return self.decision.way
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    :ivar elsewhere: node -> the run that drains it, or has.
+    :ivar unknown: instance id -> why there is nothing to drain.
+    """
+
+    nodes: tuple[NodePlan, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+    def on(self, *ways: Way) -> list[NodePlan]:
+        """The nodes that are handled in one of these ways."""
+        return [plan for plan in self.nodes if plan.way in ways]
+
+
+def plan_nodes(
+    nodes: Iterable[Object],
+    claims: Iterable[Object],
+    cases: Mapping[str, Case],
+    spec: ClusterSpec,
+    *,
+    run: str,
+    now: float,
+    is_over: Callable[[str], bool],
+) -> Plan:
+    """What a run does about each interrupted node.
+
+    :param nodes: of the spec's pools and node groups, at least.
+    :param claims: NodeClaims.
+    :param cases: of the events that started the run, by instance.
+    :param now: epoch seconds.
+    :param is_over: whether a run, by its name, has ended without finishing its nodes; asked only of other runs.
+    """
+    claims = list(claims)
+    by_node = {str((claim.get("status") or {}).get("nodeName") or ""): claim for claim in claims}
+    pools, groups = spec.pool_names, spec.interruptions.node_groups
+    plans, elsewhere, here = [], {}, set()
+    for node in sorted(nodes, key=lambda each: str(each["metadata"]["name"])):
+        ours = our_node(node, by_node, pools, groups)
+        if ours is None:
+            continue
+        here.add(ours.instance)
+        notice, seen = _notice(node, ours, cases, now)
+        if notice is None:
+            continue
+        handled = Handled.of(node)
+        known = handled is not None and handled.cause == cause_of(notice)
+        if handled is not None and known and (handled.done or (handled.run != run and not is_over(handled.run))):
+            elsewhere[ours.name] = handled.run
+            continue
+        decision = decide(notice, ours.owner, spec)
+        if decision.way is Way.ENDING and ours.leaving:
+            decision = Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
+        plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
+    return Plan(tuple(plans), elsewhere, _unknown(cases, here, claims))
+
+
+def _notice(node: Object, ours: OurNode, cases: Mapping[str, Case], now: float) -> tuple[Notice | None, float]:
+    """The notice that counts, of the node's mark and of the events; and when it was read."""
+    mark, case = Mark.of(node), cases.get(ours.instance)
+    marked = mark is not None and mark.notice.instance == ours.instance
+    if case is not None and (mark is None or not marked or outranks(case.notice, mark.notice)):
+        return case.notice, now
+    return (mark.notice, mark.seen) if mark is not None and marked else (None, 0.0)
+
+
+def _unknown(cases: Mapping[str, Case], here: set[str], claims: Iterable[Object]) -> dict[str, str]:
+    launching = {instance_of(claim): str(claim["metadata"]["name"]) for claim in claims}
+    found = {}
+    for instance, case in cases.items():
+        if instance in here:
+            continue
+        if instance in launching:
+            found[instance] = f"NodeClaim {launching[instance]} has no node yet: nothing runs there"
+        else:
+            found[instance] = f"no node of this cluster ({case.notice.kind.value}): it is gone, or of another cluster"
+    return dict(sorted(found.items()))
