@@ -1,0 +1,136 @@
+"""Which run handles which interrupted node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpu_fleet.core.interruptions.event import Case
+from gpu_fleet.core.interruptions.handling import Handled, Plan, cause_of, plan_nodes
+from gpu_fleet.core.interruptions.marks import Mark
+from gpu_fleet.core.interruptions.messages import Kind, Notice
+from gpu_fleet.core.interruptions.ways import Way
+from tests.unit.core.specs import demo_spec
+
+POOL, RUN, OTHER = "shared-a10g", "gpu_spot_drain.demo/me", "gpu_spot_drain.demo/other"
+SPOT = Notice(Kind.SPOT, "i-0000000a", 1000.0, 1120.0, "terminate", "e1")
+REBALANCE = Notice(Kind.REBALANCE, "i-0000000a", 900.0, None, "", "e0")
+
+
+def node(
+    instance: str = "i-0000000a", *, mark: Notice | None = SPOT, by: Handled | None = None, pool: str = POOL
+) -> Any:
+    annotations = {}
+    if mark is not None:
+        annotations["gpu-fleet.io/interruption"] = Mark(mark, 1001.0).text()
+    if by is not None:
+        annotations["gpu-fleet.io/interruption-handled-by"] = by.text()
+    return {
+        "metadata": {
+            "name": f"ip-{instance[-1]}",
+            "uid": f"u-{instance[-1]}",
+            "resourceVersion": "1",
+            "labels": {"karpenter.sh/nodepool": pool},
+            "annotations": annotations,
+        },
+        "spec": {"providerID": f"aws:///us-west-2a/{instance}", "unschedulable": mark is not None},
+    }
+
+
+def plan(*nodes: Any, cases: tuple[Notice, ...] = (), over: bool = False, claims: Any = (), **changes: Any) -> Plan:
+    asked: list[str] = []
+
+    def is_over(run: str) -> bool:
+        asked.append(run)
+        return over
+
+    found = plan_nodes(
+        nodes,
+        claims,
+        {each.instance: Case(each) for each in cases},
+        demo_spec(**changes),
+        run=RUN,
+        now=1005.0,
+        is_over=is_over,
+    )
+    assert RUN not in asked
+    return found
+
+
+def test_a_marked_node_is_handled_whatever_event_started_the_run() -> None:
+    (found,) = plan(node()).nodes
+    assert (found.name, found.way, found.notice, found.seen, found.aid) == ("ip-a", Way.WATCH, SPOT, 1001.0, None)
+
+
+def test_a_node_that_the_trigger_could_not_mark_gets_its_first_aid_from_the_run() -> None:
+    (found,) = plan(node(mark=None), cases=(SPOT,)).nodes
+    assert found.aid is not None
+    assert found.aid.cordon
+    assert found.seen == 1005.0
+
+
+def test_the_more_urgent_of_mark_and_event_counts() -> None:
+    (found,) = plan(node(mark=REBALANCE), cases=(SPOT,)).nodes
+    assert (found.notice, found.way) == (SPOT, Way.WATCH)
+    (found,) = plan(node(mark=SPOT), cases=(REBALANCE,)).nodes
+    assert (found.notice, found.aid) == (SPOT, None)
+
+
+def test_a_mark_of_an_instance_that_had_the_name_before_does_not_count() -> None:
+    assert plan(node(mark=replace(SPOT, instance="i-0000000f"))).nodes == ()
+
+
+@pytest.mark.parametrize(
+    ("by", "over", "mine"),
+    [
+        (None, False, True),
+        (Handled(RUN, cause_of(SPOT)), False, True),
+        (Handled(OTHER, cause_of(SPOT)), False, False),
+        (Handled(OTHER, cause_of(SPOT)), True, True),
+        (Handled(OTHER, cause_of(SPOT), done=True), True, False),
+        (Handled(RUN, cause_of(SPOT), done=True), False, False),
+        (Handled(OTHER, cause_of(REBALANCE), done=True), False, True),
+        (Handled(OTHER, cause_of(REBALANCE)), False, True),
+    ],
+)
+def test_a_node_is_taken_unless_a_live_run_has_it_for_the_same_cause(
+    by: Handled | None, over: bool, mine: bool
+) -> None:
+    found = plan(node(by=by), over=over)
+    assert bool(found.nodes) is mine
+    assert bool(found.elsewhere) is not mine
+
+
+def test_an_unreadable_claim_of_a_person_is_none() -> None:
+    broken = node()
+    for text in ("", "x", "[]", "{}", '{"run": 1}'):
+        broken["metadata"]["annotations"]["gpu-fleet.io/interruption-handled-by"] = text
+        assert len(plan(broken).nodes) == 1
+
+
+def test_nodes_of_others_and_quiet_nodes_are_left_alone() -> None:
+    theirs = node(pool="of-others")
+    assert plan(theirs, node("i-0000000b", mark=None)) == Plan()
+
+
+def test_an_instance_without_a_node_is_named_with_why_nothing_is_drained() -> None:
+    launching = {"metadata": {"name": "a10g-1"}, "status": {"providerID": "aws:///us-west-2a/i-0000000c"}}
+    found = plan(cases=(replace(SPOT, instance="i-0000000c"), replace(SPOT, instance="i-0000000d")), claims=[launching])
+    assert "a10g-1 has no node yet" in found.unknown["i-0000000c"]
+    assert "gone, or of another cluster" in found.unknown["i-0000000d"]
+
+
+def test_a_node_that_is_removed_already_is_not_drained_for_the_end_of_its_instance() -> None:
+    ending = replace(SPOT, kind=Kind.TERMINATING, action="shutting-down")
+    leaving = node(mark=ending)
+    assert plan(leaving).nodes[0].way is Way.ENDING
+    leaving["spec"]["taints"] = [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}]
+    assert plan(leaving).nodes[0].way is Way.NOTE
+
+
+def test_each_cause_has_a_name_of_its_own_and_copies_share_it() -> None:
+    names = {cause_of(each) for each in (SPOT, REBALANCE, replace(SPOT, deadline=1.0), replace(SPOT, instance="i-0b"))}
+    assert len(names) == 4
+    assert cause_of(replace(SPOT, event="a copy")) == cause_of(SPOT)
