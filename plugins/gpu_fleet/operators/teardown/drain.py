@@ -6,12 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
-from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
-from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
-from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
-from gpu_fleet.core.nodes.freeze import evicted_for
-from gpu_fleet.core.teardown.drain import (
+from gpu_fleet.core.drain.plan import (
     Blocked,
     DrainPlan,
     PodPlan,
@@ -21,15 +16,20 @@ from gpu_fleet.core.teardown.drain import (
     pause_s,
     plan_drain,
     protection,
-    remedy,
 )
-from gpu_fleet.core.teardown.drain_rules import DrainRules
+from gpu_fleet.core.drain.rules import DrainRules
+from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
+from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.core.nodes.freeze import evicted_for
+from gpu_fleet.core.teardown.drain import remedy
 from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.draining.eviction import ask_to_go
 from gpu_fleet.operators.nodes import take_back_own_cordons
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
-from gpu_fleet.operators.teardown.eviction import ask_to_go
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.waiting import await_gate
 

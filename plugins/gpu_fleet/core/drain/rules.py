@@ -15,8 +15,8 @@ from gpu_fleet.core.kubernetes.airflow_pods import airflow_task
 from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, is_passed_over
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
 from gpu_fleet.core.kubernetes.objects import deleting
+from gpu_fleet.core.kubernetes.pod_end import controller_of, is_finished
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.scope import controller_of, is_finished
 
 Pod = Mapping[str, Any]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.drain.plan import Blocked
 from gpu_fleet.core.errors import ApiUnavailable, Conflict, Forbidden, Invalid, NotFound, Throttled
 from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
 from gpu_fleet.core.spec.operations import Drain
-from gpu_fleet.core.teardown.drain import Blocked
 from gpu_fleet.hooks.kubernetes.errors import SEVERAL_BUDGETS
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.drain.rules import DrainRules, Fate, judge_pod
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
-from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
 
 DEFAULT = DrainRules(daemon_sets=frozenset({("kube-system", "cni")}))
 
