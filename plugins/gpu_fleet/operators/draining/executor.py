@@ -6,7 +6,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from gpu_fleet.hooks.kubernetes.transport import CONNECTIONS
@@ -63,12 +63,12 @@ class Executor:
     def __enter__(self) -> Executor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, work: Callable[[], Result]) -> Result:
         while (left := self._paused_until - self._monotonic()) > 0 and not self._closed.is_set():
             self._closed.wait(left)
+        if self._closed.is_set():
+            raise CancelledError
         return work()
