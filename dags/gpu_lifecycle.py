@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
+from gpu_fleet.core.drain.rules import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.drain_rules import PARAM_BARE_PODS
 from gpu_fleet.phases.capacity import capacity
 from gpu_fleet.phases.common import end_run, freeze_spec, release_turn
 from gpu_fleet.phases.family import fleet_dag, fleet_dags

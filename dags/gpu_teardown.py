@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
+from gpu_fleet.core.drain.rules import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.drain_rules import PARAM_BARE_PODS
 from gpu_fleet.phases.common import end_run, freeze_spec
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.preflight import teardown_preflight

@@ -81,7 +81,7 @@ def run_name(context: Mapping[str, Any]) -> str:
 
 def bare_pods_go(context: Mapping[str, Any]) -> bool:
     """Whether the run's Param permits evicting pods without a controller, as ``drain.force`` does."""
-    from gpu_fleet.core.teardown.drain_rules import (
+    from gpu_fleet.core.drain.rules import (
         PARAM_BARE_PODS,  # Parsing a DAG file does not need the rules of a drain.
     )
 

@@ -41,7 +41,7 @@ def teardown_requested() -> Phase:
 
 
 def bare_pods_param() -> Param:
-    """The Param :data:`gpu_fleet.core.teardown.drain_rules.PARAM_BARE_PODS` of the DAGs with a teardown."""
+    """The Param :data:`gpu_fleet.core.drain.rules.PARAM_BARE_PODS` of the DAGs with a teardown."""
     return Param(
         False,
         type="boolean",

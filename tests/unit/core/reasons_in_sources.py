@@ -49,7 +49,7 @@ POSITIONAL: dict[str, dict[str, int]] = {
     "gpu_fleet.core.pools.assets": {"Finding": 1},
     "gpu_fleet.core.aws.launch_errors": {"LaunchCause": 0},
     "gpu_fleet.core.releases.helm.symptoms": {"_symptom": 2},
-    "gpu_fleet.core.teardown.drain_rules": {"PodVerdict": 1},
+    "gpu_fleet.core.drain.rules": {"PodVerdict": 1},
     "gpu_fleet.core.device_plugin.gpu_count": {"Fault": 0},
     "gpu_fleet.core.device_plugin.neighbours": {"Conflict": 0},
 }

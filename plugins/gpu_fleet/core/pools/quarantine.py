@@ -25,7 +25,7 @@ from gpu_fleet.core.kubernetes.objects import (
     is_ours,
     node_of,
 )
-from gpu_fleet.core.teardown.scope import controller_of
+from gpu_fleet.core.kubernetes.pod_end import controller_of
 from gpu_fleet.core.validation.report import Outcome
 
 #: A taint's value is a label value: at most 63 characters of this alphabet (Kubernetes 'Labels and Selectors').

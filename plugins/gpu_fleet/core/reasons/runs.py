@@ -159,6 +159,12 @@ ACCESS = Section(
             "Run again when it is gone.",
         ),
         Reason(
+            "DisruptionBudget",
+            _RETRIED,
+            "a PodDisruptionBudget forbids the eviction of a pod now",
+            "Wait until its other pods are ready, or relax the budget that the message names.",
+        ),
+        Reason(
             "SeveralDisruptionBudgets",
             _PERSON,
             "several PodDisruptionBudgets select a pod, which the Eviction API does not support",

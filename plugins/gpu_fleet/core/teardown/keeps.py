@@ -18,16 +18,15 @@ from gpu_fleet.core.kubernetes.names import (
     RUNTIME_CLASS_NAME,
 )
 from gpu_fleet.core.kubernetes.objects import deleting, is_true
+from gpu_fleet.core.kubernetes.pod_end import controller_of, is_finished
 from gpu_fleet.core.releases.objects import belongs_to
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.gpu_types import group_may_have_gpus, node_has_gpus, pool_may_launch_gpus
 from gpu_fleet.core.teardown.remains import shorten
 from gpu_fleet.core.teardown.scope import (
     Observed,
-    controller_of,
     doomed_nodes,
     doomed_pools,
-    is_finished,
 )
 
 Json = Mapping[str, Any]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_fleet.core.aws.costs import Price, PriceList, total
+from gpu_fleet.core.drain.rules import DrainRules
 from gpu_fleet.core.kubernetes.names import (
     DEVICE_PLUGIN_RELEASE,
     KARPENTER_CRD_RELEASE,
@@ -19,7 +20,6 @@ from gpu_fleet.core.kubernetes.names import (
     TAG_NODE_POOL,
 )
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.drain_rules import DrainRules
 from gpu_fleet.core.teardown.emergency import emergency_scope, others_left, our_pools
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown.keeps import Keeps, decide

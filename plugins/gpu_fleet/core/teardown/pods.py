@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu_fleet.core.drain.plan import DrainPlan, plan_drain
+from gpu_fleet.core.drain.rules import DrainRules, Fate, judge_pod
 from gpu_fleet.core.kubernetes.airflow_pods import airflow_task
 from gpu_fleet.core.kubernetes.do_not_disrupt import protected_value
 from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT, LABEL_COMPONENT, TAINT_DISRUPTED
 from gpu_fleet.core.kubernetes.objects import gpus_requested
 from gpu_fleet.core.kubernetes.pod_budgets import forbidden_by
+from gpu_fleet.core.kubernetes.pod_end import controller_of, is_finished
 from gpu_fleet.core.releases.objects import workload_of
-from gpu_fleet.core.teardown.drain import DrainPlan, plan_drain
-from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
-from gpu_fleet.core.teardown.scope import controller_of, is_finished
 
 Json = Mapping[str, Any]
 

@@ -126,16 +126,3 @@ def doomed_nodes(spec: ClusterSpec, observed: Observed) -> list[str]:
     """Names of the nodes that a teardown removes: those whose NodePool is removed, is gone, or never existed."""
     living = living_pools(observed.node_pools) - set(doomed_pools(spec, observed.node_pools))
     return sorted(node["metadata"]["name"] for node in observed.nodes if pool_of(node) and pool_of(node) not in living)
-
-
-def is_finished(pod: Mapping[str, Any]) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def controller_of(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The ownerReference that controls the pod."""
-    for owner in pod["metadata"].get("ownerReferences") or []:
-        if owner.get("controller"):
-            found: Mapping[str, Any] = owner
-            return found
-    return None

@@ -16,7 +16,7 @@ from gpu_fleet.hooks.kubernetes.access import ClusterAccess
 from gpu_fleet.hooks.kubernetes.discovery import Discovery
 from gpu_fleet.hooks.kubernetes.errors import ApiNotFound, is_expired
 from gpu_fleet.hooks.kubernetes.paths import PAGE_SIZE, Json, object_path, selectors, typed
-from gpu_fleet.hooks.kubernetes.transport import Transport
+from gpu_fleet.hooks.kubernetes.transport import READ_TIMEOUT_S, Transport
 
 APPLY = "application/apply-patch+yaml"
 PATCH_TYPES = {
@@ -183,11 +183,15 @@ class KubeClient:
         uid: str | None = None,
         version: str | None = None,
         dry_run: bool = False,
+        retry: bool = True,
+        read_timeout: float = READ_TIMEOUT_S,
     ) -> bool:
         """Ask for deletion; finalizers may keep the object for a while. ``False`` if it was absent.
 
         :param uid: delete only this incarnation.
         :param version: delete only this ``resourceVersion``.
+        :param retry: whether the client repeats it; a caller with a deadline does so itself.
+        :param read_timeout: see :meth:`evict`.
         :raises Conflict: if ``uid`` or ``version`` is not the object's.
         """
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
@@ -199,22 +203,35 @@ class KubeClient:
         if dry_run:
             options["dryRun"] = ["All"]
         path = object_path(ref.kind, ref.namespace, ref.name)
+        query = {"dryRun": "All"} if dry_run else None
         try:
-            self.raw("DELETE", path, query={"dryRun": "All"} if dry_run else None, body=options, what=f"delete {ref}")
+            self.raw(
+                "DELETE", path, query=query, body=options, what=f"delete {ref}", retry=retry, read_timeout=read_timeout
+            )
         except ApiNotFound:
             return False
         return True
 
     def evict(
-        self, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None, dry_run: bool = False
+        self,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        grace_seconds: int | None = None,
+        dry_run: bool = False,
+        read_timeout: float = READ_TIMEOUT_S,
     ) -> None:
         """Ask for a pod's eviction through the Eviction API.
 
         :param uid: evict only this incarnation: a StatefulSet's next pod has the same name, on another node.
         :param dry_run: only ask whether it would be granted; no budget is spent.
+        :param read_timeout: seconds to wait for the server's answer. After it the eviction may have happened or not; to
+            ask again is harmless, because a pod that is terminating spends no budget.
         :raises Conflict: the pod of that name is another one.
         :raises Invalid: with reason ``SeveralDisruptionBudgets``, which the Eviction API does not support.
-        :raises Throttled: a disruption budget forbids it now (``retry_after`` is ``None``) or is not observed yet.
+        :raises Throttled: with reason ``DisruptionBudget``: a disruption budget forbids it now (``retry_after`` is
+            ``None``) or is not observed yet. With another reason: the server itself has too much to do.
         :raises NotFound: the pod is gone.
         """
         options: Json = {"preconditions": {"uid": uid}}
@@ -229,7 +246,7 @@ class KubeClient:
             "deleteOptions": options,
         }
         path = object_path(POD, namespace, name, "eviction")
-        self.raw("POST", path, body=body, what=f"evict Pod {namespace}/{name}", retry=False)
+        self.raw("POST", path, body=body, what=f"evict Pod {namespace}/{name}", retry=False, read_timeout=read_timeout)
 
     # --- addressing --------------------------------------------------------------------------------------------
 
@@ -288,13 +305,17 @@ class KubeClient:
         headers: Mapping[str, str] | None = None,
         what: str | None = None,
         retry: bool = True,
+        read_timeout: float = READ_TIMEOUT_S,
     ) -> Json:
         """One call, JSON in and out.
 
         :param what: how messages name the call; the method and path by default.
         :param retry: whether repeating it is harmless. A POST is repeated only if the server cannot have run it.
+        :param read_timeout: seconds that one attempt waits for the server's next byte.
         """
-        content = self._transport.request(method, path, query=query, body=body, headers=headers, what=what, retry=retry)
+        content = self._transport.request(
+            method, path, query=query, body=body, headers=headers, what=what, retry=retry, read_timeout=read_timeout
+        )
         if not content:
             return {}
         try:

@@ -30,6 +30,11 @@ EXPIRED = "Expired"
 SEVERAL_BUDGETS = "SeveralDisruptionBudgets"
 _SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 
+#: Reason of the error for an eviction that a disruption budget forbids now, and the cause in the server's answer
+#: (``policyv1.DisruptionBudgetCause``, kubernetes v1.35 pkg/registry/core/pod/storage/eviction.go). Any other 429 is
+#: about the server itself: priority and fairness, or a storage that is not ready.
+DISRUPTION_BUDGET = "DisruptionBudget"
+
 #: 500 answers that no repetition changes: server-side apply of a field that the schema lacks (kubernetes-sigs/
 #: structured-merge-diff), or of a quantity, a time or bytes that cannot be read (kubernetes/apimachinery
 #: pkg/util/managedfields/internal/structuredmerge.go, v0.36.2).
@@ -79,7 +84,8 @@ def error_for(
     """
     message = str(status.get("message") or f"HTTP {code}")
     reason = str(status.get("reason") or "") or None
-    causes = {str(c.get("reason")) for c in (status.get("details") or {}).get("causes") or [] if isinstance(c, dict)}
+    listed = [cause for cause in (status.get("details") or {}).get("causes") or [] if isinstance(cause, dict)]
+    causes = {str(cause.get("reason")) for cause in listed}
     text = f"{what}: {message}"
     match code:
         case 401:
@@ -102,6 +108,10 @@ def error_for(
             return Conflict(text, reason=reason)
         case 410:
             return ApiUnavailable(text, reason=EXPIRED)
+        case 429 if DISRUPTION_BUDGET in causes:
+            # Only the causes name the budget.
+            named = [str(cause["message"]) for cause in listed if cause.get("message")]
+            return Throttled(" ".join([text, *named]), reason=DISRUPTION_BUDGET, retry_after=retry_after(headers or {}))
         case 429:
             return Throttled(text, reason=reason, retry_after=retry_after(headers or {}))
         case 500 if _SEVERAL_BUDGETS in message:

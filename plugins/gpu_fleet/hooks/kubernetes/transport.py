@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 RETRY_BUDGET_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
+#: Connections that are kept open for the next calls. What asks from more threads than this opens a connection, with its
+#: TLS handshake, for every call.
+CONNECTIONS = 32
 #: Seconds within which two clocks count as the same.
 CLOSE_S = 2.0
 
@@ -58,6 +62,7 @@ class Transport:
         self._monotonic = monotonic
         self._pool: Any = None
         self._pool_key: Any = None
+        self._opening, self._renewing = threading.Lock(), threading.Lock()
         self._ahead: float | None = None
 
     @property
@@ -83,23 +88,28 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         what: str | None = None,
         retry: bool = True,
+        read_timeout: float = READ_TIMEOUT_S,
     ) -> bytes:
         """The body of a successful answer.
 
         :param retry: whether repeating it is harmless. A POST is repeated only if the server cannot have run it.
+        :param read_timeout: seconds that one attempt waits for the server's next byte.
         """
         what = what or f"{method} {path}"
         begun = self._monotonic()
         attempt = 0
         renewed = False
+        sent: dict[str, str] = {}
         error: GpuFleetError
         pause: float | None
         while True:
             reached = True
             try:
-                return self._once(method, path, query, body, headers, what)
+                endpoint = kubernetes_access.resolve(self.access)
+                sent = endpoint.credentials.headers()
+                return self._once(endpoint, sent, method, path, query, body, headers, what, read_timeout)
             except Unauthorized:
-                if renewed or not kubernetes_access.resolve(self.access).credentials.renew():
+                if renewed or not self._renew(sent):
                     raise
                 renewed = True
                 continue
@@ -107,7 +117,6 @@ class Transport:
                 error, pause, reached = throttled, throttled.retry_after, False
             except Unreached as unreached:
                 error, pause, reached = unreached, None, False
-                kubernetes_access.forget(self.access)
             except ApiUnavailable as unavailable:
                 if is_expired(unavailable):
                     raise
@@ -122,37 +131,58 @@ class Transport:
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
-        pool, self._pool, self._pool_key = self._pool, None, None
+        with self._opening:
+            pool, self._pool, self._pool_key = self._pool, None, None
         if pool is not None:
             pool.clear()
 
+    def _renew(self, refused: Mapping[str, str]) -> bool:
+        """After a 401: get other credentials; whether another attempt may be accepted.
+
+        :param refused: the headers that were not accepted. Of many threads that learn it at once only the first drops
+            them: with an EKS token go the AWS session and its keys.
+        """
+        with self._renewing:
+            credentials = kubernetes_access.resolve(self.access).credentials
+            ready = credentials.ready()
+            if ready is not None and ready != refused:
+                return True
+            if not credentials.renew():
+                return False
+            credentials.headers()
+            return True
+
     def _once(
         self,
+        endpoint: Endpoint,
+        identity: Mapping[str, str],
         method: str,
         path: str,
         query: Mapping[str, Any] | None,
         body: Any,
         headers: Mapping[str, str] | None,
         what: str,
+        read_timeout: float,
     ) -> bytes:
         import urllib3
 
-        endpoint = kubernetes_access.resolve(self.access)
-        sent = {"Accept": "application/json", "User-Agent": "gpu-fleet", **(headers or {})}
-        sent.update(endpoint.credentials.headers())
+        sent = {"Accept": "application/json", "User-Agent": "gpu-fleet", **(headers or {}), **identity}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
         url = endpoint.server + path + query_string(query)
         try:
-            response = self._open_pool(endpoint).request(method, url, body=data, headers=sent)
+            limits = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout)
+            response = self._open_pool(endpoint).request(method, url, body=data, headers=sent, timeout=limits)
         except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
+            kubernetes_access.forget(self.access, endpoint)
             raise Unreached(
                 f"{what}: cannot connect to {endpoint.server} ({self.access}): {error}; check the network, and whether "
                 "the cluster's endpoint is reachable from here"
             ) from error
         except urllib3.exceptions.SSLError as error:
+            kubernetes_access.forget(self.access, endpoint)
             raise Unreached(f"{what}: no trusted TLS connection to {endpoint.server}: {error}") from error
         except urllib3.exceptions.HTTPError as error:
             raise ApiUnavailable(f"{what}: connection to {endpoint.server} failed: {error}") from error
@@ -167,18 +197,15 @@ class Transport:
     def _open_pool(self, endpoint: Endpoint) -> Any:
         import urllib3
 
-        if self._pool is None or self._pool_key is not endpoint:
-            options: dict[str, Any] = {
-                "maxsize": 8,
-                "retries": False,
-                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
-            }
-            if endpoint.ssl_context is not None:
-                options["ssl_context"] = endpoint.ssl_context
-            proxy = proxy_for(endpoint.server)
-            self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-            self._pool_key = endpoint
-        return self._pool
+        with self._opening:
+            if self._pool is None or self._pool_key is not endpoint:
+                options: dict[str, Any] = {"maxsize": CONNECTIONS, "retries": False}
+                if endpoint.ssl_context is not None:
+                    options["ssl_context"] = endpoint.ssl_context
+                proxy = proxy_for(endpoint.server)
+                self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+                self._pool_key = endpoint
+            return self._pool
 
 
 class Unreached(ApiUnavailable):

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
-from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
-from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
-from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
-from gpu_fleet.core.nodes.freeze import evicted_for
-from gpu_fleet.core.teardown.drain import (
+from gpu_fleet.core.drain.answers import Answer, slowdown_s
+from gpu_fleet.core.drain.plan import (
     Blocked,
     DrainPlan,
     PodPlan,
@@ -21,15 +17,21 @@ from gpu_fleet.core.teardown.drain import (
     pause_s,
     plan_drain,
     protection,
-    remedy,
 )
-from gpu_fleet.core.teardown.drain_rules import DrainRules
+from gpu_fleet.core.drain.rules import DrainRules
+from gpu_fleet.core.errors import DeadlinePassed, GateBlind, NotFound, PermanentError
+from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, passed_over_at
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, NODE, POD, POD_DISRUPTION_BUDGET, ObjectRef
+from gpu_fleet.core.kubernetes.names import ANNOTATION_CORDONED_BY
+from gpu_fleet.core.nodes.freeze import evicted_for
+from gpu_fleet.core.teardown.drain import remedy
 from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.draining.eviction import ask_to_go
+from gpu_fleet.operators.draining.executor import Executor
 from gpu_fleet.operators.nodes import take_back_own_cordons
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
-from gpu_fleet.operators.teardown.eviction import ask_to_go
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.waiting import await_gate
 
@@ -119,8 +121,7 @@ class DrainOperator(FleetOperator):
             dead = self._dead()
             if step is Step.DELETE:
                 # No kubelet ends what terminates on a dead node.
-                for waiting in (each for each in plan.wait if each.node in dead):
-                    self._remove(waiting, records, force=True, dead=dead)
+                self._remove([each for each in plan.wait if each.node in dead], records, force=True, dead=dead)
             for waiting in plan.wait:
                 records.setdefault(waiting.uid, record(waiting, "Terminating", "was not terminated by this drain"))
             # Listed before the evictions, so that a budget that changes in between counts as changed.
@@ -195,8 +196,7 @@ class DrainOperator(FleetOperator):
         blocked: list[Blocked] = []
         if missed and not is_marked(self._pools_of(target.node for target in missed)):
             if not (force or self.spec.drain.disable_eviction):
-                asked = [ask_to_go(self.kube, self.spec.drain, target, dry_run=True) for target in missed]
-                blocked = [problem for problem in asked if problem is not None]
+                blocked = self._side_by_side(missed, lambda target: self._ask(target, dry_run=True))
             if len(blocked) == len(missed):
                 targets = [target for target in targets if not target.missed]
             else:
@@ -205,25 +205,49 @@ class DrainOperator(FleetOperator):
         for target in targets:
             records[target.uid] = record(target, ASKED, target.verdict.reason)
         keep(context, records)
-        removed = [self._remove(target, records, force=force, dead=dead) for target in targets]
-        return [*blocked, *(problem for problem in removed if problem is not None)]
+        return [*blocked, *self._remove(targets, records, force=force, dead=dead)]
 
     def _remove(
-        self, target: PodPlan, records: dict[str, dict[str, str]], *, force: bool, dead: Mapping[str, str]
-    ) -> Blocked | None:
-        """Evict or delete one pod; with force on a dead node without a grace period, because no kubelet ends it.
+        self,
+        targets: Sequence[PodPlan],
+        records: dict[str, dict[str, str]],
+        *,
+        force: bool,
+        dead: Mapping[str, str],
+    ) -> list[Blocked]:
+        """Evict or delete pods; with force on a dead node without a grace period, because no kubelet ends them.
 
-        :returns: ``None`` if the API accepted it, else what blocks it.
+        :returns: what blocks those that the API does not let go.
         """
-        problem = ask_to_go(self.kube, self.spec.drain, target, force=force, at_once=force and target.node in dead)
-        if problem is not None:
-            records.pop(target.uid, None)
-        else:
-            outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
-            reason = "drain.timeout has passed" if force else target.verdict.reason
-            records[target.uid] = record(target, outcome, reason)
-            self.log.info("%s %s on %s", outcome.lower(), target, target.node)
-        return problem
+
+        def remove(target: PodPlan) -> tuple[Blocked | None, Answer]:
+            problem, answer = self._ask(target, force=force, at_once=force and target.node in dead)
+            if problem is not None:
+                records.pop(target.uid, None)
+            else:
+                outcome = "Forced" if force else "Deleted" if self.spec.drain.disable_eviction else "Evicted"
+                reason = "drain.timeout has passed" if force else target.verdict.reason
+                records[target.uid] = record(target, outcome, reason)
+                self.log.info("%s %s on %s", outcome.lower(), target, target.node)
+            return problem, answer
+
+        return self._side_by_side(targets, remove)
+
+    def _ask(self, target: PodPlan, **options: bool) -> tuple[Blocked | None, Answer]:
+        return ask_to_go(self.kube, self.spec.drain, target, **options)
+
+    def _side_by_side(
+        self, targets: Sequence[PodPlan], request: Callable[[PodPlan], tuple[Blocked | None, Answer]]
+    ) -> list[Blocked]:
+        """What blocks these pods. All requests slow down when the API server has too much to do."""
+        with Executor() as executor:
+
+            def one(target: PodPlan) -> Blocked | None:
+                problem, answer = request(target)
+                executor.slow_down(slowdown_s(answer))
+                return problem
+
+            return [problem for problem in executor.each(one, targets) if problem is not None]
 
     # --- the cordons ---------------------------------------------------------------------------------------------
 
@@ -283,7 +307,9 @@ class DrainOperator(FleetOperator):
         return names
 
     def _pods(self, nodes: list[str]) -> list[dict[str, Any]]:
-        return [pod for node in nodes for pod in self.kube.list(POD, field_selector=f"spec.nodeName={node}")]
+        with Executor() as executor:
+            found = executor.each(lambda node: self.kube.list(POD, field_selector=f"spec.nodeName={node}"), nodes)
+        return [pod for pods in found for pod in pods]
 
     def _budgets(self) -> list[dict[str, Any]]:
         return self.kube.list(POD_DISRUPTION_BUDGET)

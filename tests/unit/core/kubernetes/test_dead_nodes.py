@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.drain.plan import protection
+from gpu_fleet.core.drain.rules import DrainRules, Fate, judge_pod
 from gpu_fleet.core.gates.registry import gate_named
 from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, is_passed_over, passed_over_at
-from gpu_fleet.core.teardown.drain import protection
-from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
 from tests.unit.core.cluster_objects import NOW, node, stamp
 
 DEAD = {"n1": "NodeStatusUnknown Kubelet stopped posting node status."}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_fleet.core.teardown.drain_rules import DrainRules
+from gpu_fleet.core.drain.rules import DrainRules
 from gpu_fleet.core.teardown.pods import judge
 
 NOW = 1767225600.0 + 3600

@@ -6,6 +6,7 @@ import pytest
 
 from gpu_fleet.core import errors
 from gpu_fleet.hooks.kubernetes.errors import (
+    DISRUPTION_BUDGET,
     SEVERAL_BUDGETS,
     ApiNotFound,
     error_for,
@@ -133,3 +134,14 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 def test_a_body_that_is_no_status_becomes_its_own_message(body: bytes) -> None:
     assert parse_status(body)["kind"] == "Status"
     assert error_for("get x", 404, parse_status(body)).message
+
+
+def test_only_a_429_of_a_budget_says_so_and_names_the_budget() -> None:
+    words = "The disruption budget web-pdb needs 2 healthy pods and has 2 currently"
+    body = status("Cannot evict pod as it would violate the pod's disruption budget.", "TooManyRequests")
+    body["details"] = {"causes": [{"reason": "DisruptionBudget", "message": words}]}
+    by_budget = error_for("evict Pod a/b", 429, body, {"Retry-After": "10"})
+    assert (by_budget.reason, by_budget.retry_after) == (DISRUPTION_BUDGET, 10.0)  # type: ignore[attr-defined]
+    assert "web-pdb" in by_budget.message
+    busy = error_for("evict Pod a/b", 429, status("Too many requests, please try again later."), {"Retry-After": "1"})
+    assert busy.reason != DISRUPTION_BUDGET

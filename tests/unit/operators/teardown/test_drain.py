@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -402,6 +403,28 @@ def test_a_retry_still_tells_whom_the_first_try_evicted(
     assert outcomes(drain.run()) == {"default/a": "Evicted", "default/b": "Evicted"}
     drain.context["ti"].max_tries += 3  # a person has cleared it: it begins anew
     assert outcomes(drain.run()) == {}
+
+
+def test_evictions_are_under_way_at_the_same_time(
+    cluster: SandboxCluster, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for all the others: one after another would never end."""
+    count = 6
+    for index in range(count):
+        pod(cluster, f"p{index}")
+    evict, all_there = KubeClient.evict, threading.Barrier(count)
+
+    def together(kube: KubeClient, namespace: str, name: str, **options: Any) -> None:
+        all_there.wait(10)
+        evict(kube, namespace, name, **options)
+
+    monkeypatch.setattr(KubeClient, "evict", together)
+    drain = Drain(cluster)
+    assert drain.run() is None
+    assert drain.waits_for["blocked"] == []
+    for index in range(count):
+        end(cluster, f"p{index}")
+    assert set(outcomes(drain.run()).values()) == {"Evicted"}
 
 
 def test_when_time_is_up_the_policy_may_delete_past_budgets(cluster: SandboxCluster, node: str) -> None:

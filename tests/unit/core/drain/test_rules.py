@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.drain.rules import DrainRules, Fate, judge_pod
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
-from gpu_fleet.core.teardown.drain_rules import DrainRules, Fate, judge_pod
 
 DEFAULT = DrainRules(daemon_sets=frozenset({("kube-system", "cni")}))
 
@@ -99,3 +99,15 @@ def test_a_pod_is_judged_as_kubectl_does(situation: str) -> None:
     verdict = judge_pod(subject, rules)
     assert (verdict.fate, verdict.reason) == (fate, reason)
     assert verdict.message
+
+
+@pytest.mark.parametrize(("subject", "rules", "fate", "reason"), CASES.values(), ids=CASES.keys())
+def test_nothing_is_refused_on_a_node_that_ends_anyway(
+    subject: dict[str, Any], rules: DrainRules, fate: Fate, reason: str
+) -> None:
+    verdict = judge_pod(subject, rules.of_a_lost_node())
+    assert verdict.fate is not Fate.REFUSE
+    if fate is not Fate.REFUSE:
+        assert verdict.fate is fate
+    if reason in ("DaemonSetManaged", "MirrorPod"):
+        assert verdict.fate is Fate.LEAVE

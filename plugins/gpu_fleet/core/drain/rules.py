@@ -7,7 +7,7 @@ stops the drain *before* any eviction; unlike there, it is found before the node
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,8 +15,8 @@ from gpu_fleet.core.kubernetes.airflow_pods import airflow_task
 from gpu_fleet.core.kubernetes.dead_nodes import dead_nodes, is_passed_over
 from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
 from gpu_fleet.core.kubernetes.objects import deleting
+from gpu_fleet.core.kubernetes.pod_end import controller_of, is_finished
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.teardown.scope import controller_of, is_finished
 
 Pod = Mapping[str, Any]
 
@@ -90,6 +90,10 @@ class DrainRules:
             dead=dead_nodes(nodes),
             now=now,
         )
+
+    def of_a_lost_node(self) -> DrainRules:
+        """The same where the node ends anyway: nothing is refused, since whatever stays ends without a SIGTERM."""
+        return replace(self, ignore_daemon_sets=True, delete_empty_dir_data=True, force=True)
 
 
 #: ``None``: no objection. EVICT: no objection either, but worth a warning. Anything else is final.
