@@ -77,6 +77,12 @@ IAM = (
         "`include/cloudformation/interruptions.yaml` grants them",
     ),
     Grant(
+        "Remove drained nodes of `interruptions.nodeGroups`",
+        ("autoscaling:TerminateInstanceInAutoScalingGroup",),
+        "the report says so, and the instance ends when EC2 takes it. Condition it on the tag `eks:cluster-name`, as "
+        "`include/cloudformation/interruptions.yaml` does",
+    ),
+    Grant(
         "Know the physical GPUs, vCPUs and offers of instance types, also for the drift check",
         ("ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings"),
         "no gate can say what a node must offer: lifecycle and revalidation fail",
@@ -164,6 +170,13 @@ WRITES = (
         "`create`",
         "draining. With `drain.disableEviction` or `whenTimeExpires: delete` also `delete` on Pods",
         (),
+    ),
+    Rule(
+        "Pods in every namespace, with `interruptions.queue`",
+        "`delete`, `patch`",
+        "`delete`: what a budget still holds when its grace period has to begin before the instance ends; `patch`: "
+        "pods that ask to be told of a rebalance recommendation",
+        ("pods",),
     ),
 )
 #: What is only read in that case.

@@ -149,6 +149,7 @@ def fleet_dag(
     schedule: Any = None,
     deadline: Any = None,
     tags: tuple[str, ...] = (),
+    max_active_runs: int = 1,
 ) -> DAG:
     """One cluster's DAG of a family.
 
@@ -156,6 +157,8 @@ def fleet_dag(
     :param graph: adds the tasks.
     :param schedule: cron expression (UTC), ``None``: only on request.
     :param deadline: an Airflow ``DeadlineAlert``.
+    :param max_active_runs: more than 1 only for runs that take no cluster lock, and whose tasks are the same for any
+        spec: they are not pinned to the DAG of one spec (``hooks/files/runs.py``).
     """
     with DAG(
         dag_id=f"{family}.{spec.name}",
@@ -165,7 +168,7 @@ def fleet_dag(
         auto_register=False,
         catchup=False,
         # Only one run at a time can hold the cluster lock; a second one would only wait for it.
-        max_active_runs=1,
+        max_active_runs=max_active_runs,
         default_args={
             **DEFAULT_ARGS,
             "retry_delay": timedelta(seconds=retry_delay_s()),

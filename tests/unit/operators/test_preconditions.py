@@ -174,6 +174,10 @@ DECLARED: dict[str, tuple[Any, ...]] = {
     "RemediateNodesOperator": (*POOL, *GIVES_BACK),
     "CleanUpValidationOperator": (*POOL, *GIVES_BACK),
     "PublishPoolOperator": (*POOL, HadLock()),
+    # interruptions: whoever holds the cluster lock, the instances end
+    "DrainInterruptedOperator": (),
+    "AwaitPlacementOperator": (),
+    "PublishLostOperator": (),
     # teardown
     "PlanTeardownOperator": (Approved(),),
     "FreezePoolsOperator": CHANGES_CLUSTER,

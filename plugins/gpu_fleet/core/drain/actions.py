@@ -89,6 +89,8 @@ class Limits:
 
     :ivar deadline: when the node ends, with whatever runs on it; ``None`` if it stays as long as it is needed.
     :ivar margin: seconds that all pods should be gone before the deadline.
+    :ivar evict_from: with a deadline: until then another controller evicts; a pod whose grace has to begin earlier is
+        evicted earlier.
     :ivar evict_until: without a deadline: until when evictions are retried.
     :ivar then_delete: without a deadline: what is still there then is deleted, else left.
     :ivar end: without a deadline: when the drain ends in any case.
@@ -96,6 +98,7 @@ class Limits:
 
     deadline: float | None = None
     margin: float = 0.0
+    evict_from: float = -math.inf
     evict_until: float = math.inf
     then_delete: bool = False
     end: float = math.inf
@@ -164,6 +167,9 @@ def _running(pod: PodView, now: float, limits: Limits) -> Action:
             # A notice that came late. Clocks differ, and the instance may run for a moment longer.
             return Action(Do.DELETE, why="the time was up when it was first seen")
         return Action(Do.LOST, why=_because("still ran when the time was up", pod.words))
+    begins = min(limits.evict_from, latest)
+    if now < begins:
+        return Action(Do.WAIT, begins)
     if pod.refusals and now >= latest:
         if now >= pod.next_deletion:
             return Action(Do.DELETE, why=_why_forced(pod, now, limits))

@@ -44,6 +44,8 @@ class PodRecord:
     :ivar deadline: when its node ends.
     :ivar gpus: how many GPUs, or shares of one, it holds.
     :ivar workload: what would start it again: ``Kind/name``; empty for a pod without a controller.
+    :ivar owner_uid: of that controller.
+    :ivar started_at: when it began to run; ``None`` if it never did.
     """
 
     namespace: str
@@ -63,6 +65,8 @@ class PodRecord:
     deadline: float | None = None
     gpus: int = 0
     workload: str = ""
+    owner_uid: str = ""
+    started_at: float | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -59,6 +59,7 @@ def drain_nodes(
     records: Mapping[str, Mapping[str, Any]] | None = None,
     on_progress: Store | None = None,
     on_change: Callable[[PodRecord], None] | None = None,
+    wanted: Callable[[Mapping[str, Any]], bool] = lambda pod: True,  # noqa: ARG005
     workers: int = WORKERS,
     clock: Callable[[], float] = time.time,
 ) -> Drained:
@@ -75,10 +76,11 @@ def drain_nodes(
     :param on_progress: stores the records, all of them each time: before a pod is asked to go for the first time, and
         at most once a second after that. Called in a thread of its own; an error in it is logged.
     :param on_change: told of every pod whose outcome has changed, for logs.
+    :param wanted: which pods the drain is about; the others are not even recorded.
     :param workers: requests under way at most.
     :param clock: epoch seconds of this machine; injected by tests.
     """
-    return _Run(kube, targets, rules, policy, records or {}, on_progress, on_change, workers, clock).run()
+    return _Run(kube, targets, rules, policy, records or {}, on_progress, on_change, wanted, workers, clock).run()
 
 
 class _Run:
@@ -91,10 +93,12 @@ class _Run:
         records: Mapping[str, Mapping[str, Any]],
         on_progress: Store | None,
         on_change: Callable[[PodRecord], None] | None,
+        wanted: Callable[[Mapping[str, Any]], bool],
         workers: int,
         clock: Callable[[], float],
     ) -> None:
         self.kube, self.rules, self.policy, self.on_change = kube, rules, policy, on_change
+        self.wanted = wanted
         self.limits = {target.node: target.limits for target in targets}
         # One offset for the whole drain: the server's clock is known to a second only, and must not appear to jump.
         ahead = kube.ahead or 0.0
@@ -202,6 +206,8 @@ class _Run:
         node = str((pod.get("spec") or {}).get("nodeName") or "")
         limits = self.limits.get(node)
         if limits is None or (uid in self.records and self.records[uid].outcome is Outcome.LEFT):
+            return False
+        if not self.wanted(pod):
             return False
         rules = self.rules.of_a_lost_node() if limits.deadline is not None else self.rules
         record, fate = record_of(pod, rules, limits, self.policy.grace_period)

@@ -156,5 +156,7 @@ def record_of(pod: Mapping[str, Any], rules: DrainRules, limits: Limits, grace_a
         deadline=limits.deadline,
         gpus=gpus_requested(pod),
         workload="" if owner is None else f"{owner.get('kind')}/{owner.get('name')}",
+        owner_uid="" if owner is None else str(owner.get("uid") or ""),
+        started_at=epoch((pod.get("status") or {}).get("startTime")),
     )
     return record, verdict.fate

@@ -36,6 +36,31 @@ def refused(grace: float = 30.0, next_try: float = 0.0, **given: Any) -> PodView
     return pod(grace=grace, refusals=3, words=WORDS, next_try=next_try, **given)
 
 
+#: Another controller evicts until 10.
+WATCHED = Limits(deadline=120.0, margin=10.0, evict_from=10.0)
+
+
+@pytest.mark.parametrize(
+    ("subject", "now", "do", "at"),
+    [
+        (pod(), 1.0, Do.WAIT, 10.0),
+        (pod(), 9.9, Do.WAIT, 10.0),
+        (pod(), 10.0, Do.EVICT, math.inf),
+        (pod(grace=105.0), 1.0, Do.WAIT, 5.0),  # its grace has to begin earlier
+        (pod(grace=105.0), 5.0, Do.EVICT, math.inf),
+        (pod(grace=600.0), 1.0, Do.EVICT, math.inf),
+        (refused(grace=600.0, next_try=300.0), 1.0, Do.DELETE, math.inf),
+        (pod(PodState.TERMINATING), 1.0, Do.WAIT, 120.0),
+        (pod(), 121.0, Do.DELETE, math.inf),
+    ],
+)
+def test_a_pod_is_left_to_another_controller_as_long_as_there_is_time(
+    subject: PodView, now: float, do: Do, at: float
+) -> None:
+    action = next_action(subject, now, WATCHED)
+    assert (action.do, action.at) == (do, at)
+
+
 RUNNING = [
     # what, pod, now, what to do, when to decide again
     ("first seen", pod(), 1.0, Do.EVICT, math.inf),

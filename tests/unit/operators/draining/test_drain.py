@@ -331,12 +331,11 @@ def test_a_pod_that_appears_later_is_evicted_as_well(world: World) -> None:
 def test_pods_of_a_node_that_is_gone_are_lost_and_nothing_waits_for_them(world: World) -> None:
     world.pod("a", "gone")
     world.pod("b", "n1")
-    began = time.time()
     with world.kubelets(ends=lambda pod: pod["spec"]["nodeName"] != "gone"):
         drained = world.drain("gone", "n1", seconds=60.0)
     assert outcomes(drained) == {"a": "Lost", "b": "Evicted"}
     assert by_name(drained)["a"].reason == "its node no longer exists"
-    assert time.time() - began < 10
+    assert drained.seconds < 50
 
 
 def test_a_pod_that_vanishes_before_it_is_asked_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,296 @@
+"""The first task of an interruption: everything that has to happen before the instances end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpu_fleet.core.drain.actions import Limits
+from gpu_fleet.core.drain.drained import Drained, Target
+from gpu_fleet.core.drain.records import Outcome, PodRecord
+from gpu_fleet.core.drain.rules import DrainRules
+from gpu_fleet.core.errors import GpuFleetError, NotFound
+from gpu_fleet.core.interruptions.event import Case, Payload, by_instance
+from gpu_fleet.core.interruptions.handling import NodePlan, Plan
+from gpu_fleet.core.interruptions.marks import Mark
+from gpu_fleet.core.interruptions.report import InterruptionReport, outcome_of
+from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds
+from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
+from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
+from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
+from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, attempt, run_name
+from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
+from gpu_fleet.operators.interruptions.removal import remove_nodes
+from gpu_fleet.operators.links import ReportLink
+from gpu_fleet.operators.packing import pack, unpack
+from gpu_fleet.operators.spec import FROZEN, freeze
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+#: XCom keys: the report, and the arguments of the gate ``pods_placed``.
+INTERRUPTION, DISPLACED = "interruption", "displaced"
+#: XCom key: what runs of ``gpu_drain`` are to do later, see :mod:`gpu_fleet.operators.interruptions.planned`.
+PLANNED = "planned"
+#: Key in Airflow's task state store: the pods, for the report of a try that follows a killed one.
+RECORDS = "records"
+#: Seconds within which the pods of an instance that ends already are asked to go: nothing can save them, but their
+#: controllers start others as soon as the API server knows of the end.
+ENDING_S = 10.0
+#: Seconds for which evictions that pods have asked for (``gpu-fleet.io/on-rebalance: evict``) are retried: nothing ends
+#: at a known moment, and the task must not wait for budgets for long while others are interrupted.
+WISHES_S = 120.0
+
+
+class DrainInterruptedOperator(FleetOperator):
+    """Drain the nodes that EC2 is about to take, each before its end, all side by side.
+
+    Which these are follows from the events that started the run and from the marks on the nodes; nodes that another
+    live run has taken are left to it. Where Karpenter handles the interruption, it evicts first; what it has not begun
+    after a few seconds, and what a PodDisruptionBudget still holds when its grace period has to begin, is ours.
+    Nothing here waits for another task, nor for the cluster lock: another run may hold that for an hour.
+
+    It pins the run to the spec itself, for the same reason. Safe to repeat: requests name the pods' UIDs, and what was
+    asked for is kept over a kill.
+
+    :param cluster: name of the cluster file.
+    :returns: the report's figures: ``{"nodes", "pods", "lost", "forced", "pools", "headline"}``; XCom ``interruption``
+        has the whole report, ``displaced`` what has to find a place again, ``planned`` what is drained later.
+    """
+
+    template_fields = ("cluster",)
+    operator_extra_links = (ReportLink(),)
+    ui_color = "#fdf0e3"
+
+    def __init__(self, *, cluster: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+
+    def prepare(self, context: Mapping[str, Any]) -> None:
+        from gpu_fleet.core.spec import parse_cluster
+        from gpu_fleet.hooks.kubernetes.hook import KubernetesHook
+
+        store = context["task_state_store"]
+        frozen = store.get(FROZEN)
+        if not isinstance(frozen, Mapping):
+            frozen = freeze(self.cluster, {}, self.log, provisions=False)
+            store.set(FROZEN, frozen)
+        context["ti"].xcom_push(FROZEN_SPEC, dict(frozen))
+        self.spec = parse_cluster(frozen["spec"], where="the spec that this run was pinned to")
+        self.kube = KubernetesHook(self.access()).client()
+
+    def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        run, began = run_name(context), self.kube.now()
+        payloads, problems = _payloads(context)
+        cases = by_instance(payloads)
+        plan = self._look(context, cases, run)
+        mine, others = claim(self.kube, plan.nodes, run)
+        for name, why in others.items():
+            self.log.info("node %s is left: %s", name, why)
+        for each in mine:
+            self.log.info("node %s (%s): %s: %s", each.name, each.notice.kind.value, each.way.value, each.decision.why)
+        problems += self._signal(each for each in mine if each.way is Way.SIGNAL)
+        drained = self._drain(context, mine)
+        # Before the removal, which may take a moment per node: what is lost must be known also if this task is killed.
+        removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if each.way in (Way.DRAIN, Way.WATCH)))
+        problems += [f"{name}: {why}" for name, why in finish(self.kube, mine, run).items()]
+        report = self._report(plan, mine, others, drained, removed, payloads, problems, began)
+        return self._tell(context, report, mine, drained)
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def _look(self, context: Mapping[str, Any], cases: Mapping[str, Case], run: str) -> Plan:
+        return look(self.kube, self.spec, cases, run=run, now=self.kube.now(), is_over=RunsOver(context))
+
+    def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan]) -> Drained:
+        from gpu_fleet.operators.draining.drain import drain_nodes
+
+        targets = [target for plan in mine if (target := self._target(plan)) is not None]
+        if not targets:
+            return Drained([])
+        rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=False, now=self.kube.now())
+        signalled = {plan.name for plan in mine if plan.way is Way.SIGNAL}
+        return drain_nodes(
+            self.kube,
+            targets,
+            rules=rules,
+            policy=self.spec.drain,
+            records=self._kept(context),
+            on_progress=lambda records: self._keep(context, records),
+            on_change=self._log,
+            wanted=lambda pod: (pod.get("spec") or {}).get("nodeName") not in signalled or wish_of(pod) is Wish.EVICT,
+        )
+
+    def _target(self, plan: NodePlan) -> Target | None:
+        """Until when the node's pods have to be gone, and from when on we evict; by the cluster's clock."""
+        now, margin = self.kube.now(), float(self.spec.interruptions.margin)
+        match plan.way:
+            case Way.DRAIN:
+                return Target(plan.name, Limits(deadline=_end(plan, now), margin=margin))
+            case Way.WATCH:
+                first = min(now, plan.seen) + KARPENTER_PATIENCE_S
+                return Target(plan.name, Limits(deadline=_end(plan, now), margin=margin, evict_from=first))
+            case Way.ENDING:
+                return Target(plan.name, Limits(deadline=now + ENDING_S, margin=ENDING_S))
+            case Way.SIGNAL:
+                end = now + min(WISHES_S, float(self.spec.drain.timeout))
+                return Target(plan.name, Limits(evict_until=end, end=end))
+            case Way.PLAN | Way.NOTE:
+                return None
+
+    def _signal(self, plans: Iterable[NodePlan]) -> list[str]:
+        """Tell the pods that have asked for it."""
+        from gpu_fleet.hooks.cluster.pods import pods_on
+
+        by_node = {plan.name: Mark(plan.notice, plan.seen) for plan in plans}
+        problems = []
+        for pod in pods_on(self.kube, by_node):
+            mark = by_node.get(str((pod.get("spec") or {}).get("nodeName") or ""))
+            body = signal(pod, mark) if mark is not None and wish_of(pod) is Wish.SIGNAL else None
+            if body is None:
+                continue
+            metadata = pod["metadata"]
+            try:
+                self.kube.patch(ObjectRef(POD, metadata["name"], metadata["namespace"]), body)
+                self.log.info("told pod %s/%s of the risk", metadata["namespace"], metadata["name"])
+            except NotFound:
+                continue
+            except GpuFleetError as error:
+                problems.append(f"pod {metadata['namespace']}/{metadata['name']} could not be told: {error.message}")
+        return problems
+
+    # --- what a killed try leaves ------------------------------------------------------------------------------
+
+    def _kept(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        stored = context["task_state_store"].get(RECORDS)
+        if not isinstance(stored, Mapping) or stored.get("attempt") != attempt(context):
+            return {}
+        return dict(unpack(stored["records"]))
+
+    def _keep(self, context: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:
+        context["task_state_store"].set(RECORDS, {"records": pack(dict(records)), "attempt": attempt(context)})
+
+    def _log(self, record: PodRecord) -> None:
+        self.log.info(
+            "%s %s on %s%s", record.outcome.value, record, record.node, f": {record.reason}" * bool(record.reason)
+        )
+
+    # --- telling -----------------------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        plan: Plan,
+        mine: Iterable[NodePlan],
+        others: Mapping[str, str],
+        drained: Drained,
+        removed: Mapping[str, str],
+        payloads: Iterable[Payload],
+        problems: list[str],
+        began: float,
+    ) -> InterruptionReport:
+        records = drained.records
+        skipped: dict[str, int] = {}
+        for payload in payloads:
+            for cause, count in payload.skipped.items():
+                skipped[cause] = skipped.get(cause, 0) + count
+        unfinished = _ended(records)
+        seconds = gpu_seconds(records, unfinished)
+        return InterruptionReport(
+            cluster=self.spec.name,
+            began=began,
+            ended=self.kube.now(),
+            nodes=[_row(each, records, drained.unseen, removed) for each in mine],
+            pods=[record.to_json() for record in records],
+            elsewhere={**plan.elsewhere, **others},
+            unknown=plan.unknown,
+            skipped=skipped,
+            problems=problems,
+            gpu_seconds=seconds,
+            usd=_usd(self.spec, mine, records, unfinished),
+        )
+
+    def _tell(
+        self, context: Mapping[str, Any], report: InterruptionReport, mine: Iterable[NodePlan], drained: Drained
+    ) -> dict[str, Any]:
+        ti = context["ti"]
+        ti.xcom_push(INTERRUPTION, report.to_json())
+        ti.xcom_push(DISPLACED, displaced(drained.records, _ended(drained.records)))
+        ti.xcom_push(PLANNED, [each.name for each in mine if each.way is Way.PLAN])
+        level = self.log.warning if report.bad else self.log.info
+        level("%s", report.headline())
+        return {
+            "headline": report.headline(),
+            "nodes": len(report.nodes),
+            "pods": len(report.pods),
+            "forced": len(report.with_outcome("Forced")),
+            "lost": len(report.with_outcome("Lost")),
+            "pools": report.lost_pools(),
+        }
+
+
+def _end(plan: NodePlan, now: float) -> float:
+    return now if plan.notice.deadline is None else plan.notice.deadline
+
+
+def _payloads(context: Mapping[str, Any]) -> tuple[list[Payload], list[str]]:
+    """The events that started the run; a run that a person started has none."""
+    found, problems = [], []
+    for events in (context.get("triggering_asset_events") or {}).values():
+        for event in events:
+            try:
+                found.append(Payload.from_json((event.extra or {})["payload"]))
+            except (ValueError, KeyError, TypeError) as error:
+                problems.append(f"an event that cannot be read: {error}")
+    return found, problems
+
+
+def _ended(records: Iterable[PodRecord]) -> dict[str, float]:
+    """UID to when the pod stopped working, of those that ended by the interruption before they had finished."""
+    return {
+        record.uid: record.asked_at or record.gone_at or 0.0
+        for record in records
+        if record.outcome not in (Outcome.LEFT, Outcome.WAITING) and (record.asked_at or record.gone_at)
+    }
+
+
+def _row(
+    plan: NodePlan, records: Iterable[PodRecord], unseen: Mapping[str, str], removed: Mapping[str, str]
+) -> dict[str, Any]:
+    mine = [record for record in records if record.node == plan.name]
+    acted = plan.way in (Way.DRAIN, Way.WATCH, Way.ENDING)
+    gone = [record.gone_at for record in mine if record.gone_at is not None]
+    still = [record for record in mine if record.gone_at is None and record.outcome is not Outcome.LEFT]
+    return {
+        **plan.node.to_json(),
+        "kind": plan.notice.kind.value,
+        "at": plan.notice.at,
+        "seen": plan.seen,
+        "deadline": plan.notice.deadline,
+        "action": plan.notice.action,
+        "way": plan.way.value,
+        "why": plan.decision.why,
+        "outcome": outcome_of([record.to_json() for record in mine], acted=acted, unseen=unseen.get(plan.name, "")),
+        "emptiedAt": max(gone) if gone and not still else None,
+        "removed": removed.get(plan.name, ""),
+    }
+
+
+def _usd(
+    spec: ClusterSpec, mine: Iterable[NodePlan], records: Iterable[PodRecord], ended: Mapping[str, float]
+) -> float | None:
+    """What the lost GPU time costs at list prices; ``None`` if a price or a node's GPUs are unknown."""
+    from gpu_fleet.hooks.files.prices import load_prices
+
+    prices = load_prices(spec.region)
+    nodes = {plan.name: plan.node for plan in mine}
+    total = 0.0
+    for record in records:
+        seconds = gpu_seconds([record], ended)
+        node = nodes.get(record.node)
+        if not seconds or node is None:
+            continue
+        hourly = prices.hourly.get(node.instance_type)
+        if hourly is None or not node.gpus:
+            return None
+        total += seconds / 3600 * hourly / node.gpus
+    return total

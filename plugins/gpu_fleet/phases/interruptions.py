@@ -1,0 +1,37 @@
+"""An interruption: what cannot wait in one task, then where the pods went, what the pools lost, and what follows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TriggerRule
+
+from gpu_fleet.operators.base import DRAIN_TASK_ID
+from gpu_fleet.operators.interruptions.drain import DrainInterruptedOperator
+from gpu_fleet.operators.interruptions.placed import AwaitPlacementOperator
+from gpu_fleet.operators.interruptions.publish import PublishLostOperator
+from gpu_fleet.operators.interruptions.restore import RestorePoolsOperator
+from gpu_fleet.phases.common import Phase
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.spec import ClusterSpec
+
+
+def drain_interrupted(spec: ClusterSpec) -> Phase:
+    """The drain, which waits for no other task."""
+    return Phase.of(DrainInterruptedOperator(task_id=DRAIN_TASK_ID, cluster=spec.name))
+
+
+def after_interruption(spec: ClusterSpec) -> Phase:
+    """Side by side: a restoration of the pools that lost nodes is started, and the evicted pods find a place.
+
+    The same tasks whatever the cluster file says, because several runs may be under way when it is edited.
+    """
+    publish = PublishLostOperator(task_id="publish_lost", cluster=spec.name, pools=spec.pool_names)
+    restore = RestorePoolsOperator(
+        task_id="restore_pools", trigger_dag_id=f"gpu_restore.{spec.name}", trigger_rule=TriggerRule.ALL_SUCCESS
+    )
+    placed = AwaitPlacementOperator(task_id="pods_placed")
+    publish >> restore
+    tasks: list[Any] = [publish, restore, placed]
+    return Phase(heads=[publish, placed], tails=[restore, placed], tasks=tasks)
