@@ -19,12 +19,12 @@ MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "names
 
 
 def together(kube: KubeClient, threads: int, times: int) -> None:
-    """Each thread asks ``times`` times; all begin at once."""
+    """Each thread asks ``times`` times, each time all at once."""
     start = threading.Barrier(threads)
 
     def work() -> None:
-        start.wait()
         for _ in range(times):
+            start.wait()
             assert kube.get(REF) == MAP
 
     with ThreadPoolExecutor(threads) as pool:
@@ -32,8 +32,21 @@ def together(kube: KubeClient, threads: int, times: int) -> None:
             done.result()
 
 
+class AllTogether(ScriptedApi):
+    """Answers no request before so many are there."""
+
+    def __init__(self, together: int) -> None:
+        super().__init__()
+        self._all_there = threading.Barrier(together)
+
+    def reply_to(self, request: Request) -> Reply:
+        self.requests.append(request)
+        self._all_there.wait(10)
+        return Reply(body=MAP)
+
+
 def test_threads_keep_their_connections(tmp_path: Path) -> None:
-    with serving(ScriptedApi(Reply(body=MAP))) as api:
+    with serving(AllTogether(CONNECTIONS)) as api:
         kube = KubeClient(ClusterAccess("kubeconfig", None, None, None, path=str(api.kubeconfig(tmp_path))))
         together(kube, CONNECTIONS, 10)
         opened = kube._transport._pool.connection_from_url(api.url).num_connections
