@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sandbox.aws.interruptions import Kind, message
+from sandbox.aws.notices import Kind, message
 from sandbox.karpenter.conditions import condition, is_true
 from tests.sandbox.karpenter.talk import PAUSE, claims, deployed, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, node_pool
