@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     node_add.add_argument("--group", required=True, metavar="NAME", help="the node group; created if it does not exist")
     node_add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
+    node_add.add_argument("--spot", action="store_true", help="a spot instance (the group's capacity type is SPOT)")
     node_add.set_defaults(command=_node_add)
 
     fault = commands.add_parser("fault", help="inject a fault")
@@ -273,6 +274,8 @@ def _node_add(options: argparse.Namespace) -> int:
             raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
         labels[key] = value
     body = {"instanceType": options.instance_type, "group": options.group, "labels": labels, "taints": options.taint}
+    if options.spot:
+        body["spot"] = True
     added = _call(_state(options), "POST", "/nodes", body)
     print(f"instance {added['instance']} of node group {options.group} is joining the cluster")
     return 0

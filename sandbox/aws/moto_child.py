@@ -254,6 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     forget_terminated(FORGOTTEN_AFTER / options.speed)
     find_tags_by_id()
     eventrules.refuse_sources_of_aws()
+    scalinggroups.read_later_versions()
     scalinggroups.replace_in_time(lambda: wait("group_replaces"))
     publish_parameters(options.account, options.region, images)
     moto = DomainDispatcherApplication(create_backend_app)

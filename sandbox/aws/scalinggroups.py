@@ -19,6 +19,21 @@ def lost(account: str, region: str, instances: Iterable[str]) -> None:
     autoscaling_backends[account][region].notify_terminate_instances(list(instances))
 
 
+def read_later_versions() -> None:
+    """Moto decodes the user data of a launch template's first version only, and fails on those of the others."""
+    from moto.ec2.models.launch_templates import LaunchTemplateVersion
+    from moto.ec2.utils import parse_user_data
+
+    create = LaunchTemplateVersion.__init__
+
+    def create_decoded(self: Any, template: Any, number: int, data: dict[str, Any], description: str) -> None:
+        if isinstance(data.get("UserData"), str):
+            data = {**data, "UserData": parse_user_data(data["UserData"])}
+        create(self, template, number, data, description)
+
+    LaunchTemplateVersion.__init__ = create_decoded
+
+
 def replace_in_time(after: Callable[[], float]) -> None:
     """
     :param after: real seconds from the loss of an instance to the launch of its replacement.

@@ -223,10 +223,12 @@ class Cloud:
         """What was announced so far."""
         return [] if self.aws is None else list(self.aws.interruptions.announced)
 
-    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str:
+    async def add_node(
+        self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
+    ) -> str:
         """A node of another team's managed node group; the instance's id."""
         client = self._running_aws().client
-        return await nodegroups.add_node(client, self.settings, instance_type, group, labels, taints)
+        return await nodegroups.add_node(client, self.settings, instance_type, group, labels, taints, spot=spot)
 
     def _running_aws(self) -> RunningAws:
         if self.aws is None:

@@ -11,8 +11,8 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
                             :mod:`sandbox.cloud.interrupting` reads; one or many in one call
 ``GET /interruptions``      what was announced so far: kind, instances, event, time, ends
 ``GET /lost``               pods that were running when their machine went; ``DELETE /lost`` forgets them
-``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"]}``: a node of
-                            another team's managed node group
+``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"], "spot": false}``:
+                            a node of another team's managed node group
 ``GET /requests``           counters of the API server's requests
 ``GET /audit?since=N``      every write from number N on (0: the first), ``{"next", "lost", "entries"}``
 ``GET /waits``              injected waits so far: label, started, ended (epoch seconds)
@@ -66,7 +66,9 @@ class Controlled(Protocol):
 
     def interruptions(self) -> list[dict[str, Any]]: ...
 
-    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str: ...
+    async def add_node(
+        self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
+    ) -> str: ...
 
 
 def _json_error(status: int, message: str) -> web.Response:
@@ -185,8 +187,12 @@ class ControlApi:
             raise BadRequest("labels is not an object of texts")
         if not isinstance(taints, list) or not all(isinstance(item, str) for item in taints):
             raise BadRequest("taints is not a list of KEY=VALUE:EFFECT")
+        spot = body.get("spot", False)
+        if not isinstance(spot, bool):
+            raise BadRequest("spot is neither true nor false")
         try:
-            return web.json_response({"instance": await self._cloud.add_node(instance_type, group, labels, taints)})
+            added = await self._cloud.add_node(instance_type, group, labels, taints, spot=spot)
+            return web.json_response({"instance": added})
         except NodeGroupError as error:
             raise BadRequest(str(error)) from error
 

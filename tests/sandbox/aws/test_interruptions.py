@@ -58,9 +58,9 @@ class World:
     async def read(self, queue: str = QUEUES[1]) -> list[Object]:
         return [json.loads(each) for each in await self.bodies(queue)]
 
-    async def launch(self, *, spot: bool = True, zone: int = 0, **tags: str) -> str:
-        """A running instance of the cluster; ``__`` in tags stands for ``/``."""
-        shown = {"kubernetes.io/cluster/demo-gpu": "owned"} | {k.replace("__", "/"): v for k, v in tags.items()}
+    async def launch(self, *, spot: bool = True, zone: int = 0, tags: dict[str, str] | None = None) -> str:
+        """A running instance of the cluster."""
+        shown = {"kubernetes.io/cluster/demo-gpu": "owned"} | (tags or {})
         images = await self.aws.call("ec2", "describe_images", Filters=[{"Name": "name", "Values": ["*nvidia-1.35*"]}])
         market: Object = {"InstanceMarketOptions": {"MarketType": "spot"}} if spot else {}
         answer = await self.aws.call(
@@ -225,9 +225,9 @@ async def test_what_becomes_of_an_instance(world: World, wanted: Wanted, state: 
 
 
 async def test_instances_are_chosen_by_pool_zone_and_market(world: World) -> None:
-    pool, group = {"karpenter.sh__nodepool": "chosen"}, {"eks:nodegroup-name": "team"}
-    first, second = await world.launch(zone=0, **pool), await world.launch(zone=1, **pool)
-    demand, grouped = await world.launch(spot=False, zone=1, **pool), await world.launch(spot=False, **group)
+    pool, group = {"karpenter.sh/nodepool": "chosen"}, {"eks:nodegroup-name": "team"}
+    first, second = await world.launch(zone=0, tags=pool), await world.launch(zone=1, tags=pool)
+    demand, grouped = await world.launch(spot=False, zone=1, tags=pool), await world.launch(spot=False, tags=group)
     for wanted, hit in (
         (Wanted(pool="chosen"), {first, second, demand}),
         (Wanted(pool="chosen", spot=True), {first, second}),
@@ -251,8 +251,8 @@ async def test_a_hundred_are_announced_in_one_call_at_once(world: World) -> None
 
 
 async def test_a_storm_hits_random_spot_instances_the_same_for_the_same_seed(world: World) -> None:
-    made = {await world.launch(**{"karpenter.sh__nodepool": "stormy"}) for _ in range(4)}
-    await world.launch(spot=False, **{"karpenter.sh__nodepool": "stormy"})
+    made = {await world.launch(tags={"karpenter.sh/nodepool": "stormy"}) for _ in range(4)}
+    await world.launch(spot=False, tags={"karpenter.sh/nodepool": "stormy"})
     wanted = Wanted(pool="stormy", storm=2, silent=True)
     hits = []
     for _ in range(2):
