@@ -202,7 +202,9 @@ def forget_terminated(after: float) -> None:
 
     def forget_and_list(self: Any, filters: Any = None) -> Any:
         for key, reservation in list(self.reservations.items()):
-            if all(instance._state.since("terminated") > after for instance in reservation.instances):
+            # A reservation without instances is one whose RunInstances is being answered at this moment.
+            instances = list(reservation.instances)
+            if instances and all(instance._state.since("terminated") > after for instance in instances):
                 self.reservations.pop(key, None)
                 for instance in reservation.instances:
                     self.tags.pop(instance.id, None)
