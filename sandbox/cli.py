@@ -71,10 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     env = commands.add_parser("env", parents=[common], help='export lines, for eval "$(python -m sandbox env)"')
     env.set_defaults(command=_env)
 
-    interrupt = commands.add_parser("interrupt", parents=[common], help="interrupt an instance, as EC2 would")
-    interrupt.add_argument("instance", metavar="INSTANCE", help="instance id")
-    interrupt.add_argument("--kind", choices=["spot", "rebalance", "scheduled", "state"], default="spot")
-    interrupt.set_defaults(command=_interrupt)
+    _add_interrupt(commands.add_parser("interrupt", parents=[common], help="interrupt instances, as EC2 would"))
 
     node = commands.add_parser("node", help="nodes that Karpenter does not manage")
     node_verbs = node.add_subparsers(required=True, metavar="VERB")
@@ -83,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     node_add.add_argument("--group", required=True, metavar="NAME", help="the node group; created if it does not exist")
     node_add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
+    node_add.add_argument("--spot", action="store_true", help="a spot instance (the group's capacity type is SPOT)")
     node_add.set_defaults(command=_node_add)
 
     fault = commands.add_parser("fault", help="inject a fault")
@@ -98,6 +96,54 @@ def _parser() -> argparse.ArgumentParser:
     fault_list = verbs.add_parser("list", parents=[common], help="list the faults that are set")
     fault_list.set_defaults(command=_fault_list)
     return parser
+
+
+def _add_interrupt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("instances", metavar="INSTANCE", nargs="*", help="instance ids; or choose by what follows")
+    whom = parser.add_argument_group("whom (running instances of the cluster)")
+    whom.add_argument("--pool", metavar="NAME", help="those of a NodePool or of a managed node group")
+    whom.add_argument("--zone", metavar="ZONE", help="those in an availability zone, us-west-2a")
+    whom.add_argument("--all-spot", action="store_true", help="spot instances only")
+    whom.add_argument("--storm", type=int, metavar="N", help="N random spot instances; the same for the same --seed")
+    whom.add_argument("--within", type=_duration, metavar="SECONDS", help="at random moments of that time (simulated)")
+    whom.add_argument("--foreign", action="store_true", help="an instance that belongs to somebody else")
+    what = parser.add_argument_group("what")
+    what.add_argument("--kind", choices=["spot", "rebalance", "scheduled", "state", "reservation"], default="spot")
+    what.add_argument("--action", choices=["terminate", "stop", "hibernate"], help="what EC2 does to a spot instance")
+    what.add_argument("--state", choices=["stopping", "stopped", "shutting-down", "terminated"], help="of --kind state")
+    what.add_argument("--start-in", type=_duration, metavar="3d", help="until a scheduled change starts (real time)")
+    what.add_argument("--event-type", metavar="CODE", help="of a scheduled change, as AWS Health calls it")
+    what.add_argument(
+        "--notice",
+        type=_duration,
+        metavar="SECONDS",
+        help="real time from the warning to the instance's end (default: 120, divided by the speed)",
+    )
+    what.add_argument("--silent", action="store_true", help="only the message: nothing happens to the instance")
+    how = parser.add_argument_group("how the message arrives (see also the faults events-… and sqs-…)")
+    how.add_argument("--times", type=int, metavar="N", help="N times, with the same id")
+    how.add_argument("--skew", type=float, metavar="SECONDS", help="with a time that is wrong by so much")
+    how.add_argument(
+        "--malformed",
+        nargs="?",
+        const="not-json",
+        metavar="VARIANT",
+        help="a body that cannot be read, instead: not-json (default), truncated, blank, list, empty, not-an-event, "
+        "no-detail, wrong-types, unknown-type, huge",
+    )
+    parser.set_defaults(command=_interrupt)
+
+
+def _duration(text: str) -> float:
+    """``90``, ``90s``, ``10m``, ``2h`` or ``3d`` in seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a time such as 90, 10m, 2h or 3d") from error
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
 
 
 def _positive(text: str) -> float:
@@ -175,6 +221,10 @@ def _status(options: argparse.Namespace) -> int:
             print(f"  {part:<12} {part_state}" + (f" ({restarts} restarts)" if restarts else ""))
         for name, fault in status["faults"].items():
             print(f"  fault {name} {json.dumps(fault['params'])}")
+        for lost in status["lost"]:
+            grace = ", in its grace period" if lost["terminating"] else ""
+            pod = f"{lost['namespace']}/{lost['name']}"
+            print(f"  lost pod {pod} after {lost['seconds']:.0f} s on {lost['node']} ({lost['instance']}){grace}")
     healthy = status["phase"] == "ready" and "failed" not in status["parts"].values()
     return 0 if healthy else 1
 
@@ -186,8 +236,33 @@ def _env(options: argparse.Namespace) -> int:
 
 
 def _interrupt(options: argparse.Namespace) -> int:
-    event = _call(_state(options), "POST", "/interrupt", {"instance": options.instance, "kind": options.kind})
-    print(f"{event['detail-type']} for {options.instance} is on its way")
+    fields = {
+        "instances": options.instances or None,
+        "kind": options.kind,
+        "pool": options.pool,
+        "zone": options.zone,
+        "spot": options.all_spot or None,
+        "storm": options.storm,
+        "within": options.within,
+        "action": options.action,
+        "state": options.state,
+        "startsIn": options.start_in,
+        "code": options.event_type,
+        "notice": options.notice,
+        "silent": options.silent or None,
+        "times": options.times,
+        "skew": options.skew,
+        "malformed": options.malformed,
+        "foreign": options.foreign or None,
+    }
+    body = {field: value for field, value in fields.items() if value is not None}
+    done = _call(_state(options), "POST", "/interrupt", body)
+    if options.malformed:
+        print(f"{done['messages']} malformed messages are on their way")
+    elif not done["instances"]:
+        print(f"{done['detail-type']} for {options.storm} random spot instances within {options.within:g} s")
+    for instance in done["instances"]:
+        print(f"{done['detail-type']} for {instance} is on its way")
     return 0
 
 
@@ -199,6 +274,8 @@ def _node_add(options: argparse.Namespace) -> int:
             raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
         labels[key] = value
     body = {"instanceType": options.instance_type, "group": options.group, "labels": labels, "taints": options.taint}
+    if options.spot:
+        body["spot"] = True
     added = _call(_state(options), "POST", "/nodes", body)
     print(f"instance {added['instance']} of node group {options.group} is joining the cluster")
     return 0

@@ -20,6 +20,8 @@ STEPS: dict[str, tuple[float, float]] = {
     "karpenter_start": (4, 6),  # controller pod started to leader
     "vectoradd": (4, 6),  # run time of the sample; guess
     "instance_terminate": (20, 30),  # TerminateInstances to terminated; guess
+    "instance_stop": (20, 30),  # StopInstances to stopped; guess
+    "group_replaces": (20, 60),  # an Auto Scaling group loses an instance to the launch of the next; guess
     "cluster_create": (540, 970),  # CreateCluster to ACTIVE
     "crd_establish": (0.5, 1.5),  # CustomResourceDefinition created to Established; measured with one API server
     "crd_cache": (0.05, 0.1),  # first request for a custom resource to its cache being filled; guess

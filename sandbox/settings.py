@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sandbox.audit import AuditLog
 from sandbox.faults import FaultBoard
+from sandbox.losses import LossBook
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
     :ivar cluster_name: the EKS cluster that exists from the start.
     :ivar kubernetes_version: its version.
     :ivar audit: every write; in memory only unless it is given a folder.
+    :ivar losses: pods that were running when their machine went.
     """
 
     state_dir: Path
@@ -35,6 +37,7 @@ class Settings:
     kubernetes_version: str = "1.35"
     faults: FaultBoard = field(default_factory=FaultBoard)
     audit: AuditLog = field(default_factory=AuditLog)
+    losses: LossBook = field(default_factory=LossBook)
 
     @property
     def control_plane(self) -> str:

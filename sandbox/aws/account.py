@@ -5,6 +5,7 @@ After docs.aws.amazon.com/eks (cluster, access entries) and karpenter.sh/docs/ge
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,6 +28,14 @@ _NODE_POLICIES = (
 )
 _KARPENTER_QUEUE_RETENTION = "300"  # seconds; older interruptions are of no interest
 _MAX_RECEIVES = "5"
+#: EventBridge's rules: source and detail type of what each lets through.
+RULES = {
+    "ScheduledChangeRule": ("aws.health", "AWS Health Event"),
+    "SpotInterruptionRule": ("aws.ec2", "EC2 Spot Instance Interruption Warning"),
+    "RebalanceRule": ("aws.ec2", "EC2 Instance Rebalance Recommendation"),
+    "InstanceStateChangeRule": ("aws.ec2", "EC2 Instance State-change Notification"),
+    "CapacityReservationInterruptionRule": ("aws.ec2", "EC2 Capacity Reservation Instance Interruption Warning"),
+}
 
 
 @dataclass(frozen=True)
@@ -170,24 +179,47 @@ def _policy(statements: list[dict[str, Any]]) -> str:
 
 
 async def _queues(aws: Aws, settings: Settings) -> tuple[str, str, str]:
-    """Karpenter's queue, the package's own beside it (two readers of one queue steal from each other), its DLQ."""
+    """Karpenter's queue, the package's own beside it (two readers of one queue steal from each other), its DLQ.
+
+    Karpenter's queue, its policy and the five rules are those of aws/karpenter-provider-aws v1.14.1
+    ``getting-started-with-karpenter/cloudformation.yaml``; here each rule has two targets.
+    """
     name = settings.cluster_name
-    karpenter = await aws.call(
-        "sqs",
-        "create_queue",
-        QueueName=name,
-        Attributes={"MessageRetentionPeriod": _KARPENTER_QUEUE_RETENTION, "SqsManagedSseEnabled": "true"},
-    )
-    dead = await aws.call("sqs", "create_queue", QueueName=f"{name}-gpu-fleet-dlq")
-    attributes = await aws.call("sqs", "get_queue_attributes", QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
-    redrive = {"deadLetterTargetArn": attributes["Attributes"]["QueueArn"], "maxReceiveCount": _MAX_RECEIVES}
-    fleet = await aws.call(
-        "sqs",
-        "create_queue",
-        QueueName=f"{name}-gpu-fleet",
-        Attributes={"RedrivePolicy": json.dumps(redrive), "SqsManagedSseEnabled": "true"},
-    )
-    return karpenter["QueueUrl"], fleet["QueueUrl"], dead["QueueUrl"]
+    karpenter = await _queue(aws, settings, name, MessageRetentionPeriod=_KARPENTER_QUEUE_RETENTION)
+    dead = await _queue(aws, settings, f"{name}-gpu-fleet-dlq", sent_to=False)
+    redrive = {"deadLetterTargetArn": _queue_arn(settings, f"{name}-gpu-fleet-dlq"), "maxReceiveCount": _MAX_RECEIVES}
+    fleet = await _queue(aws, settings, f"{name}-gpu-fleet", RedrivePolicy=json.dumps(redrive))
+    for rule, (source, detail_type) in RULES.items():
+        # CloudFormation adds a suffix of its own to names that a template does not give.
+        full = f"Karpenter-{name}-{rule}-{hashlib.sha256(rule.encode()).hexdigest()[:12].upper()}"
+        pattern = {"source": [source], "detail-type": [detail_type]}
+        await aws.call("events", "put_rule", Name=full, EventPattern=json.dumps(pattern))
+        targets = [
+            {"Id": "KarpenterInterruptionQueueTarget", "Arn": _queue_arn(settings, name)},
+            {"Id": "GpuFleetQueueTarget", "Arn": _queue_arn(settings, f"{name}-gpu-fleet")},
+        ]
+        await aws.call("events", "put_targets", Rule=full, Targets=targets)
+    return karpenter, fleet, dead
+
+
+async def _queue(aws: Aws, settings: Settings, name: str, *, sent_to: bool = True, **attributes: str) -> str:
+    """A queue with encryption, which only TLS may reach (the sandbox itself talks plain HTTP); its URL.
+
+    :param sent_to: EventBridge may send to it.
+    """
+    arn = _queue_arn(settings, name)
+    services = {"Service": ["events.amazonaws.com", "sqs.amazonaws.com"]}
+    statements: list[dict[str, Any]] = []
+    if sent_to:
+        statements.append({"Effect": "Allow", "Principal": services, "Action": "sqs:SendMessage", "Resource": arn})
+    denied = {"Sid": "DenyHTTP", "Effect": "Deny", "Principal": "*", "Action": "sqs:*", "Resource": arn}
+    statements.append({**denied, "Condition": {"Bool": {"aws:SecureTransport": "false"}}})
+    shown = {"SqsManagedSseEnabled": "true", "Policy": _policy(statements), **attributes}
+    return str((await aws.call("sqs", "create_queue", QueueName=name, Attributes=shown))["QueueUrl"])
+
+
+def _queue_arn(settings: Settings, name: str) -> str:
+    return f"arn:aws:sqs:{settings.region}:{settings.account}:{name}"
 
 
 async def _cluster(aws: Aws, settings: Settings, subnet_ids: list[str], group_id: str) -> None:

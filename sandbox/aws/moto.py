@@ -40,9 +40,38 @@ class Moto:
 
     async def waits(self) -> list[dict[str, Any]]:
         """The waits that it injected so far: label, started, ended (epoch seconds)."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/_sandbox/waits") as reply:
-            found: list[dict[str, Any]] = await reply.json()
-            return found
+        found: list[dict[str, Any]] = await self._ask("GET", "waits")
+        return found
+
+    async def transitions(self, since: int, wait: float = 0.0) -> list[dict[str, Any]]:
+        """Changes of instances' state from number ``since`` on: number, instance, state, time (epoch seconds).
+
+        :param wait: real seconds to wait for the first one.
+        """
+        found: list[dict[str, Any]] = await self._ask("GET", f"transitions?since={since}&wait={wait}")
+        return found
+
+    async def match(self, events: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
+        """For each event the targets of EventBridge's rules: rule, target, queue, refused."""
+        found: list[list[dict[str, str]]] = await self._ask("POST", "match", events)
+        return found
+
+    async def send(self, messages: list[dict[str, str]]) -> int:
+        """Put messages (queue, body) into queues; how many could be put."""
+        return int(await self._ask("POST", "send", messages))
+
+    async def reclaim(self, instances: list[str], action: str) -> list[str]:
+        """EC2 terminates or stops instances that still run; their ids."""
+        taken: list[str] = await self._ask("POST", "reclaim", {"instances": instances, "action": action})
+        return taken
+
+    async def _ask(self, method: str, what: str, body: Any = None) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{self.url}/_sandbox/{what}", json=body) as reply,
+        ):
+            reply.raise_for_status()
+            return await reply.json()
 
     async def close(self) -> None:
         """Ends the child; safe to call twice."""

@@ -1,12 +1,12 @@
 """The child process that serves moto: ``python -m sandbox.aws.moto_child`` (started by :mod:`sandbox.aws.moto`).
 
-Three things are added to moto, in this process only:
+These things are added to moto, in this process only:
 
-* instances take time: pending → running, shutting-down → terminated, after the latency model (moto is instant), and
-  take the network interfaces with them that were made for them; an hour later they are forgotten, as by EC2;
+* instances take time, and their changes of state are known (:mod:`sandbox.aws.instancelife`);
+* EventBridge's rules decide about services' own events (:mod:`sandbox.aws.eventrules`);
+* Auto Scaling replaces what it lost (:mod:`sandbox.aws.scalinggroups`);
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
-* ``GET /_sandbox/credentials/<access key>`` returns the secret and the principal of a key that IAM or STS issued (for
-  the shim), ``GET /_sandbox/waits`` the waits of instances.
+* below ``/_sandbox/`` are routes for the sandbox itself (:class:`SandboxRoutes`).
 
 Besides, moto finds the tags of a resource by its id, instead of searching all tags of the account.
 """
@@ -14,7 +14,6 @@ Besides, moto finds the tags of a resource by its id, instead of searching all t
 from __future__ import annotations
 
 import argparse
-import copy
 import ctypes
 import datetime
 import hashlib
@@ -24,9 +23,13 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
+
+from sandbox.aws import eventrules, scalinggroups
+from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances
 
 AMI_RELEASES = ("v20260601", "v20260714")
 KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
@@ -108,99 +111,6 @@ def publish_parameters(account: str, region: str, images: Iterable[dict[str, Any
             ]
 
 
-class TimedState:
-    """An instance state that is entered only when its time has come, and shows the state on the way until then."""
-
-    def __init__(self, name: str, code: int) -> None:
-        self._final = (name, code)
-        self._via: tuple[str, int] | None = None
-        self._until = 0.0
-
-    def travel(self, name: str, code: int, via: tuple[str, int], seconds: float) -> None:
-        self._final, self._via, self._until = (name, code), via, time.monotonic() + seconds
-
-    def _current(self) -> tuple[str, int]:
-        return self._via if self._via and time.monotonic() < self._until else self._final
-
-    def since(self, name: str) -> float:
-        """Seconds in this state; below zero if it is another one, or if it was not travelled to."""
-        return time.monotonic() - self._until if self._via and self._current()[0] == name else -1.0
-
-    def frozen(self) -> TimedState:
-        return TimedState(*self._current())
-
-    # moto assigns name and code one after the other; each assignment ends a transition.
-    @property
-    def name(self) -> str:
-        return self._current()[0]
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self._final, self._via = (value, self._final[1]), None
-
-    @property
-    def code(self) -> int:
-        return self._current()[1]
-
-    @code.setter
-    def code(self, value: int) -> None:
-        self._final, self._via = (self._final[0], value), None
-
-    def __copy__(self) -> TimedState:
-        return self.frozen()
-
-
-def slow_instances(running_after: Callable[[], float], terminated_after: Callable[[], float]) -> None:
-    """
-    Gives moto's instances a life in time.
-
-    :param running_after: real seconds from RunInstances to ``running``.
-    :param terminated_after: real seconds from TerminateInstances to ``terminated``.
-    """
-    from moto.ec2.models.instances import Instance
-
-    create, terminate = Instance.__init__, Instance.terminate
-
-    def slow_create(self: Any, *args: Any, **kwargs: Any) -> None:
-        create(self, *args, **kwargs)
-        if not kwargs.get("nics"):
-            for interface in self.nics.values():  # EC2 made them with the instance, so they go with it; moto keeps them
-                interface.delete_on_termination = True
-        self._state = TimedState("running", 16)
-        self._state.travel("running", 16, ("pending", 0), running_after())
-
-    def slow_terminate(self: Any) -> Any:
-        if self._state.name in ("shutting-down", "terminated"):  # EC2 takes a second TerminateInstances as a no-op
-            return copy.copy(self._state)
-        previous = terminate(self)
-        self._state.travel("terminated", 48, ("shutting-down", 32), terminated_after())
-        return previous
-
-    Instance.__init__ = slow_create
-    Instance.terminate = slow_terminate
-
-
-def forget_terminated(after: float) -> None:
-    """
-    Has moto forget instances, and their tags.
-
-    :param after: real seconds since they are terminated.
-    """
-    from moto.ec2.models.instances import InstanceBackend
-
-    all_reservations = InstanceBackend.all_reservations
-
-    def forget_and_list(self: Any, filters: Any = None) -> Any:
-        for key, reservation in list(self.reservations.items()):
-            if all(instance._state.since("terminated") > after for instance in reservation.instances):
-                self.reservations.pop(key, None)
-                for instance in reservation.instances:
-                    self.tags.pop(instance.id, None)
-        return all_reservations(self, filters)
-
-    InstanceBackend.all_reservations = forget_and_list
-
-
 def find_tags_by_id() -> None:
     """A resource's tags by its id; moto matches the id against every tag of the account, for each resource it shows."""
     from moto.ec2.models.core import TaggedEC2Resource
@@ -237,25 +147,59 @@ def credentials_of(account: str, access_key: str) -> dict[str, Any] | None:
 
 
 class SandboxRoutes:
-    """WSGI front of moto's application that answers ``/_sandbox/…`` itself."""
+    """WSGI front of moto's application that answers what only the sandbox asks, below ``/_sandbox/``.
 
-    def __init__(self, application: Any, account: str, waits: deque[dict[str, Any]]) -> None:
+    ==================================  ===========================================================================
+    ``GET credentials/<access key>``    secret and principal of a key that IAM or STS issued (for the shim)
+    ``GET waits``                       the waits of instances
+    ``GET transitions?since=N&wait=S``  changes of instances' state from number N on
+    ``POST match``                      for each of these events: the targets that it goes to
+    ``POST send``                       put these messages into queues
+    ``POST reclaim``                    body ``{"instances": […], "action"}``: EC2 takes them back
+    ==================================  ===========================================================================
+    """
+
+    def __init__(
+        self, application: Any, account: str, region: str, waits: deque[dict[str, Any]], transitions: Transitions
+    ) -> None:
         self._application = application
         self._account = account
+        self._region = region
         self._waits = waits
+        self._transitions = transitions
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
         if not path.startswith("/_sandbox/"):
             return self._application(environ, start_response)
-        found: Any = None
-        if path == "/_sandbox/waits":
-            now = time.time()
-            found = [wait for wait in list(self._waits) if wait["ended"] <= now]
-        elif path.startswith("/_sandbox/credentials/"):
-            found = credentials_of(self._account, path.rsplit("/", 1)[1])
+        if environ["REQUEST_METHOD"] == "POST":
+            found = self._post(path, json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))))
+        else:
+            found = self._get(path, dict(parse_qsl(environ.get("QUERY_STRING", ""))))
         start_response("404 Not Found" if found is None else "200 OK", [("Content-Type", "application/json")])
         return [json.dumps(found).encode()]
+
+    def _get(self, path: str, query: dict[str, str]) -> Any:
+        if path == "/_sandbox/waits":
+            now = time.time()
+            return [wait for wait in list(self._waits) if wait["ended"] <= now]
+        if path == "/_sandbox/transitions":
+            return self._transitions.since(int(query["since"]), float(query["wait"]))
+        if path.startswith("/_sandbox/credentials/"):
+            return credentials_of(self._account, path.rsplit("/", 1)[1])
+        return None
+
+    def _post(self, path: str, body: Any) -> Any:
+        account, region = self._account, self._region
+        if path == "/_sandbox/match":
+            return [eventrules.match(account, region, event) for event in body]
+        if path == "/_sandbox/send":
+            return eventrules.send(account, region, body)
+        if path == "/_sandbox/reclaim":
+            taken = reclaim(account, region, body["instances"], body["action"])
+            scalinggroups.lost(account, region, taken)
+            return taken
+        return None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -302,11 +246,19 @@ def main(argv: list[str] | None = None) -> None:
         waits.append({"label": step, "started": started, "ended": started + seconds})
         return seconds
 
-    slow_instances(lambda: wait("instance_running"), lambda: wait("instance_terminate"))
+    transitions = Transitions()
+    latency = Latency(
+        lambda: wait("instance_running"), lambda: wait("instance_stop"), lambda: wait("instance_terminate")
+    )
+    slow_instances(latency, transitions)
     forget_terminated(FORGOTTEN_AFTER / options.speed)
     find_tags_by_id()
+    eventrules.refuse_sources_of_aws()
+    scalinggroups.read_later_versions()
+    scalinggroups.replace_in_time(lambda: wait("group_replaces"))
     publish_parameters(options.account, options.region, images)
-    application = SandboxRoutes(DomainDispatcherApplication(create_backend_app), options.account, waits)
+    moto = DomainDispatcherApplication(create_backend_app)
+    application = SandboxRoutes(moto, options.account, options.region, waits, transitions)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     print(json.dumps({"port": server.server_port}), flush=True)
     server.serve_forever()

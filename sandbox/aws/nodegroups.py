@@ -1,5 +1,10 @@
 """Nodes of other teams: instances of EKS managed node groups, which Karpenter does not manage.
 
+Every managed node is an instance of an EC2 Auto Scaling group, made from a launch template; the group replaces what it
+loses (docs.aws.amazon.com/eks/latest/userguide/managed-node-groups.html; :mod:`sandbox.aws.scalinggroups`). A spot
+group has Capacity Rebalancing on, on which the sandbox does not act: with it EKS replaces and drains a node by itself
+after a rebalance recommendation.
+
 A managed node group's labels and taints reach its nodes through their user data, as nodeadm's NodeConfig with kubelet
 flags (docs.aws.amazon.com/eks, 'Customize managed nodes with launch templates'; awslabs/amazon-eks-ami
 ``nodeadm/doc/api.md``).
@@ -19,6 +24,7 @@ from sandbox.aws.client import Aws
 from sandbox.settings import Settings
 
 _NVIDIA_FAMILIES = ("g", "p")
+_LARGEST = 100
 _TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
@@ -44,53 +50,120 @@ async def add_node(
     group: str,
     labels: Mapping[str, str] | None = None,
     taints: Iterable[str] = (),
+    *,
+    spot: bool = False,
 ) -> str:
-    """Launch one instance of a managed node group, created if it does not exist; returns the instance's id.
+    """One more instance in a managed node group, created if it does not exist; returns the instance's id.
+
+    A call with a type, labels or taints that are not the group's launches from a new version of its launch template; so
+    will the group from then on.
 
     :param taints: see :func:`parse_taint`.
-    :raises NodeGroupError: EC2 or EKS refuses.
+    :param spot: the group's capacity type is SPOT.
+    :raises NodeGroupError: EC2, Auto Scaling or EKS refuses.
     """
     try:
         return await _add_node(
-            aws, settings, instance_type, group, dict(labels or {}), [parse_taint(t) for t in taints]
+            aws, settings, instance_type, group, dict(labels or {}), [parse_taint(t) for t in taints], spot=spot
         )
     except ClientError as error:
         raise NodeGroupError(str(error)) from error
 
 
 async def _add_node(
-    aws: Aws, settings: Settings, instance_type: str, group: str, labels: dict[str, str], taints: list[str]
+    aws: Aws,
+    settings: Settings,
+    instance_type: str,
+    group: str,
+    labels: dict[str, str],
+    taints: list[str],
+    *,
+    spot: bool,
 ) -> str:
     cluster = settings.cluster_name
     described = (await aws.call("eks", "describe_cluster", name=cluster))["cluster"]
     network = described["resourcesVpcConfig"]
-    await _ensure_group(aws, settings, instance_type, group, labels, network["subnetIds"])
     flavour = "nvidia" if instance_type.startswith(_NVIDIA_FAMILIES) else "standard"
+    data = {
+        "ImageId": await image_of(aws, settings, flavour, "al2023@latest"),
+        "InstanceType": instance_type,
+        "SecurityGroupIds": network["securityGroupIds"],
+        "UserData": base64.b64encode(json.dumps(node_config(cluster, labels, taints)).encode()).decode(),
+        **({"InstanceMarketOptions": {"MarketType": "spot"}} if spot else {}),
+    }
+    # EC2 refuses here what Auto Scaling would only write into its activities.
+    await _tried(aws, data, network["subnetIds"][0])
+    await _ensure_group(aws, settings, instance_type, group, labels, network["subnetIds"], spot=spot)
+    scaling = await _ensure_scaling_group(aws, settings, group, data, network["subnetIds"][0], spot=spot)
+    before = {each["InstanceId"] for each in scaling["Instances"]}
+    name = scaling["AutoScalingGroupName"]
+    size = scaling["DesiredCapacity"] + 1
+    await aws.call("autoscaling", "set_desired_capacity", AutoScalingGroupName=name, DesiredCapacity=size)
+    found = await _scaling_group(aws, name)
+    return str(next(each["InstanceId"] for each in found["Instances"] if each["InstanceId"] not in before))
+
+
+async def _tried(aws: Aws, data: dict[str, Any], subnet: str) -> None:
+    try:
+        await aws.call("ec2", "run_instances", MinCount=1, MaxCount=1, SubnetId=subnet, DryRun=True, **data)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "DryRunOperation":
+            raise
+
+
+async def _ensure_scaling_group(
+    aws: Aws, settings: Settings, group: str, data: dict[str, Any], subnet: str, *, spot: bool
+) -> dict[str, Any]:
+    """The group's Auto Scaling group, which launches from this data."""
+    cluster = settings.cluster_name
+    described = await aws.call("eks", "describe_nodegroup", clusterName=cluster, nodegroupName=group)
+    name = described["nodegroup"]["resources"]["autoScalingGroups"][0]["name"]
+    try:
+        await aws.call("ec2", "create_launch_template", LaunchTemplateName=name, LaunchTemplateData=data)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidLaunchTemplateName.AlreadyExistsException":
+            raise
+        await aws.call("ec2", "create_launch_template_version", LaunchTemplateName=name, LaunchTemplateData=data)
     tags = {
         f"kubernetes.io/cluster/{cluster}": "owned",
         "eks:cluster-name": cluster,
         "eks:nodegroup-name": group,
         "Name": f"{cluster}-{group}",
     }
-    reply = await aws.call(
-        "ec2",
-        "run_instances",
-        ImageId=await image_of(aws, settings, flavour, "al2023@latest"),
-        InstanceType=instance_type,
-        MinCount=1,
-        MaxCount=1,
-        SubnetId=network["subnetIds"][0],
-        SecurityGroupIds=network["securityGroupIds"],
-        UserData=json.dumps(node_config(cluster, labels, taints)),
-        TagSpecifications=[
-            {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
-        ],
-    )
-    return str(reply["Instances"][0]["InstanceId"])
+    found = await _scaling_group(aws, name)
+    if not found:
+        await aws.call(
+            "autoscaling",
+            "create_auto_scaling_group",
+            AutoScalingGroupName=name,
+            LaunchTemplate={"LaunchTemplateName": name, "Version": "$Latest"},
+            MinSize=0,
+            MaxSize=_LARGEST,
+            DesiredCapacity=0,
+            VPCZoneIdentifier=subnet,
+            CapacityRebalance=spot,
+            Tags=[{"Key": key, "Value": value, "PropagateAtLaunch": True} for key, value in tags.items()],
+        )
+        found = await _scaling_group(aws, name)
+    return found
+
+
+async def _scaling_group(aws: Aws, name: str) -> dict[str, Any]:
+    """As Auto Scaling describes it; empty if there is none."""
+    reply = await aws.call("autoscaling", "describe_auto_scaling_groups", AutoScalingGroupNames=[name])
+    found: list[dict[str, Any]] = reply["AutoScalingGroups"]
+    return found[0] if found else {}
 
 
 async def _ensure_group(
-    aws: Aws, settings: Settings, instance_type: str, group: str, labels: dict[str, str], subnets: list[str]
+    aws: Aws,
+    settings: Settings,
+    instance_type: str,
+    group: str,
+    labels: dict[str, str],
+    subnets: list[str],
+    *,
+    spot: bool,
 ) -> None:
     try:
         await aws.call(
@@ -98,10 +171,11 @@ async def _ensure_group(
             "create_nodegroup",
             clusterName=settings.cluster_name,
             nodegroupName=group,
-            scalingConfig={"minSize": 0, "maxSize": 10, "desiredSize": 1},
+            scalingConfig={"minSize": 0, "maxSize": _LARGEST, "desiredSize": 1},
             instanceTypes=[instance_type],
             subnets=subnets[:1],
             nodeRole=f"arn:aws:iam::{settings.account}:role/{GROUP_ROLE}-{settings.cluster_name}",
+            capacityType="SPOT" if spot else "ON_DEMAND",
             labels=labels,
             version=settings.kubernetes_version,
         )

@@ -37,6 +37,8 @@ _EKS_ACTIONS = {
     ("GET", "node-groups"): "ListNodegroups",
     ("GET", "node-groups/*"): "DescribeNodegroup",
 }
+#: A permission for one message is one for a batch (Service Authorization Reference, 'Amazon SQS': no such actions).
+_BATCHES = {f"{name}Batch": name for name in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
 
 
 def absent(faults: FaultBoard, what: str) -> bool:
@@ -53,7 +55,8 @@ def action_of(seen: Request, service: str) -> str:
         return f"eks:{_EKS_ACTIONS.get((seen.method, '/'.join(rest)), '')}"
     target = seen.headers.get("x-amz-target", "")
     if target:
-        return f"{service}:{target.rpartition('.')[2]}"
+        name = target.rpartition(".")[2]
+        return f"{service}:{_BATCHES.get(name, name) if service == 'sqs' else name}"
     return f"{service}:{_parameters(seen).get('Action', '')}"
 
 
@@ -93,13 +96,13 @@ def _denied(service: str, action: str) -> web.Response:
             f"<RequestID>{uuid.uuid4()}</RequestID></Response>"
         )
         return web.Response(status=403, text=body, content_type="text/xml")
-    if service in ("iam", "sts"):
+    if service in ("iam", "sts", "autoscaling"):
         return _query_error(403, "AccessDenied", message)
     headers = {"x-amzn-ErrorType": "AccessDeniedException"}
     if service == "sqs":  # the JSON protocol keeps the codes of the older query protocol in a header
         headers["x-amzn-query-error"] = "AccessDenied;Sender"
     body = json.dumps({"__type": "AccessDeniedException", "message": message})
-    return web.Response(status=400 if service == "sqs" else 403, text=body, headers=headers)
+    return web.Response(status=400 if service in ("sqs", "events") else 403, text=body, headers=headers)
 
 
 def _query_error(status: int, code: str, message: str) -> web.Response:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import permissions, quotas, refusals, signature, trail
+from sandbox.aws import permissions, queues, quotas, refusals, signature, trail
 from sandbox.aws.eks import routes as eks_routes
 from sandbox.aws.eks.clusters import ClusterState, Eks, EksError
 from sandbox.aws.eks.nodegroups import NodeGroups
@@ -125,7 +125,12 @@ class Shim:
         if refusal is not None:
             return refusals.respond(refusal, signed.service, target=target)
         operation = trail.operation_of(seen.method, seen.path, seen.headers, seen.body)
-        response = await self._answer(seen, signed)
+        try:
+            response = await self._answer(request, seen, signed)
+        except queues.ConnectionLost:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=503)
         if trail.is_write(operation[0]):
             caller = {"arn": (await self.credentials(signed.access_key) or {}).get("arn", "")}
             answer = response.status, response.body if isinstance(response.body, bytes) else b""
@@ -134,13 +139,15 @@ class Shim:
             )
         return response
 
-    async def _answer(self, seen: signature.Request, signed: signature.Signature) -> web.Response:
+    async def _answer(self, request: web.Request, seen: signature.Request, signed: signature.Signature) -> web.Response:
         faulty = permissions.answer(self._settings.faults, seen, signed.service)
         if faulty is not None:
             return faulty
         if signed.service == "eks":
             return await self._answer_eks(seen, signed.region)
         action = permissions.action_of(seen, signed.service)
+        if signed.service == "sqs":
+            return await self._answer_queue(request, seen, action)
         if signed.service == "servicequotas":
             return quotas.answer(self._settings.faults, seen, action)
         if signed.expires is not None and signed.service != "s3":
@@ -150,6 +157,23 @@ class Shim:
         if action == "ec2:DescribeSubnets" and response.status == 200 and isinstance(response.body, bytes):
             response.body = quotas.without_addresses(self._settings.faults, response.body)
         return response
+
+    async def _answer_queue(self, request: web.Request, seen: signature.Request, action: str) -> web.Response:
+        """SQS; a long poll piece by piece, so that faults and the caller's end reach it."""
+        wait = queues.wait_of(seen) if action == queues.RECEIVE else 0
+        deadline = time.monotonic() + wait
+        while True:
+            faulty = queues.answer(self._settings.faults, seen, action)
+            if faulty is not None:
+                return faulty
+            left = deadline - time.monotonic()
+            piece = seen
+            if wait > queues.PIECE:
+                piece = replace(seen, body=queues.waiting(seen, max(0, min(queues.PIECE, round(left)))))
+            response = await self._forward(piece)
+            gone = request.transport is None or request.transport.is_closing()
+            if wait <= queues.PIECE or left <= queues.PIECE or gone or not queues.is_empty(response):
+                return response
 
     async def _refusal(self, seen: signature.Request, signed: signature.Signature) -> Refusal | None:
         credentials = await self.credentials(signed.access_key)

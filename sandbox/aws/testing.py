@@ -52,6 +52,7 @@ class RunningCloud:
     shim: Shim
     account: accounts.Account
     settings: Settings
+    moto: moto_server.Moto
 
 
 @asynccontextmanager
@@ -64,7 +65,7 @@ async def running_cloud(settings: Settings) -> AsyncIterator[RunningCloud]:
         account = running.account
         aws = Aws(shim.url, settings.region, account.access_key_id, account.secret_access_key)
         try:
-            yield RunningCloud(aws, shim, account, settings)
+            yield RunningCloud(aws, shim, account, settings, running.moto)
         finally:
             aws.close()
             await shim.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from sandbox.aws import account as accounts
 from sandbox.aws import moto as moto_server
 from sandbox.aws.client import Aws
 from sandbox.aws.eks.clusters import admit_creator
+from sandbox.aws.eventbridge import EventBridge
 from sandbox.aws.interruptions import Interruptions
 from sandbox.aws.shim import Shim
 from sandbox.cloud.listening import Closers, bind
@@ -49,5 +51,11 @@ async def start_aws(settings: Settings, clock: Clock, port: int, closers: Closer
     account = account.seen_at(moto.url, shim.url)
     client = Aws(shim.url, settings.region, account.access_key_id, account.secret_access_key)
     closers.append(("aws", client.close))
-    queues = [account.karpenter_queue_url, account.fleet_queue_url]
-    return RunningAws(moto, shim, account, client, Interruptions(settings, clock, client, queues))
+    events = EventBridge(settings, clock, moto)
+    closers.append(("events", events.close))
+    following = asyncio.create_task(events.follow(), name="eventbridge")
+    closers.append(("eventbridge", following.cancel))
+    queues = [settings.cluster_name, f"{settings.cluster_name}-gpu-fleet"]
+    interruptions = Interruptions(settings, clock, client, moto, events, queues)
+    closers.append(("interruptions", interruptions.close))
+    return RunningAws(moto, shim, account, client, interruptions)

@@ -18,7 +18,7 @@ from typing import Any
 from sandbox import chartrepo, state
 from sandbox.audit import AuditLog
 from sandbox.aws import nodegroups
-from sandbox.aws.interruptions import Kind
+from sandbox.aws.interruptions import Wanted
 from sandbox.cloud import published
 from sandbox.cloud.aws import RunningAws, start_aws
 from sandbox.cloud.control import ControlApi
@@ -29,6 +29,7 @@ from sandbox.cloud.options import BACKGROUND, Options
 from sandbox.doors import Door
 from sandbox.faults import FaultBoard
 from sandbox.kube.client import Kube
+from sandbox.losses import LossBook
 from sandbox.parts import Part, Stoppable
 from sandbox.settings import Clock, Settings
 from sandbox.state import SandboxError
@@ -59,7 +60,6 @@ class Cloud:
         self._charts: chartrepo.ChartRepository | None = None
         self._control: ControlApi | None = None
         self._token = secrets.token_urlsafe(32)
-        self._endings: set[asyncio.Task[None]] = set()
 
     # Life
 
@@ -108,8 +108,6 @@ class Cloud:
 
     async def close(self) -> None:
         """Stop everything in reverse order; safe to call at any point of the start."""
-        for task in self._endings:
-            task.cancel()
         for name in reversed(BACKGROUND):
             if name in self._parts:
                 await self._parts[name].stop()
@@ -182,6 +180,10 @@ class Cloud:
         return self.settings.audit
 
     @property
+    def losses(self) -> LossBook:
+        return self.settings.losses
+
+    @property
     def stoppable(self) -> dict[str, Stoppable]:
         """Background parts, and the servers whose doors can be closed."""
         return {**self._parts, **self._doors}
@@ -197,6 +199,8 @@ class Cloud:
             "parts": {**always, **{name: str(part.state) for name, part in found.items()}},
             "restarts": {name: part.restarts for name, part in self._parts.items() if part.restarts},
             "faults": self.faults.snapshot(),
+            "interruptions": len(self.interruptions()),
+            "lost": self.losses.shown(),
         }
 
     def requests(self) -> Any:
@@ -211,18 +215,20 @@ class Cloud:
         moto = [] if self.aws is None else await self.aws.moto.waits()
         return sorted([*own, *moto], key=lambda wait: wait["started"])
 
-    async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]:
-        interruptions = self._running_aws().interruptions
-        event = await interruptions.announce(instance, kind)
-        task = asyncio.create_task(interruptions.finish(instance, kind))
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
-        return event
+    async def interrupt(self, wanted: Wanted) -> dict[str, Any]:
+        """See :meth:`sandbox.aws.interruptions.Interruptions.interrupt`."""
+        return await self._running_aws().interruptions.interrupt(wanted)
 
-    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str:
+    def interruptions(self) -> list[dict[str, Any]]:
+        """What was announced so far."""
+        return [] if self.aws is None else list(self.aws.interruptions.announced)
+
+    async def add_node(
+        self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
+    ) -> str:
         """A node of another team's managed node group; the instance's id."""
         client = self._running_aws().client
-        return await nodegroups.add_node(client, self.settings, instance_type, group, labels, taints)
+        return await nodegroups.add_node(client, self.settings, instance_type, group, labels, taints, spot=spot)
 
     def _running_aws(self) -> RunningAws:
         if self.aws is None:

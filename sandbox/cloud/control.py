@@ -7,9 +7,12 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
 ``GET /faults``             the faults that are set
 ``PUT /faults/<name>``      body ``{"params": {…}, "count": n|null}``
 ``DELETE /faults[/<name>]`` one fault, or all
-``POST /interrupt``         body ``{"instance": "i-…", "kind": "spot|rebalance|scheduled|state"}``
-``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"]}``: a node of
-                            another team's managed node group
+``POST /interrupt``         body ``{"instance": "i-…"}`` or ``{"instances": […]}``, ``"kind"``, and what else
+                            :mod:`sandbox.cloud.interrupting` reads; one or many in one call
+``GET /interruptions``      what was announced so far: kind, instances, event, time, ends
+``GET /lost``               pods that were running when their machine went; ``DELETE /lost`` forgets them
+``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"], "spot": false}``:
+                            a node of another team's managed node group
 ``GET /requests``           counters of the API server's requests
 ``GET /audit?since=N``      every write from number N on (0: the first), ``{"next", "lost", "entries"}``
 ``GET /waits``              injected waits so far: label, started, ended (epoch seconds)
@@ -27,9 +30,12 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from sandbox.audit import AuditLog
-from sandbox.aws.interruptions import Kind, UnknownInstance
+from sandbox.aws.interruptions import UnknownInstance, Wanted
 from sandbox.aws.nodegroups import NodeGroupError
+from sandbox.cloud import interrupting
+from sandbox.cloud.interrupting import BadRequest
 from sandbox.faults import FaultBoard
+from sandbox.losses import LossBook
 from sandbox.parts import Stoppable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,17 +55,20 @@ class Controlled(Protocol):
     @property
     def audit(self) -> AuditLog: ...
 
+    @property
+    def losses(self) -> LossBook: ...
+
     def requests(self) -> Any: ...
 
     async def waits(self) -> list[dict[str, Any]]: ...
 
-    async def interrupt(self, instance: str, kind: Kind) -> dict[str, Any]: ...
+    async def interrupt(self, wanted: Wanted) -> dict[str, Any]: ...
 
-    async def add_node(self, instance_type: str, group: str, labels: dict[str, str], taints: list[str]) -> str: ...
+    def interruptions(self) -> list[dict[str, Any]]: ...
 
-
-class BadRequest(ValueError):
-    """The request's body is not what the route takes."""
+    async def add_node(
+        self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
+    ) -> str: ...
 
 
 def _json_error(status: int, message: str) -> web.Response:
@@ -100,6 +109,9 @@ class ControlApi:
                 web.delete("/faults/{name}", self._clear_fault),
                 web.delete("/faults", self._clear_fault),
                 web.post("/interrupt", self._interrupt),
+                web.get("/interruptions", self._interruptions),
+                web.get("/lost", self._lost),
+                web.delete("/lost", self._forget_lost),
                 web.post("/nodes", self._add_node),
                 web.get("/requests", self._requests),
                 web.get("/audit", self._audit),
@@ -149,18 +161,21 @@ class ControlApi:
         return web.json_response(self._cloud.faults.snapshot())
 
     async def _interrupt(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        wanted = interrupting.wanted(await _body(request))
         try:
-            kind = Kind(str(body.get("kind", Kind.SPOT)))
-        except ValueError as error:
-            raise BadRequest(f"kind is one of {', '.join(Kind)}") from error
-        instance = body.get("instance")
-        if not isinstance(instance, str):
-            raise BadRequest("instance is missing")
-        try:
-            return web.json_response(await self._cloud.interrupt(instance, kind))
+            return web.json_response(await self._cloud.interrupt(wanted))
         except UnknownInstance as error:
             return _json_error(404, str(error))
+
+    async def _interruptions(self, _: web.Request) -> web.Response:
+        return web.json_response(self._cloud.interruptions())
+
+    async def _lost(self, _: web.Request) -> web.Response:
+        return web.json_response(self._cloud.losses.shown())
+
+    async def _forget_lost(self, _: web.Request) -> web.Response:
+        self._cloud.losses.clear()
+        return web.json_response([])
 
     async def _add_node(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -172,8 +187,12 @@ class ControlApi:
             raise BadRequest("labels is not an object of texts")
         if not isinstance(taints, list) or not all(isinstance(item, str) for item in taints):
             raise BadRequest("taints is not a list of KEY=VALUE:EFFECT")
+        spot = body.get("spot", False)
+        if not isinstance(spot, bool):
+            raise BadRequest("spot is neither true nor false")
         try:
-            return web.json_response({"instance": await self._cloud.add_node(instance_type, group, labels, taints)})
+            added = await self._cloud.add_node(instance_type, group, labels, taints, spot=spot)
+            return web.json_response({"instance": added})
         except NodeGroupError as error:
             raise BadRequest(str(error)) from error
 

@@ -103,12 +103,12 @@ class Fleet:
             if state == "running" and instance_id not in self._machines and instance_id not in self._ended:
                 await self._join(instance, first)
             elif state in _DEAD:
-                await self._leave(instance_id)
+                await self._leave(instance_id, state)
             if state == "terminated":
                 await self._forget(instance)
         for instance_id in [known for known in self._machines if known not in instances]:
             machine = self._machines[instance_id]
-            await self._leave(instance_id)
+            await self._leave(instance_id, "terminated")
             await self._forget(machine.host.instance)
 
     async def _join(self, instance: dict[str, Any], first: bool) -> None:
@@ -129,12 +129,13 @@ class Fleet:
         self._machines[instance["InstanceId"]] = machine
         machine.start()
 
-    async def _leave(self, instance_id: str) -> None:
-        """The instance is powered off."""
+    async def _leave(self, instance_id: str, state: str) -> None:
+        """The instance is powered off: what still runs on it is lost."""
         machine = self._machines.pop(instance_id, None)
         self._ended.add(instance_id)
         if machine is not None:
             self._attached.pop(machine.host.name, None)
+            self._context.settings.losses.add(machine.running(state))
             await machine.stop()
             shutil.rmtree(machine.host.folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError
 from sandbox.kube.times import now
+from sandbox.losses import Loss
 from sandbox.nodes import nodeobject
 from sandbox.nodes.host import REQUEST_ERRORS, RETRY, Host
 from sandbox.nodes.pods.pod import PodWorker
@@ -69,6 +71,34 @@ class Machine:
             task.cancel()
         await asyncio.gather(*tasks, self.host.stop(), return_exceptions=True)
         self._workers.clear()
+
+    def running(self, state: str) -> list[Loss]:
+        """The pods that would be lost if the machine went now.
+
+        :param state: of the instance.
+        """
+        moment = time.time()
+        found = []
+        for worker, _ in self._workers.values():
+            since = worker.running_since()
+            if since is None:
+                continue
+            meta = worker.pod["metadata"]
+            found.append(
+                Loss(
+                    namespace=meta["namespace"],
+                    name=meta["name"],
+                    uid=meta["uid"],
+                    node=self.host.name,
+                    instance=self.host.instance["InstanceId"],
+                    pool=self.host.pool or "",
+                    time=moment,
+                    seconds=moment - since,
+                    terminating="deletionTimestamp" in meta,
+                    state=state,
+                )
+            )
+        return found
 
     async def _run(self) -> None:
         self.host.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -74,7 +74,8 @@ def node_of(
         taints.insert(0, dict(UNREGISTERED_TAINT))
     if tags.get(GROUP_TAG):
         labels["eks.amazonaws.com/nodegroup"] = tags[GROUP_TAG]
-        labels["eks.amazonaws.com/capacityType"] = "ON_DEMAND"
+        spot = instance.get("InstanceLifecycle") == "spot"
+        labels["eks.amazonaws.com/capacityType"] = "SPOT" if spot else "ON_DEMAND"
     if shape.gpus and tuple(int(part) for part in settings.kubernetes_version.split(".")) >= LABELS_NVIDIA_FROM:
         labels[GPU_PRESENT] = "true"
     labels |= more_labels or {}

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox import state
+from sandbox.cloud.interrupting import BadRequest, wanted
 from sandbox.cloud.options import ALL_PARTS, choose_parts
 from sandbox.state import SandboxError
 
@@ -222,6 +223,98 @@ def test_interruption_on_the_command_line(up: Path) -> None:
     )
     absent = _sandbox(up, "interrupt", "i-0")
     assert (absent.returncode, absent.stderr) == (1, "error: there is no instance i-0\n")
+
+
+def test_interruptions_of_many_kinds_on_the_command_line(up: Path) -> None:
+    first, second = _state(up)["aws"]["system_instance_ids"]
+    done = _sandbox(up, "interrupt", "--pool", "system", "--kind", "scheduled", "--start-in", "3d", "--times", "2")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.splitlines()) == {
+        f"AWS Health Event for {instance} is on its way" for instance in (first, second)
+    }
+    done = _sandbox(up, "interrupt", first, second, "--silent", "--skew", "-5", "--action", "stop")
+    assert done.stdout.count("EC2 Spot Instance Interruption Warning for i-") == 2
+    assert _sandbox(up, "interrupt", "--foreign", "--kind", "reservation").returncode == 0
+    assert _sandbox(up, "interrupt", "--malformed").stdout == "2 malformed messages are on their way\n"
+    assert _sandbox(up, "interrupt", "--malformed", "huge", "--times", "3").stdout.startswith("6 malformed")
+    calm = _sandbox(up, "interrupt", "--storm", "2")
+    assert (calm.returncode, "0 running instances of the cluster are meant" in calm.stderr) == (1, True)
+    assert _sandbox(up, "interrupt").returncode == 1
+    assert _sandbox(up, "interrupt", "--start-in", "soon").returncode == 2
+    announced = _control(_state(up), "GET", "/interruptions")[1]
+    scheduled = next(each for each in announced if each["kind"] == "scheduled")
+    assert set(scheduled["instances"]) == {first, second}
+    assert scheduled["ends"] - scheduled["time"] == pytest.approx(3 * 86400, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "instance is missing"),
+        ({"instances": "i-1"}, "instance is a text"),
+        ({"instance": "i-1", "pool": "a"}, "leave one of them out"),
+        ({"instance": "i-1", "kind": "boredom"}, "kind is one of spot"),
+        ({"instance": "i-1", "action": "sell"}, "action is one of terminate"),
+        ({"instance": "i-1", "kind": "state", "state": "tired"}, "state is one of stopping"),
+        ({"instance": "i-1", "times": 0}, "times is not a number from 1 on"),
+        ({"instance": "i-1", "notice": -1}, "notice is not a number of seconds from 0 on"),
+        ({"instance": "i-1", "skew": "5"}, "skew is not a number of seconds"),
+        ({"instance": "i-1", "silent": "yes"}, "silent is neither true nor false"),
+        ({"storm": -1}, "storm is not a number from 0 on"),
+        ({"malformed": "nicely"}, "malformed is one of not-json"),
+        ({"instance": "i-1", "color": "red"}, "color is no field"),
+    ],
+)
+def test_an_interruption_that_makes_no_sense_is_refused(body: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadRequest, match=named):
+        wanted(body)
+
+
+def test_node_of_another_team_is_interrupted_and_its_work_is_lost(up: Path) -> None:
+    found = _state(up)
+    environment = _environment(up)
+    node = {"instanceType": "m5.large", "group": "team-c", "labels": {"team": "c"}, "spot": True}
+    instance = _control(found, "POST", "/nodes", node)[1]["instance"]
+    overrides = {"spec": {"nodeSelector": {"team": "c"}}}
+    subprocess.run(
+        [KUBECTL, "run", "work", "--image=registry.k8s.io/pause:3.10", f"--overrides={json.dumps(overrides)}"],
+        env=environment, capture_output=True, check=True,
+    )  # fmt: skip
+    subprocess.run(
+        [KUBECTL, "wait", "--for=condition=Ready", "pod/work", "--timeout=60s"],
+        env=environment, capture_output=True, check=True,
+    )  # fmt: skip
+    done = _sandbox(up, "interrupt", "--pool", "team-c", "--all-spot", "--notice", "0.5")
+    assert done.stdout == f"EC2 Spot Instance Interruption Warning for {instance} is on its way\n"
+    deadline = time.monotonic() + 20
+    while not (lost := _control(found, "GET", "/lost")[1]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [(each["namespace"], each["name"], each["instance"]) for each in lost] == [("default", "work", instance)]
+    status = _sandbox(up, "status").stdout
+    assert f"lost pod default/work after {lost[0]['seconds']:.0f} s on {lost[0]['node']} ({instance})" in status
+    assert _control(found, "DELETE", "/lost") == (200, [])
+    assert "lost pod" not in _sandbox(up, "status").stdout
+    # EC2's own changes of state are events, too: the package's queue has them for this instance.
+    script = f"""
+import boto3, json, time
+sqs = boto3.client("sqs")
+url = sqs.get_queue_url(QueueName="demo-gpu-gpu-fleet")["QueueUrl"]
+states, deadline = [], time.monotonic() + 30
+while "terminated" not in states and time.monotonic() < deadline:
+    for each in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", []):
+        try:
+            detail = json.loads(each["Body"])["detail"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if detail.get("instance-id") == "{instance}":
+            states.append(detail.get("state") or detail["instance-action"])
+print(json.dumps(states))
+"""
+    read = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert sorted(json.loads(read.stdout)) == [
+        "pending", "running", "shutting-down", "terminate", "terminated",
+    ], read.stderr  # fmt: skip
 
 
 def test_node_of_another_team_on_the_command_line(up: Path) -> None:

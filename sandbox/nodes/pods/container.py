@@ -6,6 +6,7 @@ Reasons, messages and back-offs after kubernetes/kubernetes ``pkg/kubelet/kuberu
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +70,8 @@ class ContainerRun:
         creating = "PodInitializing" if worker.has_init else "ContainerCreating"
         self.state = ContainerState(spec["name"], spec["image"], state={"waiting": {"reason": creating}})
         self.process: Process | None = None
+        #: Epoch seconds at which the newest process began.
+        self.since = 0.0
         self.first_started = asyncio.Event()
 
     async def run(self) -> int:
@@ -196,6 +199,7 @@ class ContainerRun:
         await clock.sleep(seconds, f"{self.worker.name}/{name} started")
         began = now()
         self.process = await self._launched(start)
+        self.since = time.time()
         self.process.listen(lambda: self.host.logs.changed(self.worker.pod, name, self.output))
         self.worker.event("Started", f"Started container {name}")
         self.state.ever_started = True

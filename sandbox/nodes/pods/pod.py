@@ -26,6 +26,7 @@ log = logging.getLogger("sandbox.nodes")
 # Simulated seconds between attempts of the kubelet's pod sync.
 _SANDBOX_RETRY = 12.0
 _VOLUME_RETRY = 2.0
+_MIRROR = "kubernetes.io/config.mirror"
 _OVER = ("Succeeded", "Failed")
 
 
@@ -117,6 +118,18 @@ class PodWorker:
         for run in [*self.init, *self.main]:
             if run.process is not None and not run.process.ended:
                 run.process.kill()
+
+    def running_since(self) -> float | None:
+        """Since when a container of it runs (epoch seconds); ``None`` if none does, or if the pod belongs to its node.
+
+        The latter are pods of DaemonSets and static pods, which exist for the node's sake.
+        """
+        meta = self.pod["metadata"]
+        owners = {owner["kind"] for owner in meta.get("ownerReferences") or []}
+        if owners & {"DaemonSet", "Node"} or _MIRROR in (meta.get("annotations") or {}):
+            return None
+        runs = [run for run in [*self.init, *self.main] if run.process is not None and not run.process.ended]
+        return min((run.since for run in runs if not run.sidecar), default=None)
 
     async def _live(self) -> None:
         try:

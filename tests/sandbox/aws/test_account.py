@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sandbox.aws import account as accounts
+from sandbox.aws.instancelife import SHUTTING_DOWN, TERMINATED, TimedState, forget_terminated
 from sandbox.aws.testing import RunningAccount, running_account
 from sandbox.settings import Settings
 
@@ -118,3 +120,19 @@ async def test_physical_gpus_are_what_the_instance_types_have(direct: RunningAcc
         "p4d.24xlarge": ("A100", 8),
     }
     assert gpus["p4d.24xlarge"]["MemoryInfo"]["SizeInMiB"] == 40960
+
+
+async def test_an_instance_in_the_making_is_not_taken_for_one_that_is_long_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Moto answers requests side by side, and keeps a reservation before it has made its instances."""
+    from moto.ec2.models.instances import InstanceBackend
+
+    monkeypatch.setattr(InstanceBackend, "all_reservations", lambda self, filters: list(self.reservations))
+    forget_terminated(60.0)
+    ended = TimedState(*TERMINATED)
+    ended.travel(*TERMINATED, SHUTTING_DOWN, -100.0)
+    gone = SimpleNamespace(instances=[SimpleNamespace(id="i-1", _state=ended)])
+    backend = SimpleNamespace(reservations={"r-new": SimpleNamespace(instances=[]), "r-old": gone}, tags={"i-1": {}})
+    assert InstanceBackend.all_reservations(backend) == ["r-new"]
+    assert backend.tags == {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +16,7 @@ from botocore.exceptions import ClientError
 
 from sandbox.aws.client import Aws
 from sandbox.aws.eks.authenticator import Authenticator, Identity, InvalidToken
-from sandbox.aws.interruptions import Interruptions, Kind, UnknownInstance
 from sandbox.aws.testing import RunningCloud
-from sandbox.settings import Clock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -322,37 +319,6 @@ async def test_tokens_are_good_only_for_this_cluster_and_known_principals(cloud:
 
 def _encode(url: str) -> str:
     return "k8s-aws-v1." + base64.urlsafe_b64encode(url.encode()).decode().rstrip("=")
-
-
-async def test_interruptions_reach_both_queues_and_end_the_instance(cloud: RunningCloud) -> None:
-    account = cloud.account
-    # Queues of its own: a message that another test received and did not delete would be visible again after a while.
-    made = [await cloud.aws.call("sqs", "create_queue", QueueName=f"interruptions-{each}") for each in (1, 2)]
-    queues = [each["QueueUrl"] for each in made]
-    clock = Clock(1000.0)
-    interruptions = Interruptions(cloud.settings, clock, cloud.aws, queues)
-    victim, other = account.system_instance_ids
-    for kind in (Kind.REBALANCE, Kind.SCHEDULED, Kind.SPOT):
-        await interruptions.announce(victim, kind)
-    await interruptions.finish(victim, Kind.SPOT)
-    for queue in queues:
-        events = []
-        for _ in range(3):
-            reply = await cloud.aws.call("sqs", "receive_message", QueueUrl=queue, MaxNumberOfMessages=1)
-            events.append(json.loads(reply["Messages"][0]["Body"]))
-        assert [event["detail-type"] for event in events] == [
-            "EC2 Instance Rebalance Recommendation",
-            "AWS Health Event",
-            "EC2 Spot Instance Interruption Warning",
-        ]
-        assert events[1]["detail"]["affectedEntities"] == [{"entityValue": victim}]
-        assert events[2]["detail"] == {"instance-id": victim, "instance-action": "terminate"}
-    with pytest.raises(UnknownInstance, match=f"{victim} is (shutting-down|terminated)"):
-        await interruptions.announce(victim, Kind.SPOT)
-    with pytest.raises(UnknownInstance, match="there is no instance i-0123456789abcdef0"):
-        await interruptions.announce("i-0123456789abcdef0", Kind.SPOT)
-    state = await cloud.aws.call("ec2", "describe_instances", InstanceIds=[other])
-    assert state["Reservations"][0]["Instances"][0]["State"]["Name"] == "running"
 
 
 async def test_moto_s_own_control_routes_are_out_of_reach(cloud: RunningCloud) -> None:

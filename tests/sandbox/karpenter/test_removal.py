@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sandbox.aws.interruptions import Kind, message
+from sandbox.aws.notices import Kind, message
 from sandbox.karpenter.conditions import condition, is_true
 from tests.sandbox.karpenter.talk import PAUSE, claims, deployed, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, node_pool
@@ -213,19 +213,85 @@ async def test_a_budget_of_zero_keeps_an_empty_node(cluster: Cluster):
     await remove(cluster, "budget")
 
 
-async def test_an_interruption_deletes_the_claim(cluster: Cluster):
+async def _told(cluster: Cluster, *bodies: str) -> None:
+    """Karpenter's queue gets these messages, and is empty again."""
+    url = (await cluster.aws.call("sqs", "get_queue_url", QueueName="demo-gpu"))["QueueUrl"]
+    for body in bodies:
+        await cluster.aws.call("sqs", "send_message", QueueUrl=url, MessageBody=body)
+    counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+
+    async def empty() -> bool:
+        answer = await cluster.aws.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=counts)
+        return all(answer["Attributes"][each] == "0" for each in counts)
+
+    await cluster.until(empty)
+
+
+def _message(cluster: Cluster, kind: Kind, instance: str) -> str:
+    return json.dumps(message(kind, instance, "us-west-2a", cluster.settings, datetime.now(UTC)))
+
+
+async def test_an_interruption_deletes_the_claim_once(cluster: Cluster):
     await ready_pool(cluster, node_pool("spot"))
     await cluster.apply(pool_pod("spot", "spot"))
     claim = (await claims(cluster, "spot", 1, "Initialized"))[0]
     instance = claim["status"]["providerID"].rsplit("/", 1)[1]
-    body = message(Kind.SPOT, instance, "us-west-2a", cluster.settings, datetime.now(UTC))
-    url = (await cluster.aws.call("sqs", "get_queue_url", QueueName="demo-gpu"))["QueueUrl"]
-    await cluster.aws.call("sqs", "send_message", QueueUrl=url, MessageBody=json.dumps(body))
+    await _told(cluster, *3 * [_message(cluster, Kind.SPOT, instance)])
     await cluster.gone("NodeClaim", claim["metadata"]["name"])
-    assert "Spot interruption warning was triggered" in await cluster.events(
-        claim["metadata"]["name"], "SpotInterrupted"
-    )
+    said = {
+        "SpotInterrupted": "Spot interruption warning was triggered",
+        "TerminatingOnInterruption": "Interruption triggered termination for the NodeClaim",
+    }
+    for reason, text in said.items():
+        assert await cluster.events(claim["metadata"]["name"], reason) == [text]
+    text = "Interruption triggered termination for the Node"
+    assert await cluster.events(claim["status"]["nodeName"], "TerminatingOnInterruption") == [text]
     await remove(cluster, "spot", "spot")
+
+
+async def test_what_is_no_interruption_of_its_instances_is_deleted_and_leaves_the_claim(cluster: Cluster):
+    await ready_pool(cluster, node_pool("calm"))
+    await cluster.apply(pool_pod("calm", "calm"))
+    claim = (await claims(cluster, "calm", 1, "Initialized"))[0]
+    instance = claim["status"]["providerID"].rsplit("/", 1)[1]
+    strange = "i-0123456789abcdef0"
+    await _told(
+        cluster,
+        _message(cluster, Kind.REBALANCE, instance),
+        _message(cluster, Kind.SPOT, strange),
+        _message(cluster, Kind.SPOT, instance)[:-4],
+        "[]",
+        json.dumps({"detail-type": "EC2 Spot Instance Interruption Warning", "detail": {"instance-id": instance}}),
+    )
+    text = "Spot rebalance recommendation was triggered"
+    assert await cluster.event(claim["metadata"]["name"], "SpotRebalanceRecommendation") == text
+    assert not (await cluster.kube.get("NodeClaim", claim["metadata"]["name"]))["metadata"].get("deletionTimestamp")
+    await remove(cluster, "calm", "calm")
+
+
+async def test_an_interruption_does_not_overrule_a_budget(cluster: Cluster):
+    await ready_pool(cluster, node_pool("stubborn"))
+    budget = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget"}
+    selector = {"matchLabels": {"app": "stubborn"}}
+    await cluster.apply(
+        budget
+        | {"metadata": {"name": "stubborn", "namespace": "default"}}
+        | {"spec": {"maxUnavailable": 0, "selector": selector}},
+        pool_pod("stubborn", "stubborn", labels={"app": "stubborn"}),
+    )
+    await cluster.pod_phase("stubborn", "Running")
+    claim = (await claims(cluster, "stubborn", 1))[0]
+    instance = claim["status"]["providerID"].rsplit("/", 1)[1]
+    await _told(cluster, _message(cluster, Kind.SPOT, instance))
+    await cluster.event(claim["status"]["nodeName"], "FailedDraining")
+    await cluster.clock.sleep(150)  # a real spot instance is gone after 120
+    found = await cluster.pod("stubborn")
+    assert not found["metadata"].get("deletionTimestamp")
+    # Only the end of the hardware ends it.
+    await cluster.terminate(instance)
+    await cluster.gone("NodeClaim", claim["metadata"]["name"])
+    await cluster.kube.delete("PodDisruptionBudget", "stubborn", "default")
+    await remove(cluster, "stubborn")
 
 
 # --- faults ---

@@ -12,7 +12,6 @@ from sandbox.karpenter.cloudprovider.prices import price
 from sandbox.karpenter.conditions import Conditions
 from sandbox.karpenter.controllers.budgets import allowed
 from sandbox.karpenter.controllers.claimconditions import drift_of
-from sandbox.karpenter.controllers.interruption import actions
 from sandbox.karpenter.controllers.lifecycle import initialization_complaint, registration_patch
 from sandbox.karpenter.controllers.nodepool import runtime_errors
 from sandbox.karpenter.controllers.termination import eviction_groups
@@ -291,51 +290,6 @@ def _budgeted(*budgets):
 def test_how_many_nodes_may_be_disrupted(budgets, nodes, disrupting, reason, count):
     pool = _budgeted(*budgets) if budgets is not None else {"spec": {}}
     assert allowed(pool, nodes, reason, NOON) - disrupting == count
-
-
-# --- interruption messages ---
-
-
-@pytest.mark.parametrize(
-    ("kind", "detail", "reason", "ends"),
-    [
-        ("EC2 Spot Instance Interruption Warning", {"instance-id": "i-1"}, "SpotInterrupted", True),
-        ("EC2 Instance Rebalance Recommendation", {"instance-id": "i-1"}, "SpotRebalanceRecommendation", False),
-        (
-            "EC2 Instance State-change Notification",
-            {"instance-id": "i-1", "state": "stopping"},
-            "InstanceStopping",
-            True,
-        ),
-        (
-            "EC2 Instance State-change Notification",
-            {"instance-id": "i-1", "state": "terminated"},
-            "InstanceTerminating",
-            True,
-        ),
-        (
-            "AWS Health Event",
-            {"service": "EC2", "eventTypeCategory": "scheduledChange", "affectedEntities": [{"entityValue": "i-1"}]},
-            "InstanceUnhealthy",
-            True,
-        ),
-    ],
-)
-def test_interruption_messages(kind, detail, reason, ends):
-    ids, found, _, deletes = actions({"detail-type": kind, "detail": detail})
-    assert (ids, found, deletes) == (["i-1"], reason, ends)
-
-
-@pytest.mark.parametrize(
-    ("kind", "detail"),
-    [
-        ("EC2 Instance State-change Notification", {"instance-id": "i-1", "state": "running"}),
-        ("AWS Health Event", {"service": "RDS", "eventTypeCategory": "scheduledChange"}),
-        ("Scheduled Event", {}),
-    ],
-)
-def test_messages_about_nothing(kind, detail):
-    assert actions({"detail-type": kind, "detail": detail})[0] == []
 
 
 def test_an_unlisted_type_has_a_price_and_spot_is_cheaper():
