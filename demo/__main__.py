@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--build-dir", type=Path, default=BUILD)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="one lifecycle, with a report")
-    run.add_argument("--fault", choices=["broken-plugin"])
+    run.add_argument("--fault", choices=["broken-plugin", "spot-interruption"])
     run.add_argument("--keep", action="store_true", help="stop after validation and leave everything running")
     run.add_argument("--speed", type=float, default=SPEED)
     run.add_argument("--seed", type=int, default=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from demo import spot
 from demo.timeline import Timeline
 
 Report = dict[str, Any]
@@ -46,6 +47,7 @@ def render(report: Report) -> str:
     lines += _drain(report.get("drain", {}))
     lines += _cost(report.get("cost"))
     lines += _leaks(report.get("leaks"))
+    lines += spot.lines_of(report.get("interruption"))
     for name, split in report.get("timelines", {}).items():
         lines += _timeline(name, split)
     if "peak_pss_mb" in report:

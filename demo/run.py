@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from demo import facts, workload
+from demo import facts, spot, workload
 from demo.api import AirflowApi
 from demo.borrowed import WITH_CONTROLLERS, Borrowed, label_of
 from demo.control import Sandbox
@@ -36,7 +36,8 @@ BROKEN_TAG = "v0.20.0-broken"
 
 def run(stack: Stack, *, fault: str | None, keep: bool, kubeconfig: Path | None = None) -> int:
     """
-    :param fault: ``broken-plugin``: then an upgrade that never becomes ready.
+    :param fault: ``broken-plugin``: then an upgrade that never becomes ready; ``spot-interruption``: then EC2 takes a
+        node with a user's job.
     :param keep: stop after validation and leave everything running.
     :param kubeconfig: of an API server to borrow.
     :returns: 0 on success.
@@ -53,6 +54,8 @@ def run(stack: Stack, *, fault: str | None, keep: bool, kubeconfig: Path | None 
         scene = Scene(stack)
         if fault == "broken-plugin":
             passed = scene.broken_plugin(cluster_file(stack))
+        elif fault == "spot-interruption":
+            passed = scene.spot_interruption()
         else:
             passed = scene.lifecycle("validated" if keep else "torn_down")
         scene.report["peak_pss_mb"] = round(memory.stop())
@@ -187,6 +190,14 @@ class Scene:
             f"and the end state is {'healthy' if end['healthy'] else 'NOT healthy'}: {end['message']}"
         )
         return passed
+
+    def spot_interruption(self) -> bool:
+        """A healthy lifecycle, then EC2 takes a node on which a user's job runs."""
+        first = self._run("validated")
+        if first["state"] != "success":
+            self.report["outcome"] = f"FAILED: the healthy lifecycle ended {first['state']}"
+            return False
+        return spot.interrupt_and_follow(self, SHARED_POOL)
 
     def _run(self, until: str) -> dict[str, Any]:
         self.api.wait_for_dag(LIFECYCLE)
