@@ -31,7 +31,7 @@ def test_karpenter_handles_its_nodes_where_it_has_a_queue(changes: dict[str, Any
 
 
 def test_without_a_queue_no_message_is_read() -> None:
-    assert demo_spec().interruptions.queue is None
+    assert demo_spec(interruptions=...).interruptions.queue is None
 
 
 @pytest.mark.parametrize(
