@@ -99,7 +99,9 @@ def cluster_spec(name: str = CLUSTER, changes: Mapping[str, Any] | None = None) 
     # Overlap and measurement pass in the sandbox's time: 5 s and 3 s at speed 15, for two busy cores to get all sharers
     # started. The sandbox's driver is newer than the least one.
     validation = {"overlap": "75s", "throughput": {"duration": "45s"}, "minimumDriver": "570"}
-    short = {"deadlines": DEADLINES, "drain": {"timeout": "1m"}, "validation": validation}
+    # Only the tests of interruptions read the queue.
+    quiet = {"queue": None}
+    short = {"deadlines": DEADLINES, "drain": {"timeout": "1m"}, "validation": validation, "interruptions": quiet}
     spec = merged(spec, {"name": name, **short, **BORROWED})
     for pool in spec["nodePools"]:
         # Karpenter would remove the empty nodes while a test still looks at them.

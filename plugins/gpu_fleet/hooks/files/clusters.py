@@ -162,27 +162,38 @@ def load_cluster(name: str, folder: Path | str | None = None, *, alone: bool = F
     spec = _load_files(name, paths)
     if alone:
         return spec
-    others = _also_described_by(spec, where)
-    if others:
-        raise _described_twice(spec, others)
+    for key, problem in ((_place, _described_twice), (_queue, _read_twice)):
+        others = _with_the_same(key, spec, where)
+        if others:
+            raise problem(spec, others)
     return spec
 
 
-def _place(spec: ClusterSpec) -> tuple[str, str, str]:
+def _place(spec: ClusterSpec) -> tuple[str, str, str] | None:
     return spec.aws.connection, spec.aws.region, spec.cluster.name
 
 
-def _also_described_by(spec: ClusterSpec, folder: Path) -> list[str]:
-    """Other files about the same cluster. Only files with its name in them are parsed."""
+def _queue(spec: ClusterSpec) -> tuple[str, str, str] | None:
+    """The queue of interruptions; ``None`` if the file names none."""
+    queue = spec.interruptions.queue
+    return None if queue is None else (spec.aws.connection, spec.aws.region, queue)
+
+
+_Key = Callable[[ClusterSpec], tuple[str, str, str] | None]
+
+
+def _with_the_same(key: _Key, spec: ClusterSpec, folder: Path) -> list[str]:
+    """Other files about the same cluster, or the same queue. Only files with its name in them are parsed."""
+    mine = key(spec)
+    if mine is None:
+        return []
     found = []
-    mentioned = re.compile(rb"(?<![\w-])" + re.escape(spec.cluster.name.encode()) + rb"(?![\w-])")
+    mentioned = re.compile(rb"(?<![\w-])" + re.escape(mine[-1].encode()) + rb"(?![\w-])")
     for name, paths in sorted(_files(folder).items()):
         if name == spec.name:
             continue
         try:
-            if any(mentioned.search(_bytes(path)) for path in paths) and _place(_load_files(name, paths)) == _place(
-                spec
-            ):
+            if any(mentioned.search(_bytes(path)) for path in paths) and key(_load_files(name, paths)) == mine:
                 found.append(name)
         except (OSError, SpecError):
             continue  # its own DAGs report what is wrong with it
@@ -194,6 +205,16 @@ def _described_twice(spec: ClusterSpec, others: Iterable[str]) -> SpecErrors:
         f"EKS cluster {spec.cluster.name} in {spec.aws.region} is also described by {', '.join(others)}",
         field="cluster.name",
         remedy="keep one file per cluster",
+    )
+    return SpecErrors([problem], where=spec.name)
+
+
+def _read_twice(spec: ClusterSpec, others: Iterable[str]) -> SpecErrors:
+    """A message goes to one reader: with two, each would miss some of its own interruptions."""
+    problem = SpecError(
+        f"queue {spec.interruptions.queue} in {spec.region} is also named by {', '.join(others)}",
+        field="interruptions.queue",
+        remedy="deploy include/cloudformation/interruptions.yaml once for each cluster",
     )
     return SpecErrors([problem], where=spec.name)
 
@@ -215,18 +236,17 @@ def load_fleet(folder: Path | str | None = None) -> dict[str, ClusterSpec | Spec
     """Every cluster of the fleet, or what is wrong with its file; sorted by name.
 
     Two files that describe the same cluster of the same AWS connection and region are both refused: two lifecycles
-    would fight over it.
+    would fight over it. So are two that read the same queue.
 
     :raises SpecError: only if the folder itself cannot be read.
     """
     fleet = load_each(folder)
-    places: dict[tuple[str, str, str], list[ClusterSpec]] = {}
-    for spec in fleet.values():
-        if isinstance(spec, ClusterSpec):
-            places.setdefault(_place(spec), []).append(spec)
-    for twins in places.values():
-        for spec in twins:
-            others = [other.name for other in twins if other is not spec]
-            if others:
-                fleet[spec.name] = _described_twice(spec, others)
+    for key, problem in ((_place, _described_twice), (_queue, _read_twice)):
+        same: dict[tuple[str, str, str], list[ClusterSpec]] = {}
+        for spec in fleet.values():
+            if isinstance(spec, ClusterSpec) and (shared := key(spec)) is not None:
+                same.setdefault(shared, []).append(spec)
+        for specs in same.values():
+            for spec in specs if len(specs) > 1 else ():
+                fleet[spec.name] = problem(spec, [other.name for other in specs if other is not spec])
     return fleet

@@ -219,6 +219,21 @@ def test_one_eks_cluster_in_two_files_is_refused_in_both(tmp_path: Path) -> None
     assert isinstance(fleet["c"], ClusterSpec)
 
 
+def test_one_queue_in_two_files_is_refused_in_both(tmp_path: Path) -> None:
+    """A message goes to one reader: each cluster would miss some of its interruptions."""
+    for name in ("a", "b"):
+        path = write(tmp_path, name)
+        path.write_text(path.read_text().replace(f"queue: eks-{name}-gpu-fleet", "queue: shared"))
+    write(tmp_path, "c")
+    fleet = load_fleet(tmp_path)
+    assert "interruptions.queue: queue shared in us-west-2 is also named by b" in problems(fleet["a"])
+    assert "also named by a" in problems(fleet["b"])
+    with pytest.raises(SpecError, match="also named by b"):
+        load_cluster("a", tmp_path)
+    assert isinstance(fleet["c"], ClusterSpec)
+    assert isinstance(load_cluster("c", tmp_path), ClusterSpec)
+
+
 def test_clusters_of_a_name_in_two_regions_are_two_clusters(tmp_path: Path) -> None:
     write(tmp_path, "a", cluster="same")
     path = write(tmp_path, "b", cluster="same")
