@@ -28,7 +28,8 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
     await_watcher(scene)
     (node, *_) = workload.start(scene.kubectl, pool)
     instance = instance_of(scene, node)
-    before = {pod["metadata"]["name"] for pod in scene.kubectl.get("pods", "-n", workload.NAMESPACE)}
+    jobs = scene.kubectl.get("pods", "-n", workload.NAMESPACE)
+    here = {pod["metadata"]["name"] for pod in jobs if pod["spec"]["nodeName"] == node}
     print(f"\na user's training job runs on {node}; EC2 announces that it takes {instance} in {NOTICE_S:.0f} s\n")
     known = {run["dag_run_id"] for run in runs_of(scene, DRAIN)}
     sent = time.time()
@@ -40,7 +41,9 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
     placement = scene.api.xcom(DRAIN, run_id, "pods_placed", "placement") or {}
     restore = _follow(scene, RESTORE, f"interruption__{run_id}")
     lost = scene.sandbox.call("GET", "/lost")
-    after = {pod["metadata"]["name"] for pod in scene.kubectl.get("pods", "-n", workload.NAMESPACE)}
+    known_pods = {pod["metadata"]["name"] for pod in jobs}
+    now = scene.kubectl.get("pods", "-n", workload.NAMESPACE)
+    moved = [pod for pod in now if pod["metadata"]["name"] not in known_pods and pod["spec"].get("nodeName") != node]
     asked = [pod["asked_at"] for pod in report.get("pods", []) if pod.get("asked_at")]
     gone = [pod["gone_at"] for pod in report.get("pods", []) if pod.get("gone_at")]
     scene.report["interruption"] = {
@@ -55,11 +58,10 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
         "placement": placement.get("message", "unknown"),
         "lost": lost,
     }
-    moved = len(after - before)
-    passed = drain["state"] == restore["state"] == "success" and not lost and moved == len(before)
+    passed = drain["state"] == restore["state"] == "success" and not lost and len(moved) == len(here)
     scene.report["outcome"] = (
         f"{'as it should be' if passed else 'FAILED'}: the drain ended {drain['state']}, the restoration "
-        f"{restore['state']}; {moved} of {len(before)} pods of the job run elsewhere; "
+        f"{restore['state']}; {len(moved)} of {len(here)} pods of the job on that node run elsewhere; "
         f"{len(lost) if lost else 'no'} pod was lost with its machine"
     )
     return passed

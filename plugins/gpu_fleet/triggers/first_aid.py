@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,9 @@ from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import first_aid, is_cordoned, outranks
 from gpu_fleet.core.interruptions.messages import SPOT_NOTICE_S, Notice
 from gpu_fleet.core.interruptions.nodes import instance_of
+from gpu_fleet.core.interruptions.victims import seen_pods
 from gpu_fleet.core.interruptions.whose import Home, Scope, homes, left_before, of_node
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.queries import KubeQuery
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ PATIENCE_S = 3.0
 EXPIRES_S = SPOT_NOTICE_S
 #: Nodes that are looked at and written to at the same time.
 AT_ONCE = 20
+#: Seconds that the look at the pods may delay the event.
+PODS_S = 2.0
 #: Looks at a node that changes under our hands before that counts as trouble of the API server.
 LOOKS = 5
 
@@ -60,6 +63,7 @@ class Patient:
     marked: bool = False
     cordoned: bool = False
     problem: str | None = None
+    pods: tuple[Mapping[str, Any], ...] = ()
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -106,6 +110,7 @@ class Ward:
         tasks = [patient.task for patient in patients.values() if patient.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.05, read_at + self._patience_s - self._clock()))
+        await self._look_at_pods(patients.values())
         cases: list[Case] = []
         skipped: dict[str, int] = {}
         for instance, patient in patients.items():
@@ -120,6 +125,27 @@ class Ward:
             skipped[why] = skipped.get(why, 0) + 1
             log.info("%s of %s: nothing to do (%s)", notice.kind.value, instance, why)
         return cases, skipped
+
+    async def _look_at_pods(self, patients: Iterable[Patient]) -> None:
+        """Which pods run on the cordoned nodes: only for the report, so it neither takes long nor fails anything."""
+
+        async def look(patient: Patient) -> None:
+            node = patient.home.node if patient.home is not None else ""
+            async with slots:
+                query = KubeQuery("pods", POD, field_selector=f"spec.nodeName={node}")
+                listed, _ = await self._client.list(query)
+            patient.pods = tuple(seen_pods(listed))
+
+        slots = asyncio.Semaphore(AT_ONCE)
+        tasks = [asyncio.create_task(look(each)) for each in patients if each.cordoned and not each.pods]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=PODS_S)
+        for task in late:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.info("the pods of a cordoned node could not be listed: %s", result)
 
     async def close(self) -> None:
         """End all attempts; harmless to repeat."""
@@ -264,6 +290,7 @@ def _case(patient: Patient) -> Case:
         marked=patient.marked,
         cordoned=patient.cordoned,
         problem=problem,
+        pods=patient.pods,
     )
 
 

@@ -36,6 +36,7 @@ class Case:
     :ivar sent: when SQS got the message, epoch seconds; ``None`` if it does not say.
     :ivar problem: why the node could not be looked at or written to; ``None`` if nothing is left to do. With a problem,
         whether the instance is of this cluster at all may be unknown (no node, no claim).
+    :ivar pods: those on the node when it was cordoned, as ``victims.seen_pods`` gives them.
     """
 
     notice: Notice
@@ -48,6 +49,7 @@ class Case:
     cordoned: bool = False
     sent: float | None = None
     problem: str | None = None
+    pods: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +63,7 @@ class Case:
             "cordoned": self.cordoned,
             "sent": self.sent,
             "problem": self.problem,
+            "pods": [dict(pod) for pod in self.pods],
         }
 
     @classmethod
@@ -80,6 +83,7 @@ class Case:
             cordoned=bool(value.get("cordoned")),
             sent=None if sent is None else float(sent),
             problem=value.get("problem"),
+            pods=tuple(pod for pod in value.get("pods") or () if isinstance(pod, Mapping)),
         )
 
 
@@ -137,4 +141,11 @@ def by_instance(payloads: Iterable[Payload]) -> dict[str, Case]:
         known = found.get(case.notice.instance)
         if known is None or known.problem is not None or case.problem is None:
             found[case.notice.instance] = case
-    return {name: replace(found[name], notice=notices[name]) for name in sorted(found)}
+    pods: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for case in cases:
+        for pod in case.pods:
+            pods.setdefault(case.notice.instance, {}).setdefault(str(pod.get("uid")), pod)
+    return {
+        name: replace(found[name], notice=notices[name], pods=tuple(pods.get(name, {}).values()))
+        for name in sorted(found)
+    }

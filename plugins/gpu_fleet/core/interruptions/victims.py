@@ -6,9 +6,55 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.drain.records import PodRecord
+from gpu_fleet.core.kubernetes.names import LABEL_COMPONENT
+from gpu_fleet.core.kubernetes.objects import epoch, gpus_requested
+from gpu_fleet.core.kubernetes.pod_end import controller_of, grace_of, is_finished
 
 #: Controllers whose pods belong to the node and are not expected elsewhere.
 _OF_THE_NODE = frozenset({"DaemonSet", "Node"})
+
+
+#: Pods of a node that an event carries at most.
+_MOST = 250
+
+
+def seen_pods(pods: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What an event keeps of the pods on a node: whoever evicts them, and however fast, the report knows them.
+
+    Karpenter may have evicted them before a worker has begun; then nothing else tells that they were there.
+    """
+    found = []
+    for pod in pods:
+        metadata, owner = pod["metadata"], controller_of(pod)
+        kind = "" if owner is None else str(owner.get("kind"))
+        if kind in _OF_THE_NODE or is_finished(pod) or LABEL_COMPONENT in (metadata.get("labels") or {}):
+            continue
+        found.append(
+            {
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "workload": "" if owner is None else f"{kind}/{owner.get('name')}",
+                "owner_uid": "" if owner is None else str(owner.get("uid") or ""),
+                "gpus": gpus_requested(pod),
+                "started_at": epoch((pod.get("status") or {}).get("startTime")),
+                "grace": grace_of(pod, -1),
+            }
+        )
+    return found[:_MOST]
+
+
+def seeds(pods: Iterable[Mapping[str, Any]], node: str, deadline: float | None) -> dict[str, Any]:
+    """The drain's records of pods that the trigger saw, UID to JSON; those that are gone by now are known so."""
+    found = {}
+    for pod in pods:
+        rule = "Evictable" if pod.get("workload") else "Unreplicated"
+        record = PodRecord(node=node, deadline=deadline, rule=rule, **{key: pod[key] for key in _SEEN})
+        found[record.uid] = record.to_json()
+    return found
+
+
+_SEEN = ("namespace", "name", "uid", "workload", "owner_uid", "gpus", "started_at", "grace")
 
 
 def displaced(records: Iterable[PodRecord], ended: Mapping[str, float]) -> list[dict[str, Any]]:

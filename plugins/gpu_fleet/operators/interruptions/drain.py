@@ -14,7 +14,7 @@ from gpu_fleet.core.interruptions.event import Case, Payload, by_instance
 from gpu_fleet.core.interruptions.handling import NodePlan, Plan
 from gpu_fleet.core.interruptions.marks import Mark
 from gpu_fleet.core.interruptions.report import InterruptionReport, outcome_of
-from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds
+from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds, seeds
 from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
 from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
@@ -90,7 +90,7 @@ class DrainInterruptedOperator(FleetOperator):
         for each in mine:
             self.log.info("node %s (%s): %s: %s", each.name, each.notice.kind.value, each.way.value, each.decision.why)
         problems += self._signal(each for each in mine if each.way is Way.SIGNAL)
-        drained = self._drain(context, mine)
+        drained = self._drain(context, mine, cases)
         # Before the removal, which may take a moment per node: what is lost must be known also if this task is killed.
         removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if each.way in (Way.DRAIN, Way.WATCH)))
         problems += [f"{name}: {why}" for name, why in finish(self.kube, mine, run).items()]
@@ -102,7 +102,7 @@ class DrainInterruptedOperator(FleetOperator):
     def _look(self, context: Mapping[str, Any], cases: Mapping[str, Case], run: str) -> Plan:
         return look(self.kube, self.spec, cases, run=run, now=self.kube.now(), is_over=RunsOver(context))
 
-    def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan]) -> Drained:
+    def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan], cases: Mapping[str, Case]) -> Drained:
         from gpu_fleet.operators.draining.drain import drain_nodes
 
         targets = [target for plan in mine if (target := self._target(plan)) is not None]
@@ -115,7 +115,7 @@ class DrainInterruptedOperator(FleetOperator):
             targets,
             rules=rules,
             policy=self.spec.drain,
-            records=self._kept(context),
+            records={**_seen(mine, cases), **self._kept(context)},
             on_progress=lambda records: self._keep(context, records),
             on_change=self._log,
             wanted=lambda pod: (pod.get("spec") or {}).get("nodeName") not in signalled or wish_of(pod) is Wish.EVICT,
@@ -189,6 +189,10 @@ class DrainInterruptedOperator(FleetOperator):
         began: float,
     ) -> InterruptionReport:
         records = drained.records
+        watched = {each.name for each in mine if each.way is Way.WATCH}
+        for record in records:
+            if record.outcome is Outcome.GONE and record.node in watched:
+                record.reason = record.reason or "it had ended before this run looked: Karpenter evicts at once"
         skipped: dict[str, int] = {}
         for payload in payloads:
             for cause, count in payload.skipped.items():
@@ -226,6 +230,16 @@ class DrainInterruptedOperator(FleetOperator):
             "lost": len(report.with_outcome("Lost")),
             "pools": report.lost_pools(),
         }
+
+
+def _seen(mine: Iterable[NodePlan], cases: Mapping[str, Case]) -> dict[str, Any]:
+    """Records of the pods that the trigger saw on the nodes that are drained."""
+    found: dict[str, Any] = {}
+    for plan in mine:
+        case = cases.get(plan.node.instance)
+        if case is not None and plan.way in (Way.DRAIN, Way.WATCH, Way.ENDING):
+            found |= seeds(case.pods, plan.name, plan.notice.deadline)
+    return found
 
 
 def _end(plan: NodePlan, now: float) -> float:

@@ -48,6 +48,7 @@ def test_the_names_in_the_payload() -> None:
                 "cordoned": True,
                 "sent": 99.5,
                 "problem": None,
+                "pods": [],
             }
         ],
         "skipped": {"weaker": 1},

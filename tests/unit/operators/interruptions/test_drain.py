@@ -207,6 +207,29 @@ def test_where_karpenter_evicts_we_only_watch(world: World, monkeypatch: pytest.
     assert not any(pod["asked_at"] for pod in run.report["pods"])
 
 
+def test_pods_that_karpenter_evicted_before_the_run_began_are_in_the_report(world: World) -> None:
+    """The trigger has seen them; their objects are gone."""
+    join(world, "n1", "i-0000000a")
+    still = world.pod("still-there")
+    notice = spot("i-0000000a")
+    pods = [
+        {"namespace": NAMESPACE, "name": name, "uid": uid, "workload": "ReplicaSet/web", "owner_uid": "u-web"}
+        | {"gpus": 1, "started_at": notice.at - 100.0, "grace": 5.0}
+        for name, uid in (("gone", "uid-gone"), ("still-there", still))
+    ]
+    event = Event()
+    payload = Payload("demo", time.time(), (Case(notice, node="n1", marked=True, cordoned=True, pods=tuple(pods)),))
+    event.extra = {"payload": payload.to_json()}
+    run = Run(world, event, **OURS)
+    with world.kubelets():
+        run()
+    assert run.outcomes() == {"gone": "Gone", "still-there": "Evicted"}
+    (displaced,) = run.ti.xcoms[DISPLACED]
+    assert displaced["evicted"] == sorted(["uid-gone", still])
+    assert 190.0 < run.report["gpuSeconds"] < 290.0
+    assert run.report["nodes"][0]["outcome"] == "Drained"
+
+
 def test_a_karpenter_that_does_not_begin_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KARPENTER_PATIENCE_S", 1.0)
     join(world, "n1", "i-0000000a")
