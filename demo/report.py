@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from demo import spot
 from demo.timeline import Timeline
 
 Report = dict[str, Any]
@@ -47,7 +46,7 @@ def render(report: Report) -> str:
     lines += _drain(report.get("drain", {}))
     lines += _cost(report.get("cost"))
     lines += _leaks(report.get("leaks"))
-    lines += spot.lines_of(report.get("interruption"))
+    lines += _interruption(report.get("interruption"))
     for name, split in report.get("timelines", {}).items():
         lines += _timeline(name, split)
     if "peak_pss_mb" in report:
@@ -167,4 +166,19 @@ def _timeline(name: str, split: dict[str, Any]) -> list[str]:
         f"{split['ratio']:.2f}",
         f"  Airflow may take 2.5 s x {split['deferrals_on_path']} deferrals + 0.4 s x {split['tasks_on_path']} tasks "
         f"= {split['airflow_allowed_s']:.1f} s",
+    ]
+
+
+def _interruption(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [
+        "",
+        "interruption",
+        f"  {found['headline']}",
+        f"  node {found['node']} cordoned {found['cordoned_after_s']} s after the message, first eviction after "
+        f"{found['first_eviction_after_s']} s, empty after {found['empty_after_s']} s",
+        f"  {found['placement']}",
+        f"  the pool was whole and proven again {found['whole_again_after_s']} s after the message",
+        f"  pods lost with the machine: {len(found['lost']) or 'none'}",
     ]

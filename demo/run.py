@@ -197,7 +197,7 @@ class Scene:
         if first["state"] != "success":
             self.report["outcome"] = f"FAILED: the healthy lifecycle ended {first['state']}"
             return False
-        return spot.interrupt_and_follow(self, SHARED_POOL)
+        return spot.interrupt_and_follow(self, self.report, SHARED_POOL)
 
     def _run(self, until: str) -> dict[str, Any]:
         self.api.wait_for_dag(LIFECYCLE)

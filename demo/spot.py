@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from demo import workload
+from demo.api import AirflowApi
+from demo.control import Sandbox
+from demo.kubectl import Kubectl
 from demo.progress import Follower
+from demo.report import Report
+from demo.stack import Stack
 from demo.timeline import epoch
-
-if TYPE_CHECKING:
-    from demo.run import Scene
 
 CLUSTER = "demo"
 DRAIN, RESTORE = f"gpu_spot_drain.{CLUSTER}", f"gpu_restore.{CLUSTER}"
@@ -21,7 +23,16 @@ NOTICE_S = 120.0
 RUN_TIMEOUT_S = 600.0
 
 
-def interrupt_and_follow(scene: Scene, pool: str) -> bool:
+class Doors(Protocol):
+    """The ways into a running stack."""
+
+    stack: Stack
+    api: AirflowApi
+    kubectl: Kubectl
+    sandbox: Sandbox
+
+
+def interrupt_and_follow(scene: Doors, report: Report, pool: str) -> bool:
     """Interrupt a node of the pool on which a user's job runs, and follow both runs; the figures go into the report."""
     for dag_id in (DRAIN, RESTORE):
         scene.api.wait_for_dag(dag_id)
@@ -37,19 +48,19 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
     cordoned = await_cordon(scene, node) - sent
     drain = _follow(scene, DRAIN, await_run(scene, DRAIN, known))
     run_id = drain["dag_run_id"]
-    report = scene.api.xcom(DRAIN, run_id, "drain", "interruption") or {}
+    told = scene.api.xcom(DRAIN, run_id, "drain", "interruption") or {}
     placement = scene.api.xcom(DRAIN, run_id, "pods_placed", "placement") or {}
     restore = _follow(scene, RESTORE, f"interruption__{run_id}")
     lost = scene.sandbox.call("GET", "/lost")
     known_pods = {pod["metadata"]["name"] for pod in jobs}
     now = scene.kubectl.get("pods", "-n", workload.NAMESPACE)
     moved = [pod for pod in now if pod["metadata"]["name"] not in known_pods and pod["spec"].get("nodeName") != node]
-    asked = [pod["asked_at"] for pod in report.get("pods", []) if pod.get("asked_at")]
-    gone = [pod["gone_at"] for pod in report.get("pods", []) if pod.get("gone_at")]
-    scene.report["interruption"] = {
+    asked = [pod["asked_at"] for pod in told.get("pods", []) if pod.get("asked_at")]
+    gone = [pod["gone_at"] for pod in told.get("pods", []) if pod.get("gone_at")]
+    report["interruption"] = {
         "node": node,
         "instance": instance,
-        "headline": report.get("headline", "no report"),
+        "headline": told.get("headline", "no report"),
         "cordoned_after_s": round(cordoned, 2),
         "first_eviction_after_s": round(min(asked) - sent, 1) if asked else None,
         "empty_after_s": round(max(gone) - sent, 1) if gone else None,
@@ -59,7 +70,7 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
         "lost": lost,
     }
     passed = drain["state"] == restore["state"] == "success" and not lost and len(moved) == len(here)
-    scene.report["outcome"] = (
+    report["outcome"] = (
         f"{'as it should be' if passed else 'FAILED'}: the drain ended {drain['state']}, the restoration "
         f"{restore['state']}; {len(moved)} of {len(here)} pods of the job on that node run elsewhere; "
         f"{len(lost) if lost else 'no'} pod was lost with its machine"
@@ -67,7 +78,7 @@ def interrupt_and_follow(scene: Scene, pool: str) -> bool:
     return passed
 
 
-def await_watcher(scene: Scene, timeout: float = 120.0) -> None:
+def await_watcher(scene: Doors, timeout: float = 120.0) -> None:
     """Until the triggerer reads the queue: Airflow starts a watcher when its DAG is switched on and parsed again.
 
     :raises TimeoutError: it never did.
@@ -79,19 +90,19 @@ def await_watcher(scene: Scene, timeout: float = 120.0) -> None:
         time.sleep(0.5)
 
 
-def _watched(scene: Scene) -> bool:
+def _watched(scene: Doors) -> bool:
     with sqlite3.connect(f"file:{scene.stack.database}?mode=ro", uri=True, timeout=30) as database:
         rows = database.execute("select triggerer_id from trigger where classpath = ?", (TRIGGER,)).fetchall()
     return any(row[0] is not None for row in rows)
 
 
-def instance_of(scene: Scene, node: str) -> str:
+def instance_of(scene: Doors, node: str) -> str:
     """The EC2 instance id of a node."""
     (found,) = scene.kubectl.get("nodes", node)
     return str(found["spec"]["providerID"]).rpartition("/")[2]
 
 
-def await_cordon(scene: Scene, node: str, timeout: float = 30.0) -> float:
+def await_cordon(scene: Doors, node: str, timeout: float = 30.0) -> float:
     """Epoch seconds at which the node was seen unschedulable.
 
     :raises TimeoutError: it never was.
@@ -105,7 +116,7 @@ def await_cordon(scene: Scene, node: str, timeout: float = 30.0) -> float:
             raise TimeoutError(f"node {node} was not cordoned within {timeout:.0f} s")
 
 
-def runs_of(scene: Scene, dag_id: str) -> list[dict[str, Any]]:
+def runs_of(scene: Doors, dag_id: str) -> list[dict[str, Any]]:
     """The DAG's newest runs."""
     found: list[dict[str, Any]] = scene.api.call(
         "GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after", "limit": 50}
@@ -113,7 +124,7 @@ def runs_of(scene: Scene, dag_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def await_run(scene: Scene, dag_id: str, known: set[str], timeout: float = 60.0) -> str:
+def await_run(scene: Doors, dag_id: str, known: set[str], timeout: float = 60.0) -> str:
     """The id of a run that was not there before.
 
     :raises TimeoutError: none has begun.
@@ -128,22 +139,6 @@ def await_run(scene: Scene, dag_id: str, known: set[str], timeout: float = 60.0)
         time.sleep(0.3)
 
 
-def _follow(scene: Scene, dag_id: str, run_id: str) -> dict[str, Any]:
+def _follow(scene: Doors, dag_id: str, run_id: str) -> dict[str, Any]:
     print(f"\n{dag_id}: run {run_id}\n")
     return Follower(scene.api, scene.stack).follow(dag_id, run_id, RUN_TIMEOUT_S)
-
-
-def lines_of(found: dict[str, Any] | None) -> list[str]:
-    """The report's part for the terminal."""
-    if not found:
-        return []
-    return [
-        "",
-        "interruption",
-        f"  {found['headline']}",
-        f"  node {found['node']} cordoned {found['cordoned_after_s']} s after the message, first eviction after "
-        f"{found['first_eviction_after_s']} s, empty after {found['empty_after_s']} s",
-        f"  {found['placement']}",
-        f"  the pool was whole and proven again {found['whole_again_after_s']} s after the message",
-        f"  pods lost with the machine: {len(found['lost']) or 'none'}",
-    ]

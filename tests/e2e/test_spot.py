@@ -1,0 +1,88 @@
+"""Spot interruptions: marked at once, drained before the end, nothing lost, the successor proven."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from demo.spot import DRAIN, await_cordon
+from tests.e2e.fleet import CLUSTER, SHARED, Fleet
+from tests.e2e.interruptions import Interrupted, budget
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+READY, NOT_READY = f"gpu-fleet://{CLUSTER}/{SHARED}/ready", f"gpu-fleet://{CLUSTER}/{SHARED}/not-ready"
+#: Of a notice of 120 s so much is kept in reserve that a test need not wait for the end of it.
+EARLY = {"margin": "100s"}
+
+
+@pytest.fixture
+def spot(standing: Fleet) -> Iterator[Interrupted]:
+    """The package handles what Karpenter handles; the pools stand again afterwards."""
+    found = Interrupted(standing, EARLY)
+    try:
+        yield found
+    finally:
+        standing.repair()
+        standing.end_users_job()
+        # No test after this one reads the queue.
+        standing.write_cluster()
+        with contextlib.suppress(Exception):
+            standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+
+
+def test_an_interrupted_node_is_drained_and_its_pool_made_whole_again(spot: Interrupted) -> None:
+    fleet = spot.fleet
+    node, pods = spot.job()
+    ready, not_ready = len(fleet.events(READY)), len(fleet.events(NOT_READY))
+    spot.interrupt(spot.instance(node))
+    await_cordon(spot, node)
+    drain = spot.drained().succeeded()
+    report = spot.report(drain)
+    (row,) = report["nodes"]
+    assert (row["node"], row["kind"], row["outcome"]) == (node, "SpotInterruption", "Drained")
+    # Whoever evicted them, Karpenter or this run, the report names each pod.
+    assert pods <= {pod["name"] for pod in report["pods"]}
+    assert {pod["outcome"] for pod in report["pods"]} <= {"Evicted", "Gone", "Terminated", "Left"}
+    assert drain.xcom("pods_placed", "placement")["phase"] == "Ready"
+    assert not pods & spot.pods_on(node)
+    # Fewer nodes than wanted: not ready, until the successor is proven.
+    assert len(fleet.events(NOT_READY)) == not_ready + 1
+    spot.restored(drain).succeeded()
+    assert len(fleet.events(READY)) == ready + 1
+    assert spot.lost() == []
+
+
+def test_what_a_budget_holds_gets_its_own_grace_before_the_end(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    budget(spot.fleet, 0)
+    spot.interrupt(spot.instance(node))
+    drain = spot.drained().succeeded()
+    found = {pod["name"]: pod for pod in spot.report(drain)["pods"] if pod["name"] in pods}
+    assert {pod["outcome"] for pod in found.values()} == {"Forced"}
+    for pod in found.values():
+        assert "trainer" in pod["words"]
+        assert pod["gone_at"] < pod["deadline"]
+    assert spot.lost() == []
+    spot.restored(drain)
+
+
+def test_duplicates_strangers_and_nonsense_start_one_drain_and_lose_nothing(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    dead = len(spot.dead_letters())
+    spot.interrupt(malformed="truncated")
+    spot.interrupt(foreign=True)
+    spot.interrupt(spot.instance(node), times=10)
+    runs = spot.all_drained()
+    drained = [row["node"] for run in runs for row in spot.report(run)["nodes"]]
+    assert drained == [node]
+    assert all(run.state == "success" for run in runs)
+    assert len(spot.dead_letters()) > dead
+    assert {each["reason"] for each in spot.dead_letters()} == {"NotJson"}
+    assert not pods & spot.pods_on(node)
+    assert spot.lost() == []
+    for run in runs:
+        if spot.report(run)["nodes"]:
+            spot.restored(run)
