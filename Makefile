@@ -35,7 +35,7 @@ $(VENV)/.installed: requirements-dev.txt
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --system-certs --python $(BIN)/python --require-hashes requirements-dev.txt || { echo "installing the requirements failed: is there a network, and disk space?"; exit 1; }
 	@touch $@
 
-demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin, KEEP=1, KUBECONFIG_FILE=…)
+demo: setup ## the main job end to end on the embedded sandbox (FAULT=broken-plugin|spot-interruption, KEEP=1, KUBECONFIG_FILE=…)
 	@$(TOOLS) && $(BIN)/python -m demo run $(if $(FAULT),--fault $(FAULT)) $(if $(filter-out 0,$(KEEP)),--keep) $(BORROWED)
 
 demo-clean: setup ## remove what a demo that was killed left on the API server of KUBECONFIG_FILE

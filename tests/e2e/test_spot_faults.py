@@ -1,0 +1,152 @@
+"""Spot interruptions while Airflow, the API server or the queue are in trouble: nothing is lost, and all is told."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.processes import alive, session_pids, stop_group
+from demo.spot import DRAIN, await_cordon
+from tests.e2e.fleet import Fleet, Run, until
+from tests.e2e.interruptions import QUEUE, Interrupted
+from tests.e2e.killer import Killer, process_of, triggerer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(420)]
+
+
+@pytest.fixture
+def spot(standing: Fleet) -> Iterator[Interrupted]:
+    """The package evicts by itself: Karpenter has no queue."""
+    found = Interrupted(standing, {"handler": "gpu-fleet"}, karpenter={"interruptionQueue": None})
+    try:
+        yield found
+    finally:
+        standing.repair()
+        standing.end_users_job()
+        standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+        standing.write_cluster()
+
+
+def right(spot: Interrupted, drain: Run, node: str, pods: set[str]) -> None:
+    """The node was drained in time by one run, whose report has every pod, and nothing was lost."""
+    report = spot.report(drain.succeeded())
+    (row,) = report["nodes"]
+    assert row["node"] == node
+    assert row["outcome"] in ("Drained", "Forced", "Empty")
+    assert pods <= {pod["name"] for pod in report["pods"]}
+    assert not [pod for pod in report["pods"] if pod["outcome"] in ("Lost", "Waiting", "Asked")]
+    assert not pods & spot.pods_on(node)
+    assert spot.lost() == []
+
+
+def test_worker_killed_in_mid_drain(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    spot.interrupt(spot.instance(node))
+    run_id = str(until("a run of the drain", spot.new_runs, 60)[-1])
+    killer = Killer(spot.fleet, DRAIN, run_id, seed=1, only={"drain"}, hurry=0.3)
+    killer.start()
+    drain = spot.drained()
+    killer.join(30)
+    right(spot, drain, node, pods)
+
+
+def test_scheduler_down_for_a_minute(spot: Interrupted) -> None:
+    """First aid waits for no scheduler; the drain still ends in time."""
+    node, pods = spot.job()
+    pids = processes(spot, "scheduler")
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        sent = spot.interrupt(spot.instance(node))
+        await_cordon(spot, node)
+        time.sleep(max(0.0, sent + 60 - time.time()))
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    right(spot, spot.drained(), node, pods)
+
+
+def test_triggerer_killed_between_receiving_and_storing(spot: Interrupted) -> None:
+    """The message was not acknowledged: SQS delivers it again to the next triggerer."""
+    node, pods = spot.job()
+    pid = triggerer(spot.fleet)
+    command, environment = process_of(pid)
+    died = [pid, *(child for child in session_pids(pid) if child != pid)]
+    spot.interrupt(spot.instance(node))
+    time.sleep(random.uniform(0.0, 1.0))  # whatever it has done by then, the end is the same
+    for each in died:
+        os.kill(each, signal.SIGKILL)
+    until("the triggerer's end", lambda: not alive(died), 20)
+    with (spot.stack.build_dir / "triggerer.log").open("ab") as log:
+        fresh_one = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        right(spot, spot.drained(timeout=240), node, pods)
+    finally:
+        if not os.environ.get("E2E_KEEP"):
+            atexit.register(stop_group, fresh_one)
+
+
+def test_api_server_in_trouble_for_twenty_seconds(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    for rule in ({"status": 500}, {"status": 429, "retryAfter": 1}, {"cut": True}):
+        with spot.fleet.fault("request-faults", {"rules": [{"userAgent": "gpu-fleet", **rule}]}):
+            if "status" in rule and rule["status"] == 500:
+                spot.interrupt(spot.instance(node))
+            time.sleep(7)
+    right(spot, spot.drained(), node, pods)
+
+
+def test_queue_throttled(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    with spot.fleet.fault("sqs-throttled"):
+        spot.interrupt(spot.instance(node))
+        time.sleep(10)
+    right(spot, spot.drained(), node, pods)
+    until("the queue to be empty", lambda: spot.depth(QUEUE) == 0, 60)
+
+
+def test_dag_paused(spot: Interrupted) -> None:
+    """Airflow runs no watcher then: the message waits in the queue, and nothing is lost."""
+    node, pods = spot.job()
+    spot.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+    time.sleep(15)
+    spot.interrupt(spot.instance(node))
+    time.sleep(5)
+    assert spot.depth(QUEUE) == 1
+    spot.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": False})
+    right(spot, spot.drained(), node, pods)
+
+
+@pytest.mark.parametrize("skew", [-5, 5])
+def test_clocks_differ_and_messages_are_out_of_order(spot: Interrupted, skew: int) -> None:
+    node, pods = spot.job()
+    instance = spot.instance(node)
+    with spot.fleet.fault("events-shuffled", {"seconds": 30}):
+        spot.interrupt(instance, kind="rebalance", skew=skew)
+        spot.interrupt(instance, skew=skew, times=3)
+    runs = spot.all_drained()
+    acting = [run for run in runs if spot.report(run)["nodes"] and spot.report(run)["pods"]]
+    right(spot, acting[-1], node, pods)
+
+
+def processes(spot: Interrupted, word: str) -> list[int]:
+    """The pids of the processes of the stack's Airflow whose command has a word."""
+    leader = session_pids(triggerer(spot.fleet))
+    found = []
+    for pid in leader:
+        with contextlib.suppress(OSError):
+            if word in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0"):
+                found.append(pid)
+    return found
