@@ -57,10 +57,14 @@ def seeds(pods: Iterable[Mapping[str, Any]], node: str, deadline: float | None) 
 _SEEN = ("namespace", "name", "uid", "workload", "owner_uid", "gpus", "started_at", "grace")
 
 
-def displaced(records: Iterable[PodRecord], ended: Mapping[str, float]) -> list[dict[str, Any]]:
+def displaced(
+    records: Iterable[PodRecord], ended: Mapping[str, float], announced: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """The arguments of the gate ``pods_placed``: per controller the pods of it that are to come back.
 
     :param ended: UID to the epoch seconds at which the pod was asked to go, or was gone.
+    :param announced: node to the epoch seconds at which its interruption was announced: where others evict, successors
+        are created before this package knows that a pod is gone.
     """
     found: dict[str, dict[str, Any]] = {}
     for record in records:
@@ -75,11 +79,11 @@ def displaced(records: Iterable[PodRecord], ended: Mapping[str, float]) -> list[
                 "name": name,
                 "uid": record.owner_uid,
                 "evicted": [],
-                "since": ended[record.uid],
+                "since": min(ended[record.uid], announced.get(record.node, ended[record.uid])),
             },
         )
         entry["evicted"].append(record.uid)
-        entry["since"] = min(entry["since"], ended[record.uid])
+        entry["since"] = min(entry["since"], ended[record.uid], announced.get(record.node, ended[record.uid]))
     return [{**entry, "evicted": sorted(entry["evicted"])} for _, entry in sorted(found.items())]
 
 

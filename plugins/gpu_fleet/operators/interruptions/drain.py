@@ -218,7 +218,8 @@ class DrainInterruptedOperator(FleetOperator):
     ) -> dict[str, Any]:
         ti = context["ti"]
         ti.xcom_push(INTERRUPTION, report.to_json())
-        ti.xcom_push(DISPLACED, displaced(drained.records, _ended(drained.records)))
+        announced = {each.name: each.notice.at for each in mine}
+        ti.xcom_push(DISPLACED, displaced(drained.records, _ended(drained.records), announced))
         ti.xcom_push(PLANNED, [each.name for each in mine if each.way is Way.PLAN])
         level = self.log.warning if report.bad else self.log.info
         level("%s", report.headline())

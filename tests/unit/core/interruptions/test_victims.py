@@ -24,11 +24,19 @@ def test_pods_that_ended_are_expected_again_by_controller() -> None:
         record("static", "Node/n1"),
     ]
     ended = {"a": 1100.0, "b": 1090.0, "c": 1080.0, "bare": 1.0, "agent": 1.0, "static": 1.0}
-    assert displaced(records, ended) == [
+    assert displaced(records, ended, {}) == [
         {"namespace": "ml", "kind": "Job", "name": "train", "uid": "uid-Job/train", "evicted": ["c"], "since": 1080.0},
         {"namespace": "ml", "kind": "ReplicaSet", "name": "serve", "uid": "uid-ReplicaSet/serve"}
         | {"evicted": ["a", "b"], "since": 1090.0},
     ]
+
+
+def test_successors_count_from_the_announcement_on() -> None:
+    """Karpenter evicts, and a controller creates the successor, before a run of ours has begun."""
+    (found,) = displaced([record("a", "Job/x")], {"a": 1002.5}, {"n1": 1000.0, "n2": 5.0})
+    assert found["since"] == 1000.0
+    (found,) = displaced([record("a", "Job/x")], {"a": 999.0}, {"n1": 1000.0})
+    assert found["since"] == 999.0
 
 
 def test_what_is_lost_at_most_is_the_gpu_time_of_those_that_ended() -> None:
