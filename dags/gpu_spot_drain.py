@@ -11,6 +11,7 @@ already cordoned and marked (by the trigger that read the message).
 2. **publish_lost**: pools that have less than they promised are not ready; **restore_pools** starts a run of
    `gpu_restore`, which requests what is missing, proves it, and publishes the pool as ready again.
 3. **pods_placed**: waits until the evicted pods run elsewhere, and says what the scheduler says if they do not.
+4. **nothing_lost**: fails, and so does the run, if a pod ended with its instance.
 
 The report (link *Report* of each task) names every node and pod, what happened when, and where the pods went. A run
 that a person starts drains what is marked and not handled. No run waits for the cluster lock, and several may be under

@@ -11,6 +11,7 @@ from gpu_fleet.operators.interruptions.drain import DrainInterruptedOperator
 from gpu_fleet.operators.interruptions.placed import AwaitPlacementOperator
 from gpu_fleet.operators.interruptions.publish import PublishLostOperator
 from gpu_fleet.operators.interruptions.restore import RestorePoolsOperator
+from gpu_fleet.operators.interruptions.verdict import NothingLostOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def after_interruption(spec: ClusterSpec) -> Phase:
         task_id="restore_pools", trigger_dag_id=f"gpu_restore.{spec.name}", trigger_rule=TriggerRule.ALL_SUCCESS
     )
     placed = AwaitPlacementOperator(task_id="pods_placed")
+    lost = NothingLostOperator(task_id="nothing_lost")
     publish >> restore
-    tasks: list[Any] = [publish, restore, placed]
-    return Phase(heads=[publish, placed], tails=[restore, placed], tasks=tasks)
+    tasks: list[Any] = [publish, restore, placed, lost]
+    return Phase(heads=[publish, placed, lost], tails=[restore, placed, lost], tasks=tasks)

@@ -18,6 +18,19 @@ INTERRUPTIONS = Section(
             "Look for capacity: `kubectl describe` one of the pods, and the events of Karpenter.",
         ),
         Reason(
+            "PodsLost",
+            _PERSON,
+            "pods still ran when their instance ended: what they had not saved is lost",
+            "Look in the report for what kept them: a PodDisruptionBudget, a grace period longer than the notice, a "
+            "message that came late, an API server that did not answer.",
+        ),
+        Reason(
+            "PodsUnseen",
+            _PERSON,
+            "the pods of an interrupted node could not be listed before its instance ended",
+            "Look in the log of the task `drain` for what the API server answered.",
+        ),
+        Reason(
             "DeleteFailed",
             Effect.RETRIED,
             "SQS did not delete messages that are done with; they come again, which is harmless",
