@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Other people's modules: they change only when the image does.
 LIBRARIES = (
+    "aiohttp",
     "boto3",
     "botocore.signers",
     "pydantic",
