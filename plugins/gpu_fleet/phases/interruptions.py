@@ -13,6 +13,7 @@ from gpu_fleet.operators.interruptions.publish import PublishLostOperator
 from gpu_fleet.operators.interruptions.restore import RestorePoolsOperator
 from gpu_fleet.operators.interruptions.verdict import NothingLostOperator
 from gpu_fleet.phases.common import Phase
+from gpu_fleet.triggers.interruptions import interruptions_asset
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 def drain_interrupted(spec: ClusterSpec) -> Phase:
     """The drain, which waits for no other task."""
-    return Phase.of(DrainInterruptedOperator(task_id=DRAIN_TASK_ID, cluster=spec.name))
+    asset = interruptions_asset(spec)
+    return Phase.of(
+        DrainInterruptedOperator(task_id=DRAIN_TASK_ID, cluster=spec.name, inlets=[asset] if asset is not None else [])
+    )
 
 
 def after_interruption(spec: ClusterSpec) -> Phase:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import FirstAid, Mark, first_aid, outranks
-from gpu_fleet.core.interruptions.messages import Notice
+from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.interruptions.nodes import OurNode, instance_of, our_node
 from gpu_fleet.core.interruptions.ways import Decision, Way, decide
 from gpu_fleet.core.kubernetes.names import ANNOTATION_HANDLED
@@ -83,13 +83,35 @@ class NodePlan:
 
 
 @dataclass(frozen=True)
+class Departed:
+    """A node that the trigger saw, and that is gone already: somebody was faster, Karpenter or the end itself.
+
+    :ivar in_time: the instance's end has not come yet, so its node was removed after it had been drained: Karpenter
+        removes a Node when its pods are gone, the cloud's node lifecycle when its instance is.
+    """
+
+    case: Case
+    in_time: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.case.node)
+
+    @property
+    def notice(self) -> Notice:
+        return self.case.notice
+
+
+@dataclass(frozen=True)
 class Plan:
     """
+    :ivar departed: nodes that are gone, and that no earlier run has reported.
     :ivar elsewhere: node -> the run that drains it, or has.
     :ivar unknown: instance id -> why there is nothing to drain.
     """
 
     nodes: tuple[NodePlan, ...] = ()
+    departed: tuple[Departed, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,6 +129,7 @@ def plan_nodes(
     run: str,
     now: float,
     is_over: Callable[[str], bool],
+    reported: Callable[[], Mapping[str, str]] = dict,
 ) -> Plan:
     """What a run does about each interrupted node.
 
@@ -115,6 +138,7 @@ def plan_nodes(
     :param cases: of the events that started the run, by instance.
     :param now: epoch seconds.
     :param is_over: whether a run, by its name, has ended without finishing its nodes; asked only of other runs.
+    :param reported: what earlier runs have handled, cause to run; asked only about nodes that are gone.
     """
     claims = list(claims)
     by_node = {str((claim.get("status") or {}).get("nodeName") or ""): claim for claim in claims}
@@ -137,7 +161,18 @@ def plan_nodes(
         if decision.way is Way.ENDING and ours.leaving:
             decision = Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
         plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
-    return Plan(tuple(plans), elsewhere, _unknown(cases, here, claims))
+    missing = {instance: case for instance, case in cases.items() if instance not in here}
+    departed = []
+    gone = [case for case in missing.values() if case.node and case.notice.kind is not Kind.REBALANCE]
+    known_by = reported() if gone else {}
+    for case in gone:
+        del missing[case.notice.instance]
+        if (by := known_by.get(cause_of(case.notice))) is not None and by != run:
+            elsewhere[str(case.node)] = by
+        else:
+            end = case.notice.deadline
+            departed.append(Departed(case, in_time=end is None or now < end))
+    return Plan(tuple(plans), tuple(departed), elsewhere, _unknown(missing, claims))
 
 
 def _notice(node: Object, ours: OurNode, cases: Mapping[str, Case], now: float) -> tuple[Notice | None, float]:
@@ -149,12 +184,10 @@ def _notice(node: Object, ours: OurNode, cases: Mapping[str, Case], now: float) 
     return (mark.notice, mark.seen) if mark is not None and marked else (None, 0.0)
 
 
-def _unknown(cases: Mapping[str, Case], here: set[str], claims: Iterable[Object]) -> dict[str, str]:
+def _unknown(cases: Mapping[str, Case], claims: Iterable[Object]) -> dict[str, str]:
     launching = {instance_of(claim): str(claim["metadata"]["name"]) for claim in claims}
     found = {}
     for instance, case in cases.items():
-        if instance in here:
-            continue
         if instance in launching:
             found[instance] = f"NodeClaim {launching[instance]} has no node yet: nothing runs there"
         else:

@@ -52,8 +52,9 @@ def look(
     run: str,
     now: float,
     is_over: Callable[[str], bool],
+    reported: Callable[[], Mapping[str, str]] = dict,
 ) -> Plan:
-    """What this run does about each interrupted node."""
+    """What this run does about each interrupted node; see :func:`plan_nodes`."""
     scope = Scope(spec.pool_names, spec.interruptions.node_groups)
     nodes = {
         node["metadata"]["uid"]: node for each in scope.selectors() for node in kube.list(NODE, label_selector=each)
@@ -62,7 +63,7 @@ def look(
         claims = kube.list(NODE_CLAIM, label_selector=scope.claim_selector())
     except NotFound:  # Karpenter is not installed: there are node groups alone.
         claims = []
-    return plan_nodes(nodes.values(), claims, cases, spec, run=run, now=now, is_over=is_over)
+    return plan_nodes(nodes.values(), claims, cases, spec, run=run, now=now, is_over=is_over, reported=reported)
 
 
 def claim(kube: KubeClient, plans: Iterable[NodePlan], run: str) -> tuple[list[NodePlan], dict[str, str]]:

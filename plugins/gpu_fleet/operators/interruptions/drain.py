@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.drain.actions import Limits
@@ -11,22 +12,24 @@ from gpu_fleet.core.drain.records import Outcome, PodRecord
 from gpu_fleet.core.drain.rules import DrainRules
 from gpu_fleet.core.errors import GpuFleetError, NotFound
 from gpu_fleet.core.interruptions.event import Case, Payload, by_instance
-from gpu_fleet.core.interruptions.handling import NodePlan, Plan
+from gpu_fleet.core.interruptions.handling import NodePlan, Plan, cause_of
 from gpu_fleet.core.interruptions.marks import Mark
-from gpu_fleet.core.interruptions.report import InterruptionReport, outcome_of
+from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds, seeds
 from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
 from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
 from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, attempt, run_name
 from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
+from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes
+from gpu_fleet.operators.interruptions.rows import departed_row, ended_of, node_row, records_of, usd_of
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.packing import pack, unpack
 from gpu_fleet.operators.spec import FROZEN, freeze
 
 if TYPE_CHECKING:
-    from gpu_fleet.core.spec import ClusterSpec
+    pass
 
 #: XCom keys: the report, and the arguments of the gate ``pods_placed``.
 INTERRUPTION, DISPLACED = "interruption", "displaced"
@@ -91,16 +94,30 @@ class DrainInterruptedOperator(FleetOperator):
             self.log.info("node %s (%s): %s: %s", each.name, each.notice.kind.value, each.way.value, each.decision.why)
         problems += self._signal(each for each in mine if each.way is Way.SIGNAL)
         drained = self._drain(context, mine, cases)
+        records = [*drained.records, *(record for gone in plan.departed for record in records_of(gone, began))]
+        drained = replace(drained, records=records)
         # Before the removal, which may take a moment per node: what is lost must be known also if this task is killed.
         removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if each.way in (Way.DRAIN, Way.WATCH)))
         problems += [f"{name}: {why}" for name, why in finish(self.kube, mine, run).items()]
+        causes = [
+            cause_of(notice) for notice in (*(each.notice for each in mine), *(one.notice for one in plan.departed))
+        ]
+        remember(context, self.cluster, causes, run)
         report = self._report(plan, mine, others, drained, removed, payloads, problems, began)
         return self._tell(context, report, mine, drained)
 
     # --- steps -------------------------------------------------------------------------------------------------
 
     def _look(self, context: Mapping[str, Any], cases: Mapping[str, Case], run: str) -> Plan:
-        return look(self.kube, self.spec, cases, run=run, now=self.kube.now(), is_over=RunsOver(context))
+        return look(
+            self.kube,
+            self.spec,
+            cases,
+            run=run,
+            now=self.kube.now(),
+            is_over=RunsOver(context),
+            reported=lambda: handled(context, self.cluster),
+        )
 
     def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan], cases: Mapping[str, Case]) -> Drained:
         from gpu_fleet.operators.draining.drain import drain_nodes
@@ -197,20 +214,23 @@ class DrainInterruptedOperator(FleetOperator):
         for payload in payloads:
             for cause, count in payload.skipped.items():
                 skipped[cause] = skipped.get(cause, 0) + count
-        unfinished = _ended(records)
-        seconds = gpu_seconds(records, unfinished)
+        over = ended_of(records)
+        seconds = gpu_seconds(records, over)
         return InterruptionReport(
             cluster=self.spec.name,
             began=began,
             ended=self.kube.now(),
-            nodes=[_row(each, records, drained.unseen, removed) for each in mine],
+            nodes=[
+                *(node_row(each, records, drained.unseen, removed) for each in mine),
+                *(departed_row(each, began) for each in plan.departed),
+            ],
             pods=[record.to_json() for record in records],
             elsewhere={**plan.elsewhere, **others},
             unknown=plan.unknown,
             skipped=skipped,
             problems=problems,
             gpu_seconds=seconds,
-            usd=_usd(self.spec, mine, records, unfinished),
+            usd=usd_of(self.spec, mine, records, over),
         )
 
     def _tell(
@@ -218,8 +238,8 @@ class DrainInterruptedOperator(FleetOperator):
     ) -> dict[str, Any]:
         ti = context["ti"]
         ti.xcom_push(INTERRUPTION, report.to_json())
-        announced = {each.name: each.notice.at for each in mine}
-        ti.xcom_push(DISPLACED, displaced(drained.records, _ended(drained.records), announced))
+        announced = {str(node["node"]): float(node["at"]) for node in report.nodes}
+        ti.xcom_push(DISPLACED, displaced(drained.records, ended_of(drained.records), announced))
         ti.xcom_push(PLANNED, [each.name for each in mine if each.way is Way.PLAN])
         level = self.log.warning if report.bad else self.log.info
         level("%s", report.headline())
@@ -257,55 +277,3 @@ def _payloads(context: Mapping[str, Any]) -> tuple[list[Payload], list[str]]:
             except (ValueError, KeyError, TypeError) as error:
                 problems.append(f"an event that cannot be read: {error}")
     return found, problems
-
-
-def _ended(records: Iterable[PodRecord]) -> dict[str, float]:
-    """UID to when the pod stopped working, of those that ended by the interruption before they had finished."""
-    return {
-        record.uid: record.asked_at or record.gone_at or 0.0
-        for record in records
-        if record.outcome not in (Outcome.LEFT, Outcome.WAITING) and (record.asked_at or record.gone_at)
-    }
-
-
-def _row(
-    plan: NodePlan, records: Iterable[PodRecord], unseen: Mapping[str, str], removed: Mapping[str, str]
-) -> dict[str, Any]:
-    mine = [record for record in records if record.node == plan.name]
-    acted = plan.way in (Way.DRAIN, Way.WATCH, Way.ENDING)
-    gone = [record.gone_at for record in mine if record.gone_at is not None]
-    still = [record for record in mine if record.gone_at is None and record.outcome is not Outcome.LEFT]
-    return {
-        **plan.node.to_json(),
-        "kind": plan.notice.kind.value,
-        "at": plan.notice.at,
-        "seen": plan.seen,
-        "deadline": plan.notice.deadline,
-        "action": plan.notice.action,
-        "way": plan.way.value,
-        "why": plan.decision.why,
-        "outcome": outcome_of([record.to_json() for record in mine], acted=acted, unseen=unseen.get(plan.name, "")),
-        "emptiedAt": max(gone) if gone and not still else None,
-        "removed": removed.get(plan.name, ""),
-    }
-
-
-def _usd(
-    spec: ClusterSpec, mine: Iterable[NodePlan], records: Iterable[PodRecord], ended: Mapping[str, float]
-) -> float | None:
-    """What the lost GPU time costs at list prices; ``None`` if a price or a node's GPUs are unknown."""
-    from gpu_fleet.hooks.files.prices import load_prices
-
-    prices = load_prices(spec.region)
-    nodes = {plan.name: plan.node for plan in mine}
-    total = 0.0
-    for record in records:
-        seconds = gpu_seconds([record], ended)
-        node = nodes.get(record.node)
-        if not seconds or node is None:
-            continue
-        hourly = prices.hourly.get(node.instance_type)
-        if hourly is None or not node.gpus:
-            return None
-        total += seconds / 3600 * hourly / node.gpus
-    return total

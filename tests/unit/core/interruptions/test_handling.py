@@ -122,6 +122,40 @@ def test_an_instance_without_a_node_is_named_with_why_nothing_is_drained() -> No
     assert "gone, or of another cluster" in found.unknown["i-0000000d"]
 
 
+def gone(notice: Notice = SPOT, now: float = 1005.0, reported: dict[str, str] | None = None) -> Plan:
+    case = Case(notice, node="ip-a", node_uid="u-a", pool=POOL, marked=True, cordoned=True)
+    return plan_nodes(
+        [],
+        [],
+        {"i-0000000a": case},
+        demo_spec(),
+        run=RUN,
+        now=now,
+        is_over=lambda _: False,
+        reported=lambda: reported or {},
+    )
+
+
+def test_a_node_that_karpenter_has_removed_before_the_run_began_is_reported() -> None:
+    (departed,) = gone().departed
+    assert (departed.name, departed.in_time) == ("ip-a", True)
+
+
+def test_of_a_node_that_is_gone_after_its_end_nobody_knows_whether_it_was_drained() -> None:
+    (departed,) = gone(now=1121.0).departed
+    assert not departed.in_time
+
+
+def test_a_copy_of_a_message_about_a_node_that_is_gone_is_reported_once() -> None:
+    assert gone(reported={cause_of(SPOT): OTHER}).elsewhere == {"ip-a": OTHER}
+    assert len(gone(reported={cause_of(SPOT): RUN}).departed) == 1
+    assert len(gone(reported={cause_of(REBALANCE): OTHER}).departed) == 1
+
+
+def test_nothing_is_said_of_a_node_that_only_might_have_been_interrupted() -> None:
+    assert gone(REBALANCE).departed == ()
+
+
 def test_a_node_that_is_removed_already_is_not_drained_for_the_end_of_its_instance() -> None:
     ending = replace(SPOT, kind=Kind.TERMINATING, action="shutting-down")
     leaving = node(mark=ending)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 
 from gpu_fleet.core.interruptions.event import Case, Payload
 from gpu_fleet.core.interruptions.handling import Handled, cause_of
@@ -228,6 +229,48 @@ def test_pods_that_karpenter_evicted_before_the_run_began_are_in_the_report(worl
     assert displaced["evicted"] == sorted(["uid-gone", still])
     assert 190.0 < run.report["gpuSeconds"] < 290.0
     assert run.report["nodes"][0]["outcome"] == "Drained"
+
+
+def departed(world: World, store: StateStore, run_id: str = "r1", ago: float = 0.0) -> Run:
+    """A run for a node that the trigger saw, and that is gone."""
+    now = time.time() - ago
+    notice = Notice(Kind.SPOT, "i-0000000a", now, now + 120, "terminate", "e1")
+    pod = {"namespace": NAMESPACE, "name": "a", "uid": "uid-a", "workload": "Job/train", "owner_uid": "u-train"}
+    pods = ({**pod, "gpus": 1, "started_at": now - 50.0, "grace": 5.0},)
+    event = Event()
+    case = Case(notice, node="n1", node_uid="u1", claim="c1", pool=POOL, marked=True, cordoned=True, pods=pods)
+    event.extra = {"payload": Payload("demo", now, (case,)).to_json()}
+    run = Run(world, event, run_id=run_id, **OURS)
+    asset = Asset(name="gpu-fleet://demo/interruptions", uri="gpu-fleet://demo/interruptions")
+    run.context["asset_state_store"] = {asset: store}
+    return run
+
+
+def test_a_node_that_was_gone_before_the_run_began_is_reported_and_its_pool_restored(world: World) -> None:
+    run = departed(world, StateStore())
+    result = run()
+    assert result["pools"] == {POOL: ["n1"]}
+    (node,) = run.report["nodes"]
+    assert (node["node"], node["outcome"], node["pool"]) == ("n1", "Drained", POOL)
+    assert run.outcomes() == {"a": "Gone"}
+    (displaced,) = run.ti.xcoms[DISPLACED]
+    assert (displaced["name"], displaced["since"]) == ("train", node["at"])
+
+
+def test_a_second_message_about_a_node_that_is_gone_changes_nothing(world: World) -> None:
+    store = StateStore()
+    first = departed(world, store)
+    first()
+    second = departed(world, store, "r2")
+    second.context["triggering_asset_events"] = first.context["triggering_asset_events"]
+    assert second()["pools"] == {}
+    assert second.report["elsewhere"] == {"n1": f"{DAG_ID}/r1"}
+
+
+def test_a_node_that_is_gone_after_its_end_is_no_success(world: World) -> None:
+    run = departed(world, StateStore(), ago=300.0)
+    run()
+    assert run.report["nodes"][0]["outcome"] == "Unseen"
 
 
 def test_a_karpenter_that_does_not_begin_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
