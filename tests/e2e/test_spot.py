@@ -55,6 +55,7 @@ def test_an_interrupted_node_is_drained_and_its_pool_made_whole_again(spot: Inte
     assert spot.lost() == []
 
 
+@pytest.mark.full
 def test_what_a_budget_holds_gets_its_own_grace_before_the_end(spot: Interrupted) -> None:
     node, pods = spot.job()
     budget(spot.fleet, 0)
@@ -69,6 +70,7 @@ def test_what_a_budget_holds_gets_its_own_grace_before_the_end(spot: Interrupted
     spot.restored(drain)
 
 
+@pytest.mark.full
 def test_duplicates_strangers_and_nonsense_start_one_drain_and_lose_nothing(spot: Interrupted) -> None:
     node, pods = spot.job()
     dead = len(spot.dead_letters())
