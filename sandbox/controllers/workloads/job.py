@@ -2,7 +2,7 @@
 
 Source: kubernetes/kubernetes ``pkg/controller/job/job_controller.go`` and ``pkg/controller/ttlafterfinished``.
 Pods carry the finalizer ``batch.kubernetes.io/job-tracking`` until they are counted, so that none is lost or counted
-twice. Not simulated: indexed completion, pod failure policies, success policies.
+twice. Not simulated: indexed completion, success policies.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sandbox.controllers.objects import (
     seconds,
     with_condition,
 )
+from sandbox.controllers.workloads.failurepolicy import counts, fails_job
 from sandbox.controllers.workloads.podcontrol import PodOwner
 from sandbox.kube.informers import Change
 from sandbox.kube.resources import ApiError
@@ -103,7 +104,10 @@ class JobController(PodOwner):
         return [
             pod
             for pod in self.pods_of(job)
-            if is_finished(pod) and TRACKING in (meta(pod).get("finalizers") or []) and meta(pod)["uid"] not in noted
+            if is_finished(pod)
+            and TRACKING in (meta(pod).get("finalizers") or [])
+            and meta(pod)["uid"] not in noted
+            and counts(job, pod)
         ]
 
     async def _release(self, pod: Object) -> None:
@@ -142,6 +146,8 @@ class JobController(PodOwner):
     def _ending(self, job: Object) -> tuple[str, str, str] | None:
         """``(condition, reason, message)`` if the Job is to end now."""
         spec, status = job["spec"], job.get("status") or {}
+        if message := next((why for pod in self.pods_of(job) if (why := fails_job(job, pod))), None):
+            return "Failed", "PodFailurePolicy", message
         limit = spec.get("backoffLimit", 6)
         failed = status.get("failed", 0)
         if spec["template"]["spec"].get("restartPolicy") == "OnFailure":
@@ -182,15 +188,21 @@ class JobController(PodOwner):
             wanted = min(parallelism, spec["completions"] - succeeded)
         else:
             wanted = len(active) if succeeded else parallelism
+        if spec.get("podReplacementPolicy") == "Failed":
+            wanted_new = (
+                wanted - len(active) - sum(is_deleting(pod) and not is_finished(pod) for pod in self.pods_of(job))
+            )
+        else:
+            wanted_new = wanted - len(active)
         failure: ApiError | None = None
         if len(active) > wanted:
             await self.delete_pods(job, sorted(active, key=is_ready)[: len(active) - wanted])
-        elif len(active) < wanted:
+        elif wanted_new > 0:
             wait = self._backoff(job)
             if wait > 0:
                 self.queue.add_after((meta(job)["namespace"], meta(job)["name"]), wait)
             else:
-                failure = await self.create_pods(job, [_job_pod(job) for _ in range(wanted - len(active))])
+                failure = await self.create_pods(job, [_job_pod(job) for _ in range(wanted_new)])
         await self._write_counts(job, status)
         if failure is not None:
             raise failure

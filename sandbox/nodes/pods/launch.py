@@ -137,7 +137,8 @@ async def _execute(start: Start) -> Process:
         if not link.exists() and "cuda-sample" in container["image"]:
             link.symlink_to(BIN / "vectorAdd")
     start.termination_log.touch()
-    paths = await write_volumes(host.kube, start.pod, container, start.folder / "volumes")
+    claims = host.context.folder / "claims"
+    paths = await write_volumes(host.kube, start.pod, container, start.folder / "volumes", claims)
     paths |= {
         container.get("terminationMessagePath") or TERMINATION_LOG: str(start.termination_log),
         SAMPLES: str(samples),

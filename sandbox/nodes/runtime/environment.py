@@ -106,6 +106,12 @@ async def missing_volume(kube: Kube, pod: Object) -> str | None:
     """The kubelet's complaint about the first volume that cannot be mounted, or None."""
     namespace = pod["metadata"]["namespace"]
     for volume in pod["spec"].get("volumes") or []:
+        if claim := (volume.get("persistentVolumeClaim") or {}).get("claimName"):
+            if await kube.find("PersistentVolumeClaim", claim, namespace) is None:
+                # pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go
+                missing = f'failed to fetch PVC from API server: persistentvolumeclaims "{claim}" not found'
+                return f"Unable to attach or mount volumes: error processing PVC {namespace}/{claim}: {missing}"
+            continue
         for field, kind, key in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):
             source = volume.get(field)
             if source is None or source.get("optional"):
@@ -116,9 +122,11 @@ async def missing_volume(kube: Kube, pod: Object) -> str | None:
     return None
 
 
-async def write_volumes(kube: Kube, pod: Object, container: Object, folder: Path) -> dict[str, str]:
+async def write_volumes(kube: Kube, pod: Object, container: Object, folder: Path, claims: Path) -> dict[str, str]:
     """Lay the container's ConfigMap, Secret and emptyDir volumes out under ``folder``.
 
+    :param claims: of PersistentVolumeClaims: a folder for each, which the pods of all nodes share and which outlives
+        them, as that of a shared file system does.
     :return: private path by the path that the container knows.
     """
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
@@ -136,6 +144,9 @@ async def write_volumes(kube: Kube, pod: Object, container: Object, folder: Path
                 (target / key).write_text(value)
                 (target / key).chmod(0o755 if kind == "ConfigMap" else 0o600)
         elif "emptyDir" in volume:
+            target.mkdir(parents=True, exist_ok=True)
+        elif "persistentVolumeClaim" in volume:
+            target = claims / namespace / volume["persistentVolumeClaim"]["claimName"]
             target.mkdir(parents=True, exist_ok=True)
         else:
             continue
