@@ -13,7 +13,8 @@ from gpu_fleet.core.pools.assets import Topic, uri
 from gpu_fleet.hooks.files.clusters import load_cluster
 from tests.dags.conftest import ROOT, Parse
 
-FILES = sorted((ROOT / "examples" / "dags").glob("*.py"))
+FOLDER = ROOT / "examples" / "dags"
+FILES = sorted(FOLDER.glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +24,29 @@ def examples(parse: Parse) -> dict[str, Any]:
 
 def test_the_examples_load(examples: dict[str, Any]) -> None:
     assert examples["errors"] == {}
-    assert sorted(examples["dags"]) == [path.stem for path in FILES] == ["train_on_request", "train_when_ready"]
+    names = ["checkpointed_training", "train_on_request", "train_when_ready"]
+    assert sorted(examples["dags"]) == [path.stem for path in FILES] == names
     assert all(len(dag["doc"]) > 300 for dag in examples["dags"].values())
 
 
-def test_training_is_scheduled_on_the_change_to_ready_alone(examples: dict[str, Any]) -> None:
-    dag = examples["dags"]["train_when_ready"]
-    schedule = json.dumps(dag["serialized"]["dag"]["timetable"])
+@pytest.mark.parametrize("dag_id", ["train_when_ready", "checkpointed_training"])
+def test_training_is_scheduled_on_the_change_to_ready_alone(examples: dict[str, Any], dag_id: str) -> None:
+    schedule = json.dumps(examples["dags"][dag_id]["serialized"]["dag"]["timetable"])
     assert uri("demo", "shared-a10g", Topic.READY) in schedule
     assert str(Topic.VALIDATED) not in schedule
-    assert dag["tasks"]["train"]["upstream"] == ["check_still_valid"]
+
+
+def test_what_follows_what(examples: dict[str, Any]) -> None:
+    assert examples["dags"]["train_when_ready"]["tasks"]["train"]["upstream"] == ["check_still_valid"]
+    assert examples["dags"]["checkpointed_training"]["tasks"]["await_job"]["upstream"] == ["start_job"]
+    # A second run would follow the Job of the first; there is no use in that.
+    assert examples["dags"]["checkpointed_training"]["max_active_runs"] == 1
+
+
+def test_a_job_is_watched_without_a_worker(examples: dict[str, Any]) -> None:
+    dag = examples["dags"]["checkpointed_training"]
+    serialized = {task["__var"]["task_id"]: task["__var"] for task in dag["serialized"]["dag"]["tasks"]}
+    assert serialized["await_job"]["reschedule"] is True
 
 
 def test_capacity_is_asked_for_before_training(examples: dict[str, Any], fleet: dict[str, Any]) -> None:
@@ -72,7 +86,7 @@ def answers() -> dict[str, str]:
     code = f"""
 import json, runpy, types
 from airflow.sdk.exceptions import AirflowSkipException
-found = runpy.run_path({str(FILES[1])!r})
+found = runpy.run_path({str(FOLDER / "train_when_ready.py")!r})
 answers = {{}}
 for name, extra in { ({name: extra for name, (extra, _) in PROOFS.items()})!r}.items():
     events = [] if extra is None else [types.SimpleNamespace(timestamp=1, extra=extra)]
