@@ -48,8 +48,8 @@ class Interruptions(SpecModel):
     queue: QueueName | None = Field(
         default=None,
         description="Name of the SQS queue of this package (not Karpenter's, which must have one reader alone), as "
-        "include/cloudformation/interruptions.yaml creates it. null: no message is read, and there is no DAG "
-        "gpu_spot_drain for the cluster.",
+        "include/cloudformation/interruptions.yaml creates it. null: no message is read, and nothing starts "
+        "gpu_spot_drain.",
     )
     handler: Literal["karpenter", "gpu-fleet"] | None = Field(
         default=None,
