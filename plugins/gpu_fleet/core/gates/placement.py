@@ -43,10 +43,14 @@ def judge_placed(snapshot: Snapshot, args: Args) -> Verdict:
         running = sum(len(each["running"]) for each in found)
         gone = sum(each["notWanted"] for each in found)
         more = f"; {gone} no longer wanted" if gone else ""
-        return ready("PodsPlaced", f"{running} pods that replace evicted ones are ready{more}", **data)
+        return ready("PodsPlaced", f"{_pods(running)} ready in place of evicted ones{more}", **data)
     names = [f"{each['workload']}: {each['why']}" for each in waiting]
     count = sum(len(each["pending"]) + each["missing"] for each in waiting)
-    return progressing("PodsPending", f"{count} pods have no place yet: {shorten(names)}", **data)
+    return progressing("PodsPending", f"{_pods(count)} without a place yet: {shorten(names)}", **data)
+
+
+def _pods(count: int) -> str:
+    return f"{count} pod{'' if count == 1 else 's'}"
 
 
 def _of(workload: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], now: float) -> dict[str, Any]:
