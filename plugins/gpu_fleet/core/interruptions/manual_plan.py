@@ -119,7 +119,7 @@ class ManualPlan:
         if held:
             words += f", {len(held)} of them held by PodDisruptionBudgets now"
         if self.users_gpu_pods:
-            words += f"; {_count(len(self.users_gpu_pods), 'pod')} of users hold GPUs"
+            words += f"; users' pods with GPUs: {len(self.users_gpu_pods)}"
         if self.drain.refuse:
             words += f"; refused, because {_count(len(self.drain.refuse), 'pod')} must not be evicted"
         return words
