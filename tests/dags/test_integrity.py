@@ -113,6 +113,7 @@ DRAIN_GATED = [
     ("undo_cordons", {"remove"}),
     ("publish_lost", {"remove"}),
     ("pods_placed", {"drain"}),
+    ("nothing_lost", {"drain"}),
     # The new nodes stay protected until the drain is over.
     *[(f"replacement.pool_{pool}.clean_up", {"drain", f"replacement.pool_{pool}.{PROBE[pool]}"}) for pool in POOLS],
 ]

@@ -29,8 +29,8 @@ def drain_interrupted(spec: ClusterSpec) -> Phase:
 
 
 def after_interruption(spec: ClusterSpec) -> Phase:
-    """Side by side: a restoration of the pools that lost nodes is started, the evicted pods find a place, and drains are
-    started that need not be made at once.
+    """Side by side: a restoration of the pools that lost nodes is started, the evicted pods find a place, and drains
+    are started that need not be made at once.
 
     The same tasks whatever the cluster file says, because several runs may be under way when it is edited.
     """
