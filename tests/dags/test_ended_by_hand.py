@@ -148,6 +148,12 @@ SCENARIOS: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "revalidation, probes run": ("gpu_revalidate.demo", {of(SHARED, PROBE[SHARED]): "deferred"}, "failed"),
     "revalidation, nothing has a worker": ("gpu_revalidate.demo", {"preflight.acquire_turn": "queued"}, "failed"),
+    "drain by hand, replacements are waited for": (
+        "gpu_drain.demo",
+        {f"replacement.pool_{pool}.await_capacity": "deferred" for pool in POOLS},
+        "failed",
+    ),
+    "drain by hand, pods are evicted": ("gpu_drain.demo", {"drain": "running"}, "failed"),
     "teardown, approval is waited for": ("gpu_teardown.demo", {"teardown.approve": "awaiting_input"}, "failed"),
     "teardown, drain runs": ("gpu_teardown.demo", {f"teardown.drain_{SHARED}": "running"}, "failed"),
 }
@@ -181,11 +187,15 @@ GIVES_BACK = {
     "lifecycle": {*CLEAN_UP, "release_turn", "teardown.undo_freeze", "teardown.release_turn", "run_verdict"},
     "revalidation": {*CLEAN_UP, "release_turn", "run_verdict"},
     "teardown": {"teardown.undo_freeze", "teardown.release_turn", "run_verdict"},
+    "drain by hand": {
+        *(f"replacement.pool_{pool}.clean_up" for pool in POOLS),
+        *("undo_cordons", "release_turn", "run_verdict"),
+    },
 }
 
 
 def gives_back(name: str) -> set[str]:
-    return GIVES_BACK["teardown" if "drain" in name else name.split(",")[0]]
+    return GIVES_BACK["teardown" if "drain runs" in name else name.split(",")[0]]
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +249,9 @@ def test_the_turn_is_given_back_after_the_clean_up(ended: dict[str, Any], name: 
 def test_freeze_and_cordons_are_taken_back_in_the_clusters_turn(ended: dict[str, Any], name: str) -> None:
     ran = ended[name]["ran"]
     assert ran.index("teardown.undo_freeze") < ran.index("teardown.release_turn")
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if "undo_cordons" in gives_back(name)])
+def test_cordons_of_a_drain_by_hand_are_taken_back_in_the_clusters_turn(ended: dict[str, Any], name: str) -> None:
+    ran = ended[name]["ran"]
+    assert ran.index("undo_cordons") < ran.index("release_turn")

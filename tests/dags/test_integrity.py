@@ -11,6 +11,7 @@ import pytest
 from tests.dags.conftest import ROOT, Parse
 
 DEMO_DAGS = {
+    "gpu_drain.demo",
     "gpu_lifecycle.demo",
     "gpu_restore.demo",
     "gpu_revalidate.demo",
@@ -92,6 +93,83 @@ def test_an_interruption_is_drained_before_anything_else(fleet: dict[str, Any]) 
     assert ancestors(tasks, "pods_placed") == {"drain"}
 
 
+def test_planned_drains_are_started_beside_everything_else(fleet: dict[str, Any]) -> None:
+    tasks = fleet["dags"]["gpu_spot_drain.demo"]["tasks"]
+    for task_id in ("drain_planned", "drain_in_window"):
+        assert (tasks[task_id]["operator"], ancestors(tasks, task_id)) == ("StartDrainOperator", {"drain"})
+
+
+# --- drains by hand --------------------------------------------------------------------------------------------------
+DRAIN_GATED = [
+    ("plan", {"preflight.cluster_active"}),
+    ("approve", {"plan"}),
+    # Not before the approval: nobody is to wait for a person's answer.
+    ("acquire_turn", {"approve"}),
+    ("plan_again", {"acquire_turn"}),
+    ("cordon", {"plan_again"}),
+    *[(f"replacement.pool_{pool}.request_capacity", {"cordon"}) for pool in POOLS],
+    ("drain", {"cordon", *(f"replacement.pool_{pool}.{PROBE[pool]}" for pool in POOLS)}),
+    ("remove", {"drain"}),
+    ("undo_cordons", {"remove"}),
+    ("publish_lost", {"remove"}),
+    ("pods_placed", {"drain"}),
+    ("nothing_lost", {"drain"}),
+    # The new nodes stay protected until the drain is over.
+    *[(f"replacement.pool_{pool}.clean_up", {"drain", f"replacement.pool_{pool}.{PROBE[pool]}"}) for pool in POOLS],
+]
+
+
+@pytest.mark.parametrize(("task_id", "upstream"), DRAIN_GATED, ids=[task_id for task_id, _ in DRAIN_GATED])
+def test_relation_of_a_drain(fleet: dict[str, Any], task_id: str, upstream: set[str]) -> None:
+    assert set(fleet["dags"]["gpu_drain.demo"]["tasks"][task_id]["upstream"]) == upstream
+
+
+def test_a_drain_by_hand_changes_nothing_before_the_approval_and_the_lock(fleet: dict[str, Any]) -> None:
+    tasks = fleet["dags"]["gpu_drain.demo"]["tasks"]
+    for task_id, task in tasks.items():
+        if task["changes_cluster"]:
+            assert {"approve", "acquire_turn"} <= ancestors(tasks, task_id), task_id
+
+
+def test_pools_that_are_not_replaced_do_not_skip_the_drain(fleet: dict[str, Any]) -> None:
+    tasks = fleet["dags"]["gpu_drain.demo"]["tasks"]
+    assert tasks["drain"]["trigger_rule"] == "none_failed_min_one_success"
+    replacing = {task_id for task_id in tasks if task_id.startswith("replacement.")}
+    assert {task_id for task_id in replacing if not tasks[task_id]["skips_unselected_pools"]} == set()
+
+
+def test_the_lock_is_not_held_while_evicted_pods_look_for_a_place(fleet: dict[str, Any]) -> None:
+    tasks = fleet["dags"]["gpu_drain.demo"]["tasks"]
+    before = ancestors(tasks, "release_turn")
+    assert "pods_placed" not in before
+    assert {"drain", "remove", "undo_cordons", "publish_lost"} <= before
+    direct = set(tasks["release_turn"]["upstream"])
+    for task_id in before:
+        if len(tasks[task_id]["upstream"]) > 1:
+            assert set(tasks[task_id]["upstream"]) <= direct, task_id
+
+
+def test_the_params_of_a_drain_are_a_described_form(fleet: dict[str, Any]) -> None:
+    params = fleet["dags"]["gpu_drain.demo"]["params"]
+    assert set(params) == {
+        *(
+            "nodes",
+            "pools",
+            "zone",
+            "deadline",
+            "replaceFirst",
+            "remove",
+            "dryRun",
+            "evictBarePods",
+            "askFirst",
+            "reason",
+        )
+    }
+    assert params["pools"]["items"]["enum"] == list(POOLS)
+    assert (params["deadline"]["type"], params["deadline"]["minimum"]) == (["null", "integer"], 1)
+    assert all(param["description"] and param["title"] for param in params.values())
+
+
 def test_a_restoration_requests_and_proves_without_installing(fleet: dict[str, Any]) -> None:
     tasks = fleet["dags"]["gpu_restore.demo"]["tasks"]
     assert {task_id.partition(".")[0] for task_id in tasks} == {
@@ -105,6 +183,9 @@ def test_a_restoration_requests_and_proves_without_installing(fleet: dict[str, A
         assert not before & others
 
 
+APPROVALS = {"DrainApprovalOperator", "TeardownApprovalOperator"}
+
+
 # --- retries and deadlines -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dag_id", sorted(DEMO_DAGS))
 def test_every_task_is_retryable_and_bounded(fleet: dict[str, Any], dag_id: str) -> None:
@@ -112,7 +193,7 @@ def test_every_task_is_retryable_and_bounded(fleet: dict[str, Any], dag_id: str)
         assert task["retries"] >= 1, task_id
         assert task["retry_policy"], task_id
         # A person's answer is bounded by response_timeout instead.
-        assert task["execution_timeout"] or task["operator"] == "TeardownApprovalOperator", task_id
+        assert task["execution_timeout"] or task["operator"] in APPROVALS, task_id
 
 
 def test_run_verdict_is_the_only_leaf_and_watches_everything(fleet: dict[str, Any]) -> None:
@@ -263,6 +344,7 @@ def test_clean_up_and_turn_are_given_back_whatever_happened(lifecycle: dict[str,
 
 #: What a person who marks a run failed must not keep from running.
 GIVES_BACK = {
+    "gpu_drain.demo": {"release_turn"},
     "gpu_lifecycle.demo": {"release_turn", "teardown.release_turn"},
     "gpu_restore.demo": {"release_turn"},
     "gpu_revalidate.demo": {"release_turn"},
@@ -278,8 +360,8 @@ def test_what_gives_back_is_a_teardown_without_a_setup(fleet: dict[str, Any], da
     cleaning = {task_id for task_id, task in tasks.items() if task["operator"] == "CleanUpValidationOperator"}
     assert len(cleaning) == (0 if dag_id in ("gpu_spot_drain.demo", "gpu_teardown.demo") else len(POOLS))
     teardowns = {task_id for task_id, task in tasks.items() if task["is_teardown"]}
-    undoing = {"teardown.undo_freeze"} & set(tasks)
-    assert bool(undoing) == (dag_id in ("gpu_lifecycle.demo", "gpu_teardown.demo"))
+    undoing = {"teardown.undo_freeze", "undo_cordons"} & set(tasks)
+    assert bool(undoing) == (dag_id in ("gpu_drain.demo", "gpu_lifecycle.demo", "gpu_teardown.demo"))
     assert teardowns == {*cleaning, *undoing, *GIVES_BACK[dag_id], "run_verdict"}
     assert not any(task["is_setup"] for task in tasks.values())
 
@@ -397,7 +479,7 @@ def mixed_fleet(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return parse(folder)
 
 
-@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown"])
+@pytest.mark.parametrize("family", sorted(dag_id.partition(".")[0] for dag_id in DEMO_DAGS))
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any], name: str, family: str) -> None:
     broken = mixed_fleet["dags"][f"{family}.{name}"]
@@ -408,7 +490,7 @@ def test_broken_cluster_file_breaks_only_its_own_dags(mixed_fleet: dict[str, Any
 
 def test_good_cluster_among_broken_ones_is_whole(mixed_fleet: dict[str, Any]) -> None:
     assert mixed_fleet["errors"] == {}
-    for family in ("gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown"):
+    for family in (dag_id.partition(".")[0] for dag_id in DEMO_DAGS):
         assert len(mixed_fleet["dags"][f"{family}.good"]["tasks"]) > 5
 
 

@@ -16,7 +16,7 @@ from tests.dags.conftest import ROOT, Parse
 pytestmark = pytest.mark.slow
 
 DEMO = (ROOT / "include" / "clusters" / "demo.yaml").read_text()
-FAMILIES = ("gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown")
+FAMILIES = ("gpu_drain", "gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown")
 #: As Airflow tells a worker what it is about to run (airflow/sdk/definitions/context.py, ``get_parsing_context``).
 CONTEXT = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
 

@@ -49,5 +49,6 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     kinds: list[str] = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    words = {"array": "list of the cluster's pools", "string": "text", "boolean": "true or false"}
+    listed = "list of the cluster's pools" if "enum" in schema.get("items", {}) else "list of texts"
+    words = {"array": listed, "string": "text", "boolean": "true or false", "integer": "whole number"}
     return " or ".join(words.get(kind, kind) for kind in kinds if kind != "null")

@@ -36,6 +36,7 @@ LIBRARIES = (
 PACKAGE = (
     "gpu_fleet.core.capacity.unfinished",
     "gpu_fleet.core.gates.registry",
+    "gpu_fleet.core.interruptions.manual_text",
     "gpu_fleet.core.manifests.build",
     "gpu_fleet.core.manifests.values",
     "gpu_fleet.core.nodes.cap_held",
@@ -67,6 +68,7 @@ PACKAGE = (
     "gpu_fleet.phases.family",
     "gpu_fleet.phases.alerts",
     "gpu_fleet.phases.capacity",
+    "gpu_fleet.phases.drain",
     "gpu_fleet.phases.interruptions",
     "gpu_fleet.phases.preflight",
     "gpu_fleet.phases.prove",

@@ -60,13 +60,18 @@ class RunIf(StrEnum):
 class SelectedPool:
     """The run's Params ``pools`` and ``node`` do not leave out the operator's pool; empty, they select all pools.
 
-    The Param ``node`` selects the pool of that node, which the task :data:`SELECT_NODE_TASK_ID` has looked up.
+    The Param ``node`` selects the pool of that node, which the task :data:`SELECT_NODE_TASK_ID` has looked up. If a
+    task upstream chooses pools (``chooses_pools``), only those under ``replace`` in its result are acted on.
     """
 
     needs_cluster: ClassVar[bool] = False
 
     def check(self, operator: FleetOperator, context: Mapping[str, Any]) -> None:
         pool = operator.node_pool
+        for task_id in tasks_before(operator, lambda task: getattr(task, "chooses_pools", False)):
+            chosen = context["ti"].xcom_pull(task_ids=task_id)
+            if pool not in ((chosen or {}).get("replace") or {}):
+                raise AirflowSkipException(f"{task_id} requests no node of pool {pool}")
         params = context["params"]
         selected = params.get("pools") or []
         if selected and pool not in selected:

@@ -9,6 +9,7 @@ from airflow.sdk import TriggerRule
 from gpu_fleet.operators.base import DRAIN_TASK_ID
 from gpu_fleet.operators.interruptions.drain import DrainInterruptedOperator
 from gpu_fleet.operators.interruptions.placed import AwaitPlacementOperator
+from gpu_fleet.operators.interruptions.planned import StartDrainOperator, When
 from gpu_fleet.operators.interruptions.publish import PublishLostOperator
 from gpu_fleet.operators.interruptions.restore import RestorePoolsOperator
 from gpu_fleet.operators.interruptions.verdict import NothingLostOperator
@@ -28,7 +29,8 @@ def drain_interrupted(spec: ClusterSpec) -> Phase:
 
 
 def after_interruption(spec: ClusterSpec) -> Phase:
-    """Side by side: a restoration of the pools that lost nodes is started, and the evicted pods find a place.
+    """Side by side: a restoration of the pools that lost nodes is started, the evicted pods find a place, and drains
+    are started that need not be made at once.
 
     The same tasks whatever the cluster file says, because several runs may be under way when it is edited.
     """
@@ -39,5 +41,9 @@ def after_interruption(spec: ClusterSpec) -> Phase:
     placed = AwaitPlacementOperator(task_id="pods_placed")
     lost = NothingLostOperator(task_id="nothing_lost")
     publish >> restore
-    tasks: list[Any] = [publish, restore, placed, lost]
-    return Phase(heads=[publish, placed, lost], tails=[restore, placed, lost], tasks=tasks)
+    starts = [
+        StartDrainOperator(task_id=task_id, trigger_dag_id=f"gpu_drain.{spec.name}", when=when)
+        for task_id, when in (("drain_planned", When.NOW), ("drain_in_window", When.WINDOW))
+    ]
+    tasks: list[Any] = [publish, restore, placed, lost, *starts]
+    return Phase(heads=[publish, placed, lost, *starts], tails=[restore, placed, lost, *starts], tasks=tasks)

@@ -72,6 +72,13 @@ def restoring_preflight(spec: ClusterSpec) -> Phase:
     return Phase(heads=[active], tails=[lock], tasks=[active, lock])
 
 
+def draining_preflight(spec: ClusterSpec) -> Phase:
+    """Cluster ACTIVE. The lock is taken only after the approval: nobody is to wait for a person's answer."""
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
+        active = _cluster_active(spec)
+    return Phase.of(active)
+
+
 def teardown_preflight() -> Phase:
     """Only helm: a teardown must work on what is left of a cluster, whatever is missing.
 

@@ -140,6 +140,29 @@ def test_only_the_pool_of_the_one_node_is_looked_at() -> None:
     check("shared-a10g", None)
 
 
+class Chooses(Probe):
+    """Says of which pools nodes are requested."""
+
+    chooses_pools = True
+
+
+@pytest.mark.parametrize(
+    ("chosen", "acts"),
+    [({"replace": {"mine": {}}}, True), ({"replace": {"other": {}}}, False), ({"replace": {}}, False), (None, False)],
+)
+def test_only_pools_that_a_task_before_has_chosen_are_acted_on(chosen: Any, acts: bool) -> None:
+    with DAG("gpu_drain.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+        plan, task = Chooses(task_id="plan_again"), Probe(task_id="request")
+        plan >> task
+    task.node_pool = "mine"
+    given = {"ti": FakeTaskInstance(xcoms={"plan_again": chosen}), "params": {}}
+    if acts:
+        SelectedPool().check(task, given)
+    else:
+        with pytest.raises(AirflowSkipException, match="plan_again requests no node of pool mine"):
+            SelectedPool().check(task, given)
+
+
 POOL = (SelectedPool(),)
 #: Every operator of the package -> what must hold before it acts.
 DECLARED: dict[str, tuple[Any, ...]] = {
@@ -178,6 +201,12 @@ DECLARED: dict[str, tuple[Any, ...]] = {
     "DrainInterruptedOperator": (),
     "AwaitPlacementOperator": (),
     "PublishLostOperator": (),
+    # drains by hand
+    "PlanDrainOperator": (Approved(),),
+    "CordonNodesOperator": CHANGES_CLUSTER,
+    "DrainByHandOperator": CHANGES_CLUSTER,
+    "RemoveDrainedOperator": CHANGES_CLUSTER,
+    "UndoCordonsOperator": GIVES_BACK,
     # teardown
     "PlanTeardownOperator": (Approved(),),
     "FreezePoolsOperator": CHANGES_CLUSTER,

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from gpu_fleet.core.capacity.placeholders import counts_as_capacity
+from gpu_fleet.core.interruptions.report import INTERRUPTED
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 
-#: Reason of a pool that lost what it promised.
-NODES_INTERRUPTED = "NodesInterrupted"
+#: Reasons of a pool that lost what it promised: to EC2, or by a drain that a person started.
+NODES_INTERRUPTED, NODES_DRAINED = "NodesInterrupted", "NodesDrained"
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,18 @@ class Loss:
     message: str
 
 
-def loss_of(spec: ClusterSpec, pool: NodePool, lost: Collection[str], nodes: Iterable[PoolNode]) -> Loss:
+def loss_of(
+    spec: ClusterSpec, pool: NodePool, lost: Collection[str], nodes: Iterable[PoolNode], deed: str = INTERRUPTED
+) -> Loss:
     """What a pool has left.
 
     :param lost: names of its interrupted nodes.
     :param nodes: of the pool, as they are now.
+    :param deed: what happened to them, for the message.
     """
     left = tuple(sorted(node.name for node in nodes if node.name not in set(lost) and counts_as_capacity(node)))
     broken = len(left) < max(1, pool.wanted_nodes)
-    words = f"{len(lost)} node(s) interrupted: {', '.join(sorted(lost)[:5])}"
+    words = f"{len(lost)} node(s) {deed}: {', '.join(sorted(lost)[:5])}"
     if len(lost) > 5:
         words += f" and {len(lost) - 5} more"
     words += f"; {len(left)} of {pool.wanted_nodes} wanted node(s) left" if pool.wanted_nodes else f"; {len(left)} left"

@@ -12,12 +12,15 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA = "gpu-fleet.io/interruption/v1"
+#: What happened to the nodes of a report.
+INTERRUPTED, DRAINED = "interrupted", "drained"
 
 
 class NodeOutcome(StrEnum):
     """What became of a node's pods; the order is that of gravity."""
 
     LOST = "Lost"  # pods ended with the instance
+    HELD = "Held"  # pods are left that a drain without a deadline may not force
     UNSEEN = "Unseen"  # its pods could not be seen in time
     FORCED = "Forced"  # all ended in time, some of them by direct deletion
     DRAINED = "Drained"  # all ended in time, by evictions
@@ -29,12 +32,13 @@ class NodeOutcome(StrEnum):
 _NOTHING = frozenset({"Left"})
 
 
-def outcome_of(pods: Iterable[Mapping[str, Any]], *, acted: bool, unseen: str = "") -> NodeOutcome:
+def outcome_of(pods: Iterable[Mapping[str, Any]], *, acted: bool, unseen: str = "", held: bool = False) -> NodeOutcome:
     """What became of a node.
 
     :param pods: the records of its pods.
     :param acted: whether the run drained it.
     :param unseen: why its pods could not be seen.
+    :param held: whether pods are left that were to go.
     """
     if not acted:
         return NodeOutcome.NOTED
@@ -43,6 +47,8 @@ def outcome_of(pods: Iterable[Mapping[str, Any]], *, acted: bool, unseen: str = 
         return NodeOutcome.LOST
     if unseen:
         return NodeOutcome.UNSEEN
+    if held:
+        return NodeOutcome.HELD
     if found["Forced"]:
         return NodeOutcome.FORCED
     return (
@@ -63,6 +69,8 @@ class InterruptionReport:
     :ivar problems: what could not be read or done, in words.
     :ivar gpu_seconds: computed by the pods that ended before they had finished: lost at most.
     :ivar usd: what these cost at list prices; ``None`` if a price is unknown.
+    :ivar deed: what happened to the nodes: EC2 interrupted them, or a person had them drained.
+    :ivar said: the headline of a report about nothing that was done: a plan.
     """
 
     cluster: str
@@ -76,6 +84,8 @@ class InterruptionReport:
     problems: Sequence[str] = ()
     gpu_seconds: float = 0.0
     usd: float | None = None
+    deed: str = INTERRUPTED
+    said: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,6 +94,8 @@ class InterruptionReport:
             "began": self.began,
             "ended": self.ended,
             "headline": self.headline(),
+            "deed": self.deed,
+            "said": self.said,
             "nodes": [dict(each) for each in self.nodes],
             "pods": [dict(each) for each in self.pods],
             "elsewhere": dict(self.elsewhere),
@@ -115,6 +127,8 @@ class InterruptionReport:
                 problems=tuple(map(str, value["problems"])),
                 gpu_seconds=float(value["gpuSeconds"]),
                 usd=None if usd is None else float(usd),
+                deed=str(value.get("deed") or INTERRUPTED),
+                said=str(value.get("said") or ""),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no report of schema {SCHEMA}: {error!r}") from error
@@ -131,8 +145,9 @@ class InterruptionReport:
 
     @property
     def bad(self) -> bool:
-        """Whether a person should look: work was lost, or nobody knows."""
-        return any(node.get("outcome") in (NodeOutcome.LOST, NodeOutcome.UNSEEN) for node in self.nodes)
+        """Whether a person should look: work was lost, pods are left, or nobody knows."""
+        bad = (NodeOutcome.LOST, NodeOutcome.HELD, NodeOutcome.UNSEEN)
+        return any(node.get("outcome") in bad for node in self.nodes)
 
     def spare_s(self) -> float | None:
         """Seconds between the end of the last pod and its node's deadline, on the node where that was least."""
@@ -145,6 +160,8 @@ class InterruptionReport:
 
     def headline(self) -> str:
         """One sentence: what a person who is paged reads first."""
+        if self.said:
+            return self.said
         acted = self.acted()
         if not acted:
             return self._nothing_done()
@@ -159,9 +176,12 @@ class InterruptionReport:
                 if spare >= 0
                 else (f"; the last was gone {-spare:.0f} s after the end")
             )
+        held = [node for node in acted if node.get("outcome") == NodeOutcome.HELD]
+        left = f"; pods are LEFT on {_count(len(held), 'node')}" if held else ""
+        in_time = "" if self.deed == DRAINED and spare is None else " in time"
         return (
-            f"{_count(len(acted), 'node')} of {pools} interrupted: {_count(went, 'pod')} ended in time"
-            f"{f', {forced} of them forced' if forced else ''}{f', {lost} LOST' if lost else ', none lost'}{when}"
+            f"{_count(len(acted), 'node')} of {pools} {self.deed}: {_count(went, 'pod')} ended{in_time}"
+            f"{f', {forced} of them forced' if forced else ''}{f', {lost} LOST' if lost else ', none lost'}{when}{left}"
         )
 
     def _nothing_done(self) -> str:

@@ -25,6 +25,7 @@ ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned
 CORDONED_FOR = "interruption/"  # begins the value where an interruption notice is the cause; no DAG id has a '/'
 ANNOTATION_INTERRUPTION = f"{DOMAIN}/interruption"  # JSON: kind, instance, at, deadline, action, event, seen
 ANNOTATION_HANDLED = f"{DOMAIN}/interruption-handled-by"  # JSON: the run that drains an interrupted node, and for what
+ANNOTATION_DRAINED_BY = f"{DOMAIN}/drained-by"  # the run that a person started to empty a node, which stays cordoned
 ANNOTATION_ON_REBALANCE = f"{DOMAIN}/on-rebalance"  # on pods of users: evict, signal or nothing
 ANNOTATION_FROZEN_LIMITS = f"{DOMAIN}/limits-before-freeze"
 ANNOTATION_FROZEN_BY = f"{DOMAIN}/frozen-by"  # the run whose teardown froze a NodePool

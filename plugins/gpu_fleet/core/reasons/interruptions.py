@@ -8,7 +8,8 @@ _WAITS, _PERSON, _ON = Effect.WAITS, Effect.PERSON, Effect.GOES_ON
 
 INTERRUPTIONS = Section(
     "Interruptions",
-    "tasks of `gpu_spot_drain`, gate `pods_placed`, and the attributes of messages in the dead-letter queue",
+    "tasks of `gpu_spot_drain` and `gpu_drain`, gate `pods_placed`, and the attributes of messages in the dead-letter "
+    "queue",
     (
         Reason("PodsPlaced", _ON, "as many pods run elsewhere as were evicted, or their controllers want fewer"),
         Reason(
@@ -29,6 +30,59 @@ INTERRUPTIONS = Section(
             _PERSON,
             "the pods of an interrupted node could not be listed before its instance ended",
             "Look in the log of the task `drain` for what the API server answered.",
+        ),
+        Reason(
+            "NodesInterrupted",
+            _ON,
+            "the pool was ready, and has less than it promised since EC2 has interrupted nodes",
+            "A run of `gpu_restore` brings it back; with interruptions.proveSuccessor: false start one by hand.",
+        ),
+        Reason(
+            "NodesDrained",
+            _ON,
+            "the pool was ready, and has less than it promised since a person has drained nodes",
+            "Start a run of `gpu_restore` if the pool is to have its nodes again.",
+        ),
+        Reason(
+            "UnknownNode",
+            _PERSON,
+            "a node in the Param `nodes` is none of the cluster file's pools and node groups",
+            "Write names as `kubectl get nodes` shows them, or ids of EC2 instances.",
+        ),
+        Reason(
+            "DrainRefused",
+            _PERSON,
+            "pods must not be evicted; the message names each with its reason, and nothing was evicted",
+            "Let them end and clear plan; or start the run with the Param evictBarePods, or set drain.force.",
+        ),
+        Reason(
+            "NoRoomToReplace",
+            _PERSON,
+            "`limits.nodes` leaves no room for the nodes that are to come before the drain (`replaceFirst`)",
+            "Raise limits.nodes, drain fewer nodes at a time, or start the run with replaceFirst: false.",
+        ),
+        Reason(
+            "PlanGrew",
+            _PERSON,
+            "a drain would evict users' pods with GPUs that are not in the plan that was approved",
+            "Clear plan and what follows it, or start another run, and approve the new plan.",
+        ),
+        Reason(
+            "NoPlan",
+            _PERSON,
+            "the run has left no plan, so nothing says what is to be drained",
+            "Clear plan and what follows it.",
+        ),
+        Reason(
+            "NodeChanged",
+            Effect.RETRIED,
+            "a node changed again and again while it was being cordoned or uncordoned",
+        ),
+        Reason(
+            "NotRemoved",
+            Effect.RETRIED,
+            "a drained node could not be removed; the message says why",
+            "If a permission is missing, grant it and clear remove.",
         ),
         Reason(
             "DeleteFailed",

@@ -64,7 +64,7 @@ def document(run: RunReport) -> list[Block]:
 
 
 def _subject(run: RunReport) -> str:
-    return "GPU validation" if run.interruption is None else "Interrupted GPU nodes"
+    return "GPU validation" if run.interruption is None else f"{run.interruption.deed.capitalize()} GPU nodes"
 
 
 def _about(run: RunReport) -> tuple[Inline, ...]:

@@ -35,7 +35,7 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
     """
     if report.nodes:
         yield Heading(2, "Nodes")
-        yield _nodes(report.nodes)
+        yield _nodes(report)
     if report.pods:
         yield from _pods(report)
     if placement is not None:
@@ -54,7 +54,7 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
     yield from _others(report)
 
 
-def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Table:
+def _nodes(report: InterruptionReport) -> Table:
     rows: list[tuple[Inline, ...]] = [
         (
             code(node.get("node", "")),
@@ -67,18 +67,18 @@ def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Table:
             text(_at(node.get("emptiedAt"))),
             text("; ".join(filter(None, (str(node.get("why") or ""), str(node.get("removed") or ""))))),
         )
-        for node in nodes
+        for node in report.nodes
     ]
     head = ("node", "instance", "pool", "cause", "noticed (UTC)", "ends (UTC)", "outcome", "empty (UTC)", "how")
-    return Table("Interrupted nodes", head, tuple(rows))
+    return Table(f"{report.deed.capitalize()} nodes", head, tuple(rows))
 
 
 def _pods(report: InterruptionReport) -> Iterator[Block]:
     yield Heading(2, "Pods")
     ordered = sorted(report.pods, key=lambda pod: (_rank(pod), str(pod.get("node")), str(pod.get("name"))))
-    yield _pod_table(ordered[:LISTED])
+    yield _pod_table(ordered[:LISTED], report.deed)
     if len(ordered) > LISTED:
-        yield Fold(f"{len(ordered) - LISTED} more pods", (_pod_table(ordered[LISTED:]),))
+        yield Fold(f"{len(ordered) - LISTED} more pods", (_pod_table(ordered[LISTED:], report.deed),))
 
 
 def _rank(pod: Mapping[str, Any]) -> int:
@@ -86,7 +86,7 @@ def _rank(pod: Mapping[str, Any]) -> int:
     return _GRAVITY.index(outcome) if outcome in _GRAVITY else len(_GRAVITY)
 
 
-def _pod_table(pods: Sequence[Mapping[str, Any]]) -> Table:
+def _pod_table(pods: Sequence[Mapping[str, Any]], deed: str) -> Table:
     rows: list[tuple[Inline, ...]] = []
     for pod in pods:
         why = [str(pod.get("reason") or ""), str(pod.get("note") or "")]
@@ -105,7 +105,7 @@ def _pod_table(pods: Sequence[Mapping[str, Any]]) -> Table:
             )
         )
     head = ("pod", "node", "GPUs", "outcome", "rule", "asked to go (UTC)", "gone (UTC)", "why")
-    return Table("Pods on the interrupted nodes", head, tuple(rows), frozenset({2}))
+    return Table(f"Pods on the {deed} nodes", head, tuple(rows), frozenset({2}))
 
 
 def _placement(placement: Mapping[str, Any]) -> Iterator[Block]:

@@ -225,7 +225,9 @@ def sort_out(left: Iterable[Left]) -> Remains:
             elif item.key == UNREAD:
                 unread += [dict(entry) for entry in item.value]
             elif item.key == INTERRUPTION:
-                interruption = InterruptionReport.from_json(item.value)
+                told = InterruptionReport.from_json(item.value)
+                # Several tasks of a drain tell of it, the later one more.
+                interruption = told if interruption is None or told.ended >= interruption.ended else interruption
             elif item.key == PLACEMENT:
                 placement = dict(item.value)
             elif item.key == SKIPPED and isinstance(item.value, Mapping):

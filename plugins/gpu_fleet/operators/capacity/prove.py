@@ -33,9 +33,16 @@ class AwaitCapacityOperator(PoolOperator):
         from the first try.
 
     A failure also leaves its reason in the XCom ``failure``, for the task that decides about a rollback.
+
+    :param all_come: also the nodes beyond ``wantedNodes`` have to come. Without it a drifted node that cannot be
+        replaced stays, which is no failure; a drain may not begin.
     """
 
     ui_color = "#e9f0fb"
+
+    def __init__(self, *, all_come: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.all_come = all_come
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         # Here, so that a DAG file does not load what only its tasks need.
@@ -44,13 +51,13 @@ class AwaitCapacityOperator(PoolOperator):
 
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
-        if not pool.wanted_nodes:
+        surge = planned_replacement(self, context).surge
+        if not pool.wanted_nodes + surge:
             self.log.info("pool %s wants no nodes", pool.name)
             return {"nodes": [], "nodeClaims": [], "physical": gpus.count, "replicas": pool.replicas} | {
                 "allocatable": {},
                 "instances": {},
             }
-        surge = planned_replacement(self, context).surge
         if context["ti"].try_number > 1:
             with reported_failure(context):
                 request_capacity(self, context, gpus, surge=surge)
@@ -101,6 +108,8 @@ class AwaitCapacityOperator(PoolOperator):
                 self.log.warning("%s", error.message)
             return self._await(context, {**args, "join_patience_s": None}, surge)
         except GpuFleetError as error:
+            if self.all_come:
+                raise
             return without_surge(self, error, args, surge)
 
     def execute_complete(

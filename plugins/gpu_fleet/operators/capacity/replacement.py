@@ -75,6 +75,15 @@ def plan_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> Repl
     return found
 
 
+def asked_replacement(context: Mapping[str, Any], task_id: str, pool: str) -> Replacement:
+    """What a task has decided to replace in a pool, by whatever choice.
+
+    :param task_id: its result is ``{"replace": {pool: {"nodes", "surge"}}}``.
+    """
+    found = ((context["ti"].xcom_pull(task_ids=task_id) or {}).get("replace") or {}).get(pool) or {}
+    return Replacement(tuple(map(str, found.get("nodes") or ())), int(found.get("surge") or 0))
+
+
 def without_surge(operator: PoolOperator, error: GpuFleetError, args: Mapping[str, Any], surge: int) -> Verdict:
     """The verdict without the nodes that were to replace drifted ones: without them nothing is replaced, and the wanted
     nodes may still be complete.

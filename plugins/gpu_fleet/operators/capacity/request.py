@@ -12,10 +12,10 @@ from gpu_fleet.core.kubernetes.names import PLACEHOLDER_PRIORITY_CLASS, SYSTEM_N
 from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.nodes.pool_template import PoolTemplate
-from gpu_fleet.core.nodes.replacement import Replacement
+from gpu_fleet.core.nodes.replacement import Replacement, cordoned_by
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity.placeholder_label import keep_placeholders_off
-from gpu_fleet.operators.capacity.replacement import REPLACEMENT, plan_replacement
+from gpu_fleet.operators.capacity.replacement import REPLACEMENT, asked_replacement, plan_replacement
 from gpu_fleet.operators.manifests import as_yaml, ensure_objects
 from gpu_fleet.operators.nodes import protect_nodes, take_back_cordons
 from gpu_fleet.operators.pods import create_pod, placeholders
@@ -30,9 +30,12 @@ class RequestCapacityOperator(PoolOperator):
     """Creates one placeholder pod per node that the pool lacks, so that Karpenter launches it.
 
     If all wanted nodes are present or being launched, nothing is created. A retry after a kill creates what is missing.
-    Nodes that a drain of ours left cordoned are uncordoned. Nodes that are there already are protected from disruption
-    until validation has cleaned up: without a placeholder an idle one would be consolidated while the others launch.
+    Nodes that a drain of ours left cordoned are uncordoned, except those that this run has cordoned. Nodes that are
+    there already are protected from disruption until validation has cleaned up: without a placeholder an idle one would
+    be consolidated while the others launch.
 
+    :param surge_task_id: a task whose result says what is replaced in each pool (``{"replace": {pool: {"nodes",
+        "surge"}}}``): a drain by hand. Without it the Param ``replaceDrifted`` decides.
     :returns: ``{"wanted", "standing", "asked", "created": [pod names], "gpus": per placeholder, "physical", "drifted":
         {node: how it differs from the pool's present template}}``.
     :raises SpecError: if EC2 contradicts the pool's instance types.
@@ -49,8 +52,9 @@ class RequestCapacityOperator(PoolOperator):
     overwrite_rtif_after_execution = True
     ui_color = "#e9f0fb"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, surge_task_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.surge_task_id = surge_task_id
         self.manifests = ""
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +62,10 @@ class RequestCapacityOperator(PoolOperator):
 
         if self.this_pool.manage:
             remember_class(self.kube, self.spec.name, self.node_pool)
-        replacement = plan_replacement(self, context)
+        if self.surge_task_id is None:
+            replacement = plan_replacement(self, context)
+        else:
+            replacement = asked_replacement(context, self.surge_task_id, self.node_pool)
         context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
         gpus = hardware(self.spec, self.this_pool)
         with reported_failure(context):
@@ -90,15 +97,19 @@ def request_capacity(
     # must neither be uncordoned nor counted.
     leaving = {str((claim.get("status") or {}).get("nodeName") or "") for claim in claims if deleting(claim)}
     found = kube.list(NODE, label_selector=operator.of_pool())
-    nodes = take_back_cordons(kube, [node for node in found if node["metadata"]["name"] not in leaving])
+    run = run_name(context)
+    staying = [node for node in found if node["metadata"]["name"] not in leaving]
+    # This run's own cordons: it is about to drain those nodes, and asks for what is to replace them.
+    drained = [node for node in staying if cordoned_by(node, run)]
+    nodes = drained + take_back_cordons(kube, [node for node in staying if node not in drained])
     pending = placeholders(kube, pool.name)
     wanted = pool.wanted_nodes + surge
     plan = rules.plan_placeholders(pool.name, wanted, claims, nodes, pending, PoolTemplate.of(pool))
     _look_at_drifted(operator, plan, claims)
-    if pool.wanted_nodes:
+    if wanted:
         # Karpenter may remove an idle node without a placeholder while the run waits for the missing ones.
         mine = [node for node in pool_nodes(nodes, pool.name) if node.name not in plan.drifted]
-        protect_nodes(kube, filter(rules.counts_as_capacity, mine), run_name(context))
+        protect_nodes(kube, filter(rules.counts_as_capacity, mine), run)
     for name in plan.remove:
         # Grace period 0: a finished pod has nothing to shut down, and its name is needed now.
         kube.delete(ObjectRef(POD, name, SYSTEM_NAMESPACE), grace_seconds=0)
@@ -112,7 +123,7 @@ def request_capacity(
             gpus=each,
             lifetime_s=rules.placeholder_lifetime_s(spec.deadlines),
             image=spec.validation.images.placeholder,
-            run=run_name(context),
+            run=run,
             run_label=operator.run_label(context),
         )
         for index in plan.create
@@ -127,7 +138,7 @@ def request_capacity(
         "pool %s: %d of %d wanted node(s) present, %d requested before, %d placeholder(s) created",
         pool.name,
         plan.existing,
-        pool.wanted_nodes + surge,
+        wanted,
         plan.asked,
         len(manifests),
     )

@@ -14,18 +14,19 @@ from gpu_fleet.core.errors import GpuFleetError, NotFound
 from gpu_fleet.core.interruptions.event import Case, Payload, by_instance
 from gpu_fleet.core.interruptions.handling import NodePlan, Plan, cause_of
 from gpu_fleet.core.interruptions.marks import Mark
+from gpu_fleet.core.interruptions.planned import PlannedNode
 from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds, seeds
 from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
 from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
-from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, attempt, run_name
+from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, run_name
+from gpu_fleet.operators.interruptions.accounts import keep, kept
 from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
 from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes
 from gpu_fleet.operators.interruptions.rows import departed_row, ended_of, node_row, records_of, usd_of
 from gpu_fleet.operators.links import ReportLink
-from gpu_fleet.operators.packing import pack, unpack
 from gpu_fleet.operators.spec import FROZEN, freeze
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ if TYPE_CHECKING:
 
 #: XCom keys: the report, and the arguments of the gate ``pods_placed``.
 INTERRUPTION, DISPLACED = "interruption", "displaced"
-#: XCom key: what runs of ``gpu_drain`` are to do later, see :mod:`gpu_fleet.operators.interruptions.planned`.
+#: XCom key: ``{"at", "nodes"}``: what runs of ``gpu_drain`` are to do later, and when that was found out; see
+#: :mod:`gpu_fleet.operators.interruptions.planned`.
 PLANNED = "planned"
-#: Key in Airflow's task state store: the pods, for the report of a try that follows a killed one.
-RECORDS = "records"
 #: Seconds within which the pods of an instance that ends already are asked to go: nothing can save them, but their
 #: controllers start others as soon as the API server knows of the end.
 ENDING_S = 10.0
@@ -132,8 +132,8 @@ class DrainInterruptedOperator(FleetOperator):
             targets,
             rules=rules,
             policy=self.spec.drain,
-            records={**_seen(mine, cases), **self._kept(context)},
-            on_progress=lambda records: self._keep(context, records),
+            records={**_seen(mine, cases), **kept(context)},
+            on_progress=lambda records: keep(context, records),
             on_change=self._log,
             wanted=lambda pod: (pod.get("spec") or {}).get("nodeName") not in signalled or wish_of(pod) is Wish.EVICT,
         )
@@ -175,17 +175,6 @@ class DrainInterruptedOperator(FleetOperator):
             except GpuFleetError as error:
                 problems.append(f"pod {metadata['namespace']}/{metadata['name']} could not be told: {error.message}")
         return problems
-
-    # --- what a killed try leaves ------------------------------------------------------------------------------
-
-    def _kept(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        stored = context["task_state_store"].get(RECORDS)
-        if not isinstance(stored, Mapping) or stored.get("attempt") != attempt(context):
-            return {}
-        return dict(unpack(stored["records"]))
-
-    def _keep(self, context: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:
-        context["task_state_store"].set(RECORDS, {"records": pack(dict(records)), "attempt": attempt(context)})
 
     def _log(self, record: PodRecord) -> None:
         self.log.info(
@@ -230,7 +219,7 @@ class DrainInterruptedOperator(FleetOperator):
             skipped=skipped,
             problems=problems,
             gpu_seconds=seconds,
-            usd=usd_of(self.spec, mine, records, over),
+            usd=usd_of(self.spec, [each.node for each in mine], records, over),
         )
 
     def _tell(
@@ -240,7 +229,12 @@ class DrainInterruptedOperator(FleetOperator):
         ti.xcom_push(INTERRUPTION, report.to_json())
         announced = {str(node["node"]): float(node["at"]) for node in report.nodes}
         ti.xcom_push(DISPLACED, displaced(drained.records, ended_of(drained.records), announced))
-        ti.xcom_push(PLANNED, [each.name for each in mine if each.way is Way.PLAN])
+        planned = [
+            PlannedNode(each.name, each.node.instance, each.notice.kind, each.notice.deadline).to_json()
+            for each in mine
+            if each.way is Way.PLAN
+        ]
+        ti.xcom_push(PLANNED, {"at": report.ended, "nodes": planned})
         level = self.log.warning if report.bad else self.log.info
         level("%s", report.headline())
         return {

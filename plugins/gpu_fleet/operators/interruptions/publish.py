@@ -9,7 +9,8 @@ from typing import Any
 from airflow.sdk import AssetAlias
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.interruptions.promise import NODES_INTERRUPTED, Loss, loss_of
+from gpu_fleet.core.interruptions.promise import NODES_DRAINED, NODES_INTERRUPTED, Loss, loss_of
+from gpu_fleet.core.interruptions.report import DRAINED, INTERRUPTED
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import pool_nodes
@@ -30,6 +31,7 @@ class PublishLostOperator(FleetOperator):
 
     :param cluster: name of the cluster's spec.
     :param pools: its pools.
+    :param by_hand: a person had the nodes drained: the reason is then ``NodesDrained``, not ``NodesInterrupted``.
     :returns: ``{"notReady": [pools], "whole": [pools], "restore": [pools]}``; ``restore`` are those that a run of
         ``gpu_restore`` has to look at: all that lost a node.
     """
@@ -37,10 +39,11 @@ class PublishLostOperator(FleetOperator):
     operator_extra_links = (ReportLink(),)
     ui_color = "#eaf6e9"
 
-    def __init__(self, *, cluster: str, pools: Iterable[str], **kwargs: Any) -> None:
+    def __init__(self, *, cluster: str, pools: Iterable[str], by_hand: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cluster = cluster
         self.pools = tuple(pools)
+        self.deed, self.reason = (DRAINED, NODES_DRAINED) if by_hand else (INTERRUPTED, NODES_INTERRUPTED)
         for pool in self.pools:
             self.inlets.extend(pool_assets(cluster, pool).values())
             self.outlets.append(AssetAlias(rules.alias(cluster, pool)))
@@ -64,7 +67,7 @@ class PublishLostOperator(FleetOperator):
 
     def _loss(self, pool: str, names: Iterable[str]) -> Loss:
         nodes = self.kube.list(NODE, label_selector=f"{LABEL_NODE_POOL}={pool}")
-        return loss_of(self.spec, self.spec.pool(pool), list(names), pool_nodes(nodes, pool))
+        return loss_of(self.spec, self.spec.pool(pool), list(names), pool_nodes(nodes, pool), self.deed)
 
     def _publish(self, context: Mapping[str, Any], loss: Loss) -> None:
         if loss.pool not in self.pools:
@@ -79,7 +82,7 @@ class PublishLostOperator(FleetOperator):
             "cluster": self.cluster,
             "pool": loss.pool,
             "outcome": rules.NOT_VALIDATED,
-            "reason": NODES_INTERRUPTED,
+            "reason": self.reason,
             "message": loss.message[:1000],
             "was": str(was),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -90,5 +93,5 @@ class PublishLostOperator(FleetOperator):
         }
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, loss.pool))]
         emit.add(assets[Topic.NOT_READY], extra=rules.bounded(extra))
-        change = Change(self.cluster, loss.pool, was, PoolState.NOT_READY, NODES_INTERRUPTED, loss.message)
+        change = Change(self.cluster, loss.pool, was, PoolState.NOT_READY, self.reason, loss.message)
         notify_change(self, context, self.spec.validation.notify, change, key=f"{TOLD}_{loss.pool}")

@@ -32,7 +32,7 @@ def remove_nodes(kube: KubeClient, spec: ClusterSpec, nodes: Iterable[OurNode]) 
 
     def work(node: OurNode) -> tuple[str, str]:
         try:
-            return node.name, _remove(kube, spec, node)
+            return node.name, remove_node(kube, spec, node)
         except GpuFleetError as error:
             return node.name, f"could not be removed: {error.message}"
 
@@ -40,7 +40,11 @@ def remove_nodes(kube: KubeClient, spec: ClusterSpec, nodes: Iterable[OurNode]) 
         return dict(pool.map(work, listed))
 
 
-def _remove(kube: KubeClient, spec: ClusterSpec, node: OurNode) -> str:
+def remove_node(kube: KubeClient, spec: ClusterSpec, node: OurNode) -> str:
+    """Delete the node's NodeClaim, or terminate its instance; safe to repeat.
+
+    :returns: what was done, in words.
+    """
     if node.owner is Owner.NODE_GROUP:
         return _terminate(spec, node)
     if not node.claim:

@@ -21,7 +21,13 @@ class RestorePoolsOperator(TriggerDagRunOperator):
     """
 
     def __init__(self, *, lost_task_id: str = "publish_lost", **kwargs: Any) -> None:
-        super().__init__(logical_date=None, skip_when_already_exists=True, **kwargs)
+        super().__init__(
+            # A run of ours refuses a conf with keys that are no Params.
+            logical_date=None,
+            skip_when_already_exists=True,
+            openlineage_inject_parent_info=False,
+            **kwargs,
+        )
         self.lost_task_id = lost_task_id
 
     def execute(self, context: Mapping[str, Any]) -> None:

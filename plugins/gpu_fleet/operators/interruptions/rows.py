@@ -12,6 +12,7 @@ from gpu_fleet.core.interruptions.ways import Owner, Way
 
 if TYPE_CHECKING:
     from gpu_fleet.core.interruptions.handling import Departed, NodePlan
+    from gpu_fleet.core.interruptions.nodes import OurNode
     from gpu_fleet.core.spec import ClusterSpec
 
 
@@ -80,17 +81,20 @@ def departed_row(gone: Departed, now: float) -> dict[str, Any]:
 
 
 def usd_of(
-    spec: ClusterSpec, mine: Iterable[NodePlan], records: Iterable[PodRecord], ended: Mapping[str, float]
+    spec: ClusterSpec, nodes: Iterable[OurNode], records: Iterable[PodRecord], ended: Mapping[str, float]
 ) -> float | None:
-    """What the lost GPU time costs at list prices; ``None`` if a price or a node's GPUs are unknown."""
+    """What the lost GPU time costs at list prices; ``None`` if a price or a node's GPUs are unknown.
+
+    :param ended: see :func:`ended_of`.
+    """
     from gpu_fleet.hooks.files.prices import load_prices
 
     prices = load_prices(spec.region)
-    nodes = {plan.name: plan.node for plan in mine}
+    by_name = {node.name: node for node in nodes}
     total = 0.0
     for record in records:
         seconds = gpu_seconds([record], ended)
-        node = nodes.get(record.node)
+        node = by_name.get(record.node)
         if not seconds or node is None:
             continue
         hourly = prices.hourly.get(node.instance_type)

@@ -91,3 +91,29 @@ def test_a_report_survives_its_json() -> None:
 def test_pools_that_lost_nodes_are_those_that_were_drained() -> None:
     report = replace(REPORT, nodes=(node(), node("Forced", "n0"), node("Noted", "n3", pool="a100")))
     assert report.lost_pools() == {"a10g": ["n0", "n1"]}
+
+
+def test_pods_that_a_patient_drain_leaves_make_their_node_held_and_the_report_bad() -> None:
+    assert outcome_of([pod("Evicted"), pod("Left")], acted=True, held=True) is NodeOutcome.HELD
+    held = node("Held", deadline=None, emptiedAt=None)
+    found = replace(REPORT, nodes=(node(deadline=None), held), deed="drained")
+    assert found.bad
+    assert found.headline() == "2 nodes of a10g drained: 2 pods ended, none lost; pods are LEFT on 1 node"
+
+
+def test_a_drain_by_hand_is_no_interruption() -> None:
+    assert replace(REPORT, deed="drained").headline() == (
+        "1 node of a10g drained: 2 pods ended in time, none lost; the last was gone 41 s before the end"
+    )
+
+
+def test_a_plan_says_what_would_happen_and_is_read_as_it_was_written() -> None:
+    plan = replace(REPORT, said="Plan: 1 node", deed="drained")
+    assert plan.headline() == "Plan: 1 node"
+    assert InterruptionReport.from_json(plan.to_json()).to_json() == plan.to_json()
+
+
+def test_a_report_of_an_earlier_version_is_about_an_interruption() -> None:
+    value = REPORT.to_json()
+    del value["deed"], value["said"]
+    assert InterruptionReport.from_json(value).deed == "interrupted"

@@ -70,3 +70,20 @@ def test_it_is_read_from_the_runs_xcoms() -> None:
     broken = sort_out([XCom("drain", "interruption", {"schema": "x"}), XCom("placed", "placement", 3)])
     assert (broken.interruption, broken.placement) == (None, None)
     assert broken.unreadable == ("drain: interruption", "placed: placement")
+
+
+def test_of_the_reports_of_a_drain_by_hand_the_last_counts() -> None:
+    """The drain tells of its pods, and the removal after it of the nodes as well."""
+    drained = replace(REPORT, deed="drained")
+    removed = replace(drained, ended=drained.ended + 1, nodes=(node(removed="NodeClaim c1 deleted"),))
+    for tasks in ((drained, removed), (removed, drained)):
+        remains = sort_out([XCom(str(index), "interruption", each.to_json()) for index, each in enumerate(tasks)])
+        assert remains.interruption is not None
+        assert remains.interruption.nodes[0].get("removed") == "NodeClaim c1 deleted"
+
+
+def test_a_drain_by_hand_is_shown_as_one() -> None:
+    text = markdown.render(document(run(interruption=replace(REPORT, deed="drained"))))
+    for words in ("Drained GPU nodes of demo", "Drained nodes:", "Pods on the drained nodes:"):
+        assert words in text
+    assert "nterrupted" not in text

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.errors import DeadlinePassed
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_CORDONED_BY,
@@ -15,8 +16,12 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_STANDING,
     SYSTEM_NAMESPACE,
 )
+from gpu_fleet.core.nodes.replacement import Replacement
+from gpu_fleet.core.verdict import ready
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
+from gpu_fleet.operators.capacity import prove
 from gpu_fleet.operators.capacity import request as request_capacity
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.holding import ReleasePlaceholdersOperator
@@ -96,6 +101,50 @@ def test_a_node_whose_claim_is_being_deleted_stays_cordoned_and_does_not_count(
     found = request(1)
     assert (found["standing"], found["created"]) == (0, [f"placeholder-{POOL}-0"])
     assert (kube.get(ObjectRef(NODE, "n1")) or {})["spec"]["unschedulable"] is True
+
+
+@pytest.mark.parametrize(
+    ("by", "created", "cordoned"),
+    [("gpu_drain.demo/manual__1", 1, True), ("gpu_drain.demo/dead", 0, False)],
+    ids=["this run's", "a dead run's"],
+)
+def test_a_node_that_this_run_is_about_to_drain_is_replaced_and_stays_cordoned(
+    kube: KubeClient, by: str, created: int, cordoned: bool
+) -> None:
+    """``replaceFirst`` of ``gpu_drain``: the new node is requested after the cordon and before the drain."""
+    joined(kube, "n1")
+    joined(kube, "n2")
+    cordon = {"metadata": {"annotations": {ANNOTATION_CORDONED_BY: by}}}
+    kube.patch(ObjectRef(NODE, "n1"), {**cordon, "spec": {"unschedulable": True}})
+    ti = TaskInstance(dag_id="gpu_drain.demo", spec=demo_spec(nodePools__0__wantedNodes=0))
+    # n2 stays, and one comes for n1.
+    ti.xcoms["return_value"] = {"replace": {POOL: {"nodes": ["n1"], "surge": 2}}}
+    operator = RequestCapacityOperator(task_id="request", node_pool=POOL, surge_task_id="plan_again")
+    assert len(operator.execute(context(ti))["created"]) == created
+    assert bool((kube.get(ObjectRef(NODE, "n1")) or {})["spec"].get("unschedulable")) is cordoned
+    assert ti.xcoms["replacement"]["surge"] == 2
+
+
+@pytest.mark.parametrize("all_come", [False, True])
+def test_a_drain_does_not_begin_without_the_nodes_that_are_to_come_first(
+    kube: KubeClient, monkeypatch: pytest.MonkeyPatch, all_come: bool
+) -> None:
+    """Unlike a drifted node, which stays until the next run: its pool has all wanted nodes, and that is no failure."""
+
+    def wait(*_: Any, **__: Any) -> Any:
+        raise DeadlinePassed("no capacity in us-west-2")
+
+    monkeypatch.setattr(prove, "await_gate", wait)
+    monkeypatch.setattr(prove, "planned_replacement", lambda *_: Replacement(chosen=("n1",), surge=1))
+    enough = ready("CapacityReady", "all there", nodes=["n2"])
+    monkeypatch.setattr("gpu_fleet.operators.capacity.replacement.look", lambda *_: enough)
+    operator = AwaitCapacityOperator(task_id="await", node_pool=POOL, all_come=all_come)
+    given = context(TaskInstance(spec=demo_spec(nodePools__0__wantedNodes=1)))
+    if all_come:
+        with pytest.raises(DeadlinePassed):
+            operator.execute(given)
+    else:
+        assert operator.execute(given) == {"nodes": ["n2"]}
 
 
 def test_with_all_nodes_there_nothing_is_marked(kube: KubeClient) -> None:

@@ -325,7 +325,9 @@ def test_what_needs_a_new_node_first_is_planned(world: World) -> None:
     changes: dict[str, Any] = {"karpenter": {"interruptionQueue": None}, "interruptions": {"rebalance": "replace"}}
     run = Run(world, Event(spot("i-0000000a", kind=Kind.REBALANCE)), **changes)
     run()
-    assert run.ti.xcoms[PLANNED] == ["n1"]
+    (planned,) = run.ti.xcoms[PLANNED]["nodes"]
+    assert planned == {"node": "n1", "instance": "i-0000000a", "kind": "RebalanceRecommendation", "deadline": None}
+    assert run.ti.xcoms[PLANNED]["at"] == pytest.approx(world.kube.now(), abs=10.0)
     assert world.get("a") is not None
 
 
