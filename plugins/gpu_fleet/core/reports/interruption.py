@@ -16,6 +16,7 @@ from gpu_fleet.core.markup.blocks import (
     Note,
     Paragraph,
     Table,
+    Text,
     clean,
     code,
     moment,
@@ -35,7 +36,7 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
     """
     if report.nodes:
         yield Heading(2, "Nodes")
-        yield _nodes(report)
+        yield from _nodes(report)
     if report.pods:
         yield from _pods(report)
     if placement is not None:
@@ -54,31 +55,34 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
     yield from _others(report)
 
 
-def _nodes(report: InterruptionReport) -> Table:
+def _nodes(report: InterruptionReport) -> Iterator[Block]:
     rows: list[tuple[Inline, ...]] = [
         (
             code(node.get("node", "")),
-            code(node.get("instance", "")),
             text(node.get("pool", "")),
             code(node.get("kind", "")),
             text(_at(node.get("at"))),
             text(_at(node.get("deadline"))),
             Badge(clean(node.get("outcome", ""))),
             text(_at(node.get("emptiedAt"))),
-            text("; ".join(filter(None, (str(node.get("why") or ""), str(node.get("removed") or ""))))),
         )
         for node in report.nodes
     ]
-    head = ("node", "instance", "pool", "cause", "noticed (UTC)", "ends (UTC)", "outcome", "empty (UTC)", "how")
-    return Table(f"{report.deed.capitalize()} nodes", head, tuple(rows))
+    head = ("node", "pool", "cause", "noticed (UTC)", "ends (UTC)", "outcome", "empty (UTC)")
+    yield Table(f"{report.deed.capitalize()} nodes", head, tuple(rows))
+    told: list[tuple[Inline, ...]] = []
+    for node in report.nodes:
+        how = [str(node.get(key) or "") for key in ("why", "removed")]
+        told.append((code(node.get("instance", "")), Text(": "), text("; ".join(filter(None, how)) or "–")))
+    yield Items(tuple(told))
 
 
 def _pods(report: InterruptionReport) -> Iterator[Block]:
     yield Heading(2, "Pods")
     ordered = sorted(report.pods, key=lambda pod: (_rank(pod), str(pod.get("node")), str(pod.get("name"))))
-    yield _pod_table(ordered[:LISTED], report.deed)
+    yield from _pod_table(ordered[:LISTED], report.deed)
     if len(ordered) > LISTED:
-        yield Fold(f"{len(ordered) - LISTED} more pods", (_pod_table(ordered[LISTED:], report.deed),))
+        yield Fold(f"{len(ordered) - LISTED} more pods", tuple(_pod_table(ordered[LISTED:], report.deed)))
 
 
 def _rank(pod: Mapping[str, Any]) -> int:
@@ -86,26 +90,32 @@ def _rank(pod: Mapping[str, Any]) -> int:
     return _GRAVITY.index(outcome) if outcome in _GRAVITY else len(_GRAVITY)
 
 
-def _pod_table(pods: Sequence[Mapping[str, Any]], deed: str) -> Table:
+def _pod_table(pods: Sequence[Mapping[str, Any]], deed: str) -> Iterator[Block]:
+    """The pods, and below them in words what there is to say of some."""
     rows: list[tuple[Inline, ...]] = []
+    told: list[tuple[Inline, ...]] = []
     for pod in pods:
-        why = [str(pod.get("reason") or ""), str(pod.get("note") or "")]
-        if pod.get("refused"):
-            why.append(f"refused {pod['refused']} times, at last: {pod.get('words')}")
+        name = f"{pod.get('namespace')}/{pod.get('name')}"
         rows.append(
             (
-                code(f"{pod.get('namespace')}/{pod.get('name')}"),
-                code(pod.get("node", "")),
+                code(name),
+                code(str(pod.get("node", "")).partition(".")[0]),
                 text(pod.get("gpus") or "–"),
                 Badge(clean(pod.get("outcome", ""))),
                 code(pod.get("rule", "")),
                 text(_at(pod.get("asked_at"))),
                 text(_at(pod.get("gone_at"))),
-                text("; ".join(filter(None, why)) or "–"),
             )
         )
-    head = ("pod", "node", "GPUs", "outcome", "rule", "asked to go (UTC)", "gone (UTC)", "why")
-    return Table(f"Pods on the {deed} nodes", head, tuple(rows), frozenset({2}))
+        why = [str(pod.get("reason") or ""), str(pod.get("note") or "")]
+        if pod.get("refused") and str(pod.get("words")) not in why[0]:
+            why.append(f"refused {pod['refused']} times, at last: {pod.get('words')}")
+        if words := "; ".join(filter(None, why)):
+            told.append((code(name), Text(": "), text(words)))
+    head = ("pod", "node", "GPUs", "outcome", "rule", "asked to go (UTC)", "gone (UTC)")
+    yield Table(f"Pods on the {deed} nodes", head, tuple(rows), frozenset({2}))
+    if told:
+        yield Items(tuple(told))
 
 
 def _placement(placement: Mapping[str, Any]) -> Iterator[Block]:
