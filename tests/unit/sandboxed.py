@@ -60,14 +60,6 @@ def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> An
     return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=60)
 
 
-async def _end_tasks() -> None:
-    """What nobody waits for any more, such as the patience of a kubelet whose node is gone."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-
-
 async def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
     """Ends TLS connections that still wait for the other side's goodbye: a stopped loop would leave them open.
 
