@@ -68,7 +68,9 @@ def is_ready(name: str, status: str) -> None:
 
 
 def check(**changes: Any) -> dict[str, Any]:
-    value = {**load_cluster("demo").to_json(), **changes}
+    """The check of the demo's file, without a queue of interruptions unless one is given."""
+    demo = load_cluster("demo").to_json()
+    value = {**demo, "interruptions": {**demo["interruptions"], "queue": None}, **changes}
     operator = CheckPrerequisitesOperator(task_id="check_prerequisites")
     found: dict[str, Any] = operator.execute(context(TaskInstance(spec=parse_cluster(value))))
     return found
@@ -79,6 +81,12 @@ def test_an_account_that_has_everything_passes() -> None:
     assert found["unknown"] == 0
     assert {each["state"] for each in found["prerequisites"]} == {"met"}
     assert len(found["prerequisites"]) == 13
+
+
+def test_a_queue_of_interruptions_and_its_rules_are_looked_at_too() -> None:
+    found = check(interruptions=load_cluster("demo").to_json()["interruptions"])
+    assert {each["state"] for each in found["prerequisites"]} == {"met"}
+    assert len(found["prerequisites"]) == 13 + 8
 
 
 #: what EC2 would refuse -> the fault, and what the refusal names
