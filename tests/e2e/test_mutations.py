@@ -27,6 +27,7 @@ def test_a_dropped_runtime_class_is_named(mutant: Mutant) -> None:
     mutant.recovers()
 
 
+@pytest.mark.full
 def test_one_gpu_instead_of_four_is_named(mutant: Mutant) -> None:
     mutant.without_nodes()
     with mutant.fleet.fault("advertise-replicas", {"value": 1}):
