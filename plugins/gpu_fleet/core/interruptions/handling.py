@@ -106,7 +106,7 @@ class Departed:
 class Plan:
     """
     :ivar departed: nodes that are gone, and that no earlier run has reported.
-    :ivar elsewhere: node -> the run that drains it, or has.
+    :ivar elsewhere: node -> the other run that drains it, or has.
     :ivar unknown: instance id -> why there is nothing to drain.
     """
 
@@ -154,7 +154,8 @@ def plan_nodes(
             continue
         handled = Handled.of(node)
         known = handled is not None and handled.cause == cause_of(notice)
-        if handled is not None and known and (handled.done or (handled.run != run and not is_over(handled.run))):
+        # What this run has finished itself it looks at again: a try that was killed after that has not reported it.
+        if handled is not None and known and handled.run != run and (handled.done or not is_over(handled.run)):
             elsewhere[ours.name] = handled.run
             continue
         decision = decide(notice, ours.owner, spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpu_fleet.core.drain.actions import Limits
 from gpu_fleet.core.drain.drained import Drained, Target
@@ -25,12 +25,9 @@ from gpu_fleet.operators.interruptions.accounts import keep, kept
 from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
 from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes
-from gpu_fleet.operators.interruptions.rows import departed_row, ended_of, node_row, records_of, usd_of
+from gpu_fleet.operators.interruptions.rows import departed_row, ended_of, node_row, usd_of, with_departed
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.spec import FROZEN, freeze
-
-if TYPE_CHECKING:
-    pass
 
 #: XCom keys: the report, and the arguments of the gate ``pods_placed``.
 INTERRUPTION, DISPLACED = "interruption", "displaced"
@@ -94,8 +91,7 @@ class DrainInterruptedOperator(FleetOperator):
             self.log.info("node %s (%s): %s: %s", each.name, each.notice.kind.value, each.way.value, each.decision.why)
         problems += self._signal(each for each in mine if each.way is Way.SIGNAL)
         drained = self._drain(context, mine, cases)
-        records = [*drained.records, *(record for gone in plan.departed for record in records_of(gone, began))]
-        drained = replace(drained, records=records)
+        drained = replace(drained, records=with_departed(drained.records, plan.departed, began))
         # Before the removal, which may take a moment per node: what is lost must be known also if this task is killed.
         removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if each.way in (Way.DRAIN, Way.WATCH)))
         problems += [f"{name}: {why}" for name, why in finish(self.kube, mine, run).items()]
@@ -123,8 +119,9 @@ class DrainInterruptedOperator(FleetOperator):
         from gpu_fleet.operators.draining.drain import drain_nodes
 
         targets = [target for plan in mine if (target := self._target(plan)) is not None]
+        before = kept(context)
         if not targets:
-            return Drained([])
+            return Drained([PodRecord.from_json(row) for row in before.values()])
         rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=False, now=self.kube.now())
         signalled = {plan.name for plan in mine if plan.way is Way.SIGNAL}
         return drain_nodes(
@@ -132,7 +129,7 @@ class DrainInterruptedOperator(FleetOperator):
             targets,
             rules=rules,
             policy=self.spec.drain,
-            records={**_seen(mine, cases), **kept(context)},
+            records={**_seen(mine, cases), **before},
             on_progress=lambda records: keep(context, records),
             on_change=self._log,
             wanted=lambda pod: (pod.get("spec") or {}).get("nodeName") not in signalled or wish_of(pod) is Wish.EVICT,
@@ -177,9 +174,8 @@ class DrainInterruptedOperator(FleetOperator):
         return problems
 
     def _log(self, record: PodRecord) -> None:
-        self.log.info(
-            "%s %s on %s%s", record.outcome.value, record, record.node, f": {record.reason}" * bool(record.reason)
-        )
+        why = f": {record.reason}" if record.reason else ""
+        self.log.info("%s %s on %s%s", record.outcome.value, record, record.node, why)
 
     # --- telling -----------------------------------------------------------------------------------------------
 
@@ -211,7 +207,7 @@ class DrainInterruptedOperator(FleetOperator):
             ended=self.kube.now(),
             nodes=[
                 *(node_row(each, records, drained.unseen, removed) for each in mine),
-                *(departed_row(each, began) for each in plan.departed),
+                *(departed_row(each, records, began) for each in plan.departed),
             ],
             pods=[record.to_json() for record in records],
             elsewhere={**plan.elsewhere, **others},

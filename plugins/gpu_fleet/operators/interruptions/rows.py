@@ -47,19 +47,26 @@ def node_row(
     }
 
 
-def records_of(gone: Departed, now: float) -> list[PodRecord]:
-    """The pods that the trigger saw on a node that is gone."""
-    rows = seeds(gone.case.pods, gone.name, gone.notice.deadline).values()
-    records = [PodRecord.from_json(row) for row in rows]
-    for record in records:
-        record.leave(now)
-        record.reason = "its node was gone when this run began"
-    return records
+def with_departed(records: Iterable[PodRecord], departed: Iterable[Departed], now: float) -> list[PodRecord]:
+    """The drain's records and those of the pods that the trigger saw on nodes that are gone.
+
+    What an earlier try of the task did to such a pod is in the drain's records already, and stays.
+    """
+    found = {record.uid: record for record in records}
+    for gone in departed:
+        for uid, row in seeds(gone.case.pods, gone.name, gone.notice.deadline).items():
+            found.setdefault(uid, PodRecord.from_json(row))
+        for record in found.values():
+            if record.node == gone.name and record.gone_at is None:
+                record.leave(now)
+                record.reason = record.reason or "its node was gone when this run looked"
+    return list(found.values())
 
 
-def departed_row(gone: Departed, now: float) -> dict[str, Any]:
+def departed_row(gone: Departed, records: Iterable[PodRecord], now: float) -> dict[str, Any]:
     case, notice = gone.case, gone.notice
-    what = outcome_of(({"outcome": "Gone"} for _ in case.pods), acted=True, unseen="" if gone.in_time else "gone")
+    mine = [record.to_json() for record in records if record.node == gone.name]
+    what = outcome_of(mine, acted=True, unseen="" if gone.in_time else "gone")
     return {
         "node": gone.name,
         "uid": case.node_uid,
@@ -72,7 +79,7 @@ def departed_row(gone: Departed, now: float) -> dict[str, Any]:
         "deadline": notice.deadline,
         "action": notice.action,
         "way": Way.NOTE.value,
-        "why": "it was gone when this run began"
+        "why": "it was gone when this run looked"
         + ("" if gone.in_time else ", after its end: whether its pods ended in time is unknown"),
         "outcome": what,
         "emptiedAt": now if gone.in_time else None,
@@ -83,7 +90,9 @@ def departed_row(gone: Departed, now: float) -> dict[str, Any]:
 def usd_of(
     spec: ClusterSpec, nodes: Iterable[OurNode], records: Iterable[PodRecord], ended: Mapping[str, float]
 ) -> float | None:
-    """What the lost GPU time costs at list prices; ``None`` if a price or a node's GPUs are unknown.
+    """What the lost GPU time costs at list prices; ``None`` if a price, a node's GPUs or the node itself is unknown.
+
+    :param nodes: those that are still there; of one that is gone the instance type is unknown.
 
     :param ended: see :func:`ended_of`.
     """
@@ -95,10 +104,10 @@ def usd_of(
     for record in records:
         seconds = gpu_seconds([record], ended)
         node = by_name.get(record.node)
-        if not seconds or node is None:
+        if not seconds:
             continue
-        hourly = prices.hourly.get(node.instance_type)
-        if hourly is None or not node.gpus:
+        hourly = None if node is None else prices.hourly.get(node.instance_type)
+        if node is None or hourly is None or not node.gpus:
             return None
         total += seconds / 3600 * hourly / node.gpus
     return total

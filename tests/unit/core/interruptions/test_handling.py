@@ -90,12 +90,12 @@ def test_a_mark_of_an_instance_that_had_the_name_before_does_not_count() -> None
         (Handled(OTHER, cause_of(SPOT)), False, False),
         (Handled(OTHER, cause_of(SPOT)), True, True),
         (Handled(OTHER, cause_of(SPOT), done=True), True, False),
-        (Handled(RUN, cause_of(SPOT), done=True), False, False),
+        (Handled(RUN, cause_of(SPOT), done=True), False, True),
         (Handled(OTHER, cause_of(REBALANCE), done=True), False, True),
         (Handled(OTHER, cause_of(REBALANCE)), False, True),
     ],
 )
-def test_a_node_is_taken_unless_a_live_run_has_it_for_the_same_cause(
+def test_a_node_is_taken_unless_another_run_has_it_for_the_same_cause(
     by: Handled | None, over: bool, mine: bool
 ) -> None:
     found = plan(node(by=by), over=over)

@@ -255,6 +255,8 @@ def test_a_node_that_was_gone_before_the_run_began_is_reported_and_its_pool_rest
     assert run.outcomes() == {"a": "Gone"}
     (displaced,) = run.ti.xcoms[DISPLACED]
     assert (displaced["name"], displaced["since"]) == ("train", node["at"])
+    assert run.report["gpuSeconds"] > 0
+    assert run.report["usd"] is None, "which instance type it was is unknown, and nothing is not what it cost"
 
 
 def test_a_second_message_about_a_node_that_is_gone_changes_nothing(world: World) -> None:
@@ -371,3 +373,40 @@ def test_a_try_that_follows_a_killed_one_knows_what_was_asked(world: World, monk
     run()
     assert run.outcomes() == {"a": "Evicted"}
     assert world.kube.get(ObjectRef(NODE_CLAIM, "claim-n1")) is None
+
+
+@pytest.mark.parametrize("node_stays", [True, False], ids=["node-there", "node-gone"])
+def test_a_try_that_was_killed_before_its_report_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, node_stays: bool
+) -> None:
+    """The nodes are marked as done by then; the pool must be restored and the pods reported all the same."""
+    node = join(world, "n1", "i-0000000a")
+    uid = world.pod("a")
+    notice = spot("i-0000000a")
+    seen = {"namespace": NAMESPACE, "name": "a", "uid": uid, "workload": "Job/train", "owner_uid": "u-train"}
+    seen |= {"gpus": 1, "started_at": notice.at - 50.0, "grace": 5.0}
+    case = Case(notice, node="n1", node_uid=node["metadata"]["uid"], claim="claim-n1", pool=POOL, pods=(seen,))
+    event = Event()
+    event.extra = {"payload": Payload("demo", time.time(), (case,)).to_json()}
+    run = Run(world, event, **OURS)
+
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(DrainInterruptedOperator, "_tell", killed)
+    with world.kubelets(), pytest.raises(SystemExit):
+        run()
+    monkeypatch.undo()
+    assert Handled.of(world.kube.get(ObjectRef(NODE, "n1")) or {}) == Handled(
+        f"{DAG_ID}/r1", cause_of(notice), done=True
+    )
+    if not node_stays:
+        world.kube.delete(ObjectRef(NODE, "n1"))
+    result = run()
+    assert result["pools"] == {POOL: ["n1"]}
+    assert run.outcomes() == {"a": "Evicted"}
+    (row,) = run.report["nodes"]
+    assert row["outcome"] == "Drained"
+    assert run.report["elsewhere"] == {}
+    (displaced,) = run.ti.xcoms[DISPLACED]
+    assert displaced["evicted"] == [uid]
