@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import TriggerRule
-
 from gpu_fleet.operators.base import DRAIN_TASK_ID
 from gpu_fleet.operators.interruptions.drain import DrainInterruptedOperator
 from gpu_fleet.operators.interruptions.placed import AwaitPlacementOperator
@@ -35,9 +33,7 @@ def after_interruption(spec: ClusterSpec) -> Phase:
     The same tasks whatever the cluster file says, because several runs may be under way when it is edited.
     """
     publish = PublishLostOperator(task_id="publish_lost", cluster=spec.name, pools=spec.pool_names)
-    restore = RestorePoolsOperator(
-        task_id="restore_pools", trigger_dag_id=f"gpu_restore.{spec.name}", trigger_rule=TriggerRule.ALL_SUCCESS
-    )
+    restore = RestorePoolsOperator(task_id="restore_pools", trigger_dag_id=f"gpu_restore.{spec.name}")
     placed = AwaitPlacementOperator(task_id="pods_placed")
     lost = NothingLostOperator(task_id="nothing_lost")
     publish >> restore

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound
 from gpu_fleet.core.interruptions.handling import Handled, NodePlan, Plan, cause_of, plan_nodes
-from gpu_fleet.core.interruptions.whose import Scope
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
 from gpu_fleet.core.kubernetes.names import ANNOTATION_HANDLED
 from gpu_fleet.core.lock import Holder
+from gpu_fleet.operators.interruptions.fleet_nodes import fleet_nodes
 from gpu_fleet.operators.locking import run_state
 
 if TYPE_CHECKING:
@@ -55,15 +55,8 @@ def look(
     reported: Callable[[], Mapping[str, str]] = dict,
 ) -> Plan:
     """What this run does about each interrupted node; see :func:`plan_nodes`."""
-    scope = Scope(spec.pool_names, spec.interruptions.node_groups)
-    nodes = {
-        node["metadata"]["uid"]: node for each in scope.selectors() for node in kube.list(NODE, label_selector=each)
-    }
-    try:
-        claims = kube.list(NODE_CLAIM, label_selector=scope.claim_selector())
-    except NotFound:  # Karpenter is not installed: there are node groups alone.
-        claims = []
-    return plan_nodes(nodes.values(), claims, cases, spec, run=run, now=now, is_over=is_over, reported=reported)
+    found = fleet_nodes(kube, spec)
+    return plan_nodes(found.objects, found.claims, cases, spec, run=run, now=now, is_over=is_over, reported=reported)
 
 
 def claim(kube: KubeClient, plans: Iterable[NodePlan], run: str) -> tuple[list[NodePlan], dict[str, str]]:

@@ -21,7 +21,7 @@ from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
 from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
 from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, run_name
-from gpu_fleet.operators.interruptions.accounts import keep, kept
+from gpu_fleet.operators.draining.accounts import keep, kept
 from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
 from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes

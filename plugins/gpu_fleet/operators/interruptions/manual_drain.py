@@ -12,8 +12,8 @@ from gpu_fleet.core.interruptions.report import DRAINED, InterruptionReport, out
 from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD_DISRUPTION_BUDGET
 from gpu_fleet.operators.base import DRAIN_TASK_ID, FleetOperator, attempt, run_name
+from gpu_fleet.operators.draining.accounts import keep, kept
 from gpu_fleet.operators.draining.executor import Executor
-from gpu_fleet.operators.interruptions.accounts import keep, kept
 from gpu_fleet.operators.interruptions.cordons import EVICTING, leave_body, write
 from gpu_fleet.operators.interruptions.drain import DISPLACED, INTERRUPTION
 from gpu_fleet.operators.interruptions.fleet_nodes import fleet_nodes

@@ -27,11 +27,12 @@ from gpu_fleet.core.nodes.freeze import evicted_for
 from gpu_fleet.core.teardown.drain import remedy
 from gpu_fleet.core.teardown.scope import pool_of
 from gpu_fleet.operators.base import FleetOperator, bare_pods_go, run_name, wait_started
+from gpu_fleet.operators.draining.accounts import keep, kept
 from gpu_fleet.operators.draining.eviction import ask_to_go
 from gpu_fleet.operators.draining.executor import Executor
 from gpu_fleet.operators.nodes import take_back_own_cordons
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
-from gpu_fleet.operators.teardown.drain_records import ASKED, keep, kept, record
+from gpu_fleet.operators.teardown.drain_records import ASKED, record
 from gpu_fleet.operators.teardown.freeze import going_pools, is_marked, mark, require_freeze
 from gpu_fleet.triggers.waiting import await_gate
 

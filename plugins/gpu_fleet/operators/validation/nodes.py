@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Asset
 
@@ -20,9 +20,6 @@ from gpu_fleet.operators.drifted import note_drifted
 from gpu_fleet.operators.nodes import protect_nodes
 from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
-
-if TYPE_CHECKING:
-    pass
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
