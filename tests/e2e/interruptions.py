@@ -26,6 +26,7 @@ class Interrupted:
         for dag_id in (DRAIN, RESTORE):
             self.api.wait_for_dag(dag_id)
         await_watcher(self)
+        self._await_reader()
         self.sandbox.call("DELETE", "/lost")
         self.known = {run["dag_run_id"] for run in self.runs()}
 
@@ -87,6 +88,20 @@ class Interrupted:
         return found
 
     # --- the queue -----------------------------------------------------------------------------------------------
+    def _await_reader(self) -> None:
+        """Until the trigger reads: it is assigned before it has begun, and Karpenter empties a node in less time."""
+        body = {
+            "version": "0",
+            "id": "0",
+            "detail-type": "EC2 Instance State-change Notification",
+            "source": "aws.ec2",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "detail": {"instance-id": "i-00000000000000000", "state": "running"},
+        }
+        sqs = self.fleet.aws("sqs")
+        sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"], MessageBody=json.dumps(body))
+        until("the trigger to have read the queue", lambda: self.depth(QUEUE) == 0)
+
     def depth(self, queue: str) -> int:
         """Messages in a queue, in flight ones too."""
         sqs = self.fleet.aws("sqs")

@@ -99,12 +99,12 @@ class Ward:
         """Begin to look at the cluster before the first message comes; one that is away is asked again when it does."""
         self._looking = self._begin_look()
 
-    async def treat(self, notices: Mapping[str, Notice], read_at: float) -> tuple[list[Case], dict[str, int]]:
+    async def treat(self, notices: Mapping[str, Notice], read_at: float) -> tuple[list[Case], dict[str, str]]:
         """First aid to all of them at once.
 
         :param notices: instance id -> the notice that counts.
         :param read_at: when the messages were read, epoch seconds.
-        :returns: the cases, and by cause how many notices are none.
+        :returns: the cases, and instance id -> why its notice is none: ``unknown`` or ``leaving``.
         """
         patients = {instance: self._admit(notice, read_at) for instance, notice in notices.items()}
         tasks = [patient.task for patient in patients.values() if patient.task is not None]
@@ -112,7 +112,7 @@ class Ward:
             await asyncio.wait(tasks, timeout=max(0.05, read_at + self._patience_s - self._clock()))
         await self._look_at_pods(patients.values())
         cases: list[Case] = []
-        skipped: dict[str, int] = {}
+        skipped: dict[str, str] = {}
         for instance, patient in patients.items():
             notice = notices[instance]
             if patient.home is None and patient.looked:
@@ -122,7 +122,7 @@ class Ward:
             else:
                 cases.append(_case(replace(patient, notice=notice)))
                 continue
-            skipped[why] = skipped.get(why, 0) + 1
+            skipped[instance] = why
             log.info("%s of %s: nothing to do (%s)", notice.kind.value, instance, why)
         return cases, skipped
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from gpu_fleet.core.interruptions.event import Case, Payload, uri
 from gpu_fleet.core.interruptions.marks import is_heeded
-from gpu_fleet.core.interruptions.messages import Notice
+from gpu_fleet.core.interruptions.messages import ANNOUNCED, Notice
 from gpu_fleet.core.interruptions.ways import newest_per_instance
 from gpu_fleet.core.interruptions.whose import Scope
 
@@ -188,26 +189,27 @@ class InterruptionTrigger(BaseEventTrigger):
 
     async def _handle(self, ward: Ward, batch: Mapping[str, Any]) -> Payload:
         read_at = float(batch["read_at"])
-        sent = {each["notice"]["instance"]: each["sent"] for each in batch["notices"]}
+        sent = {Notice.from_json(each["notice"]): each["sent"] for each in batch["notices"]}
         notices = [Notice.from_json(each["notice"]) for each in batch["notices"]]
         heeded = [notice for notice in notices if is_heeded(notice, self.rebalance)]
         counting = newest_per_instance(heeded)
         try:
-            cases, skipped = await ward.treat(counting, read_at)
+            cases, passed_over = await ward.treat(counting, read_at)
+            # Karpenter ends a drained instance within seconds. Read together, that end must not hide its announcement.
+            announced = newest_per_instance(
+                [each for each in heeded if each.kind in ANNOUNCED and passed_over.get(each.instance) == "leaving"]
+            )
+            cases += (await ward.treat(announced, read_at))[0]
         except Exception as error:
             # Not lost with a defect of ours: the worker looks at the cluster for itself.
             log.exception("cluster %s: no first aid", self.cluster)
             cases = [Case(notice, problem=f"{type(error).__name__}: {error}") for notice in counting.values()]
-            skipped = {}
-        skipped |= {
-            cause: count
-            for cause, count in (
-                ("ignored", len(notices) - len(heeded)),
-                ("weaker", len(heeded) - len(counting)),
-            )
-            if count
-        }
-        found = tuple(replace(case, sent=sent[case.notice.instance]) for case in cases)
+            passed_over, announced = {}, {}
+        skipped = Counter(passed_over.values())
+        skipped["ignored"] = len(notices) - len(heeded)
+        skipped["weaker"] = len(heeded) - len(counting) - len(announced)
+        skipped = +skipped
+        found = tuple(replace(case, sent=sent[case.notice]) for case in cases)
         log.info(
             "cluster %s: %d notices, %d instances of ours, skipped: %s",
             self.cluster,

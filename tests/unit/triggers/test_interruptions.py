@@ -228,6 +228,24 @@ async def test_a_state_change_that_follows_an_ordinary_removal_is_no_interruptio
         assert bool(mark(node(kube, "n1"))) is emitted
 
 
+async def test_the_end_that_karpenter_gave_an_instance_does_not_hide_what_announced_it(
+    queue: Queue, access: ClusterAccess, kube: KubeClient
+) -> None:
+    """A triggerer that begins late reads both at once: what Karpenter drained must be reported and replaced."""
+    instance = new_instance()
+    add_node(kube, "n1", instance)
+    kube.patch(ObjectRef(NODE, "n1"), {"metadata": {"finalizers": ["karpenter.sh/termination"]}})
+    kube.delete(ObjectRef(NODE, "n1"))
+    now = time.time()
+    queue.send(event(SPOT, instance, at=now - 30))
+    queue.send(event(STATE, instance, at=now + 5, state="shutting-down"))
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        await until(lambda: queue.left() == 0)
+        cases = {case["kind"] for case in triggerer.cases}
+        assert cases == {"SpotInterruption"}
+        assert mark(node(kube, "n1"))["kind"] == "SpotInterruption"
+
+
 async def test_a_cordon_of_others_stays_theirs_and_that_of_a_run_is_taken_over(
     queue: Queue, access: ClusterAccess, kube: KubeClient
 ) -> None:

@@ -41,6 +41,9 @@ class Kind(StrEnum):
 #: The most urgent first: of two notices about an instance the more urgent one counts.
 URGENCY = (Kind.TERMINATING, Kind.STOPPING, Kind.SPOT, Kind.RESERVATION, Kind.SCHEDULED, Kind.REBALANCE)
 
+#: These come before the instance's end, which whoever drains the node may bring about as soon as it is empty.
+ANNOUNCED = frozenset({Kind.SPOT, Kind.RESERVATION, Kind.SCHEDULED})
+
 
 @dataclass(frozen=True)
 class Notice:
