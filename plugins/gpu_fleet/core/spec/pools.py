@@ -8,30 +8,18 @@ from pydantic import AfterValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
-from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.capacity import Capacity
+from gpu_fleet.core.spec.instances import physical_gpus
 from gpu_fleet.core.spec.node_class import AmiAlias, check_ami_alias
-from gpu_fleet.core.spec.problems import shortened
 from gpu_fleet.core.spec.sharing import Exclusive, Mps, Shared, Sharing, TimeSlicing
 from gpu_fleet.core.spec.types.cron import check_budget_schedule
 from gpu_fleet.core.spec.types.durations import Duration, DurationOrNever, HoursAndMinutes
+from gpu_fleet.core.spec.types.ec2 import CapacityType, InstanceType
 from gpu_fleet.core.spec.types.names import DnsLabel, label_key, label_value
-
-
-def _instance_type(value: str) -> str:
-    family, _, size = value.partition(".")
-    if "*" in value or size == "":
-        known = [name for name in GPUS_OF_INSTANCE_TYPE if name.split(".")[0] == family]
-        listed = f"[{', '.join(known)}] or some of them" if known else "for example g5.xlarge"
-        return f"{value!r} is not a single instance type; list each: {listed}"
-    return f"{shortened(value)} is not an EC2 instance type; write family and size, for example g5.xlarge"
 
 
 def _budget_nodes(value: str) -> str:
     return f'{value!r} is not a number of nodes; write a count or a percentage in quotes, for example "1" or "10%"'
-
-
-InstanceType = Annotated[str, Pattern(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", _instance_type)]
-CapacityType = Literal["spot", "on-demand", "reserved"]
 
 
 class Taint(SpecModel):
@@ -51,17 +39,6 @@ class Limits(SpecModel):
         description="Maximum number of nodes that Karpenter may buy for this pool. Karpenter checks limits.nodes only "
         "between its scheduling passes, so the NodePool also gets limits.cpu, the vCPUs of that many nodes of the "
         "largest type, which Karpenter checks within a pass. While a node replaces another (drift), both may exist.",
-    )
-
-
-class Capacity(SpecModel):
-    """What happens to capacity after validation."""
-
-    hold: int = Field(
-        default=0,
-        ge=0,
-        le=1440,
-        description="Minutes for which the validated nodes are kept, and paid for, although no job uses them.",
     )
 
 

@@ -1,0 +1,7 @@
+"""How a pool gets its capacity, and keeps it: field ``capacity`` of a pool."""
+
+from __future__ import annotations
+
+from gpu_fleet.core.spec.capacity.hold import Capacity
+
+__all__ = ["Capacity"]
