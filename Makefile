@@ -6,8 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 PYTEST := $(BIN)/python -m pytest -q
-# These tests wait for processes or compute little: side by side they fit two cores. A stack needs both for itself.
+# These tests wait for processes or compute little: side by side they fit two cores.
 SIDE_BY_SIDE := -n 2 --dist
+# So do two stacks, as a run mostly waits. Tests come in the order of tests/e2e/conftest.py.
+STACKS := $(SIDE_BY_SIDE) loadgroup --no-loadscope-reorder
 # They start a sandbox of their own and no Airflow.
 HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py tests/e2e/test_helm_gone_kinds.py
 STACK_SUITES := tests/e2e $(addprefix --ignore=,$(HELM_SUITES))
@@ -67,7 +69,7 @@ sandbox: setup ## contract tests of the sandbox
 
 e2e: setup ## real Airflow, helm, kubectl and clients against the sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load -m "not full" $(HELM_SUITES)
-	@$(TOOLS) && $(PYTEST) -m "not full" $(STACK_SUITES)
+	@$(TOOLS) && $(PYTEST) $(STACKS) -m "not full" $(STACK_SUITES)
 
 test-fast: lint unit ## lint, types, unit and DAG tests (under 2 minutes)
 
@@ -77,7 +79,7 @@ test-full: lint unit helm ## also every fault and every kill (under 75 minutes)
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile -m full tests/unit
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) loadfile tests/sandbox
 	@$(TOOLS) && $(PYTEST) $(SIDE_BY_SIDE) load $(HELM_SUITES)
-	@$(TOOLS) && $(PYTEST) --durations=30 $(STACK_SUITES)
+	@$(TOOLS) && $(PYTEST) $(STACKS) --durations=30 $(STACK_SUITES)
 
 test-real: setup ## the contract and end-to-end tests that make sense on the API server of KUBECONFIG_FILE
 	@$(TOOLS) && E2E_KUBECONFIG="$(abspath $(or $(KUBECONFIG_FILE),$(error name the server with KUBECONFIG_FILE=FILE)))" \

@@ -1,5 +1,5 @@
 """One stack (sandbox and real Airflow) for all end-to-end tests of a session; each test finds an empty cluster or says
-what it builds on."""
+what it builds on. With pytest-xdist each worker is a session of its own, with a stack of its own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from demo.run import borrow, still_running
 from demo.stack import Stack
 from tests.e2e.caps import CapWatch
 from tests.e2e.fleet import BORROWED, CHART_CACHE, Fleet, cluster_spec, find_tools, write_spec
+from tests.e2e.scanner import scan_all, secrets_of
 
 #: The simulated world's speed: fast, but slow enough for two busy cores to keep its order of events.
 SPEED = 15.0
@@ -34,7 +35,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     the API server is that file's, see docs/guides/sandbox.md.
     """
     keep = os.environ.get("E2E_KEEP")
-    build = Path(keep).resolve() if keep else tmp_path_factory.mktemp("stack")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    build = Path(keep).resolve() / worker if keep else tmp_path_factory.mktemp("stack")
     clusters, tools = build / "clusters", build / "tools"
     for folder in (clusters, tools):
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +131,8 @@ def the_fleet(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     fleet = Fleet(stack, stack.clusters_dir, stack.build_dir / "tools", tmp_path_factory.mktemp("home"))
     try:
         yield fleet
+        found = scan_all(fleet, secrets_of(fleet))
+        assert found == set(), f"after all runs of this stack there are secrets where Airflow keeps them: {found}"
     finally:
         fleet.close()
 
@@ -169,22 +173,38 @@ def standing(fleet: Fleet) -> Fleet:
     return fleet
 
 
+LAST = 4
+
+
 def order(item: pytest.Item) -> int:
     """What wants the capacity standing comes first and shares one lifecycle run, then the defects that are mended
     again, then the upgrade that breaks it; the scan for secrets is after all runs. That saves minutes; no test depends
     on it."""
     fixtures = getattr(item, "fixturenames", ())
     if item.path.stem == "test_secrets":
-        return 4
+        return LAST
     if "rounds" in fixtures:
         return 1
     return 0 if "standing" in fixtures else 2 if "upgrade" in fixtures else 3
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     ordered = iter(sorted(here, key=order))
     items[:] = [next(ordered) if item.path.parent == Path(__file__).parent else item for item in items]
+    for item in here:
+        if "the_fleet" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def group(item: pytest.Item) -> str:
+    """Tests of a file that find the same cluster, or share what a fixture of their file made, stay on one stack."""
+    if order(item) == LAST:
+        return item.path.stem
+    definitions: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    shared = sorted(name for name, found in definitions.items() if found[-1].scope == "module")
+    return ".".join([item.path.stem, str(order(item)), *shared])
 
 
 @pytest.hookimpl(wrapper=True)
