@@ -546,7 +546,17 @@ class Fleet:
         healthy = all(
             r["status"] == "deployed" and r.get("proven_revision") == r["revision"] for r in self.releases().values()
         )
-        return healthy and {pool: sorted(n) for pool, n in self.allocatable().items()} == STANDING
+        offered = {pool: sorted(n) for pool, n in self.allocatable().items()}
+        return healthy and offered == STANDING and all(self.is_ready(pool) for pool in POOLS)
+
+    def is_ready(self, pool: str) -> bool:
+        """Whether a pool was last published as ready, and not, since then, as not ready."""
+        rows = self.query(
+            "SELECT uri FROM asset_event JOIN asset ON asset.id = asset_event.asset_id "
+            "WHERE uri IN (?, ?) ORDER BY asset_event.id DESC LIMIT 1",
+            *(f"gpu-fleet://{CLUSTER}/{pool}/{topic}" for topic in ("ready", "not-ready")),
+        )
+        return bool(rows) and str(rows[0]["uri"]).endswith("/ready")
 
     def stand(self) -> None:
         """See to it that the demo cluster's capacity stands, proven and validated, with a lifecycle run if need be."""
