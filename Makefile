@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # These tests wait for processes or compute little: side by side they fit two cores.
 SIDE_BY_SIDE := -n 2 --dist
 # So do two stacks, as a run mostly waits. Tests come in the order of tests/e2e/conftest.py.
-STACKS := $(SIDE_BY_SIDE) loadgroup --no-loadscope-reorder
+STACKS := $(SIDE_BY_SIDE) loadfile --no-loadscope-reorder
 # They start a sandbox of their own and no Airflow.
 HELM_SUITES := tests/e2e/test_helm_engine.py tests/e2e/test_helm_faults.py tests/e2e/test_helm_gone_kinds.py
 STACK_SUITES := tests/e2e $(addprefix --ignore=,$(HELM_SUITES))

@@ -1,5 +1,6 @@
 """One stack (sandbox and real Airflow) for all end-to-end tests of a session; each test finds an empty cluster or says
-what it builds on. With pytest-xdist each worker is a session of its own, with a stack of its own."""
+what it builds on. With pytest-xdist each worker is a session of its own, with a stack of its own;
+a file goes to one worker whole, so it holds tests of one order (see ``order``)."""
 
 from __future__ import annotations
 
@@ -173,38 +174,22 @@ def standing(fleet: Fleet) -> Fleet:
     return fleet
 
 
-LAST = 4
-
-
 def order(item: pytest.Item) -> int:
     """What wants the capacity standing comes first and shares one lifecycle run, then the defects that are mended
     again, then the upgrade that breaks it; the scan for secrets is after all runs. That saves minutes; no test depends
     on it."""
     fixtures = getattr(item, "fixturenames", ())
     if item.path.stem == "test_secrets":
-        return LAST
+        return 4
     if "rounds" in fixtures:
         return 1
     return 0 if "standing" in fixtures else 2 if "upgrade" in fixtures else 3
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     ordered = iter(sorted(here, key=order))
     items[:] = [next(ordered) if item.path.parent == Path(__file__).parent else item for item in items]
-    for item in here:
-        if "the_fleet" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(group(item)))
-
-
-def group(item: pytest.Item) -> str:
-    """Tests of a file that find the same cluster, or share what a fixture of their file made, stay on one stack."""
-    if order(item) == LAST:
-        return item.path.stem
-    definitions: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-    shared = sorted(name for name, found in definitions.items() if found[-1].scope == "module")
-    return ".".join([item.path.stem, str(order(item)), *shared])
 
 
 @pytest.hookimpl(wrapper=True)
