@@ -547,7 +547,18 @@ class Fleet:
             r["status"] == "deployed" and r.get("proven_revision") == r["revision"] for r in self.releases().values()
         )
         offered = {pool: sorted(n) for pool, n in self.allocatable().items()}
-        return healthy and offered == STANDING and all(self.is_ready(pool) for pool in POOLS)
+        ready = all(self.is_ready(pool) for pool in POOLS)
+        reads = self.karpenters_queue() == cluster_spec()["karpenter"]["interruptionQueue"]
+        return healthy and offered == STANDING and ready and reads
+
+    def karpenters_queue(self) -> str | None:
+        """The interruption queue that Karpenter reads, if any."""
+        for deployment in self.kubectl.get("deployment", "karpenter", "-n", "kube-system"):
+            for container in deployment["spec"]["template"]["spec"]["containers"]:
+                for variable in container.get("env", []):
+                    if variable["name"] == "INTERRUPTION_QUEUE":
+                        return variable.get("value") or None
+        return None
 
     def is_ready(self, pool: str) -> bool:
         """Whether a pool was last published as ready, and not, since then, as not ready."""

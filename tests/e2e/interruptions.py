@@ -21,7 +21,9 @@ class Interrupted:
     def __init__(self, fleet: Fleet, interruptions: Mapping[str, Any] | None = None, **changes: Any) -> None:
         self.fleet = fleet
         # Whoever builds the pools needs no queue: so the file is changed once they stand.
-        fleet.write_cluster(changes={"interruptions": {"queue": QUEUE, **(interruptions or {})}, **changes})
+        spec = fleet.write_cluster(changes={"interruptions": {"queue": QUEUE, **(interruptions or {})}, **changes})
+        if fleet.karpenters_queue() != spec["karpenter"]["interruptionQueue"]:
+            fleet.lifecycle().succeeded()
         self.stack, self.api, self.kubectl, self.sandbox = fleet.stack, fleet.api, fleet.kubectl, fleet.sandbox
         for dag_id in (DRAIN, RESTORE):
             self.api.wait_for_dag(dag_id)
@@ -49,6 +51,16 @@ class Interrupted:
         pods = self.kubectl.get("pods", "-n", workload.NAMESPACE)
         return {pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == node}
 
+    def running_on(self, node: str) -> set[str]:
+        pods = self.kubectl.get("pods", "-n", workload.NAMESPACE)
+        here = [pod for pod in pods if pod["spec"].get("nodeName") == node]
+        return {pod["metadata"]["name"] for pod in here if pod.get("status", {}).get("phase") == "Running"}
+
+    def taints(self, node: str) -> list[Json]:
+        (found,) = self.kubectl.get("node", node)
+        taints: list[Json] = found["spec"].get("taints") or []
+        return taints
+
     def instance(self, node: str) -> str:
         return instance_of(self, node)
 
@@ -62,10 +74,22 @@ class Interrupted:
         return sent
 
     def drained(self, timeout: float = 180) -> Run:
-        """The first new run of the drain, at its end."""
-        run_id = str(until("a run of the drain", self.new_runs, timeout)[-1])
-        self.fleet.runs.append((DRAIN, run_id))
-        return self.fleet.follow(DRAIN, run_id, timeout=timeout)
+        """The first new run of the drain that had a node to drain, at its end.
+
+        There may be others: EC2 also says that the instance of an earlier test has ended.
+        """
+        deadline, seen = time.monotonic() + timeout, set[str]()
+        while time.monotonic() < deadline:
+            for run_id in reversed(self.new_runs()):
+                if run_id in seen:
+                    continue
+                self.fleet.runs.append((DRAIN, run_id))
+                run = self.fleet.follow(DRAIN, run_id, timeout=max(1.0, deadline - time.monotonic()))
+                seen.add(run_id)
+                if (self.report(run) or {}).get("nodes"):
+                    return run
+            time.sleep(0.5)
+        raise TimeoutError(f"no run of the drain had a node after {timeout:.0f} s; without one: {sorted(seen)}")
 
     def all_drained(self, timeout: float = 180) -> list[Run]:
         """Every new run of the drain at its end, once no message is left in the queue."""
@@ -90,17 +114,26 @@ class Interrupted:
     # --- the queue -----------------------------------------------------------------------------------------------
     def _await_reader(self) -> None:
         """Until the trigger reads: it is assigned before it has begun, and Karpenter empties a node in less time."""
+        running = {"instance-id": "i-00000000000000000", "state": "running"}
+        self._send("EC2 Instance State-change Notification", running)
+        until("the trigger to have read the queue", lambda: self.depth(QUEUE) == 0)
+
+    def send(self, instance: str) -> None:
+        """A spot notice of an instance, whatever has become of it."""
+        detail = {"instance-id": instance, "instance-action": "terminate"}
+        self._send("EC2 Spot Instance Interruption Warning", detail)
+
+    def _send(self, kind: str, detail: Json) -> None:
         body = {
             "version": "0",
             "id": "0",
-            "detail-type": "EC2 Instance State-change Notification",
+            "detail-type": kind,
             "source": "aws.ec2",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "detail": {"instance-id": "i-00000000000000000", "state": "running"},
+            "detail": detail,
         }
         sqs = self.fleet.aws("sqs")
         sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"], MessageBody=json.dumps(body))
-        until("the trigger to have read the queue", lambda: self.depth(QUEUE) == 0)
 
     def depth(self, queue: str) -> int:
         """Messages in a queue, in flight ones too."""
@@ -123,13 +156,13 @@ class Interrupted:
         ]
 
 
-def budget(fleet: Fleet, allowed: int) -> None:
+def budget(fleet: Fleet, allowed: int, name: str = "trainer") -> None:
     """A PodDisruptionBudget over the user's job that allows so many of its two pods to be unavailable."""
     fleet.kubectl.apply(
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": {"name": "trainer", "namespace": workload.NAMESPACE},
+            "metadata": {"name": name, "namespace": workload.NAMESPACE},
             "spec": {"maxUnavailable": allowed, "selector": {"matchLabels": {"app": workload.NAME}}},
         }
     )

@@ -14,19 +14,28 @@ from pathlib import Path
 
 import pytest
 
+from demo import workload
 from demo.processes import alive, session_pids, stop_group
 from demo.spot import DRAIN, await_cordon
-from tests.e2e.fleet import Fleet, Run, until
-from tests.e2e.interruptions import QUEUE, Interrupted
+from tests.e2e.fleet import SHARED, STANDING, Fleet, Run, until
+from tests.e2e.interruptions import QUEUE, Interrupted, budget
 from tests.e2e.killer import Killer, process_of, triggerer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(420)]
+
+DISRUPTED = "karpenter.sh/disrupted"
+#: Containers of this image are executed.
+PYTHON = "public.ecr.aws/docker/library/python:3.12-slim-bookworm"
 
 
 @pytest.fixture
 def spot(standing: Fleet) -> Iterator[Interrupted]:
     """The package evicts by itself: Karpenter has no queue."""
-    found = Interrupted(standing, {"handler": "gpu-fleet"}, karpenter={"interruptionQueue": None})
+    yield from interrupted(standing)
+
+
+def interrupted(standing: Fleet, **more: str) -> Iterator[Interrupted]:
+    found = Interrupted(standing, {"handler": "gpu-fleet", **more}, karpenter={"interruptionQueue": None})
     try:
         yield found
     finally:
@@ -34,6 +43,12 @@ def spot(standing: Fleet) -> Iterator[Interrupted]:
         standing.end_users_job()
         standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
         standing.write_cluster()
+
+
+@pytest.fixture
+def early(standing: Fleet) -> Iterator[Interrupted]:
+    """The same, with so much of the notice in reserve that a test need not wait for the end of it."""
+    yield from interrupted(standing, margin="100s")
 
 
 def right(spot: Interrupted, drain: Run, node: str, pods: set[str]) -> None:
@@ -139,6 +154,76 @@ def test_clocks_differ_and_messages_are_out_of_order(spot: Interrupted, skew: in
     runs = spot.all_drained()
     acting = [run for run in runs if spot.report(run)["nodes"] and spot.report(run)["pods"]]
     right(spot, acting[-1], node, pods)
+
+
+def test_two_budgets_and_a_finalizer_hold_no_drain(early: Interrupted) -> None:
+    """The Eviction API refuses a pod of two budgets for good; a finalizer keeps the object, not the containers."""
+    node, pods = early.job()
+    budget(early.fleet, 1)
+    budget(early.fleet, 1, name="trainer-too")
+    held = sorted(pods)[0]
+    early.kubectl.run(
+        "patch", "pod", held, "-n", workload.NAMESPACE, "-p", '{"metadata": {"finalizers": ["example.com/never"]}}'
+    )
+    try:
+        early.interrupt(early.instance(node))
+        drain = early.drained().succeeded()
+        found = {pod["name"]: pod for pod in early.report(drain)["pods"] if pod["name"] in pods}
+        assert set(found) == pods
+        assert found[held]["outcome"] == "StuckTerminating"
+        assert {pod["outcome"] for name, pod in found.items() if name != held} <= {"Forced"}
+        assert all("more than one PodDisruptionBudget" in pod["words"] for pod in found.values())
+        assert early.lost() == []
+    finally:
+        early.kubectl.run("patch", "pod", held, "-n", workload.NAMESPACE, "-p", '{"metadata": {"finalizers": null}}')
+
+
+def test_a_grace_that_does_not_fit_is_counted_as_lost(spot: Interrupted) -> None:
+    """Asked at once, and cut off by EC2: the run fails, and says so."""
+    node, _ = spot.job()
+    (deployment,) = [each for each in workload.manifests(SHARED, replicas=1) if each["kind"] == "Deployment"]
+    stubborn = {"app": "stubborn"}
+    deployment["metadata"]["name"] = "stubborn"
+    deployment["spec"]["selector"]["matchLabels"] = deployment["spec"]["template"]["metadata"]["labels"] = stubborn
+    template = deployment["spec"]["template"]["spec"]
+    template |= {"terminationGracePeriodSeconds": 600, "nodeSelector": {"kubernetes.io/hostname": node}}
+    template["containers"][0] |= {"image": PYTHON, "command": ["sh", "-c", "trap '' TERM; sleep 100000"]}
+    spot.kubectl.apply(deployment)
+    until("the stubborn pod", lambda: any(name.startswith("stubborn") for name in spot.running_on(node)))
+    spot.interrupt(spot.instance(node), notice=45)
+    drain = spot.drained()
+    report = spot.report(drain)
+    (pod,) = [pod for pod in report["pods"] if pod["name"].startswith("stubborn")]
+    assert pod["outcome"] == "Lost"
+    assert "its grace of 600 s does not fit" in f"{pod['reason']} {pod['words']}"
+    assert drain.state == "failed"
+    assert drain.states()["nothing_lost"] == "failed"
+    until("the machine's end", lambda: [each["pod"] for each in spot.lost() if "stubborn" in each["pod"]])
+
+
+def test_karpenter_was_already_deleting_the_node(early: Interrupted) -> None:
+    """A budget holds Karpenter's drain, as it has no deadline; the notice brings one."""
+    node, pods = early.job()
+    budget(early.fleet, 0)
+    (claim,) = [each for each in early.fleet.node_claims().values() if each["status"].get("nodeName") == node]
+    early.kubectl.run("delete", "nodeclaim", claim["metadata"]["name"], "--wait=false")
+    until("Karpenter's taint", lambda: DISRUPTED in [taint["key"] for taint in early.taints(node)])
+    early.interrupt(early.instance(node))
+    right(early, early.drained(), node, pods)
+
+
+def test_the_instance_was_already_gone(spot: Interrupted) -> None:
+    """EC2's messages come late: there is nothing to drain, and the pool is brought back all the same."""
+    node, pods = spot.job()
+    instance = spot.instance(node)
+    spot.fleet.aws("ec2").terminate_instances(InstanceIds=[instance])
+    until("the node's end", lambda: not spot.kubectl.get("node", node), 120)
+    spot.send(instance)
+    runs = spot.all_drained()
+    assert runs
+    assert {run.state for run in runs} <= {"success", "failed"}
+    assert not pods & spot.pods_on(node)
+    until("the pool to be whole again", lambda: spot.fleet.allocatable().get(SHARED) == STANDING[SHARED], 240)
 
 
 def processes(spot: Interrupted, word: str) -> list[int]:
