@@ -198,7 +198,7 @@ def test_a_grace_that_does_not_fit_is_counted_as_lost(spot: Interrupted) -> None
     assert "its grace of 600 s does not fit" in f"{pod['reason']} {pod['words']}"
     assert drain.state == "failed"
     assert drain.states()["nothing_lost"] == "failed"
-    until("the machine's end", lambda: [each["pod"] for each in spot.lost() if "stubborn" in each["pod"]])
+    until("the machine's end", lambda: [each for each in spot.lost() if "stubborn" in each["name"]])
 
 
 def test_karpenter_was_already_deleting_the_node(early: Interrupted) -> None:
