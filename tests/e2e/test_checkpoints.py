@@ -13,7 +13,7 @@ from tests.e2e.conftest import SPEED
 from tests.e2e.fleet import Fleet
 from tests.e2e.interruptions import Interrupted
 
-pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
 
 def test_no_finished_step_is_computed_again(standing: Fleet) -> None:

@@ -11,7 +11,7 @@ from demo import workload
 from tests.e2e.fleet import CLUSTER, SHARED, STANDING, Fleet, until
 from tests.e2e.interruptions import budget
 
-pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
 DRAIN, RESTORE = f"gpu_drain.{CLUSTER}", f"gpu_restore.{CLUSTER}"
 NOT_READY = f"gpu-fleet://{CLUSTER}/{SHARED}/not-ready"

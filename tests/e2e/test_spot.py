@@ -11,7 +11,7 @@ from demo.spot import DRAIN, await_cordon
 from tests.e2e.fleet import CLUSTER, SHARED, Fleet
 from tests.e2e.interruptions import Interrupted, budget
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 READY, NOT_READY = f"gpu-fleet://{CLUSTER}/{SHARED}/ready", f"gpu-fleet://{CLUSTER}/{SHARED}/not-ready"
 #: Of a notice of 120 s so much is kept in reserve that a test need not wait for the end of it.

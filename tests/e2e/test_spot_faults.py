@@ -21,7 +21,7 @@ from tests.e2e.fleet import SHARED, STANDING, Fleet, Run, until
 from tests.e2e.interruptions import QUEUE, Interrupted, budget
 from tests.e2e.killer import Killer, process_of, triggerer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
 DISRUPTED = "karpenter.sh/disrupted"
 #: Containers of this image are executed.
