@@ -183,7 +183,7 @@ def order(item: pytest.Item) -> int:
         return 4
     if "rounds" in fixtures:
         return 1
-    return 0 if "standing" in fixtures else 2 if "upgrade" in fixtures else 3
+    return 0 if {"standing", "spot"} & set(fixtures) else 2 if "upgrade" in fixtures else 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -539,7 +539,7 @@ class Fleet:
             until("the end of stray instances", lambda: not set(stray) & set(self.instances()), 60)
 
     def is_standing(self) -> bool:
-        """Whether the newest lifecycle run succeeded for all pools and what it built still stands."""
+        """Whether the newest lifecycle run succeeded for all pools, and what it built still stands and is ready."""
         rows = self.query("SELECT state, conf FROM dag_run WHERE dag_id = ? ORDER BY id DESC LIMIT 1", LIFECYCLE)
         if not rows or rows[0]["state"] != "success" or "pools" in str(rows[0]["conf"]):
             return False
@@ -547,9 +547,7 @@ class Fleet:
             r["status"] == "deployed" and r.get("proven_revision") == r["revision"] for r in self.releases().values()
         )
         offered = {pool: sorted(n) for pool, n in self.allocatable().items()}
-        ready = all(self.is_ready(pool) for pool in POOLS)
-        reads = self.karpenters_queue() == cluster_spec()["karpenter"]["interruptionQueue"]
-        return healthy and offered == STANDING and ready and reads
+        return healthy and offered == STANDING and all(self.is_ready(pool) for pool in POOLS)
 
     def karpenters_queue(self) -> str | None:
         """The interruption queue that Karpenter reads, if any."""
@@ -569,11 +567,17 @@ class Fleet:
         )
         return bool(rows) and str(rows[0]["uri"]).endswith("/ready")
 
-    def stand(self) -> None:
-        """See to it that the demo cluster's capacity stands, proven and validated, with a lifecycle run if need be."""
-        self.write_cluster()
+    def stand(self, changes: Mapping[str, Any] | None = None) -> None:
+        """See to it that the demo cluster's capacity stands, proven and validated, with a lifecycle run if need be.
+
+        :param changes: of the cluster file; of these, what Karpenter reads is seen to be as the file says.
+        """
+        queue = self.write_cluster(changes=changes)["karpenter"]["interruptionQueue"]
         if not self.is_standing():
             self.reset()
+            self.write_cluster(changes=changes)
+            self.lifecycle().succeeded()
+        elif self.karpenters_queue() != queue:
             self.lifecycle().succeeded()
 
     def post_mortem(self, runs: list[tuple[str, str]], lines: int = 40) -> str:

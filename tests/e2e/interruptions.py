@@ -20,10 +20,9 @@ class Interrupted:
 
     def __init__(self, fleet: Fleet, interruptions: Mapping[str, Any] | None = None, **changes: Any) -> None:
         self.fleet = fleet
-        # Whoever builds the pools needs no queue: so the file is changed once they stand.
-        spec = fleet.write_cluster(changes={"interruptions": {"queue": QUEUE, **(interruptions or {})}, **changes})
-        if fleet.karpenters_queue() != spec["karpenter"]["interruptionQueue"]:
-            fleet.lifecycle().succeeded()
+        # Whoever builds the pools needs no queue of ours: so that is changed once they stand.
+        fleet.stand(changes)
+        fleet.write_cluster(changes={"interruptions": {"queue": QUEUE, **(interruptions or {})}, **changes})
         self.stack, self.api, self.kubectl, self.sandbox = fleet.stack, fleet.api, fleet.kubectl, fleet.sandbox
         for dag_id in (DRAIN, RESTORE):
             self.api.wait_for_dag(dag_id)

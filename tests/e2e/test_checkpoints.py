@@ -16,12 +16,10 @@ from tests.e2e.interruptions import Interrupted
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
 
-def test_no_finished_step_is_computed_again(standing: Fleet) -> None:
-    spot = Interrupted(
-        standing, {"handler": "gpu-fleet", "proveSuccessor": False}, karpenter={"interruptionQueue": None}
-    )
+def test_no_finished_step_is_computed_again(fleet: Fleet) -> None:
+    spot = Interrupted(fleet, {"handler": "gpu-fleet", "proveSuccessor": False}, karpenter={"interruptionQueue": None})
     speed = float(os.environ.get("E2E_SPEED", SPEED))
-    training = Training(spot.kubectl, standing.environment["KUBECONFIG"], standing.home, "training", speed)
+    training = Training(spot.kubectl, fleet.environment["KUBECONFIG"], fleet.home, "training", speed)
     try:
         interrupted(training, 3, random.Random(3), lambda node: spot.interrupt(spot.instance(node)))
         assert [attempt.began is not None for attempt in training.attempts] == [True] * 4
@@ -31,6 +29,6 @@ def test_no_finished_step_is_computed_again(standing: Fleet) -> None:
         assert training.undisturbed()
     finally:
         training.end()
-        standing.repair()
-        standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
-        standing.write_cluster()
+        fleet.repair()
+        fleet.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+        fleet.write_cluster()

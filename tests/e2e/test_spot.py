@@ -19,18 +19,18 @@ EARLY = {"margin": "100s"}
 
 
 @pytest.fixture
-def spot(standing: Fleet) -> Iterator[Interrupted]:
+def spot(fleet: Fleet) -> Iterator[Interrupted]:
     """The package handles what Karpenter handles; the pools stand again afterwards."""
-    found = Interrupted(standing, EARLY)
+    found = Interrupted(fleet, EARLY)
     try:
         yield found
     finally:
-        standing.repair()
-        standing.end_users_job()
+        fleet.repair()
+        fleet.end_users_job()
         # No test after this one reads the queue.
-        standing.write_cluster()
+        fleet.write_cluster()
         with contextlib.suppress(Exception):
-            standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+            fleet.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
 
 
 def test_an_interrupted_node_is_drained_and_its_pool_made_whole_again(spot: Interrupted) -> None:

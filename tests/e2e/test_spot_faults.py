@@ -29,26 +29,26 @@ PYTHON = "public.ecr.aws/docker/library/python:3.12-slim-bookworm"
 
 
 @pytest.fixture
-def spot(standing: Fleet) -> Iterator[Interrupted]:
+def spot(fleet: Fleet) -> Iterator[Interrupted]:
     """The package evicts by itself: Karpenter has no queue."""
-    yield from interrupted(standing)
+    yield from interrupted(fleet)
 
 
-def interrupted(standing: Fleet, **more: str) -> Iterator[Interrupted]:
-    found = Interrupted(standing, {"handler": "gpu-fleet", **more}, karpenter={"interruptionQueue": None})
+def interrupted(fleet: Fleet, **more: str) -> Iterator[Interrupted]:
+    found = Interrupted(fleet, {"handler": "gpu-fleet", **more}, karpenter={"interruptionQueue": None})
     try:
         yield found
     finally:
-        standing.repair()
-        standing.end_users_job()
-        standing.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
-        standing.write_cluster()
+        fleet.repair()
+        fleet.end_users_job()
+        fleet.api.call("PATCH", f"/dags/{DRAIN}", json={"is_paused": True})
+        fleet.write_cluster()
 
 
 @pytest.fixture
-def early(standing: Fleet) -> Iterator[Interrupted]:
+def early(fleet: Fleet) -> Iterator[Interrupted]:
     """The same, with so much of the notice in reserve that a test need not wait for the end of it."""
-    yield from interrupted(standing, margin="100s")
+    yield from interrupted(fleet, margin="100s")
 
 
 def right(spot: Interrupted, drain: Run, node: str, pods: set[str]) -> None:
