@@ -265,6 +265,14 @@ def launched(fleet: Fleet) -> set[str]:
 
 def triggerer(fleet: Fleet) -> int:
     """The pid of the stack's triggerer."""
+    return components(fleet, "triggerer")[0]
+
+
+def components(fleet: Fleet, name: str) -> list[int]:
+    """The pids of the processes of a component of the stack's Airflow, its first one first.
+
+    :raises AssertionError: there is none.
+    """
     from demo.processes import session_pids
 
     process = fleet.stack.airflow_process
@@ -273,12 +281,13 @@ def triggerer(fleet: Fleet) -> int:
         if process is not None
         else json.loads((fleet.stack.build_dir / "stack.json").read_text())["airflow_pid"]
     )
+    found = []
     for pid in session_pids(int(leader)):
         with suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            if "triggerer" in command:
-                return pid
-    raise AssertionError("the stack has no triggerer")
+            if name in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0"):
+                found.append(pid)
+    assert found, f"the stack has no {name}"
+    return found
 
 
 def process_of(pid: int) -> tuple[list[str], dict[str, str]]:

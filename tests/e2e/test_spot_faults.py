@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,7 @@ from demo.processes import alive, session_pids, stop_group
 from demo.spot import DRAIN, await_cordon
 from tests.e2e.fleet import SHARED, STANDING, Fleet, Run, until
 from tests.e2e.interruptions import QUEUE, Interrupted, budget
-from tests.e2e.killer import Killer, process_of, triggerer
+from tests.e2e.killer import Killer, components, process_of, triggerer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -77,8 +75,7 @@ def test_worker_killed_in_mid_drain(spot: Interrupted) -> None:
 def test_scheduler_down_for_a_minute(spot: Interrupted) -> None:
     """First aid waits for no scheduler; the drain still ends in time."""
     node, pods = spot.job()
-    pids = processes(spot, "scheduler")
-    assert pids
+    pids = components(spot.fleet, "scheduler")
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -224,14 +221,3 @@ def test_the_instance_was_already_gone(spot: Interrupted) -> None:
     assert {run.state for run in runs} <= {"success", "failed"}
     assert not pods & spot.pods_on(node)
     until("the pool to be whole again", lambda: spot.fleet.allocatable().get(SHARED) == STANDING[SHARED], 240)
-
-
-def processes(spot: Interrupted, word: str) -> list[int]:
-    """The pids of the processes of the stack's Airflow whose command has a word."""
-    leader = session_pids(triggerer(spot.fleet))
-    found = []
-    for pid in leader:
-        with contextlib.suppress(OSError):
-            if word in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0"):
-                found.append(pid)
-    return found
