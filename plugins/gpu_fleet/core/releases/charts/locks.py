@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.releases.components import COMPONENTS, release_request
+from gpu_fleet.core.releases.components import COMPONENTS, chart_of
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
 
@@ -71,7 +71,7 @@ def charts_of(spec: ClusterSpec) -> tuple[ChartRef, ...]:
     unmanaged = set() if spec.karpenter.manage else {"karpenter-crd", "karpenter"}
     if not spec.device_plugin.manage:
         unmanaged.add("device-plugin")
-    return tuple(release_request(spec, item).chart for item in COMPONENTS if item not in unmanaged)
+    return tuple(chart_of(spec, item) for item in COMPONENTS if item not in unmanaged)
 
 
 def locked_spec(spec: ClusterSpec, locks: Iterable[Locked], where: str) -> ClusterSpec:

@@ -8,7 +8,7 @@ import pytest
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.releases.charts.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
-from gpu_fleet.core.releases.components import release_request
+from gpu_fleet.core.releases.components import chart_of
 from gpu_fleet.core.spec import ClusterSpec, parse_cluster
 from gpu_fleet.hooks.files.clusters import load_cluster
 
@@ -32,7 +32,7 @@ def test_a_lock_file_survives_writing_and_reading() -> None:
 def test_every_component_is_requested_with_its_locked_digest() -> None:
     locked = locked_spec(spec(), locks(), "f")
     for component in ("karpenter-crd", "karpenter", "device-plugin"):
-        assert release_request(locked, component).chart.digest == A  # type: ignore[arg-type]
+        assert chart_of(locked, component).digest == A  # type: ignore[arg-type]
     assert locked.digest != spec().digest
 
 
