@@ -1,13 +1,12 @@
-# syntax=docker/dockerfile:1
 # The package on the official Airflow image. Every component (scheduler, worker, triggerer, API server, DAG processor)
 # must run this image: triggers and plugins are imported in each of them.
 # amd64 wherever it is built: the base image is for several platforms, the helm that is copied into it for one.
 ARG AIRFLOW_VERSION=3.3.2
 ARG PYTHON_VERSION=3.11
-# The base images, by tag. Where you build, pin them by digest as well (docs/guides/deploy.md says how):
-#   docker build --build-arg AIRFLOW_IMAGE=apache/airflow:3.3.2-python3.11@sha256:…
+# By tag: no digest of it has been published outside its registry. docs/guides/deploy.md has the command that pins it.
 ARG AIRFLOW_IMAGE=apache/airflow:${AIRFLOW_VERSION}-python${PYTHON_VERSION}
-ARG DEBIAN_IMAGE=debian:12-slim
+# Digest: github.com/docker-library/repo-info, repos/debian/remote/bookworm-20260918-slim.md at 43a0ed1e, 2026-09-19
+ARG DEBIAN_IMAGE=debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251
 
 # --- helm: from the Helm project's own archive -----------------------------------------------------------------------
 FROM --platform=linux/amd64 ${DEBIAN_IMAGE} AS helm

@@ -128,7 +128,8 @@ def _validate(folder: Path, previous: Path | None) -> int:
 
 
 def _lock(folder: Path, check: bool) -> int:
-    """Pull every chart and write the lock file, or report how it differs."""
+    """Pull every chart and write the lock file, or report how it differs. What is written refuses all other charts."""
+    from gpu_fleet.core.releases.charts.locks import LockFile
     from gpu_fleet.hooks.helm.charts.locks import lock_path, read_locks, resolve_locks, write_locks
 
     fleet = load_fleet(folder)
@@ -138,23 +139,26 @@ def _lock(folder: Path, check: bool) -> int:
         return 2
     path = lock_path(folder)
     try:
-        before = set(read_locks(path) or ())
+        old = read_locks(path) or LockFile(())
     except SpecError as error:
         if check:
             raise
         print(f"{error}; writing a new one", file=sys.stderr)
-        before = set()
-    now = set(resolve_locks(specs))
+        old = LockFile(())
+    before, now = set(old.charts), set(resolve_locks(specs))
     for sign, entries in (("-", before - now), ("+", now - before)):
         for item in sorted(entries):
             print(f"{sign} {item.repository}/{item.name} {item.version} {item.digest}")
-    if before == now:
+    if old.others:
+        print("charts that are not in the file: installed now, refused with a new one")
+    if before == now and not old.others:
         print(f"{path.name} is up to date: {len(now)} charts")
         return 0
     if check:
         print(f"{path.name} is not up to date", file=sys.stderr)
         return 1
-    write_locks(path, now)
+    # An archive that is still the same keeps the note on where its digest was published.
+    write_locks(path, LockFile((*(item for item in old.charts if item in now), *(now - before))))
     print(f"{path} written: {len(now)} charts")
     return 0
 

@@ -34,26 +34,31 @@ def known_component(component: str) -> Component:
     raise SpecError(f"unknown component {component!r}", field="component", remedy=f"one of {', '.join(COMPONENTS)}")
 
 
+def chart_of(spec: ClusterSpec, component: Component) -> ChartRef:
+    """The chart that a component is installed from."""
+    if component == "device-plugin":
+        plugin = spec.device_plugin.chart
+        return ChartRef(plugin.name, plugin.version, plugin.repository, plugin.digest or "")
+    source = spec.karpenter.chart
+    digest = source.crd_digest if component == "karpenter-crd" else source.digest
+    return ChartRef(component, source.version, source.repository, digest or "")
+
+
 def release_request(spec: ClusterSpec, component: Component, *, in_use: InUse = NOTHING_IN_USE) -> ReleaseRequest:
     """What the spec wants of a component's release.
 
     :param in_use: what living nodes carry; the device plugin's release keeps it, in upgrades and in rollbacks.
     """
-    values = helm_values(spec, component, in_use=in_use)
+    values, chart = helm_values(spec, component, in_use=in_use), chart_of(spec, component)
     if component == "device-plugin":
-        plugin = spec.device_plugin
-        chart = ChartRef(plugin.chart.name, plugin.chart.version, plugin.chart.repository, plugin.chart.digest or "")
         return ReleaseRequest(
-            DEVICE_PLUGIN_RELEASE, plugin.namespace, chart, values, _POLICY, needed=needed_values(in_use)
+            DEVICE_PLUGIN_RELEASE, spec.device_plugin.namespace, chart, values, _POLICY, needed=needed_values(in_use)
         )
-    source = spec.karpenter.chart
     namespace = spec.karpenter.namespace
     # kube-system exists in every cluster: one without it is broken, and must not be given one.
     policy = replace(_POLICY, create_namespace=namespace != KARPENTER_NAMESPACE)
     if component == "karpenter-crd":
-        chart = ChartRef("karpenter-crd", source.version, source.repository, source.crd_digest or "")
         return ReleaseRequest(KARPENTER_CRD_RELEASE, namespace, chart, values, policy)
-    chart = ChartRef("karpenter", source.version, source.repository, source.digest or "")
     # The chart contains the same CRDs in crds/, which Helm never upgrades: the release karpenter-crd owns them.
     return ReleaseRequest(KARPENTER_RELEASE, namespace, chart, values, replace(policy, skip_crds=True))
 

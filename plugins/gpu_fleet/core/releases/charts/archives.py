@@ -75,6 +75,7 @@ def check_digest(chart: ChartRef, found: str) -> None:
         raise SpecError(
             f"the archive of {chart} has sha256 {found}, wanted is {chart.sha256}",
             field="digest",
-            remedy="find out why the chart changed, then correct the digest or the version",
+            remedy="find out why the chart changed (a mirror must serve the publisher's archive unchanged), then "
+            "correct the digest or the version; for a digest of charts.lock.yaml, run python -m gpu_fleet lock",
             reason="ChartDigestMismatch",
         )

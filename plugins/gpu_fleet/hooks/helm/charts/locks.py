@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable
@@ -10,11 +11,21 @@ from pathlib import Path
 import yaml
 
 from gpu_fleet.core.errors import SpecError
-from gpu_fleet.core.releases.charts.locks import Locked, charts_of, locked_spec, parse_locks, render_locks
+from gpu_fleet.core.releases.charts.locks import (
+    Locked,
+    LockFile,
+    charts_of,
+    locked_spec,
+    parse_locks,
+    render_locks,
+    unlocked_charts,
+)
 from gpu_fleet.core.releases.request import ChartRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.files.clusters import clusters_dir, read_cluster_file
 from gpu_fleet.hooks.helm.charts.archives import fetch_chart, sha256_of
+
+log = logging.getLogger(__name__)
 
 LOCK_FILE = "charts.lock.yaml"
 _HEAD = "# Written by `python -m gpu_fleet lock`. A run installs exactly these archives.\n"
@@ -25,8 +36,8 @@ def lock_path(folder: Path | None = None) -> Path:
     return (folder or clusters_dir()).resolve().parent / LOCK_FILE
 
 
-def read_locks(path: Path) -> tuple[Locked, ...] | None:
-    """The entries; ``None`` without a file.
+def read_locks(path: Path) -> LockFile | None:
+    """What the lock file says; ``None`` without a file.
 
     :raises SpecError: if it cannot be read.
     """
@@ -36,13 +47,18 @@ def read_locks(path: Path) -> tuple[Locked, ...] | None:
 
 
 def apply_locks(spec: ClusterSpec, folder: Path | None = None) -> ClusterSpec:
-    """The spec with the lock file's digests; the spec itself without a lock file.
+    """The spec with the lock file's digests; the spec itself without a lock file. Says which charts stay unlocked.
 
     :raises SpecError: a chart is not locked, or locked to another digest than the spec's.
     """
     path = lock_path(folder)
     locks = read_locks(path)
-    return spec if locks is None else locked_spec(spec, locks, path.name)
+    if locks is None:
+        return spec
+    locked = locked_spec(spec, locks, path.name)
+    for chart in unlocked_charts(spec, locks):
+        log.info("%s is not in %s: it is pinned by its version, not by its digest", chart, path.name)
+    return locked
 
 
 def resolve_locks(specs: Iterable[ClusterSpec]) -> tuple[Locked, ...]:
@@ -61,12 +77,12 @@ def resolve_locks(specs: Iterable[ClusterSpec]) -> tuple[Locked, ...]:
     return tuple(found)
 
 
-def write_locks(path: Path, locks: Iterable[Locked]) -> None:
+def write_locks(path: Path, locks: LockFile) -> None:
     """Write the lock file in one step.
 
     :raises SpecError: if it cannot be written.
     """
-    text = _HEAD + yaml.safe_dump(render_locks(locks), sort_keys=False, width=120)
+    text = _HEAD + yaml.safe_dump(render_locks(locks), sort_keys=False, width=120, allow_unicode=True)
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{LOCK_FILE}-", delete=False) as file:
             file.write(text)

@@ -178,6 +178,14 @@ def test_the_lock_command_notes_what_the_repository_serves(
     assert f"+ https://charts.example.com/tiny 1.0.0 sha256:{repository.sha256}" in capsys.readouterr().out
     assert main(["lock", str(folder), "--check"]) == 0
     good = (tmp_path / "charts.lock.yaml").read_text()
+    noted = good + "  source: the index of that day\n"
+    (tmp_path / "charts.lock.yaml").write_text(f"others: by-version\n{noted}")
+    assert main(["lock", str(folder), "--check"]) == 1, "it does not refuse other charts"
+    assert main(["lock", str(folder)]) == 0
+    assert (tmp_path / "charts.lock.yaml").read_text() == noted, "the digest is the same, and so is its source"
+    (tmp_path / "charts.lock.yaml").write_text(noted.replace(repository.sha256, "0" * 64))
+    assert main(["lock", str(folder)]) == 0
+    assert (tmp_path / "charts.lock.yaml").read_text() == good, "the source was that of another digest"
     (tmp_path / "charts.lock.yaml").write_text(f"<<<<<<< ours\n{good}=======\n{good}>>>>>>> theirs\n")
     assert main(["lock", str(folder), "--check"]) == 2, "a file with merge markers is not up to date"
     assert main(["lock", str(folder)]) == 0, "what is broken is written anew"
