@@ -45,7 +45,7 @@ def test_ec2s_figure_comes_before_the_sizes_name() -> None:
 
 
 def test_a_size_that_says_nothing_has_the_limit_on_nodes_alone() -> None:
-    spec = demo_spec(nodePools__0__instanceTypes=["g4dn.metal"])
+    spec = demo_spec(nodePools__0__instanceTypes=["g9.metal"])
     assert limits_of(spec.pool("shared-a10g"), UNKNOWN) == {"nodes": "4"}
 
 
