@@ -55,6 +55,7 @@ PACKAGE = (
     "gpu_fleet.hooks.cluster.in_use",
     "gpu_fleet.hooks.cluster.neighbours",
     "gpu_fleet.hooks.cluster.pods",
+    "gpu_fleet.hooks.cluster.prices",
     "gpu_fleet.hooks.files.prices",
     "gpu_fleet.hooks.kubernetes.eks_cluster",
     "gpu_fleet.hooks.files.clusters",

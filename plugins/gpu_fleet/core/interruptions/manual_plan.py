@@ -214,7 +214,7 @@ def _lost(pods: Iterable[PlannedPod], nodes: Mapping[str, OurNode], prices: Pric
         computed = pod.gpus * pod.seconds
         seconds += computed
         node = nodes[pod.node]
-        hourly = prices.hourly.get(node.instance_type)
+        hourly = prices.instance(node.instance_type, node.capacity_type, node.zone).usd
         if hourly is None or not node.gpus:
             known = False
             continue
