@@ -22,7 +22,7 @@ from gpu_fleet.core.teardown.remains import capacity_type
 from gpu_fleet.hooks.aws import aws_session
 from gpu_fleet.hooks.aws.prices import LIST_ACTION, SPOT_ACTION, list_price, price_list_session, spot_prices
 from gpu_fleet.hooks.files.price_cache import Kept, PriceCache
-from gpu_fleet.hooks.files.prices import load_prices
+from gpu_fleet.hooks.files.prices import known_prices, load_prices
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ def prices_for(
     :param spot: some of the instances are spot.
     :raises SpecError: a price list in ``include/prices`` that cannot be used.
     """
-    own, dated = load_prices(spec.region), PriceList.dated(spec.region)
-    files = own.before(dated) if own.hourly else dated
+    own, files = load_prices(spec.region), known_prices(spec.region)
     types = sorted(set(instance_types))
     if not types or os.environ.get(LIVE_VARIABLE, "").lower() == "off":
         return files
@@ -61,7 +60,7 @@ def prices_for(
     if not listed.hourly:
         top = files
     elif own.fixed:
-        top = own.before(listed).before(dated)
+        top = own.before(listed.before(PriceList.dated(spec.region)))
     else:
         top = listed.before(files)
     return replace(top, spot=bids, gaps=tuple(found.gaps))

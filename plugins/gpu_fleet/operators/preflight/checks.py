@@ -113,7 +113,7 @@ class CheckAwsOperator(FleetOperator):
         identity = aws.call("sts", "get_caller_identity")
         self.log.info("account %s as %s in %s", identity["Account"], identity["Arn"], aws.region)
         described = describe_types(aws, self.spec)
-        for note in notes_on_places(self.spec, described):
+        for note in (*notes_on_places(self.spec, described), *notes_on_figures(described)):
             self.log.warning("note: %s", note)
         return {
             "account": identity["Account"],
@@ -164,6 +164,13 @@ def notes_on_places(spec: ClusterSpec, described: list[dict[str, Any]]) -> list[
         facts = hardware_of(described, pool.instance_types)
         found += [str(note) for note in places_by_ec2(pool, facts.count, dict(facts.pod_places))]
     return found
+
+
+def notes_on_figures(described: list[dict[str, Any]]) -> list[str]:
+    """Where EC2's figures are not those by which the cluster file was validated."""
+    from gpu_fleet.core.preflight.catalogue import differences
+
+    return differences(described)
 
 
 def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:

@@ -113,3 +113,14 @@ def test_karpenters_bounds_of_a_weight(weight: int) -> None:
 )
 def test_vcpus_by_size(name: str, count: int | None) -> None:
     assert vcpus(name) == count
+
+
+def test_arm_is_noted_with_what_it_needs() -> None:
+    [note] = [
+        str(note)
+        for note in notes_of(demo_spec(nodePools__0__instanceTypes=["g5g.xlarge", "g5.xlarge"]))
+        if "arm64" in str(note)
+    ]
+    assert "g5g.xlarge has Arm processors" in note
+    assert "g5.xlarge amd64: a job gets either" in note
+    assert not [note for note in notes_of(demo_spec()) if "arm64" in str(note)]
