@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.aws.described import described as read
 from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL, hardware_of
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE
@@ -96,8 +97,9 @@ class SelectNodeOperator(FleetOperator):
 class CheckAwsOperator(FleetOperator):
     """Checks the connection's identity, the region, and that EC2 offers every instance type of the spec there.
 
-    :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib"}}}``; ``gpus``
-        are physical GPUs according to EC2, ``memory_mib`` is that of one GPU.
+    :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib", …}}}``;
+        ``gpus`` are physical GPUs according to EC2, ``memory_mib`` is that of one GPU; the rest as in
+        :class:`~gpu_fleet.core.aws.described.Described`.
     :raises SpecError: a wrong region or instance type.
     :raises Forbidden: missing or wrong credentials, or insufficient permissions.
     """
@@ -119,7 +121,7 @@ class CheckAwsOperator(FleetOperator):
             "account": identity["Account"],
             "arn": identity["Arn"],
             "region": aws.region,
-            "instance_types": {str(entry["InstanceType"]): gpus_of(entry) for entry in described},
+            "instance_types": {str(entry["InstanceType"]): read(entry).to_json() for entry in described},
         }
 
 
@@ -189,14 +191,3 @@ def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:
 
 def _chunks(values: list[str], size: int) -> Iterable[list[str]]:
     return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def gpus_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Physical GPUs in EC2's description of an instance type."""
-    gpus = (entry.get("GpuInfo") or {}).get("Gpus") or []
-    first = gpus[0] if gpus else {}
-    return {
-        "gpus": sum(int(gpu.get("Count") or 0) for gpu in gpus),
-        "gpu_name": str(first.get("Name", "")),
-        "memory_mib": (first.get("MemoryInfo") or {}).get("SizeInMiB"),
-    }
