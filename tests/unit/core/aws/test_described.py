@@ -36,7 +36,9 @@ def test_a_small_type_sustains_less_than_it_reaches(answers: dict[str, dict[str,
 
 
 def test_arm_and_fractional_and_amd_are_told_apart(answers: dict[str, dict[str, Any]]) -> None:
-    arm, part, amd, none = (described(answers[n]) for n in ("g5g.xlarge", "g6f.large", "g4ad.xlarge", "m5.large"))
+    arm, part, none = (described(answers[name]) for name in ("g5g.xlarge", "g6f.large", "m5.large"))
+    radeon = {"Name": "Radeon Pro V520", "Manufacturer": "AMD", "Count": 1, "MemoryInfo": {"SizeInMiB": 8192}}
+    amd = described({"InstanceType": "g4ad.xlarge", "GpuInfo": {"Gpus": [radeon]}})
     assert (arm.architecture, arm.gpus, arm.fractional, arm.nvme_gb) == ("arm64", 1, False, 0)
     assert (part.gpus, part.fractional, part.gpu_name) == (0, True, "L4")
     assert (amd.gpus, amd.fractional, amd.gpu_name) == (0, False, "")
