@@ -104,11 +104,14 @@ def cost_of(
     if not lost:
         return 0.0, ""
     prices = prices_of_nodes(spec, by_name.values())
-    total = 0.0
+    total, used = 0.0, []
     for name, seconds in lost:
         node = by_name.get(name)
-        hourly = None if node is None else prices.instance(node.instance_type, node.capacity_type, node.zone).usd
-        if node is None or hourly is None or not node.gpus:
-            return None, prices.describe()
-        total += seconds / 3600 * hourly / node.gpus
-    return total, prices.describe()
+        if node is None:
+            return None, prices.describe(*used)
+        price = prices.instance(node.instance_type, node.capacity_type, node.zone)
+        used.append(price)
+        if price.usd is None or not node.gpus:
+            return None, prices.describe(*used)
+        total += seconds / 3600 * price.usd / node.gpus
+    return total, prices.describe(*used)
