@@ -206,6 +206,8 @@ def _cost(plan: Json, seconds: float) -> Json:
             row["type"], {"instance_type": row["type"], "count": 0, "usd_per_hour": row["usdPerHour"]}
         )
         item["count"] += 1
+        # Spot prices differ by zone: the report says 'at most'.
+        item["usd_per_hour"] = max(item["usd_per_hour"] or 0.0, row["usdPerHour"] or 0.0) or None
     for volume in plan.get("volumes", []):
         if volume["goes"]:
             kind = f"{volume['gib']} GiB {volume['type']}"

@@ -1,6 +1,6 @@
 """Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema,
 ``… lock`` writes the digests of their charts to ``charts.lock.yaml``, ``… shards N`` divides a large fleet among N DAG
-files per family.
+files per family, ``… prices REGION`` prints a region's price list.
 
 Exit codes: 0 success, 1 a cluster file has problems, 2 wrong arguments, or the folder cannot be read.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpu_fleet.core.aws.costs import unknown_types
+from gpu_fleet.core.catalogue import catalogue_date, dated_prices, priced_regions
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
@@ -21,7 +22,7 @@ from gpu_fleet.core.spec.schema import schema_text
 from gpu_fleet.core.trust import beyond
 from gpu_fleet.hooks.files.clusters import CLUSTERS_DIR_VARIABLE, clusters_dir, load_fleet
 from gpu_fleet.hooks.files.dag_files import FAMILIES, dags_dir, make_shards, stems_of
-from gpu_fleet.hooks.files.prices import load_prices
+from gpu_fleet.hooks.files.prices import known_prices, load_prices
 from gpu_fleet.hooks.settings import trust
 
 
@@ -54,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     shards = commands.add_parser("shards", help="divide the clusters among this many DAG files per family")
     shards.add_argument("files", type=int, help="1 puts everything into one file again")
     shards.add_argument("--dags", type=Path, metavar="DIR", help="folder of the DAG files (default: beside include)")
+    prices = commands.add_parser(
+        "prices", help="print the price list of a region, for include/prices: pools are ranked by it"
+    )
+    prices.add_argument("region", help="an AWS region, for example eu-west-1")
+    prices.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     return parser
@@ -91,10 +97,23 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
         if not isinstance(spec, ClusterSpec):
             continue
         types = [kind for pool in spec.node_pools for kind in pool.instance_types]
-        for kind in unknown_types(load_prices(spec.region), types):
-            yield name, f"no list price of {kind} in {spec.region}: plans and reports leave its cost out"
+        for kind in unknown_types(known_prices(spec.region), types):
+            yield (
+                name,
+                f"no list price of {kind} in {spec.region} in any file: unless AWS answers, sums leave its cost out",
+            )
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
-            yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
+            yield (
+                name,
+                f"GPU count of {kind} is not in the catalogue of {catalogue_date()}; EC2 is asked when the run starts",
+            )
+        ranked = [pool for pool in spec.node_pools if pool.manage and pool.weight is None]
+        if len(ranked) > 1 and not load_prices(spec.region).hourly and dated_prices(spec.region) is not None:
+            yield (
+                name,
+                f"there is no include/prices/ec2-{spec.region}.yaml, so pools without a weight are ranked by their "
+                f"GPUs, not by price; python -m gpu_fleet prices {spec.region} prints one",
+            )
         yield from ((name, str(note)) for note in notes_of(spec))
         # Notes, because the limits belong to the deployment, whose environment may differ from that of this check.
         yield from ((name, f"{p.field}: {p.message}; {p.remedy}") for p in beyond(trust(), spec))
@@ -172,6 +191,26 @@ def _shards(folder: Path, files: int) -> int:
     return 0
 
 
+def _prices(region: str) -> str:
+    """A region's list prices as a file of ``include/prices``.
+
+    :raises SpecError: the package has none.
+    """
+    found = dated_prices(region)
+    if found is None:
+        raise SpecError(
+            f"the price file has no prices of {region}",
+            field="region",
+            remedy=f"one of {', '.join(priced_regions())}; or write the file by hand",
+        )
+    lines = "".join(f"  {name}: {usd!r}\n" for name, usd in sorted(found.hourly.items()))
+    return (
+        f'region: {region}\ncurrency: USD\ndate: "{found.date}"\nsource: {found.source}\n\n'
+        "# USD per instance and hour, on-demand, Linux. fixed: true above would put these before what AWS lists.\n"
+        f"hourly:\n{lines}"
+    )
+
+
 def _message(problem: SpecError) -> str:
     """The problem's sentence without field and remedy, which have their own columns."""
     text = problem.message
@@ -193,11 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "schema":
+        if options.command in ("schema", "prices"):
+            text = schema_text() if options.command == "schema" else _prices(options.region)
             if options.output is None:
-                print(schema_text(), end="")
+                print(text, end="")
             else:
-                options.output.write_text(schema_text(), encoding="utf-8")
+                options.output.write_text(text, encoding="utf-8")
             return 0
         if options.command == "shards":
             return _shards(options.dags or dags_dir(), options.files)

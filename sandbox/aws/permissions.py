@@ -102,7 +102,7 @@ def _denied(service: str, action: str) -> web.Response:
     if service == "sqs":  # the JSON protocol keeps the codes of the older query protocol in a header
         headers["x-amzn-query-error"] = "AccessDenied;Sender"
     body = json.dumps({"__type": "AccessDeniedException", "message": message})
-    return web.Response(status=400 if service in ("sqs", "events") else 403, text=body, headers=headers)
+    return web.Response(status=400 if service in ("sqs", "events", "pricing") else 403, text=body, headers=headers)
 
 
 def _query_error(status: int, code: str, message: str) -> web.Response:

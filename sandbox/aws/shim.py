@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import permissions, queues, quotas, refusals, signature, trail
+from sandbox.aws import permissions, pricing, queues, quotas, refusals, signature, trail
 from sandbox.aws.eks import routes as eks_routes
 from sandbox.aws.eks.clusters import ClusterState, Eks, EksError
 from sandbox.aws.eks.nodegroups import NodeGroups
@@ -150,12 +150,16 @@ class Shim:
             return await self._answer_queue(request, seen, action)
         if signed.service == "servicequotas":
             return quotas.answer(self._settings.faults, seen, action)
+        if signed.service == "pricing":
+            return await pricing.answer(self._settings.faults, seen, action, signed.region)
         if signed.expires is not None and signed.service != "s3":
             # Moto looks for service and caller in the Authorization header only.
             seen = replace(seen, headers={**seen.headers, "authorization": signature.as_header(signed)})
         response = await self._forward(seen)
         if action == "ec2:DescribeSubnets" and response.status == 200 and isinstance(response.body, bytes):
             response.body = quotas.without_addresses(self._settings.faults, response.body)
+        if action == "ec2:DescribeSpotPriceHistory" and response.status == 200 and isinstance(response.body, bytes):
+            response.body = pricing.priced(self._settings.faults, response.body)
         return response
 
     async def _answer_queue(self, request: web.Request, seen: signature.Request, action: str) -> web.Response:

@@ -160,6 +160,8 @@ def test_plan_was_shown_with_its_cost(whole: Whole) -> None:
     plan = whole.run.xcom("teardown.plan_again")["plan"]
     assert {row["id"] for row in plan["instances"]} == whole.before["instances"]
     assert plan["usdPerHour"] > 20
+    assert "AWS Price List API" in plan["prices"]
+    assert "Spot prices of" in plan["prices"]
 
 
 # --- in parts, and two at once ----------------------------------------------------------------------------------------

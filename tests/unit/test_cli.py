@@ -10,6 +10,7 @@ import pytest
 
 from gpu_fleet.__main__ import main
 from gpu_fleet.core.spec.schema import schema_text
+from gpu_fleet.hooks.files.prices import load_prices
 from tests.unit.core.specs import DEMO_FILE, REPOSITORY
 
 DEMO = DEMO_FILE.read_text(encoding="utf-8")
@@ -150,3 +151,22 @@ def test_the_module_runs_without_airflow_in_the_way() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")}
     environment.pop("GPU_FLEET_CLUSTERS_DIR", None)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
+
+
+def test_a_regions_price_list_can_be_printed_and_is_one_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "include" / "prices"
+    folder.mkdir(parents=True)
+    assert main(["prices", "eu-west-1", "--output", str(folder / "ec2-eu-west-1.yaml")]) == 0
+    monkeypatch.setenv("GPU_FLEET_INCLUDE_DIR", str(tmp_path / "include"))
+    found = load_prices("eu-west-1")
+    assert (found.date, found.fixed) == ("2026-01-21", False)
+    assert found.hourly["g5.xlarge"] > 1
+    assert main(["prices", "eu-west-1"]) == 0
+    assert "g5.xlarge: " in capsys.readouterr().out
+
+
+def test_a_region_without_prices_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prices", "cn-north-1"]) == 2
+    assert "no prices of cn-north-1" in capsys.readouterr().err

@@ -119,6 +119,19 @@ PACKAGE = (
         "`gpu-fleet/charts` in `XDG_CACHE_HOME`, else in `~/.cache`",
         WORKERS,
     ),
+    Variable(
+        "GPU_FLEET_LIVE_PRICES",
+        "`off`: AWS is not asked for prices, and sums are made of files. See [Instance types and "
+        "prices](../guides/prices.md)",
+        "AWS is asked",
+        WORKERS,
+    ),
+    Variable(
+        "GPU_FLEET_PRICE_CACHE",
+        "Folder in which workers keep what AWS has answered about prices: a day, spot prices ten minutes",
+        "`gpu-fleet/prices` in `XDG_CACHE_HOME`, else in `~/.cache`",
+        WORKERS,
+    ),
     Variable("HELM_BIN", "The helm binary: version 4, or 3.17", "`helm` on `PATH`", WORKERS),
     Variable(
         "HELM_REGISTRY_CONFIG",

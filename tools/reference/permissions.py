@@ -88,6 +88,12 @@ IAM = (
         "no gate can say what a node must offer: lifecycle and revalidation fail",
     ),
     Grant(
+        "Know what nodes cost: list prices of the Price List API, spot prices of EC2",
+        ("pricing:GetProducts", "ec2:DescribeSpotPriceHistory"),
+        "sums are made of the dated price file, spot instances cost at most their list price, and every sum says so. "
+        "See [Instance types and prices](../guides/prices.md)",
+    ),
+    Grant(
         "Keep what node groups of others need at a teardown",
         ("eks:ListNodegroups", "eks:DescribeNodegroup"),
         "the RuntimeClass always stays",

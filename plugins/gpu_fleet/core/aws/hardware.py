@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu_fleet.core.aws.described import Described
+from gpu_fleet.core.aws.described import described as read
 from gpu_fleet.core.errors import SpecError
 
 #: ``DescribeInstanceTypes`` takes at most 100 names a call (EC2 API reference).
@@ -25,6 +27,7 @@ class Hardware:
     :ivar memory_mib: instance type -> memory of one GPU in MiB, where EC2 reports it.
     :ivar vcpus: instance type -> default vCPUs, where EC2 reports it.
     :ivar pod_places: instance type -> places for pods without prefix delegation, where EC2 reports it.
+    :ivar types: instance type -> all that EC2 says of it.
     """
 
     count: int
@@ -32,6 +35,7 @@ class Hardware:
     memory_mib: Mapping[str, int]
     vcpus: Mapping[str, int] = field(default_factory=dict)
     pod_places: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, Described] = field(default_factory=dict)
 
 
 def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Hardware:
@@ -42,40 +46,35 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
     :raises SpecError: a type that EC2 does not know, that has no NVIDIA GPU or a part of one, or whose count differs
         from the others'.
     """
-    by_name = {str(entry.get("InstanceType")): entry for entry in described}
+    by_name = {found.name: found for found in map(read, described)}
     counts: dict[str, int] = {}
     products: dict[str, str] = {}
     memory: dict[str, int] = {}
     for name in wanted:
-        if name not in by_name:
+        found = by_name.get(name)
+        if found is None:
             raise SpecError(
                 f"EC2 does not know instance type {name} in this region",
                 field="nodePools[].instanceTypes",
                 remedy="correct it, or choose a type that the region offers",
             )
-        gpus = [
-            gpu
-            for gpu in (by_name[name].get("GpuInfo") or {}).get("Gpus") or []
-            if str(gpu.get("Manufacturer", "")).upper() == "NVIDIA"
-        ]
-        counts[name] = sum(int(gpu.get("Count") or 0) for gpu in gpus)
-        if counts[name] < 1 and gpus:
+        counts[name] = found.gpus
+        if found.fractional:
             raise SpecError(
                 f"instance type {name} has a part of a GPU: EC2 reports 0 for it, so nodes of it would count as nodes "
                 "without GPUs, for Karpenter as for this package",
                 field="nodePools[].instanceTypes",
                 remedy="name types with whole GPUs, for example g6.xlarge with sharing",
             )
-        if counts[name] < 1:
+        if found.gpus < 1:
             raise SpecError(
                 f"instance type {name} has no NVIDIA GPU",
                 field="nodePools[].instanceTypes",
                 remedy="name GPU instance types, for example g5.xlarge",
             )
-        products[name] = str(gpus[0].get("Name", ""))
-        size = (gpus[0].get("MemoryInfo") or {}).get("SizeInMiB")
-        if size:
-            memory[name] = int(size)
+        products[name] = found.gpu_name
+        if found.memory_mib:
+            memory[name] = found.memory_mib
     if len(set(counts.values())) != 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "none is named"
         raise SpecError(
@@ -83,26 +82,12 @@ def hardware_of(described: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -
             field="nodePools[].instanceTypes",
             remedy="make one pool per number of GPUs",
         )
-    cpus = {name: int((by_name[name].get("VCpuInfo") or {}).get("DefaultVCpus") or 0) for name in wanted}
-    places = {name: places_of(by_name[name]) for name in wanted}
+    types = {name: by_name[name] for name in wanted}
     return Hardware(
         next(iter(counts.values())),
         products,
         memory,
-        vcpus={name: count for name, count in cpus.items() if count},
-        pod_places={name: count for name, count in places.items() if count is not None},
+        vcpus={name: found.vcpus for name, found in types.items() if found.vcpus},
+        pod_places={name: found.pod_places for name, found in types.items() if found.pod_places is not None},
+        types=types,
     )
-
-
-def places_of(described: Mapping[str, Any]) -> int | None:
-    """Places for pods on a described instance type, or ``None`` if EC2 does not report it.
-
-    Network interfaces of the default card × (IPv4 addresses of each − 1) + 2, as Karpenter counts them
-    (aws/karpenter-provider-aws v1.14.1 pkg/providers/instancetype/types.go, ``ENILimitedPods``).
-    """
-    network = described.get("NetworkInfo") or {}
-    cards = network.get("NetworkCards") or []
-    index = int(network.get("DefaultNetworkCardIndex") or 0)
-    card = cards[index] if index < len(cards) else network
-    interfaces, addresses = card.get("MaximumNetworkInterfaces"), network.get("Ipv4AddressesPerInterface")
-    return int(interfaces) * (int(addresses) - 1) + 2 if interfaces and addresses else None

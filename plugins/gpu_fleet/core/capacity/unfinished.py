@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_fleet.core.aws.costs import Price, PriceList
-from gpu_fleet.core.kubernetes.names import LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE
+from gpu_fleet.core.kubernetes.names import LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE, LABEL_ZONE
 from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, labels_of, name_of, pool_claims
 
 
@@ -21,7 +21,7 @@ class Unfinished:
     """A node that has been launched and is not initialized.
 
     :ivar why: condition, reason and message of what Karpenter waits for.
-    :ivar price: list price per hour.
+    :ivar price: per hour.
     """
 
     claim: str
@@ -63,14 +63,15 @@ def _of(claim: PoolClaim, labels: dict[str, str], prices: PriceList) -> Unfinish
         node=claim.node,
         instance_type=instance_type,
         why=f"not {kind}: {reason} {message}".rstrip(),
-        price=prices.instance(instance_type, labels.get(LABEL_CAPACITY_TYPE, "")),
+        price=prices.instance(instance_type, labels.get(LABEL_CAPACITY_TYPE, ""), labels.get(LABEL_ZONE, "")),
     )
 
 
-def unfinished_message(cluster: str, nodes: Iterable[Unfinished]) -> str:
-    """The message about these nodes: each with its price and why it stays, and what to do."""
+def unfinished_message(cluster: str, nodes: Iterable[Unfinished], prices: PriceList) -> str:
+    """The message about these nodes: each with its price and why it stays, what to do, and of when the prices are."""
+    nodes = list(nodes)
     return (
         f"still paid for: {', '.join(map(str, nodes))}; Karpenter gives up a node that has not joined after 15 "
         "minutes, and removes none that has joined before it is initialized: run "
-        f"gpu_teardown.{cluster}, or delete the NodeClaims"
+        f"gpu_teardown.{cluster}, or delete the NodeClaims. {prices.describe(*(node.price for node in nodes))}"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpu_fleet.core.aws.costs import PriceList
+from gpu_fleet.core.aws.costs import Price, PriceList
 from gpu_fleet.core.drain.plan import DrainPlan, PodPlan, plan_drain
 from gpu_fleet.core.drain.rules import DrainRules, Fate
 from gpu_fleet.core.interruptions.nodes import OurNode
@@ -162,7 +162,7 @@ def make_plan(
     for fate, plans in ((Fate.REFUSE, drain.refuse), (Fate.EVICT, drain.evict), (Fate.WAIT, drain.wait),
                         (Fate.LEAVE, drain.leave)):  # fmt: skip
         rows += [_row(spec, each, fate, by_uid[each.uid], workloads, budgets, asked, now) for each in plans]
-    seconds, usd = _lost(rows, {node.name: node for node in nodes}, prices)
+    seconds, usd, used = _lost(rows, {node.name: node for node in nodes}, prices)
     return ManualPlan(
         spec.name,
         request,
@@ -173,7 +173,7 @@ def make_plan(
         dict(replaced or {}),
         seconds,
         usd,
-        prices.describe(),
+        prices.describe(*used),
     )
 
 
@@ -204,9 +204,12 @@ def _row(
     )
 
 
-def _lost(pods: Iterable[PlannedPod], nodes: Mapping[str, OurNode], prices: PriceList) -> tuple[float, float | None]:
-    """GPU seconds of the users' pods that are evicted, and what they have cost."""
+def _lost(
+    pods: Iterable[PlannedPod], nodes: Mapping[str, OurNode], prices: PriceList
+) -> tuple[float, float | None, list[Price]]:
+    """GPU seconds of the users' pods that are evicted, what they have cost, and the prices of that."""
     seconds, usd = 0.0, 0.0
+    used = []
     known = True
     for pod in pods:
         if not pod.is_users_gpu or not pod.seconds:
@@ -214,12 +217,13 @@ def _lost(pods: Iterable[PlannedPod], nodes: Mapping[str, OurNode], prices: Pric
         computed = pod.gpus * pod.seconds
         seconds += computed
         node = nodes[pod.node]
-        hourly = prices.hourly.get(node.instance_type)
-        if hourly is None or not node.gpus:
+        price = prices.instance(node.instance_type, node.capacity_type, node.zone)
+        used.append(price)
+        if price.usd is None or not node.gpus:
             known = False
             continue
-        usd += computed / 3600 * hourly / node.gpus
-    return seconds, usd if known else None
+        usd += computed / 3600 * price.usd / node.gpus
+    return seconds, usd if known else None, used
 
 
 def growth(approved: Mapping[str, Any], now: ManualPlan) -> list[str]:

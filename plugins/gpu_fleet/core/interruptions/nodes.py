@@ -48,6 +48,10 @@ class OurNode:
     zone: str = ""
     spot: bool | None = None
 
+    @property
+    def capacity_type(self) -> str:
+        return "spot" if self.spot else "on-demand"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "node": self.name,

@@ -68,7 +68,8 @@ class InterruptionReport:
     :ivar skipped: by cause, how many notices the trigger passed over.
     :ivar problems: what could not be read or done, in words.
     :ivar gpu_seconds: computed by the pods that ended before they had finished: lost at most.
-    :ivar usd: what these cost at list prices; ``None`` if a price is unknown.
+    :ivar usd: what these cost; ``None`` if a price is unknown.
+    :ivar prices: date and source of the prices, in words.
     :ivar deed: what happened to the nodes: EC2 interrupted them, or a person had them drained.
     :ivar said: the headline of a report about nothing that was done: a plan.
     """
@@ -84,6 +85,7 @@ class InterruptionReport:
     problems: Sequence[str] = ()
     gpu_seconds: float = 0.0
     usd: float | None = None
+    prices: str = ""
     deed: str = INTERRUPTED
     said: str = ""
 
@@ -104,6 +106,7 @@ class InterruptionReport:
             "problems": list(self.problems),
             "gpuSeconds": round(self.gpu_seconds, 1),
             "usd": None if self.usd is None else round(self.usd, 2),
+            "prices": self.prices,
         }
 
     @classmethod
@@ -127,6 +130,7 @@ class InterruptionReport:
                 problems=tuple(map(str, value["problems"])),
                 gpu_seconds=float(value["gpuSeconds"]),
                 usd=None if usd is None else float(usd),
+                prices=str(value.get("prices") or ""),
                 deed=str(value.get("deed") or INTERRUPTED),
                 said=str(value.get("said") or ""),
             )

@@ -31,18 +31,16 @@ from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, p
 from gpu_fleet.core.manifests.templates import template
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.spec.budgets import budgets_of
+from gpu_fleet.core.spec.instances import architecture
 
 Manifest = dict[str, Any]
 #: ``(spec, **builder_args) -> manifests`` in the order in which they are to be applied.
 Builder = Callable[..., list[Manifest]]
 
-#: Instance families with Arm processors (AWS Graviton, NVIDIA Grace) among those with NVIDIA GPUs.
-_ARM_FAMILIES = frozenset({"g5g", "p6e-gb200", "p6e-gb300"})
-
 
 def _architectures(instance_types: Iterable[str]) -> list[str]:
     """All architectures of the types: a single one would exclude the other types of a mixed pool without a message."""
-    return sorted({"arm64" if name.partition(".")[0] in _ARM_FAMILIES else "amd64" for name in instance_types})
+    return sorted({architecture(name) for name in instance_types})
 
 
 def build(name: str, spec: ClusterSpec, **args: Any) -> list[Manifest]:

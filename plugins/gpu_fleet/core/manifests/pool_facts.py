@@ -18,8 +18,8 @@ from gpu_fleet.core.spec.instances import vcpus
 @dataclass(frozen=True)
 class PoolFacts:
     """
-    :ivar hardware: the hardware of the pool's instance types according to EC2; ``None``: use the package's tables.
-    :ivar prices: the region's list prices.
+    :ivar hardware: the hardware of the pool's instance types according to EC2; ``None``: use the package's catalogue.
+    :ivar prices: the list prices of the region's own file, by which pools are ranked.
     """
 
     hardware: Hardware | None = None
@@ -60,8 +60,12 @@ def weights(spec: ClusterSpec, prices: PriceList) -> dict[str, int | None]:
     The weight in the spec, otherwise the rank by price per GPU: the most expensive pool has no weight, and each cheaper
     one a greater weight, so that Karpenter buys from the cheapest pool that a pod can use. Weights are as small as
     possible, because a NodePool of others without a weight comes after all that have one. Pools with unknown prices
-    rank as more expensive than the others; among them the GPUs per node (from the table) decide, then the vCPUs, fewest
-    first, then the name.
+    rank as more expensive than the others; among them the GPUs per node (from the catalogue) decide, then the vCPUs,
+    fewest first, then the name. A weight is in no node's hash, so nothing drifts by it (kubernetes-sigs/karpenter
+    v1.14.1 pkg/apis/v1/nodepool.go, ``Hash``).
+
+    :param prices: of the region's own file alone, which changes when somebody edits it: an answer of AWS would reorder
+        the pools whenever it changes, or is missing.
     """
     places = sorted(spec.node_pools, key=lambda pool: _dearness(pool, prices), reverse=True)
     default = {pool.name: min(place, 100) or None for place, pool in enumerate(places)}

@@ -42,13 +42,13 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
     if placement is not None:
         yield from _placement(placement)
     if report.gpu_seconds:
-        usd = "" if report.usd is None else f", {report.usd:.2f} USD at list prices"
+        usd = ", at an unknown price" if report.usd is None else f", {report.usd:.2f} USD"
         hours = report.gpu_seconds / 3600
         yield Paragraph(
             (
                 text(
                     f"Lost at most: {hours:.2f} GPU hours{usd}. That is what the pods had computed that ended before "
-                    "they had finished; what they had saved is not lost."
+                    "they had finished; what they had saved is not lost. {report.prices}".rstrip()
                 ),
             )
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gpu_fleet.core.spec.cluster import ClusterSpec, parse_cluster
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
-from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, physical_gpus
+from gpu_fleet.core.spec.instances import physical_gpus
 from gpu_fleet.core.spec.interruptions import SPOT_NOTICE_S, Interruptions
 from gpu_fleet.core.spec.node_class import NodeClass
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
@@ -30,7 +30,6 @@ __all__ = [
     "DurationOrNever",
     "EksAccess",
     "Exclusive",
-    "GPUS_OF_INSTANCE_TYPE",
     "Interruptions",
     "Karpenter",
     "KubeconfigAccess",

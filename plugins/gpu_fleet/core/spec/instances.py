@@ -1,36 +1,15 @@
-"""What rules about a cluster file need to know of EC2 instance types: GPUs, vCPUs, places for pods.
+"""What rules about a cluster file need to know of EC2 instance types: GPUs, vCPUs, places for pods, architecture.
 
-Only for checking files before anything runs. What a node *must* show is never taken from here but from EC2 itself
-(``DescribeInstanceTypes`` GpuInfo), so that no gate compares our own numbers with our own numbers.
-Source: Amazon EC2 instance types, 'Specifications for accelerated computing instances', read 2026-08.
+Only for checking files before anything runs: the figures are those of a dated file (:mod:`gpu_fleet.core.catalogue`).
+What a node *must* show is never taken from here but from EC2 itself (``DescribeInstanceTypes`` GpuInfo), so that no
+gate compares our own numbers with our own numbers.
 """
 
 from __future__ import annotations
 
 import re
 
-_ONE = ("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")
-_GRAPHICS = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}
-
-GPUS_OF_INSTANCE_TYPE: dict[str, int] = {
-    **{f"{family}.{size}": 1 for family in ("g4dn", "g5", "g6", "g6e") for size in _ONE},
-    **{f"{family}.{size}": count for family in ("g5", "g6", "g6e") for size, count in _GRAPHICS.items()},
-    "g4dn.12xlarge": 4,
-    "g4dn.metal": 8,
-    "gr6.4xlarge": 1,
-    "gr6.8xlarge": 1,
-    "p3.2xlarge": 1,
-    "p3.8xlarge": 4,
-    "p3.16xlarge": 8,
-    "p3dn.24xlarge": 8,
-    "p4d.24xlarge": 8,
-    "p4de.24xlarge": 8,
-    "p5.4xlarge": 1,
-    "p5.48xlarge": 8,
-    "p5e.48xlarge": 8,
-    "p5en.48xlarge": 8,
-    "p6-b200.48xlarge": 8,
-}
+from gpu_fleet.core.catalogue import find, whole_gpu_types
 
 #: Families whose GPUs the NVIDIA device plugin does not serve, with what they are.
 OTHER_ACCELERATORS: dict[str, str] = {
@@ -44,45 +23,14 @@ OTHER_ACCELERATORS: dict[str, str] = {
     "p2": "NVIDIA K80, which current drivers no longer support",
 }
 
-
 #: Families of which a node has a part of a GPU: EC2 reports ``Count`` 0 for it, and so does Karpenter, which then takes
 #: no node for one that could serve ``nvidia.com/gpu`` (aws/karpenter-provider-aws v1.14.1
-#: pkg/providers/instancetype/types.go, ``nvidiaGPUs``).
+#: pkg/providers/instancetype/types.go, ``nvidiaGPUs``). For types of them that the catalogue does not have.
 FRACTIONAL_FAMILIES = frozenset({"g6f", "gr6f"})
 
-#: Places for pods: network interfaces of the default card × (IPv4 addresses of each − 1) + 2, as Karpenter and nodeadm
-#: count them without prefix delegation (aws/karpenter-provider-aws v1.14.1 pkg/providers/instancetype/types.go,
-#: ``ENILimitedPods``). Source of the figures: Amazon EC2 instance types, 'Network specifications', read 2026-08.
-POD_PLACES: dict[str, int] = {
-    **{f"{family}.{size}": 58 for family in ("g5", "g6", "g6e") for size in ("xlarge", "2xlarge")},
-    **{f"{family}.{size}": 234 for family in ("g5", "g6", "g6e") for size in ("4xlarge", "8xlarge")},
-    **{f"g4dn.{size}": 29 for size in ("xlarge", "2xlarge", "4xlarge")},
-    **{f"g4dn.{size}": 58 for size in ("8xlarge", "16xlarge")},
-    "g4dn.12xlarge": 234,
-    "g4dn.metal": 737,
-    "g5.12xlarge": 737,
-    "g5.16xlarge": 234,
-    "g5.24xlarge": 737,
-    "g5.48xlarge": 345,
-    "g6.12xlarge": 234,
-    "g6.16xlarge": 737,
-    "g6.24xlarge": 737,
-    "g6.48xlarge": 737,
-    "g6e.12xlarge": 292,
-    "g6e.16xlarge": 737,
-    "g6e.24xlarge": 492,
-    "g6e.48xlarge": 492,
-    "gr6.4xlarge": 234,
-    "gr6.8xlarge": 234,
-    "p3dn.24xlarge": 737,
-    "p4d.24xlarge": 737,
-    "p4de.24xlarge": 737,
-    "p5.4xlarge": 118,
-    "p5.48xlarge": 100,
-    "p5e.48xlarge": 100,
-    "p5en.48xlarge": 198,
-    "p6-b200.48xlarge": 198,
-}
+#: Families with Arm processors (AWS Graviton, NVIDIA Grace) among those with NVIDIA GPUs, likewise.
+ARM_FAMILIES = frozenset({"g5g", "p6e-gb200", "p6e-gb300"})
+
 #: Pods that every GPU node has of its own: aws-node, kube-proxy and the device plugin.
 PODS_OF_A_NODE = 3
 
@@ -91,24 +39,45 @@ _SMALL = {"medium": 1, "large": 2}
 
 
 def vcpus(instance_type: str) -> int | None:
-    """Default vCPUs of an instance type by its size: 2 are ``large``, 4 are ``xlarge``, 4 × N are ``Nxlarge``.
+    """Default vCPUs of an instance type: of the catalogue, otherwise by its size: 2 are ``large``, 4 are ``xlarge``,
+    4 × N are ``Nxlarge``.
 
-    ``None`` for sizes that say nothing, such as ``metal``. EC2 is asked where the figure is written into the cluster.
+    ``None`` for unknown types of sizes that say nothing, such as ``metal``. EC2 is asked where the figure is written
+    into the cluster.
     """
+    known = find(instance_type)
+    if known is not None:
+        return known.vcpus
     size = instance_type.rpartition(".")[2]
     match = _SIZE.fullmatch(size)
     return 4 * int(match["times"] or 1) if match else _SMALL.get(size)
 
 
 def pod_places(instance_type: str) -> int | None:
-    """Places for pods on an instance type, or ``None`` if the table does not know it."""
-    return POD_PLACES.get(instance_type)
+    """Places for pods on an instance type without prefix delegation, or ``None`` if the catalogue does not know it."""
+    known = find(instance_type)
+    return None if known is None else known.pod_places
 
 
 def is_fractional(instance_type: str) -> bool:
-    return instance_type.partition(".")[0] in FRACTIONAL_FAMILIES
+    known = find(instance_type)
+    return known.fractional if known is not None else instance_type.partition(".")[0] in FRACTIONAL_FAMILIES
+
+
+def architecture(instance_type: str) -> str:
+    """``amd64`` or ``arm64``, as the label ``kubernetes.io/arch`` has it."""
+    known = find(instance_type)
+    if known is not None:
+        return known.architecture
+    return "arm64" if instance_type.partition(".")[0] in ARM_FAMILIES else "amd64"
 
 
 def physical_gpus(instance_type: str) -> int | None:
-    """Physical NVIDIA GPUs of an instance type, or ``None`` if the table does not know it."""
-    return GPUS_OF_INSTANCE_TYPE.get(instance_type)
+    """Physical NVIDIA GPUs of an instance type; ``None`` if the catalogue does not know it, or of a part of one."""
+    known = find(instance_type)
+    return (known.gpus or None) if known is not None else None
+
+
+def gpu_types() -> tuple[str, ...]:
+    """All instance types with whole NVIDIA GPUs that the catalogue has."""
+    return whole_gpu_types()

@@ -144,8 +144,9 @@ class NodePool(SpecModel):
         ge=1,
         le=100,
         description="Of the NodePools that a pod can use, Karpenter buys from the one with the highest weight. "
-        "Default: by list price per GPU, cheapest first (the most expensive pool has no weight, which counts as 0; "
-        "pools without a known price come last). Of equal weights, the name that is last in the alphabet comes first.",
+        "Default: by list price per GPU in include/prices/ec2-REGION.yaml, cheapest first (the most expensive pool has "
+        "no weight, which counts as 0; pools without a price there come last); no other price changes it. Of equal "
+        "weights, the name that is last in the alphabet comes first.",
     )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
 
@@ -218,5 +219,5 @@ class NodePool(SpecModel):
 
     @property
     def gpus_per_node(self) -> int | None:
-        """Physical GPUs per node according to the table of instance types; never use it as a proof."""
+        """Physical GPUs per node according to the catalogue of instance types; never use it as a proof."""
         return next((count for name in self.instance_types if (count := physical_gpus(name)) is not None), None)

@@ -126,7 +126,7 @@ def nvidia_instances(spec: ClusterSpec) -> Iterator[Problem]:
 def same_gpu_count(spec: ClusterSpec) -> Iterator[Problem]:
     """Placeholders ask for a node's physical GPUs, so all nodes of a pool must have the same number.
 
-    For a type that is not in the table, only EC2 knows the number: preflight asks it.
+    For a type that is not in the catalogue, only EC2 knows the number: preflight asks it.
     """
     for index, pool in enumerate(spec.node_pools):
         counts = {name: count for name in pool.instance_types if (count := physical_gpus(name)) is not None}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.kubernetes.names import GPU_RESOURCE, LABEL_GPU_PRESENT, LABEL_INSTANCE_TYPE
-from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, OTHER_ACCELERATORS
+from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, gpu_types, physical_gpus
 
 Json = Mapping[str, Any]
 
@@ -28,8 +28,8 @@ _GPU_AMI = re.compile(r"NVIDIA|_GPU\Z")
 
 
 def may_have_gpus(instance_type: str) -> bool:
-    """Whether an instance type has NVIDIA GPUs, by our table; one that it does not know, by its category."""
-    if instance_type in GPUS_OF_INSTANCE_TYPE:
+    """Whether an instance type has NVIDIA GPUs, by the catalogue; one that it does not know, by its category."""
+    if physical_gpus(instance_type) is not None:
         return True
     found = _TYPE.match(instance_type)
     family = instance_type.partition(".")[0]
@@ -70,8 +70,8 @@ def _requirements(pool: Json) -> list[Json]:
 
 
 def _types(requirements: Iterable[Json]) -> list[dict[str, str]]:
-    """What is known of the GPU types that could be meant: those of our table, and those that the requirements name."""
-    found = {name: _labels(name) for name in GPUS_OF_INSTANCE_TYPE}
+    """What is known of the GPU types that could be meant: the catalogue's, and those that the requirements name."""
+    found = {name: _labels(name) for name in gpu_types()}
     for requirement in requirements:
         key = _key(requirement)
         for value in map(str, requirement.get("values") or ()):
@@ -84,7 +84,7 @@ def _types(requirements: Iterable[Json]) -> list[dict[str, str]]:
 
 def _labels(instance_type: str) -> dict[str, str]:
     family, _, size = instance_type.partition(".")
-    count = GPUS_OF_INSTANCE_TYPE.get(instance_type)
+    count = physical_gpus(instance_type)
     return {
         LABEL_INSTANCE_TYPE: instance_type,
         "instance-family": family,

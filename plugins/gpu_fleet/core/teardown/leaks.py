@@ -33,6 +33,7 @@ from gpu_fleet.core.teardown.remains import (
     left_instances,
     living_pools,
     tags_of,
+    zone_of,
 )
 from gpu_fleet.core.teardown.scope import doomed_pools, orphans_go
 
@@ -166,7 +167,7 @@ def _instances(spec: ClusterSpec, found: Found, prices: PriceList) -> list[Leak]
             str(instance["InstanceId"]),
             f"{instance.get('InstanceType')}, {instance['State']['Name']}, NodePool "
             f"{tags_of(instance).get(TAG_NODE_POOL, 'none')}; terminate it",
-            prices.instance(str(instance.get("InstanceType")), capacity_type(instance)),
+            prices.instance(str(instance.get("InstanceType")), capacity_type(instance), zone_of(instance)),
         )
         for instance in left_instances(unique.values(), _living(spec, found))
     ]
@@ -322,7 +323,7 @@ def leak_message(cluster: str, leaks: Sequence[Leak], prices: PriceList, unread:
     """
     lines = "".join(f"\n  - {leak}" for leak in leaks)
     cost = total(leak.price for leak in leaks)
-    found = f"cluster {cluster}: {len(leaks)} things are left, {cost} together:{lines}\n{prices.describe()}"
+    found = f"cluster {cluster}: {len(leaks)} things are left, {cost} together:{lines}\n{prices.describe(cost)}"
     if unchecked:
         found += f"\nThere may be more: {unchecked}"
     return found + (

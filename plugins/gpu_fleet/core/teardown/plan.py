@@ -24,7 +24,7 @@ from gpu_fleet.core.teardown.emergency import emergency_scope, others_left, our_
 from gpu_fleet.core.teardown.karpenter import Karpenter, Way, choose_way, karpenter_state
 from gpu_fleet.core.teardown.keeps import Keeps, decide
 from gpu_fleet.core.teardown.pods import Judged, judge, user_pods
-from gpu_fleet.core.teardown.remains import capacity_type, left_instances, living_pools, tags_of
+from gpu_fleet.core.teardown.remains import capacity_type, left_instances, living_pools, tags_of, zone_of
 from gpu_fleet.core.teardown.scope import (
     Observed,
     doomed_claims,
@@ -192,6 +192,7 @@ def make_plan(
         observed.now,
         disable_eviction=spec.drain.disable_eviction,
     )
+    cost = total([*costs, *(volume.price for volume in volumes if volume.goes)])
     return TeardownPlan(
         cluster=spec.cluster.name,
         pools=doomed,
@@ -203,8 +204,8 @@ def make_plan(
         kept_pools=sorted(kept),
         karpenter=karpenter,
         way=way,
-        cost=total([*costs, *(volume.price for volume in volumes if volume.goes)]),
-        prices=prices.describe(),
+        cost=cost,
+        prices=prices.describe(cost),
         notes=[*_notes(spec, way, costs, volumes, judged), *_spared(spared), *_others(others)],
         judged=judged,
         volumes=volumes,
@@ -218,7 +219,7 @@ def make_plan(
 def _instances(instances: Iterable[Mapping[str, Any]], prices: PriceList) -> tuple[list[Json], list[Price]]:
     rows, costs = [], []
     for instance in instances:
-        price = prices.instance(str(instance.get("InstanceType")), capacity_type(instance))
+        price = prices.instance(str(instance.get("InstanceType")), capacity_type(instance), zone_of(instance))
         tags = tags_of(instance)
         costs.append(price)
         rows.append(

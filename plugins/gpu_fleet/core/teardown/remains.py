@@ -53,6 +53,11 @@ def capacity_type(instance: Mapping[str, Any]) -> str:
     return "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
 
 
+def zone_of(instance: Mapping[str, Any]) -> str:
+    """The availability zone according to EC2; empty if it does not say."""
+    return str((instance.get("Placement") or {}).get("AvailabilityZone") or "")
+
+
 def living_pools(pools: Iterable[Mapping[str, Any]], *, standalone: bool = False) -> frozenset[str]:
     """Names of the NodePools that are not being deleted.
 

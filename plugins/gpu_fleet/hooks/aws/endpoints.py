@@ -17,6 +17,18 @@ def _endpoints() -> Any:
     return EndpointResolver(create_loader().load_data("endpoints"))
 
 
+def price_list_regions(region: str) -> list[str]:
+    """The regions of this region's partition that have an endpoint of the Price List API; empty: none, as in AWS
+    GovCloud, or there is no such region."""
+    from botocore.exceptions import UnknownRegionError
+
+    try:
+        partition = _endpoints().get_partition_for_region(region)
+    except UnknownRegionError:
+        return []
+    return list(_endpoints().get_available_endpoints("api.pricing", partition))
+
+
 def regional_endpoint(service: str, region: str) -> str:
     """The URL of a service's own endpoint in a region, of whatever partition: each has a domain of its own.
 

@@ -29,6 +29,11 @@ CLIENT_DEFAULTS: dict[str, Any] = {
     "retries": {"mode": "standard", "max_attempts": 5},
 }
 
+#: What is less patient: prices are information, and no task should wait long for them.
+SERVICE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pricing": {"connect_timeout": 3, "read_timeout": 10, "retries": {"mode": "standard", "max_attempts": 2}},
+}
+
 #: Seconds after which a session looks whether its Airflow connection is still the one that it was made of. A triggerer
 #: lives for weeks, and a connection may be given another account meanwhile, whose instances would then be 'gone'.
 CONNECTION_TTL_S = 30.0
@@ -279,7 +284,7 @@ class AwsSession:
         from botocore.config import Config
 
         hook = self._connection_hook()
-        config = Config(**CLIENT_DEFAULTS)
+        config = Config(**{**CLIENT_DEFAULTS, **SERVICE_DEFAULTS.get(service, {})})
         if hook.conn_config.botocore_config is not None:
             config = config.merge(hook.conn_config.botocore_config)
         return self.session().client(

@@ -1,4 +1,4 @@
-"""Reads the dated price lists of ``include/prices``."""
+"""Reads the price lists of ``include/prices``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from gpu_fleet.hooks.files.templates import include_dir
 
 
 def load_prices(region: str) -> PriceList:
-    """The price list of a region; a region without a file has only unknown prices.
+    """A region's own price list; a region without a file has only unknown prices.
+
+    The weights of NodePools follow from it alone: it is a file in git, which changes when somebody edits it, so that
+    no price that AWS changes makes Karpenter buy from another pool.
 
     :raises SpecError: if the file is there and cannot be used.
     """
     return _load(include_dir() / "prices" / f"ec2-{region}.yaml", region)
+
+
+def known_prices(region: str) -> PriceList:
+    """What files know of a region: those of its own list, and below them those of the package's dated file.
+
+    :raises SpecError: see :func:`load_prices`.
+    """
+    own, dated = load_prices(region), PriceList.dated(region)
+    return own.before(dated) if own.hourly else dated
 
 
 @lru_cache(maxsize=32)

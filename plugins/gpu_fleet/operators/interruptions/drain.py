@@ -25,7 +25,7 @@ from gpu_fleet.operators.draining.accounts import keep, kept
 from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, look
 from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes
-from gpu_fleet.operators.interruptions.rows import departed_row, ended_of, node_row, usd_of, with_departed
+from gpu_fleet.operators.interruptions.rows import cost_of, departed_row, ended_of, node_row, with_departed
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.spec import FROZEN, freeze
 
@@ -201,6 +201,7 @@ class DrainInterruptedOperator(FleetOperator):
                 skipped[cause] = skipped.get(cause, 0) + count
         over = ended_of(records)
         seconds = gpu_seconds(records, over)
+        usd, prices = cost_of(self.spec, [each.node for each in mine], records, over)
         return InterruptionReport(
             cluster=self.spec.name,
             began=began,
@@ -215,7 +216,8 @@ class DrainInterruptedOperator(FleetOperator):
             skipped=skipped,
             problems=problems,
             gpu_seconds=seconds,
-            usd=usd_of(self.spec, [each.node for each in mine], records, over),
+            usd=usd,
+            prices=prices,
         )
 
     def _tell(

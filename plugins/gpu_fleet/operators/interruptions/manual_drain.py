@@ -19,7 +19,7 @@ from gpu_fleet.operators.interruptions.drain import DISPLACED, INTERRUPTION
 from gpu_fleet.operators.interruptions.fleet_nodes import fleet_nodes
 from gpu_fleet.operators.interruptions.manual_plan import MANUAL, planned_nodes, refuse
 from gpu_fleet.operators.interruptions.removal import remove_node
-from gpu_fleet.operators.interruptions.rows import ended_of, usd_of
+from gpu_fleet.operators.interruptions.rows import cost_of, ended_of
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER
 
@@ -136,6 +136,7 @@ class DrainByHandOperator(FleetOperator):
             pods_on(self.kube, (node.name for node in nodes)),
             rules=rules,
             budgets=self.kube.list(POD_DISRUPTION_BUDGET),
+            # Nobody reads this plan: it is only judged.
             prices=load_prices(self.spec.region),
             now=self.kube.now(),
         )
@@ -219,6 +220,7 @@ class DrainByHandOperator(FleetOperator):
                     "removed": "",
                 }
             )
+        usd, prices = cost_of(self.spec, nodes, records, ends)
         return InterruptionReport(
             cluster=self.spec.name,
             began=began,
@@ -226,7 +228,8 @@ class DrainByHandOperator(FleetOperator):
             nodes=rows,
             pods=[record.to_json() for record in records],
             gpu_seconds=gpu_seconds(records, ends),
-            usd=usd_of(self.spec, nodes, records, ends),
+            usd=usd,
+            prices=prices,
             deed=DRAINED,
         )
 

@@ -89,7 +89,7 @@ class PlanDrainOperator(FleetOperator):
         from gpu_fleet.core.interruptions.manual_plan import make_plan
         from gpu_fleet.core.interruptions.replaced_first import replaced_first
         from gpu_fleet.hooks.cluster.pods import pods_on
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_nodes
 
         found = fleet_nodes(self.kube, self.spec)
         nodes, passed_over = self._nodes(context, request, found)
@@ -107,7 +107,7 @@ class PlanDrainOperator(FleetOperator):
                 now=now,
             ),
             budgets=self.kube.list(POD_DISRUPTION_BUDGET) if nodes else [],
-            prices=load_prices(self.spec.region),
+            prices=prices_of_nodes(self.spec, nodes),
             now=now,
             passed_over=passed_over,
             replaced=replaced_first(self.spec, nodes, found.objects, found.claims) if request.replace_first else {},
@@ -166,6 +166,7 @@ class PlanDrainOperator(FleetOperator):
             unknown=dict(plan.passed_over),
             gpu_seconds=plan.gpu_seconds,
             usd=plan.usd,
+            prices=plan.prices,
             deed=DRAINED,
             said=plan.headline(),
         ).to_json()

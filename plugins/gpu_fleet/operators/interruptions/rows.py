@@ -87,27 +87,31 @@ def departed_row(gone: Departed, records: Iterable[PodRecord], now: float) -> di
     }
 
 
-def usd_of(
+def cost_of(
     spec: ClusterSpec, nodes: Iterable[OurNode], records: Iterable[PodRecord], ended: Mapping[str, float]
-) -> float | None:
-    """What the lost GPU time costs at list prices; ``None`` if a price, a node's GPUs or the node itself is unknown.
+) -> tuple[float | None, str]:
+    """What the lost GPU time costs, and by which prices; ``None`` if a price, a node's GPUs or the node itself is
+    unknown.
 
     :param nodes: those that are still there; of one that is gone the instance type is unknown.
 
     :param ended: see :func:`ended_of`.
     """
-    from gpu_fleet.hooks.files.prices import load_prices
+    from gpu_fleet.hooks.cluster.prices import prices_of_nodes
 
-    prices = load_prices(spec.region)
     by_name = {node.name: node for node in nodes}
-    total = 0.0
-    for record in records:
-        seconds = gpu_seconds([record], ended)
-        node = by_name.get(record.node)
-        if not seconds:
-            continue
-        hourly = None if node is None else prices.hourly.get(node.instance_type)
-        if node is None or hourly is None or not node.gpus:
-            return None
-        total += seconds / 3600 * hourly / node.gpus
-    return total
+    lost = [(record.node, seconds) for record in records if (seconds := gpu_seconds([record], ended))]
+    if not lost:
+        return 0.0, ""
+    prices = prices_of_nodes(spec, by_name.values())
+    total, used = 0.0, []
+    for name, seconds in lost:
+        node = by_name.get(name)
+        if node is None:
+            return None, prices.describe(*used)
+        price = prices.instance(node.instance_type, node.capacity_type, node.zone)
+        used.append(price)
+        if price.usd is None or not node.gpus:
+            return None, prices.describe(*used)
+        total += seconds / 3600 * price.usd / node.gpus
+    return total, prices.describe(*used)

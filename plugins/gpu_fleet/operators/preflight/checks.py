@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.aws.described import described as read
 from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL, hardware_of
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE
@@ -96,8 +97,9 @@ class SelectNodeOperator(FleetOperator):
 class CheckAwsOperator(FleetOperator):
     """Checks the connection's identity, the region, and that EC2 offers every instance type of the spec there.
 
-    :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib"}}}``; ``gpus``
-        are physical GPUs according to EC2, ``memory_mib`` is that of one GPU.
+    :returns: ``{"account", "arn", "region", "instance_types": {type: {"gpus", "gpu_name", "memory_mib", …}}}``;
+        ``gpus`` are physical GPUs according to EC2, ``memory_mib`` is that of one GPU; the rest as in
+        :class:`~gpu_fleet.core.aws.described.Described`.
     :raises SpecError: a wrong region or instance type.
     :raises Forbidden: missing or wrong credentials, or insufficient permissions.
     """
@@ -113,13 +115,13 @@ class CheckAwsOperator(FleetOperator):
         identity = aws.call("sts", "get_caller_identity")
         self.log.info("account %s as %s in %s", identity["Account"], identity["Arn"], aws.region)
         described = describe_types(aws, self.spec)
-        for note in notes_on_places(self.spec, described):
+        for note in (*notes_on_places(self.spec, described), *notes_on_figures(described)):
             self.log.warning("note: %s", note)
         return {
             "account": identity["Account"],
             "arn": identity["Arn"],
             "region": aws.region,
-            "instance_types": {str(entry["InstanceType"]): gpus_of(entry) for entry in described},
+            "instance_types": {str(entry["InstanceType"]): read(entry).to_json() for entry in described},
         }
 
 
@@ -166,6 +168,13 @@ def notes_on_places(spec: ClusterSpec, described: list[dict[str, Any]]) -> list[
     return found
 
 
+def notes_on_figures(described: list[dict[str, Any]]) -> list[str]:
+    """Where EC2's figures are not those by which the cluster file was validated."""
+    from gpu_fleet.core.preflight.catalogue import differences
+
+    return differences(described)
+
+
 def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:
     found: set[str] = set()
     for chunk in _chunks(wanted, 200):  # EC2 API: at most 200 values a filter
@@ -182,14 +191,3 @@ def _offered(aws: AwsSession, wanted: list[str]) -> set[str]:
 
 def _chunks(values: list[str], size: int) -> Iterable[list[str]]:
     return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def gpus_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Physical GPUs in EC2's description of an instance type."""
-    gpus = (entry.get("GpuInfo") or {}).get("Gpus") or []
-    first = gpus[0] if gpus else {}
-    return {
-        "gpus": sum(int(gpu.get("Count") or 0) for gpu in gpus),
-        "gpu_name": str(first.get("Name", "")),
-        "memory_mib": (first.get("MemoryInfo") or {}).get("SizeInMiB"),
-    }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GateRefused, PrerequisiteMissing
 from gpu_fleet.operators.base import FleetOperator, wait_started
 from gpu_fleet.operators.spec import selected_pools
 from gpu_fleet.triggers.waiting import await_gate, conclude
+
+if TYPE_CHECKING:
+    from gpu_fleet.core.preflight.facts import Prerequisite
 
 
 class CheckPrerequisitesOperator(FleetOperator):
@@ -20,10 +23,13 @@ class CheckPrerequisitesOperator(FleetOperator):
     If only nodes of a managed node group are missing, which are still joining, the task waits for them, at most
     ``deadlines.cluster_active``, and then checks everything again.
 
+    What a node of each pool costs is listed with them, and fails no run either.
+
     What cannot be looked up is a warning that names the missing permission: the identity may rightly lack it. If the
     cluster cannot be described, everything is unknown; other tasks of preflight report the cause and fail.
 
-    :returns: ``{"prerequisites": [{"name", "state", "message", "remedy"}], "unknown": n}``.
+    :returns: ``{"prerequisites": [{"name", "state", "message", "remedy"}], "unknown": n, "prices": […]}``, the prices
+        in the same form.
     :raises PrerequisiteMissing: naming everything that is missing and how to create it.
     :raises DeadlinePassed: the nodes have not joined in time; the message names the node group.
     """
@@ -64,7 +70,26 @@ class CheckPrerequisitesOperator(FleetOperator):
                 unknown,
                 len(found),
             )
-        return {"prerequisites": [each.to_json() for each in found], "unknown": unknown}
+        prices = self._prices()
+        return {
+            "prerequisites": [each.to_json() for each in found],
+            "unknown": unknown,
+            "prices": [each.to_json() for each in prices],
+        }
+
+    def _prices(self) -> list[Prerequisite]:
+        """What the pools' nodes cost; nothing depends on it."""
+        from gpu_fleet.core.preflight.facts import State
+        from gpu_fleet.core.preflight.prices import judge_prices
+        from gpu_fleet.hooks.cluster.prices import prices_for
+
+        pools = [pool for pool in self.spec.node_pools if pool.manage]
+        types = [name for pool in pools for name in pool.instance_types]
+        prices = prices_for(self.spec, types, spot=any("spot" in pool.capacity_types for pool in pools))
+        found = judge_prices(self.spec, prices)
+        for each in found:
+            (self.log.info if each.state is State.MET else self.log.warning)("%s: %s", each.state, each)
+        return found
 
     def _await_nodes(self, context: Mapping[str, Any]) -> None:
         """Return when there are enough nodes or none is joining any more; else defer."""

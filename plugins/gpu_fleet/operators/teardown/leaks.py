@@ -41,7 +41,7 @@ class LeakCheckOperator(FleetOperator):
         # Here, so that a DAG file does not load what only its tasks need.
         from gpu_fleet.core.teardown.leak_check import clean_sentence, costly, unseen_message, words
         from gpu_fleet.core.teardown.leaks import find_leaks, leak_message
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_instances
 
         cluster = self.spec.cluster.name
         found, refused = self._observe_aws()
@@ -52,7 +52,9 @@ class LeakCheckOperator(FleetOperator):
         except GpuFleetError as error:
             unread = error
             unchecked.append({"subject": "cluster", "why": error.message})
-        prices = load_prices(self.spec.aws.region)
+        prices = prices_of_instances(
+            self.spec, [*found.get("instances.owned", ()), *found.get("instances.claimed", ())]
+        )
         leaks = find_leaks(self.spec, found, prices)
         report = {
             "leaks": [leak.to_json() for leak in leaks],

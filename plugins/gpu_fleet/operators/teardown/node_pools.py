@@ -105,10 +105,11 @@ class DeleteNodePoolsOperator(AwaitsKarpenter):
     def _plan(self, approved_pools: list[str]) -> TeardownPlan:
         # Here, so that a DAG file does not load what only its tasks need.
         from gpu_fleet.core.teardown.plan import make_plan
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_instances
 
-        prices = load_prices(self.spec.aws.region)
-        return make_plan(self.spec, observe(self.spec, self.kube), prices, approved_pools=approved_pools)
+        observed = observe(self.spec, self.kube)
+        prices = prices_of_instances(self.spec, observed.instances)
+        return make_plan(self.spec, observed, prices, approved_pools=approved_pools)
 
     def _delete_overlays(self) -> None:
         """Delete our NodeOverlays first, while their CRD exists: the pools are frozen and buy nothing any more."""

@@ -58,7 +58,7 @@ class PlanTeardownOperator(AwaitsKarpenter):
         # Here, so that a DAG file does not load what only its tasks need.
         from gpu_fleet.core.teardown.markdown import to_markdown
         from gpu_fleet.core.teardown.plan import make_plan
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_instances
 
         self.await_karpenter(context)
         observed = observe(self.spec, self.kube)
@@ -68,7 +68,7 @@ class PlanTeardownOperator(AwaitsKarpenter):
         plan = make_plan(
             self.spec,
             observed,
-            load_prices(self.spec.aws.region),
+            prices_of_instances(self.spec, observed.instances),
             bare_pods_go=bare_pods_go(context),
             approved=keeps_of(approved),
             approved_pools=pools_of(approved),

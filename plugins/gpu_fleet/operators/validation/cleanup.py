@@ -8,8 +8,8 @@ from typing import Any
 
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
-from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE
+from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
@@ -84,15 +84,18 @@ class CleanUpValidationOperator(PoolOperator):
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The nodes that an unsuccessful wait for capacity leaves."""
         from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_for
 
         states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())
         if states.isdisjoint({"failed", "upstream_failed"}):
             return []
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
-        nodes = unfinished_nodes(claims, self.node_pool, load_prices(self.spec.aws.region))
+        labels = [labels_of(claim) for claim in claims]
+        types = [each[LABEL_INSTANCE_TYPE] for each in labels if LABEL_INSTANCE_TYPE in each]
+        prices = prices_for(self.spec, types, spot=any(each.get(LABEL_CAPACITY_TYPE) == "spot" for each in labels))
+        nodes = unfinished_nodes(claims, self.node_pool, prices)
         if nodes:
-            message = unfinished_message(self.spec.name, nodes)
+            message = unfinished_message(self.spec.name, nodes, prices)
             self.log.warning("pool %s: %s", self.node_pool, message)
             context["ti"].xcom_push(STILL_PAID, message)
         return [node.to_json() for node in nodes]

@@ -80,7 +80,13 @@ def test_a_run_that_did_nothing_says_why(changes: dict[str, Any], words: str) ->
 
 def test_a_report_survives_its_json() -> None:
     full = replace(
-        REPORT, elsewhere={"n9": "d/r"}, unknown={"i-9": "gone"}, skipped={"weaker": 2}, problems=("p",), usd=1.5
+        REPORT,
+        elsewhere={"n9": "d/r"},
+        unknown={"i-9": "gone"},
+        skipped={"weaker": 2},
+        problems=("p",),
+        usd=1.5,
+        prices="x",
     )
     assert InterruptionReport.from_json(json.loads(json.dumps(full.to_json()))).to_json() == full.to_json()
     for wrong in (None, {}, {"schema": full.to_json()["schema"]}):

@@ -11,6 +11,9 @@ from gpu_fleet.core.aws.hardware import Hardware
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, weights
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.hooks.cluster import pool_facts as pool_facts_of_cluster
+from gpu_fleet.hooks.cluster import prices as live_prices
+from gpu_fleet.hooks.cluster.prices import LIVE_VARIABLE
 from gpu_fleet.hooks.files.prices import load_prices
 from tests.unit.core.specs import demo_mapping, demo_spec
 
@@ -45,7 +48,7 @@ def test_ec2s_figure_comes_before_the_sizes_name() -> None:
 
 
 def test_a_size_that_says_nothing_has_the_limit_on_nodes_alone() -> None:
-    spec = demo_spec(nodePools__0__instanceTypes=["g4dn.metal"])
+    spec = demo_spec(nodePools__0__instanceTypes=["g9.metal"])
     assert limits_of(spec.pool("shared-a10g"), UNKNOWN) == {"nodes": "4"}
 
 
@@ -105,3 +108,28 @@ def test_a_weight_in_the_file_stands() -> None:
 def test_one_pool_has_no_weight() -> None:
     """A NodePool of others without a weight is not passed over for it."""
     assert weights(pools(pool("only")), PRICES) == {"only": None}
+
+
+def test_what_aws_lists_today_does_not_reorder_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The applied weight follows from the region's file, whatever else is known, and whether AWS answers or not."""
+    spec = demo_spec()
+    monkeypatch.setattr(pool_facts_of_cluster, "hardware", lambda *_: None)
+    monkeypatch.delenv(LIVE_VARIABLE)
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("AWS was asked for prices")
+
+    monkeypatch.setattr(live_prices, "list_price", asked)
+    monkeypatch.setattr(live_prices, "spot_prices", asked)
+    facts = pool_facts_of_cluster.pool_facts(spec, spec.node_pools[0])
+    assert facts.prices == load_prices(spec.region)
+    assert facts.prices is not None
+    assert facts.prices.rest is None
+    assert facts.prices.date == "2025-06-05"
+
+
+def test_a_region_without_a_file_of_its_own_keeps_the_order_that_it_had() -> None:
+    """Although the package's dated file has prices there."""
+    assert PriceList.dated("eu-west-1").instance("g5.xlarge").usd is not None
+    spec = pools(pool("eight", "p4d.24xlarge"), pool("one", "g5.xlarge"))
+    assert weights(spec, load_prices("eu-west-1")) == weights(spec, PriceList.unknown("eu-west-1"))

@@ -87,3 +87,13 @@ def test_a_drain_by_hand_is_shown_as_one() -> None:
     for words in ("Drained GPU nodes of demo", "Drained nodes:", "Pods on the drained nodes:"):
         assert words in text
     assert "nterrupted" not in text
+
+
+def test_what_was_lost_is_priced_with_date_and_source() -> None:
+    said = "Spot prices of 10:42 UTC on 2026-11-30: EC2, DescribeSpotPriceHistory"
+    lost = replace(REPORT, gpu_seconds=7200.0, usd=1.25, prices=said)
+    text = markdown.render(document(run(interruption=lost)))
+    assert "2.00 GPU hours, 1.25 USD" in text
+    assert said in text
+    unknown = markdown.render(document(run(interruption=replace(lost, usd=None, prices="Prices: none."))))
+    assert "2.00 GPU hours, at an unknown price" in unknown

@@ -13,7 +13,7 @@ from gpu_fleet.core.errors import SpecError, ToolError
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.files.clusters import load_cluster
-from gpu_fleet.operators.preflight.checks import CheckToolsOperator, SelectNodeOperator, gpus_of
+from gpu_fleet.operators.preflight.checks import CheckToolsOperator, SelectNodeOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.sandboxed import SandboxCluster, sandbox_cluster
 
@@ -139,7 +139,3 @@ def test_an_unknown_node_is_named_with_the_known_ones(
     assert known in refused.value.remedy
     assert "n3" not in refused.value.remedy
     assert len(refused.value.message) < 600
-
-
-def test_gpus_of_a_type_without_any() -> None:
-    assert gpus_of({"InstanceType": "m5.large"}) == {"gpus": 0, "gpu_name": "", "memory_mib": None}

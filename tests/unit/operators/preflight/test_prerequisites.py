@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from gpu_fleet.core.errors import DeadlinePassed, PrerequisiteMissing
 from gpu_fleet.core.kubernetes.kinds import NODE, ObjectRef
 from gpu_fleet.core.spec import parse_cluster
 from gpu_fleet.hooks.aws import forget_sessions
+from gpu_fleet.hooks.cluster.prices import LIVE_VARIABLE
 from gpu_fleet.hooks.files.clusters import load_cluster
+from gpu_fleet.hooks.files.price_cache import CACHE_VARIABLE
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
 from gpu_fleet.operators.preflight.prerequisites import CheckPrerequisitesOperator
 from gpu_fleet.triggers.looking import look
@@ -324,7 +327,7 @@ def test_a_fleet_of_others_is_not_looked_at(cloud: SandboxCloud) -> None:
     value = load_cluster("demo").to_json()
     pools = [{**pool, "manage": False} for pool in value["nodePools"]]
     found = check(nodePools=pools, karpenter={**value["karpenter"], "manage": False})
-    assert found == {"prerequisites": [], "unknown": 0}
+    assert found == {"prerequisites": [], "unknown": 0, "prices": []}
 
 
 def test_the_queue_of_gpu_fleet_is_looked_at_only_if_the_file_names_it(cloud: SandboxCloud) -> None:
@@ -340,3 +343,27 @@ def test_a_queue_of_gpu_fleet_that_may_not_be_seen_is_no_failure(cloud: SandboxC
     unknown = {each["name"]: each["remedy"] for each in found if each["state"] == "unknown"}
     assert set(unknown) == {"interruption queue", "interruption queue of gpu-fleet"}
     assert all("grant sqs:GetQueueUrl" in remedy for remedy in unknown.values())
+
+
+@pytest.fixture
+def live_prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(LIVE_VARIABLE)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "prices"))
+
+
+def test_what_nodes_cost_now_is_listed(cloud: SandboxCloud, live_prices: None) -> None:
+    cloud.settings.faults.set("list-price:a", {"type": "g5.xlarge", "usd": 2.5})
+    prices = {each["name"]: each for each in check()["prices"]}
+    found = prices["prices of pool shared-a10g"]
+    assert found["state"] == "met"
+    assert "g5.xlarge: on-demand 2.50 USD/h" in found["message"]
+    assert "AWS Price List API" in found["message"]
+
+
+def test_a_missing_permission_for_prices_is_named_and_fails_nothing(cloud: SandboxCloud, live_prices: None) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": ["pricing:GetProducts", "ec2:DescribeSpotPriceHistory"]})
+    found = check()
+    assert found["unknown"] == 0
+    assert {each["state"] for each in found["prices"]} == {"unknown"}
+    assert all("pricing:GetProducts is not allowed" in each["message"] for each in found["prices"])
+    assert all("List prices of 2025-06-05" in each["message"] for each in found["prices"])

@@ -32,6 +32,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.burst_buys_a_node_per_share,
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
+    notes_pools.arm_needs_images_for_arm,
     notes_plugins.nodes_of_others_need_our_label,
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import LABEL_POOL
-from gpu_fleet.core.spec.instances import PODS_OF_A_NODE, physical_gpus, pod_places, vcpus
+from gpu_fleet.core.spec.instances import PODS_OF_A_NODE, architecture, physical_gpus, pod_places, vcpus
 from gpu_fleet.core.spec.problems import Note
 
 if TYPE_CHECKING:
@@ -96,6 +96,22 @@ def shares_beyond_pod_places(spec: ClusterSpec) -> Iterator[Note]:
             gpus, places = physical_gpus(name), pod_places(name)
             if pool.shared and gpus is not None and places is not None:
                 yield from _too_few_places(f"nodePools[{index}].sharing.replicas", pool, name, gpus, places)
+
+
+def arm_needs_images_for_arm(spec: ClusterSpec) -> Iterator[Note]:
+    """Karpenter finds an AMI for both architectures (aws/karpenter-provider-aws v1.14.1
+    pkg/providers/amifamily/al2023.go), but a container of the wrong one only fails with ``exec format error``."""
+    for index, pool in enumerate(spec.node_pools):
+        arm = [name for name in pool.instance_types if architecture(name) == "arm64"]
+        if not arm:
+            continue
+        others = [name for name in pool.instance_types if name not in arm]
+        mixed = f", and {', '.join(others)} amd64: a job gets either" if others else ""
+        yield Note(
+            f"nodePools[{index}].instanceTypes",
+            f"{', '.join(arm)} has Arm processors (arm64){mixed}; images of jobs, of DaemonSets and of "
+            "validation have to be built for it",
+        )
 
 
 def _too_few_places(field: str, pool: NodePool, name: str, gpus: int, places: int) -> Iterator[Note]:

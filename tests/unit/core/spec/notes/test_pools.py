@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.spec import SpecErrors
-from gpu_fleet.core.spec.instances import GPUS_OF_INSTANCE_TYPE, pod_places, vcpus
+from gpu_fleet.core.spec.instances import vcpus
 from gpu_fleet.core.spec.notes import notes_of
 from tests.unit.core.specs import demo_spec
 
@@ -100,12 +100,27 @@ def test_karpenters_bounds_of_a_weight(weight: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("g6f.large", 2), ("g5.xlarge", 4), ("g5.2xlarge", 8), ("p4d.24xlarge", 96), ("g4dn.metal", None), ("odd", None)],
+    [
+        ("g6f.large", 2),
+        ("g5.xlarge", 4),
+        ("g5.2xlarge", 8),
+        ("p4d.24xlarge", 96),
+        ("g4dn.metal", 96),
+        ("g9.metal", None),
+        ("g9.2xlarge", 8),
+        ("odd", None),
+    ],
 )
 def test_vcpus_by_size(name: str, count: int | None) -> None:
     assert vcpus(name) == count
 
 
-def test_tables_know_the_places_of_most_types_with_gpus() -> None:
-    unknown = {name for name in GPUS_OF_INSTANCE_TYPE if pod_places(name) is None}
-    assert unknown == {"p3.2xlarge", "p3.8xlarge", "p3.16xlarge"}
+def test_arm_is_noted_with_what_it_needs() -> None:
+    [note] = [
+        str(note)
+        for note in notes_of(demo_spec(nodePools__0__instanceTypes=["g5g.xlarge", "g5.xlarge"]))
+        if "arm64" in str(note)
+    ]
+    assert "g5g.xlarge has Arm processors" in note
+    assert "g5.xlarge amd64: a job gets either" in note
+    assert not [note for note in notes_of(demo_spec()) if "arm64" in str(note)]
