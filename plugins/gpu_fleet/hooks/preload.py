@@ -53,6 +53,7 @@ PACKAGE = (
     "gpu_fleet.hooks.cluster.drift",
     "gpu_fleet.hooks.cluster.drifted",
     "gpu_fleet.hooks.cluster.in_use",
+    "gpu_fleet.hooks.cluster.launches",
     "gpu_fleet.hooks.cluster.neighbours",
     "gpu_fleet.hooks.cluster.pods",
     "gpu_fleet.hooks.files.prices",
