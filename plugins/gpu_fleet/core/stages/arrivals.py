@@ -4,7 +4,7 @@ Where each moment is from:
 
 - *pending*: ``creationTimestamp`` of the oldest pod with GPUs on the node that is older than its NodeClaim. While a pod
   waits, its condition PodScheduled tells since when; binding it overwrites that (kubernetes v1.35
-  ``pkg/registry/core/pod/storage/storage.go``, setPodNodeAndMetadata).
+  ``pkg/registry/core/pod/storage/storage.go``, BindingREST).
 - *claimed*: ``creationTimestamp`` of the NodeClaim.
 - *launched*: EC2's ``LaunchTime``; where EC2 does not tell it, the NodeClaim's condition Launched.
 - *registered*: the NodeClaim's condition Registered (kubernetes-sigs/karpenter v1.14.1
