@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpu_fleet.core.aws.costs import unknown_types
+from gpu_fleet.core.capacity.headroom import cost_sentences
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
@@ -99,6 +100,7 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
         types = [kind for pool in spec.node_pools for kind in pool.instance_types]
         for kind in unknown_types(load_prices(spec.region), types):
             yield name, f"no list price of {kind} in {spec.region}: plans and reports leave its cost out"
+        yield from ((name, sentence) for sentence in cost_sentences(spec.node_pools, load_prices(spec.region)))
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield name, f"GPU count of {kind} is not in the table; EC2 is asked when the run starts"
         yield from ((name, str(note)) for note in notes_of(spec))

@@ -70,6 +70,7 @@ PACKAGE = (
     "gpu_fleet.phases.alerts",
     "gpu_fleet.phases.capacity",
     "gpu_fleet.phases.drain",
+    "gpu_fleet.phases.headroom",
     "gpu_fleet.phases.interruptions",
     "gpu_fleet.phases.preflight",
     "gpu_fleet.phases.prove",
