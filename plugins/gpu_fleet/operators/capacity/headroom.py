@@ -62,11 +62,11 @@ def open_headroom(operator: FleetOperator, context: Mapping[str, Any], pool: Nod
 
     :raises TransientError: ``JobStays``: an old Job of the same name does not go.
     """
-    kube = operator.kube
+    kube, spec = operator.kube, operator.spec
     jobs = kube.list(JOB, SYSTEM_NAMESPACE, label_selector=of_pool(pool.name))
     now = kube.now()
     node_pool = kube.get(ObjectRef(NODE_POOL, pool.name))
-    wanted = rules.wanted_now(pool.capacity.headroom, now)
+    wanted = rules.wanted_now(pool.capacity.headroom, now) if spec.state == "present" else {}
     if wanted and (node_pool is None or deleting(node_pool) or is_frozen(node_pool)):
         operator.log.warning("no headroom in pool %s: its NodePool is absent, or frozen by a teardown", pool.name)
         wanted = {}

@@ -59,13 +59,13 @@ def cluster(shared: SandboxCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
     shared.kube.delete(ObjectRef(NODE_POOL, POOL))
 
 
-def spec_of(cluster: SandboxCluster, *windows: dict[str, Any]) -> Any:
+def spec_of(cluster: SandboxCluster, *windows: dict[str, Any], **changes: Any) -> Any:
     pools = demo_mapping(nodePools__0__capacity={"headroom": list(windows)})["nodePools"]
-    return spec_at(str(cluster.access.path), nodePools=pools)
+    return spec_at(str(cluster.access.path), nodePools=pools, **changes)
 
 
-def opened(cluster: SandboxCluster, *windows: dict[str, Any]) -> Any:
-    run = context(TaskInstance(dag_id="gpu_headroom.demo", spec=spec_of(cluster, *windows)))
+def opened(cluster: SandboxCluster, *windows: dict[str, Any], **changes: Any) -> Any:
+    run = context(TaskInstance(dag_id="gpu_headroom.demo", spec=spec_of(cluster, *windows, **changes)))
     return OpenHeadroomOperator(task_id="open_headroom").execute(run)
 
 
@@ -127,6 +127,12 @@ def test_a_placeholder_that_was_displaced_is_not_replaced_within_its_window(clus
     cluster.kube.patch(ObjectRef(JOB, NAMES[0], SYSTEM_NAMESPACE), status, subresource="status")
     again = opened(cluster, ALWAYS)[POOL]
     assert (again["open"], again["created"], again["displaced"]) == (1, [], [NAMES[0]])
+
+
+def test_a_cluster_that_is_to_go_gets_nothing_and_loses_what_it_has(cluster: SandboxCluster) -> None:
+    opened(cluster, ALWAYS)
+    assert opened(cluster, ALWAYS, state="absent")[POOL]["open"] == 0
+    assert jobs(cluster) == {}
 
 
 @pytest.mark.parametrize("state", ["frozen", "absent"])
