@@ -13,6 +13,7 @@ from tests.e2e.fleet import (
     CLUSTER,
     GPU,
     LIFECYCLE,
+    POOLS,
     SHARED,
     STANDING,
     TEARDOWN,
