@@ -1,8 +1,10 @@
 """Command line: ``python -m gpu_fleet validate [DIR]`` checks cluster files, ``… schema`` prints their JSON schema,
 ``… lock`` writes the digests of their charts to ``charts.lock.yaml``, ``… shards N`` divides a large fleet among N DAG
-files per family, ``… prices REGION`` prints a region's price list.
+files per family, ``… prices REGION`` prints a region's price list, ``… capacity-history CLUSTER`` prints how long each
+stage of the coming of the cluster's nodes took.
 
-Exit codes: 0 success, 1 a cluster file has problems, 2 wrong arguments, or the folder cannot be read.
+Exit codes: 0 success, 1 a cluster file has problems, or nothing is recorded of the cluster, 2 wrong arguments, or the
+folder or Airflow's database cannot be read.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from gpu_fleet.core.aws.costs import unknown_types
 from gpu_fleet.core.catalogue import catalogue_date, dated_prices, priced_regions
+from gpu_fleet.core.capacity.headroom import cost_sentences
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus
@@ -62,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     prices.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     schema = commands.add_parser("schema", help="print the JSON schema of cluster files, for editors")
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
+    history = commands.add_parser(
+        "capacity-history", help="print how long each stage took until the nodes of a cluster were proven"
+    )
+    history.add_argument("cluster", help="name of the cluster's spec; Airflow's configuration names the database")
+    history.add_argument("--json", action="store_true", help="print all recorded nodes, as JSON")
     return parser
 
 
@@ -102,6 +110,7 @@ def remarks(fleet: dict[str, ClusterSpec | SpecError]) -> Iterator[tuple[str, st
                 name,
                 f"no list price of {kind} in {spec.region} in any file: unless AWS answers, sums leave its cost out",
             )
+        yield from ((name, sentence) for sentence in cost_sentences(spec.node_pools, known_prices(spec.region)))
         for kind in sorted({kind for kind in types if physical_gpus(kind) is None}):
             yield (
                 name,
@@ -241,6 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.command == "shards":
             return _shards(options.dags or dags_dir(), options.files)
+        if options.command == "capacity-history":
+            from gpu_fleet.ui.capacity_history import capacity_history
+
+            return capacity_history(options.cluster, as_json=options.json)
         if options.command == "lock":
             return _lock(options.folder or clusters_dir(), options.check)
         return _validate(options.folder or clusters_dir(), options.previous)

@@ -14,7 +14,15 @@ from gpu_fleet.core.spec import ClusterSpec
 from tests.dags.conftest import ROOT
 from tests.unit.core.specs import demo_spec
 
-FAMILIES = ("gpu_drain", "gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown")
+FAMILIES = (
+    "gpu_drain",
+    "gpu_headroom",
+    "gpu_lifecycle",
+    "gpu_restore",
+    "gpu_revalidate",
+    "gpu_spot_drain",
+    "gpu_teardown",
+)
 
 IDLE, OTHER = "shared-a10g", "whole-a100"
 

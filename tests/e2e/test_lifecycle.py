@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.e2e.fleet import (
     CLUSTER,
     GPU,
     LIFECYCLE,
+    POOLS,
     SHARED,
     STANDING,
     TEARDOWN,
@@ -68,6 +70,7 @@ class Whole:
                 if event.get("reason") == "FailedCreate"
             ],
             "users_pods": {pod["metadata"]["name"] for pod in fleet.kubectl.get("pods", "-n", workload.NAMESPACE)},
+            "waits": {wait["label"]: wait["ended"] for wait in fleet.sandbox.waits()},
         }
 
 
@@ -114,6 +117,41 @@ def test_every_node_passed_validation(whole: Whole, pool: str, probe: str) -> No
         assert {name for name, outcome in outcomes.items() if outcome == "Skipped"} == left_out
         assert {outcome for name, outcome in outcomes.items() if name not in left_out} == {"Passed"}
         assert {"allocatable", "vectorAdd", "concurrency", "distribution", "physical", "bound"} <= set(outcomes)
+
+
+@pytest.mark.real_api
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_stages_of_a_node_are_the_waits_that_were_injected(whole: Whole, pool: str) -> None:
+    """Time stamps are whole seconds, and the API server's, the kubelet's and EC2's; never a worker's."""
+    told, waits = whole.run.xcom(f"validation.pool_{pool}.publish", "stages"), whole.before["waits"]
+    assert len(told["nodes"]) == len(STANDING[pool])
+    for node in told["nodes"]:
+        name, at, seconds = node["node"], node["at"], node["seconds"]
+        assert set(at) == {"pending", "claimed", "launched", "registered", "ready", "plugin", "proven"}
+        assert (node["asked"], node["pod"].partition("-")[0]) == (True, "gpu")  # of gpu-fleet-system
+        ended = {
+            "registered": waits[f"{node['instance']} joined as {name}"],
+            "ready": waits[f"{name} became ready"],
+            "plugin": waits[f"GPU of {name} announced"],
+        }
+        late = {moment: at[moment] - end for moment, end in ended.items()}
+        assert {moment: each for moment, each in late.items() if not -1.0 <= each <= 1.0} == {}, name
+        assert abs(seconds["ready"] - (int(ended["ready"]) - int(ended["registered"]))) <= 1.0
+        assert abs(seconds["plugin"] - (int(ended["plugin"]) - int(ended["ready"]))) <= 1.0
+        assert seconds["total"] == at["proven"] - at["pending"]
+        assert seconds["use"] is None
+
+
+@pytest.mark.real_api
+def test_the_history_of_stages_outlives_the_teardown(whole: Whole) -> None:
+    rows = whole.fleet.query(
+        "SELECT asset.uri, value FROM asset_state_store JOIN asset ON asset.id = asset_id WHERE key = 'stages'"
+    )
+    kept = {row["uri"].split("/")[-2]: json.loads(row["value"])["nodes"] for row in rows}
+    for pool in POOLS:
+        mine = [node for node in kept[pool] if node["run"] == f"{LIFECYCLE}/{whole.run.run_id}"]
+        assert {node["instance"] for node in mine} <= whole.before["instances"]
+        assert len(mine) == len(STANDING[pool])
 
 
 @pytest.mark.real_api

@@ -94,6 +94,11 @@ IAM = (
         "See [Instance types and prices](../guides/prices.md)",
     ),
     Grant(
+        "See when EC2 launched the instance of a node",
+        ("ec2:DescribeInstances",),
+        "the report takes the time stamp of the NodeClaim's condition instead",
+    ),
+    Grant(
         "Keep what node groups of others need at a teardown",
         ("eks:ListNodegroups", "eks:DescribeNodegroup"),
         "the RuntimeClass always stays",
@@ -145,6 +150,12 @@ WRITES = (
         "`create`, `delete`",
         "placeholders, bursts, holds and probes",
         ("pods",),
+    ),
+    Rule(
+        "Jobs in `gpu-fleet-system`",
+        "`create`, `patch`, `delete`",
+        "headroom; a teardown deletes what is left of it, and lists them also without any",
+        ("jobs",),
     ),
     Rule(
         "ConfigMaps in `gpu-fleet-system`",

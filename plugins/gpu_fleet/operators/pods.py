@@ -6,8 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import AlreadyExists, Forbidden
-from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import COMPONENT_PLACEHOLDER, LABEL_COMPONENT, LABEL_POOL, SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.kinds import JOB, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import (
+    COMPONENT_HEADROOM,
+    COMPONENT_PLACEHOLDER,
+    LABEL_COMPONENT,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+)
 
 if TYPE_CHECKING:
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
@@ -41,6 +47,23 @@ def placeholders(kube: KubeClient, pool: str, component: str = COMPONENT_PLACEHO
     """The pool's placeholder pods."""
     selector = f"{LABEL_COMPONENT}={component},{LABEL_POOL}={pool}"
     return kube.list(POD, SYSTEM_NAMESPACE, label_selector=selector)
+
+
+def delete_job(kube: KubeClient, name: str) -> bool:
+    """Request the deletion of a Job of ours with its pods; ``False`` if it was absent."""
+    return kube.delete(ObjectRef(JOB, name, SYSTEM_NAMESPACE))
+
+
+def end_headroom(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:
+    """Delete these placeholders of headroom with their Jobs; returns the names of the pods that existed.
+
+    The Jobs first, or they would count the pods as failed: then no later task would create them anew.
+    """
+    owners = {owner["name"] for pod in pods for owner in pod["metadata"].get("ownerReferences") or []}
+    for name in sorted(owners):
+        if name.startswith(f"{COMPONENT_HEADROOM}-"):
+            delete_job(kube, name)
+    return delete_pods(kube, pods)
 
 
 def delete_pods(kube: KubeClient, pods: list[dict[str, Any]]) -> list[str]:

@@ -36,17 +36,27 @@ log = logging.getLogger(__name__)
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "") -> dict[str, DAG]:
+def fleet_dags(
+    family: str,
+    build: Callable[[ClusterSpec], DAG],
+    file: str = "",
+    *,
+    only: Callable[[ClusterSpec], bool] | None = None,
+) -> dict[str, DAG]:
     """DAG id to DAG, for the clusters that are to be parsed now.
 
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
     :param file: the DAG file. It shares the clusters with the family's other files in its folder, see
         :mod:`gpu_fleet.hooks.files.dag_files`.
+    :param only: which clusters have a DAG of this family; without it all. A cluster file that cannot be read does not
+        say, so then there is no stand-in.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
     dags: dict[str, DAG] = {}
     for dag_id, spec, problem in _wanted(family, file):
+        if only is not None and (spec is None or not only(spec)):
+            continue
         if spec is None:
             dags[dag_id] = broken(dag_id, problem)
             continue

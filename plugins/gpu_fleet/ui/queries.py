@@ -1,20 +1,23 @@
-"""Reads a run's report and a pool's history from Airflow's database: runs, XComs and asset events."""
+"""Reads a run's report and a pool's history from Airflow's database: runs, XComs, asset events and asset states."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from airflow.models.asset import AssetEvent, AssetModel
+from airflow.models.asset_state_store import AssetStateStoreModel
 from airflow.models.dagrun import DagRun
 from airflow.models.xcom import XComModel
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from gpu_fleet.core.pools.assets import Topic, uri
+from gpu_fleet.core.pools.assets import SCHEME, Topic, uri
 from gpu_fleet.core.pools.history import SHOWN, Event, VerdictAt, verdicts
 from gpu_fleet.core.reports.model import XCOM_KEYS, Left, RunReport, section, sort_out
+from gpu_fleet.core.stages.history import KEY, StageHistory
 
 #: Events read for each verdict that is shown: a proof that makes a pool ready has two events, and one more is
 #: needed for the state before it.
@@ -102,6 +105,33 @@ def load_history(
         for row in rows
     ]
     return verdicts(events, limit)
+
+
+def load_stages(session: Session, cluster: str) -> dict[str, StageHistory]:
+    """Pool -> the stages of its nodes, of one cluster; pools of which nothing is recorded are left out.
+
+    A history that a backend of the state store keeps elsewhere (``[workers] state_store_backend``) cannot be read here,
+    and is empty.
+    """
+    first, last = f"{SCHEME}://{cluster}/", f"/{Topic.VALIDATED}"
+    rows = session.execute(
+        select(AssetModel.uri, AssetStateStoreModel.value)
+        .join(AssetModel, AssetModel.id == AssetStateStoreModel.asset_id)
+        .where(AssetModel.uri.startswith(first, autoescape=True), AssetStateStoreModel.key == KEY)
+        .order_by(AssetModel.uri)
+    )
+    return {
+        row.uri.removeprefix(first).removesuffix(last): StageHistory.from_json(_stored(row.value))
+        for row in rows
+        if row.uri.endswith(last)
+    }
+
+
+def _stored(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
 
 
 def _value(row: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_QUARANTINED,
     COMPONENT_BURST,
+    COMPONENT_HEADROOM,
     COMPONENT_HOLD,
     COMPONENT_PLACEHOLDER,
     COMPONENT_PROBE,
@@ -27,7 +28,7 @@ from gpu_fleet.core.kubernetes.names import (
 
 Object = Mapping[str, Any]
 
-_OURS = (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD, COMPONENT_BURST)
+_OURS = (COMPONENT_PROBE, COMPONENT_PLACEHOLDER, COMPONENT_HOLD, COMPONENT_BURST, COMPONENT_HEADROOM)
 
 #: The node condition of the EKS node monitoring agent for GPUs (aws/eks-node-monitoring-agent
 #: docs/node-health-issues.adoc).
@@ -303,7 +304,7 @@ def newest(events: Iterable[Object], reason: str, uids: Iterable[str] | None = N
 
 
 def is_ours(pod: Object) -> bool:
-    """Whether a pod is this package's own: a probe, a placeholder, a hold, or one of a burst."""
+    """Whether a pod is this package's own: a probe, a placeholder, a hold, headroom, or one of a burst."""
     return labels_of(pod).get(LABEL_COMPONENT) in _OURS
 
 

@@ -125,4 +125,37 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-Block = Heading | Paragraph | Note | Items | Table | Fold
+@dataclass(frozen=True)
+class Segment:
+    """:ivar number: 1 to 7, its place in the legend.
+    :ivar seconds: ``None``: unknown.
+    """
+
+    number: int
+    words: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    label: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A picture: durations side by side, each made of parts. A table with the same figures has to follow.
+
+    :ivar name: unique on the page: letters, digits and hyphens.
+    :ivar description: what the picture shows, for those who do not see it.
+    :ivar legend: the parts' names in the order of their numbers.
+    """
+
+    name: str
+    title: str
+    description: str
+    legend: tuple[str, ...]
+    bars: tuple[Bar, ...]
+
+
+Block = Heading | Paragraph | Note | Items | Table | Fold | Bars

@@ -7,15 +7,18 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gpu_fleet.core.markup.blocks import Badge, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
+from gpu_fleet.core.markup.blocks import Badge, Bars, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
+from gpu_fleet.core.markup.svg import svg
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1b1f24; --soft: #57606a; --line: #d5dae0; --head: #f3f5f7;
   --link: #0757ad; --ok: #0f6b34; --ok-bg: #dcf5e4; --bad: #a3161b; --bad-bg: #fde3e3; --mid: #7a4b00;
-  --mid-bg: #fdf0cf; --off: #4c545d; --off-bg: #e9ecef; }
+  --mid-bg: #fdf0cf; --off: #4c545d; --off-bg: #e9ecef; --s1: #d7e3f4; --s2: #f7dcb8; --s3: #bfe3cf; --s4: #e3d3f0;
+  --s5: #f6cfd3; --s6: #c8e6ec; --s7: #e6e6c3; }
 @media (prefers-color-scheme: dark) { :root { --bg: #14181d; --fg: #e4e8ec; --soft: #a2abb5; --line: #343c45;
   --head: #1e242b; --link: #7cb8ff; --ok: #7fe0a0; --ok-bg: #12371f; --bad: #ffb0ae; --bad-bg: #4b1719;
-  --mid: #f5d080; --mid-bg: #443108; --off: #c2cad2; --off-bg: #2c343c; } }
+  --mid: #f5d080; --mid-bg: #443108; --off: #c2cad2; --off-bg: #2c343c; --s1: #26405f; --s2: #5a3d12; --s3: #1b4d33;
+  --s4: #47305c; --s5: #5c2a30; --s6: #1d4a54; --s7: #4a4a1c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--fg); font: 15px/1.5 system-ui, "Segoe UI", sans-serif; }
 main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
@@ -40,6 +43,14 @@ tbody th { font-weight: 400; white-space: nowrap; }
 .long { min-width: 20rem; }
 .note { border-left: 4px solid var(--mid); background: var(--mid-bg); padding: .5rem .8rem; margin: .8rem 0;
   max-width: 70rem; }
+.bars { display: block; width: 100%; max-width: 70rem; min-width: 40rem; height: auto; margin: .4rem 0; }
+.bars text { fill: var(--fg); font-size: 13px; } .bars .label { text-anchor: end; } .bars .in { text-anchor: middle;
+  font-size: 12px; font-weight: 600; } .bars .tick { text-anchor: middle; fill: var(--soft); font-size: 12px; }
+.bars .axis { stroke: var(--line); } .bars rect { stroke: var(--soft); stroke-width: .7; }
+.bars .hatch { stroke: var(--soft); stroke-width: 1.2; opacity: .55; }
+.bars .unknown { fill: none; stroke: var(--fg); stroke-dasharray: 3 2; }
+.bars .s1 { fill: var(--s1); } .bars .s2 { fill: var(--s2); } .bars .s3 { fill: var(--s3); } .bars .s4 {
+  fill: var(--s4); } .bars .s5 { fill: var(--s5); } .bars .s6 { fill: var(--s6); } .bars .s7 { fill: var(--s7); }
 details { margin: .6rem 0 1rem; } summary { cursor: pointer; color: var(--link); padding: .2rem 0; }
 nav { color: var(--soft); font-size: .9rem; margin-bottom: 1rem; } nav a { margin-right: 1rem; }
 @media print { details > *:not(summary) { display: block; } .scroll { overflow: visible; } }
@@ -117,6 +128,8 @@ def _block(block: Block) -> str:
             return "<ul>" + "".join(f"<li>{_parts(item)}</li>" for item in items) + "</ul>"
         case Table():
             return _table(block)
+        case Bars(_, title):
+            return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(title)}">{svg(block)}</div>'
         case Fold(summary, blocks):
             inner = "\n".join(_block(each) for each in blocks)
             return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"

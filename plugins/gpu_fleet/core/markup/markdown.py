@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gpu_fleet.core.markup.blocks import Badge, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
+from gpu_fleet.core.markup.blocks import Badge, Bars, Block, Fold, Heading, Inline, Items, Link, Note, Paragraph, Table
 
 _LINE_BREAKS = re.compile(r"[\r\n\v\f\x85\u2028\u2029]+")
 _SIGNIFICANT = re.compile(r"([\\`*_{}\[\]#|~$])")
@@ -62,6 +62,8 @@ def _block(block: Block) -> list[str]:
             return [*(f"- {_parts(item)}" for item in items), ""]
         case Table():
             return _table(block)
+        case Bars():
+            return [escape(block.description), ""]  # the table that follows has the figures
         case Fold(summary, blocks):
             inner = [line for each in blocks for line in _block(each)]
             return [f"<details><summary>{escape(summary)}</summary>", "", *inner, "</details>", ""]

@@ -18,6 +18,13 @@ CAPACITY = Section(
             "wanted nodes are missing; after the wait, nodes were removed or cordoned between the wait and validation",
             "Start another run.",
         ),
+        Reason(
+            "JobStays",
+            _RETRIED,
+            "a Job of an earlier window of headroom is still being deleted",
+            "If it stays, look for a finalizer on the Job in gpu-fleet-system.",
+            guide="capacity-times.md#headroom",
+        ),
         Reason("CapacityLost", _RETRIED, "a node was removed during the wait; the next try requests it again"),
         Reason("WaitingForLaunch", _WAITS, "Karpenter has made a NodeClaim that is not launched yet"),
         Reason(

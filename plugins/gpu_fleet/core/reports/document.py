@@ -30,6 +30,7 @@ from gpu_fleet.core.reports.figures import figure, figures
 from gpu_fleet.core.reports.interruption import interruption_blocks
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
+from gpu_fleet.core.reports.timing import timing
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 
 #: Failed nodes that are listed one by one; a large pool fails for one reason, and the folded table lists all.
@@ -146,6 +147,8 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
     if pool.drifted:
         yield from _drifted_nodes(pool)
     yield from _older_nodes(pool)
+    if pool.stages is not None:
+        yield from timing(pool.stages)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:

@@ -9,12 +9,13 @@ from typing import Any
 from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.pools.assets import TORN_DOWN, Finding, PoolState, finding_of
 from gpu_fleet.core.pools.history import VerdictAt
+from gpu_fleet.core.stages.summary import STAGES, StageReport
 from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
 INTERRUPTION, PLACEMENT = "interruption", "placement"
-XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT)
+XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT, STAGES)
 
 #: Outcomes of a pool that need no action.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
@@ -30,6 +31,7 @@ class PoolSection:
     :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
+    :ivar stages: where the time of the run's new nodes went; ``None``: it was not recorded.
     """
 
     name: str
@@ -42,6 +44,7 @@ class PoolSection:
     history: tuple[VerdictAt, ...] | None = ()
     drifted: tuple[Mapping[str, Any], ...] = ()
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stages: StageReport | None = None
 
     @property
     def bad(self) -> bool:
@@ -162,6 +165,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "remediation": None if pool.remediation is None else dict(pool.remediation),
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
+        "stages": None if pool.stages is None else pool.stages.to_json(),
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -193,6 +197,7 @@ class Remains:
     unreadable: tuple[str, ...]
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
+    stages: Mapping[str, StageReport] = field(default_factory=dict)
 
     @property
     def pools(self) -> list[str]:
@@ -210,6 +215,7 @@ def sort_out(left: Iterable[Left]) -> Remains:
     unreadable: list[str] = []
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
+    stages: dict[str, StageReport] = {}
     for item in left:
         try:
             if item.key == REPORT:
@@ -230,6 +236,9 @@ def sort_out(left: Iterable[Left]) -> Remains:
                 interruption = told if interruption is None or told.ended >= interruption.ended else interruption
             elif item.key == PLACEMENT:
                 placement = dict(item.value)
+            elif item.key == STAGES:
+                told_of = StageReport.from_json(item.value)
+                stages[told_of.pool] = told_of
             elif item.key == SKIPPED and isinstance(item.value, Mapping):
                 skipped = f"{item.value['reason']}: {item.value['message']}"
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -243,6 +252,7 @@ def sort_out(left: Iterable[Left]) -> Remains:
         tuple(unreadable),
         interruption,
         placement,
+        stages,
     )
 
 
@@ -250,7 +260,8 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
     """One pool's part of the report."""
     reports, verdict = remains.reports.get(pool, ()), remains.verdicts.get(pool)
     if verdict is None:
-        return PoolSection(pool, finding_of([one.summary() for one in reports], None), reports, history=history)
+        finding = finding_of([one.summary() for one in reports], None)
+        return PoolSection(pool, finding, reports, history=history, stages=remains.stages.get(pool))
     remediation, without = verdict.get("remediation"), verdict.get("without")
     drifted = verdict.get("drifted")
     return PoolSection(
@@ -269,6 +280,7 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         history=history,
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
         older=_older(verdict.get("older")),
+        stages=remains.stages.get(pool),
     )
 
 

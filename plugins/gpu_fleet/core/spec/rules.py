@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.spec.headroom import HEADROOM
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
@@ -326,6 +327,7 @@ RULES: tuple[Rule, ...] = (
     budgets_are_whole,
     no_helm_plugin_on_bottlerocket,
     *OWNED_VALUES,
+    *HEADROOM,
     gate_of_overlays_is_on,
     drain_fits_its_deadline,
     deadlines_are_positive,

@@ -11,7 +11,17 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from gpu_fleet.core.kubernetes.objects import Object, PoolClaim, finished, gpus_requested, is_ours, name_of, node_of
+from gpu_fleet.core.kubernetes.names import COMPONENT_HEADROOM, LABEL_COMPONENT
+from gpu_fleet.core.kubernetes.objects import (
+    Object,
+    PoolClaim,
+    finished,
+    gpus_requested,
+    is_ours,
+    labels_of,
+    name_of,
+    node_of,
+)
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Check, NodeReport, PoolReport, failed, passed
 
@@ -111,19 +121,26 @@ def _loss(claim: str, node: str, before: ChosenNodes, events: Iterable[Object]) 
 
 def _bought(added: Iterable[PoolClaim], pods: list[Object], events: list[Object], our: Collection[str]) -> list[str]:
     """Those of the new claims that no user's pod has asked for."""
-    users = [pod for pod in pods if gpus_requested(pod) and not is_ours(pod)]
+    users = [pod for pod in pods if gpus_requested(pod) and (not is_ours(pod) or _is_headroom(pod))]
     if any(not node_of(pod) and not finished(pod) for pod in users):
         return []  # it may be the user's: Karpenter says so a moment after it has made the claim
     theirs: set[str] = set()
     mine: set[str] = set()
     for event in events:
         if event.get("reason") == NOMINATED:
-            by_us = (event.get("involvedObject") or {}).get("namespace") in our
+            involved = event.get("involvedObject") or {}
+            headroom = str(involved.get("name", "")).startswith(f"{COMPONENT_HEADROOM}-")
+            by_us = involved.get("namespace") in our and not headroom
             (mine if by_us else theirs).update(_CLAIM.findall(str(event.get("message", ""))))
         elif event.get("reason") == REPLACING:
             theirs.add(_about(event))
     used = {node_of(pod) for pod in users}
     return [claim.name for claim in added if claim.name in mine or not (claim.name in theirs or claim.node in used)]
+
+
+def _is_headroom(pod: Object) -> bool:
+    """Headroom is asked for at its own hours, and may get its node while a validation is under way."""
+    return labels_of(pod).get(LABEL_COMPONENT) == COMPONENT_HEADROOM
 
 
 def _about(event: Object) -> str:

@@ -105,11 +105,15 @@ def not_reached(name: str, broken: str) -> Check:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """All checks of one node; an empty list is Inconclusive, never a pass."""
+    """All checks of one node; an empty list is Inconclusive, never a pass.
+
+    :ivar at: epoch seconds, by the API server's clock, at which its probes were judged; ``None``: it was not probed.
+    """
 
     node: str
     instance: Mapping[str, str]
     checks: tuple[Check, ...]
+    at: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -126,14 +130,17 @@ class NodeReport:
             "instance": dict(self.instance),
             "outcome": str(self.outcome),
             "checks": [check.to_json() for check in self.checks],
+            "at": self.at,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NodeReport:
+        at = value.get("at")
         return cls(
             str(value["node"]),
             dict(value.get("instance") or {}),
             tuple(Check.from_json(check) for check in value["checks"]),
+            None if at is None else float(at),
         )
 
 

@@ -30,8 +30,8 @@ class PlanChangesOperator(FleetOperator):
     and what it finds does not fail the run.
 
     :returns: ``{"changes": number of pools, "drifting": nodes that will drift, "drifted": nodes that have}``. XCom
-        ``plan``: ``{"changes": […], "unknown": […]}``, ``markdown``: the same for people, ``drifted``: the nodes that
-        have drifted already.
+        ``plan``: ``{"changes": […], "unknown": […], "headroom": [what each window costs]}``, ``markdown``: the same for
+        people, ``drifted``: the nodes that have drifted already.
     :raises TransientError: if something could not be read just now; retried.
     """
 
@@ -39,8 +39,10 @@ class PlanChangesOperator(FleetOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, int]:
         # Not at the top: parsing a DAG file would import the renderers of reports.
+        from gpu_fleet.core.capacity.headroom import cost_sentences
         from gpu_fleet.core.nodes.planned import to_markdown
         from gpu_fleet.hooks.cluster.drifted import look_at_nodes, own_pools
+        from gpu_fleet.hooks.files.prices import load_prices
 
         seen = look_at_nodes(self.kube, own_pools(self.spec))
         drifted = seen.drifted()
@@ -53,11 +55,15 @@ class PlanChangesOperator(FleetOperator):
                 log("%s", sentence)
         for words in unknown:
             self.log.warning("%s", words)
+        headroom = cost_sentences(self.spec.node_pools, load_prices(self.spec.region))
+        for sentence in headroom:
+            self.log.info("%s", sentence)
         if not changes:
             self.log.info("applying the spec makes no node drift")
         ti = context["ti"]
-        ti.xcom_push(PLAN, {"changes": [each.to_json() for each in changes], "unknown": unknown})
-        ti.xcom_push(MARKDOWN, to_markdown(self.spec.name, changes, drifted))
+        ti.xcom_push(PLAN, {"changes": [each.to_json() for each in changes], "unknown": unknown, "headroom": headroom})
+        costs = "".join(f"\n- {sentence}" for sentence in headroom)
+        ti.xcom_push(MARKDOWN, to_markdown(self.spec.name, changes, drifted) + (f"\n{costs}\n" if costs else ""))
         ti.xcom_push(DRIFTED, as_data(drifted))
         return {
             "changes": len(changes),

@@ -6,14 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import NotFound, PermanentError
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_POOL
+from gpu_fleet.core.kubernetes.kinds import JOB, NODE, NODE_POOL, POD, ObjectRef
+from gpu_fleet.core.kubernetes.names import (
+    COMPONENT_HEADROOM,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_POOL,
+    SYSTEM_NAMESPACE,
+)
+from gpu_fleet.core.kubernetes.objects import labels_of, name_of
 from gpu_fleet.core.nodes.freeze import evicted_for, frozen, may_thaw, needs_freeze, thawed, unfrozen
 from gpu_fleet.core.nodes.replacement import cordoned_by
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.teardown.scope import doomed_pools, pool_of
 from gpu_fleet.operators.base import FleetOperator, run_name, task_states
 from gpu_fleet.operators.nodes import take_back_own_cordons
+from gpu_fleet.operators.pods import delete_job
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, GIVES_BACK
 
 if TYPE_CHECKING:
@@ -79,8 +87,16 @@ class FreezePoolsOperator(FleetOperator):
             self.log.info("froze NodePool %s: Karpenter launches no more nodes for it", name)
             done["frozen"].append(name)
         kept = {pool.name for pool in self.spec.node_pools if not pool.manage}
+        self._delete_headroom(kept)
         done["pods"] = self._delete_waiting_pods(kept)
         return done
+
+    def _delete_headroom(self, kept: set[str]) -> None:
+        """Their Jobs would otherwise stay until their windows close."""
+        mine = f"{LABEL_COMPONENT}={COMPONENT_HEADROOM},{LABEL_CLUSTER}={self.spec.name}"
+        for job in self.kube.list(JOB, SYSTEM_NAMESPACE, label_selector=mine):
+            if labels_of(job).get(LABEL_POOL) not in kept and delete_job(self.kube, name_of(job)):
+                self.log.info("deleted Job %s: headroom of pool %s", name_of(job), labels_of(job)[LABEL_POOL])
 
     def _delete_waiting_pods(self, kept: set[str]) -> list[str]:
         names = []

@@ -12,6 +12,7 @@ from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, LABEL_CAPACITY_TYPE
 from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
+from gpu_fleet.operators.capacity.headroom import open_headroom
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
@@ -44,6 +45,8 @@ class CleanUpValidationOperator(PoolOperator):
 
     A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
 
+    Headroom whose window is open is opened again, because it had to make room for the probes.
+
     After a failed wait for capacity it names the nodes that exist and will never be removed, with their price: they are
     left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
 
@@ -72,6 +75,8 @@ class CleanUpValidationOperator(PoolOperator):
             *(len(names) for names in found.values()),
         )
         unfinished = self._unfinished(context)
+        if self.this_pool.capacity.headroom:
+            open_headroom(self, context, self.this_pool)
         if stay:
             where = "; ".join(f"{node}: {', '.join(names[:5])}" for node, names in sorted(stay.items()))
             raise TransientError(

@@ -7,15 +7,20 @@ from typing import Any
 
 from gpu_fleet.core.capacity import placeholders as rules
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
-from gpu_fleet.core.kubernetes.names import COMPONENT_HOLD, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
-from gpu_fleet.core.kubernetes.objects import pool_nodes
+from gpu_fleet.core.kubernetes.names import (
+    COMPONENT_HEADROOM,
+    COMPONENT_HOLD,
+    PLACEHOLDER_PRIORITY_CLASS,
+    SYSTEM_NAMESPACE,
+)
+from gpu_fleet.core.kubernetes.objects import node_of, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes
 from gpu_fleet.core.probes.plan import pinned_to
 from gpu_fleet.core.validation.user_pods import NO_USER_PODS, user_pods_by_node
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.manifests import ensure_objects
-from gpu_fleet.operators.pods import create_pod, delete_pods, placeholders
+from gpu_fleet.operators.pods import create_pod, delete_pods, end_headroom, placeholders
 from gpu_fleet.operators.pool import PoolOperator
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 from gpu_fleet.operators.validation.nodes import protected_nodes
@@ -25,7 +30,7 @@ class ReleasePlaceholdersOperator(PoolOperator):
     """Deletes the pool's placeholders, so that their GPUs can be used; harmless to repeat.
 
     Pods that hold capacity are deleted too: all of them if this DAG holds the pool's nodes again afterwards, else only
-    those of the nodes that are about to be probed.
+    those of the nodes that are about to be probed. So is the headroom on those nodes; the clean-up opens it again.
 
     :returns: names of the pods that were deleted.
     """
@@ -36,11 +41,15 @@ class ReleasePlaceholdersOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> list[str]:
         pods = placeholders(self.kube, self.node_pool)
         holds = placeholders(self.kube, self.node_pool, COMPONENT_HOLD)
+        headroom = placeholders(self.kube, self.node_pool, COMPONENT_HEADROOM)
+        if headroom:
+            chosen = set(protected_nodes(self, context).nodes)
+            headroom = [pod for pod in headroom if node_of(pod) in chosen]
         if holds and not self._held_anew():
             probed = set(protected_nodes(self, context).nodes)
             holds = [pod for pod in holds if pinned_to(pod) in probed]
         pods += holds
-        deleted = delete_pods(self.kube, pods)
+        deleted = delete_pods(self.kube, pods) + end_headroom(self.kube, headroom)
         admit_placeholders(self.kube, self.of_pool())
         self.log.info("released %d placeholder(s) of pool %s", len(deleted), self.node_pool)
         return deleted

@@ -10,7 +10,7 @@ from airflow.sdk import Asset
 from gpu_fleet.core.device_plugin.gpu_count import reported_fault
 from gpu_fleet.core.errors import GateFailed, SpecError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
-from gpu_fleet.core.kubernetes.objects import PoolNode, pool_claims, pool_nodes
+from gpu_fleet.core.kubernetes.objects import PoolNode, name_of, pool_claims, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
 from gpu_fleet.core.validation.chosen import ChosenNodes
@@ -20,6 +20,7 @@ from gpu_fleet.operators.drifted import note_drifted
 from gpu_fleet.operators.nodes import protect_nodes
 from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
+from gpu_fleet.operators.validation.stages import note_arrivals
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
@@ -41,7 +42,7 @@ class ProtectNodesOperator(PoolOperator):
         it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
 
     :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
-        ``drifted`` lists the pool's nodes that have drifted, and why.
+        ``drifted`` lists the pool's nodes that have drifted, and why; ``arrivals`` has the moments of the chosen nodes.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -97,7 +98,11 @@ class ProtectNodesOperator(PoolOperator):
         failed = self._failed_before(context)
         nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
-        claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
+        now_known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        claims = pool_claims(now_known, pool.name)
+        here = {node.name for node in nodes}
+        # The placeholders, which say since when the nodes were waited for, are deleted by the next task.
+        note_arrivals(self, context, [node for node in found if name_of(node) in here], now_known)
         note_drifted(self, context, pool.name)
         self.log.info(
             "pool %s: %d node(s) to validate, %d protected, %d left for other runs",

@@ -25,6 +25,7 @@ from gpu_fleet.operators.preconditions import HadLock, SelectedPool
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
+from gpu_fleet.operators.validation.stages import ARRIVALS, record_stages
 from gpu_fleet.operators.validation.telling import Change, notify_change
 
 #: XCom key of a remediation task: what was done about nodes that failed.
@@ -102,6 +103,7 @@ class PublishPoolOperator(PoolOperator):
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
         drifted = self._drifted(context)
+        record_stages(self, context, self._left(context, ARRIVALS), reports, assets[Topic.VALIDATED])
         extra = self._extra(context, finding, was, reports, chosen)
         if drifted:
             extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
@@ -168,9 +170,13 @@ class PublishPoolOperator(PoolOperator):
 
     def _drifted(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The pool's drifted nodes, as seen by the task that chose its nodes."""
-        found: list[dict[str, Any]] = []
+        return self._left(context, DRIFTED) or []
+
+    def _left(self, context: Mapping[str, Any], key: str) -> Any:
+        """An XCom of the task that chose the pool's nodes."""
+        found = None
         for task in upstream_tasks(self, ProtectNodesOperator):
-            found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
+            found = context["ti"].xcom_pull(task_ids=task, key=key) or found
         return found
 
     def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:

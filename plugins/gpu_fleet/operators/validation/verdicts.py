@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kubernetes.kinds import EVENT, NODE_CLAIM
@@ -40,7 +41,8 @@ def judge_wave(
     left, events = pods.list(), kube.list(EVENT, operator.spec.validation.namespace)
     there = pods_on(kube, (round_.node for round_ in plan.rounds))
     user_pods = user_pods_by_node(there, events, plan.since)
-    return [
+    now = kube.now()
+    reports = [
         judge_node(
             probe,
             evidence_of(
@@ -52,12 +54,13 @@ def judge_wave(
                 events,
                 physical=chosen.physical,
                 replicas=chosen.replicas,
-                now=kube.now(),
+                now=now,
                 user_pods=user_pods.get(round_.node, NO_USER_PODS),
             ),
         )
         for round_ in plan.rounds
     ]
+    return [replace(report, at=now) for report in reports]
 
 
 def pool_report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +25,12 @@ from gpu_fleet.core.reports.figures import figure, figures, heading
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import REMEDIES, UNKNOWN, remedy
 from gpu_fleet.core.reports.remedies import __file__ as REMEDIES_FILE
+from gpu_fleet.core.reports.timing import SHOWN
+from gpu_fleet.core.stages.history import StageHistory
+from gpu_fleet.core.stages.moments import COMING, Moment, NodeTimes
+from gpu_fleet.core.stages.summary import StageReport, summary
 from gpu_fleet.core.validation.report import Outcome
+from tests.unit.core.stages.stage_objects import times
 from tests.unit.report_objects import (
     EVIL,
     NOW,
@@ -38,6 +44,18 @@ from tests.unit.report_objects import (
     report,
     run_of,
 )
+
+RUN = "gpu_lifecycle.demo/this"
+
+
+def with_stages(run: RunReport, new: tuple[NodeTimes, ...] | None = None) -> RunReport:
+    """The run with the stages of its first pool's nodes: two came as usual, one joined late and is not proven."""
+    late = times(3, run=RUN, slower={Moment.REGISTERED: 300.0}, without=(Moment.PROVEN, Moment.USED))
+    nodes = (times(1, run=RUN), times(2, run=RUN), late, late) if new is None else new
+    history = StageHistory(0.0, (*(times(100 + n) for n in range(10)), *nodes))
+    stages = StageReport.from_json(summary("shared-a10g", history, RUN))
+    return replace(run, pools=(replace(run.pools[0], stages=stages), *run.pools[1:]))
+
 
 FIFTY = report(*(broken_node(n, "SharerStarved") if n in (3, 17) else node(n) for n in range(1, 51)))
 RUNS: dict[str, RunReport] = {
@@ -69,6 +87,9 @@ RUNS: dict[str, RunReport] = {
     "no permission": run_of(
         pools=(PoolSection("shared-a10g", Finding("Passed", "Validated", "m"), (healthy(),), history=None),)
     ),
+    "stages": with_stages(run_of(healthy())),
+    "no new node": with_stages(run_of(healthy()), new=()),
+    "hostile stages": with_stages(run_of(healthy()), new=(replace(times(9, run=RUN), node=EVIL, instance_type=EVIL),)),
     "hostile": run_of(
         report(
             node(1, check("probes", Outcome.FAILED, "OutputNotJson", EVIL, gpu=EVIL, of={EVIL: 1})),
@@ -123,6 +144,84 @@ def test_the_verdict_comes_first(name: str, outcome: Outcome, headline: str) -> 
     assert clean(first[2].replace("\\", "").strip("*")) == headline
 
 
+# --- where the time went ---------------------------------------------------------------------------------------------
+def svg_of(run: RunReport) -> ElementTree.Element:
+    """The page's one picture, read as strictly as an XML parser does."""
+    [found] = re.findall(r"<svg.*?</svg>", html.render(document(run), "t"), re.DOTALL)
+    return ElementTree.fromstring(found)  # noqa: S314  (our own)
+
+
+def test_the_picture_has_a_bar_for_each_node_and_a_part_for_each_stage() -> None:
+    picture = svg_of(RUNS["stages"])
+    segments = [group.findtext("title") or "" for group in picture.iter("g")]
+    assert len(segments) == 4 * len(COMING)
+    assert segments[:6] == [
+        "pod pending → NodeClaim: 3 s",
+        "NodeClaim → instance launched: 2 s",
+        "launched → registered: 400 s",  # the slowest node comes first
+        "registered → Ready: 5 s",
+        "Ready → GPUs allocatable: 30 s",
+        "GPUs allocatable → proven: unknown",
+    ]
+    widths = {group.findtext("title"): float(group.find("rect").get("width")) for group in picture.iter("g")}  # type: ignore[union-attr, arg-type]
+    assert widths["launched → registered: 400 s"] == pytest.approx(4 * widths["launched → registered: 100 s"], rel=0.01)
+    assert max(float(rect.get("x", 0)) + float(rect.get("width", 0)) for rect in picture.iter("rect")) <= 960
+
+
+def test_the_picture_is_read_without_eyes_and_without_colour() -> None:
+    picture = svg_of(RUNS["stages"])
+    ids = {element.get("id"): element for element in picture.iter() if element.get("id")}
+    assert picture.get("role") == "img"
+    title, description = (ids[name] for name in (picture.get("aria-labelledby") or "").split())
+    assert (title.tag, description.tag) == ("title", "desc")
+    assert "the slowest is ip-10-0-0-3" in (description.text or "")
+    assert "'launched → registered' took 400 s" in (description.text or "")
+    # Each part has its number, or a question mark and a dashed line; every second one is hatched.
+    drawn = [rect.get("class") or rect.get("fill") for rect in picture.iter("rect")]
+    assert {"s1", "s3", "s5", "unknown", "url(#stages-shared-a10g-h)"} <= set(drawn)
+    words = [text.text for text in picture.iter("text")]
+    assert {"1", "2", "3", "4", "5", "6", "?"} <= set(words)
+    assert not [element for element in picture.iter() if element.get("style") or element.tag in ("style", "script")]
+
+
+def test_unknown_seconds_are_said_to_be_unknown_in_table_and_json() -> None:
+    run = RUNS["stages"]
+    lines = markdown.render(document(run)).splitlines()
+    [row] = {line for line in lines if line.startswith("| `ip-10-0-0-3.")}
+    assert row.split(" | ")[2:] == ["3", "2", "400", "5", "30", "unknown", "unknown", "unknown |"]
+    told = run.to_json()["pools"][0]["stages"]
+    assert told["nodes"][2]["seconds"]["proof"] is None
+    assert told["percentiles"]["g5.xlarge"]["join"] == {"samples": 14, "p50": 100.0, "p95": 400.0}
+
+
+def test_what_got_slower_is_named_first() -> None:
+    pages = {
+        "late": with_stages(run_of(healthy()), new=(times(3, run=RUN, slower={Moment.REGISTERED: 300.0}),)),
+        "usual": with_stages(run_of(healthy()), new=(times(3, run=RUN),)),
+    }
+    texts = {name: html.render(document(run), "t") for name, run in pages.items()}
+    note = "Slower than usual: g5.xlarge: launched → registered took 400 s, 300 s more than usual"
+    assert note in texts["late"]
+    assert "Slower than usual" not in texts["usual"]
+    assert texts["late"].index(note) < texts["late"].index("<svg")
+
+
+def test_of_many_nodes_the_picture_shows_the_slowest() -> None:
+    nodes = tuple(times(n, run=RUN, slower={Moment.READY: float(n)}) for n in range(50))
+    picture = svg_of(with_stages(run_of(healthy()), new=nodes))
+    labels = [text.text for text in picture.iter("text") if text.get("class") == "label"]
+    assert labels == [f"ip-10-0-0-{n} (g5.xlarge)" for n in range(49, 49 - SHOWN, -1)]
+
+
+def test_without_a_new_node_there_is_no_picture_but_the_history() -> None:
+    page = html.render(document(RUNS["no new node"]), "t")
+    assert "<svg" not in page
+    assert "No node has come with this run." in page
+    assert "All nodes of the pool&#x27;s history (10)" in page
+    assert "Where the time went" not in html.render(document(RUNS["healthy"]), "t")
+
+
+# --- what failed -----------------------------------------------------------------------------------------------------
 def test_a_broken_pool_says_which_node_why_and_what_to_do() -> None:
     page = html.render(document(RUNS["broken"]), "t")
     for words in (host(2), "AllocatableMismatch", "offers 1 nvidia.com/gpu, not 4", remedy("AllocatableMismatch")):
@@ -299,7 +398,8 @@ def test_html_is_whole_self_contained_and_safe(run: RunReport) -> None:
 
 
 def test_html_is_accessible(run: RunReport) -> None:
-    page = Page(html.render(document(run), "t"))
+    # A picture has titles of its own, which another test reads.
+    page = Page(re.sub(r"<svg.*?</svg>", "", html.render(document(run), "t"), flags=re.DOTALL))
     names = [tag for tag, _ in page.tags]
     assert ("html", {"lang": "en"}) in page.tags
     assert names.count("h1") == names.count("main") == names.count("title") == 1

@@ -44,9 +44,15 @@ def check(
     return claims_unchanged(known, pool_claims(found, POOL), pods, events, our_namespaces=OURS, known=told)
 
 
-def nominated(claim_name: str, namespace: str = "team-a") -> dict[str, Any]:
+def nominated(claim_name: str, namespace: str = "team-a", name: str = "training") -> dict[str, Any]:
     found = event("Nominated", f"Pod should schedule on: nodeclaim/{claim_name}, node/n-{claim_name}")
-    found["involvedObject"] |= {"namespace": namespace, "name": "training"}
+    found["involvedObject"] |= {"namespace": namespace, "name": name}
+    return found
+
+
+def headroom(node_name: str) -> dict[str, Any]:
+    found = user_pod(node_name=node_name)
+    found["metadata"]["labels"] = {"gpu-fleet.io/component": "headroom"}
     return found
 
 
@@ -75,6 +81,10 @@ def about(claim_name: str, reason: str, message: str = "") -> dict[str, Any]:
         ("ab", [], [nominated("a")], "NodeClaimsBought"),
         ("ab", [], [nominated("b", "gpu-fleet-validation")], "NodeClaimsBought"),
         ("ab", [], [nominated("b"), nominated("b", "gpu-fleet-validation")], "NodeClaimsBought"),
+        # Headroom is asked for at its own hours, a placeholder by a run.
+        ("ab", [], [nominated("b", "gpu-fleet-system", "headroom-a10g-0-x7x2p")], "OthersAskedForMore"),
+        ("ab", [], [nominated("b", "gpu-fleet-system", "placeholder-a10g-0")], "NodeClaimsBought"),
+        ("ab", [headroom("n-b")], [], "OthersAskedForMore"),
         # A node that is not under test is replaced.
         ("ab", [], [about("b", "DisruptionLaunching", "Launching NodeClaim: Drifted")], "OthersAskedForMore"),
         ("ab", [], [about("a", "DisruptionLaunching", "Launching NodeClaim: Drifted")], "NodeClaimsBought"),

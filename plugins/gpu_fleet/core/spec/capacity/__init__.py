@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpu_fleet.core.spec.capacity.headroom import HeadroomWindow
 from gpu_fleet.core.spec.capacity.hold import Capacity
 
-__all__ = ["Capacity"]
+__all__ = ["Capacity", "HeadroomWindow"]
