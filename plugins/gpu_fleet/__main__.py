@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpu_fleet.core.aws.costs import unknown_types
-from gpu_fleet.core.catalogue import catalogue_date, dated_prices, priced_regions
 from gpu_fleet.core.capacity.headroom import cost_sentences
+from gpu_fleet.core.catalogue import catalogue_date, dated_prices, priced_regions
 from gpu_fleet.core.errors import GpuFleetError, SpecError
 from gpu_fleet.core.fleet_size import size_note
 from gpu_fleet.core.spec import ClusterSpec, SpecErrors, physical_gpus

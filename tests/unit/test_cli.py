@@ -10,8 +10,8 @@ import pytest
 
 from gpu_fleet.__main__ import main
 from gpu_fleet.core.spec.schema import schema_text
-from gpu_fleet.hooks.files.prices import load_prices
 from gpu_fleet.hooks.files.dag_files import FAMILIES
+from gpu_fleet.hooks.files.prices import load_prices
 from tests.unit.core.specs import DEMO_FILE, REPOSITORY
 
 DEMO = DEMO_FILE.read_text(encoding="utf-8")
