@@ -119,7 +119,12 @@ class Cloud:
         :raises FleetError: EC2 has no instance of that kind there.
         """
         refused = check(
-            self._settings.faults, chosen.name, offering, chosen.shape.cpu, lambda quota: used.get(quota, 0)
+            self._settings.faults,
+            chosen.name,
+            offering,
+            chosen.shape.cpu,
+            lambda quota: used.get(quota, 0),
+            self._settings.speed,
         )
         if refused is not None:
             raise refused

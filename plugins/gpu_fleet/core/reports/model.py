@@ -30,6 +30,8 @@ class PoolSection:
     :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
+    :ivar ladder: what the wait for capacity has tried, rung by rung.
+    :ivar lower_rungs: that nodes stand on a lower rung; no defect of the pool either.
     """
 
     name: str
@@ -42,6 +44,8 @@ class PoolSection:
     history: tuple[VerdictAt, ...] | None = ()
     drifted: tuple[Mapping[str, Any], ...] = ()
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ladder: Mapping[str, Any] | None = None
+    lower_rungs: str = ""
 
     @property
     def bad(self) -> bool:
@@ -162,6 +166,8 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "remediation": None if pool.remediation is None else dict(pool.remediation),
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
+        "ladder": dict(pool.ladder) if pool.ladder is not None else None,
+        "lowerRungs": pool.lower_rungs,
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -269,6 +275,8 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         history=history,
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
         older=_older(verdict.get("older")),
+        ladder=ladder if isinstance(ladder := verdict.get("ladder"), Mapping) else None,
+        lower_rungs=str(verdict.get("lowerRungs") or ""),
     )
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from gpu_fleet.core.spec.capacity.hold import Capacity
+from gpu_fleet.core.spec.capacity.ladder import Rung
 
-__all__ = ["Capacity"]
+__all__ = ["Capacity", "Rung"]
