@@ -15,9 +15,11 @@ import boto3
 import pytest
 from airflow.sdk import DAG
 
+from gpu_fleet.core.capacity.ladder import is_launched, steps
 from gpu_fleet.core.gates.capacity import rung
 from gpu_fleet.core.kubernetes.kinds import NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.objects import deleting
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.capacity import rungs
@@ -61,7 +63,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
 class Sky:
     """
     :ivar most: the most instances of the pool that were seen at a time.
-    :ivar buying: the most rungs that had an unlaunched NodeClaim or an instance starting at a time.
+    :ivar clashes: NodeClaims without an instance that were not all of one rung.
     """
 
     kube: KubeClient
@@ -69,6 +71,8 @@ class Sky:
     ec2: Any
     most: int = 0
     provided: set[str] = field(default_factory=set)
+    clashes: list[list[str]] = field(default_factory=list)
+    ladder: tuple[Any, ...] = ()
     over: threading.Event = field(default_factory=threading.Event)
 
     def weather(self, *spells: dict[str, Any]) -> None:
@@ -82,6 +86,10 @@ class Sky:
             self.provided.add(key)
         self.most = 0
 
+    def watches(self, spec: ClusterSpec) -> None:
+        """From now on it looks that never two rungs of this ladder buy at once."""
+        self.ladder, self.clashes = steps(spec.node_pools[0]), []
+
     def instances(self, *states: str) -> list[dict[str, Any]]:
         filters = [
             {"Name": f"tag:{POOL_TAG}", "Values": [POOL]},
@@ -93,6 +101,9 @@ class Sky:
     def watch(self) -> None:
         while not self.over.wait(0.2):
             self.most = max(self.most, len(self.instances()))
+            buying = [claim for claim in self.claims() if not is_launched(claim) and not deleting(claim)]
+            if buying and self.ladder and not any(all(step.made(claim) for claim in buying) for step in self.ladder):
+                self.clashes.append([claim["metadata"]["name"] for claim in buying])
 
     def placeholders(self) -> list[dict[str, Any]]:
         return self.kube.list(POD, SYSTEM_NAMESPACE)
