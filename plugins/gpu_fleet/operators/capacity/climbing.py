@@ -148,14 +148,16 @@ class Climber:
     def _last_given_up(self, climb: Climb) -> None:
         operator, pool = self._operator, self._operator.this_pool
         settle(operator, None)
-        coming, least = self._coming(), pool.needed_nodes + self._surge
-        if pool.capacity.minimum is not None and coming >= least:
+        coming, least = self._coming(), least_nodes(operator)
+        if least is not None and coming >= least + self._surge:
             self._keep(replace(climb, content_with=coming), self._short(coming))
             operator.log.warning("every rung was tried: %s", self._short(coming))
             return
+        left = f", and what came is paid for until Karpenter removes it empty ({pool.disruption.consolidate_after})"
         raise GateRefused(
             f"pool {pool.name}: every rung of its ladder was tried, and {coming} of {pool.wanted_nodes + self._surge} "
-            f"node(s) came: {climb.account()}; run again when EC2 has capacity, or add a rung (capacity.ladder)",
+            f"node(s) came{left if coming else ''}: {climb.account()}; run again when EC2 has capacity, or add a rung "
+            "(capacity.ladder)",
             reason=EXHAUSTED,
         )
 
@@ -233,6 +235,12 @@ class Climber:
         return told
 
 
+def least_nodes(operator: PoolOperator) -> int | None:
+    """``capacity.minimum``; ``None`` if all nodes have to come, as before a drain."""
+    pool = operator.this_pool
+    return None if pool.capacity.minimum is None or getattr(operator, "all_come", False) else pool.needed_nodes
+
+
 def climber_of(operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, surge: int) -> Climber | None:
     """``None`` for a pool without a ladder."""
     return Climber(operator, context, gpus, surge) if operator.this_pool.capacity.ladder else None
@@ -245,10 +253,10 @@ def content_with_fewer(
 
     Nothing is bought any more then. ``None`` if there is no such minimum, or fewer have come.
     """
-    pool = operator.this_pool
-    if pool.capacity.minimum is None or not args or not isinstance(error, DeadlinePassed):
+    pool, least = operator.this_pool, least_nodes(operator)
+    if least is None or not args or not isinstance(error, DeadlinePassed):
         return None
-    verdict = look("pool_capacity", {**args, "wanted": pool.needed_nodes + surge, "rung": None}, operator.access())
+    verdict = look("pool_capacity", {**args, "wanted": least + surge, "rung": None}, operator.access())
     if not verdict.ready:
         return None
     settle(operator, None)

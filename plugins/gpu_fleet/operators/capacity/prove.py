@@ -26,11 +26,16 @@ class AwaitCapacityOperator(PoolOperator):
 
     A retry first requests what is missing: a spot node that was interrupted took its placeholder with it.
 
+    If the pool has a ladder (``capacity.ladder``), it is climbed here, one rung after the other; the XCom ``ladder``
+    has what was tried, when, with what answer of EC2 and at what price. A retry continues on the rung that was reached.
+    With ``capacity.minimum`` fewer nodes than wanted are enough in the end.
+
     :returns: ``{"nodes", "nodeClaims", "physical", "replicas", "allocatable": {node: GPUs}, "instances": {node: …}}``.
     :raises GateRefused: the device plugin is broken (reason ``DevicePlugin…``), a node has the wrong number of GPUs
         (``AllocatableMismatch``, ``SharingNotApplied``) or broken hardware (``GpuLost``, ``XidError``), or Karpenter
         cannot place the placeholders.
     :raises GateRefused: ``NodeRoleNotAdmitted``: EKS admits no node with the pool's role.
+    :raises GateRefused: ``LadderExhausted``: every rung was tried; the message has the account of all.
     :raises GateFailed: a launch failed, or nodes were lost; retried.
     :raises DeadlinePassed: naming what was missing and why, after the spec's ``deadlines.capacity``, counted
         from the first try.
@@ -64,6 +69,7 @@ class AwaitCapacityOperator(PoolOperator):
         climber = climber_of(self, context, gpus, surge)
         with reported_failure(context):
             if climber is not None:
+                keep_lock(self, context)
                 climber.resume()
             elif context["ti"].try_number > 1:
                 request_capacity(self, context, gpus, surge=surge)
