@@ -99,7 +99,7 @@ class Sky:
         return [each for page in pages for group in page["Reservations"] for each in group["Instances"]]
 
     def watch(self) -> None:
-        while not self.over.wait(0.2):
+        while not self.over.wait(0.5):
             self.most = max(self.most, len(self.instances()))
             buying = [claim for claim in self.claims() if not is_launched(claim) and not deleting(claim)]
             if buying and self.ladder and not any(all(step.made(claim) for claim in buying) for step in self.ladder):
