@@ -1,4 +1,4 @@
-"""``python -m sandbox up|down|status|env|interrupt|node|fault``: a small cloud on this machine.
+"""``python -m sandbox up|down|status|env|interrupt|node|weather|fault``: a small cloud on this machine.
 
 Exit codes: 0 success; 1 failure, with a message; 2 usage error; 3 no sandbox is running; 130 Ctrl-C while starting.
 """
@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
     node_add.add_argument("--spot", action="store_true", help="a spot instance (the group's capacity type is SPOT)")
     node_add.set_defaults(command=_node_add)
+
+    weather = commands.add_parser("weather", parents=[common], help="capacity that EC2 lacks: show it, or script it")
+    weather.add_argument("script", metavar="FILE", type=Path, nargs="?", help="a JSON list of spells; [] clears")
+    weather.set_defaults(command=_weather)
 
     fault = commands.add_parser("fault", help="inject a fault")
     verbs = fault.add_subparsers(required=True, metavar="VERB")
@@ -278,6 +282,23 @@ def _node_add(options: argparse.Namespace) -> int:
         body["spot"] = True
     added = _call(_state(options), "POST", "/nodes", body)
     print(f"instance {added['instance']} of node group {options.group} is joining the cluster")
+    return 0
+
+
+def _weather(options: argparse.Namespace) -> int:
+    found = _state(options)
+    if options.script is not None:
+        try:
+            spells = json.loads(options.script.read_text())
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"{options.script}: {error}", code=2) from error
+        if not isinstance(spells, list) or not all(isinstance(spell, dict) for spell in spells):
+            raise SandboxError(f"{options.script} must be a JSON list of spells", code=2)
+        _call(found, "PUT", "/faults/weather", {"params": {"spells": spells}})
+    for spell in _call(found, "GET", "/weather"):
+        what = " ".join(spell.get(key, f"any {key}") for key in ("instanceType", "capacityType", "zone"))
+        until = f"until {spell['until']:g} s" if spell.get("until") is not None else "for ever"
+        print(f"{'now ' if spell['now'] else '    '} {what}: {spell['code']}, from {spell.get('from', 0):g} s {until}")
     return 0
 
 

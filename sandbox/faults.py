@@ -7,6 +7,7 @@ it set?), ``board.each(name)`` (all of that kind: ``name`` itself and ``name:any
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ class FaultBoard:
 
     def __init__(self) -> None:
         self._faults: dict[str, dict[str, Any]] = {}
+        self._since: dict[str, float] = {}
         self._listeners: list[Callable[[], None]] = []
 
     @contextmanager
@@ -34,6 +36,7 @@ class FaultBoard:
 
     def set(self, name: str, params: dict[str, Any] | None = None, count: int | None = None) -> None:
         self._faults[name] = {"params": dict(params or {}), "count": count}
+        self._since[name] = time.monotonic()
         self._changed()
 
     def clear(self, name: str | None = None) -> None:
@@ -51,6 +54,11 @@ class FaultBoard:
     def each(self, kind: str) -> list[dict[str, Any]]:
         """The parameters of all faults of a kind, in the order in which they were set."""
         return [dict(fault["params"]) for name, fault in self._faults.items() if name.partition(":")[0] == kind]
+
+    def each_since(self, kind: str) -> list[tuple[dict[str, Any], float]]:
+        """The parameters of all faults of a kind, and when each was set (``time.monotonic``)."""
+        found = [name for name in self._faults if name.partition(":")[0] == kind]
+        return [(dict(self._faults[name]["params"]), self._since[name]) for name in found]
 
     def take(self, name: str) -> dict[str, Any] | None:
         """Like :meth:`active`, but uses up one of the fault's counts."""

@@ -7,6 +7,7 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
 ``GET /faults``             the faults that are set
 ``PUT /faults/<name>``      body ``{"params": {…}, "count": n|null}``
 ``DELETE /faults[/<name>]`` one fault, or all
+``GET /weather``            what EC2 has no capacity of, by script: :mod:`sandbox.aws.weather`
 ``POST /interrupt``         body ``{"instance": "i-…"}`` or ``{"instances": […]}``, ``"kind"``, and what else
                             :mod:`sandbox.cloud.interrupting` reads; one or many in one call
 ``GET /interruptions``      what was announced so far: kind, instances, event, time, ends
@@ -30,6 +31,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from sandbox.audit import AuditLog
+from sandbox.aws import weather
 from sandbox.aws.interruptions import UnknownInstance, Wanted
 from sandbox.aws.nodegroups import NodeGroupError
 from sandbox.cloud import interrupting
@@ -108,6 +110,7 @@ class ControlApi:
                 web.put("/faults/{name}", self._set_fault),
                 web.delete("/faults/{name}", self._clear_fault),
                 web.delete("/faults", self._clear_fault),
+                web.get("/weather", self._weather),
                 web.post("/interrupt", self._interrupt),
                 web.get("/interruptions", self._interruptions),
                 web.get("/lost", self._lost),
@@ -159,6 +162,9 @@ class ControlApi:
     async def _clear_fault(self, request: web.Request) -> web.Response:
         self._cloud.faults.clear(request.match_info.get("name"))
         return web.json_response(self._cloud.faults.snapshot())
+
+    async def _weather(self, _: web.Request) -> web.Response:
+        return web.json_response(list(weather.spells(self._cloud.faults, float(self._cloud.status()["speed"]))))
 
     async def _interrupt(self, request: web.Request) -> web.Response:
         wanted = interrupting.wanted(await _body(request))

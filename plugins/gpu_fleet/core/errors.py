@@ -36,18 +36,22 @@ deferred.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GpuFleetError(Exception):
     """Base of every error this package raises on purpose.
 
     :param message: one sentence that names the object and the remedy.
     :param reason: CamelCase reason, as in a Kubernetes condition; defaults to the class name.
+    :ivar findings: what a gate that failed has found, for whoever decides what follows.
     """
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or type(self).__name__
+        self.findings: dict[str, Any] = {}
 
 
 class TransientError(GpuFleetError):

@@ -51,8 +51,9 @@ class Verdict:
         """The typed error of a FAILED verdict."""
         if self.blind:
             return GateBlind(self.message, reason=self.reason)
-        kind = GateRefused if self.permanent else GateFailed
-        return kind(self.message, reason=self.reason)
+        error = (GateRefused if self.permanent else GateFailed)(self.message, reason=self.reason)
+        error.findings = dict(self.data or {})
+        return error
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -9,9 +9,11 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from gpu_fleet.core.capacity.told import climb_sentences
 from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.core.teardown.approval import Answer, answer_to, shows_nothing_left
 from gpu_fleet.operators.base import task_states
+from gpu_fleet.operators.capacity.climbing import LADDER
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.lock import SKIPPED
 from gpu_fleet.operators.validation.cleanup import STILL_PAID
@@ -67,6 +69,7 @@ class RunVerdictOperator(BaseOperator):
     :param clean_ups: ids of the tasks that may have found leftover nodes, which cost money.
     :param torn_down: the tasks of the teardown, in a DAG that has one; it is asked for by the run's Param ``until``, or
         by any run of a DAG without that Param.
+    :param waits: ids of the tasks that waited for capacity, which say if it came from a lower rung of a ladder.
     :param turn: id of the task that takes the cluster lock, in a DAG in which that task may be skipped.
     :param end: id of the task that is skipped only in a run that a person ends, whatever state they set.
     :raises RunFailed: naming the failed tasks; with reason ``NotTornDown`` if a teardown has shown nothing.
@@ -81,6 +84,7 @@ class RunVerdictOperator(BaseOperator):
         *,
         watched: list[str],
         clean_ups: Iterable[str] = (),
+        waits: Iterable[str] = (),
         torn_down: TornDown | None = None,
         turn: str = "",
         end: str = "",
@@ -89,6 +93,7 @@ class RunVerdictOperator(BaseOperator):
         super().__init__(**kwargs)
         self.watched = watched
         self.clean_ups = list(clean_ups)
+        self.waits = list(waits)
         self.torn_down = torn_down
         self.turn = turn
         self.end = end
@@ -123,7 +128,12 @@ class RunVerdictOperator(BaseOperator):
         skipped = ti.xcom_pull(task_ids=self.turn, key=SKIPPED) if self.turn else None
         if isinstance(skipped, Mapping):
             return f"{skipped.get('reason')}: {skipped.get('message')}"
-        return f"none of {len(self.watched)} tasks failed{self._teardown_told(context)}"
+        return f"none of {len(self.watched)} tasks failed{self._capacity_told(ti)}{self._teardown_told(context)}"
+
+    def _capacity_told(self, ti: Any) -> str:
+        """That capacity came on a lower rung, or is less than wanted: no failure, but not what was asked for first."""
+        found = [(task_id, ti.xcom_pull(task_ids=task_id, key=LADDER)) for task_id in self.waits]
+        return "".join(f"; {task_id}: {text}" for task_id, told in found for text in climb_sentences(told) if text)
 
     def _nothing_left(self, ti: Any) -> Mapping[str, Any] | None:
         """The result of the leak check that has shown that nothing is left."""

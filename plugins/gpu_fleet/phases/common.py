@@ -26,6 +26,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule, cross_downstream
 
 from gpu_fleet.operators.base import FREEZE_SPEC_TASK_ID
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.lock import ReleaseLockOperator
 from gpu_fleet.operators.spec import FreezeSpecOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
@@ -120,6 +121,7 @@ def end_run(
         task_id="run_verdict",
         watched=watched,
         clean_ups=[task.task_id for task in tasks if isinstance(task, CleanUpValidationOperator)],
+        waits=[task.task_id for task in tasks if isinstance(task, AwaitCapacityOperator)],
         torn_down=torn_down,
         turn=turn,
         end=end.task_id,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -57,6 +59,7 @@ class Cloud:
         self.templates = LaunchTemplates(aws, settings.cluster_name)
         self._shapes = Shapes(aws)
         self._unavailable: dict[tuple[str, str, str], float] = {}
+        self._counting = asyncio.Lock()
 
     # --- offerings -----------------------------------------------------------------------------------------------
 
@@ -94,11 +97,12 @@ class Cloud:
                                        "unavailable during launch")  # fmt: skip
         # One capacity type at a time (``getCapacityType``): on-demand comes with the next NodeClaim.
         offers = [pair for pair in offers if pair[1].capacity_type == offers[0][1].capacity_type]
-        used = await self._used_vcpus()
         errors: list[FleetError] = []
         for chosen, offering in offers:
             try:
-                return await self._run(claim, node_class, chosen, offering, used)
+                # EC2 counts vCPUs as it grants them: of two launches at once the second sees the first.
+                async with self._counting if self._settings.faults.each(quotas.QUOTA) else contextlib.nullcontext():
+                    return await self._run(claim, node_class, chosen, offering, await self._used_vcpus())
             except FleetError as error:
                 errors.append(error)
                 if error.code == NO_SPOT_ROLE:
@@ -119,7 +123,12 @@ class Cloud:
         :raises FleetError: EC2 has no instance of that kind there.
         """
         refused = check(
-            self._settings.faults, chosen.name, offering, chosen.shape.cpu, lambda quota: used.get(quota, 0)
+            self._settings.faults,
+            chosen.name,
+            offering,
+            chosen.shape.cpu,
+            lambda quota: used.get(quota, 0),
+            self._settings.speed,
         )
         if refused is not None:
             raise refused

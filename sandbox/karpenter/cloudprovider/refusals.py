@@ -8,7 +8,7 @@ which themselves are only in the controller's log.
 * ``launch-refused`` with ``{"code": …, "message": …, "instanceType", "zone", "capacityType"}``: EC2 refuses with that
   code; ``message`` has a default for codes known here, and a key that is left out matches any value;
 * ``insufficient-capacity``: the same with the code ``InsufficientInstanceCapacity``;
-* what :mod:`sandbox.aws.quotas` and ``aws-absent: spot-role`` say of the account.
+* what :mod:`sandbox.aws.weather`, :mod:`sandbox.aws.quotas` and ``aws-absent: spot-role`` say of the account.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 
-from sandbox.aws import permissions, quotas
+from sandbox.aws import permissions, quotas, weather
 from sandbox.faults import FaultBoard
 from sandbox.karpenter.cloudprovider.catalog import Offering
 
@@ -187,12 +187,13 @@ def combined(errors: Iterable[FleetError]) -> InsufficientCapacity | LaunchError
 
 
 def check(
-    faults: FaultBoard, type_name: str, offering: Offering, vcpus: int, used: Callable[[str], int]
+    faults: FaultBoard, type_name: str, offering: Offering, vcpus: int, used: Callable[[str], int], speed: float = 1.0
 ) -> FleetError | None:
     """How EC2 refuses this instance; ``None`` if it does not.
 
     :param vcpus: of the instance.
     :param used: vCPUs that count against a quota by now.
+    :param speed: of the sandbox.
     """
     facts = {"instanceType": type_name, "zone": offering.zone, "capacityType": offering.capacity_type}
     for name in ("launch-refused", "insufficient-capacity"):
@@ -201,6 +202,8 @@ def check(
             faults.take(name)
             code = str(fault.get("code", "InsufficientInstanceCapacity"))
             return _error(code, type_name, offering, message=fault.get("message"))
+    if (bad := weather.refusal(faults, facts, speed)) is not None:
+        return _error(bad, type_name, offering)
     spot = offering.capacity_type == "spot"
     if spot and permissions.absent(faults, "spot-role"):
         return _error(NO_SPOT_ROLE, type_name, offering)

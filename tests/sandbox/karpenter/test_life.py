@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
@@ -338,3 +340,28 @@ async def test_no_capacity_at_all_deletes_the_claim_with_an_event(cluster: Clust
     finally:
         cluster.settings.faults.clear("insufficient-capacity")
     await remove(cluster, "none", "none")
+
+
+async def test_karpenter_notices_better_weather_three_minutes_after_a_refusal(cluster: Cluster):
+    """aws/karpenter-provider-aws at 1d92708 ``pkg/cache/cache.go``, ``UnavailableOfferingsTTL``: until then it asks EC2
+    for nothing that was refused, and then it asks again by itself."""
+    refused = "InsufficientCapacityError"
+
+    async def asked():
+        found = await cluster.kube.list("Event", field_selector=f"reason={refused}")
+        return [each for each in found if each["involvedObject"]["name"].startswith("weather-")]
+
+    cluster.settings.faults.set("weather", {"instanceType": "g5.xlarge", "until": 60})
+    try:
+        await ready_pool(cluster, node_pool("weather", "g5.xlarge"))
+        await cluster.apply(pool_pod("weather", "weather"))
+        await cluster.until(asked)
+        began = time.monotonic()
+        claim = (await claims(cluster, "weather", 1, "Launched"))[0]
+        waited = (time.monotonic() - began) * cluster.settings.speed
+        assert waited >= 100, f"asked again after {waited:.0f} simulated seconds"
+        assert claim["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "g5.xlarge"
+        assert len(await asked()) <= 2, "one for each capacity type"
+    finally:
+        cluster.settings.faults.clear("weather")
+    await remove(cluster, "weather", "weather")

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_RUN,
+    ANNOTATION_RUNG,
     COMPONENT_HOLD,
     COMPONENT_PLACEHOLDER,
     GPU_RESOURCE,
@@ -55,6 +56,7 @@ from gpu_fleet.core.manifests.build import pool_labels
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, of_template, older_nodes
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.capacity.ladder import Step
     from gpu_fleet.core.spec import NodePool
     from gpu_fleet.core.spec.operations import Deadlines
 
@@ -184,6 +186,7 @@ def placeholder_pod(
     image: str,
     run: str,
     run_label: str,
+    step: Step | None = None,
 ) -> dict[str, Any]:
     """A pod that waits for a new node of the pool and holds its GPUs.
 
@@ -193,6 +196,7 @@ def placeholder_pod(
     :param lifetime_s: see :func:`placeholder_lifetime_s`.
     :param run: ``<dag_id>/<run_id>``, for people.
     :param run_label: its hash, for selectors.
+    :param step: the rung of the pool's ladder of which its node is to be.
     """
     pod = pause_pod(
         placeholder_name(pool.name, index), COMPONENT_PLACEHOLDER, cluster, pool, gpus, image, run, run_label
@@ -203,7 +207,14 @@ def placeholder_pod(
     pod["spec"]["affinity"] = {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [{"matchExpressions": [{"key": LABEL_STANDING, "operator": "DoesNotExist"}]}]
+                "nodeSelectorTerms": [
+                    {
+                        "matchExpressions": [
+                            {"key": LABEL_STANDING, "operator": "DoesNotExist"},
+                            *(step.expressions() if step is not None else []),
+                        ]
+                    }
+                ]
             }
         },
         "podAntiAffinity": {
@@ -217,6 +228,8 @@ def placeholder_pod(
             ]
         },
     }
+    if step is not None:
+        pod["metadata"]["annotations"][ANNOTATION_RUNG] = step.digest
     return pod
 
 

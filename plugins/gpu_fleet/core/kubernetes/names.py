@@ -20,6 +20,7 @@ ANNOTATION_RUN = f"{DOMAIN}/dag-run"  # "<dag_id>/<run_id>" in words
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"  # the run that keeps Karpenter from removing a node
 LABEL_STANDING = f"{DOMAIN}/standing"  # on nodes that existed before the placeholders, which keep away from them
 STANDING = "true"
+ANNOTATION_RUNG = f"{DOMAIN}/rung"  # on placeholders: which rung of the pool's ladder they ask for, as a digest
 LABEL_DEVICE_PLUGIN = f"{DOMAIN}/device-plugin"  # on nodes that our device plugin may run on, and no others
 SERVED = "true"
 ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node, or CORDONED_FOR + an event's id

@@ -214,6 +214,14 @@ def finding_until(finding: Finding, unproven: Sequence[str]) -> Finding:
     )
 
 
+def finding_told(finding: Finding, *more: str) -> Finding:
+    """The finding of a pool that passed, with what else is to be said of how its capacity came."""
+    told = "; ".join(text for text in more if text)
+    if finding.outcome != Outcome.PASSED or not told:
+        return finding
+    return replace(finding, message=f"{finding.message}; {told}")
+
+
 def outcomes_of_nodes(reports: Sequence[PoolReport]) -> dict[str, tuple[Outcome, str]]:
     """Node -> its most decisive outcome over all probes, with the reason if it did not pass; sorted by name."""
     found: dict[str, tuple[int, tuple[Outcome, str]]] = {}

@@ -9,7 +9,7 @@ addresses for pods and capacity itself are named by the wait for capacity (:mod:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
@@ -76,7 +76,7 @@ def judge_limits(spec: ClusterSpec, limits: Limits, selected: Collection[str]) -
     asking = [pool for pool in _managed(spec) if pool.wanted_nodes and pool.name in selected]
     found: list[Prerequisite] = []
     for pool in _managed(spec):
-        judged = [_zones(pool, limits), _quota(spec, pool, limits)]
+        judged = [_zones(pool, limits), *_rungs(pool, limits), _quota(spec, pool, limits)]
         found += judged if pool in asking else [_for_later(each) for each in judged]
     if found:
         found.append(_addresses(asking, limits))
@@ -126,6 +126,26 @@ def _zones(pool: NodePool, limits: Limits) -> Prerequisite:
     return Prerequisite(name, State.MET, shown)
 
 
+def _rungs(pool: NodePool, limits: Limits) -> Iterator[Prerequisite]:
+    """Whether each rung of the pool's ladder has a zone in which it can buy at all: of the subnets, with the type."""
+    zones, offers = _zones_of(limits.subnets), limits.offers
+    if not pool.capacity.ladder or not zones or not isinstance(offers, Mapping):
+        return  # what is not known is told of the pool's zones
+    name, problems = f"ladder of pool {pool.name}", []
+    for number, rung in enumerate(pool.capacity.ladder, start=1):
+        types = rung.instance_types or pool.instance_types
+        places = zones & set(rung.zones or zones)
+        if not places:
+            problems.append(f"rung {number} names {', '.join(rung.zones)}, in which there is no subnet")
+        elif not any(places & offers.get(each, frozenset()) for each in types):
+            problems.append(f"rung {number}: {', '.join(types)} is not offered in {', '.join(sorted(places))}")
+    if problems:
+        remedy = f"correct capacity.ladder; the subnets are in {', '.join(sorted(zones))}"
+        yield Prerequisite(name, State.MISSING, "; ".join(problems), remedy)
+    else:
+        yield Prerequisite(name, State.MET, f"each of {len(pool.capacity.ladder)} rung(s) has a zone that offers it")
+
+
 def _zones_of(subnets: Iterable[Object] | Unseen | None) -> set[str]:
     if subnets is None or isinstance(subnets, Unseen):
         return set()
@@ -134,7 +154,7 @@ def _zones_of(subnets: Iterable[Object] | Unseen | None) -> set[str]:
 
 def _quota(spec: ClusterSpec, pool: NodePool, limits: Limits) -> Prerequisite:
     """Whether the quotas are large enough for the wanted nodes, at least one."""
-    name, wanted = f"vCPU quota of pool {pool.name}", max(1, pool.wanted_nodes)
+    name, wanted = f"vCPU quota of pool {pool.name}", max(1, pool.needed_nodes)
     if limits.vcpus is None or isinstance(limits.vcpus, Unseen):
         return unknown(name, limits.vcpus or _NOT_ASKED)
     nodes, shown, blind = 0, [], None

@@ -96,6 +96,32 @@ CAPACITY = Section(
             "Look at the instance's console output (aws ec2 get-console-output), at the access entry of its role, and "
             "at the route from its subnet to the cluster's endpoint.",
         ),
+        Reason(
+            "RungGivenUp",
+            _ON,
+            "a rung of the pool's ladder was given up, for the cause in the message; the next one begins",
+            guide="capacity.md#when-a-rung-is-given-up",
+        ),
+        Reason(
+            "TimeBoxOver",
+            _ON,
+            "the time box of a rung has passed, and EC2 has refused nothing in it",
+            guide="capacity.md#when-a-rung-is-given-up",
+        ),
+        Reason(
+            "LadderExhausted",
+            _PERSON,
+            "every rung of the pool's ladder was tried, and fewer nodes came than the pool needs",
+            "Read what was tried in the message. Start another run when EC2 has capacity, or add rungs.",
+            guide="capacity.md#the-fallback-ladder",
+        ),
+        Reason(
+            "ClaimStays",
+            _RETRIED,
+            "a NodeClaim that was made for a rung that is over does not go, so the next rung may not begin",
+            "Check whether Karpenter's controller is running.",
+            guide="capacity.md#never-two-rungs-at-once",
+        ),
         Reason("BurstFits", _ON, "pods of one share each bought as many nodes as computed"),
         Reason("BurstWaits", _WAITS, "pods of the burst are not running yet"),
         Reason(

@@ -28,6 +28,7 @@ from gpu_fleet.core.pools.assets import VALIDATED_WITHOUT, outcomes_of_nodes
 from gpu_fleet.core.pools.history import VerdictAt
 from gpu_fleet.core.reports.figures import figure, figures
 from gpu_fleet.core.reports.interruption import interruption_blocks
+from gpu_fleet.core.reports.ladder import ladder_blocks
 from gpu_fleet.core.reports.model import PoolSection, RunReport
 from gpu_fleet.core.reports.remedies import remedy
 from gpu_fleet.core.reports.timing import timing
@@ -149,6 +150,7 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
     yield from _older_nodes(pool)
     if pool.stages is not None:
         yield from timing(pool.stages)
+    yield from ladder_blocks(pool.ladder, pool.lower_rungs)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:

@@ -32,6 +32,8 @@ class PoolSection:
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     :ivar stages: where the time of the run's new nodes went; ``None``: it was not recorded.
+    :ivar ladder: what the wait for capacity has tried, rung by rung.
+    :ivar lower_rungs: that nodes stand on a lower rung; no defect of the pool either.
     """
 
     name: str
@@ -45,6 +47,8 @@ class PoolSection:
     drifted: tuple[Mapping[str, Any], ...] = ()
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stages: StageReport | None = None
+    ladder: Mapping[str, Any] | None = None
+    lower_rungs: str = ""
 
     @property
     def bad(self) -> bool:
@@ -166,6 +170,8 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
         "stages": None if pool.stages is None else pool.stages.to_json(),
+        "ladder": dict(pool.ladder) if pool.ladder is not None else None,
+        "lowerRungs": pool.lower_rungs,
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -281,6 +287,8 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
         older=_older(verdict.get("older")),
         stages=remains.stages.get(pool),
+        ladder=ladder if isinstance(ladder := verdict.get("ladder"), Mapping) else None,
+        lower_rungs=str(verdict.get("lowerRungs") or ""),
     )
 
 

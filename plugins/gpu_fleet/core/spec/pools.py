@@ -211,6 +211,12 @@ class NodePool(SpecModel):
         return f"{'MPS' if self.mps else 'time-slicing'}, {self.replicas} per GPU"
 
     @property
+    def needed_nodes(self) -> int:
+        """The nodes without which a run fails: ``wantedNodes``, or fewer by ``capacity.minimum``."""
+        least = self.capacity.minimum
+        return self.wanted_nodes if least is None else min(least, self.wanted_nodes)
+
+    @property
     def node_limit(self) -> int:
         """``limits.nodes``, or its default: one node more than wanted, and 0 if none is wanted."""
         if self.limits is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.spec.capacity.rules import CAPACITY_RULES
 from gpu_fleet.core.spec.headroom import HEADROOM
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
@@ -321,6 +322,7 @@ RULES: tuple[Rule, ...] = (
     nvidia_instances,
     same_gpu_count,
     limits_cover_wanted,
+    *CAPACITY_RULES,
     no_reserved_capacity,
     distinct_taints,
     labels_are_free,

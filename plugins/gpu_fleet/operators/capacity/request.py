@@ -16,6 +16,7 @@ from gpu_fleet.core.nodes.replacement import Replacement, cordoned_by
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity.placeholder_label import keep_placeholders_off
 from gpu_fleet.operators.capacity.replacement import REPLACEMENT, asked_replacement, plan_replacement
+from gpu_fleet.operators.capacity.rungs import begin_ladder
 from gpu_fleet.operators.manifests import as_yaml, ensure_objects
 from gpu_fleet.operators.nodes import protect_nodes, take_back_cordons
 from gpu_fleet.operators.pods import create_pod, placeholders
@@ -24,6 +25,7 @@ from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
 if TYPE_CHECKING:
     from gpu_fleet.core.aws.hardware import Hardware
+    from gpu_fleet.core.capacity.ladder import Step
 
 
 class RequestCapacityOperator(PoolOperator):
@@ -69,7 +71,8 @@ class RequestCapacityOperator(PoolOperator):
         context["ti"].xcom_push(REPLACEMENT, replacement.to_json())
         gpus = hardware(self.spec, self.this_pool)
         with reported_failure(context):
-            found = request_capacity(self, context, gpus, surge=replacement.surge)
+            step = begin_ladder(self, context)
+            found = request_capacity(self, context, gpus, surge=replacement.surge, step=step)
         self.manifests = as_yaml(found.pop("manifests"))
         return found
 
@@ -84,11 +87,17 @@ def planned_replacement(operator: PoolOperator, context: Mapping[str, Any]) -> R
 
 
 def request_capacity(
-    operator: PoolOperator, context: Mapping[str, Any], gpus: Hardware, *, surge: int = 0
+    operator: PoolOperator,
+    context: Mapping[str, Any],
+    gpus: Hardware,
+    *,
+    surge: int = 0,
+    step: Step | None = None,
 ) -> dict[str, Any]:
     """Create the placeholders that are missing; idempotent.
 
     :param surge: nodes beyond ``wantedNodes``, which are launched before drifted ones are removed.
+    :param step: the rung of the pool's ladder of which the nodes are to be.
     """
     kube, spec, pool = operator.kube, operator.spec, operator.this_pool
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
@@ -125,6 +134,7 @@ def request_capacity(
             image=spec.validation.images.placeholder,
             run=run,
             run_label=operator.run_label(context),
+            step=step,
         )
         for index in plan.create
     ]

@@ -24,6 +24,8 @@ from gpu_fleet.operators.validation.stages import note_arrivals
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
+#: XCom key of a sentence about nodes that stand on a lower rung of the pool's ladder.
+LOWER_RUNGS = "lower_rungs"
 
 
 class ProtectNodesOperator(PoolOperator):
@@ -42,7 +44,8 @@ class ProtectNodesOperator(PoolOperator):
         it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
 
     :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
-        ``drifted`` lists the pool's nodes that have drifted, and why; ``arrivals`` has the moments of the chosen nodes.
+        ``drifted`` lists the pool's nodes that have drifted, and why; ``arrivals`` has the moments of the chosen nodes;
+        ``lower_rungs`` says which stand on a lower rung of its ladder.
     :raises GateFailed: ``NodesMissing``, see ``all_wanted``.
     """
 
@@ -79,14 +82,14 @@ class ProtectNodesOperator(PoolOperator):
                 for node in nodes
                 if node.gpus == gpus.count * pool.replicas and reported_fault(node.name, node.hardware) is None
             ]
-            if len(nodes) > len(good) >= pool.wanted_nodes:
+            if len(nodes) > len(good) >= pool.needed_nodes:
                 # Capacity was sufficient without these nodes; probing them would fail the pool after all.
                 broken = ", ".join(node.name for node in nodes if node not in good)
                 self.log.warning(
                     "pool %s: left out, wrong number of GPUs or broken hardware: %s; delete them", pool.name, broken
                 )
                 nodes = good
-        if self.all_wanted and len(nodes) < pool.wanted_nodes:
+        if self.all_wanted and len(nodes) < pool.needed_nodes:
             raise GateFailed(
                 f"pool {pool.name}: {len(nodes)} of {pool.wanted_nodes} wanted node(s) can be validated; nodes were "
                 "removed or cordoned after they had been waited for: start another run",
@@ -104,6 +107,7 @@ class ProtectNodesOperator(PoolOperator):
         # The placeholders, which say since when the nodes were waited for, are deleted by the next task.
         note_arrivals(self, context, [node for node in found if name_of(node) in here], now_known)
         note_drifted(self, context, pool.name)
+        self._note_lower_rungs(context, everything)
         self.log.info(
             "pool %s: %d node(s) to validate, %d protected, %d left for other runs",
             *(pool.name, len(nodes), len(protected), len(untested)),
@@ -121,6 +125,17 @@ class ProtectNodesOperator(PoolOperator):
             protected=protected,
             instances={node.name: node.instance() for node in nodes},
         ).to_json()
+
+    def _note_lower_rungs(self, context: Mapping[str, Any], nodes: list[PoolNode]) -> None:
+        """Say which nodes stand on a lower rung of the pool's ladder, and what would be cheaper."""
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.capacity.ladder import lower_nodes, lower_sentence
+        from gpu_fleet.hooks.files.prices import load_prices
+
+        if found := lower_nodes(self.this_pool, nodes):
+            sentence = lower_sentence(self.node_pool, found, load_prices(self.spec.region))
+            self.log.warning("%s", sentence)
+            context["ti"].xcom_push(LOWER_RUNGS, sentence)
 
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
         """Why none of the existing nodes takes probes; empty if there are no nodes."""

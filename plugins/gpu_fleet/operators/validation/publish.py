@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetAlias
 
+from gpu_fleet.core.capacity.told import climb_brief, climb_sentences
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.links import report_path
 from gpu_fleet.core.nodes.drifted import brief
@@ -16,6 +17,7 @@ from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name
+from gpu_fleet.operators.capacity.climbing import LADDER
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
@@ -23,7 +25,7 @@ from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.pool import FAILURE, PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import HadLock, SelectedPool
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator
-from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
+from gpu_fleet.operators.validation.nodes import LOWER_RUNGS, ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.stages import ARRIVALS, record_stages
 from gpu_fleet.operators.validation.telling import Change, notify_change
@@ -102,11 +104,14 @@ class PublishPoolOperator(PoolOperator):
         # Only a run that provides capacity has a wait for it.
         looks_only = not self.torn_down and not upstream_tasks(self, AwaitCapacityOperator)
         topics = rules.topics_for(finding.outcome, was, one_node=one_node, unproven=unproven, looks_only=looks_only)
-        drifted = self._drifted(context)
         record_stages(self, context, self._left(context, ARRIVALS), reports, assets[Topic.VALIDATED])
+        drifted, climb = self._drifted(context), self._climb(context)
+        finding = rules.finding_told(finding, *climb_sentences(climb))
         extra = self._extra(context, finding, was, reports, chosen)
         if drifted:
             extra = rules.bounded({**extra, "drifted": [brief(each) for each in drifted[:MOST_DRIFTED]]})
+        if climb:
+            extra = rules.bounded({**extra, "ladder": climb_brief(climb)})
         emit = context["outlet_events"][AssetAlias(rules.alias(self.cluster, self.node_pool))]
         for topic in topics:
             emit.add(assets[topic], extra=extra)
@@ -134,6 +139,8 @@ class PublishPoolOperator(PoolOperator):
             "older": dict(chosen.drifted) if chosen else {},
             "remediation": remediation,
             "drifted": drifted,
+            "ladder": climb,
+            "lowerRungs": self._lower_rungs(context),
         }
         context["ti"].xcom_push(VERDICT, verdict)
         # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
@@ -178,6 +185,17 @@ class PublishPoolOperator(PoolOperator):
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task, key=key) or found
         return found
+
+    def _climb(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the wait for capacity has tried, in a run that had one, for a pool with a ladder."""
+        found = [
+            context["ti"].xcom_pull(task_ids=task, key=LADDER) for task in upstream_tasks(self, AwaitCapacityOperator)
+        ]
+        return next((dict(each) for each in found if each), None)
+
+    def _lower_rungs(self, context: Mapping[str, Any]) -> str:
+        """That nodes stand on a lower rung of the ladder, as seen by the task that chose the pool's nodes."""
+        return str(self._left(context, LOWER_RUNGS) or "")
 
     def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
         """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""

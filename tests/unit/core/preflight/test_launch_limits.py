@@ -164,3 +164,37 @@ def test_nothing_that_was_not_seen_is_met() -> None:
     found = judged(Limits(blind, blind, blind, {}, blind))
     assert {each.state for each in found.values()} == {State.UNKNOWN}
     assert {each.state for each in judged(Limits()).values()} == {State.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("rung", "state", "words"),
+    [
+        ({"zones": [A]}, State.MET, "each of 2 rung(s)"),
+        ({}, State.MET, "each of 2 rung(s)"),
+        ({"zones": [D]}, State.MISSING, f"rung 2 names {D}, in which there is no subnet"),
+        (
+            {"instanceTypes": ["g5.2xlarge"]},
+            State.MISSING,
+            "rung 2: g5.2xlarge is not offered in us-west-2a",
+        ),
+    ],
+    ids=["a zone", "all of the pool", "a zone without a subnet", "a type that no zone has"],
+)
+def test_a_rung_that_could_never_buy_is_named_before_the_run(rung: dict[str, Any], state: State, words: str) -> None:
+    ladder = [{"capacityTypes": ["spot"], "for": "5m"}, rung]
+    changes = {"nodePools__0__instanceTypes": ["g5.xlarge", "g5.2xlarge"], "nodePools__0__capacity": {"ladder": ladder}}
+    found = judged(GOOD, **changes)["ladder of pool shared-a10g"]
+    assert (found.state, words in found.message) == (state, True), found
+
+
+def test_a_ladder_is_not_judged_where_zones_are_not_known() -> None:
+    changes = {"nodePools__0__capacity": {"ladder": [{"capacityTypes": ["spot"]}]}}
+    assert "ladder of pool shared-a10g" not in judged(replace(GOOD, offers=DENIED), **changes)
+    assert judged(replace(GOOD, offers=DENIED), **changes)[ZONES].state is State.UNKNOWN
+
+
+def test_quotas_have_to_hold_the_nodes_that_are_needed() -> None:
+    """With ``capacity.minimum`` the rest may fail to come."""
+    small = replace(GOOD, quotas=quotas(**{G_ON_DEMAND.replace("-", "_"): 4.0, G_SPOT.replace("-", "_"): 0.0}))
+    assert judged(small)[QUOTA].state is State.MISSING
+    assert judged(small, nodePools__0__capacity={"minimum": 1})[QUOTA].state is State.MET

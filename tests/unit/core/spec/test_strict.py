@@ -18,6 +18,11 @@ from tests.unit.core.specs import demo_mapping, demo_spec
 DIGEST = f"sha256:{'0' * 64}"
 
 
+def capacity_of(instance_type: str, capacity_type: str) -> dict[str, Any]:
+    rung = {"instanceTypes": [instance_type], "capacityTypes": [capacity_type], "zones": ["us-west-2a"], "for": "5m"}
+    return {"hold": 5, "ladder": [rung], "minimum": 1}
+
+
 def full_mapping() -> dict[str, Any]:
     """A cluster file in which every field is written."""
     value = demo_mapping(
@@ -35,6 +40,8 @@ def full_mapping() -> dict[str, Any]:
         nodePools__0__labels={"team": "a"},
         nodePools__0__weight=10,
         nodePools__0__terminationGracePeriod="10m",
+        nodePools__0__capacity=capacity_of("g5.xlarge", "spot"),
+        nodePools__1__capacity=capacity_of("p4d.24xlarge", "on-demand"),
         nodePools__1__weight=5,
         nodePools__1__terminationGracePeriod="10m",
         nodePools__0__disruption={

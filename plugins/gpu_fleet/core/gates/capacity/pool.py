@@ -5,8 +5,8 @@ Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2),
 ``plugin_namespace``, ``plugin_daemon_set`` (its name, if it is ours), ``plugin_patience_s`` (from Ready, or the
 plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may last), ``join_patience_s`` (from the
 launch of an instance to its node; ``None``: until Karpenter gives it up), ``ours`` (see
-:class:`gpu_fleet.core.device_plugin.detect.Ours`) and ``plugins_of_others`` (``namespace/name`` of those that were
-there at the start: their pods are looked at, too).
+:class:`gpu_fleet.core.device_plugin.detect.Ours`), ``plugins_of_others`` (``namespace/name`` of those that were there
+at the start: their pods are looked at, too) and ``rung`` (of a pool with a ladder, see :mod:`.rung`).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods
@@ -23,6 +23,7 @@ from typing import Any
 from gpu_fleet.core.capacity.launch import EVENT_AGE_S, claim_verdict, shortage_verdict, shortages
 from gpu_fleet.core.device_plugin.gpu_count import HARDWARE_REASONS
 from gpu_fleet.core.gates.capacity.node import clock_of, node_verdict, served_by
+from gpu_fleet.core.gates.capacity.rung import rung_given_up
 from gpu_fleet.core.gates.gate import Args, Gate, Snapshot
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, EVENT, NODE, NODE_CLAIM, POD
 from gpu_fleet.core.kubernetes.names import (
@@ -171,6 +172,8 @@ def _missing(
     arriving = [claim for claim in claims if claim.node not in present]
     patience = args.get("join_patience_s", JOIN_PATIENCE_S)
     pending = _pending(snapshot)
+    if given_up := rung_given_up(pool, wanted - len(here), arriving, pending, snapshot, args):
+        return given_up
     for claim in arriving:
         verdict = claim_verdict(claim, now, patience)
         if verdict.failed:
