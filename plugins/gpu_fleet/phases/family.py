@@ -36,17 +36,27 @@ log = logging.getLogger(__name__)
 START_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def fleet_dags(family: str, build: Callable[[ClusterSpec], DAG], file: str = "") -> dict[str, DAG]:
+def fleet_dags(
+    family: str,
+    build: Callable[[ClusterSpec], DAG],
+    file: str = "",
+    *,
+    wanted_by: Callable[[ClusterSpec], bool] | None = None,
+) -> dict[str, DAG]:
     """DAG id to DAG, for the clusters that are to be parsed now.
 
     :param family: the DAG ids are ``<family>.<cluster>``.
     :param build: the graph of one cluster.
     :param file: the DAG file. It shares the clusters with the family's other files in its folder, see
         :mod:`gpu_fleet.hooks.files.dag_files`.
+    :param wanted_by: whether a cluster has such a DAG; without it every cluster has one. A file that cannot be used
+        gets no stand-in then: nobody knows whether its cluster would have the DAG, and others of its DAGs say it.
     :raises SpecError: only if the folder of cluster files cannot be read.
     """
     dags: dict[str, DAG] = {}
     for dag_id, spec, problem in _wanted(family, file):
+        if wanted_by is not None and (spec is None or not wanted_by(spec)):
+            continue
         if spec is None:
             dags[dag_id] = broken(dag_id, problem)
             continue

@@ -9,7 +9,7 @@ from typing import Any
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
-from gpu_fleet.core.kubernetes.objects import PoolNode
+from gpu_fleet.core.kubernetes.objects import PoolNode, name_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
@@ -44,8 +44,9 @@ class CleanUpValidationOperator(PoolOperator):
 
     A pod that does not end on a node which is not Ready, or gone, is deleted by force: no kubelet will confirm its end.
 
-    After a failed wait for capacity it names the nodes that exist and will never be removed, with their price: they are
-    left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
+    After a failed wait for capacity, or a proof that left nodes of a gated pool closed, it names the nodes that exist
+    and will never be removed, with their price: they are left to a person, who may want to see what is wrong with them.
+    The XCom ``still_paid`` says so in a sentence.
 
     :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names], "unfinished":
         [{"nodeClaim", "node", "instanceType", "why", "usdPerHour", "usdPerHourIsAtMost"}]}``.
@@ -82,20 +83,30 @@ class CleanUpValidationOperator(PoolOperator):
         return {**found, "unfinished": unfinished}
 
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The nodes that an unsuccessful wait for capacity leaves."""
+        """The nodes that an unsuccessful wait for capacity leaves, and those that a gated pool's proof did not open."""
         from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.files.prices import load_prices
 
         states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())
-        if states.isdisjoint({"failed", "upstream_failed"}):
+        gave_up = not states.isdisjoint({"failed", "upstream_failed"})
+        if not gave_up and not self.spec.gated(self.this_pool):
             return []
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        if not gave_up:
+            closed = self._closed()
+            claims = [claim for claim in claims if (claim.get("status") or {}).get("nodeName") in closed]
         nodes = unfinished_nodes(claims, self.node_pool, load_prices(self.spec.aws.region))
         if nodes:
             message = unfinished_message(self.spec.name, nodes)
             self.log.warning("pool %s: %s", self.node_pool, message)
             context["ti"].xcom_push(STILL_PAID, message)
         return [node.to_json() for node in nodes]
+
+    def _closed(self) -> set[str]:
+        """The nodes of a gated pool that a proof has not opened: Karpenter removes none of them."""
+        from gpu_fleet.core.admission.mark import is_kept_closed
+
+        return {name_of(node) for node in self.kube.list(NODE, label_selector=self.of_pool()) if is_kept_closed(node)}
 
     def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """What was removed, and node -> the probe pods that do not end there."""

@@ -39,6 +39,8 @@ class ProtectNodesOperator(PoolOperator):
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were
         removed a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With
         it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
+    :param only_unproven: leave out the nodes that take users' pods already; for the proof of nodes that Karpenter has
+        added to a gated pool.
 
     :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
         ``drifted`` lists the pool's nodes that have drifted, and why.
@@ -48,9 +50,10 @@ class ProtectNodesOperator(PoolOperator):
     preconditions = (SelectedPool(), *CHANGES_CLUSTER)
     ui_color = "#f6eefb"
 
-    def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, all_wanted: bool = False, only_unproven: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
+        self.only_unproven = only_unproven
         cluster = cluster_of_dag(self)
         # The pool's events, newest first; a node that failed counts until the pool has been proven again.
         topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
@@ -69,6 +72,9 @@ class ProtectNodesOperator(PoolOperator):
         everything = pool_nodes(found, pool.name)
         present = [node for node in everything if node.name not in drifted]
         nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
+        if self.only_unproven:
+            everything = [node for node in everything if node.unproven]
+            nodes = [node for node in nodes if node.unproven]
         only = context["params"].get("node")
         if only:
             nodes = [node for node in nodes if node.name == only]
@@ -131,8 +137,8 @@ class ProtectNodesOperator(PoolOperator):
 
     def _is_finished(self, node: PoolNode) -> bool:
         """Whether to test a node: one that has been Ready for long without being initialized will fail its verdict."""
-        if node.initialized or self.all_wanted:
-            return node.initialized
+        if node.usable or self.all_wanted:
+            return node.usable
         return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
 
     def _sample(
@@ -141,7 +147,7 @@ class ProtectNodesOperator(PoolOperator):
         count = self.spec.validation.nodes.sample
         if count is None or len(nodes) <= count:
             return nodes, []
-        always = {node.name for node in nodes if node.quarantined} | failed
+        always = {node.name for node in nodes if node.quarantined or node.unproven} | failed
         chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 
