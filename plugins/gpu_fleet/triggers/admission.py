@@ -27,7 +27,6 @@ from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
 from gpu_fleet.core.lock import LOCK_REF, read_holder
 from gpu_fleet.core.queries import KubeQuery
-from gpu_fleet.triggers.observers import KubeWatcher
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset
@@ -104,6 +103,7 @@ class UnprovenTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
+        from gpu_fleet.triggers.observers import KubeWatcher
 
         self._client = client = KubernetesHook(ClusterAccess.from_json(self.access)).async_client()
         changed = asyncio.Event()

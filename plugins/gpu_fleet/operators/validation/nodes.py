@@ -9,7 +9,7 @@ from airflow.sdk import Asset
 
 from gpu_fleet.core.device_plugin.gpu_count import reported_fault
 from gpu_fleet.core.errors import GateFailed, SpecError
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.kubernetes.objects import PoolNode, pool_claims, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
@@ -17,7 +17,7 @@ from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.waves import sample
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.drifted import note_drifted
-from gpu_fleet.operators.nodes import protect_nodes
+from gpu_fleet.operators.nodes import protect_nodes, swap_node
 from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 
@@ -30,7 +30,9 @@ class ProtectNodesOperator(PoolOperator):
 
     Nodes that are protected already are left as they are, and stay protected afterwards. Cordoned nodes take no probe,
     and nodes that have only just joined are not initialized: both are left out. So are nodes of an older template than
-    the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes are
+    the pool's present one: they keep what they were launched with, and are named as drifted. Of a gated pool also nodes
+    that are not initialized because they are not proven yet are validated; of a pool that is no longer gated such nodes
+    are opened. Quarantined nodes are
     tested by a revalidation, which is what releases them; they do not count as the capacity that was waited for. The
     run's Param ``node`` leaves out all nodes but one. If there are more nodes than ``validation.nodes.sample``, a
     sample is chosen, another one in each run; those for which the pool was last reported not ready are always in it,
@@ -63,7 +65,7 @@ class ProtectNodesOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
-        found = self.kube.list(NODE, label_selector=self.of_pool())
+        found = [self._opened(node) for node in self.kube.list(NODE, label_selector=self.of_pool())]
         known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         template = PoolTemplate.of(pool)
         drifted = older_nodes(template, pool.name, found, known)
@@ -122,6 +124,17 @@ class ProtectNodesOperator(PoolOperator):
             protected=protected,
             instances={node.name: node.instance() for node in nodes},
         ).to_json()
+
+    def _opened(self, node: dict[str, Any]) -> dict[str, Any]:
+        """The node, without the startup taint of a pool that was gated once: an open pool asks for no proof."""
+        from gpu_fleet.core.admission.mark import is_unproven, opened
+
+        if not is_unproven(node) or self.spec.gated(self.this_pool) or not self.this_pool.manage:
+            return node
+        name = str(node["metadata"]["name"])
+        if swap_node(self.kube, name, opened):
+            self.log.info("node %s takes users' pods: pool %s is no longer gated", name, self.node_pool)
+        return self.kube.get(ObjectRef(NODE, name)) or node
 
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
         """Why none of the existing nodes takes probes; empty if there are no nodes."""

@@ -34,6 +34,8 @@ def full_mapping() -> dict[str, Any]:
         nodePools__0__amiAlias="al2023@v20260714",
         nodePools__0__labels={"team": "a"},
         nodePools__0__weight=10,
+        nodePools__0__admission="gated",
+        nodePools__1__admission="open",
         nodePools__0__terminationGracePeriod="10m",
         nodePools__1__weight=5,
         nodePools__1__terminationGracePeriod="10m",
