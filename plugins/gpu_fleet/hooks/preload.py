@@ -35,6 +35,7 @@ LIBRARIES = (
 #: what operators import only when they act, so that a DAG processor need not load it: each names the top of a chain.
 PACKAGE = (
     "gpu_fleet.core.admission.decide",
+    "gpu_fleet.core.admission.hold",
     "gpu_fleet.core.capacity.unfinished",
     "gpu_fleet.core.gates.registry",
     "gpu_fleet.core.interruptions.manual_text",

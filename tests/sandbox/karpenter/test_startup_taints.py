@@ -12,8 +12,8 @@ from __future__ import annotations
 import pytest
 
 from sandbox.karpenter.conditions import condition, is_true
-from tests.sandbox.karpenter.talk import claims, pool_pod, ready_pool, remove
-from tests.sandbox.nodes.cluster import Cluster, node_pool
+from tests.sandbox.karpenter.talk import PAUSE, claims, pool_pod, ready_pool, remove
+from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_pool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -132,3 +132,30 @@ async def test_the_kubelet_keeps_conditions_of_others(cluster: Cluster):
         await cluster.allocatable(node, count)
     assert condition(await cluster.kube.get("Node", node), "example.com/Proven") == ours
     await remove(cluster, "foreign-condition", "any")
+
+
+async def test_what_fills_a_closed_node_buys_another_one_for_the_pod_that_waits_unless_the_pool_is_at_its_limit(
+    cluster: Cluster,
+):
+    """What is bound counts, whatever its priority (``pkg/controllers/state/cluster.go``, ``UpdatePod``), and a pod that
+    does not tolerate the taint never is about to preempt it (``pkg/utils/pod/scheduling.go``, ``IsProvisionable``)."""
+    await _tolerant_plugin(cluster)
+    await ready_pool(cluster, node_pool("filled", startupTaints=[GATE], limits={"nodes": "1"}))
+    await cluster.apply(pool_pod("user", "filled"))
+    (claim,) = await claims(cluster, "filled", 1, "Registered")
+    node = claim["status"]["nodeName"]
+    await cluster.allocatable(node, "1")
+    probe = gpu_pod(
+        "probe", 1, PAUSE, nodeSelector={"kubernetes.io/hostname": node}, tolerations=[{"operator": "Exists"}]
+    )
+    await cluster.apply(probe)
+    await cluster.pod_phase("probe", "Running")
+    await cluster.clock.sleep(LONG)
+    assert len(await claims(cluster, "filled")) == 1
+    assert "node limits have been exhausted" in await cluster.event(
+        "user", "FailedScheduling", "Failed to schedule pod"
+    )
+    await cluster.kube.patch("NodePool", "filled", {"spec": {"limits": {"nodes": "3"}}})
+    await claims(cluster, "filled", 2)
+    await cluster.kube.delete("Pod", "probe", "default", grace_seconds=0)
+    await remove(cluster, "filled", "user")

@@ -28,6 +28,7 @@ ANNOTATION_HANDLED = f"{DOMAIN}/interruption-handled-by"  # JSON: the run that d
 ANNOTATION_DRAINED_BY = f"{DOMAIN}/drained-by"  # the run that a person started to empty a node, which stays cordoned
 ANNOTATION_ON_REBALANCE = f"{DOMAIN}/on-rebalance"  # on pods of users: evict, signal or nothing
 ANNOTATION_FROZEN_LIMITS = f"{DOMAIN}/limits-before-freeze"
+ANNOTATION_HELD = f"{DOMAIN}/held-while-proving"  # JSON: what limits.nodes of a NodePool was, and the run that holds it
 ANNOTATION_FROZEN_BY = f"{DOMAIN}/frozen-by"  # the run whose teardown froze a NodePool
 ANNOTATION_EVICTED_FOR = f"{DOMAIN}/evicted-for"  # the run whose drain has evicted pods from a NodePool's nodes
 TAINT_QUARANTINED = f"{DOMAIN}/quarantined"  # NoSchedule, value: the reason; on nodes that failed a validation

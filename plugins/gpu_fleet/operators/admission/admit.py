@@ -12,6 +12,7 @@ from gpu_fleet.operators.locking import lock_tasks
 from gpu_fleet.operators.nodes import swap_node
 from gpu_fleet.operators.pool import PoolOperator, reported_failure, upstream_tasks
 from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
+from gpu_fleet.operators.proving import release_pool
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import REPORT, RunProbesOperator
 
@@ -74,6 +75,8 @@ class AdmitNodesOperator(PoolOperator):
                 said = (str(proof.status), proof.reason, proof.message) if proof is not None else ("Unknown", "", "")
                 closed.append(dict(zip(("node", "status", "reason", "message"), (name, *said), strict=True)))
                 self.log.warning("node %s stays closed: %s: %s", *(name, *said[1:]))
+        if release_pool(self.kube, self.node_pool, run):
+            self.log.info("pool %s may buy nodes again", self.node_pool)
         return {"admitted": sorted(admitted), "closed": sorted(closed, key=lambda each: each["node"])}
 
     def _judged(self, context: Mapping[str, Any]) -> dict[str, Judgement]:

@@ -19,6 +19,7 @@ from gpu_fleet.operators.nodes import unprotect_nodes
 from gpu_fleet.operators.pods import delete_pods, placeholders
 from gpu_fleet.operators.pool import FAILURE, PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
+from gpu_fleet.operators.proving import release_pool
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.progress import remove_pods
@@ -114,6 +115,8 @@ class CleanUpValidationOperator(PoolOperator):
         # A run that was killed during its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
         admit_placeholders(self.kube, self.of_pool())
+        if self.spec.gated(self.this_pool):
+            release_pool(self.kube, self.node_pool)
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         namespace = self.spec.validation.namespace
         deleted, stay = remove_pods(

@@ -20,6 +20,7 @@ from gpu_fleet.operators.drifted import note_drifted
 from gpu_fleet.operators.nodes import protect_nodes, swap_node
 from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
+from gpu_fleet.operators.proving import hold_pool
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
 EVENTS = 20
@@ -105,6 +106,8 @@ class ProtectNodesOperator(PoolOperator):
         failed = self._failed_before(context)
         nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
+        if self.spec.gated(pool) and any(node.unproven for node in nodes):
+            self._hold(context)
         claims = pool_claims(self.kube.list(NODE_CLAIM, label_selector=self.of_pool()), pool.name)
         note_drifted(self, context, pool.name)
         self.log.info(
@@ -124,6 +127,12 @@ class ProtectNodesOperator(PoolOperator):
             protected=protected,
             instances={node.name: node.instance() for node in nodes},
         ).to_json()
+
+    def _hold(self, context: Mapping[str, Any]) -> None:
+        """Before the probes are there, which Karpenter would count against users' pods that wait for the proof."""
+        count = hold_pool(self.kube, self.node_pool, run_name(context))
+        if count is not None:
+            self.log.info("pool %s buys no node beyond its %d until the proof is over", self.node_pool, count)
 
     def _opened(self, node: dict[str, Any]) -> dict[str, Any]:
         """The node, without the startup taint of a pool that was gated once: an open pool asks for no proof."""
