@@ -13,8 +13,8 @@ from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
-INTERRUPTION, PLACEMENT = "interruption", "placement"
-XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT)
+INTERRUPTION, PLACEMENT, ADMISSION = "interruption", "placement", "admission"
+XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT, ADMISSION)
 
 #: Outcomes of a pool that need no action.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
@@ -30,6 +30,7 @@ class PoolSection:
     :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
+    :ivar admission: of a gated pool: which nodes were opened, and which stay closed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PoolSection:
     history: tuple[VerdictAt, ...] | None = ()
     drifted: tuple[Mapping[str, Any], ...] = ()
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    admission: Mapping[str, Any] | None = None
 
     @property
     def bad(self) -> bool:
@@ -160,6 +162,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "now": None if pool.now is None else str(pool.now),
         "validUntil": pool.valid_until,
         "remediation": None if pool.remediation is None else dict(pool.remediation),
+        "admission": None if pool.admission is None else dict(pool.admission),
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
         "reports": [report.to_json() for report in pool.reports],
@@ -193,6 +196,7 @@ class Remains:
     unreadable: tuple[str, ...]
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
+    admissions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def pools(self) -> list[str]:
@@ -210,6 +214,7 @@ def sort_out(left: Iterable[Left]) -> Remains:
     unreadable: list[str] = []
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
+    admissions: dict[str, Mapping[str, Any]] = {}
     for item in left:
         try:
             if item.key == REPORT:
@@ -219,6 +224,8 @@ def sort_out(left: Iterable[Left]) -> Remains:
                     reports.setdefault(report.pool, []).append(report)
             elif item.key == VERDICT:
                 verdicts[str(item.value["pool"])] = dict(item.value)
+            elif item.key == ADMISSION:
+                admissions[str(item.value["pool"])] = dict(item.value)
             elif item.key == DRIFT:
                 found: list[Mapping[str, Any]] = [dict(entry) for entry in item.value]
                 drift = [*(drift or []), *found]
@@ -243,14 +250,17 @@ def sort_out(left: Iterable[Left]) -> Remains:
         tuple(unreadable),
         interruption,
         placement,
+        admissions,
     )
 
 
 def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None = ()) -> PoolSection:
     """One pool's part of the report."""
     reports, verdict = remains.reports.get(pool, ()), remains.verdicts.get(pool)
+    admission = remains.admissions.get(pool)
     if verdict is None:
-        return PoolSection(pool, finding_of([one.summary() for one in reports], None), reports, history=history)
+        finding = finding_of([one.summary() for one in reports], None)
+        return PoolSection(pool, finding, reports, history=history, admission=admission)
     remediation, without = verdict.get("remediation"), verdict.get("without")
     drifted = verdict.get("drifted")
     return PoolSection(
@@ -269,6 +279,7 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         history=history,
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
         older=_older(verdict.get("older")),
+        admission=admission,
     )
 
 

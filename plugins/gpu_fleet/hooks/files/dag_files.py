@@ -16,7 +16,15 @@ from gpu_fleet.core.fleet_size import shard_of
 from gpu_fleet.hooks.files.templates import include_dir
 
 #: The families, by the names of their files.
-FAMILIES = ("gpu_drain", "gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown")
+FAMILIES = (
+    "gpu_admit",
+    "gpu_drain",
+    "gpu_lifecycle",
+    "gpu_restore",
+    "gpu_revalidate",
+    "gpu_spot_drain",
+    "gpu_teardown",
+)
 
 
 def dags_dir() -> Path:

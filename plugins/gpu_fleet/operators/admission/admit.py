@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from gpu_fleet.core.pools.quarantine import Judgement
 
 
+#: XCom key: the pool and what became of its nodes, for the run's report.
+ADMISSION = "admission"
+
+
 class AdmitNodesOperator(PoolOperator):
     """Removes the startup taint of the pool's nodes that this run has proven, and keeps their condition
     ``gpu-fleet.io/Proven`` up to date.
@@ -32,7 +36,7 @@ class AdmitNodesOperator(PoolOperator):
     :param without_lock: act also in a run that never got the cluster lock, and so has proven nothing: the time box of
         ``validation.admitWithin`` does not wait for other runs.
     :returns: ``{"admitted": [names], "closed": [{"node", "status", "reason", "message"}]}``; ``closed`` are all nodes
-        that still have the taint.
+        that still have the taint. XCom ``admission`` is the same with the pool, for the run's report.
     :raises Forbidden: without the permission to patch ``nodes/status``.
     """
 
@@ -77,7 +81,9 @@ class AdmitNodesOperator(PoolOperator):
                 self.log.warning("node %s stays closed: %s: %s", *(name, *said[1:]))
         if release_pool(self.kube, self.node_pool, run):
             self.log.info("pool %s may buy nodes again", self.node_pool)
-        return {"admitted": sorted(admitted), "closed": sorted(closed, key=lambda each: each["node"])}
+        outcome = {"admitted": sorted(admitted), "closed": sorted(closed, key=lambda each: each["node"])}
+        context["ti"].xcom_push(ADMISSION, {"pool": self.node_pool, **outcome})
+        return outcome
 
     def _judged(self, context: Mapping[str, Any]) -> dict[str, Judgement]:
         from gpu_fleet.core.pools.remediation import judgements
