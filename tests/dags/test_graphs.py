@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,4 +79,63 @@ def test_a_graph_grows_linearly_with_its_pools(family: str) -> None:
 
     (tasks, edges), (more_tasks, more_edges), (most_tasks, most_edges) = map(relations, (10, 20, 30))
     assert most_tasks - more_tasks == more_tasks - tasks
+    assert most_edges - more_edges == more_edges - edges
+
+
+# --- gated pools ---
+GATED = {"nodePools__0__admission": "gated"}
+
+
+def tasks_of(family: str, **changes: Any) -> dict[str, Any]:
+    with DAG(f"{family}.demo", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)) as dag:
+        graph_of(family)(demo_spec(**changes))
+    return {task.task_id: task for task in dag.tasks}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_gated_pool_no_graph_has_anything_of_admission(family: str) -> None:
+    assert not [task_id for task_id in tasks_of(family) if "admit" in task_id]
+
+
+@pytest.mark.parametrize("family", ["gpu_lifecycle", "gpu_restore", "gpu_revalidate"])
+def test_a_gated_pool_is_opened_after_its_last_probe_and_before_clean_up_and_publication(family: str) -> None:
+    tasks = tasks_of(family, **GATED)
+    place = f"validation.pool_{IDLE}"
+    (admit,) = [task_id for task_id in tasks if "admit" in task_id]
+    assert admit == f"{place}.admit_nodes"
+    probes = {task_id for task_id, task in tasks.items() if task_id.startswith(place) and hasattr(task, "probe")}
+    assert set(tasks[admit].upstream_task_ids) == probes
+    assert {f"{place}.clean_up", f"{place}.publish"} <= set(tasks[admit].downstream_task_ids)
+    assert tasks[admit].trigger_rule == "all_done"
+
+
+def test_pods_are_evicted_only_to_replacements_that_take_them() -> None:
+    tasks = tasks_of("gpu_drain", **GATED)
+    admit = f"replacement.pool_{IDLE}.admit_nodes"
+    assert admit in tasks["drain"].upstream_task_ids
+
+
+def test_nodes_that_came_later_are_proven_opened_and_remedied_in_their_own_dag() -> None:
+    tasks = tasks_of("gpu_admit", **GATED)
+    chain = ["protect_nodes", "sharing", "admit_nodes", "remediate", "clean_up"]
+    found = [f"admission.pool_{IDLE}.{name}" for name in chain]
+    assert [task_id for task_id in tasks if task_id.startswith("admission.")] == found
+    for before, after in pairwise(found):
+        assert before in tasks[after].upstream_task_ids
+    assert tasks["preflight.acquire_turn"].if_taken == "skip"
+    assert tasks[found[0]].only_unproven
+    # The time box does not wait for other runs.
+    assert tasks[found[2]].without_lock
+
+
+def test_admission_grows_linearly_with_the_gated_pools() -> None:
+    (first, *_) = demo_spec().to_json()["nodePools"]
+
+    def size(pools: int) -> tuple[int, int]:
+        named = [{**first, "name": f"pool-{number}"} for number in range(pools)]
+        tasks = tasks_of("gpu_admit", nodePools=named, validation__admission="gated")
+        return len(tasks), sum(len(task.downstream_task_ids) for task in tasks.values())
+
+    (few, edges), (more, more_edges), (most, most_edges) = map(size, (10, 20, 30))
+    assert most - more == more - few
     assert most_edges - more_edges == more_edges - edges

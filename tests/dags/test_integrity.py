@@ -53,7 +53,8 @@ def test_shipped_fleet_gives_exactly_its_dags(fleet: dict[str, Any]) -> None:
 
 def test_every_dag_file_is_accounted_for() -> None:
     # The demo has no headroom: tests/dags/test_headroom.py.
-    families = {dag.split(".")[0] for dag in DEMO_DAGS} | {"gpu_headroom"}
+    # Nor has it a gated pool, and so no gpu_admit.
+    families = {dag.split(".")[0] for dag in DEMO_DAGS} | {"gpu_admit", "gpu_headroom"}
     assert {path.stem for path in (ROOT / "dags").glob("*.py")} == families
 
 
@@ -530,6 +531,24 @@ def test_a_dag_that_cannot_be_built_breaks_only_itself(parse: Parse, tmp_path: P
     }
     assert "RuntimeError: the graph ends here" in found["dags"]["trouble.half-way"]["doc"]
     assert "0 24 * * *" in found["dags"]["trouble.bad-cron"]["doc"]
+
+
+def test_only_a_cluster_with_a_gated_pool_has_a_dag_that_admits_nodes(parse: Parse, tmp_path: Path) -> None:
+    write_cluster(tmp_path, "open")
+    write_cluster(tmp_path, "gated", ("wantedNodes: 2", "wantedNodes: 2\n    admission: gated"))
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: }")
+    found = parse(tmp_path)
+    assert found["errors"] == {}
+    admits = {dag_id: dag for dag_id, dag in found["dags"].items() if dag_id.startswith("gpu_admit.")}
+    assert set(admits) == {"gpu_admit.gated"}, (
+        "nobody knows whether the broken file has a gated pool; its others say it"
+    )
+    (dag,) = admits.values()
+    assert dag["max_active_runs"] == 1
+    assert dag["schedule"], "the watcher's asset starts it"
+    assert dag["tasks"]["preflight.acquire_turn"]["if_taken"] == "skip"
+    assert dag["tasks"]["run_verdict"]["fails_run"]
+    assert {"gpu_lifecycle.open", "gpu_lifecycle.gated", "gpu_lifecycle.broken"} <= set(found["dags"])
 
 
 def test_missing_folder_is_one_clear_import_error(parse: Parse, tmp_path: Path) -> None:

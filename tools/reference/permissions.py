@@ -179,7 +179,13 @@ WRITES = (
     Rule(
         "Nodes",
         "`patch`, `delete`",
-        "cordon, protection, quarantine, labels `gpu-fleet.io/…`; `delete` in an emergency teardown only",
+        "cordon, protection, quarantine, admission, labels `gpu-fleet.io/…`; `delete` in an emergency teardown only",
+        ("nodes",),
+    ),
+    Rule(
+        "`nodes/status`, with gated pools (`validation.admission`)",
+        "`patch`",
+        "the node condition `gpu-fleet.io/Proven`; the startup taint is removed with `patch` on Nodes",
         ("nodes",),
     ),
     Rule(

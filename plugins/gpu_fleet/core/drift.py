@@ -16,7 +16,12 @@ from typing import Any
 
 from gpu_fleet.core.device_plugin.findings import UNKNOWN as NEIGHBOURS_UNKNOWN
 from gpu_fleet.core.device_plugin.findings import Conflict
-from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
+from gpu_fleet.core.kubernetes.names import (
+    ANNOTATION_HELD,
+    LABEL_CLUSTER,
+    PLACEHOLDER_PRIORITY_CLASS,
+    SYSTEM_NAMESPACE,
+)
 from gpu_fleet.core.manifests.build import Manifest, build
 from gpu_fleet.core.manifests.overlays import overlaid, overlay_name
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts
@@ -206,12 +211,18 @@ def object_drifts(
         if item.change is Change.DELETED:
             found.append(Drift(Kind.DELETED, item.target, wanted="present"))
             continue
-        if _is_metadata_of_namespace(kind, item.path):
+        if _is_metadata_of_namespace(kind, item.path) or _is_hold(live, item.path):
             continue
         # The answer of the dry run has the field of another manager, too.
         want = {} if item.change is Change.ADDED else applied
         found.append(_of_field(item.target, item.path, live, want, kind=kind, by=item.manager))
     return found
+
+
+def _is_hold(live: Mapping[str, Any], path: Path) -> bool:
+    """Whether a field is that of a NodePool that buys nothing while its nodes are being proven."""
+    held = ANNOTATION_HELD in ((live.get("metadata") or {}).get("annotations") or {})
+    return held and tuple(path[:2]) in {("spec", "limits"), ("metadata", "annotations")}
 
 
 def _of_field(name: str, path: Path, have: Any, want: Any, *, kind: str = "", by: str = "") -> Drift:

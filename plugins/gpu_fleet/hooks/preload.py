@@ -34,6 +34,8 @@ LIBRARIES = (
 #: Ours: a component that has imported them must be restarted to see a change of them. Beside what a parse needs it is
 #: what operators import only when they act, so that a DAG processor need not load it: each names the top of a chain.
 PACKAGE = (
+    "gpu_fleet.core.admission.decide",
+    "gpu_fleet.core.admission.hold",
     "gpu_fleet.core.capacity.climb",
     "gpu_fleet.core.capacity.unfinished",
     "gpu_fleet.core.gates.registry",
@@ -71,6 +73,7 @@ PACKAGE = (
     "gpu_fleet.operators.draining.drain",
     "gpu_fleet.operators.validation.verdicts",
     "gpu_fleet.phases.family",
+    "gpu_fleet.phases.admission",
     "gpu_fleet.phases.alerts",
     "gpu_fleet.phases.capacity",
     "gpu_fleet.phases.drain",
@@ -83,6 +86,7 @@ PACKAGE = (
     "gpu_fleet.phases.rollout",
     "gpu_fleet.phases.teardown",
     "gpu_fleet.phases.validation",
+    "gpu_fleet.triggers.admission",
     "gpu_fleet.triggers.gate",
     "gpu_fleet.triggers.interruptions",
 )

@@ -7,10 +7,10 @@ interruption notice, with a value that names no run: it is not a run's to take b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpu_fleet.core.errors import Conflict, NotFound
+from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, ObjectRef
 from gpu_fleet.core.kubernetes.names import (
     ANNOTATION_CORDONED_BY,
@@ -25,6 +25,32 @@ from gpu_fleet.core.nodes.left_behind import cordoned_by_a_run, cordoned_by_anot
 if TYPE_CHECKING:
     from gpu_fleet.core.kubernetes.objects import PoolNode
     from gpu_fleet.hooks.kubernetes.hook import KubeClient
+
+
+#: Attempts of one patch; a node is written by its kubelet all the time, its taints only now and then.
+SWAPS = 5
+
+
+def swap_node(kube: KubeClient, name: str, body_of: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> bool:
+    """Read a node, and patch it unless it was changed in between; ``False`` if there was nothing to change.
+
+    :param body_of: the node -> a merge patch with the version that it is about; ``None``: nothing to change.
+    :raises TransientError: it changed each time.
+    """
+    ref = ObjectRef(NODE, name)
+    for _ in range(SWAPS):
+        node = kube.get(ref)
+        body = body_of(node) if node is not None else None
+        if body is None:
+            return False
+        try:
+            kube.patch(ref, body)
+        except NotFound:
+            return False
+        except Conflict:
+            continue
+        return True
+    raise TransientError(f"{ref} changed {SWAPS} times while it was being patched; the task will be retried")
 
 
 # --- protection ------------------------------------------------------------------------------------------------------

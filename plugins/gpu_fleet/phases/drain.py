@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup, TriggerRule
 
+from gpu_fleet.operators.admission.admit import AdmitNodesOperator
 from gpu_fleet.operators.base import DRAIN_TASK_ID
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
@@ -93,10 +94,20 @@ def replacements(spec: ClusterSpec) -> Replacements:
                 publish = PublishPoolOperator(task_id="publish", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE)
                 clean = CleanUpValidationOperator(task_id="clean_up", node_pool=pool.name).as_teardown()
                 request >> wait >> protect >> free >> probe >> [publish, clean]
+                tasks = [request, wait, protect, free, probe, publish, clean]
+                proven: list[Any] = [probe]
+                if spec.gated(pool):
+                    # The evicted pods are to run there.
+                    admit = AdmitNodesOperator(
+                        task_id="admit_nodes", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
+                    )
+                    probe >> admit >> [publish, clean]
+                    tasks.append(admit)
+                    proven.append(admit)
             found.heads.append(request)
-            found.proven.append(probe)
+            found.proven.extend(proven)
             found.clean_ups.append(clean)
-            found.tasks.extend([request, wait, protect, free, probe, publish, clean])
+            found.tasks.extend(tasks)
     return found
 
 

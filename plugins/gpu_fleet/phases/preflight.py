@@ -62,6 +62,16 @@ def revalidation_preflight(spec: ClusterSpec) -> Phase:
     return Phase(heads=[active, node], tails=[lock], tasks=[active, node, lock])
 
 
+def admission_preflight(spec: ClusterSpec) -> Phase:
+    """Cluster ACTIVE; then the cluster lock. If another run holds it, nothing is probed: that run may prove the nodes,
+    and those that it leaves are announced again."""
+    with TaskGroup("preflight", tooltip=_TOOLTIP):
+        active = _cluster_active(spec)
+        lock = AcquireLockOperator(task_id="acquire_turn", if_taken="skip")
+        active >> lock
+    return Phase(heads=[active], tails=[lock], tasks=[active, lock])
+
+
 def restoring_preflight(spec: ClusterSpec) -> Phase:
     """Cluster ACTIVE, then the cluster lock: nothing is installed, and what nodes need of the account was checked when
     the pools were created."""

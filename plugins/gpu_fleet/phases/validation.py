@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import TaskGroup, TriggerRule
 
 from gpu_fleet.core.probes.plan import Probe
+from gpu_fleet.operators.admission.admit import AdmitNodesOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator, ReleasePlaceholdersOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
@@ -72,6 +73,14 @@ def validation(spec: ClusterSpec, *, measure: bool = False) -> dict[str, Phase]:
                 for task in chain:
                     task >> [clean, publish]
                 tasks = [protect, free, *chain, clean, publish]
+                if spec.gated(pool):
+                    # Before the clean-up: until then the node is protected, and Karpenter may remove an idle node as
+                    # soon as it is initialized.
+                    admit = AdmitNodesOperator(
+                        task_id="admit_nodes", node_pool=pool.name, trigger_rule=TriggerRule.ALL_DONE
+                    )
+                    chain >> admit >> [clean, publish]
+                    tasks.append(admit)
                 before_hold = probes
                 if pool.manage and not measure:
                     # After the pool is proven: a node that is removed is not held, and its replacement is proven.

@@ -38,6 +38,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_STANDING,
     PLACEHOLDER_PRIORITY_CLASS,
     SYSTEM_NAMESPACE,
+    TAINT_UNPROVEN,
     short_hash,
 )
 from gpu_fleet.core.kubernetes.objects import (
@@ -307,12 +308,16 @@ def pause_pod(
 
 
 def tolerations(pool: NodePool) -> list[dict[str, Any]]:
-    """Tolerations of exactly the pool's own taints."""
+    """Tolerations of the pool's own taints, and of the startup taint that a node has until it is proven: what proves
+    it, and what holds it meanwhile, runs there before."""
     return [
-        {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
-        if taint.value
-        else {"key": taint.key, "operator": "Exists", "effect": taint.effect}
-        for taint in pool.taints
+        *(
+            {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
+            if taint.value
+            else {"key": taint.key, "operator": "Exists", "effect": taint.effect}
+            for taint in pool.taints
+        ),
+        {"key": TAINT_UNPROVEN, "operator": "Exists", "effect": "NoSchedule"},
     ]
 
 

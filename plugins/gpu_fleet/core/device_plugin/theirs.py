@@ -11,8 +11,9 @@ from gpu_fleet.core.device_plugin.detect import DaemonSetPlugin, Ours, plugins_o
 from gpu_fleet.core.device_plugin.findings import NO_PLUGIN, SECOND_PLUGIN, Conflict, Neighbour, Seen
 from gpu_fleet.core.device_plugin.keep_off import keep_off
 from gpu_fleet.core.device_plugin.sharing import config_problem
-from gpu_fleet.core.kubernetes.names import LABEL_PLUGIN_CONFIG
-from gpu_fleet.core.kubernetes.node_matching import Place
+from gpu_fleet.core.kubernetes.names import LABEL_PLUGIN_CONFIG, TAINT_UNPROVEN
+from gpu_fleet.core.kubernetes.node_matching import Place, tolerated
+from gpu_fleet.core.manifests.build import UNPROVEN
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec, NodePool
@@ -53,7 +54,27 @@ def conflicts_of_theirs(
                 )
             )
         found += _config_conflicts(pool, plugins, seen)
+        found += _kept_off(spec, pool, sure)
     return found
+
+
+def _kept_off(spec: ClusterSpec, pool: NodePool, plugins: Iterable[DaemonSetPlugin]) -> list[Conflict]:
+    """A plugin that waits for the proof of a node, which waits for the plugin: the taint of a gated pool keeps its pods
+    away, and without them there is no GPU to prove.
+    """
+    if not spec.gated(pool):
+        return []
+    return [
+        Conflict(
+            NO_PLUGIN,
+            str(plugin),
+            f"pool {pool.name} is gated, and {plugin} does not tolerate the startup taint of its new nodes: they would "
+            "never offer nvidia.com/gpu, and never be proven. Add to its tolerations {key: "
+            f"{TAINT_UNPROVEN}, operator: Exists, effect: NoSchedule}}, or set admission: open",
+        )
+        for plugin in plugins
+        if not tolerated(UNPROVEN, plugin.pod.get("tolerations") or [])
+    ]
 
 
 def _must_be_served(spec: ClusterSpec, pool: NodePool, places: Mapping[str, Sequence[Place]]) -> bool:

@@ -23,6 +23,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_PLUGIN_CONFIG,
     LABEL_ZONE,
     TAINT_DISRUPTED,
+    TAINT_UNPROVEN,
     TAINT_UNREGISTERED,
 )
 
@@ -130,6 +131,8 @@ class PoolNode:
     :ivar not_ready: reason and message while it is not Ready.
     :ivar not_ready_since: epoch seconds since which it is not Ready.
     :ivar quarantined: this package took it out of service because it failed a validation.
+    :ivar unproven: it still has the startup taint of gated pools. Karpenter does not initialize it until that is gone
+        (kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/nodeclaim/lifecycle/initialization.go``).
     """
 
     name: str
@@ -152,6 +155,13 @@ class PoolNode:
     hardware: tuple[str, str, str] | None = None
     not_ready_since: float | None = None
     entry: str = ""
+    unproven: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing but our own taint keeps pods away that ask for its GPUs: Karpenter has initialized it, or
+        waits for the proof that removes our startup taint."""
+        return self.initialized or (self.unproven and self.ready and bool(self.gpus))
 
     @classmethod
     def of(cls, node: Object) -> PoolNode:
@@ -183,6 +193,7 @@ class PoolNode:
             if hardware is None
             else (str(hardware.get("status")), str(hardware.get("reason", "")), str(hardware.get("message", ""))),
             entry=labels.get(LABEL_PLUGIN_CONFIG, ""),
+            unproven=TAINT_UNPROVEN in taints,
             not_ready_since=None if is_ready else epoch(state.get("lastTransitionTime")),
         )
 

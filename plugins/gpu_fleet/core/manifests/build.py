@@ -25,6 +25,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_POOL,
     SERVED,
     SYSTEM_NAMESPACE,
+    TAINT_UNPROVEN,
 )
 from gpu_fleet.core.manifests.overlays import WEIGHT, overlaid, overlay_name, shares
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, physical, weights
@@ -32,6 +33,11 @@ from gpu_fleet.core.manifests.templates import template
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.spec.budgets import budgets_of
 from gpu_fleet.core.spec.instances import architecture
+
+#: The startup taint of gated pools. It is in ``startupTaints`` and not in ``taints``, so that Karpenter buys a node for
+#: pods that do not tolerate it, and counts on a node that still has it instead of buying another one
+#: (kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/state/statenode.go``, ``Taints``).
+UNPROVEN = {"key": TAINT_UNPROVEN, "effect": "NoSchedule"}
 
 Manifest = dict[str, Any]
 #: ``(spec, **builder_args) -> manifests`` in the order in which they are to be applied.
@@ -165,6 +171,8 @@ def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> li
     taints = pool_taints(this)
     if taints:
         node["spec"]["taints"] = taints
+    if spec.gated(this):
+        node["spec"]["startupTaints"] = [dict(UNPROVEN)]
     node["spec"]["expireAfter"] = str(this.expire_after)
     if this.termination_grace_period is not None:
         node["spec"]["terminationGracePeriod"] = str(this.termination_grace_period)

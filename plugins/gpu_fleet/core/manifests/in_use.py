@@ -26,6 +26,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_NODE_POOL,
     LABEL_PLUGIN_CONFIG,
     SERVED,
+    TAINT_UNPROVEN,
 )
 from gpu_fleet.core.kubernetes.objects import Object, labels_of, name_of
 from gpu_fleet.core.manifests.plugin_entries import entries_of, entry_replicas, entry_text, is_mps
@@ -99,14 +100,14 @@ def in_use(
         if name_of(pool) in ours:
             template = (pool.get("spec") or {}).get("template") or {}
             given = (template.get("metadata") or {}).get("labels") or {}
-            note(f"NodePool {name_of(pool)}", given, (template.get("spec") or {}).get("taints") or [])
+            note(f"NodePool {name_of(pool)}", given, _of_template(template.get("spec") or {}))
     claimed = set()
     for claim in claims:
         if _is_ours(spec, claim, ours, classes):
             joined = str((claim.get("status") or {}).get("nodeName") or "")
             claimed.add(joined)
             what = f"node {joined}" if joined else f"NodeClaim {name_of(claim)}"
-            note(what, labels_of(claim), (claim.get("spec") or {}).get("taints") or [])
+            note(what, labels_of(claim), _of_template(claim.get("spec") or {}))
     for node in nodes:
         if _is_ours(spec, node, ours, classes):
             # A node also has taints of people and controllers; its claim has only those of the template.
@@ -135,13 +136,21 @@ def _is_ours(spec: ClusterSpec, item: Object, pools: set[str], classes: set[str]
     )
 
 
+def _of_template(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The taints of a NodePool's template, or a NodeClaim; of the startup taints only ours, which stays until a proof:
+    other people's are removed by what they wait for."""
+    startup = [taint for taint in spec.get("startupTaints") or [] if taint.get("key") == TAINT_UNPROVEN]
+    return [*(spec.get("taints") or []), *startup]
+
+
 def _lasting(taints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of a node's taints that may come from a template."""
     domains = [(taint, str(taint.get("key", "")).partition("/")[0]) for taint in taints]
     return [
         taint
         for taint, domain in domains
-        if not any(domain == passing or domain.endswith(f".{passing}") for passing in _PASSING_TAINTS)
+        if taint.get("key") == TAINT_UNPROVEN
+        or not any(domain == passing or domain.endswith(f".{passing}") for passing in _PASSING_TAINTS)
     ]
 
 

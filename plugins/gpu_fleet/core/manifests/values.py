@@ -13,7 +13,7 @@ from gpu_fleet.core.kubernetes.names import (
     SERVED,
     TAINT_QUARANTINED,
 )
-from gpu_fleet.core.manifests.build import pool_taints
+from gpu_fleet.core.manifests.build import UNPROVEN, pool_taints
 from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, toleration
 from gpu_fleet.core.manifests.overlays import overlays_used
 from gpu_fleet.core.manifests.plugin_entries import EXCLUSIVE, entry_config, entry_text
@@ -52,6 +52,8 @@ def plugin_tolerations(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> lis
         toleration(TAINT_QUARANTINED, "NoSchedule"),
     ]
     wanted = [(taint["key"], taint["effect"]) for pool in spec.node_pools for taint in pool_taints(pool)]
+    # Without its plugin a node of a gated pool could never be proven.
+    wanted += [(UNPROVEN["key"], UNPROVEN["effect"]) for pool in spec.node_pools if spec.gated(pool)][:1]
     for key, effect in [*wanted, *in_use.taints]:
         if toleration(key, effect) not in tolerations:
             tolerations.append(toleration(key, effect))

@@ -65,7 +65,7 @@ def frozen(pool: Mapping[str, Any], run: str, *, evicting: bool = False) -> Json
     :param run: the run that freezes.
     :param evicting: its drain is about to evict pods from the pool's nodes.
     """
-    annotations, (manifest, metadata, spec) = _annotations(pool), _applied(pool)
+    annotations, (manifest, metadata, spec) = _annotations(pool), applied_manifest(pool)
     limits = (pool.get("spec") or {}).get("limits") or {}
     before = annotations.get(ANNOTATION_FROZEN_LIMITS) or json.dumps(limits, sort_keys=True)
     kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name not in _OURS}
@@ -79,7 +79,7 @@ def frozen(pool: Mapping[str, Any], run: str, *, evicting: bool = False) -> Json
 
 def thawed(pool: Mapping[str, Any]) -> Json:
     """The manifest that undoes a freeze, for the same field manager: the old limits, and none of our annotations."""
-    manifest, metadata, spec = _applied(pool)
+    manifest, metadata, spec = applied_manifest(pool)
     before = json.loads(_annotations(pool)[ANNOTATION_FROZEN_LIMITS])
     limits = {name: value for name, value in (spec.get("limits") or {}).items() if name not in FROZEN_LIMITS}
     limits |= {name: before[name] for name in FROZEN_LIMITS if name in before}
@@ -92,7 +92,7 @@ def thawed(pool: Mapping[str, Any]) -> Json:
     return manifest
 
 
-def _applied(pool: Mapping[str, Any]) -> tuple[Json, Json, Json]:
+def applied_manifest(pool: Mapping[str, Any]) -> tuple[Json, Json, Json]:
     """The head of a manifest for the pool, and the metadata and spec that our field manager has applied."""
     ours = applied_fields(pool, FIELD_MANAGER)
     metadata, spec = ours.get("metadata") or {}, ours.get("spec") or {}

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpu_fleet.core.reasons import (
+    admission,
     aws,
     capacity,
     checks,
@@ -36,6 +37,7 @@ VALIDATION: tuple[Section, ...] = (
     probes.DOUBT,
     pools.POOL,
     pools.LEFT_NODES,
+    admission.ADMISSION,
     checks.PASSED,
     checks.SKIPPED,
 )

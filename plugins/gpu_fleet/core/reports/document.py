@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gpu_fleet.core.links import history_path, report_path, run_path
 from gpu_fleet.core.markup.blocks import (
@@ -145,6 +146,8 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
         yield Paragraph((text(f"What to do: {remedy(pool.finding.reason)}"),))
     if pool.remediation is not None:
         yield from _remediation(pool)
+    if pool.admission is not None:
+        yield from _admission(pool.admission)
     if pool.drifted:
         yield from _drifted_nodes(pool)
     yield from _older_nodes(pool)
@@ -217,6 +220,23 @@ def _remediation(pool: PoolSection) -> Iterator[Block]:
     yield Table(f"Nodes changed or left under policy {policy or 'none'}", ("node", "action", "why"), tuple(rows))
     if pool.finding.reason == VALIDATED_WITHOUT:
         yield Note("The pool counts as validated without these nodes: they take no pods until they pass again.")
+
+
+def _admission(done: Mapping[str, Any]) -> Iterator[Block]:
+    """Of a gated pool: which nodes take users' pods since this run, and why the others do not."""
+    rows: list[tuple[Inline, ...]] = [
+        (code(name), text("opened"), text(""), text("")) for name in done.get("admitted") or []
+    ]
+    for item in done.get("closed") or []:
+        why = code(item.get("reason", "")), text(item.get("message", ""))
+        rows.append((code(item.get("node", "")), text("stays closed"), *why))
+    if not rows:
+        return
+    yield Heading(3, "Admission")
+    head = ("node", "now", "reason", "message")
+    yield Table("Nodes that were opened for users' pods, or stay closed", head, tuple(rows[:LISTED]))
+    if len(rows) > LISTED:
+        yield Paragraph((text(f"and {len(rows) - LISTED} more"),))
 
 
 def _drifted_nodes(pool: PoolSection) -> Iterator[Block]:

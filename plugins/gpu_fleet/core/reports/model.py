@@ -14,8 +14,8 @@ from gpu_fleet.core.validation.report import SCHEMA, Outcome, PoolReport
 
 #: Keys of the XComs that a report is made of; the tasks that push them have the same (a test compares them).
 REPORT, VERDICT, DRIFT, UNREAD, SKIPPED = "report", "verdict", "drift", "unread", "skipped"
-INTERRUPTION, PLACEMENT = "interruption", "placement"
-XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT, STAGES)
+INTERRUPTION, PLACEMENT, ADMISSION = "interruption", "placement", "admission"
+XCOM_KEYS = (REPORT, VERDICT, DRIFT, UNREAD, SKIPPED, INTERRUPTION, PLACEMENT, ADMISSION, STAGES)
 
 #: Outcomes of a pool that need no action.
 _QUIET = frozenset({Outcome.PASSED, Outcome.BUSY, Outcome.IDLE, Outcome.SKIPPED, TORN_DOWN})
@@ -34,6 +34,7 @@ class PoolSection:
     :ivar stages: where the time of the run's new nodes went; ``None``: it was not recorded.
     :ivar ladder: what the wait for capacity has tried, rung by rung.
     :ivar lower_rungs: that nodes stand on a lower rung; no defect of the pool either.
+    :ivar admission: of a gated pool: which nodes were opened, and which stay closed.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PoolSection:
     stages: StageReport | None = None
     ladder: Mapping[str, Any] | None = None
     lower_rungs: str = ""
+    admission: Mapping[str, Any] | None = None
 
     @property
     def bad(self) -> bool:
@@ -167,6 +169,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "now": None if pool.now is None else str(pool.now),
         "validUntil": pool.valid_until,
         "remediation": None if pool.remediation is None else dict(pool.remediation),
+        "admission": None if pool.admission is None else dict(pool.admission),
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
         "stages": None if pool.stages is None else pool.stages.to_json(),
@@ -204,6 +207,7 @@ class Remains:
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
     stages: Mapping[str, StageReport] = field(default_factory=dict)
+    admissions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def pools(self) -> list[str]:
@@ -222,6 +226,7 @@ def sort_out(left: Iterable[Left]) -> Remains:
     interruption: InterruptionReport | None = None
     placement: Mapping[str, Any] | None = None
     stages: dict[str, StageReport] = {}
+    admissions: dict[str, Mapping[str, Any]] = {}
     for item in left:
         try:
             if item.key == REPORT:
@@ -231,6 +236,8 @@ def sort_out(left: Iterable[Left]) -> Remains:
                     reports.setdefault(report.pool, []).append(report)
             elif item.key == VERDICT:
                 verdicts[str(item.value["pool"])] = dict(item.value)
+            elif item.key == ADMISSION:
+                admissions[str(item.value["pool"])] = dict(item.value)
             elif item.key == DRIFT:
                 found: list[Mapping[str, Any]] = [dict(entry) for entry in item.value]
                 drift = [*(drift or []), *found]
@@ -259,15 +266,18 @@ def sort_out(left: Iterable[Left]) -> Remains:
         interruption,
         placement,
         stages,
+        admissions,
     )
 
 
 def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None = ()) -> PoolSection:
     """One pool's part of the report."""
     reports, verdict = remains.reports.get(pool, ()), remains.verdicts.get(pool)
+    admission = remains.admissions.get(pool)
     if verdict is None:
         finding = finding_of([one.summary() for one in reports], None)
-        return PoolSection(pool, finding, reports, history=history, stages=remains.stages.get(pool))
+        stages = remains.stages.get(pool)
+        return PoolSection(pool, finding, reports, history=history, stages=stages, admission=admission)
     remediation, without = verdict.get("remediation"), verdict.get("without")
     drifted = verdict.get("drifted")
     return PoolSection(
@@ -289,6 +299,7 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         stages=remains.stages.get(pool),
         ladder=ladder if isinstance(ladder := verdict.get("ladder"), Mapping) else None,
         lower_rungs=str(verdict.get("lowerRungs") or ""),
+        admission=admission,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec.base import NotEmpty, SpecModel
+from gpu_fleet.core.spec.capacity.admission import is_gated
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.interruptions import Interruptions
 from gpu_fleet.core.spec.node_class import NodeClass
@@ -93,6 +94,10 @@ class ClusterSpec(SpecModel):
         """``interruptions.handler``, or its default: ``karpenter`` where Karpenter has a queue, else ``gpu-fleet``."""
         chosen = self.interruptions.handler
         return chosen or ("karpenter" if self.karpenter.interruption_queue else "gpu-fleet")
+
+    def gated(self, pool: NodePool) -> bool:
+        """Whether a pool's new nodes take users' pods only after they are proven."""
+        return is_gated(self, pool)
 
     def ami_alias(self, pool: NodePool) -> str:
         """The AMI alias of a pool: its own, else the node class's."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import VALIDATION_NAMESPACE
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
+from gpu_fleet.core.spec.capacity.admission import Admission, Unproven, positive
 from gpu_fleet.core.spec.types.durations import Seconds
 from gpu_fleet.core.spec.types.names import DnsLabel, QuotedVersion
 
@@ -224,6 +225,23 @@ class Validation(SpecModel):
         default=(), description="Names of existing pull secrets in the validation namespace."
     )
     on_failure: OnFailure = Field(default_factory=OnFailure)
+    admission: Admission = Field(
+        default="open",
+        description="gated: new nodes carry the startup taint gpu-fleet.io/unproven:NoSchedule until their GPUs are "
+        "proven, so that no user's pod runs there before; also nodes that Karpenter adds later. While Airflow is down, "
+        "such nodes stay closed. open: nodes take pods as soon as they are Ready.",
+    )
+    admit_within: Annotated[Seconds, AfterValidator(positive)] = Field(
+        default=Seconds.parse("20m"),
+        description="For gated pools: how long after a node was created its proof may take, waits for the cluster lock "
+        "included; then admitUnproven decides.",
+    )
+    admit_unproven: Unproven = Field(
+        default="keepAway",
+        description="For gated pools: what happens to a node that could be neither proven nor disproven within "
+        "admitWithin. keepAway: it stays closed until a validation passes. withWarning: it is admitted, and its "
+        "condition gpu-fleet.io/Proven says that it is not proven. A node that failed its proof always stays closed.",
+    )
     overdue_after: Seconds | None = Field(
         default=None,
         description="Alert if a scheduled revalidation has not ended this long after it was due; null: never.",

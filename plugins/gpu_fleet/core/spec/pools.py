@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator
 from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
 from gpu_fleet.core.spec.capacity import Capacity
+from gpu_fleet.core.spec.capacity.admission import Admission
 from gpu_fleet.core.spec.instances import physical_gpus
 from gpu_fleet.core.spec.node_class import AmiAlias, check_ami_alias
 from gpu_fleet.core.spec.sharing import Exclusive, Mps, Shared, Sharing, TimeSlicing
@@ -113,6 +114,11 @@ class NodePool(SpecModel):
         "not count as capacity.",
     )
     capacity: Capacity = Field(default_factory=Capacity)
+    admission: Admission | None = Field(
+        default=None,
+        description="Overrides validation.admission for this pool. A change makes the pool's nodes drift, because it "
+        "changes their startup taints.",
+    )
     disruption: Disruption = Field(default_factory=Disruption)
     expire_after: DurationOrNever = Field(
         default=DurationOrNever("Never"),

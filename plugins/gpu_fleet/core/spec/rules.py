@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
+from gpu_fleet.core.spec.capacity.admission import gate_is_no_taint, gates_only_own_pools
 from gpu_fleet.core.spec.capacity.rules import CAPACITY_RULES
 from gpu_fleet.core.spec.headroom import HEADROOM
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
@@ -338,4 +339,6 @@ RULES: tuple[Rule, ...] = (
     diagnostics_fit_their_deadline,
     overdue_needs_a_schedule,
     only_own_nodes_are_replaced,
+    gates_only_own_pools,
+    gate_is_no_taint,
 )

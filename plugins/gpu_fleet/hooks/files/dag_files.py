@@ -17,6 +17,7 @@ from gpu_fleet.hooks.files.templates import include_dir
 
 #: The families, by the names of their files.
 FAMILIES = (
+    "gpu_admit",
     "gpu_drain",
     "gpu_headroom",
     "gpu_lifecycle",

@@ -9,7 +9,7 @@ from typing import Any
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE
-from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of
+from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of, name_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
 from gpu_fleet.operators.capacity.headroom import open_headroom
@@ -20,6 +20,7 @@ from gpu_fleet.operators.nodes import unprotect_nodes
 from gpu_fleet.operators.pods import delete_pods, placeholders
 from gpu_fleet.operators.pool import FAILURE, PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
+from gpu_fleet.operators.proving import release_pool
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import SUMMARY, RunProbesOperator
 from gpu_fleet.operators.validation.progress import remove_pods
@@ -47,8 +48,9 @@ class CleanUpValidationOperator(PoolOperator):
 
     Headroom whose window is open is opened again, because it had to make room for the probes.
 
-    After a failed wait for capacity it names the nodes that exist and will never be removed, with their price: they are
-    left to a person, who may want to see what is wrong with them. The XCom ``still_paid`` says so in a sentence.
+    After a failed wait for capacity, or a proof that left nodes of a gated pool closed, it names the nodes that exist
+    and will never be removed, with their price: they are left to a person, who may want to see what is wrong with them.
+    The XCom ``still_paid`` says so in a sentence.
 
     :returns: ``{"pods": [names deleted], "placeholders": [names deleted], "unprotected": [node names], "unfinished":
         [{"nodeClaim", "node", "instanceType", "why", "usdPerHour", "usdPerHourIsAtMost"}]}``.
@@ -87,14 +89,18 @@ class CleanUpValidationOperator(PoolOperator):
         return {**found, "unfinished": unfinished}
 
     def _unfinished(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The nodes that an unsuccessful wait for capacity leaves."""
+        """The nodes that an unsuccessful wait for capacity leaves, and those that a gated pool's proof did not open."""
         from gpu_fleet.core.capacity.unfinished import unfinished_message, unfinished_nodes
         from gpu_fleet.hooks.cluster.prices import prices_for
 
         states = set(task_states(context, upstream_tasks(self, AwaitCapacityOperator)).values())
-        if states.isdisjoint({"failed", "upstream_failed"}):
+        gave_up = not states.isdisjoint({"failed", "upstream_failed"})
+        if not gave_up and not self.spec.gated(self.this_pool):
             return []
         claims = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
+        if not gave_up:
+            closed = self._closed()
+            claims = [claim for claim in claims if (claim.get("status") or {}).get("nodeName") in closed]
         labels = [labels_of(claim) for claim in claims]
         types = [each[LABEL_INSTANCE_TYPE] for each in labels if LABEL_INSTANCE_TYPE in each]
         prices = prices_for(self.spec, types, spot=any(each.get(LABEL_CAPACITY_TYPE) == "spot" for each in labels))
@@ -105,12 +111,20 @@ class CleanUpValidationOperator(PoolOperator):
             context["ti"].xcom_push(STILL_PAID, message)
         return [node.to_json() for node in nodes]
 
+    def _closed(self) -> set[str]:
+        """The nodes of a gated pool that a proof has not opened: Karpenter removes none of them."""
+        from gpu_fleet.core.admission.mark import is_kept_closed
+
+        return {name_of(node) for node in self.kube.list(NODE, label_selector=self.of_pool()) if is_kept_closed(node)}
+
     def _remove(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """What was removed, and node -> the probe pods that do not end there."""
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         # A run that was killed during its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
         admit_placeholders(self.kube, self.of_pool())
+        if self.spec.gated(self.this_pool):
+            release_pool(self.kube, self.node_pool)
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         namespace = self.spec.validation.namespace
         deleted, stay = remove_pods(

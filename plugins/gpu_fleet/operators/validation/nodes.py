@@ -9,7 +9,7 @@ from airflow.sdk import Asset
 
 from gpu_fleet.core.device_plugin.gpu_count import reported_fault
 from gpu_fleet.core.errors import GateFailed, SpecError
-from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM
+from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.kubernetes.objects import PoolNode, name_of, pool_claims, pool_nodes
 from gpu_fleet.core.nodes.pool_template import PoolTemplate, older_nodes, sentence
 from gpu_fleet.core.pools.assets import Topic, blamed_nodes, uri
@@ -17,9 +17,10 @@ from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.waves import sample
 from gpu_fleet.operators.base import cluster_of_dag, run_name
 from gpu_fleet.operators.drifted import note_drifted
-from gpu_fleet.operators.nodes import protect_nodes
+from gpu_fleet.operators.nodes import protect_nodes, swap_node
 from gpu_fleet.operators.pool import PoolOperator, hardware, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
+from gpu_fleet.operators.proving import hold_pool
 from gpu_fleet.operators.validation.stages import note_arrivals
 
 #: Most events of a pool that are read: more failures in a row than that repeat each other.
@@ -33,7 +34,9 @@ class ProtectNodesOperator(PoolOperator):
 
     Nodes that are protected already are left as they are, and stay protected afterwards. Cordoned nodes take no probe,
     and nodes that have only just joined are not initialized: both are left out. So are nodes of an older template than
-    the pool's present one: they keep what they were launched with, and are named as drifted. Quarantined nodes are
+    the pool's present one: they keep what they were launched with, and are named as drifted. Of a gated pool also nodes
+    that are not initialized because they are not proven yet are validated; of a pool that is no longer gated such nodes
+    are opened. Quarantined nodes are
     tested by a revalidation, which is what releases them; they do not count as the capacity that was waited for. The
     run's Param ``node`` leaves out all nodes but one. If there are more nodes than ``validation.nodes.sample``, a
     sample is chosen, another one in each run; those for which the pool was last reported not ready are always in it,
@@ -42,6 +45,8 @@ class ProtectNodesOperator(PoolOperator):
     :param all_wanted: fail if fewer than ``wantedNodes`` are left to validate. Without it a pool whose nodes were
         removed a moment ago is 'Idle', which is right for a revalidation and wrong after capacity was waited for. With
         it surplus nodes with a wrong number of GPUs or broken hardware are left out, as by the gate ``pool_capacity``.
+    :param only_unproven: leave out the nodes that take users' pods already; for the proof of nodes that Karpenter has
+        added to a gated pool.
 
     :returns: :class:`~gpu_fleet.core.validation.chosen.ChosenNodes` as JSON; :func:`protected_nodes` reads it. XCom
         ``drifted`` lists the pool's nodes that have drifted, and why; ``arrivals`` has the moments of the chosen nodes;
@@ -52,9 +57,10 @@ class ProtectNodesOperator(PoolOperator):
     preconditions = (SelectedPool(), *CHANGES_CLUSTER)
     ui_color = "#f6eefb"
 
-    def __init__(self, *, all_wanted: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, all_wanted: bool = False, only_unproven: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.all_wanted = all_wanted
+        self.only_unproven = only_unproven
         cluster = cluster_of_dag(self)
         # The pool's events, newest first; a node that failed counts until the pool has been proven again.
         topics = (Topic.NOT_READY, Topic.VALIDATED) if cluster else ()
@@ -64,7 +70,7 @@ class ProtectNodesOperator(PoolOperator):
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         pool = self.this_pool
         gpus = hardware(self.spec, pool)
-        found = self.kube.list(NODE, label_selector=self.of_pool())
+        found = [self._opened(node) for node in self.kube.list(NODE, label_selector=self.of_pool())]
         known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         template = PoolTemplate.of(pool)
         drifted = older_nodes(template, pool.name, found, known)
@@ -73,6 +79,9 @@ class ProtectNodesOperator(PoolOperator):
         everything = pool_nodes(found, pool.name)
         present = [node for node in everything if node.name not in drifted]
         nodes = [node for node in present if self._is_finished(node) and self._takes_probes(node)]
+        if self.only_unproven:
+            everything = [node for node in everything if node.unproven]
+            nodes = [node for node in nodes if node.unproven]
         only = context["params"].get("node")
         if only:
             nodes = [node for node in nodes if node.name == only]
@@ -101,6 +110,8 @@ class ProtectNodesOperator(PoolOperator):
         failed = self._failed_before(context)
         nodes, untested = self._sample(context, nodes, failed)
         protected = protect_nodes(self.kube, nodes, run_name(context))
+        if self.spec.gated(pool) and any(node.unproven for node in nodes):
+            self._hold(context)
         now_known = self.kube.list(NODE_CLAIM, label_selector=self.of_pool())
         claims = pool_claims(now_known, pool.name)
         here = {node.name for node in nodes}
@@ -137,6 +148,23 @@ class ProtectNodesOperator(PoolOperator):
             self.log.warning("%s", sentence)
             context["ti"].xcom_push(LOWER_RUNGS, sentence)
 
+    def _hold(self, context: Mapping[str, Any]) -> None:
+        """Before the probes are there, which Karpenter would count against users' pods that wait for the proof."""
+        count = hold_pool(self.kube, self.node_pool, run_name(context))
+        if count is not None:
+            self.log.info("pool %s buys no node beyond its %d until the proof is over", self.node_pool, count)
+
+    def _opened(self, node: dict[str, Any]) -> dict[str, Any]:
+        """The node, without the startup taint of a pool that was gated once: an open pool asks for no proof."""
+        from gpu_fleet.core.admission.mark import is_unproven, opened
+
+        if not is_unproven(node) or self.spec.gated(self.this_pool) or not self.this_pool.manage:
+            return node
+        name = str(node["metadata"]["name"])
+        if swap_node(self.kube, name, opened):
+            self.log.info("node %s takes users' pods: pool %s is no longer gated", name, self.node_pool)
+        return self.kube.get(ObjectRef(NODE, name)) or node
+
     def _why_idle(self, present: list[PoolNode], only: str | None, drifted: Mapping[str, tuple[str, ...]]) -> str:
         """Why none of the existing nodes takes probes; empty if there are no nodes."""
         asked = [node for node in present if only in (None, "", node.name)]
@@ -151,8 +179,8 @@ class ProtectNodesOperator(PoolOperator):
 
     def _is_finished(self, node: PoolNode) -> bool:
         """Whether to test a node: one that has been Ready for long without being initialized will fail its verdict."""
-        if node.initialized or self.all_wanted:
-            return node.initialized
+        if node.usable or self.all_wanted:
+            return node.usable
         return node.ready_since is not None and self.kube.now() - node.ready_since > self.spec.deadlines.prove.seconds
 
     def _sample(
@@ -161,7 +189,7 @@ class ProtectNodesOperator(PoolOperator):
         count = self.spec.validation.nodes.sample
         if count is None or len(nodes) <= count:
             return nodes, []
-        always = {node.name for node in nodes if node.quarantined} | failed
+        always = {node.name for node in nodes if node.quarantined or node.unproven} | failed
         chosen = set(sample((node.name for node in nodes), count, run_name(context), always))
         return [n for n in nodes if n.name in chosen], [n.name for n in nodes if n.name not in chosen]
 

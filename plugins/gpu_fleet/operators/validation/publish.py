@@ -16,7 +16,7 @@ from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
-from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name
+from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name, tasks_before
 from gpu_fleet.operators.capacity.climbing import LADDER
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
@@ -160,7 +160,16 @@ class PublishPoolOperator(PoolOperator):
         summaries = [ti.xcom_pull(task_ids=task, key=SUMMARY) for task in upstream_tasks(self, RunProbesOperator)]
         asked = [*upstream_tasks(self, AwaitCapacityOperator), *upstream_tasks(self, RequestCapacityOperator)]
         failures = [ti.xcom_pull(task_ids=task, key=FAILURE) for task in asked]
-        return rules.finding_of(summaries, next(filter(None, failures), None))
+        finding = rules.finding_of(summaries, next(filter(None, failures), None))
+        closed = self._not_opened(context) if finding.outcome == Outcome.PASSED else None
+        return Finding(rules.NOT_VALIDATED, str(closed["reason"]), str(closed["message"])) if closed else finding
+
+    def _not_opened(self, context: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What kept proven nodes of a gated pool from being opened: a pool whose nodes take no pods is not ready."""
+        for task in tasks_before(self, lambda each: getattr(each, "admits_nodes", False)):
+            if self.get_dag().get_task(task).node_pool == self.node_pool:
+                return context["ti"].xcom_pull(task_ids=task, key=FAILURE) or None
+        return None
 
     def _reports(self, context: Mapping[str, Any]) -> list[PoolReport]:
         ti = context["ti"]

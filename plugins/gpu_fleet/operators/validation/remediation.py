@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from gpu_fleet.core.errors import Conflict, NotFound, TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
 from gpu_fleet.core.kubernetes.objects import deleting, pool_nodes
 from gpu_fleet.core.pools.quarantine import Quarantine, claim_of, quarantined, released, users_of
@@ -15,6 +14,7 @@ from gpu_fleet.core.pools.remediation import Left, Plan, Policy, Why, judgements
 from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.base import run_name
 from gpu_fleet.operators.capacity import removal
+from gpu_fleet.operators.nodes import swap_node
 from gpu_fleet.operators.pool import PoolOperator, upstream_tasks
 from gpu_fleet.operators.preconditions import GIVES_BACK, SelectedPool
 from gpu_fleet.operators.validation.probes import REPORT, SUMMARY, RunProbesOperator
@@ -24,9 +24,6 @@ from gpu_fleet.operators.validation.publish import REMEDIATION
 #: so that an interrupted try does not get a second budget.
 ACTED = "acted"
 QUARANTINE, REPLACE = "quarantine", "replace"
-
-#: Attempts of one patch; a node is written by its kubelet all the time, its taints only now and then.
-SWAPS = 5
 
 
 class RemediateNodesOperator(PoolOperator):
@@ -44,8 +41,7 @@ class RemediateNodesOperator(PoolOperator):
     ui_color = "#f6eefb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        settings, run = self.spec.validation.on_failure, run_name(context)
-        policy = Policy(settings.policy)
+        policy = self.policy()
         found = self.kube.list(NODE, label_selector=self.of_pool())
         nodes = {node.name: node for node in pool_nodes(found, self.node_pool)}
         quarantines = {
@@ -56,16 +52,16 @@ class RemediateNodesOperator(PoolOperator):
         acted: dict[str, str] = dict(context["task_state_store"].get(ACTED) or {})
         todo = plan(
             policy,
-            settings.budget,
+            self.spec.validation.on_failure.budget,
             judgements(self._reports(context)),
             nodes,
             quarantines,
-            spent={*acted, *(name for name, quarantine in quarantines.items() if quarantine.run == run)},
+            spent={*acted, *self.spent(context, quarantines)},
             probes=self._probes(context),
         )
         self._quarantine(context, todo, acted, set(quarantines))
         for name in todo.release:
-            self._patch(name, released)
+            swap_node(self.kube, name, released)
             self.log.info("node %s passed again: released from quarantine", name)
         left = [*todo.left, *self._replace(context, todo, acted)]
         replaced = sorted(name for name, action in acted.items() if action == REPLACE)
@@ -81,6 +77,15 @@ class RemediateNodesOperator(PoolOperator):
         }
         context["ti"].xcom_push(REMEDIATION, outcome)
         return outcome
+
+    def policy(self) -> Policy:
+        """What the spec allows."""
+        return Policy(self.spec.validation.on_failure.policy)
+
+    def spent(self, context: Mapping[str, Any], quarantines: Mapping[str, Quarantine]) -> set[str]:
+        """The quarantined nodes that count against the budget: those of this run."""
+        run = run_name(context)
+        return {name for name, quarantine in quarantines.items() if quarantine.run == run}
 
     def _probes(self, context: Mapping[str, Any]) -> set[str]:
         """The pool's probes in this run, without those for which no node was left."""
@@ -100,7 +105,7 @@ class RemediateNodesOperator(PoolOperator):
         for name, found in todo.quarantine:
             if name not in before and name not in acted:
                 self._note(context, acted, name, QUARANTINE)
-            if self._patch(name, partial(quarantined, found=found, run=run, at=at)):
+            if swap_node(self.kube, name, partial(quarantined, found=found, run=run, at=at)):
                 self.log.warning("node %s is quarantined: %s: %s", name, found.reason, found.message)
                 cordoned = True
         if cordoned and todo.replace:
@@ -134,20 +139,3 @@ class RemediateNodesOperator(PoolOperator):
     def _note(self, context: Mapping[str, Any], acted: dict[str, str], name: str, action: str) -> None:
         acted[name] = action
         context["task_state_store"].set(ACTED, acted)
-
-    def _patch(self, name: str, body_of: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> bool:
-        """Read, change, and write unless the node was changed in between; ``False`` if there was nothing to change."""
-        ref = ObjectRef(NODE, name)
-        for _ in range(SWAPS):
-            node = self.kube.get(ref)
-            body = body_of(node) if node is not None else None
-            if body is None:
-                return False
-            try:
-                self.kube.patch(ref, body)
-            except NotFound:
-                return False
-            except Conflict:
-                continue
-            return True
-        raise TransientError(f"{ref} changed {SWAPS} times while it was being patched; the task will be retried")

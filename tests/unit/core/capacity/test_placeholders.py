@@ -175,7 +175,9 @@ def test_the_placeholder_pod() -> None:
     # Of today's template only: one that Karpenter launches from yesterday's is not what is asked for.
     assert body["nodeSelector"] == {"karpenter.sh/nodepool": POOL, **pool_labels(spec.pool(POOL))}
     assert body["tolerations"] == [
-        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        # Of a node that is not proven yet: it holds what is being proven.
+        {"key": "gpu-fleet.io/unproven", "operator": "Exists", "effect": "NoSchedule"},
     ]
     (apart,) = body["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert apart["topologyKey"] == "kubernetes.io/hostname"

@@ -209,6 +209,21 @@ def test_somebody_has_to_serve_every_pool() -> None:
     assert "paid for" in found.conflicts[0].message
 
 
+def test_a_plugin_of_others_that_waits_for_the_proof_would_wait_for_ever() -> None:
+    """It does not tolerate the startup taint of a gated pool, whose nodes are proven only once it runs there."""
+    gated = {**THEIRS, "nodePools__0__admission": "gated"}
+    plugin = static()
+    assert [each for each in reasons(look(plugin, changes=gated)) if each == "NoDevicePlugin"] == ["NoDevicePlugin"]
+    (message,) = [each.message for each in look(plugin, changes=gated).conflicts if "startup taint" in each.message]
+    assert "gpu-fleet.io/unproven" in message
+    tolerations = [
+        *plugin["spec"]["template"]["spec"]["tolerations"],
+        {"key": "gpu-fleet.io/unproven", "operator": "Exists"},
+    ]
+    tolerant = static(tolerations=tolerations)
+    assert not [each for each in look(tolerant, changes=gated).conflicts if "startup taint" in each.message]
+
+
 def test_bottlerocket_brings_its_own_and_the_operator_makes_its_daemon_set_with_the_first_node() -> None:
     assert look(changes={**THEIRS, "nodeClass__amiAlias": "bottlerocket@1.30.0"}).conflicts == ()
     assert look(operator=[policy()], changes=THEIRS).conflicts == ()

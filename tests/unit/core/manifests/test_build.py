@@ -61,6 +61,16 @@ def test_the_node_pool_says_what_the_spec_says() -> None:
     assert pool["spec"]["limits"] == {"nodes": "4", "cpu": "16"}
 
 
+def test_a_gated_pool_has_a_startup_taint_and_its_taints_stay_what_they_are() -> None:
+    """In ``taints`` it would have to be tolerated by every job, in neither list Karpenter would buy node after node
+    (aws/karpenter-provider-aws#6355)."""
+    (gated,) = build("node_pool", demo_spec(nodePools__0__admission="gated"), pool="shared-a10g")
+    (open_,) = build("node_pool", demo_spec(), pool="shared-a10g")
+    template = gated["spec"]["template"]["spec"]
+    assert template.pop("startupTaints") == [{"key": "gpu-fleet.io/unproven", "effect": "NoSchedule"}]
+    assert gated == open_, "nothing else changes, and an open pool has no startupTaints at all"
+
+
 def test_an_exclusive_pool_has_the_exclusive_config() -> None:
     labels = one("node_pool", pool="whole-a100")["spec"]["template"]["metadata"]["labels"]
     assert labels["nvidia.com/device-plugin.config"] == "exclusive"

@@ -132,6 +132,26 @@ def test_old_taints_stay_tolerated_as_long_as_a_node_has_them() -> None:
     ]
 
 
+GATE = {"key": "gpu-fleet.io/unproven", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"nodes": [thing("Node", "n1", None, taints=[GATE])]},
+        {"claims": [claim("c1", None, "n1", startupTaints=[GATE])], "nodes": [thing("Node", "n1", None)]},
+    ],
+    ids=["a node without a claim", "a claim"],
+)
+def test_after_a_gated_pool_was_opened_the_plugin_still_serves_its_closed_nodes(seen: dict[str, Any]) -> None:
+    assert (GATE["key"], GATE["effect"]) in found(**seen).taints
+
+
+def test_startup_taints_of_others_are_removed_by_what_they_wait_for() -> None:
+    other = {"key": "node.cilium.io/agent-not-ready", "effect": "NoExecute"}
+    assert found(claims=[claim("c1", None, startupTaints=[other])]).taints == ()
+
+
 def test_taints_that_people_and_controllers_put_on_a_node_are_not_the_templates() -> None:
     passing = [
         {"key": key, "effect": "NoSchedule"}

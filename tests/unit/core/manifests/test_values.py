@@ -71,6 +71,16 @@ def test_the_plugin_tolerates_every_taint_of_every_pool() -> None:
     assert values["runtimeClassName"] == "nvidia"
 
 
+def test_the_plugin_tolerates_the_startup_taint_of_gated_pools_and_only_then() -> None:
+    """Without its plugin such a node could never be proven; without a gated pool the release stays as it is."""
+
+    def tolerated(**changes: Any) -> set[str]:
+        return {each["key"] for each in helm_values(demo_spec(**changes), "device-plugin")["tolerations"]}
+
+    assert "gpu-fleet.io/unproven" not in tolerated()
+    assert tolerated(nodePools__1__admission="gated") - tolerated() == {"gpu-fleet.io/unproven"}
+
+
 def test_karpenter_is_told_its_cluster_and_queue() -> None:
     values = helm_values(demo_spec(), "karpenter")
     gates = {"nodeOverlay": True}  # of the shared pool's NodeOverlay

@@ -31,6 +31,11 @@ def test_a_node_as_the_spec_says_is_none() -> None:
         ({"nodePools__0__labels": {"team": "ml"}}, {}, "labels.team changed (ml -> none)"),
         (
             {},
+            {"nodePools__0__admission": "gated"},
+            "startupTaints changed (none -> gpu-fleet.io/unproven:NoSchedule)",
+        ),
+        (
+            {},
             {"nodePools__0__taints": [{"key": "a", "effect": "NoSchedule"}]},
             "taints changed (nvidia.com/gpu=true:NoSchedule -> a:NoSchedule)",
         ),

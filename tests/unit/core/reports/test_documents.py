@@ -561,3 +561,23 @@ def test_every_reason_of_the_rules_has_a_remedy() -> None:
     reasons = reasons_in_sources()
     assert len(reasons) > 25
     assert reasons - set(REMEDIES) == set()
+
+
+def test_a_gated_pools_report_says_which_nodes_take_pods_and_why_others_do_not() -> None:
+    closed = [{"node": "n2", "status": "False", "reason": "DifferentGpus", "message": "two <UUIDs>"}]
+    done = {"pool": "shared-a10g", "admitted": ["n1"], "closed": closed}
+    section = PoolSection("shared-a10g", Finding("Failed", "DifferentGpus", "m"), admission=done)
+    page = markdown.render(document(run_of(pools=(section,))))
+    assert "### Admission" in page
+    (opened,) = [line for line in page.splitlines() if line.startswith("| `n1`")]
+    (kept,) = [line for line in page.splitlines() if line.startswith("| `n2`")]
+    assert "opened" in opened
+    assert "stays closed" in kept
+    assert "DifferentGpus" in kept
+    assert "<UUIDs>" not in kept, "texts of pods are escaped"
+
+
+def test_a_gated_pool_without_new_nodes_says_nothing_of_admission() -> None:
+    done = {"pool": "shared-a10g", "admitted": [], "closed": []}
+    section = PoolSection("shared-a10g", Finding("Passed", "Validated", "fine"), admission=done)
+    assert "Admission" not in markdown.render(document(run_of(pools=(section,))))

@@ -10,6 +10,7 @@ from gpu_fleet.core.pools.assets import PoolState
 from gpu_fleet.core.reports import model
 from gpu_fleet.core.reports.model import Left, section, sort_out
 from gpu_fleet.operators import lock
+from gpu_fleet.operators.admission import admit
 from gpu_fleet.operators.preflight import drift
 from gpu_fleet.operators.validation import probes as validation
 from gpu_fleet.operators.validation import publish
@@ -32,6 +33,7 @@ VERDICT = {
 def test_the_keys_are_those_of_the_tasks() -> None:
     assert (model.REPORT, model.VERDICT) == (validation.REPORT, publish.VERDICT)
     assert (model.DRIFT, model.UNREAD, model.SKIPPED) == (drift.DRIFT, drift.UNREAD, lock.SKIPPED)
+    assert admit.ADMISSION == model.ADMISSION
 
 
 def test_the_published_verdict_counts_and_reports_are_in_order_of_time() -> None:

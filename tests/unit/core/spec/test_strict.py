@@ -39,6 +39,8 @@ def full_mapping() -> dict[str, Any]:
         nodePools__0__amiAlias="al2023@v20260714",
         nodePools__0__labels={"team": "a"},
         nodePools__0__weight=10,
+        nodePools__0__admission="gated",
+        nodePools__1__admission="open",
         nodePools__0__terminationGracePeriod="10m",
         nodePools__0__capacity=capacity_of("g5.xlarge", "spot"),
         nodePools__1__capacity=capacity_of("p4d.24xlarge", "on-demand"),

@@ -19,6 +19,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_INITIALIZED,
     LABEL_NODE_POOL,
     SYSTEM_NAMESPACE,
+    TAINT_UNPROVEN,
 )
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.operators.pods import create_pod
@@ -96,6 +97,60 @@ def test_a_node_with_all_its_gpus_and_broken_hardware_is_no_wanted_one_either(ku
     fault = {"type": "AcceleratedHardwareReady", "status": "False", "reason": "NvidiaXID79Error", "message": "dmesg"}
     kube.patch(ObjectRef(NODE, "n2"), {"status": {"conditions": [fault]}}, subresource="status")
     assert protect(all_wanted=True)["nodes"] == ["n1", "n3"]
+
+
+# --- gated pools ---
+GATED = {"nodePools__0__admission": "gated"}
+
+
+def closed(kube: KubeClient, name: str, gpus: int | None = 4) -> None:
+    """As Karpenter registers it, with the device plugin's GPUs: not initialized, because of our taint."""
+    joined(kube, name, initialized=False)
+    kube.patch(ObjectRef(NODE, name), {"spec": {"taints": [{"key": TAINT_UNPROVEN, "effect": "NoSchedule"}]}})
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time() - 5)}
+    status = {"conditions": [ready], **({"allocatable": {"nvidia.com/gpu": str(gpus)}} if gpus else {})}
+    kube.patch(ObjectRef(NODE, name), {"status": status}, subresource="status")
+
+
+def protect_gated(changes: dict[str, Any], **how: Any) -> Any:
+    operator = ProtectNodesOperator(task_id="protect_nodes", node_pool=POOL, **how)
+    return operator.execute(context(TaskInstance(spec=demo_spec(**changes))))
+
+
+def test_nodes_that_only_their_proof_keeps_from_being_initialized_are_validated(kube: KubeClient) -> None:
+    closed(kube, "n1")
+    closed(kube, "n2")
+    closed(kube, "young", gpus=None)
+    assert protect_gated(GATED, all_wanted=True)["nodes"] == ["n1", "n2"]
+    assert protect_gated(GATED, all_wanted=False)["nodes"] == ["n1", "n2"]
+
+
+def test_the_proof_of_new_nodes_leaves_those_in_service_alone(kube: KubeClient) -> None:
+    joined(kube, "n1", gpus=4)
+    closed(kube, "n2")
+    assert protect_gated(GATED, only_unproven=True)["nodes"] == ["n2"]
+
+
+def test_without_a_new_node_there_is_nothing_to_prove(kube: KubeClient) -> None:
+    joined(kube, "n1", gpus=4)
+    found = protect_gated(GATED, only_unproven=True)
+    assert (found["nodes"], found["idle"]) == ([], "")
+
+
+def test_a_sample_never_leaves_out_a_node_that_waits_for_its_proof(kube: KubeClient) -> None:
+    for name in ("n1", "n2", "n3", "n4"):
+        joined(kube, name, gpus=4)
+    closed(kube, "n5")
+    closed(kube, "n6")
+    found = protect_gated({**GATED, "validation__nodes": {"sample": 1}}, all_wanted=False)
+    assert {"n5", "n6"} <= set(found["nodes"])
+
+
+def test_a_pool_that_is_no_longer_gated_opens_what_is_still_closed(kube: KubeClient) -> None:
+    closed(kube, "n1")
+    joined(kube, "n2", gpus=4)
+    protect_gated({}, all_wanted=False)
+    assert not (kube.get(ObjectRef(NODE, "n1")) or {})["spec"].get("taints")
 
 
 def test_a_broken_node_among_the_wanted_ones_is_validated(kube: KubeClient) -> None:

@@ -16,6 +16,7 @@ from gpu_fleet.core.nodes.template import Change
 from gpu_fleet.core.pools.assets import MAX_EXTRA, Topic, uri
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation.report import PoolReport
+from gpu_fleet.operators.admission.admit import AdmitNodesOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
 from gpu_fleet.operators.links import ReportLink
@@ -93,6 +94,7 @@ def run(
     drifted: list[dict[str, Any]] | None = None,
     older: dict[str, list[str]] | None = None,
     refused: dict[str, str] | None = None,
+    not_opened: dict[str, str] | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
@@ -106,6 +108,8 @@ def run(
         remediate = CleanUpValidationOperator(task_id="remediate", node_pool=POOL)
         publish = PublishPoolOperator(task_id="publish", node_pool=POOL)
         RequestCapacityOperator(task_id="request", node_pool=POOL) >> protect >> probes >> remediate >> publish
+        if not_opened is not None:
+            probes >> AdmitNodesOperator(task_id="admit_nodes", node_pool=POOL) >> publish
         if hold:
             probes >> HoldCapacityOperator(task_id="hold", node_pool=POOL) >> publish
     nodes = sorted({node.node for one in reports if one is not None for node in one.nodes})
@@ -116,6 +120,7 @@ def run(
         ("remediate", REMEDIATION): remediation,
         ("request", FAILURE): refused,
         ("hold", "return_value"): held,
+        ("admit_nodes", FAILURE): not_opened,
     }
     for name, one in zip(names, reports, strict=True):
         if one is not None:
@@ -156,6 +161,25 @@ def test_drifted_nodes_are_told_with_the_verdict_and_in_short_with_each_event() 
         "gpuPods": 2,
     }
     assert "drifted" not in run([healthy()]).events[READY]
+
+
+# --- gated pools ---
+def test_a_proven_pool_whose_nodes_were_not_opened_is_not_ready() -> None:
+    """Its consumers' pods would find no node that takes them."""
+    failure = {"reason": "Forbidden", "message": "cannot patch nodes/status"}
+    done = run([healthy()], not_opened=failure)
+    assert READY not in done.events
+    assert (done.verdict["outcome"], done.verdict["reason"]) == ("NotValidated", "Forbidden")
+
+
+def test_a_defect_that_was_found_counts_more_than_that_nodes_were_not_opened() -> None:
+    done = run([broken()], not_opened={"reason": "Forbidden", "message": "cannot patch nodes/status"})
+    assert done.verdict["outcome"] == "Failed"
+    assert done.verdict["reason"] != "Forbidden"
+
+
+def test_a_gated_pool_whose_nodes_were_opened_is_ready() -> None:
+    assert READY in run([healthy()], not_opened={}).events
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

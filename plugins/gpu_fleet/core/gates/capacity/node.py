@@ -83,7 +83,7 @@ def node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, 
         )
     if not found.right:
         return _wrong_number(node, found, pods, args, others)
-    if not node.initialized:
+    if not node.usable:
         return progressing("NodeNotInitialized", f"node {node.name} has its GPUs; Karpenter has yet to initialize it")
     return ready("NodeReady", f"node {node.name} has {expected} {GPU_RESOURCE}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from gpu_fleet.core.spec.notes import admission as notes_admission
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
@@ -34,6 +35,8 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.shares_beyond_pod_places,
     notes_pools.arm_needs_images_for_arm,
     notes_plugins.nodes_of_others_need_our_label,
+    notes_admission.gated_nodes_need_airflow,
+    notes_admission.closed_nodes_keep_pods_waiting,
 )
 
 
