@@ -51,6 +51,11 @@ IAM = (
         "are looked at only if there are too few nodes for Karpenter's own pods",
     ),
     Grant(
+        "Look in preflight whether Karpenter keeps the window of `interruptions.maintenance`",
+        ("eks:DescribePodIdentityAssociation", "iam:SimulatePrincipalPolicy"),
+        "it is reported as unknown, with what Karpenter's role must not be allowed to do",
+    ),
+    Grant(
         "Look in preflight at the queue of `interruptions.queue` and at the rules that fill it",
         (
             "sqs:GetQueueUrl",

@@ -13,7 +13,8 @@ replacement         Karpenter, for the evicted pods             Karpenter, or th
 ==================  ==========================================  ====================================================
 
 A scheduled change is another matter: Karpenter looks for those itself, whoever handles interruptions, and drains the
-node at once (:func:`polls_ec2`). So the package waits whether it begins, and plans a drain of its own only if not.
+node at once (``Karpenter.may_poll_ec2`` of the spec). So the package waits whether it begins, and plans a drain of its
+own only if not.
 
 Source for Karpenter: aws/karpenter-provider-aws v1.14.1 ``pkg/controllers/interruption/controller.go`` (what it does
 for which message), ``instancestatus_controller.go`` there (what it does without one), kubernetes-sigs/karpenter v1.14.1
@@ -22,7 +23,6 @@ for which message), ``instancestatus_controller.go`` there (what it does without
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,8 +35,6 @@ KARPENTER_PATIENCE_S = 10.0
 #: Seconds after the message of a scheduled change that Karpenter is given to begin: it asks EC2 once a minute
 #: (aws/karpenter-provider-aws v1.14.1 ``instancestatus_controller.go``, InstanceStatusInterval).
 KARPENTER_POLL_S = 75.0
-#: The first release that does (the same project, upgrade guide, "Upgrading to 1.12.0+").
-POLLS_SINCE = (1, 12, 0)
 
 
 class Owner(StrEnum):
@@ -71,20 +69,9 @@ class Decision:
     why: str
 
 
-def polls_ec2(spec: ClusterSpec) -> bool:
-    """Whether Karpenter may look for scheduled changes and failed status checks itself, with a queue or without.
-
-    It does from v1.12.0 on, if its role may call ``ec2:DescribeInstanceStatus``. Of a Karpenter that others manage the
-    version is unknown here, so it may.
-    """
-    version = re.match(r"v?(\d+)\.(\d+)\.(\d+)", spec.karpenter.chart.version)
-    old = version is not None and tuple(map(int, version.groups())) < POLLS_SINCE
-    return not (spec.karpenter.manage and old)
-
-
 def may_act_first(notice: Notice, owner: Owner, spec: ClusterSpec) -> bool:
     """Whether Karpenter may drain the node of a planned drain before that begins."""
-    acts = spec.interruption_handler == "karpenter" or polls_ec2(spec)
+    acts = spec.interruption_handler == "karpenter" or spec.karpenter.may_poll_ec2
     return notice.kind is Kind.SCHEDULED and owner is Owner.KARPENTER and acts
 
 

@@ -1,7 +1,7 @@
 """Waits whether Karpenter drains a node with a scheduled change itself, before a drain of our own is planned.
 
 Karpenter asks EC2 once a minute which instances have a scheduled event or a failed status check, and deletes their
-NodeClaims at once, however far ahead the event is (``core/interruptions/ways.py``, ``polls_ec2``). Whether it may ask
+NodeClaims at once, however far ahead the event is (``core/spec/components.py``, ``may_poll_ec2``). Whether it may ask
 is up to its role, which this package does not know for sure. So it looks.
 """
 

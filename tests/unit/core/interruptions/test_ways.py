@@ -16,7 +16,6 @@ from gpu_fleet.core.interruptions.ways import (
     may_act_first,
     more_urgent,
     newest_per_instance,
-    polls_ec2,
 )
 from tests.unit.core.specs import demo_spec
 
@@ -79,7 +78,7 @@ def test_a_scheduled_change_is_planned_unless_karpenter_removes_the_node_already
 def test_karpenter_looks_for_scheduled_changes_itself_since_a_release(changes: dict[str, Any], polls: bool) -> None:
     """aws/karpenter-provider-aws upgrade guide, "Upgrading to 1.12.0+": ec2:DescribeInstanceStatus (#9064)."""
     spec = demo_spec(**WITHOUT_QUEUE, **changes)
-    assert polls_ec2(spec) is polls
+    assert spec.karpenter.may_poll_ec2 is polls
     assert may_act_first(notice(Kind.SCHEDULED), Owner.KARPENTER, spec) is polls
     assert not may_act_first(notice(Kind.SCHEDULED), Owner.NODE_GROUP, spec)
     assert not may_act_first(notice(Kind.REBALANCE), Owner.KARPENTER, spec)

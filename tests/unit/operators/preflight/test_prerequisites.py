@@ -340,3 +340,32 @@ def test_a_queue_of_gpu_fleet_that_may_not_be_seen_is_no_failure(cloud: SandboxC
     unknown = {each["name"]: each["remedy"] for each in found if each["state"] == "unknown"}
     assert set(unknown) == {"interruption queue", "interruption queue of gpu-fleet"}
     assert all("grant sqs:GetQueueUrl" in remedy for remedy in unknown.values())
+
+
+WINDOW = {"schedule": "0 2 * * 6", "duration": "4h"}
+
+
+def window_of(found: dict[str, Any]) -> dict[str, Any]:
+    (each,) = (each for each in found["prerequisites"] if each["name"].startswith("maintenance window"))
+    return dict(each)
+
+
+@pytest.mark.parametrize(
+    ("denied", "state", "named"),
+    [
+        ([], "limited", "ec2:DescribeInstanceStatus"),
+        (["ec2:DescribeInstanceStatus"], "met", "may not call"),
+        (["iam:SimulatePrincipalPolicy"], "unknown", "iam:SimulatePrincipalPolicy"),
+        (["eks:DescribePodIdentityAssociation"], "unknown", "eks:DescribePodIdentityAssociation"),
+    ],
+)
+def test_a_maintenance_window_is_kept_if_karpenters_role_may_not_ask_ec2(
+    cloud: SandboxCloud, denied: list[str], state: str, named: str
+) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": denied})
+    demo = load_cluster("demo").to_json()
+    karpenter = {**demo["karpenter"], "interruptionQueue": None}
+    interruptions = {**demo["interruptions"], "queue": None, "maintenance": WINDOW, "handler": "gpu-fleet"}
+    found = window_of(check(karpenter=karpenter, interruptions=interruptions))
+    assert found["state"] == state
+    assert named in f"{found['message']} {found['remedy']}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from gpu_fleet.core.spec.notes import interruptions as notes_interruptions
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
@@ -33,6 +34,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
     notes_plugins.nodes_of_others_need_our_label,
+    notes_interruptions.karpenter_keeps_no_window,
 )
 
 
