@@ -82,6 +82,11 @@ IAM = (
         "`include/cloudformation/interruptions.yaml` grants them",
     ),
     Grant(
+        "Recognize an instance of a pool whose node is gone when its end is read from that queue",
+        ("ec2:DescribeInstances",),
+        "the loss shows at the next revalidation. `include/cloudformation/interruptions.yaml` grants it",
+    ),
+    Grant(
         "Remove drained nodes of `interruptions.nodeGroups`",
         ("autoscaling:TerminateInstanceInAutoScalingGroup",),
         "the report says so, and the instance ends when EC2 takes it. Condition it on the tag `eks:cluster-name`, as "
@@ -268,7 +273,7 @@ def _action(operation: str) -> str:
     return name.removesuffix("Batch")
 
 
-_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run|receive|send|change)_[a-z_]+")
+_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run|receive|send|change|simulate)_[a-z_]+")
 #: Functions that take the name of an operation: those of ``AwsSession``, the query type, and helpers around them.
 _CALLERS = frozenset({"call", "_call", "paginate", "AwsQuery", "ec2", "_ask", "_list"})
 

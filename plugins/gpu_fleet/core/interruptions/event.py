@@ -36,6 +36,7 @@ class Case:
     :ivar sent: when SQS got the message, epoch seconds; ``None`` if it does not say.
     :ivar problem: why the node could not be looked at or written to; ``None`` if nothing is left to do. With a problem,
         whether the instance is of this cluster at all may be unknown (no node, no claim).
+    :ivar fallen: the cluster has forgotten the instance; EC2 says that it was launched for the pool.
     :ivar pods: those on the node when it was cordoned, as ``victims.seen_pods`` gives them.
     """
 
@@ -49,6 +50,7 @@ class Case:
     cordoned: bool = False
     sent: float | None = None
     problem: str | None = None
+    fallen: bool = False
     pods: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Case:
             "cordoned": self.cordoned,
             "sent": self.sent,
             "problem": self.problem,
+            **({"fallen": True} if self.fallen else {}),
             "pods": [dict(pod) for pod in self.pods],
         }
 
@@ -83,6 +86,7 @@ class Case:
             cordoned=bool(value.get("cordoned")),
             sent=None if sent is None else float(sent),
             problem=value.get("problem"),
+            fallen=bool(value.get("fallen")),
             pods=tuple(pod for pod in value.get("pods") or () if isinstance(pod, Mapping)),
         )
 

@@ -105,7 +105,7 @@ class Departed:
 
     @property
     def name(self) -> str:
-        return str(self.case.node)
+        return str(self.case.node or self.case.claim or self.case.notice.instance)
 
     @property
     def notice(self) -> Notice:
@@ -178,12 +178,12 @@ def plan_nodes(
         plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
     missing = {instance: case for instance, case in cases.items() if instance not in here}
     departed = []
-    gone = [case for case in missing.values() if case.node and case.notice.kind is not Kind.REBALANCE]
+    gone = [case for case in missing.values() if case.fallen or (case.node and case.notice.kind is not Kind.REBALANCE)]
     known_by = reported() if gone else {}
     for case in gone:
         del missing[case.notice.instance]
         if (by := _reporter(known_by, case.notice)) is not None and by != run:
-            elsewhere[str(case.node)] = by
+            elsewhere[Departed(case, in_time=False).name] = by
         else:
             end = case.notice.deadline
             departed.append(Departed(case, in_time=end is None or now < end))

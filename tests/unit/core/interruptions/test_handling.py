@@ -274,3 +274,17 @@ def test_what_a_claim_of_an_older_version_says_is_read() -> None:
     found = Handled.of({"metadata": {"annotations": {"gpu-fleet.io/interruption-handled-by": text}}})
     assert found == Handled("gpu_spot_drain.demo/r", "x", done=True)
     assert found.text() == text
+
+
+def test_an_instance_that_the_cluster_has_forgotten_is_lost_to_its_pool_once() -> None:
+    case = Case(ENDS, claim="c", pool=POOL, fallen=True)
+    arguments: Any = {"run": RUN, "now": 1005.0, "is_over": lambda _: True}
+    (gone,) = plan_nodes([], [], {"i-0000000a": case}, demo_spec(), **arguments).departed
+    assert (gone.name, gone.in_time) == ("c", False)
+    known = {drained_cause("i-0000000a"): OTHER}
+    found = plan_nodes([], [], {"i-0000000a": case}, demo_spec(), reported=lambda: known, **arguments)
+    assert (found.departed, found.elsewhere, found.unknown) == ((), {"c": OTHER}, {})
+    # One that is launching and is interrupted has lost nothing.
+    launching = Case(ENDS, claim="c", pool=POOL)
+    found = plan_nodes([], [], {"i-0000000a": launching}, demo_spec(), **arguments)
+    assert (found.departed, list(found.unknown)) == ((), ["i-0000000a"])
