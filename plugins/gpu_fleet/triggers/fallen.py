@@ -1,20 +1,23 @@
-"""Instances of the pools whose end is read when the cluster has forgotten them: no Node and no NodeClaim has their id.
+"""Instances of the pools that ended because of an interruption that no message has told.
 
-The message says nothing but the id, and most of such messages are about instances of others, or about nodes that
-Karpenter removed in the ordinary way. EC2 shows a terminated instance, with its tags and the reason of its end, for
-about an hour (EC2 User Guide, "Terminate Amazon EC2 instances"), and Kubernetes keeps events as long. Together they
-tell: it was launched for a pool of the cluster file, and EC2 ended it, or Karpenter did because of an interruption.
+What is read is the end: the instance's id alone. Its node is leaving, and for what cause the node does not say; or the
+cluster has forgotten it, and most of such messages are about instances of others. Two witnesses remain for about an
+hour. Karpenter leaves an event on a NodeClaim that it deletes because of an interruption, not on one that it removes in
+the ordinary way. And EC2 shows a terminated instance with its tags and the reason of its end (EC2 User Guide,
+"Terminate Amazon EC2 instances").
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.messages import Kind, Notice
+from gpu_fleet.core.interruptions.whose import Home
 from gpu_fleet.core.kubernetes.kinds import EVENT, NODE_CLAIM
 from gpu_fleet.core.kubernetes.names import TAG_NODE_CLAIM, TAG_NODE_POOL, owned_tag
 from gpu_fleet.core.queries import KubeQuery
@@ -57,29 +60,37 @@ class Fallen:
         self._pools = sorted(pools)
         self._threads = DaemonThreads(f"gpu-fleet-fallen-{cluster}")
 
-    async def cases(self, notices: Iterable[Notice]) -> list[Case]:
-        """Those of the notices that are about a lost instance of a pool; none if EC2 cannot be asked."""
-        asked = {each.instance: each for each in notices if each.kind in (Kind.STOPPING, Kind.TERMINATING)}
-        if not asked or not self._pools:
-            return []
+    async def cases(self, notices: Mapping[str, Notice], homes: Mapping[str, Home], *, patience_s: float) -> list[Case]:
+        """Those of the notices that are about such an instance; none that cannot be found out about in time.
+
+        :param notices: by instance.
+        :param homes: of the instances that still have a Node or NodeClaim.
+        """
+        ended = {name: each for name, each in notices.items() if each.kind in (Kind.STOPPING, Kind.TERMINATING)}
+        found: list[Case] = []
         try:
-            instances = await self._threads.run(lambda: self._describe(sorted(asked)[:_MOST]))
+            async with asyncio.timeout(patience_s):
+                for name, notice in ended.items():
+                    if name in homes and await self._interrupted(homes[name].claim):
+                        found.append(_leaving(notice, homes[name]))
+                forgotten = {name: notice for name, notice in ended.items() if name not in homes}
+                if forgotten and self._pools:
+                    await self._look_back(forgotten, found)
+        except TimeoutError:
+            log.warning("whether %s were lost to an interruption could not be found out in time", ", ".join(ended))
         except GpuFleetError as error:
             log.warning("instances that ended cannot be looked at: %s", error.message)
-            return []
-        found = []
-        for instance in instances:
-            tags = {tag["Key"]: tag.get("Value", "") for tag in instance.get("Tags") or []}
-            claim = tags.get(TAG_NODE_CLAIM, "")
-            if str((instance.get("StateReason") or {}).get("Code") or "").startswith(_BY_EC2):
-                lost = True
-            else:
-                lost = bool(claim) and await self._interrupted(claim)
-            if lost:
-                notice = asked[str(instance["InstanceId"])]
-                log.info("%s: an instance of pool %s is gone with its node", notice.instance, tags[TAG_NODE_POOL])
-                found.append(Case(notice, claim=claim or None, pool=tags[TAG_NODE_POOL], fallen=True))
         return found
+
+    async def _look_back(self, notices: Mapping[str, Notice], found: list[Case]) -> None:
+        for instance in await self._threads.run(lambda: self._describe(sorted(notices)[:_MOST])):
+            tags = {tag["Key"]: tag.get("Value", "") for tag in instance.get("Tags") or []}
+            claim, pool = tags.get(TAG_NODE_CLAIM, ""), tags[TAG_NODE_POOL]
+            reason = str((instance.get("StateReason") or {}).get("Code") or "")
+            if reason.startswith(_BY_EC2) or await self._interrupted(claim):
+                notice = notices[str(instance["InstanceId"])]
+                log.info("%s: an instance of pool %s is gone with its node", notice.instance, pool)
+                found.append(Case(notice, claim=claim or None, pool=pool, fallen=True))
 
     def close(self) -> None:
         self._threads.close()
@@ -100,6 +111,8 @@ class Fallen:
 
     async def _interrupted(self, claim: str) -> bool:
         """Whether Karpenter deleted the NodeClaim because of an interruption; not, if its events cannot be read."""
+        if not claim:
+            return False
         fields = f"involvedObject.kind={NODE_CLAIM.kind},involvedObject.name={claim},reason={_REASON}"
         try:
             events, _ = await self._client.list(KubeQuery("events", EVENT, _NAMESPACE, field_selector=fields))
@@ -107,3 +120,15 @@ class Fallen:
             log.warning("the events of NodeClaim %s cannot be read: %s", claim, error.message)
             return False
         return bool(events)
+
+
+def _leaving(notice: Notice, home: Home) -> Case:
+    return Case(
+        notice,
+        node=home.node or None,
+        node_uid=home.uid or None,
+        claim=home.claim or None,
+        pool=home.pool,
+        node_group=home.node_group,
+        fallen=True,
+    )

@@ -99,6 +99,10 @@ class Ward:
         """Begin to look at the cluster before the first message comes; one that is away is asked again when it does."""
         self._looking = self._begin_look()
 
+    def home_of(self, instance: str) -> Home | None:
+        """What it was at the last look; ``None`` if it is none of ours, or gone."""
+        return self._homes.get(instance)
+
     async def treat(self, notices: Mapping[str, Notice], read_at: float) -> tuple[list[Case], dict[str, str]]:
         """First aid to all of them at once.
 

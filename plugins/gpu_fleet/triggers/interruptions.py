@@ -58,6 +58,8 @@ def interruptions_asset(spec: ClusterSpec) -> Asset | None:
 
 #: Instances that a trigger remembers at most: those of many thousand messages.
 _MET = 5000
+#: Seconds for a look at instances that ended untold: while others wait for their drain, and else.
+PATIENCE_S, LONG_S = 2.0, 30.0
 
 
 class InterruptionTrigger(BaseEventTrigger):
@@ -99,7 +101,7 @@ class InterruptionTrigger(BaseEventTrigger):
         self._client: Any = None
         self._ward: Ward | None = None
         self._fallen: Fallen | None = None
-        #: Instances that were ours when a message about them was read, the oldest first.
+        #: Instances that had a case, the oldest first.
         self._met: dict[str, None] = {}
 
     @classmethod
@@ -184,22 +186,25 @@ class InterruptionTrigger(BaseEventTrigger):
         raise NotImplementedError("the queue is read as a shared stream only")
         yield  # makes this an async generator
 
-    async def _fallen_of(self, counting: Mapping[str, Notice], passed_over: dict[str, str]) -> list[Case]:
-        """The instances that the cluster does not know and that were ours, which are then no longer passed over.
+    async def _fallen_of(
+        self, ward: Ward, counting: Mapping[str, Notice], passed_over: dict[str, str], cases: Sequence[Case]
+    ) -> list[Case]:
+        """Instances that ended because of an interruption that no message has told, and that were ours.
 
-        One that this trigger has seen with its node is accounted for, and EC2 is not asked again.
+        Of one that had a case of this trigger nothing is asked again.
         """
-        unknown = {instance for instance, why in passed_over.items() if why == "unknown"}
-        for instance in counting.keys() - unknown:
-            self._met[instance] = None
-        while len(self._met) > _MET:
-            del self._met[next(iter(self._met))]
-        if self._fallen is None:
+        for case in cases:
+            self._met[case.notice.instance] = None
+        asked = {each: counting[each] for each in sorted(passed_over) if each in counting and each not in self._met}
+        if self._fallen is None or not asked:
             return []
-        found = await self._fallen.cases(counting[each] for each in sorted(unknown) if each not in self._met)
+        homes = {each: home for each in asked if (home := ward.home_of(each)) is not None}
+        found = await self._fallen.cases(asked, homes, patience_s=PATIENCE_S if cases else LONG_S)
         for case in found:
             del passed_over[case.notice.instance]
             self._met[case.notice.instance] = None
+        while len(self._met) > _MET:
+            del self._met[next(iter(self._met))]
         return found
 
     def _open(self) -> Ward:
@@ -230,7 +235,7 @@ class InterruptionTrigger(BaseEventTrigger):
                 [each for each in heeded if each.kind in ANNOUNCED and passed_over.get(each.instance) == "leaving"]
             )
             cases += (await ward.treat(announced, read_at))[0]
-            cases += await self._fallen_of(counting, passed_over)
+            cases += await self._fallen_of(ward, counting, passed_over, cases)
         except Exception as error:
             # Not lost with a defect of ours: the worker looks at the cluster for itself.
             log.exception("cluster %s: no first aid", self.cluster)

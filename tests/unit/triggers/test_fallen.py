@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from gpu_fleet.core.errors import Forbidden
-from gpu_fleet.core.kubernetes.kinds import EVENT, ObjectRef
+from gpu_fleet.core.kubernetes.kinds import EVENT, NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.triggers import queue_stream
 from gpu_fleet.triggers.fallen import Fallen
@@ -21,6 +21,8 @@ from tests.unit.triggers.interruption_world import (
     REGION,
     STATE,
     Queue,
+    add_claim,
+    add_node,
     event,
     new_instance,
     running,
@@ -52,6 +54,10 @@ def kube(access: ClusterAccess) -> Iterator[KubeClient]:
     yield client
     for item in client.list(EVENT, "default"):
         client.delete(ObjectRef(EVENT, item["metadata"]["name"], "default"))
+    for kind in (NODE, NODE_CLAIM):
+        for item in client.list(kind):
+            client.patch(ObjectRef(kind, item["metadata"]["name"]), {"metadata": {"finalizers": None}})
+            client.delete(ObjectRef(kind, item["metadata"]["name"]))
 
 
 def shown(instance: str, reason: str, claim: str = "c1", pool: str = POOL) -> dict[str, Any]:
@@ -114,6 +120,27 @@ async def test_who_ended_it_decides(
         (case,) = cases
         assert (case["node"], case["claim"], case["pool"], case["fallen"]) == (None, claim, POOL, True)
         assert triggerer.cases[0] == case
+
+
+@pytest.mark.parametrize(("reason", "told"), [("TerminatingOnInterruption", True), ("DisruptionTerminating", False)])
+async def test_a_node_that_is_leaving_is_told_if_karpenter_removes_it_because_of_an_interruption(
+    queue: Queue, access: ClusterAccess, kube: KubeClient, reason: str, told: bool
+) -> None:
+    """Karpenter has seen a scheduled event in EC2, and the message of it has not come yet."""
+    instance = new_instance()
+    claim = f"claim-{instance[-6:]}"
+    add_node(kube, "n1", instance)
+    add_claim(kube, claim, instance)
+    for ref in (ObjectRef(NODE, "n1"), ObjectRef(NODE_CLAIM, claim)):
+        kube.patch(ref, {"metadata": {"finalizers": ["karpenter.sh/termination"]}})
+        kube.delete(ref)
+    interrupted(kube, claim, reason)
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        queue.send(event(STATE, instance, at=time.time() + 30, state="shutting-down"))
+        await until(lambda: queue.left() == 0)
+        queue.send(event(STATE, instance, at=time.time() + 40, state="terminated"))
+        await until(lambda: queue.left() == 0)
+    assert [(case["node"], case["fallen"]) for case in triggerer.cases] == ([("n1", True)] if told else [])
 
 
 async def test_ec2_is_asked_for_instances_of_our_pools_alone(

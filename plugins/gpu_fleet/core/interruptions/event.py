@@ -36,7 +36,8 @@ class Case:
     :ivar sent: when SQS got the message, epoch seconds; ``None`` if it does not say.
     :ivar problem: why the node could not be looked at or written to; ``None`` if nothing is left to do. With a problem,
         whether the instance is of this cluster at all may be unknown (no node, no claim).
-    :ivar fallen: the cluster has forgotten the instance; EC2 says that it was launched for the pool.
+    :ivar fallen: the instance was the pool's, and an interruption that no message has told ended it: its node is going,
+        or gone.
     :ivar pods: those on the node when it was cordoned, as ``victims.seen_pods`` gives them.
     """
 

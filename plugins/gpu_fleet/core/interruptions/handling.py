@@ -9,7 +9,7 @@ recommendation needs to be handled again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import FirstAid, Mark, first_aid, outranks
 from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.interruptions.nodes import OurNode, instance_of, our_node
-from gpu_fleet.core.interruptions.ways import Decision, Way, decide
+from gpu_fleet.core.interruptions.ways import ACTED, Decision, Way, decide
 from gpu_fleet.core.kubernetes.names import ANNOTATION_HANDLED
 from gpu_fleet.core.kubernetes.objects import annotations_of
 from gpu_fleet.core.spec import ClusterSpec
@@ -170,11 +170,11 @@ def plan_nodes(
             continue
         decision = _decided(notice, ours, spec)
         if decision.way is Way.ENDING and ours.leaving:
-            pods = cases[ours.instance].pods if ours.instance in cases else ()
-            if handled is not None and handled.way == Way.WATCH and _is_about(handled, ours) and not pods:
+            case = cases.get(ours.instance)
+            if handled is not None and handled.way in ACTED and _is_about(handled, ours) and not (case and case.pods):
                 elsewhere[ours.name] = handled.run
                 continue
-            decision = _already_leaving(ours, handled, pods)
+            decision = _already_leaving(ours, handled, case)
         plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
     missing = {instance: case for instance, case in cases.items() if instance not in here}
     departed = []
@@ -196,21 +196,23 @@ def _decided(notice: Notice, ours: OurNode, spec: ClusterSpec) -> Decision:
     return decide(notice, ours.owner, spec, leaving=ours.deleted)
 
 
-def _already_leaving(ours: OurNode, handled: Handled | None, pods: Sequence[Any]) -> Decision:
+def _already_leaving(ours: OurNode, handled: Handled | None, case: Case | None) -> Decision:
     """About a node whose instance ends while somebody is removing it: whether this run has to account for that."""
     if ours.forced:
         return Decision(Way.ENDING, "Karpenter removed it by force, as it does when EC2's status checks have failed")
     announced = handled is not None and _is_about(handled, ours) and not ours.drained_by
     if announced and handled is not None and handled.way == Way.PLAN:
         return Decision(Way.ENDING, "Karpenter removed it before its planned drain")
-    if announced and pods:
+    if announced and case is not None and case.pods:
         return Decision(Way.ENDING, "its pods had not ended when its instance did")
+    if case is not None and case.fallen:
+        return Decision(Way.ENDING, "Karpenter removed it because of an interruption that no message had told")
     return Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
 
 
 def _is_about(handled: Handled, ours: OurNode) -> bool:
-    """Whether the annotation is about a scheduled change of the node's instance."""
-    return handled.cause.startswith(f"{Kind.SCHEDULED.value} {ours.instance} ")
+    """Whether the annotation is about the node's instance; another one may have had the node's name."""
+    return handled.cause.split(" ")[1:2] == [ours.instance]
 
 
 def _reporter(known_by: Mapping[str, str], notice: Notice) -> str | None:

@@ -288,3 +288,28 @@ def test_an_instance_that_the_cluster_has_forgotten_is_lost_to_its_pool_once() -
     launching = Case(ENDS, claim="c", pool=POOL)
     found = plan_nodes([], [], {"i-0000000a": launching}, demo_spec(), **arguments)
     assert (found.departed, list(found.unknown)) == ((), ["i-0000000a"])
+
+
+@pytest.mark.parametrize(
+    ("by", "way"),
+    [
+        (None, Way.ENDING),
+        (Handled(OTHER, cause_of(SPOT), done=True, way=Way.WATCH), None),
+        (Handled(OTHER, cause_of(replace(SPOT, instance="i-0000000f")), done=True, way=Way.WATCH), Way.ENDING),
+    ],
+)
+def test_a_node_that_karpenter_removes_for_an_interruption_that_nobody_told_is_told_once(
+    by: Handled | None, way: Way | None
+) -> None:
+    case = Case(ENDS, node="ip-a", claim="c", pool=POOL, fallen=True)
+    found = plan_nodes(
+        [leaving(node(mark=None, by=by))],
+        [],
+        {"i-0000000a": case},
+        demo_spec(),
+        run=RUN,
+        now=1005.0,
+        is_over=lambda _: True,
+    )
+    assert [each.way for each in found.nodes] == ([] if way is None else [way])
+    assert bool(found.elsewhere) is (way is None)
