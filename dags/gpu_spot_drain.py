@@ -7,7 +7,8 @@ already cordoned and marked (by the trigger that read the message).
 
 1. **drain**: finds the nodes by their marks and evicts their pods, all nodes side by side. Where Karpenter handles
    interruptions, it evicts first. A pod that a PodDisruptionBudget still holds is deleted so early that its own grace
-   period ends before the instance does (`interruptions.margin`).
+   period ends before the instance does (`interruptions.margin`). A node with a scheduled change is watched, if
+   Karpenter begins to drain it within 75 seconds of the message; else a run of `gpu_drain` is planned.
 2. **publish_lost**: pools that have less than they promised are not ready; **restore_pools** starts a run of
    `gpu_restore`, which requests what is missing, proves it, and publishes the pool as ready again.
 3. **pods_placed**: waits until the evicted pods run elsewhere, and says what the scheduler says if they do not.

@@ -123,6 +123,11 @@ def _add_interrupt(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="real time from the warning to the instance's end (default: 120, divided by the speed)",
     )
+    what.add_argument(
+        "--impaired", choices=["instance", "system"], help="a status check that fails from now on; there is no message"
+    )
+    what.add_argument("--recovered", action="store_true", help="status checks pass again, scheduled events are over")
+    what.add_argument("--completed", action="store_true", help="a scheduled change that is over; there is no message")
     what.add_argument("--silent", action="store_true", help="only the message: nothing happens to the instance")
     how = parser.add_argument_group("how the message arrives (see also the faults events-… and sqs-…)")
     how.add_argument("--times", type=int, metavar="N", help="N times, with the same id")
@@ -254,6 +259,9 @@ def _interrupt(options: argparse.Namespace) -> int:
         "code": options.event_type,
         "notice": options.notice,
         "silent": options.silent or None,
+        "completed": options.completed or None,
+        "impaired": options.impaired,
+        "recovered": options.recovered or None,
         "times": options.times,
         "skew": options.skew,
         "malformed": options.malformed,

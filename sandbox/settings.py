@@ -12,6 +12,7 @@ from pathlib import Path
 from sandbox.audit import AuditLog
 from sandbox.faults import FaultBoard
 from sandbox.losses import LossBook
+from sandbox.statusbook import StatusBook
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Settings:
     :ivar kubernetes_version: its version.
     :ivar audit: every write; in memory only unless it is given a folder.
     :ivar losses: pods that were running when their machine went.
+    :ivar statuses: failed status checks and scheduled events of instances.
     """
 
     state_dir: Path
@@ -38,6 +40,7 @@ class Settings:
     faults: FaultBoard = field(default_factory=FaultBoard)
     audit: AuditLog = field(default_factory=AuditLog)
     losses: LossBook = field(default_factory=LossBook)
+    statuses: StatusBook = field(default_factory=StatusBook)
 
     @property
     def control_plane(self) -> str:

@@ -15,7 +15,7 @@ from sandbox.aws import notices
 from sandbox.aws.client import Aws
 from sandbox.aws.eventbridge import EventBridge
 from sandbox.aws.moto import Moto
-from sandbox.aws.notices import Action, Kind, Malformed
+from sandbox.aws.notices import Action, Check, Kind, Malformed
 from sandbox.settings import Clock, Settings
 
 Object = dict[str, Any]
@@ -45,6 +45,9 @@ class Wanted:
     :ivar malformed: one message of this kind, and nothing else.
     :ivar foreign: the messages are about an instance of somebody else.
     :ivar silent: the messages only: nothing happens to the instances.
+    :ivar completed: a scheduled change that is over: no message, and EC2 shows its event as completed.
+    :ivar impaired: this status check of the instances fails from now on; there is no message of that.
+    :ivar recovered: their status checks pass again, and scheduled events that they have are over.
     """
 
     kind: Kind = Kind.SPOT
@@ -64,6 +67,9 @@ class Wanted:
     malformed: Malformed | None = None
     foreign: bool = False
     silent: bool = False
+    completed: bool = False
+    impaired: Check | None = None
+    recovered: bool = False
 
     @property
     def chooses(self) -> bool:
@@ -119,7 +125,30 @@ class Interruptions:
         victims = await self._victims(wanted)
         if wanted.storm:
             victims = self._random.sample(victims, wanted.storm)
+        if wanted.impaired or wanted.recovered or wanted.completed:
+            return self._diagnose(wanted, [each.instance for each in victims])
         return await self._announce(wanted, victims)
+
+    def _diagnose(self, wanted: Wanted, instances: list[str]) -> Object:
+        """Changes what DescribeInstanceStatus says, and nothing else."""
+        book, moment = self._settings.statuses, datetime.now(UTC).timestamp()
+        for instance in instances:
+            if wanted.impaired is not None:
+                book.impair(instance, wanted.impaired, moment)
+            if wanted.recovered:
+                book.recover(instance)
+                book.complete(instance)
+            if wanted.completed:
+                self._schedule(wanted, instance, moment)
+                book.complete(instance)
+        what = f"a failed {wanted.impaired} status check" if wanted.impaired else "a completed scheduled event"
+        shown = "passing status checks" if wanted.recovered else what
+        return {"detail-type": shown, "instances": instances, "events": [], "ends": {}, "messages": 0}
+
+    def _schedule(self, wanted: Wanted, instance: str, starts: float) -> None:
+        code = notices.event_code(wanted.code)
+        text = f"The instance has an event of the type {code}"
+        self._settings.statuses.schedule(instance, code, text, starts, starts + notices.LASTS.total_seconds())
 
     async def close(self) -> None:
         """Instances whose time has not come stay."""
@@ -183,6 +212,9 @@ class Interruptions:
         ends = self._end(wanted, moment)
         events = self._messages(wanted, victims, moment + timedelta(seconds=wanted.skew), ends)
         names = [each.instance for each in victims]
+        if wanted.kind is Kind.SCHEDULED and not wanted.silent:
+            for name in names:
+                self._schedule(wanted, name, (ends or moment + notices.AHEAD).timestamp())
         sent = 0
         if wanted.kind is not Kind.STATE or wanted.silent:
             sent = await self._events.publish(events, wanted.times)
@@ -256,6 +288,9 @@ class Interruptions:
             case _:
                 action = "terminate"
         taken = await self._moto.reclaim(instances, action)
+        if wanted.kind is Kind.SCHEDULED:
+            for instance in instances:
+                self._settings.statuses.complete(instance)
         if taken and wanted.kind is Kind.SPOT:
             self._record(taken)
 

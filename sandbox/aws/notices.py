@@ -22,7 +22,17 @@ Object = dict[str, Any]
 NOTICE = 120.0
 #: Days from an announcement of a scheduled change to its start, where none are given ("about two weeks").
 AHEAD = timedelta(days=14)
+#: How long a scheduled change may last.
+LASTS = timedelta(hours=2)
 RETIREMENT = "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED"
+#: Words in AWS Health's type codes of scheduled changes, and what EC2 calls the event (EC2 User Guide, "Types of
+#: scheduled events"); the first that fits.
+_EVENT_CODES = (
+    ("RETIREMENT", "instance-retirement"),
+    ("SYSTEM_REBOOT", "system-reboot"),
+    ("REBOOT", "instance-reboot"),
+    ("STOP", "instance-stop"),
+)
 #: Characters; an event may have 256 KiB (EventBridge quotas).
 _HUGE = 240 * 1024
 
@@ -43,6 +53,13 @@ class Action(StrEnum):
     TERMINATE = "terminate"
     STOP = "stop"
     HIBERNATE = "hibernate"
+
+
+class Check(StrEnum):
+    """EC2's status checks (EC2 User Guide, "Status checks for Amazon EC2 instances")."""
+
+    INSTANCE = "instance"
+    SYSTEM = "system"
 
 
 class Malformed(StrEnum):
@@ -128,7 +145,7 @@ def scheduled_change(
         "eventScopeCode": "ACCOUNT_SPECIFIC",
         "communicationId": f"{number}-1",
         "startTime": _http_date(begin),
-        "endTime": _http_date(begin + timedelta(hours=2)),
+        "endTime": _http_date(begin + LASTS),
         "lastUpdatedTime": _http_date(now),
         "statusCode": "upcoming",
         "eventRegion": settings.region,
@@ -141,6 +158,11 @@ def scheduled_change(
         "totalPages": "1",
     }
     return event
+
+
+def event_code(code: str) -> str:
+    """EC2's code of the scheduled event that AWS Health announces with this type code."""
+    return next((shown for word, shown in _EVENT_CODES if word in code), "system-maintenance")
 
 
 def malformed(variant: Malformed, settings: Settings, now: datetime, instance: str = "i-0badbadbadbadbad0") -> str:

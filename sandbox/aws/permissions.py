@@ -1,6 +1,6 @@
 """The IAM action of a request, and two faults that depend on it.
 
-* ``aws-denied`` with ``{"actions": ["iam:GetRole", …]}``: the caller has every permission but these;
+* ``aws-denied`` with ``{"actions": ["iam:GetRole", …]}``: everybody has every permission but these;
 * ``aws-absent`` with ``{"what": [...]}``: the account lacks something that Karpenter needs. ``access-entry``,
   ``pod-identity``, ``queue``, ``node-role``, ``spot-role``, ``discovery-tags``.
 
@@ -71,6 +71,8 @@ def answer(faults: FaultBoard, seen: Request, service: str) -> web.Response | No
     denied = faults.active(DENIED)
     if denied is not None and action in denied.get("actions", []):
         return _denied(service, action)
+    if action == "iam:SimulatePrincipalPolicy":
+        return _simulated(_parameters(seen), denied.get("actions", []) if denied is not None else [])
     if action == "sqs:GetQueueUrl" and absent(faults, "queue"):
         name = json.loads(seen.body or b"{}").get("QueueName", "")
         if not str(name).endswith(("gpu-fleet", "dlq")):
@@ -103,6 +105,23 @@ def _denied(service: str, action: str) -> web.Response:
         headers["x-amzn-query-error"] = "AccessDenied;Sender"
     body = json.dumps({"__type": "AccessDeniedException", "message": message})
     return web.Response(status=400 if service in ("sqs", "events", "pricing") else 403, text=body, headers=headers)
+
+
+def _simulated(asked: dict[str, str], denied: list[str]) -> web.Response:
+    """What IAM's simulator says (IAM API Reference, SimulatePrincipalPolicy): faults decide here, not policies."""
+    names = [value for key, value in asked.items() if key.startswith("ActionNames.member.")]
+    members = "".join(
+        f"<member><EvalActionName>{escape(name)}</EvalActionName><EvalResourceName>*</EvalResourceName>"
+        f"<EvalDecision>{'implicitDeny' if name in denied else 'allowed'}</EvalDecision></member>"
+        for name in names
+    )
+    body = (
+        '<SimulatePrincipalPolicyResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/">'
+        f"<SimulatePrincipalPolicyResult><EvaluationResults>{members}</EvaluationResults>"
+        "<IsTruncated>false</IsTruncated></SimulatePrincipalPolicyResult>"
+        f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata></SimulatePrincipalPolicyResponse>"
+    )
+    return web.Response(text=body, content_type="text/xml")
 
 
 def _query_error(status: int, code: str, message: str) -> web.Response:

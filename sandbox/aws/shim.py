@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from sandbox.aws import permissions, pricing, queues, quotas, refusals, signature, trail
+from sandbox.aws import permissions, pricing, queues, quotas, refusals, signature, statuschecks, trail
 from sandbox.aws.eks import routes as eks_routes
 from sandbox.aws.eks.clusters import ClusterState, Eks, EksError
 from sandbox.aws.eks.nodegroups import NodeGroups
@@ -155,11 +155,23 @@ class Shim:
         if signed.expires is not None and signed.service != "s3":
             # Moto looks for service and caller in the Authorization header only.
             seen = replace(seen, headers={**seen.headers, "authorization": signature.as_header(signed)})
+        if action == statuschecks.ACTION:
+            return await self._answer_statuses(seen)
         response = await self._forward(seen)
         if action == "ec2:DescribeSubnets" and response.status == 200 and isinstance(response.body, bytes):
             response.body = quotas.without_addresses(self._settings.faults, response.body)
         if action == "ec2:DescribeSpotPriceHistory" and response.status == 200 and isinstance(response.body, bytes):
             response.body = pricing.priced(self._settings.faults, response.body)
+        return response
+
+    async def _answer_statuses(self, seen: signature.Request) -> web.Response:
+        text = seen.body.decode() if seen.body else seen.query
+        try:
+            response = await self._forward(replace(seen, method="POST", query="", body=statuschecks.question(text)))
+            if response.status == 200 and isinstance(response.body, bytes):
+                response.body = statuschecks.answer(text, response.body, self._settings.statuses)
+        except statuschecks.BadRequest as error:
+            return web.Response(status=400, body=statuschecks.refusal(error), content_type="text/xml")
         return response
 
     async def _answer_queue(self, request: web.Request, seen: signature.Request, action: str) -> web.Response:

@@ -1,7 +1,8 @@
 """The body of ``POST /interrupt``, field by field as :class:`sandbox.aws.interruptions.Wanted` describes them.
 
 ``instance`` or ``instances``, ``kind``, ``pool``, ``zone``, ``spot``, ``storm``, ``within``, ``action``, ``state``,
-``times``, ``notice``, ``startsIn``, ``code``, ``skew``, ``malformed``, ``foreign``, ``silent``.
+``times``, ``notice``, ``startsIn``, ``code``, ``skew``, ``malformed``, ``foreign``, ``silent``, ``completed``,
+``impaired``, ``recovered``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from sandbox.aws.interruptions import Wanted
-from sandbox.aws.notices import RETIREMENT, Action, Kind, Malformed
+from sandbox.aws.notices import RETIREMENT, Action, Check, Kind, Malformed
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 STATES = ("stopping", "stopped", "shutting-down", "terminated")
 _FIELDS = frozenset(
     {"instance", "instances", "kind", "pool", "zone", "spot", "storm", "within", "action"}
     | {"state", "times", "notice", "startsIn", "code", "skew", "malformed", "foreign", "silent"}
+    | {"completed", "impaired", "recovered"}
 )
 
 
@@ -31,7 +33,7 @@ def wanted(body: dict[str, Any]) -> Wanted:
     if unknown := sorted(set(body) - _FIELDS):
         raise BadRequest(f"{unknown[0]} is no field; the fields are {', '.join(sorted(_FIELDS))}")
     instances = _instances(body)
-    variant = body.get("malformed")
+    variant, check = body.get("malformed"), body.get("impaired")
     found = Wanted(
         kind=_choice(body.get("kind", Kind.SPOT), Kind, "kind"),
         instances=instances,
@@ -50,6 +52,9 @@ def wanted(body: dict[str, Any]) -> Wanted:
         malformed=None if variant is None else _choice(variant, Malformed, "malformed"),
         foreign=_flag(body, "foreign"),
         silent=_flag(body, "silent"),
+        completed=_flag(body, "completed"),
+        impaired=None if check is None else _choice(check, Check, "impaired"),
+        recovered=_flag(body, "recovered"),
     )
     if not found.chooses:
         raise BadRequest("instance is missing; or choose by pool, zone, spot or storm")

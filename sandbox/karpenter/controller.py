@@ -13,6 +13,7 @@ from sandbox.karpenter.context import Context
 from sandbox.karpenter.controllers.claimconditions import ClaimConditions
 from sandbox.karpenter.controllers.disruption import Disruption
 from sandbox.karpenter.controllers.garbagecollection import GarbageCollection
+from sandbox.karpenter.controllers.instancestatus import InstanceStatus
 from sandbox.karpenter.controllers.interruption import Interruption
 from sandbox.karpenter.controllers.lifecycle import ClaimLifecycle
 from sandbox.karpenter.controllers.nodeclass import NodeClassController
@@ -49,6 +50,7 @@ class Karpenter:
         self._disruption = Disruption(context, self._provisioner, self._pod_events)
         self._termination = NodeTermination(context)
         self._garbage = GarbageCollection(context)
+        self._instance_status = InstanceStatus(context)
         self._interruption = Interruption(context, queue) if queue else None
 
     async def run(self) -> None:
@@ -73,6 +75,7 @@ class Karpenter:
                 self._again("provisioner", self._provisioner.run),
                 self._again("disruption", self._disruption.run),
                 self._again("garbage collection", self._garbage.run),
+                self._again("instance status", self._instance_status.run),
             ]
             if self._interruption is not None:
                 work.append(self._again("interruption", self._interruption.run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -88,3 +89,31 @@ def test_duplicates_strangers_and_nonsense_start_one_drain_and_lose_nothing(spot
     for run in runs:
         if spot.report(run)["nodes"]:
             spot.restored(run)
+
+
+@pytest.mark.full
+def test_what_karpenter_drains_weeks_ahead_of_a_scheduled_change_is_watched_and_replaced(spot: Interrupted) -> None:
+    node, pods = spot.job()
+    began = time.time()
+    spot.interrupt(spot.instance(node), kind="scheduled", startsIn=14 * 86400.0)
+    drain = spot.drained().succeeded()
+    assert time.time() - began < 240
+    (row,) = spot.report(drain)["nodes"]
+    assert (row["node"], row["kind"], row["way"], row["outcome"]) == (node, "ScheduledChange", "Watch", "Drained")
+    assert pods <= {pod["name"] for pod in spot.report(drain)["pods"]}
+    assert not pods & spot.pods_on(node)
+    spot.restored(drain).succeeded()
+    assert spot.lost() == []
+
+
+@pytest.mark.full
+def test_a_node_that_karpenter_removes_because_its_checks_fail_is_reported(spot: Interrupted) -> None:
+    """There is no message of a failed check: the first is that of the instance's end."""
+    node, _ = spot.job()
+    spot.interrupt(spot.instance(node), impaired="system")
+    drain = spot.drained(timeout=240)
+    assert drain.state == "failed"
+    (row,) = spot.report(drain)["nodes"]
+    assert (row["kind"], row["outcome"] in ("Unseen", "Lost", "Drained")) == ("InstanceTerminating", True)
+    assert "by force" in row["why"] or row["node"] != node
+    spot.restored(drain)

@@ -51,6 +51,11 @@ IAM = (
         "are looked at only if there are too few nodes for Karpenter's own pods",
     ),
     Grant(
+        "Look in preflight whether Karpenter keeps the window of `interruptions.maintenance`",
+        ("eks:DescribePodIdentityAssociation", "iam:SimulatePrincipalPolicy"),
+        "it is reported as unknown, with what Karpenter's role must not be allowed to do",
+    ),
+    Grant(
         "Look in preflight at the queue of `interruptions.queue` and at the rules that fill it",
         (
             "sqs:GetQueueUrl",
@@ -75,6 +80,11 @@ IAM = (
         "no interruption is seen; the triggerer's log says why. `sqs:SendMessage` is needed for the dead-letter queue "
         "only: without it an unreadable message is received until SQS moves it there itself. "
         "`include/cloudformation/interruptions.yaml` grants them",
+    ),
+    Grant(
+        "Recognize an instance of a pool whose node is gone when its end is read from that queue",
+        ("ec2:DescribeInstances",),
+        "the loss shows at the next revalidation. `include/cloudformation/interruptions.yaml` grants it",
     ),
     Grant(
         "Remove drained nodes of `interruptions.nodeGroups`",
@@ -286,7 +296,7 @@ def _action(operation: str) -> str:
     return name.removesuffix("Batch")
 
 
-_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run|receive|send|change)_[a-z_]+")
+_OPERATION = re.compile(r"(describe|list|get|terminate|create|delete|run|receive|send|change|simulate)_[a-z_]+")
 #: Functions that take the name of an operation: those of ``AwsSession``, the query type, and helpers around them.
 _CALLERS = frozenset({"call", "_call", "paginate", "AwsQuery", "ec2", "_ask", "_list"})
 

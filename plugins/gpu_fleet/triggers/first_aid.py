@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gpu_fleet.core.errors import Conflict, GpuFleetError, NotFound, Throttled, TransientError
 from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import first_aid, is_cordoned, outranks
-from gpu_fleet.core.interruptions.messages import SPOT_NOTICE_S, Notice
+from gpu_fleet.core.interruptions.messages import SPOT_NOTICE_S, Kind, Notice
 from gpu_fleet.core.interruptions.nodes import instance_of
 from gpu_fleet.core.interruptions.victims import seen_pods
 from gpu_fleet.core.interruptions.whose import Home, Scope, homes, left_before, of_node
@@ -99,6 +99,10 @@ class Ward:
         """Begin to look at the cluster before the first message comes; one that is away is asked again when it does."""
         self._looking = self._begin_look()
 
+    def home_of(self, instance: str) -> Home | None:
+        """What it was at the last look; ``None`` if it is none of ours, or gone."""
+        return self._homes.get(instance)
+
     async def treat(self, notices: Mapping[str, Notice], read_at: float) -> tuple[list[Case], dict[str, str]]:
         """First aid to all of them at once.
 
@@ -127,7 +131,7 @@ class Ward:
         return cases, skipped
 
     async def _look_at_pods(self, patients: Iterable[Patient]) -> None:
-        """Which pods run on the cordoned nodes: only for the report, so it neither takes long nor fails anything."""
+        """Which pods run on nodes that are drained. Only for the report: it neither takes long nor fails anything."""
 
         async def look(patient: Patient) -> None:
             node = patient.home.node if patient.home is not None else ""
@@ -137,7 +141,7 @@ class Ward:
             patient.pods = tuple(seen_pods(listed))
 
         slots = asyncio.Semaphore(AT_ONCE)
-        tasks = [asyncio.create_task(look(each)) for each in patients if each.cordoned and not each.pods]
+        tasks = [asyncio.create_task(look(each)) for each in patients if _is_drained(each) and not each.pods]
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=PODS_S)
@@ -273,6 +277,11 @@ class Ward:
         claims = [item for item in items if item["kind"] == NODE_CLAIM.kind]
         self._homes = homes(nodes, claims, self._scope)
         self._looks += 1
+
+
+def _is_drained(patient: Patient) -> bool:
+    """Whether the pods of its node are going to be evicted, by whomever."""
+    return patient.cordoned or (patient.marked and patient.notice.kind is Kind.SCHEDULED)
 
 
 def _case(patient: Patient) -> Case:

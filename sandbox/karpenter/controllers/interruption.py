@@ -16,12 +16,10 @@ from typing import Any
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sandbox.karpenter.cloudprovider.catalog import INSTANCE_TYPE, ZONE
-from sandbox.karpenter.cloudprovider.cloud import instance_id
 from sandbox.karpenter.context import Context
 from sandbox.karpenter.controllers import messages
-from sandbox.karpenter.controllers.messages import Kind, Message, Unreadable
-from sandbox.karpenter.objects import deleting, labels, name, provider_id, uid
+from sandbox.karpenter.controllers.interruptionhandler import handle
+from sandbox.karpenter.controllers.messages import Unreadable
 from sandbox.kube.resources import ApiError
 
 log = logging.getLogger("sandbox.karpenter")
@@ -85,34 +83,7 @@ class Interruption:
         except Unreadable as error:
             log.error("failed parsing interruption message: parsing sqs message, %s", error)
         else:
-            await self._handle(message)
+            await handle(self._context, message)
         await self._context.aws.call(
             "sqs", "delete_message", QueueUrl=self._url, ReceiptHandle=received["ReceiptHandle"]
         )
-
-    async def _handle(self, message: Message) -> None:
-        """Acts on every claim of the message's instances; an instance that has none is ignored."""
-        if message.kind is Kind.NO_OP:
-            return
-        wanted = set(message.instances)
-        for claim in self._context.claims.items():
-            if provider_id(claim) and instance_id(provider_id(claim)) in wanted:
-                await self._act(message, claim)
-
-    async def _act(self, message: Message, claim: Object) -> None:
-        context = self._context
-        node = context.state.node_of(claim)
-        objects = [each for each in (claim, node) if each is not None]
-        reason, text = messages.EVENTS[message.kind]
-        context.events.interrupted(objects, reason, text, warning=message.kind in messages.ENDING)
-        if message.kind is Kind.SPOT_INTERRUPTION and labels(claim).get(ZONE) and labels(claim).get(INSTANCE_TYPE):
-            context.cloud.mark_spot_unavailable(labels(claim)[INSTANCE_TYPE], labels(claim)[ZONE])
-        if message.kind not in messages.ENDING or deleting(claim):
-            return
-        if not await context.kube.delete("NodeClaim", name(claim), uid=uid(claim)):
-            return
-        log.info("initiating delete from interruption message: %s, NodeClaim %s", message.kind, name(claim))
-        for each in objects:
-            noun = "Node" if each is node else "NodeClaim"
-            said = f"Interruption triggered termination for the {noun}"
-            context.events.interrupted([each], "TerminatingOnInterruption", said)

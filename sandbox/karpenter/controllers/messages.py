@@ -26,13 +26,20 @@ class Kind(StrEnum):
     INSTANCE_STOPPED = "instance_stopped"
     INSTANCE_TERMINATED = "instance_terminated"
     CAPACITY_RESERVATION_INTERRUPTION = "capacity_reservation_interrupted"
+    INSTANCE_STATUS = "instance_status"
+    SYSTEM_STATUS = "system_status"
+    EVENT_STATUS = "event_status"
     NO_OP = "no_op"
 
 
 #: Reason and text of the event that each kind leaves on claim and node (``events/events.go``).
+_UNHEALTHY = ("InstanceUnhealthy", "An unhealthy warning was triggered for the instance")
 EVENTS = {
     Kind.REBALANCE_RECOMMENDATION: ("SpotRebalanceRecommendation", "Spot rebalance recommendation was triggered"),
-    Kind.SCHEDULED_CHANGE: ("InstanceUnhealthy", "An unhealthy warning was triggered for the instance"),
+    Kind.SCHEDULED_CHANGE: _UNHEALTHY,
+    Kind.INSTANCE_STATUS: _UNHEALTHY,
+    Kind.SYSTEM_STATUS: _UNHEALTHY,
+    Kind.EVENT_STATUS: _UNHEALTHY,
     Kind.SPOT_INTERRUPTION: ("SpotInterrupted", "Spot interruption warning was triggered"),
     Kind.INSTANCE_STOPPED: ("InstanceStopping", "Instance is stopping"),
     Kind.INSTANCE_TERMINATED: ("InstanceTerminating", "Instance is terminating"),
@@ -41,8 +48,10 @@ EVENTS = {
         "Capacity Reservation interruption warning was triggered",
     ),
 }
-#: Those after which the claim is deleted (``utils.go``, ``actionForMessage``: CordonAndDrain).
+#: Those after which the claim is deleted (``utils.go``, ``actionForMessage``: CordonAndDrain, ForcefulTermination).
 ENDING = frozenset(EVENTS) - {Kind.REBALANCE_RECOMMENDATION}
+#: Those of them after which pods have no time left, since v1.12.2 (``ForcefulTermination``).
+FORCEFUL = frozenset({Kind.INSTANCE_STATUS, Kind.SYSTEM_STATUS})
 #: ``messages/statechange/parser.go``.
 _STATES = frozenset({"stopping", "stopped", "shutting-down", "terminated"})
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")

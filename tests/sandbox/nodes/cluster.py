@@ -139,17 +139,20 @@ class Cluster:
         found = await self.aws.paginate("ec2", "describe_instances", "Reservations[].Instances[]", Filters=wanted)
         return [each for each in found if not states or each["State"]["Name"] in states]
 
-    async def install_karpenter(self, gates: str = "") -> None:
+    async def install_karpenter(self, gates: str = "", *, queue: bool = True) -> None:
         """CRDs and a Deployment as the charts make them.
 
         :param gates: ``FEATURE_GATES`` of the controller.
+        :param queue: whether it has an interruption queue.
         """
         await self.define_karpenter()
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}
         await self.apply(account | {"metadata": {"name": "karpenter", "namespace": "kube-system"}})
         deployment = karpenter_deployment(self.settings.cluster_name)
+        env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        if not queue:
+            env[:] = [each for each in env if each["name"] != "INTERRUPTION_QUEUE"]
         if gates:
-            env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
             env.append({"name": "FEATURE_GATES", "value": gates})
         await self.apply(deployment)
 

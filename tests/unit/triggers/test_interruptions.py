@@ -20,7 +20,8 @@ import yaml
 
 from gpu_fleet.core.errors import Invalid
 from gpu_fleet.core.interruptions.event import Payload, by_instance
-from gpu_fleet.core.interruptions.marks import FirstAid
+from gpu_fleet.core.interruptions.marks import FirstAid, Mark
+from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.hooks.aws import forget_sessions
@@ -43,6 +44,7 @@ from tests.unit.triggers.interruption_world import (
     new_instance,
     node,
     running,
+    stamp,
     trigger_of,
     until,
 )
@@ -244,6 +246,47 @@ async def test_the_end_that_karpenter_gave_an_instance_does_not_hide_what_announ
         cases = {case["kind"] for case in triggerer.cases}
         assert cases == {"SpotInterruption"}
         assert mark(node(kube, "n1"))["kind"] == "SpotInterruption"
+
+
+async def test_a_removal_by_force_is_no_ordinary_one(queue: Queue, access: ClusterAccess, kube: KubeClient) -> None:
+    """Karpenter ends a node so whose status checks fail, and nothing has announced it."""
+    instance = new_instance()
+    add_node(kube, "n1", instance)
+    kube.patch(ObjectRef(NODE, "n1"), {"metadata": {"finalizers": ["karpenter.sh/termination"]}})
+    add_claim(kube, "c1", instance)
+    now = time.time()
+    deadline = {"karpenter.sh/nodeclaim-termination-timestamp": stamp(now - 1)}
+    kube.patch(
+        ObjectRef(NODE_CLAIM, "c1"),
+        {"metadata": {"finalizers": ["karpenter.sh/termination"], "annotations": deadline}},
+    )
+    kube.delete(ObjectRef(NODE_CLAIM, "c1"))
+    kube.delete(ObjectRef(NODE, "n1"))
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        queue.send(event(STATE, instance, at=now + 30, state="shutting-down"))
+        await until(lambda: queue.left() == 0)
+        (case,) = triggerer.cases
+        assert (case["kind"], case["node"]) == ("InstanceTerminating", "n1")
+
+
+@pytest.mark.parametrize(("by", "emitted"), [(None, True), ("gpu_drain.demo/r", False)])
+async def test_the_end_of_a_node_with_a_scheduled_change_is_told_unless_a_run_of_ours_drained_it(
+    queue: Queue, access: ClusterAccess, kube: KubeClient, by: str | None, emitted: bool
+) -> None:
+    instance = new_instance()
+    add_node(kube, "n1", instance)
+    notice = Notice(Kind.SCHEDULED, instance, time.time() - 60, time.time() + 86400)
+    annotations = {"gpu-fleet.io/interruption": Mark(notice, time.time() - 60).text()}
+    spec: dict[str, Any] = {}
+    if by is not None:
+        annotations["gpu-fleet.io/cordoned-by"], spec["unschedulable"] = by, True
+    body = {"metadata": {"finalizers": ["karpenter.sh/termination"], "annotations": annotations}, "spec": spec}
+    kube.patch(ObjectRef(NODE, "n1"), body)
+    kube.delete(ObjectRef(NODE, "n1"))
+    async with running(trigger_of(access, queue.name)) as triggerer:
+        queue.send(event(STATE, instance, at=time.time() + 30, state="shutting-down"))
+        await until(lambda: queue.left() == 0)
+        assert bool(triggerer.cases) is emitted
 
 
 async def test_a_cordon_of_others_stays_theirs_and_that_of_a_run_is_taken_over(

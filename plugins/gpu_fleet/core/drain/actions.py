@@ -17,6 +17,9 @@ from enum import StrEnum
 #: controller, for one, has a finalizer on each of its pods (``batch.kubernetes.io/job-tracking``) and takes it away
 #: soon after.
 STUCK_AFTER_S = 10.0
+#: Why a pod was left, or lost: it begins the reason in its record.
+STILL_RAN = "still ran when the time was up"
+STILL_TERMINATING = "was still terminating when the time was up"
 
 
 class PodState(StrEnum):
@@ -94,6 +97,8 @@ class Limits:
     :ivar evict_until: without a deadline: until when evictions are retried.
     :ivar then_delete: without a deadline: what is still there then is deleted, else left.
     :ivar end: without a deadline: when the drain ends in any case.
+    :ivar watch: without a deadline: another controller drains the node; nothing is asked of a pod, and what becomes of
+        it is noted.
     """
 
     deadline: float | None = None
@@ -102,6 +107,7 @@ class Limits:
     evict_until: float = math.inf
     then_delete: bool = False
     end: float = math.inf
+    watch: bool = False
 
     @property
     def last_moment(self) -> float:
@@ -144,7 +150,7 @@ def _stopped(pod: PodView, now: float, limits: Limits) -> Action:
 def _ending(pod: PodView, now: float, limits: Limits) -> Action:
     if now >= limits.last_moment:
         lost = Do.GIVE_UP if limits.deadline is None else Do.LOST
-        return Action(lost, why="was still terminating when the time was up")
+        return Action(lost, why=STILL_TERMINATING)
     late = limits.deadline is not None and pod.ends_by is not None and pod.ends_by > limits.deadline
     why = f"its grace of {pod.grace:.0f} s ends after the instance" if late else ""
     return Action(Do.WAIT, limits.last_moment, why)
@@ -152,6 +158,8 @@ def _ending(pod: PodView, now: float, limits: Limits) -> Action:
 
 def _finished(pod: PodView, now: float, limits: Limits) -> Action:
     """No budget protects it, and nothing is lost with it."""
+    if limits.watch:
+        return Action(Do.GIVE_UP, why="has finished")
     if now >= min(limits.last_moment, limits.evict_until):
         return Action(Do.GIVE_UP, why="has finished")
     if now >= pod.next_try:
@@ -166,7 +174,7 @@ def _running(pod: PodView, now: float, limits: Limits) -> Action:
         if pod.refusals == 0:
             # A notice that came late. Clocks differ, and the instance may run for a moment longer.
             return Action(Do.DELETE, why="the time was up when it was first seen")
-        return Action(Do.LOST, why=_because("still ran when the time was up", pod.words))
+        return Action(Do.LOST, why=_because(STILL_RAN, pod.words))
     begins = min(limits.evict_from, latest)
     if now < begins:
         return Action(Do.WAIT, begins)
@@ -182,7 +190,9 @@ def _running(pod: PodView, now: float, limits: Limits) -> Action:
 def _patient(pod: PodView, now: float, limits: Limits) -> Action:
     """Without a deadline: as ``kubectl drain``, and then by the cluster file's policy."""
     if now >= limits.end or (now >= limits.evict_until and not limits.then_delete):
-        return Action(Do.GIVE_UP, why=_because("still ran when the time was up", pod.words))
+        return Action(Do.GIVE_UP, why=_because(STILL_RAN, pod.words))
+    if limits.watch:
+        return Action(Do.WAIT, limits.end)
     if now >= limits.evict_until:
         if now >= pod.next_deletion:
             return Action(Do.DELETE, why=_because("drain.timeout has passed", pod.words))

@@ -17,7 +17,7 @@ from gpu_fleet.core.interruptions.event import Case
 from gpu_fleet.core.interruptions.marks import FirstAid, Mark, first_aid, outranks
 from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.interruptions.nodes import OurNode, instance_of, our_node
-from gpu_fleet.core.interruptions.ways import Decision, Way, decide
+from gpu_fleet.core.interruptions.ways import ACTED, Decision, Way, decide
 from gpu_fleet.core.kubernetes.names import ANNOTATION_HANDLED
 from gpu_fleet.core.kubernetes.objects import annotations_of
 from gpu_fleet.core.spec import ClusterSpec
@@ -32,14 +32,17 @@ class Handled:
     :ivar run: ``<dag_id>/<run_id>``.
     :ivar cause: what it is for, see :func:`cause_of`.
     :ivar done: the run has done all it could.
+    :ivar way: what it does, see :class:`~gpu_fleet.core.interruptions.ways.Way`; empty if the annotation does not say.
     """
 
     run: str
     cause: str
     done: bool = False
+    way: str = ""
 
     def text(self) -> str:
-        return json.dumps({"run": self.run, "for": self.cause, "done": self.done}, separators=(",", ":"))
+        said = {"way": self.way} if self.way else {}
+        return json.dumps({"run": self.run, "for": self.cause, "done": self.done, **said}, separators=(",", ":"))
 
     @classmethod
     def of(cls, node: Object) -> Handled | None:
@@ -47,7 +50,9 @@ class Handled:
         text = annotations_of(node).get(ANNOTATION_HANDLED)
         try:
             value = json.loads(text) if text else None
-            return cls(str(value["run"]), str(value["for"]), bool(value["done"])) if isinstance(value, dict) else None
+            if not isinstance(value, dict):
+                return None
+            return cls(str(value["run"]), str(value["for"]), bool(value["done"]), str(value.get("way") or ""))
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
@@ -55,6 +60,11 @@ class Handled:
 def cause_of(notice: Notice) -> str:
     """What is handled: equal for all copies of a notice, another one for a more urgent notice."""
     return f"{notice.kind.value} {notice.instance} {notice.deadline if notice.deadline is not None else '-'}"
+
+
+def drained_cause(instance: str) -> str:
+    """What a run remembers of an instance whose node it has reported, whatever announced its end."""
+    return f"Drained {instance}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Departed:
 
     @property
     def name(self) -> str:
-        return str(self.case.node)
+        return str(self.case.node or self.case.claim or self.case.notice.instance)
 
     @property
     def notice(self) -> Notice:
@@ -158,22 +168,57 @@ def plan_nodes(
         if handled is not None and known and handled.run != run and (handled.done or not is_over(handled.run)):
             elsewhere[ours.name] = handled.run
             continue
-        decision = decide(notice, ours.owner, spec)
+        decision = _decided(notice, ours, spec)
         if decision.way is Way.ENDING and ours.leaving:
-            decision = Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
+            case = cases.get(ours.instance)
+            if handled is not None and handled.way in ACTED and _is_about(handled, ours) and not (case and case.pods):
+                elsewhere[ours.name] = handled.run
+                continue
+            decision = _already_leaving(ours, handled, case)
         plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
     missing = {instance: case for instance, case in cases.items() if instance not in here}
     departed = []
-    gone = [case for case in missing.values() if case.node and case.notice.kind is not Kind.REBALANCE]
+    gone = [case for case in missing.values() if case.fallen or (case.node and case.notice.kind is not Kind.REBALANCE)]
     known_by = reported() if gone else {}
     for case in gone:
         del missing[case.notice.instance]
-        if (by := known_by.get(cause_of(case.notice))) is not None and by != run:
-            elsewhere[str(case.node)] = by
+        if (by := _reporter(known_by, case.notice)) is not None and by != run:
+            elsewhere[Departed(case, in_time=False).name] = by
         else:
             end = case.notice.deadline
             departed.append(Departed(case, in_time=end is None or now < end))
     return Plan(tuple(plans), tuple(departed), elsewhere, _unknown(missing, claims))
+
+
+def _decided(notice: Notice, ours: OurNode, spec: ClusterSpec) -> Decision:
+    if notice.kind is Kind.SCHEDULED and ours.drained_by:
+        return Decision(Way.NOTE, f"run {ours.drained_by} drains it")
+    return decide(notice, ours.owner, spec, leaving=ours.deleted)
+
+
+def _already_leaving(ours: OurNode, handled: Handled | None, case: Case | None) -> Decision:
+    """About a node whose instance ends while somebody is removing it: whether this run has to account for that."""
+    if ours.forced:
+        return Decision(Way.ENDING, "Karpenter removed it by force, as it does when EC2's status checks have failed")
+    announced = handled is not None and _is_about(handled, ours) and not ours.drained_by
+    if announced and handled is not None and handled.way == Way.PLAN:
+        return Decision(Way.ENDING, "Karpenter removed it before its planned drain")
+    if announced and case is not None and case.pods:
+        return Decision(Way.ENDING, "its pods had not ended when its instance did")
+    if case is not None and case.fallen:
+        return Decision(Way.ENDING, "Karpenter removed it because of an interruption that no message had told")
+    return Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
+
+
+def _is_about(handled: Handled, ours: OurNode) -> bool:
+    """Whether the annotation is about the node's instance; another one may have had the node's name."""
+    return handled.cause.split(" ")[1:2] == [ours.instance]
+
+
+def _reporter(known_by: Mapping[str, str], notice: Notice) -> str | None:
+    """The run that has reported the node of a notice, if one has."""
+    ending = notice.kind in (Kind.STOPPING, Kind.TERMINATING)
+    return known_by.get(cause_of(notice)) or (known_by.get(drained_cause(notice.instance)) if ending else None)
 
 
 def _notice(node: Object, ours: OurNode, cases: Mapping[str, Case], now: float) -> tuple[Notice | None, float]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from gpu_fleet.core.interruptions.ways import Owner
 from gpu_fleet.core.kubernetes.names import (
+    ANNOTATION_CORDONED_BY,
+    ANNOTATION_TERMINATION_TIME,
+    CORDONED_FOR,
     GPU_RESOURCE,
     LABEL_CAPACITY_TYPE,
     LABEL_INSTANCE_TYPE,
@@ -16,7 +19,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_ZONE,
     TAINT_DISRUPTED,
 )
-from gpu_fleet.core.kubernetes.objects import deleting, labels_of, name_of, quantity
+from gpu_fleet.core.kubernetes.objects import annotations_of, deleting, epoch, labels_of, name_of, quantity
 from gpu_fleet.core.teardown.gpu_types import node_has_gpus
 
 #: On the nodes of managed node groups (Amazon EKS User Guide, "Managed node groups concepts").
@@ -32,6 +35,9 @@ class OurNode:
     :ivar pool: name of the pool, or of the node group.
     :ivar claim: name of its NodeClaim; empty if it has none.
     :ivar leaving: Karpenter, or somebody else, removes it already.
+    :ivar deleted: its Node or NodeClaim is; a node that Karpenter has only tainted may yet stay.
+    :ivar forced: Karpenter removes it without regard to its pods, see :func:`removed_by_force`.
+    :ivar drained_by: the run of this package that has cordoned it for its drain; empty if none has.
     :ivar gpus: allocatable GPUs, or shares of one.
     :ivar spot: ``None`` if its labels do not say.
     """
@@ -43,6 +49,9 @@ class OurNode:
     pool: str
     claim: str = ""
     leaving: bool = False
+    deleted: bool = False
+    forced: bool = False
+    drained_by: str = ""
     gpus: int = 0
     instance_type: str = ""
     zone: str = ""
@@ -108,6 +117,7 @@ def our_node(
     capacity = labels.get(LABEL_CAPACITY_TYPE if owner is Owner.KARPENTER else LABEL_NODE_GROUP_CAPACITY, "").lower()
     claim = claims.get(name)
     taints = (node.get("spec") or {}).get("taints") or []
+    deleted = deleting(node) or (claim is not None and deleting(claim))
     return OurNode(
         name=name,
         uid=str((node.get("metadata") or {}).get("uid", "")),
@@ -115,14 +125,37 @@ def our_node(
         owner=owner,
         pool=of,
         claim=name_of(claim) if claim is not None else "",
-        leaving=deleting(node)
-        or (claim is not None and deleting(claim))
-        or any(taint.get("key") == TAINT_DISRUPTED for taint in taints),
+        leaving=deleted or any(taint.get("key") == TAINT_DISRUPTED for taint in taints),
+        deleted=deleted,
+        forced=claim is not None and removed_by_force(claim),
+        drained_by=cordoning_run(node),
         gpus=_gpus(node),
         instance_type=labels.get(LABEL_INSTANCE_TYPE, ""),
         zone=labels.get(LABEL_ZONE, ""),
         spot=capacity == "spot" if capacity else None,
     )
+
+
+def removed_by_force(claim: Mapping[str, Any]) -> bool:
+    """Whether Karpenter deleted the NodeClaim with no time left for its pods: EC2's status checks had failed for two
+    minutes (aws/karpenter-provider-aws v1.14.1 ``pkg/controllers/interruption/utils.go``, annotateTerminationTimestamp)
+    or its node repair did (kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/node/health/controller.go``).
+
+    A ``terminationGracePeriod`` writes the same annotation, with a time that is so much later than the deletion.
+    """
+    period = str((claim.get("spec") or {}).get("terminationGracePeriod") or "")
+    if period and not any(digit in period for digit in "123456789"):
+        return False
+    deleted = epoch((claim.get("metadata") or {}).get("deletionTimestamp"))
+    ends = epoch(annotations_of(claim).get(ANNOTATION_TERMINATION_TIME))
+    return deleted is not None and ends is not None and ends <= deleted
+
+
+def cordoning_run(node: Mapping[str, Any]) -> str:
+    """The run whose drain has cordoned the node; empty if it is not cordoned, or for another reason."""
+    by = annotations_of(node).get(ANNOTATION_CORDONED_BY, "")
+    cordoned = bool((node.get("spec") or {}).get("unschedulable"))
+    return by if cordoned and not by.startswith(CORDONED_FOR) else ""
 
 
 def _gpus(node: Mapping[str, Any]) -> int:

@@ -28,6 +28,8 @@ class NodeOutcome(StrEnum):
     NOTED = "Noted"  # nothing was to be done now
 
 
+#: Seconds before the end of its instance at which nobody counts the seconds any more: a scheduled change is days ahead.
+_FAR_S = 3600.0
 #: Outcomes of pods (``core/drain/records.py``) that are still under way, or need none.
 _NOTHING = frozenset({"Left"})
 
@@ -174,7 +176,7 @@ class InterruptionReport:
         forced, lost = len(self.with_outcome("Forced")), len(self.with_outcome("Lost"))
         spare = self.spare_s()
         when = ""
-        if spare is not None:
+        if spare is not None and spare < _FAR_S:
             when = (
                 f"; the last was gone {spare:.0f} s before the end"
                 if spare >= 0

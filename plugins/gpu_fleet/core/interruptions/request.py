@@ -125,7 +125,7 @@ def select(request: DrainRequest, nodes: Iterable[OurNode]) -> Selection:
                     f"it is in pool {node.pool}, zone {node.zone or 'unknown'}, which was not asked for"
                 )
         elif node.leaving:
-            passed_over[node.name] = "it is being removed already"
+            passed_over[node.name] = "it is being removed already, and drained by whoever removes it"
         else:
             chosen.append(node)
     return Selection(tuple(chosen), passed_over)

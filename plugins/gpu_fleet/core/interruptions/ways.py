@@ -12,8 +12,13 @@ the node's end      Karpenter                                   gpu-fleet delete
 replacement         Karpenter, for the evicted pods             Karpenter, or the node group
 ==================  ==========================================  ====================================================
 
+A scheduled change is another matter: Karpenter looks for those itself, whoever handles interruptions, and drains the
+node at once (``Karpenter.may_poll_ec2`` of the spec). So the package waits whether it begins, and plans a drain of its
+own only if not.
+
 Source for Karpenter: aws/karpenter-provider-aws v1.14.1 ``pkg/controllers/interruption/controller.go`` (what it does
-for which message), kubernetes-sigs/karpenter v1.14.1 ``pkg/controllers/node/termination`` (taint, evictions).
+for which message), ``instancestatus_controller.go`` there (what it does without one), kubernetes-sigs/karpenter v1.14.1
+``pkg/controllers/node/termination`` (taint, evictions).
 """
 
 from __future__ import annotations
@@ -27,6 +32,9 @@ from gpu_fleet.core.spec import ClusterSpec
 #: Seconds that Karpenter is given to begin: it reads its queue by long polls and deletes a NodeClaim within 50 ms of
 #: reading the message (aws/karpenter-provider-aws#4028). After that, whatever keeps it, the evictions are ours.
 KARPENTER_PATIENCE_S = 10.0
+#: Seconds after the message of a scheduled change that Karpenter is given to begin: it asks EC2 once a minute
+#: (aws/karpenter-provider-aws v1.14.1 ``instancestatus_controller.go``, InstanceStatusInterval).
+KARPENTER_POLL_S = 75.0
 
 
 class Owner(StrEnum):
@@ -47,6 +55,10 @@ class Way(StrEnum):
     ENDING = "Ending"  # the instance ends already: what ran there is counted
 
 
+#: The ways in which a run drains a node, or accounts for its drain by others.
+ACTED = frozenset({Way.DRAIN, Way.WATCH, Way.ENDING})
+
+
 @dataclass(frozen=True)
 class Decision:
     """
@@ -57,9 +69,16 @@ class Decision:
     why: str
 
 
-def decide(notice: Notice, owner: Owner, spec: ClusterSpec) -> Decision:
+def may_act_first(notice: Notice, owner: Owner, spec: ClusterSpec) -> bool:
+    """Whether Karpenter may drain the node of a planned drain before that begins."""
+    acts = spec.interruption_handler == "karpenter" or spec.karpenter.may_poll_ec2
+    return notice.kind is Kind.SCHEDULED and owner is Owner.KARPENTER and acts
+
+
+def decide(notice: Notice, owner: Owner, spec: ClusterSpec, *, leaving: bool = False) -> Decision:
     """What is done about the node of a notice.
 
+    :param leaving: the node is being removed, by somebody else than this package.
     :raises ValueError: for an unknown kind.
     """
     policy = spec.interruptions
@@ -73,8 +92,8 @@ def decide(notice: Notice, owner: Owner, spec: ClusterSpec) -> Decision:
         case Kind.STOPPING | Kind.TERMINATING:
             return Decision(Way.ENDING, f"its instance is {notice.action or 'ending'} already")
         case Kind.SCHEDULED:
-            if karpenters:
-                return Decision(Way.NOTE, "Karpenter drains it as soon as it reads the message")
+            if leaving and owner is Owner.KARPENTER:
+                return Decision(Way.WATCH, "Karpenter removes it already, ahead of the scheduled change")
             when = "at once" if policy.maintenance is None else "in the maintenance window"
             return Decision(Way.PLAN, f"it is replaced and drained {when}")
         case Kind.REBALANCE:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpu_fleet.core.interruptions.marks import Mark
 from gpu_fleet.core.interruptions.messages import Kind, Notice
-from gpu_fleet.core.interruptions.nodes import instance_of, owner_of
+from gpu_fleet.core.interruptions.nodes import cordoning_run, instance_of, owner_of, removed_by_force
 from gpu_fleet.core.interruptions.ways import Owner
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_GROUP, LABEL_NODE_POOL
 from gpu_fleet.core.kubernetes.objects import epoch, labels_of, name_of
@@ -48,6 +49,9 @@ class Home:
     :ivar pool: name of the NodePool, empty for a node of a node group.
     :ivar node_group: name of the managed node group, empty for a node of a pool.
     :ivar leaving: since when the Node or its NodeClaim is being deleted, epoch seconds; ``None`` if neither is.
+    :ivar forced: Karpenter removes it without regard to its pods.
+    :ivar announced: the Node carries the mark of a scheduled change, and no run of this package has cordoned it: if it
+        leaves, Karpenter was faster than the drain that was planned.
     """
 
     node: str = ""
@@ -56,6 +60,8 @@ class Home:
     pool: str = ""
     node_group: str = ""
     leaving: float | None = None
+    forced: bool = False
+    announced: bool = False
 
 
 def homes(nodes: Iterable[Object], claims: Iterable[Object], scope: Scope) -> dict[str, Home]:
@@ -65,7 +71,9 @@ def homes(nodes: Iterable[Object], claims: Iterable[Object], scope: Scope) -> di
         instance = instance_of(claim)
         if instance and scope.has_claim(claim):
             pool = labels_of(claim)[LABEL_NODE_POOL]
-            found[instance] = Home(claim=name_of(claim), pool=pool, leaving=_leaving(claim))
+            found[instance] = Home(
+                claim=name_of(claim), pool=pool, leaving=_leaving(claim), forced=removed_by_force(claim)
+            )
     for node in nodes:
         instance = instance_of(node)
         if instance and scope.has_node(node):
@@ -84,6 +92,7 @@ def of_node(node: Object, known: Home, scope: Scope) -> Home:
         pool=name if owner is Owner.KARPENTER else "",
         node_group=name if owner is Owner.NODE_GROUP else "",
         leaving=min(leaving) if leaving else None,
+        announced=_announced(node),
     )
 
 
@@ -91,10 +100,17 @@ def left_before(home: Home, notice: Notice) -> bool:
     """Whether the instance ends because its node was removed: whoever removed the node has drained it.
 
     Every ordinary removal (consolidation, a teardown) ends in a state change of the instance. Karpenter deletes the
-    NodeClaim of an instance that ends for another cause, too, but only after it has heard so.
+    NodeClaim of an instance that ends for another cause, too, but only after it has heard so. Two removals are not
+    ordinary: by force, and because of a scheduled change that Karpenter has seen before its message came.
     """
-    ending = notice.kind in (Kind.STOPPING, Kind.TERMINATING)
+    ending = notice.kind in (Kind.STOPPING, Kind.TERMINATING) and not (home.forced or home.announced)
     return ending and home.leaving is not None and home.leaving <= notice.at
+
+
+def _announced(node: Object) -> bool:
+    mark = Mark.of(node)
+    of_it = mark is not None and mark.notice.instance == instance_of(node)
+    return of_it and mark is not None and mark.notice.kind is Kind.SCHEDULED and not cordoning_run(node)
 
 
 def _leaving(item: Object) -> float | None:

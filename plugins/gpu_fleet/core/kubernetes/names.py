@@ -59,6 +59,7 @@ LABEL_CAPACITY_TYPE = "karpenter.sh/capacity-type"
 LABEL_INITIALIZED = "karpenter.sh/initialized"
 LABEL_REGISTERED = "karpenter.sh/registered"
 ANNOTATION_DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+ANNOTATION_TERMINATION_TIME = "karpenter.sh/nodeclaim-termination-timestamp"  # when its pods' time is over
 TAINT_DISRUPTED = "karpenter.sh/disrupted"
 TAINT_UNREGISTERED = "karpenter.sh/unregistered"
 FINALIZER_TERMINATION = "karpenter.sh/termination"

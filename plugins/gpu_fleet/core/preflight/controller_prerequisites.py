@@ -31,8 +31,8 @@ def makes_service_account(spec: ClusterSpec) -> bool:
     return mapping(spec.karpenter.values.get("serviceAccount")).get("create") is not False
 
 
-def _irsa_role(spec: ClusterSpec, facts: Facts) -> str:
-    """The role in the annotation of the service account: from the values, or from an account that others created."""
+def service_account_role(spec: ClusterSpec, facts: Facts) -> str:
+    """ARN of the role that annotates the service account: from the values, or from an account that others created."""
     annotations = mapping(mapping(spec.karpenter.values.get("serviceAccount")).get("annotations"))
     if not makes_service_account(spec) and isinstance(facts.service_account, Mapping):
         annotations = mapping(mapping(facts.service_account.get("metadata")).get("annotations"))
@@ -68,7 +68,7 @@ def identity(spec: ClusterSpec, facts: Facts) -> Prerequisite:
     """Whether Karpenter's controller has an AWS identity: IRSA, pod identity, or credentials of its own."""
     account = f"{spec.karpenter.namespace}/{service_account_name(spec)}"
     name = "AWS identity of Karpenter's controller"
-    role = _irsa_role(spec, facts)
+    role = service_account_role(spec, facts)
     if role:
         return met(name, f"ServiceAccount {account} has the annotation {IRSA_ANNOTATION}: {role}")
     found = facts.associations

@@ -1,7 +1,8 @@
 """What preflight finds out about the account and the cluster, and the form of its judgements. Pure.
 
-Each prerequisite is met, missing, coming or unknown. What could not be looked up is unknown: neither a failure, since
-the identity may rightly lack the permission, nor a pass. What is coming needs only time: nodes that are still joining.
+Each prerequisite is met, missing, coming, limited or unknown. What could not be looked up is unknown: neither a
+failure, since the identity may rightly lack the permission, nor a pass. What is coming needs only time: nodes that are
+still joining. What is limited works, but not as the cluster file wants it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class State(StrEnum):
     MET = "met"
     MISSING = "missing"
     COMING = "coming"
+    LIMITED = "limited"
     UNKNOWN = "unknown"
 
 
@@ -72,6 +74,7 @@ class Facts:
     :ivar associations: pod identity associations of the controller's service account.
     :ivar addons: names of the cluster's add-ons.
     :ivar service_account: the controller's service account if the chart does not create it, empty if there is none.
+    :ivar polls_ec2: whether the controller's role may ask EC2 for scheduled events; looked up only with a window.
     :ivar nodes: all nodes of the cluster.
     :ivar fargate_profiles: names; looked up only if there are too few nodes.
     :ivar node_groups: EKS managed node groups; likewise.
@@ -87,6 +90,7 @@ class Facts:
     associations: Sequence[Object] | Unseen | None = None
     addons: Sequence[str] | Unseen | None = None
     service_account: Object | Unseen | None = None
+    polls_ec2: bool | Unseen | None = None
     nodes: Sequence[Object] | Unseen | None = None
     fargate_profiles: Sequence[str] | Unseen | None = None
     node_groups: Sequence[Object] | Unseen | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gpu_fleet.core.preflight.controller_prerequisites import identity, karpenter_nodes, queue
 from gpu_fleet.core.preflight.facts import Facts, Prerequisite
+from gpu_fleet.core.preflight.maintenance import concerns, maintenance
 from gpu_fleet.core.preflight.node_prerequisites import (
     access_entry,
     buys_spot,
@@ -36,4 +37,6 @@ def judge(spec: ClusterSpec, facts: Facts) -> list[Prerequisite]:
         if spec.karpenter.interruption_queue:
             found.append(queue(spec, facts))
         found.append(karpenter_nodes(spec, facts))
+    if concerns(spec):
+        found.append(maintenance(spec, facts))
     return found

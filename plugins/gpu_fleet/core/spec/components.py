@@ -35,6 +35,10 @@ DaemonSetName = Annotated[str, Pattern(r"[a-z0-9.-]+/[a-z0-9.-]+", _daemon_set)]
 QueueName = Annotated[str, Pattern(r"[0-9A-Za-z_-]{0,80}", _queue)]
 
 
+#: The first release of Karpenter that asks EC2 for scheduled events (aws/karpenter-provider-aws#9064).
+POLLS_EC2_SINCE = (1, 12, 0)
+
+
 class KarpenterChart(SpecModel):
     """Where the charts `karpenter-crd` and `karpenter` come from; both always have the same version."""
 
@@ -82,6 +86,16 @@ class Karpenter(SpecModel):
     values: dict[str, Any] = Field(
         default_factory=dict, description="Extra chart values, merged last; they must not contradict the spec."
     )
+
+    @property
+    def may_poll_ec2(self) -> bool:
+        """Whether Karpenter may ask EC2 for scheduled events and failed status checks, with a queue or without.
+
+        It does from v1.12.0 on (aws/karpenter-provider-aws upgrade guide, "Upgrading to 1.12.0+"), if its role may. The
+        version of a Karpenter that others manage is unknown here.
+        """
+        numbers = tuple(int(each) for each in re.findall(r"\d+", self.chart.version)[:3])
+        return not self.manage or numbers >= POLLS_EC2_SINCE
 
 
 class RuntimeClass(SpecModel):

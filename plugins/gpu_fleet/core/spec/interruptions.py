@@ -73,7 +73,9 @@ class Interruptions(SpecModel):
     maintenance: MaintenanceWindow | None = Field(
         default=None,
         description="When nodes with a scheduled change (AWS Health: retirement, reboot, maintenance) are drained, if "
-        "the package drains them. null: as soon as the message comes. Karpenter does not wait for it.",
+        "the package drains them. null: as soon as the message comes. Karpenter does not wait for it: with "
+        "`handler: karpenter` it drains its nodes when it reads the message, and from version 1.12.0 on within a "
+        "minute in any case, unless its role may not call ec2:DescribeInstanceStatus.",
     )
     node_groups: tuple[NodeGroupName, ...] = Field(
         default=(),

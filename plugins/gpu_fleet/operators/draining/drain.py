@@ -209,7 +209,8 @@ class _Run:
             return False
         if not self.wanted(pod):
             return False
-        rules = self.rules.of_a_lost_node() if limits.deadline is not None else self.rules
+        goes_anyway = limits.watch or limits.deadline is not None
+        rules = self.rules.of_a_lost_node() if goes_anyway else self.rules
         record, fate = record_of(pod, rules, limits, self.policy.grace_period)
         record = self.records.setdefault(uid, record)
         record.deadline = limits.deadline

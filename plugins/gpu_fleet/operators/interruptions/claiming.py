@@ -79,7 +79,9 @@ def finish(kube: KubeClient, plans: Iterable[NodePlan], run: str) -> dict[str, s
         body = {
             "metadata": {
                 "uid": plan.node.uid,
-                "annotations": {ANNOTATION_HANDLED: Handled(run, cause_of(plan.notice), done=True).text()},
+                "annotations": {
+                    ANNOTATION_HANDLED: Handled(run, cause_of(plan.notice), done=True, way=plan.way).text()
+                },
             }
         }
         try:
@@ -95,7 +97,7 @@ def finish(kube: KubeClient, plans: Iterable[NodePlan], run: str) -> dict[str, s
 
 def _claim(kube: KubeClient, plan: NodePlan, run: str) -> tuple[NodePlan | None, tuple[str, str]]:
     node: Mapping[str, Any] | None = plan.object
-    handled = Handled(run, cause_of(plan.notice)).text()
+    handled = Handled(run, cause_of(plan.notice), way=plan.way).text()
     for _ in range(SWAPS):
         if node is None or node["metadata"].get("uid") != plan.node.uid:
             return None, (plan.name, "the node is gone")

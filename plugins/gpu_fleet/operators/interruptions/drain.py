@@ -12,12 +12,13 @@ from gpu_fleet.core.drain.records import Outcome, PodRecord
 from gpu_fleet.core.drain.rules import DrainRules
 from gpu_fleet.core.errors import GpuFleetError, NotFound
 from gpu_fleet.core.interruptions.event import Case, Payload, by_instance
-from gpu_fleet.core.interruptions.handling import NodePlan, Plan, cause_of
+from gpu_fleet.core.interruptions.handling import NodePlan, Plan, cause_of, drained_cause
 from gpu_fleet.core.interruptions.marks import Mark
+from gpu_fleet.core.interruptions.messages import Kind
 from gpu_fleet.core.interruptions.planned import PlannedNode
 from gpu_fleet.core.interruptions.report import InterruptionReport
-from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds, seeds
-from gpu_fleet.core.interruptions.ways import KARPENTER_PATIENCE_S, Way
+from gpu_fleet.core.interruptions.victims import displaced, gpu_seconds, seeds, seen_pods
+from gpu_fleet.core.interruptions.ways import ACTED, KARPENTER_PATIENCE_S, Way, may_act_first
 from gpu_fleet.core.interruptions.wishes import Wish, signal, wish_of
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD, ObjectRef
 from gpu_fleet.operators.base import FROZEN_SPEC, FleetOperator, run_name
@@ -26,6 +27,7 @@ from gpu_fleet.operators.interruptions.claiming import RunsOver, claim, finish, 
 from gpu_fleet.operators.interruptions.memory import handled, remember
 from gpu_fleet.operators.interruptions.removal import remove_nodes
 from gpu_fleet.operators.interruptions.rows import cost_of, departed_row, ended_of, node_row, with_departed
+from gpu_fleet.operators.interruptions.yielding import await_karpenter
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.spec import FROZEN, freeze
 
@@ -48,6 +50,8 @@ class DrainInterruptedOperator(FleetOperator):
     Which these are follows from the events that started the run and from the marks on the nodes; nodes that another
     live run has taken are left to it. Where Karpenter handles the interruption, it evicts first; what it has not begun
     after a few seconds, and what a PodDisruptionBudget still holds when its grace period has to begin, is ours.
+    With a node that has a scheduled change it waits whether Karpenter drains that itself
+    (:mod:`gpu_fleet.operators.interruptions.yielding`), once everything that is urgent is done.
     Nothing here waits for another task, nor for the cluster lock: another run may hold that for an hour.
 
     It pins the run to the spec itself, for the same reason. Safe to repeat: requests name the pods' UIDs, and what was
@@ -81,6 +85,7 @@ class DrainInterruptedOperator(FleetOperator):
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
         run, began = run_name(context), self.kube.now()
+        self._targets: set[str] = set()
         payloads, problems = _payloads(context)
         cases = by_instance(payloads)
         plan = self._look(context, cases, run)
@@ -90,15 +95,20 @@ class DrainInterruptedOperator(FleetOperator):
         for each in mine:
             self.log.info("node %s (%s): %s: %s", each.name, each.notice.kind.value, each.way.value, each.decision.why)
         problems += self._signal(each for each in mine if each.way is Way.SIGNAL)
-        drained = self._drain(context, mine, cases)
+        there = self._pods_of(each for each in mine if each.way is Way.PLAN)
+        drained = self._drain(context, mine, {**_seen(mine, cases), **kept(context)})
+        mine = await_karpenter(self.kube, self.spec, mine)
+        drained = self._follow(context, mine, there, drained)
         drained = replace(drained, records=with_departed(drained.records, plan.departed, began))
         # Before the removal, which may take a moment per node: what is lost must be known also if this task is killed.
-        removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if each.way in (Way.DRAIN, Way.WATCH)))
+        removed = remove_nodes(self.kube, self.spec, (each.node for each in mine if self._removes(each, began)))
         problems += [f"{name}: {why}" for name, why in finish(self.kube, mine, run).items()]
         causes = [
             cause_of(notice) for notice in (*(each.notice for each in mine), *(one.notice for one in plan.departed))
         ]
-        remember(context, self.cluster, causes, run)
+        gone = [each.node.instance for each in mine if each.way in ACTED]
+        gone += [one.notice.instance for one in plan.departed]
+        remember(context, self.cluster, [*causes, *map(drained_cause, gone)], run)
         report = self._report(plan, mine, others, drained, removed, payloads, problems, began)
         return self._tell(context, report, mine, drained)
 
@@ -115,13 +125,38 @@ class DrainInterruptedOperator(FleetOperator):
             reported=lambda: handled(context, self.cluster),
         )
 
-    def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan], cases: Mapping[str, Case]) -> Drained:
+    def _pods_of(self, plans: Iterable[NodePlan]) -> dict[str, Any]:
+        """Records of the pods on nodes that Karpenter may drain before this run looks again."""
+        from gpu_fleet.hooks.cluster.pods import pods_on
+
+        by_name = {plan.name: plan for plan in plans if may_act_first(plan.notice, plan.node.owner, self.spec)}
+        found: dict[str, Any] = {}
+        for pod in pods_on(self.kube, by_name) if by_name else ():
+            plan = by_name.get(str((pod.get("spec") or {}).get("nodeName") or ""))
+            if plan is not None:
+                found |= seeds(seen_pods([pod]), plan.name, plan.notice.deadline)
+        return found
+
+    def _follow(
+        self, context: Mapping[str, Any], mine: Iterable[NodePlan], there: Mapping[str, Any], before: Drained
+    ) -> Drained:
+        """Watch the nodes that Karpenter has begun to drain since this run began."""
+        turned = [plan for plan in mine if plan.way is Way.WATCH and plan.name not in self._targets]
+        if not turned:
+            return before
+        names = {plan.name for plan in turned}
+        known = {uid: row for uid, row in there.items() if row["node"] in names}
+        records = {**known, **{record.uid: record.to_json() for record in before.records}}
+        after = self._drain(context, turned, records)
+        return Drained(after.records, {**before.unseen, **after.unseen}, before.seconds + after.seconds)
+
+    def _drain(self, context: Mapping[str, Any], mine: Iterable[NodePlan], records: Mapping[str, Any]) -> Drained:
         from gpu_fleet.operators.draining.drain import drain_nodes
 
         targets = [target for plan in mine if (target := self._target(plan)) is not None]
-        before = kept(context)
+        self._targets |= {target.node for target in targets}
         if not targets:
-            return Drained([PodRecord.from_json(row) for row in before.values()])
+            return Drained([PodRecord.from_json(row) for row in kept(context).values()])
         rules = DrainRules.of(self.spec, self.kube.list_metadata(DAEMON_SET), bare_pods_go=False, now=self.kube.now())
         signalled = {plan.name for plan in mine if plan.way is Way.SIGNAL}
         return drain_nodes(
@@ -129,7 +164,7 @@ class DrainInterruptedOperator(FleetOperator):
             targets,
             rules=rules,
             policy=self.spec.drain,
-            records={**_seen(mine, cases), **before},
+            records=records,
             on_progress=lambda records: keep(context, records),
             on_change=self._log,
             wanted=lambda pod: (pod.get("spec") or {}).get("nodeName") not in signalled or wish_of(pod) is Wish.EVICT,
@@ -141,6 +176,9 @@ class DrainInterruptedOperator(FleetOperator):
         match plan.way:
             case Way.DRAIN:
                 return Target(plan.name, Limits(deadline=_end(plan, now), margin=margin))
+            case Way.WATCH if self._is_far(plan, now):
+                # Karpenter drains it now, whenever the instance ends: pods keep the protection that they have.
+                return Target(plan.name, Limits(watch=True, end=now + float(self.spec.drain.timeout)))
             case Way.WATCH:
                 first = min(now, plan.seen) + KARPENTER_PATIENCE_S
                 return Target(plan.name, Limits(deadline=_end(plan, now), margin=margin, evict_from=first))
@@ -151,6 +189,15 @@ class DrainInterruptedOperator(FleetOperator):
                 return Target(plan.name, Limits(evict_until=end, end=end))
             case Way.PLAN | Way.NOTE:
                 return None
+
+    def _is_far(self, plan: NodePlan, now: float) -> bool:
+        """Whether the instance ends so late that nothing has to be forced now."""
+        end = plan.notice.deadline
+        return plan.notice.kind is Kind.SCHEDULED and (end is None or end - now > float(self.spec.drain.timeout))
+
+    def _removes(self, plan: NodePlan, began: float) -> bool:
+        """Not a node that Karpenter drains at its leisure: it may still have pods."""
+        return plan.way is Way.DRAIN or (plan.way is Way.WATCH and not self._is_far(plan, began))
 
     def _signal(self, plans: Iterable[NodePlan]) -> list[str]:
         """Tell the pods that have asked for it."""
@@ -207,7 +254,7 @@ class DrainInterruptedOperator(FleetOperator):
             began=began,
             ended=self.kube.now(),
             nodes=[
-                *(node_row(each, records, drained.unseen, removed) for each in mine),
+                *(node_row(each, records, drained.unseen | _unseen(mine, records), removed) for each in mine),
                 *(departed_row(each, records, began) for each in plan.departed),
             ],
             pods=[record.to_json() for record in records],
@@ -250,9 +297,16 @@ def _seen(mine: Iterable[NodePlan], cases: Mapping[str, Case]) -> dict[str, Any]
     found: dict[str, Any] = {}
     for plan in mine:
         case = cases.get(plan.node.instance)
-        if case is not None and plan.way in (Way.DRAIN, Way.WATCH, Way.ENDING):
+        if case is not None and plan.way in ACTED:
             found |= seeds(case.pods, plan.name, plan.notice.deadline)
     return found
+
+
+def _unseen(mine: Iterable[NodePlan], records: Iterable[PodRecord]) -> dict[str, str]:
+    """Nodes that were removed by force, so that their pods had ended before anybody could look."""
+    seen = {record.node for record in records}
+    forced = (each for each in mine if each.way is Way.ENDING and each.node.forced and each.name not in seen)
+    return {each.name: each.decision.why for each in forced}
 
 
 def _end(plan: NodePlan, now: float) -> float:

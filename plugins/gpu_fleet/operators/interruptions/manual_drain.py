@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.drain.drained import Drained, Target
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 #: Key in Airflow's task state store: when the drain began, by the cluster's clock; all tries share its deadline.
 BEGAN = "began"
+#: Why a planned node is not drained.
+GONE = (
+    "it was gone when the drain began: somebody else has removed it, as Karpenter does by itself with a node whose "
+    "instance has a scheduled change"
+)
 #: Outcomes of pods that were not asked for anything.
 _UNTOUCHED = (Outcome.WAITING, Outcome.LEFT)
 
@@ -70,7 +75,9 @@ class DrainByHandOperator(FleetOperator):
         if _asked(records):
             context["ti"].xcom_push(EVICTING, True)
         found = fleet_nodes(self.kube, self.spec)
-        nodes = found.with_uids(set(planned_nodes(context, self.plan_task_id)))
+        planned = planned_nodes(context, self.plan_task_id)
+        nodes = found.with_uids(set(planned))
+        gone = {uid: name for uid, name in planned.items() if uid not in {node.uid for node in nodes}}
         rules = self._rules(request, found.objects_of(nodes))
         self._judge(context, request, nodes, rules)
         limits = request.limits(self.spec, began)
@@ -84,7 +91,7 @@ class DrainByHandOperator(FleetOperator):
             on_change=self._log,
         )
         held = {} if request.minutes is not None else self._held(drained, nodes, rules)
-        report = self._report(request, nodes, drained, held, limits, began)
+        report = self._report(request, nodes, gone.values(), drained, held, limits, began)
         ti = context["ti"]
         ti.xcom_push(INTERRUPTION, report.to_json())
         ti.xcom_push(DISPLACED, displaced(drained.records, ended_of(drained.records), {}))
@@ -97,7 +104,7 @@ class DrainByHandOperator(FleetOperator):
             "pods": len(report.pods),
             "forced": len(report.with_outcome("Forced")),
             "lost": len(report.with_outcome("Lost")),
-            "pools": report.lost_pools(),
+            "pools": _with_gone(report.lost_pools(), context["ti"].xcom_pull(task_ids=self.plan_task_id), gone),
         }
 
     # --- before ------------------------------------------------------------------------------------------------
@@ -190,6 +197,7 @@ class DrainByHandOperator(FleetOperator):
         self,
         request: DrainRequest,
         nodes: list[OurNode],
+        departed: Iterable[str],
         drained: Drained,
         held: Mapping[str, list[str]],
         limits: Limits,
@@ -227,11 +235,23 @@ class DrainByHandOperator(FleetOperator):
             ended=self.kube.now(),
             nodes=rows,
             pods=[record.to_json() for record in records],
+            unknown=dict.fromkeys(departed, GONE),
             gpu_seconds=gpu_seconds(records, ends),
             usd=usd,
             prices=prices,
             deed=DRAINED,
         )
+
+
+def _with_gone(
+    pools: Mapping[str, list[str]], plan: Mapping[str, Any], gone: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The pools' nodes that are drained, and those that somebody else has removed since the plan was made."""
+    found = {pool: list(names) for pool, names in pools.items()}
+    for node in plan["plan"]["nodes"]:
+        if node["uid"] in gone:
+            found.setdefault(str(node["pool"]), []).append(str(node["node"]))
+    return {pool: sorted(names) for pool, names in sorted(found.items())}
 
 
 def _asked(records: Mapping[str, Mapping[str, Any]]) -> bool:

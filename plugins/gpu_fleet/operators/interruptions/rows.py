@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpu_fleet.core.drain.actions import STILL_RAN, STILL_TERMINATING
 from gpu_fleet.core.drain.records import Outcome, PodRecord
 from gpu_fleet.core.interruptions.report import outcome_of
 from gpu_fleet.core.interruptions.victims import gpu_seconds, seeds
-from gpu_fleet.core.interruptions.ways import Owner, Way
+from gpu_fleet.core.interruptions.ways import ACTED, Owner, Way
 
 if TYPE_CHECKING:
     from gpu_fleet.core.interruptions.handling import Departed, NodePlan
     from gpu_fleet.core.interruptions.nodes import OurNode
     from gpu_fleet.core.spec import ClusterSpec
+
+
+#: How the reason of a pod begins that should have gone and is there.
+_HELD = (STILL_RAN, STILL_TERMINATING)
 
 
 def ended_of(records: Iterable[PodRecord]) -> dict[str, float]:
@@ -29,9 +34,11 @@ def node_row(
     plan: NodePlan, records: Iterable[PodRecord], unseen: Mapping[str, str], removed: Mapping[str, str]
 ) -> dict[str, Any]:
     mine = [record for record in records if record.node == plan.name]
-    acted = plan.way in (Way.DRAIN, Way.WATCH, Way.ENDING)
+    acted = plan.way in ACTED
     gone = [record.gone_at for record in mine if record.gone_at is not None]
-    still = [record for record in mine if record.gone_at is None and record.outcome is not Outcome.LEFT]
+    held = any(record.outcome is Outcome.LEFT and record.reason.startswith(_HELD) for record in mine)
+    still = held or any(record.gone_at is None and record.outcome is not Outcome.LEFT for record in mine)
+    words = [record.to_json() for record in mine]
     return {
         **plan.node.to_json(),
         "kind": plan.notice.kind.value,
@@ -41,7 +48,7 @@ def node_row(
         "action": plan.notice.action,
         "way": plan.way.value,
         "why": plan.decision.why,
-        "outcome": outcome_of([record.to_json() for record in mine], acted=acted, unseen=unseen.get(plan.name, "")),
+        "outcome": outcome_of(words, acted=acted, unseen=unseen.get(plan.name, ""), held=held),
         "emptiedAt": max(gone) if gone and not still else None,
         "removed": removed.get(plan.name, ""),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL
@@ -14,6 +14,7 @@ from gpu_fleet.core.preflight.facts import Facts, Unseen
 from gpu_fleet.core.preflight.interruption_queue import QueueFacts
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
 from gpu_fleet.core.preflight.launch_limits import Limits, quota_codes
+from gpu_fleet.core.preflight.maintenance import ACTION, concerns, controller_role
 from gpu_fleet.core.preflight.node_prerequisites import SPOT_ROLE, buys_spot, makes_nodes
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.preflight.asking import Asking, Found
@@ -139,6 +140,8 @@ class Look(Asking):
                 "sqs", "GetQueueUrl", "get_queue_url", absent={}, QueueName=spec.karpenter.interruption_queue
             )
             found["queue"] = queue if isinstance(queue, Unseen) else bool(queue)
+        if concerns(spec):
+            found["polls_ec2"] = self._polls_ec2(Facts(**found))
         nodes = found["nodes"] = self._kube("list nodes", lambda kube: list(kube.list(NODE)))
         placement = Placement.of(spec)
         if not isinstance(nodes, Unseen) and len(placement.usable(nodes)) < placement.wanted:
@@ -147,6 +150,30 @@ class Look(Asking):
                 "eks", "ListFargateProfiles", "list_fargate_profiles", "fargateProfileNames", clusterName=cluster
             )
         return found
+
+    def _polls_ec2(self, facts: Facts) -> bool | Unseen | None:
+        """Whether the controller's role may ask EC2 for scheduled events, as IAM evaluates its policies."""
+        if not facts.associations or isinstance(facts.associations, Unseen):
+            described = facts.associations
+        else:
+            # A list of associations does not say their roles.
+            found = self._ask(
+                "eks",
+                "DescribePodIdentityAssociation",
+                "describe_pod_identity_association",
+                clusterName=self.spec.cluster.name,
+                associationId=str(facts.associations[0].get("associationId")),
+            )
+            described = found if isinstance(found, Unseen) else [found["association"]]
+        role = controller_role(self.spec, replace(facts, associations=described))
+        if role is None or isinstance(role, Unseen):
+            return role
+        answer = self._ask(
+            "iam", "SimulatePrincipalPolicy", "simulate_principal_policy", PolicySourceArn=role, ActionNames=[ACTION]
+        )
+        if isinstance(answer, Unseen):
+            return answer
+        return any(each.get("EvalDecision") == "allowed" for each in answer.get("EvaluationResults") or ())
 
     def queue(self, name: str | None) -> QueueFacts:
         """Of the package's own queue for interruptions.

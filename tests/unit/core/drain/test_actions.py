@@ -198,3 +198,28 @@ def test_the_node_that_ends_first_goes_first_and_on_it_the_longest_grace() -> No
         "later, long",
         "whenever",
     ]
+
+
+#: Karpenter drains the node, and nothing ends at a known moment.
+FOLLOWED = Limits(watch=True, end=900.0)
+
+
+@pytest.mark.parametrize(
+    ("subject", "now", "do", "at"),
+    [
+        (pod(), 1.0, Do.WAIT, 900.0),
+        (refused(), 899.0, Do.WAIT, 900.0),
+        (pod(grace=3600.0), 1.0, Do.WAIT, 900.0),
+        (pod(), 900.0, Do.GIVE_UP, math.inf),
+        (pod(PodState.FINISHED), 1.0, Do.GIVE_UP, math.inf),
+        (pod(PodState.TERMINATING), 1.0, Do.WAIT, 900.0),
+        (pod(PodState.TERMINATING), 900.0, Do.GIVE_UP, math.inf),
+        (pod(PodState.NODE_GONE), 1.0, Do.LOST, math.inf),
+        (pod(PodState.GONE), 1.0, Do.GONE, math.inf),
+    ],
+)
+def test_nothing_is_asked_of_a_pod_that_karpenter_drains_at_its_leisure(
+    subject: PodView, now: float, do: Do, at: float
+) -> None:
+    action = next_action(subject, now, FOLLOWED)
+    assert (action.do, action.at) == (do, at)

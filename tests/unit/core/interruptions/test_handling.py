@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.interruptions.event import Case
-from gpu_fleet.core.interruptions.handling import Handled, Plan, cause_of, plan_nodes
+from gpu_fleet.core.interruptions.handling import Handled, Plan, cause_of, drained_cause, plan_nodes
 from gpu_fleet.core.interruptions.marks import Mark
 from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.interruptions.ways import Way
@@ -168,3 +168,148 @@ def test_each_cause_has_a_name_of_its_own_and_copies_share_it() -> None:
     names = {cause_of(each) for each in (SPOT, REBALANCE, replace(SPOT, deadline=1.0), replace(SPOT, instance="i-0b"))}
     assert len(names) == 4
     assert cause_of(replace(SPOT, event="a copy")) == cause_of(SPOT)
+
+
+CHANGE = Notice(Kind.SCHEDULED, "i-0000000a", 900.0, 900.0 + 14 * 86400, "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED", "e2")
+ENDS = Notice(Kind.TERMINATING, "i-0000000a", 1000.0, 1000.0, "shutting-down", "e3")
+POD = {"uid": "p1"}
+
+
+def leaving(found: Any, *, run: str = "") -> Any:
+    """The node while it is being deleted; ``run``: by a drain of this package."""
+    found["metadata"]["deletionTimestamp"] = "1970-01-01T00:16:00Z"
+    if run:
+        found["metadata"]["annotations"]["gpu-fleet.io/cordoned-by"] = run
+        found["spec"]["unschedulable"] = True
+    return found
+
+
+def claim(*, deleted: str = "1970-01-01T00:16:00Z", ends: str | None = None, period: str | None = None) -> Any:
+    annotations = {} if ends is None else {"karpenter.sh/nodeclaim-termination-timestamp": ends}
+    return {
+        "metadata": {"name": "c", "deletionTimestamp": deleted, "annotations": annotations},
+        "spec": {} if period is None else {"terminationGracePeriod": period},
+        "status": {"nodeName": "ip-a", "providerID": "aws:///us-west-2a/i-0000000a"},
+    }
+
+
+@pytest.mark.parametrize("changes", [{}, {"karpenter__interruptionQueue": None}])
+def test_a_node_that_karpenter_drains_for_its_scheduled_change_is_watched(changes: dict[str, Any]) -> None:
+    (found,) = plan(leaving(node(mark=CHANGE)), **changes).nodes
+    assert found.way is Way.WATCH
+    (found,) = plan(node(mark=CHANGE), **changes).nodes
+    assert found.way is Way.PLAN
+    # Karpenter taints a node that it may yet keep, when it looks for a replacement.
+    tainted = node(mark=CHANGE)
+    tainted["spec"]["taints"] = [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}]
+    (found,) = plan(tainted, **changes).nodes
+    assert found.way is Way.PLAN
+
+
+def test_a_node_that_a_run_of_ours_drains_is_left_to_it() -> None:
+    (found,) = plan(leaving(node(mark=CHANGE), run="gpu_drain.demo/r")).nodes
+    assert found.way is Way.NOTE
+    assert "gpu_drain.demo/r" in found.decision.why
+
+
+@pytest.mark.parametrize(
+    ("way", "pods", "run", "ends"),
+    [
+        # Drained under the eyes of a run: nothing is left to tell.
+        (Way.WATCH, (), "", None),
+        # A pod that Karpenter waited for, until the instance ended.
+        (Way.WATCH, (POD,), "", Way.ENDING),
+        # Karpenter began after the run had given up waiting for it.
+        (Way.PLAN, (), "", Way.ENDING),
+        # The planned drain removed it.
+        (Way.PLAN, (), "gpu_drain.demo/r", Way.NOTE),
+    ],
+)
+def test_the_end_of_an_instance_with_a_scheduled_change_is_told_once(
+    way: Way, pods: Any, run: str, ends: Way | None
+) -> None:
+    by = Handled(OTHER, cause_of(CHANGE), done=True, way=way)
+    found = plan_nodes(
+        [leaving(node(mark=ENDS, by=by), run=run)],
+        [],
+        {"i-0000000a": Case(ENDS, node="ip-a", pods=pods)},
+        demo_spec(),
+        run=RUN,
+        now=1005.0,
+        is_over=lambda _: True,
+    )
+    assert [each.way for each in found.nodes] == ([] if ends is None else [ends])
+    assert found.elsewhere == ({"ip-a": OTHER} if ends is None else {})
+
+
+@pytest.mark.parametrize(
+    ("claim", "way"),
+    [
+        (claim(ends="1970-01-01T00:16:00Z"), Way.ENDING),
+        (claim(ends="1970-01-01T00:15:59Z", period="5m"), Way.ENDING),
+        (claim(ends="1970-01-01T00:21:00Z", period="5m"), Way.NOTE),
+        (claim(ends="1970-01-01T00:16:00Z", period="0s"), Way.NOTE),
+        (claim(), Way.NOTE),
+    ],
+)
+def test_a_node_that_karpenter_removed_by_force_is_accounted_for(claim: Any, way: Way) -> None:
+    """Status checks that fail for two minutes: the pods' time is over when the NodeClaim is deleted."""
+    (found,) = plan(leaving(node(mark=ENDS)), cases=(ENDS,), claims=[claim]).nodes
+    assert found.way is way
+
+
+def test_the_end_of_a_node_that_a_run_has_reported_is_no_second_report() -> None:
+    gone = Case(ENDS, node="ip-a", node_uid="u-a")
+    arguments: Any = {"run": RUN, "now": 1005.0, "is_over": lambda _: True}
+    known = {drained_cause("i-0000000a"): OTHER}
+    found = plan_nodes([], [], {"i-0000000a": gone}, demo_spec(), reported=lambda: known, **arguments)
+    assert (found.departed, found.elsewhere) == ((), {"ip-a": OTHER})
+    other = {drained_cause("i-0000000b"): OTHER, cause_of(CHANGE): OTHER}
+    found = plan_nodes([], [], {"i-0000000a": gone}, demo_spec(), reported=lambda: other, **arguments)
+    assert len(found.departed) == 1
+
+
+def test_what_a_claim_of_an_older_version_says_is_read() -> None:
+    text = '{"run":"gpu_spot_drain.demo/r","for":"x","done":true}'
+    found = Handled.of({"metadata": {"annotations": {"gpu-fleet.io/interruption-handled-by": text}}})
+    assert found == Handled("gpu_spot_drain.demo/r", "x", done=True)
+    assert found.text() == text
+
+
+def test_an_instance_that_the_cluster_has_forgotten_is_lost_to_its_pool_once() -> None:
+    case = Case(ENDS, claim="c", pool=POOL, fallen=True)
+    arguments: Any = {"run": RUN, "now": 1005.0, "is_over": lambda _: True}
+    (gone,) = plan_nodes([], [], {"i-0000000a": case}, demo_spec(), **arguments).departed
+    assert (gone.name, gone.in_time) == ("c", False)
+    known = {drained_cause("i-0000000a"): OTHER}
+    found = plan_nodes([], [], {"i-0000000a": case}, demo_spec(), reported=lambda: known, **arguments)
+    assert (found.departed, found.elsewhere, found.unknown) == ((), {"c": OTHER}, {})
+    # One that is launching and is interrupted has lost nothing.
+    launching = Case(ENDS, claim="c", pool=POOL)
+    found = plan_nodes([], [], {"i-0000000a": launching}, demo_spec(), **arguments)
+    assert (found.departed, list(found.unknown)) == ((), ["i-0000000a"])
+
+
+@pytest.mark.parametrize(
+    ("by", "way"),
+    [
+        (None, Way.ENDING),
+        (Handled(OTHER, cause_of(SPOT), done=True, way=Way.WATCH), None),
+        (Handled(OTHER, cause_of(replace(SPOT, instance="i-0000000f")), done=True, way=Way.WATCH), Way.ENDING),
+    ],
+)
+def test_a_node_that_karpenter_removes_for_an_interruption_that_nobody_told_is_told_once(
+    by: Handled | None, way: Way | None
+) -> None:
+    case = Case(ENDS, node="ip-a", claim="c", pool=POOL, fallen=True)
+    found = plan_nodes(
+        [leaving(node(mark=None, by=by))],
+        [],
+        {"i-0000000a": case},
+        demo_spec(),
+        run=RUN,
+        now=1005.0,
+        is_over=lambda _: True,
+    )
+    assert [each.way for each in found.nodes] == ([] if way is None else [way])
+    assert bool(found.elsewhere) is (way is None)

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from gpu_fleet.core.interruptions.messages import URGENCY, Kind, Notice
-from gpu_fleet.core.interruptions.ways import Owner, Way, decide, more_urgent, newest_per_instance
+from gpu_fleet.core.interruptions.ways import (
+    Owner,
+    Way,
+    decide,
+    may_act_first,
+    more_urgent,
+    newest_per_instance,
+)
 from tests.unit.core.specs import demo_spec
 
 WITHOUT_QUEUE = {"karpenter__interruptionQueue": None}
@@ -42,17 +49,44 @@ def test_an_instance_that_ends_already_is_only_accounted_for(kind: Kind, owner: 
 
 
 @pytest.mark.parametrize(
-    ("owner", "changes", "way"),
+    ("owner", "leaving", "way"),
     [
-        (Owner.KARPENTER, {}, Way.NOTE),
-        (Owner.KARPENTER, WITHOUT_QUEUE, Way.PLAN),
-        (Owner.NODE_GROUP, {}, Way.PLAN),
+        (Owner.KARPENTER, True, Way.WATCH),
+        (Owner.KARPENTER, False, Way.PLAN),
+        (Owner.NODE_GROUP, True, Way.PLAN),
+        (Owner.NODE_GROUP, False, Way.PLAN),
     ],
 )
-def test_a_scheduled_change_is_planned_unless_karpenter_reacts_at_once(
-    owner: Owner, changes: dict[str, Any], way: Way
+@pytest.mark.parametrize("changes", [{}, WITHOUT_QUEUE])
+def test_a_scheduled_change_is_planned_unless_karpenter_removes_the_node_already(
+    owner: Owner, leaving: bool, way: Way, changes: dict[str, Any]
 ) -> None:
-    assert decide(notice(Kind.SCHEDULED), owner, demo_spec(**changes)).way is way
+    assert decide(notice(Kind.SCHEDULED), owner, demo_spec(**changes), leaving=leaving).way is way
+
+
+@pytest.mark.parametrize(
+    ("changes", "polls"),
+    [
+        ({"karpenter__chart": {"version": "1.11.1"}}, False),
+        ({"karpenter__chart": {"version": "1.11.0"}}, False),
+        ({"karpenter__chart": {"version": "1.12.0"}}, True),
+        ({"karpenter__chart": {"version": "1.14.1"}}, True),
+        ({"karpenter__chart": {"version": "2.0.0"}}, True),
+        ({"karpenter__chart": {"version": "1.11.1"}, "karpenter__manage": False}, True),
+    ],
+)
+def test_karpenter_looks_for_scheduled_changes_itself_since_a_release(changes: dict[str, Any], polls: bool) -> None:
+    """aws/karpenter-provider-aws upgrade guide, "Upgrading to 1.12.0+": ec2:DescribeInstanceStatus (#9064)."""
+    spec = demo_spec(**WITHOUT_QUEUE, **changes)
+    assert spec.karpenter.may_poll_ec2 is polls
+    assert may_act_first(notice(Kind.SCHEDULED), Owner.KARPENTER, spec) is polls
+    assert not may_act_first(notice(Kind.SCHEDULED), Owner.NODE_GROUP, spec)
+    assert not may_act_first(notice(Kind.REBALANCE), Owner.KARPENTER, spec)
+
+
+def test_karpenter_with_a_queue_reads_the_message_whatever_its_version() -> None:
+    old = demo_spec(karpenter__chart={"version": "1.11.1"})
+    assert may_act_first(notice(Kind.SCHEDULED), Owner.KARPENTER, old)
 
 
 @pytest.mark.parametrize(("policy", "way"), [("ignore", Way.NOTE), ("signal", Way.SIGNAL), ("replace", Way.PLAN)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpu_fleet.core.interruptions.marks import Mark
 from gpu_fleet.core.interruptions.messages import Kind, Notice
 from gpu_fleet.core.interruptions.whose import Home, Scope, homes, left_before
 
@@ -79,3 +80,28 @@ def test_whichever_of_node_and_claim_went_first_counts() -> None:
         nodes = [node("i-1", {"karpenter.sh/nodepool": "a"}, deletionTimestamp=of_node)]
         found = homes(nodes, [claim("i-1", "a", deletionTimestamp=of_claim)], SCOPE)
         assert found["i-1"].leaving == 1796014800.0
+
+
+@pytest.mark.parametrize("kind", [Kind.STOPPING, Kind.TERMINATING])
+def test_a_removal_by_force_or_ahead_of_a_scheduled_change_is_not_ordinary(kind: Kind) -> None:
+    notice = Notice(kind, "i-1", 100.0)
+    assert not left_before(Home(leaving=99.0, forced=True), notice)
+    assert not left_before(Home(leaving=99.0, announced=True), notice)
+
+
+def test_what_a_claim_and_a_mark_say_of_a_removal() -> None:
+    moment = "2026-11-30T05:00:00Z"
+    forced = claim("i-1", "a", deletionTimestamp=moment)
+    forced["metadata"]["annotations"] = {"karpenter.sh/nodeclaim-termination-timestamp": moment}
+    mark = Mark(Notice(Kind.SCHEDULED, "i-1", 1.0, 2.0), 1.0).text()
+    annotations = {"gpu-fleet.io/interruption": mark}
+    marked = node("i-1", {"karpenter.sh/nodepool": "a"}, annotations=annotations)
+    found = homes([marked], [forced], SCOPE)["i-1"]
+    assert (found.forced, found.announced) == (True, True)
+    # The drain of a run of ours.
+    annotations["gpu-fleet.io/cordoned-by"] = "gpu_drain.demo/r"
+    marked["spec"]["unschedulable"] = True
+    assert not homes([marked], [], SCOPE)["i-1"].announced
+    # Another instance had the node's name.
+    stale = node("i-2", {"karpenter.sh/nodepool": "a"}, annotations={"gpu-fleet.io/interruption": mark})
+    assert not homes([stale], [], SCOPE)["i-2"].announced

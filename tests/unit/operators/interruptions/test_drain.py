@@ -398,7 +398,7 @@ def test_a_try_that_was_killed_before_its_report_loses_nothing(
         run()
     monkeypatch.undo()
     assert Handled.of(world.kube.get(ObjectRef(NODE, "n1")) or {}) == Handled(
-        f"{DAG_ID}/r1", cause_of(notice), done=True
+        f"{DAG_ID}/r1", cause_of(notice), done=True, way="Drain"
     )
     if not node_stays:
         world.kube.delete(ObjectRef(NODE, "n1"))

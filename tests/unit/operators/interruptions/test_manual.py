@@ -448,6 +448,20 @@ def test_a_later_node_of_the_same_name_is_left_alone(world: World) -> None:
     assert run.ti.left["remove", "return_value"] == {"n1": "it is gone"}
 
 
+def test_a_node_that_karpenter_removes_after_the_plan_is_named_and_counted_as_lost(world: World) -> None:
+    join(world, "n1", "i-0000000a")
+    join(world, "n2", "i-0000000b")
+    run = Drain(world, {"nodes": ["n1", "n2"]})
+    run.until("cordon")
+    world.kube.delete(ObjectRef(NODE, "n1"))
+    world.kube.delete(ObjectRef(NODE_CLAIM, "claim-n1"))
+    with world.kubelets():
+        result = run.task("drain")
+    assert result["pools"] == {"shared-a10g": ["n1", "n2"]}
+    assert "somebody else has removed it" in run.report()["unknown"]["n1"]
+    assert [node["node"] for node in run.report()["nodes"]] == ["n2"]
+
+
 # --- deaths ----------------------------------------------------------------------------------------------------------
 def test_a_try_that_follows_a_killed_one_keeps_the_deadline_and_what_was_asked(
     world: World, monkeypatch: pytest.MonkeyPatch

@@ -367,3 +367,32 @@ def test_a_missing_permission_for_prices_is_named_and_fails_nothing(cloud: Sandb
     assert {each["state"] for each in found["prices"]} == {"unknown"}
     assert all("pricing:GetProducts is not allowed" in each["message"] for each in found["prices"])
     assert all("List prices of 2025-06-05" in each["message"] for each in found["prices"])
+
+
+WINDOW = {"schedule": "0 2 * * 6", "duration": "4h"}
+
+
+def window_of(found: dict[str, Any]) -> dict[str, Any]:
+    (each,) = (each for each in found["prerequisites"] if each["name"].startswith("maintenance window"))
+    return dict(each)
+
+
+@pytest.mark.parametrize(
+    ("denied", "state", "named"),
+    [
+        ([], "limited", "ec2:DescribeInstanceStatus"),
+        (["ec2:DescribeInstanceStatus"], "met", "may not call"),
+        (["iam:SimulatePrincipalPolicy"], "unknown", "iam:SimulatePrincipalPolicy"),
+        (["eks:DescribePodIdentityAssociation"], "unknown", "eks:DescribePodIdentityAssociation"),
+    ],
+)
+def test_a_maintenance_window_is_kept_if_karpenters_role_may_not_ask_ec2(
+    cloud: SandboxCloud, denied: list[str], state: str, named: str
+) -> None:
+    cloud.settings.faults.set("aws-denied", {"actions": denied})
+    demo = load_cluster("demo").to_json()
+    karpenter = {**demo["karpenter"], "interruptionQueue": None}
+    interruptions = {**demo["interruptions"], "queue": None, "maintenance": WINDOW, "handler": "gpu-fleet"}
+    found = window_of(check(karpenter=karpenter, interruptions=interruptions))
+    assert found["state"] == state
+    assert named in f"{found['message']} {found['remedy']}"

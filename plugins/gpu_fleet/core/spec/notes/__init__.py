@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.spec.notes import admission as notes_admission
+from gpu_fleet.core.spec.notes import interruptions as notes_interruptions
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
@@ -37,6 +38,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_plugins.nodes_of_others_need_our_label,
     notes_admission.gated_nodes_need_airflow,
     notes_admission.closed_nodes_keep_pods_waiting,
+    notes_interruptions.karpenter_keeps_no_window,
 )
 
 
