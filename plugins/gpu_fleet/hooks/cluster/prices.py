@@ -17,7 +17,7 @@ from gpu_fleet.core.aws.costs import PriceList, SpotPrices
 from gpu_fleet.core.aws.errors import refuses_credentials
 from gpu_fleet.core.errors import Forbidden, GpuFleetError
 from gpu_fleet.core.interruptions.nodes import OurNode
-from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.teardown.remains import capacity_type
 from gpu_fleet.hooks.aws import aws_session
 from gpu_fleet.hooks.aws.prices import LIST_ACTION, SPOT_ACTION, list_price, price_list_session, spot_prices
@@ -83,6 +83,16 @@ def prices_of_nodes(spec: ClusterSpec, nodes: Iterable[OurNode]) -> PriceList:
     """
     found = [node for node in nodes if node.instance_type]
     return prices_for(spec, (node.instance_type for node in found), spot=any(node.spot for node in found))
+
+
+def prices_of_pools(spec: ClusterSpec, pools: Iterable[NodePool]) -> PriceList:
+    """The prices of what pools may buy.
+
+    :raises SpecError: see :func:`prices_for`.
+    """
+    found = list(pools)
+    types = (name for pool in found for name in pool.instance_types)
+    return prices_for(spec, types, spot=any("spot" in pool.capacity_types for pool in found))
 
 
 class _Lookup:

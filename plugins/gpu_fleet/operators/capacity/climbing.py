@@ -46,12 +46,12 @@ class Climber:
         # Here, so that a DAG file does not load what only its tasks need.
         from gpu_fleet.core.capacity.climb import Climb
         from gpu_fleet.core.capacity.ladder import steps
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_pools
 
         self._operator, self._context = operator, context
         self._gpus, self._surge = gpus, surge
         self.ladder: tuple[Step, ...] = steps(operator.this_pool)
-        self._prices: PriceList = load_prices(operator.spec.region)
+        self._prices: PriceList = prices_of_pools(operator.spec, [operator.this_pool])
         kept = context["task_state_store"].get(LADDER)
         mine = isinstance(kept, Mapping) and kept.get("attempt") == attempt(context)
         self.climb: Climb | None = Climb.from_json(kept["climb"]) if mine else None

@@ -44,10 +44,10 @@ class OpenHeadroomOperator(FleetOperator):
     ui_color = "#e9f0fb"
 
     def act(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_pools
 
         pools = [pool for pool in self.spec.node_pools if pool.capacity.headroom]
-        for sentence in rules.cost_sentences(pools, load_prices(self.spec.region)):
+        for sentence in rules.cost_sentences(pools, prices_of_pools(self.spec, pools)):
             self.log.info("%s", sentence)
         done = {pool.name: open_headroom(self, context, pool) for pool in pools}
         mine = f"{LABEL_COMPONENT}={COMPONENT_HEADROOM},{LABEL_CLUSTER}={self.spec.name}"

@@ -12,6 +12,7 @@ from gpu_fleet.core.interruptions.victims import gpu_seconds, seeds
 from gpu_fleet.core.interruptions.ways import ACTED, Owner, Way
 
 if TYPE_CHECKING:
+    from gpu_fleet.core.aws.costs import Price
     from gpu_fleet.core.interruptions.handling import Departed, NodePlan
     from gpu_fleet.core.interruptions.nodes import OurNode
     from gpu_fleet.core.spec import ClusterSpec
@@ -101,7 +102,6 @@ def cost_of(
     unknown.
 
     :param nodes: those that are still there; of one that is gone the instance type is unknown.
-
     :param ended: see :func:`ended_of`.
     """
     from gpu_fleet.hooks.cluster.prices import prices_of_nodes
@@ -111,7 +111,8 @@ def cost_of(
     if not lost:
         return 0.0, ""
     prices = prices_of_nodes(spec, by_name.values())
-    total, used = 0.0, []
+    total = 0.0
+    used: list[Price] = []
     for name, seconds in lost:
         node = by_name.get(name)
         if node is None:

@@ -42,7 +42,7 @@ class PlanChangesOperator(FleetOperator):
         from gpu_fleet.core.capacity.headroom import cost_sentences
         from gpu_fleet.core.nodes.planned import to_markdown
         from gpu_fleet.hooks.cluster.drifted import look_at_nodes, own_pools
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_pools
 
         seen = look_at_nodes(self.kube, own_pools(self.spec))
         drifted = seen.drifted()
@@ -55,7 +55,8 @@ class PlanChangesOperator(FleetOperator):
                 log("%s", sentence)
         for words in unknown:
             self.log.warning("%s", words)
-        headroom = cost_sentences(self.spec.node_pools, load_prices(self.spec.region))
+        kept = [pool for pool in self.spec.node_pools if pool.capacity.headroom]
+        headroom = cost_sentences(kept, prices_of_pools(self.spec, kept))
         for sentence in headroom:
             self.log.info("%s", sentence)
         if not changes:

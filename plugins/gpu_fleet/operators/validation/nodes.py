@@ -141,10 +141,10 @@ class ProtectNodesOperator(PoolOperator):
         """Say which nodes stand on a lower rung of the pool's ladder, and what would be cheaper."""
         # Here, so that a DAG file does not load what only its tasks need.
         from gpu_fleet.core.capacity.ladder import lower_nodes, lower_sentence
-        from gpu_fleet.hooks.files.prices import load_prices
+        from gpu_fleet.hooks.cluster.prices import prices_of_pools
 
         if found := lower_nodes(self.this_pool, nodes):
-            sentence = lower_sentence(self.node_pool, found, load_prices(self.spec.region))
+            sentence = lower_sentence(self.node_pool, found, prices_of_pools(self.spec, [self.this_pool]))
             self.log.warning("%s", sentence)
             context["ti"].xcom_push(LOWER_RUNGS, sentence)
 
