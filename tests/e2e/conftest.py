@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from demo.borrowed import Borrowed
+from demo.processes import stop_group
 from demo.run import borrow, still_running
 from demo.stack import Stack
 from tests.e2e.caps import CapWatch
@@ -136,6 +138,15 @@ def the_fleet(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert found == set(), f"after all runs of this stack there are secrets where Airflow keeps them: {found}"
     finally:
         fleet.close()
+
+
+@pytest.fixture(scope="session")
+def replacements(stack: Stack) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that stand in for killed parts of Airflow for the rest of the session, or of a stack that is kept."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started if not os.environ.get("E2E_KEEP") else ():
+        stop_group(process)
 
 
 @pytest.fixture

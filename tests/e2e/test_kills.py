@@ -10,13 +10,13 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pytest
 
 from demo import facts
-from demo.processes import alive, session_pids, stop_group
+from demo.processes import alive, session_pids
 from demo.run import BROKEN_TAG
 from tests.e2e.fleet import LIFECYCLE, TEARDOWN, Fleet, Run, until
 from tests.e2e.killer import (
@@ -64,15 +64,6 @@ def clean(the_fleet: Fleet) -> Clean:
     assert not standing[0].open, standing[0].open
     assert not the_fleet.leftovers()
     return Clean(run, standing[0], end_state(the_fleet), usual_seconds(run))
-
-
-@pytest.fixture(scope="session")
-def replacements() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that stand in for killed parts of Airflow for the rest of the session, or of a stack that is kept."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in started if not os.environ.get("E2E_KEEP") else ():
-        stop_group(process)
 
 
 def settled(fleet: Fleet) -> EndState:

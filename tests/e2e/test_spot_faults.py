@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import random
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo import workload
-from demo.processes import alive, session_pids, stop_group
+from demo.processes import alive, session_pids
 from demo.spot import DRAIN, await_cordon
 from tests.e2e.fleet import SHARED, STANDING, Fleet, Run, until
 from tests.e2e.interruptions import QUEUE, Interrupted, budget
@@ -88,7 +87,9 @@ def test_scheduler_down_for_a_minute(spot: Interrupted) -> None:
     right(spot, spot.drained(), node, pods)
 
 
-def test_triggerer_killed_between_receiving_and_storing(spot: Interrupted) -> None:
+def test_triggerer_killed_between_receiving_and_storing(
+    spot: Interrupted, replacements: list[subprocess.Popen[bytes]]
+) -> None:
     """The message was not acknowledged: SQS delivers it again to the next triggerer."""
     node, pods = spot.job()
     pid = triggerer(spot.fleet)
@@ -103,11 +104,8 @@ def test_triggerer_killed_between_receiving_and_storing(spot: Interrupted) -> No
         fresh_one = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    try:
-        right(spot, spot.drained(timeout=240), node, pods)
-    finally:
-        if not os.environ.get("E2E_KEEP"):
-            atexit.register(stop_group, fresh_one)
+    replacements.append(fresh_one)
+    right(spot, spot.drained(timeout=240), node, pods)
 
 
 def test_api_server_in_trouble_for_twenty_seconds(spot: Interrupted) -> None:
