@@ -12,7 +12,6 @@ from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, LABEL_CAPACITY_TYPE
 from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of, name_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
-from gpu_fleet.operators.capacity.headroom import open_headroom
 from gpu_fleet.operators.capacity.placeholder_label import admit_placeholders
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
@@ -78,6 +77,8 @@ class CleanUpValidationOperator(PoolOperator):
         )
         unfinished = self._unfinished(context)
         if self.this_pool.capacity.headroom:
+            from gpu_fleet.operators.capacity.headroom import open_headroom
+
             open_headroom(self, context, self.this_pool)
         if stay:
             where = "; ".join(f"{node}: {', '.join(names[:5])}" for node, names in sorted(stay.items()))

@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.errors import GpuFleetError
 from gpu_fleet.core.kubernetes.objects import PoolNode, name_of
-from gpu_fleet.core.pools.proofs import proven_at
-from gpu_fleet.core.stages.arrivals import arrivals
-from gpu_fleet.core.stages.history import KEY, StageHistory
-from gpu_fleet.core.stages.moments import NodeTimes
-from gpu_fleet.core.stages.summary import STAGES, regressions, summary
-from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.base import run_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset
 
+    from gpu_fleet.core.validation.report import PoolReport
     from gpu_fleet.operators.pool import PoolOperator
 
 #: XCom key of the task that chooses a pool's nodes: their moments so far, and the cluster's present time.
@@ -38,6 +33,8 @@ def note_arrivals(
     :param nodes: the Nodes that the run has chosen.
     :param claims: the pool's NodeClaims.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.stages.arrivals import arrivals
     from gpu_fleet.hooks.cluster.launches import launch_times
     from gpu_fleet.hooks.cluster.pods import pods_on
 
@@ -70,6 +67,12 @@ def record_stages(
     :param seen: the XCom ``arrivals`` of the task that chose the nodes.
     :param asset: beside which the history is kept.
     """
+    # Here, so that a DAG file does not load what only its tasks need.
+    from gpu_fleet.core.pools.proofs import proven_at
+    from gpu_fleet.core.stages.history import KEY, StageHistory
+    from gpu_fleet.core.stages.moments import NodeTimes
+    from gpu_fleet.core.stages.summary import STAGES, regressions, summary
+
     if not seen:
         return
     try:
