@@ -21,6 +21,7 @@ LABEL_STANDING = f"{DOMAIN}/standing"  # on nodes that existed before the placeh
 STANDING = "true"
 LABEL_DEVICE_PLUGIN = f"{DOMAIN}/device-plugin"  # on nodes that our device plugin may run on, and no others
 SERVED = "true"
+BUILT_IN = "built-in"  # the same label on nodes whose AMI brings a device plugin, which ours keeps off
 ANNOTATION_CORDONED_BY = f"{DOMAIN}/cordoned-by"  # the run whose drain cordoned a node, or CORDONED_FOR + an event's id
 CORDONED_FOR = "interruption/"  # begins the value where an interruption notice is the cause; no DAG id has a '/'
 ANNOTATION_INTERRUPTION = f"{DOMAIN}/interruption"  # JSON: kind, instance, at, deadline, action, event, seen

@@ -52,6 +52,14 @@ CAPACITY = Section(
             "Remove the taint from the NodePool, or name it in the pool's taints.",
         ),
         Reason("FailedScheduling", _WAITS, "Karpenter cannot place the placeholders; the message has its words"),
+        Reason(
+            "BuiltInPluginNotRegistering",
+            _PERSON,
+            "the device plugin of the node's AMI (Bottlerocket) has registered no GPU",
+            "See whether the AMI is the NVIDIA variant, and read the plugin's log on the node: journalctl -u "
+            "nvidia-k8s-device-plugin.",
+            guide="fast-start.md#bottlerocket",
+        ),
         Reason("NodeNotRegistered", _WAITS, "Karpenter has not registered the node yet"),
         Reason(
             "NodeNotInitialized",

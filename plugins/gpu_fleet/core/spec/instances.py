@@ -112,3 +112,17 @@ def is_fractional(instance_type: str) -> bool:
 def physical_gpus(instance_type: str) -> int | None:
     """Physical NVIDIA GPUs of an instance type, or ``None`` if the table does not know it."""
     return GPUS_OF_INSTANCE_TYPE.get(instance_type)
+
+
+#: Families whose types all have NVMe instance store, and those without any (EC2 DescribeInstanceTypes,
+#: ``InstanceStorageInfo``, read 2026-08).
+_WITH_DISKS = frozenset(
+    {"g4dn", "g5", "g6", "g6e", "gr6", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6-b200", "p6-b300"}
+)
+_WITHOUT_DISKS = frozenset({"g3", "g3s", "g5g", "p2", "p3"})
+
+
+def has_instance_store(instance_type: str) -> bool | None:
+    """Whether an instance type has NVMe disks of its own, or ``None`` if it is not known."""
+    family = instance_type.partition(".")[0]
+    return True if family in _WITH_DISKS else False if family in _WITHOUT_DISKS else None

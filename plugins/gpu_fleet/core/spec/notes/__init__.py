@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
+from gpu_fleet.core.spec.notes import nodes as notes_nodes
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
 from gpu_fleet.core.spec.problems import Note
@@ -32,6 +33,9 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.burst_buys_a_node_per_share,
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
+    notes_nodes.fast_start_says_what_it_does,
+    notes_nodes.parallel_pulls_may_be_slower,
+    notes_nodes.metadata_reaches_pods,
     notes_plugins.nodes_of_others_need_our_label,
 )
 
