@@ -34,6 +34,7 @@ LIBRARIES = (
 #: Ours: a component that has imported them must be restarted to see a change of them. Beside what a parse needs it is
 #: what operators import only when they act, so that a DAG processor need not load it: each names the top of a chain.
 PACKAGE = (
+    "gpu_fleet.core.capacity.pre_pull",
     "gpu_fleet.core.capacity.unfinished",
     "gpu_fleet.core.gates.registry",
     "gpu_fleet.core.interruptions.manual_text",

@@ -14,6 +14,7 @@ COMPONENT_PROBE = "probe"
 COMPONENT_PLACEHOLDER = "placeholder"
 COMPONENT_HOLD = "hold"
 COMPONENT_BURST = "burst"
+COMPONENT_PRE_PULL = "pre-pull"
 LABEL_RUN = f"{DOMAIN}/run"  # short_hash of dag_id + run_id
 ANNOTATION_RUN = f"{DOMAIN}/dag-run"  # "<dag_id>/<run_id>" in words
 ANNOTATION_PROTECTED_BY = f"{DOMAIN}/protected-by"  # the run that keeps Karpenter from removing a node

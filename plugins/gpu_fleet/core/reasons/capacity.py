@@ -60,6 +60,15 @@ CAPACITY = Section(
             "nvidia-k8s-device-plugin.",
             guide="fast-start.md#bottlerocket",
         ),
+        Reason("ImagesPulled", _ON, "all nodes have the images of capacity.prePull"),
+        Reason("ImagesPulling", _WAITS, "nodes pull the images of capacity.prePull; the message names what is missing"),
+        Reason(
+            "PrePullFailed",
+            _PERSON,
+            "a node cannot pull an image of capacity.prePull",
+            "Correct the image's name or tag, or give the node role access to its registry.",
+            guide="fast-start.md#images-before-jobs",
+        ),
         Reason("NodeNotRegistered", _WAITS, "Karpenter has not registered the node yet"),
         Reason(
             "NodeNotInitialized",

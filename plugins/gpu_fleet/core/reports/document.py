@@ -29,6 +29,7 @@ from gpu_fleet.core.pools.history import VerdictAt
 from gpu_fleet.core.reports.figures import figure, figures
 from gpu_fleet.core.reports.interruption import interruption_blocks
 from gpu_fleet.core.reports.model import PoolSection, RunReport
+from gpu_fleet.core.reports.pulls import pulls_of
 from gpu_fleet.core.reports.remedies import remedy
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
 
@@ -146,6 +147,7 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
     if pool.drifted:
         yield from _drifted_nodes(pool)
     yield from _older_nodes(pool)
+    yield from pulls_of(pool)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:

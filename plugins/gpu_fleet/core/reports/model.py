@@ -28,6 +28,8 @@ class PoolSection:
     :ivar now: the pool's state after; ``None``: nothing has been published yet.
     :ivar remediation: what was done about failed nodes.
     :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
+    :ivar pre_pull: ``pulls`` (node -> image -> seconds) and ``failure`` (why images are missing, in words); empty if no
+        node was to pull images.
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     """
@@ -42,6 +44,7 @@ class PoolSection:
     history: tuple[VerdictAt, ...] | None = ()
     drifted: tuple[Mapping[str, Any], ...] = ()
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pre_pull: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def bad(self) -> bool:
@@ -162,6 +165,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "remediation": None if pool.remediation is None else dict(pool.remediation),
         "drifted": [dict(item) for item in pool.drifted],
         "older": {name: list(why) for name, why in pool.older.items()},
+        **({"prePull": dict(pool.pre_pull)} if pool.pre_pull else {}),
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -269,12 +273,25 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         history=history,
         drifted=tuple(item for item in drifted if isinstance(item, Mapping)) if isinstance(drifted, list) else (),
         older=_older(verdict.get("older")),
+        pre_pull=_pre_pull(verdict.get("prePull")),
     )
 
 
 def _older(value: Any) -> dict[str, tuple[str, ...]]:
     found = value if isinstance(value, Mapping) else {}
     return {str(name): tuple(map(str, why)) for name, why in found.items() if isinstance(why, list)}
+
+
+def _pre_pull(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {}
+    nodes = value.get("pulls")
+    pulls = {
+        str(node): {str(image): took for image, took in images.items() if took is None or isinstance(took, int | float)}
+        for node, images in (nodes if isinstance(nodes, Mapping) else {}).items()
+        if isinstance(images, Mapping)
+    }
+    return {"pulls": pulls, "failure": str(value.get("failure") or "")}
 
 
 def _state(value: Any) -> PoolState | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import COMPONENT_BURST
+from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, COMPONENT_PRE_PULL
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
@@ -102,6 +102,7 @@ class CleanUpValidationOperator(PoolOperator):
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         # A run that was killed during its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
+        released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_PRE_PULL))
         admit_placeholders(self.kube, self.of_pool())
         unprotected = unprotect_nodes(self.kube, self.of_pool())
         namespace = self.spec.validation.namespace

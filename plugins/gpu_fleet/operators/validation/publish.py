@@ -16,6 +16,7 @@ from gpu_fleet.core.pools.assets import Finding, PoolState, Topic
 from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name
+from gpu_fleet.operators.capacity.pre_pull import PrePullImagesOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
@@ -132,6 +133,7 @@ class PublishPoolOperator(PoolOperator):
             "older": dict(chosen.drifted) if chosen else {},
             "remediation": remediation,
             "drifted": drifted,
+            **self._pre_pull(context),
         }
         context["ti"].xcom_push(VERDICT, verdict)
         # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
@@ -172,6 +174,16 @@ class PublishPoolOperator(PoolOperator):
         for task in upstream_tasks(self, ProtectNodesOperator):
             found = context["ti"].xcom_pull(task_ids=task, key=DRIFTED) or found
         return found
+
+    def _pre_pull(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """What the pool's nodes have pulled, and why they have not; nothing where they were to pull nothing."""
+        ti = context["ti"]
+        for task in upstream_tasks(self, PrePullImagesOperator):
+            pulls = (ti.xcom_pull(task_ids=task) or {}).get("pulls") or {}
+            failure = ti.xcom_pull(task_ids=task, key=FAILURE) or {}
+            if pulls or failure:
+                return {"prePull": {"pulls": pulls, "failure": str(failure.get("message", ""))[:1000]}}
+        return {}
 
     def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
         """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""
