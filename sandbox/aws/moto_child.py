@@ -5,7 +5,9 @@ These things are added to moto, in this process only:
 * instances take time, and their changes of state are known (:mod:`sandbox.aws.instancelife`);
 * EventBridge's rules decide about services' own events (:mod:`sandbox.aws.eventrules`);
 * Auto Scaling replaces what it lost (:mod:`sandbox.aws.scalinggroups`);
-* the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
+* the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami), and those
+  of Bottlerocket;
+* volumes keep the IOPS and throughput of their launch (:mod:`sandbox.aws.volumes`);
 * below ``/_sandbox/`` are routes for the sandbox itself (:class:`SandboxRoutes`).
 
 Besides, moto finds the tags of a resource by its id, instead of searching all tags of the account.
@@ -28,10 +30,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox.aws import eventrules, scalinggroups
+from sandbox.aws import eventrules, scalinggroups, volumes
 from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances
 
 AMI_RELEASES = ("v20260601", "v20260714")
+BOTTLEROCKET_RELEASES = ("1.60.0",)
 KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
 _AMI_OWNER = "602401143452"  # the account that publishes EKS AMIs, docs.aws.amazon.com/eks/latest/userguide
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +57,7 @@ def ami_name(flavour: str, version: str, release: str) -> str:
 
 
 def eks_images(versions: Iterable[str]) -> list[dict[str, Any]]:
-    """What moto loads as images: every AL2023 flavour per Kubernetes version and release."""
+    """What moto loads as images: every flavour of AL2023 and Bottlerocket per Kubernetes version and release."""
     images = []
     for version in versions:
         for release in AMI_RELEASES:
@@ -80,7 +83,46 @@ def eks_images(versions: Iterable[str]) -> list[dict[str, Any]]:
                         "image_location": f"amazon/{name}",
                     }
                 )
+        for release in BOTTLEROCKET_RELEASES:
+            images += [_bottlerocket(version, variant, release) for variant in ("", "-nvidia")]
     return images
+
+
+def _bottlerocket(version: str, variant: str, release: str) -> dict[str, Any]:
+    """An image of Bottlerocket (names as in the public images of account 092701018921)."""
+    name = f"bottlerocket-aws-k8s-{version}{variant}-x86_64-v{release}-0a1b2c3d"
+    return {
+        "ami_id": "ami-" + hashlib.sha256(name.encode()).hexdigest()[:17],
+        "name": name,
+        "description": "The Bottlerocket operating system",
+        "owner_id": "092701018921",
+        "public": True,
+        "virtualization_type": "hvm",
+        "architecture": "x86_64",
+        "state": "available",
+        "platform": None,
+        "image_type": "machine",
+        "hypervisor": "xen",
+        "root_device_type": "ebs",
+        "root_device_name": "/dev/xvda",
+        "sriov": "simple",
+        "creation_date": "2026-07-14T00:00:00.000Z",
+        "image_location": f"amazon/{name}",
+    }
+
+
+def _parameters_of(image: dict[str, Any]) -> list[str]:
+    """The names of the public SSM parameters with an image's id."""
+    name = image["name"]
+    if name.startswith("bottlerocket-"):
+        variant, _, rest = name.removeprefix("bottlerocket-").partition("-x86_64-v")
+        release = rest.partition("-")[0]
+        # Without the v of the releases on GitHub (karpenter-provider-aws pkg/providers/amifamily/bottlerocket.go).
+        return [f"/aws/service/bottlerocket/{variant}/x86_64/{tag}/image_id" for tag in (release, "latest")]
+    flavour, version, release = name.removeprefix("amazon-eks-node-al2023-x86_64-").split("-")
+    base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/x86_64/{flavour}"
+    newest = [f"{base}/recommended/image_id"] if release == AMI_RELEASES[-1] else []
+    return [f"{base}/{name}/image_id", *newest]
 
 
 def publish_parameters(account: str, region: str, images: Iterable[dict[str, Any]]) -> None:
@@ -89,12 +131,7 @@ def publish_parameters(account: str, region: str, images: Iterable[dict[str, Any
 
     parameters = ssm_backends[account][region]._parameters
     for image in images:
-        flavour, version, release = image["name"].removeprefix("amazon-eks-node-al2023-x86_64-").split("-")
-        base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/x86_64/{flavour}"
-        names = [f"{base}/{image['name']}/image_id"]
-        if release == AMI_RELEASES[-1]:
-            names.append(f"{base}/recommended/image_id")
-        for name in names:
+        for name in _parameters_of(image):
             parameters[name] = [
                 Parameter(
                     account_id=account,
@@ -253,6 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     slow_instances(latency, transitions)
     forget_terminated(FORGOTTEN_AFTER / options.speed)
     find_tags_by_id()
+    volumes.keep_performance()
     eventrules.refuse_sources_of_aws()
     scalinggroups.read_later_versions()
     scalinggroups.replace_in_time(lambda: wait("group_replaces"))

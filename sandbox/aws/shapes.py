@@ -25,6 +25,7 @@ class Shape:
     :ivar max_pods: by addresses: interfaces x (addresses - 1) + 2 (awslabs/amazon-eks-ami ``eni-max-pods.txt``).
     :ivar gpus: physical NVIDIA GPUs.
     :ivar gpu_memory_mib: of one of them.
+    :ivar ebs_mibps: most that its volumes take together, in MiB/s; 0 if EC2 does not say.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Shape:
     usage_classes: tuple[str, ...]
     hypervisor: str
     local_disk_gb: int
+    ebs_mibps: float = 0.0
 
     def capacity(self, memory_share: float = KERNEL_MEMORY_SHARE) -> Resources:
         """Without devices: those are the device plugin's to announce."""
@@ -86,7 +88,14 @@ def shape_of(description: dict[str, Any]) -> Shape:
         usage_classes=tuple(description.get("SupportedUsageClasses") or ("on-demand",)),
         hypervisor=description.get("Hypervisor", "nitro"),
         local_disk_gb=(description.get("InstanceStorageInfo") or {}).get("TotalSizeInGB", 0),
+        ebs_mibps=_ebs_mibps(description),
     )
+
+
+def _ebs_mibps(description: dict[str, Any]) -> float:
+    """EC2 says it in MB/s (``EbsInfo.EbsOptimizedInfo``), for bursts that last half an hour."""
+    info = (description.get("EbsInfo") or {}).get("EbsOptimizedInfo") or {}
+    return float(info.get("MaximumThroughputInMBps") or 0.0) * 1e6 / _MIB
 
 
 class Shapes:

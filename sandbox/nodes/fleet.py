@@ -22,6 +22,7 @@ from sandbox.kube.recorder import Recorder
 from sandbox.kube.retrying import RetryingKube
 from sandbox.latency import Latencies
 from sandbox.nodes import nodeobject
+from sandbox.nodes.boot import Boot, boot_of
 from sandbox.nodes.context import Context
 from sandbox.nodes.host import Host
 from sandbox.nodes.identity import Identity
@@ -120,7 +121,7 @@ class Fleet:
         grouped = nodeobject.GROUP_TAG in nodeobject.tags_of(instance)
         registration = await registration_of(self._aws, instance["InstanceId"]) if grouped else ({}, [])
         machine = Machine(
-            Host(self._context, instance, shape),
+            Host(self._context, instance, shape, Boot() if grouped else await boot_of(self._aws, instance, shape)),
             existing=first and grouped,
             registration=registration,
             registered_as=self._attach,

@@ -17,6 +17,7 @@ from sandbox.aws.shapes import Shape
 from sandbox.kube.resources import ApiError
 from sandbox.kube.times import now
 from sandbox.nodes import nodeobject
+from sandbox.nodes.boot import Boot
 from sandbox.nodes.context import Context
 from sandbox.nodes.gpus.devices import DeviceManager
 from sandbox.nodes.gpus.faults import GpuFaults, gpu_faults_of
@@ -55,7 +56,8 @@ class Host:
     :ivar labels_changed: set at the next change of the node's labels and then replaced.
     """
 
-    def __init__(self, context: Context, instance: dict[str, Any], shape: Shape) -> None:
+    def __init__(self, context: Context, instance: dict[str, Any], shape: Shape, boot: Boot | None = None) -> None:
+        self.boot = boot or Boot()
         self.context = context
         self.clock = context.clock
         self.kube = context.kube

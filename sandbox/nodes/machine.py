@@ -16,7 +16,9 @@ from sandbox.kube.times import now
 from sandbox.losses import Loss
 from sandbox.nodes import nodeobject
 from sandbox.nodes.host import REQUEST_ERRORS, RETRY, Host
+from sandbox.nodes.pods import builtin
 from sandbox.nodes.pods.pod import PodWorker
+from sandbox.nodes.runtime.processes import Simulated
 
 log = logging.getLogger("sandbox.nodes")
 
@@ -54,6 +56,7 @@ class Machine:
         self._pods_on = pods_on
         self._ready = False
         self._ready_since = ""
+        self._plugin: Simulated | None = None
         self._workers: dict[str, tuple[PodWorker, asyncio.Task[None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -109,8 +112,12 @@ class Machine:
         try:
             if not self._ready:
                 await self._become_ready()
+            if self.host.boot.sharing is not None and self.host.gpus:
+                self._plugin = builtin.start(self.host, self.host.boot.sharing)
             await lease
         finally:
+            if self._plugin is not None:
+                self._plugin.kill()
             lease.cancel()
             await asyncio.gather(lease, return_exceptions=True)
 
@@ -152,6 +159,13 @@ class Machine:
         moment = now()
         self._ready_since = moment
         status = nodeobject.status_of(self.host.instance, self.host.shape, self.host.context.settings, moment)
+        boot = self.host.boot
+        if boot.os_image:
+            status["nodeInfo"]["osImage"] = boot.os_image
+            node["metadata"]["labels"].pop(nodeobject.GPU_PRESENT, None)  # it is nodeadm that sets it
+        if boot.raid:
+            size = f"{self.host.shape.local_disk_gb}G"
+            status["capacity"]["ephemeral-storage"] = status["allocatable"]["ephemeral-storage"] = size
         created = await self.host.kube.create(node | {"status": status})
         # A real API server drops the status of a POST for kinds with a status subresource; nodes keep it. Either way:
         self.host.node = created

@@ -37,6 +37,7 @@ PACKAGE = (
     "gpu_fleet.core.admission.decide",
     "gpu_fleet.core.admission.hold",
     "gpu_fleet.core.capacity.climb",
+    "gpu_fleet.core.capacity.pre_pull",
     "gpu_fleet.core.capacity.unfinished",
     "gpu_fleet.core.gates.registry",
     "gpu_fleet.core.interruptions.manual_text",

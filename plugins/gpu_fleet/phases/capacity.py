@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup
 
 from gpu_fleet.operators.capacity.burst import RequestSharedCapacityOperator
+from gpu_fleet.operators.capacity.pre_pull import PrePullImagesOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.phases.common import Phase
@@ -26,6 +27,11 @@ def capacity(spec: ClusterSpec) -> dict[str, Phase]:
                 request = asking(task_id="request_capacity", node_pool=pool.name)
                 wait = AwaitCapacityOperator(task_id="await_capacity", node_pool=pool.name)
                 request >> wait
-            tasks: list[Any] = [request, wait]
-            phases[pool.name] = Phase(heads=[request], tails=[wait], tasks=tasks)
+                beside: list[Any] = []
+                if pool.capacity.pre_pull:
+                    # Beside the proof and validation: only the pool's verdict waits for the images.
+                    beside = [PrePullImagesOperator(task_id="pre_pull", node_pool=pool.name)]
+                    wait >> beside
+            tasks: list[Any] = [request, wait, *beside]
+            phases[pool.name] = Phase(heads=[request], tails=[wait], tasks=tasks, beside=beside)
     return phases

@@ -45,11 +45,13 @@ class Phase:
     :ivar heads: tasks without an upstream inside the phase.
     :ivar tails: tasks that later phases wait for.
     :ivar tasks: every task of the phase, for joins and for the run's verdict.
+    :ivar beside: tasks for which only the ends of the next phases wait, and not their beginnings.
     """
 
     heads: list[Any] = field(default_factory=list)
     tails: list[Any] = field(default_factory=list)
     tasks: list[Any] = field(default_factory=list)
+    beside: list[Any] = field(default_factory=list)
 
     @classmethod
     def of(cls, task: Any) -> Phase:
@@ -59,6 +61,8 @@ class Phase:
     def __rshift__(self, after: After) -> After:
         for phase in [after] if isinstance(after, Phase) else after:
             cross_downstream(self.tails, phase.heads)
+            if self.beside:
+                cross_downstream(self.beside, phase.tails)
         return after
 
     def __rrshift__(self, before: Iterable[Phase]) -> Phase:

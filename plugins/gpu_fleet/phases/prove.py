@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def prove(spec: ClusterSpec, asked: Mapping[str, Phase]) -> Phase:
     """Proof or rollback of the device plugin; empty if the plugin is not ours, or if no pool wants a node to prove it.
+    Nodes with a plugin of their AMI prove nothing about ours.
 
     One pool without capacity must not keep another pool's GPUs unproven: it is enough that one pool got its nodes. The
     rollback waits for all pools: if it were decided at the first failure, before any other pool has a node, a broken
@@ -24,7 +25,8 @@ def prove(spec: ClusterSpec, asked: Mapping[str, Phase]) -> Phase:
 
     :param asked: pool name to the phase that waits for its capacity.
     """
-    awaits = [task for pool in spec.node_pools if pool.wanted_nodes for task in asked[pool.name].tails]
+    served = [pool for pool in spec.node_pools if pool.wanted_nodes and not pool.built_in_plugin]
+    awaits = [task for pool in served for task in asked[pool.name].tails]
     if not spec.device_plugin.manage or not awaits:
         return Phase()
     with TaskGroup("prove", tooltip="Mark the device plugin's revision proven, or roll it back"):

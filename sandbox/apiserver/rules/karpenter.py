@@ -203,6 +203,40 @@ def _images(spec: Obj) -> Iterator[Cause]:
         yield _failed("spec", spec, "must specify amiFamily if amiSelectorTerms does not contain an alias")
 
 
+def _devices(spec: Obj) -> Iterator[Cause]:
+    """Volumes, interfaces, placement group and connection tracking (v1.14.1 pkg/apis/v1/ec2nodeclass.go)."""
+    for index, mapping in enumerate(spec.get("blockDeviceMappings") or []):
+        ebs, where = mapping.get("ebs"), f"spec.blockDeviceMappings[{index}].ebs"
+        if ebs is None:
+            continue
+        if "snapshotID" not in ebs and "volumeSize" not in ebs:
+            yield _failed(where, ebs, "snapshotID or volumeSize must be defined")
+        if "volumeInitializationRate" in ebs and not ebs.get("snapshotID"):
+            yield _failed(where, ebs, "snapshotID must be set when volumeInitializationRate is set")
+    interfaces = spec.get("networkInterfaces") or []
+    primary = {"deviceIndex": 0, "networkCardIndex": 0, "interfaceType": "interface"}
+    if interfaces and not any(primary.items() <= each.items() for each in interfaces):
+        text = "networkInterfaces must include a primary interface with interfaceType='interface'"
+        yield _failed("spec.networkInterfaces", interfaces, text)
+    places = [(each.get("networkCardIndex"), each.get("deviceIndex")) for each in interfaces]
+    cards = [each.get("networkCardIndex") for each in interfaces if each.get("interfaceType") == "efa-only"]
+    if len(set(places)) != len(places) or len(set(cards)) != len(cards):
+        text = (
+            "networkInterfaces must not have duplicate networkCardIndex and deviceIndex pairs, and can have at most "
+            "one efa device per network card"
+        )
+        yield _failed("spec.networkInterfaces", interfaces, text)
+    group = spec.get("placementGroupSelector")
+    if group is not None and not ("name" in group or "id" in group):
+        yield _failed("spec.placementGroupSelector", group, "expected at least one, got none, ['name', 'id']")
+    if group is not None and "name" in group and "id" in group:
+        yield _failed("spec.placementGroupSelector", group, "'name' and 'id' are mutually exclusive")
+    tracking = spec.get("connectionTracking")
+    if tracking is not None and not tracking:
+        text = "at least one of tcpEstablishedTimeout, udpStreamTimeout, or udpTimeout must be set"
+        yield _failed("spec.connectionTracking", tracking, text)
+
+
 def _node_class(new: Obj, old: Obj | None) -> Iterator[Cause]:
     del old
     spec = new.get("spec") or {}
@@ -215,6 +249,7 @@ def _node_class(new: Obj, old: Obj | None) -> Iterator[Cause]:
     yield from _terms(spec, "securityGroupSelectorTerms", ("tags", "id", "name"), "a security group selector term")
     yield from _terms(spec, "amiSelectorTerms", ("tags", "id", "name", "alias", "ssmParameter"), "amiSelectorTerms")
     yield from _images(spec)
+    yield from _devices(spec)
     tags = spec.get("tags") or {}
     if "" in tags:
         yield _failed("spec.tags", tags, "empty tag keys aren't supported")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from sandbox.karpenter.cloudprovider.refusals import (
     combined,
     reason_of,
 )
+from sandbox.karpenter.cloudprovider.userdata import UserDataError, user_data
 from sandbox.karpenter.requirements import Requirements, from_entries
 from sandbox.settings import Clock, Settings
 
@@ -141,6 +140,11 @@ class Cloud:
         subnet = next(each for each in status["subnets"] if each["zone"] == offering.zone)
         tags = launch_tags(claim, node_class, self._settings.cluster_name)
         listed = [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+        try:
+            data = user_data(claim, node_class, self._settings.cluster_name)
+        except UserDataError as error:
+            reason, message = reason_of(str(error))
+            raise LaunchError(reason, f"Error getting launch template configs: {message}") from error
         params: dict[str, Any] = {
             "ImageId": image,
             "InstanceType": chosen.name,
@@ -149,7 +153,7 @@ class Cloud:
             "SubnetId": subnet["id"],
             "SecurityGroupIds": [group["id"] for group in status["securityGroups"]],
             "IamInstanceProfile": {"Name": status["instanceProfile"]},
-            "UserData": user_data(claim, self._settings.cluster_name),
+            "UserData": data,
             "BlockDeviceMappings": block_devices(node_class),
             "TagSpecifications": [{"ResourceType": kind, "Tags": listed} for kind in ("instance", "volume")],
         }
@@ -259,24 +263,6 @@ def launch_tags(claim: Object, node_class: Object, cluster: str) -> dict[str, st
         "karpenter.sh/nodeclaim-uid": meta["uid"],
         "Name": meta["name"],
     }
-
-
-def user_data(claim: Object, cluster: str) -> str:
-    """nodeadm's NodeConfig with the labels and taints to register with (boto3 does the outer base64)."""
-    spec = claim["spec"]
-    taints = [*(spec.get("taints") or []), *(spec.get("startupTaints") or [])]
-    shown = [f"{taint['key']}={taint.get('value', '')}:{taint['effect']}" for taint in taints]
-    labels = ",".join(f"{key}={value}" for key, value in sorted((claim["metadata"].get("labels") or {}).items()))
-    flags = [
-        f"--node-labels={labels}",
-        f"--register-with-taints={','.join(['karpenter.sh/unregistered:NoExecute', *shown])}",
-    ]
-    config = {
-        "apiVersion": "node.eks.aws/v1alpha1",
-        "kind": "NodeConfig",
-        "spec": {"cluster": {"name": cluster}, "kubelet": {"flags": flags}},
-    }
-    return base64.b64encode(json.dumps(config).encode()).decode()
 
 
 def labels_of_launch(launched: Launched) -> dict[str, str]:

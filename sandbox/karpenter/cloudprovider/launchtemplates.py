@@ -85,6 +85,10 @@ def block_devices(node_class: Object) -> list[Object]:
             device["Ebs"]["DeleteOnTermination"] = bool(ebs["deleteOnTermination"])
         if "encrypted" in ebs:
             device["Ebs"]["Encrypted"] = bool(ebs["encrypted"])
+        for key, name in (("iops", "Iops"), ("throughput", "Throughput"), ("snapshotID", "SnapshotId"),
+                          ("kmsKeyID", "KmsKeyId")):  # fmt: skip
+            if key in ebs:
+                device["Ebs"][name] = ebs[key]
         found.append(device)
     return found
 

@@ -7,6 +7,7 @@ id, name or tag that find nothing give ``AMINotFound``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -86,17 +87,10 @@ class NodeClassController:
         conditions.set_true("AMIsReady")
 
     async def _by_alias(self, alias: str) -> list[Object]:
-        """Through the public SSM parameters, one per architecture and variant (``amifamily/al2023.go``)."""
-        family, _, release = alias.partition("@")
-        version = self._context.settings.control_plane
+        """Through the public SSM parameters, one per architecture and variant (``amifamily/al2023.go``,
+        ``amifamily/bottlerocket.go``)."""
         found = []
-        for architecture, variant in (("x86_64", "nvidia"), ("x86_64", "standard"), ("arm64", "standard")):
-            last = "recommended" if release == "latest" else (
-                f"amazon-eks-node-{family}-{architecture}-{variant}-{version}-{release}"
-            )  # fmt: skip
-            path = (
-                f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/{architecture}/{variant}/{last}/image_id"
-            )
+        for architecture, variant, path in _paths(alias, self._context.settings.control_plane):
             try:
                 answer = await self._aws.call("ssm", "get_parameter", Name=path)
             except ClientError as error:
@@ -106,13 +100,8 @@ class NodeClassController:
             arch = "amd64" if architecture == "x86_64" else architecture
             gpu = {"key": _NVIDIA, "operator": "Exists" if variant == "nvidia" else "DoesNotExist"}
             requirements = [{"key": "kubernetes.io/arch", "operator": "In", "values": [arch]}, gpu]
-            found.append(
-                {
-                    "id": answer["Parameter"]["Value"],
-                    "name": path.split("/")[-2],
-                    "requirements": requirements,
-                }
-            )
+            image_id = answer["Parameter"]["Value"]
+            found.append({"id": image_id, "name": path.split("/")[-2], "requirements": requirements})
         if not found:
             raise _Unresolved(
                 f"getting amis, getting AMI queries, failed to discover any AMIs for alias (alias={alias})"
@@ -286,6 +275,27 @@ class NodeClassController:
 
 class _Unresolved(Exception):
     """The real controller returns an error and tries again; no condition changes."""
+
+
+def _paths(alias: str, version: str) -> Iterator[tuple[str, str, str]]:
+    """Architecture, variant and path of the parameters of an alias."""
+    family, _, release = alias.partition("@")
+    for architecture, variant in (("x86_64", "nvidia"), ("x86_64", "standard"), ("arm64", "standard")):
+        if family == "bottlerocket":
+            kind = f"aws-k8s-{version}{'-nvidia' if variant == 'nvidia' else ''}"
+            yield (
+                architecture,
+                variant,
+                f"/aws/service/bottlerocket/{kind}/{architecture}/{release.lstrip('v')}/image_id",
+            )
+            continue
+        last = (
+            "recommended"
+            if release == "latest"
+            else f"amazon-eks-node-{family}-{architecture}-{variant}-{version}-{release}"
+        )
+        base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/{architecture}/{variant}"
+        yield architecture, variant, f"{base}/{last}/image_id"
 
 
 def _tag_filters(term: Object) -> list[Object]:

@@ -177,7 +177,12 @@ class ContainerRun:
                     await clock.sleep(_REGISTRY_ANSWERS)
                     raise
                 if (step := images.pull_step(repository)) is not None:
-                    seconds = self.host.latencies.sample(step)
+                    large = repository.megabytes >= images.LARGE_MB
+                    seconds = (
+                        images.pull_seconds(repository, self.host.boot.disk)
+                        if large
+                        else self.host.latencies.sample(step)
+                    )
                     await clock.sleep(seconds, f"{image} pulled on {self.host.name}")
                 store.keep(image, repository)
         took = (asyncio.get_running_loop().time() - began) * clock.speed

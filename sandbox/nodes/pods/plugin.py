@@ -15,7 +15,7 @@ from typing import Any
 from sandbox.nodes.gpus import plugin_config
 from sandbox.nodes.gpus.features import feature_labels
 from sandbox.nodes.gpus.plugin_config import CONFIG_LABEL, ConfigError, PluginConfig, Sharing, Strategy
-from sandbox.nodes.host import Host
+from sandbox.nodes.host import Host, ServingPlugin
 from sandbox.nodes.runtime.processes import Simulated
 
 #: The plugin's own pause after a failed start, simulated seconds (``cmd/nvidia-device-plugin/main.go``).
@@ -150,15 +150,14 @@ async def run_plugin(shared: PluginPod, process: Simulated) -> int:
             process.log(f"{_stamp('I', 'main.go:274')} Failed to start one or more plugins. Retrying in 30s...")
             await _hung_up(shared, host.clock.real(RETRY_SECONDS))
             continue
-        if await _registered(shared, config.sharing, process):
+        if await registered(host, shared, config.sharing, process):
             await _hung_up(shared)
             process.log(f"{_stamp('I', 'main.go:304')} Received SIGHUP, restarting.")
             host.plugin_ended(process)
 
 
-async def _registered(shared: PluginPod, sharing: Sharing, process: Simulated) -> bool:
+async def registered(host: Host, shared: ServingPlugin, sharing: Sharing, process: Simulated) -> bool:
     """Register with the kubelet after the model's latency; False when a hang-up came first."""
-    host = shared.host
     late = host.fault("gpu-late")
     seconds = host.latencies.sample("plugin_register") + float((late or {}).get("seconds", 0))
     process.log(f"{_stamp('I', 'server.go:198')} Starting GRPC server for '{sharing.resource}'")
@@ -168,7 +167,8 @@ async def _registered(shared: PluginPod, sharing: Sharing, process: Simulated) -
     try:
         await asyncio.wait({waiting, hangup}, return_when=asyncio.FIRST_COMPLETED)
         while host.fault("gpu-never-registers") is not None and not shared.hangup.is_set():
-            await _hung_up(shared, host.clock.real(RETRY_SECONDS))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(shared.hangup.wait(), host.clock.real(RETRY_SECONDS))
         if shared.hangup.is_set():
             return False
     finally:

@@ -22,7 +22,7 @@ from gpu_fleet.core.device_plugin.findings import (
 )
 from gpu_fleet.core.device_plugin.keep_off import describe, keep_off, operator_remedy
 from gpu_fleet.core.device_plugin.theirs import conflicts_of_theirs
-from gpu_fleet.core.kubernetes.names import LABEL_DEVICE_PLUGIN, LABEL_NODE_POOL, SERVED
+from gpu_fleet.core.kubernetes.names import BUILT_IN, LABEL_DEVICE_PLUGIN, LABEL_NODE_POOL, SERVED
 from gpu_fleet.core.kubernetes.node_matching import (
     LABEL_NO_OPERANDS,
     Answer,
@@ -75,7 +75,7 @@ def _places(spec: ClusterSpec, seen: Seen) -> dict[str, list[Place]]:
         made = build("node_pool", spec, pool=pool.name)[0] if pool.manage else seen.node_pools.get(pool.name)
         found[pool.name] = [place_of_pool(made, spec.region)] if made is not None else []
         # Nodes of an earlier version of the package get the label before the plugin is installed.
-        more = {LABEL_DEVICE_PLUGIN: SERVED} if pool.manage else {}
+        more = {LABEL_DEVICE_PLUGIN: BUILT_IN if pool.built_in_plugin else SERVED} if pool.manage else {}
         found[pool.name] += [
             place_of_node(node, more) for node in seen.nodes if labels_of(node).get(LABEL_NODE_POOL) == pool.name
         ]

@@ -33,7 +33,16 @@ def conflicts_of_theirs(
             p for p in plugins_of_others(seen.daemon_sets, Ours.of(spec)) if str(p) in {c.object for c in certain}
         ]
         sure = [p for p in plugins if pool.name not in next(c for c in certain if c.object == str(p)).perhaps]
-        if len(sure) > 1:
+        if sure and spec.brings_plugin(pool):
+            found.append(
+                Conflict(
+                    SECOND_PLUGIN,
+                    str(sure[0]),
+                    f"{sure[0]} reaches nodes of pool {pool.name}, whose AMI (Bottlerocket) has a device plugin of its "
+                    f"own: the one that started last wins. Keep it off: {keep_off(sure[0])}",
+                )
+            )
+        elif len(sure) > 1:
             names = " and ".join(str(plugin) for plugin in sure)
             found.append(
                 Conflict(
@@ -79,7 +88,7 @@ def _kept_off(spec: ClusterSpec, pool: NodePool, plugins: Iterable[DaemonSetPlug
 
 def _must_be_served(spec: ClusterSpec, pool: NodePool, places: Mapping[str, Sequence[Place]]) -> bool:
     """AL2023 has no built-in device plugin, Bottlerocket's NVIDIA variants have one; of others' pools it is unknown."""
-    return pool.manage and bool(places[pool.name]) and spec.ami_alias(pool).startswith("al2023@")
+    return pool.manage and bool(places[pool.name]) and not spec.brings_plugin(pool)
 
 
 def _config_conflicts(pool: NodePool, plugins: Iterable[DaemonSetPlugin], seen: Seen) -> list[Conflict]:

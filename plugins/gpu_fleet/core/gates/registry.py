@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from gpu_fleet.core.gates.capacity.burst import BURST
 from gpu_fleet.core.gates.capacity.pool import POOL_CAPACITY
+from gpu_fleet.core.gates.capacity.pre_pull import IMAGES_PULLED
 from gpu_fleet.core.gates.drain import PODS_GONE
 from gpu_fleet.core.gates.eks import CLUSTER_ACTIVE
 from gpu_fleet.core.gates.gate import Gate
@@ -42,6 +43,7 @@ GATES: tuple[Gate, ...] = (
     NODE_CLASS_GONE,
     PROBES_FINISHED,
     PODS_PLACED,
+    IMAGES_PULLED,
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gpu_fleet.core.aws.costs import PriceList
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.kubernetes.names import (
-    DISCOVERY_TAG,
+    BUILT_IN,
     GPU_RESOURCE,
     LABEL_CAPACITY_TYPE,
     LABEL_CLUSTER,
@@ -27,6 +27,7 @@ from gpu_fleet.core.kubernetes.names import (
     SYSTEM_NAMESPACE,
     TAINT_UNPROVEN,
 )
+from gpu_fleet.core.manifests.node_class import complete_class
 from gpu_fleet.core.manifests.overlays import WEIGHT, overlaid, overlay_name, shares
 from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, physical, weights
 from gpu_fleet.core.manifests.templates import template
@@ -97,32 +98,24 @@ def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
     """A pool's EC2NodeClass (karpenter.k8s.aws/v1), of the same name."""
     this = spec.pool(pool)
     manifest = _complete(spec, "node-class", object_name=this.name, pool=this.name)
-    body = manifest["spec"]
-    alias = spec.ami_alias(this)
-    body["role"] = spec.node_class.role
-    body["amiSelectorTerms"] = [{"alias": alias}]
-    for selector in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
-        body[selector] = [{"tags": {DISCOVERY_TAG: spec.node_class.discovery_tag}}]
-    for mapping in body["blockDeviceMappings"]:
-        mapping["ebs"]["volumeSize"] = f"{spec.node_class.volume_size}Gi"
-        if alias.startswith("bottlerocket@"):
-            # Bottlerocket keeps the operating system on xvda (small, fixed) and images and pods on xvdb.
-            mapping["deviceName"] = "/dev/xvdb"
-    body["tags"] = {**spec.node_class.tags, LABEL_CLUSTER: spec.name, LABEL_POOL: this.name}
+    complete_class(manifest["spec"], spec, this)
+    manifest["spec"]["tags"] |= {LABEL_CLUSTER: spec.name, LABEL_POOL: this.name}
     return [manifest]
 
 
 def pool_labels(pool: NodePool) -> dict[str, str]:
     """Labels of a pool's nodes.
 
-    The first makes our device plugin run there. Nodes have it also where the plugin belongs to others, so that these
-    can distinguish our nodes from theirs, and a change of owner drifts no node. The second says that there are GPUs,
+    The first makes our device plugin run there, or says that the AMI brings one, which ours must keep off. Nodes have
+    it also where the plugin belongs to others, so that these can distinguish our nodes from theirs, and a change of
+    owner drifts no node. The second says that there are GPUs,
     the third selects the plugin's config (an entry that others have named where the plugin is theirs), and the fourth,
     of MPS pools, makes the chart's MPS control daemon run there (GPU Feature Discovery, which would set it too, is not
     installed).
     """
     entry = pool.labels.get(LABEL_PLUGIN_CONFIG, pool.config_entry)
-    mine = {LABEL_DEVICE_PLUGIN: SERVED, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: entry}
+    served = BUILT_IN if pool.built_in_plugin else SERVED
+    mine = {LABEL_DEVICE_PLUGIN: served, LABEL_GPU_PRESENT: "true", LABEL_PLUGIN_CONFIG: entry}
     return {**pool.labels, **mine, **({LABEL_MPS_CAPABLE: "true"} if pool.mps else {})}
 
 

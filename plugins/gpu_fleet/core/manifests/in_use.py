@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.kubernetes.names import (
+    BUILT_IN,
     DOMAIN,
     LABEL_CLUSTER,
     LABEL_DEVICE_PLUGIN,
@@ -92,6 +93,8 @@ def in_use(
     taints: set[tuple[str, str]] = set()
 
     def note(what: str, labels: Mapping[str, str], given: Iterable[Mapping[str, Any]]) -> None:
+        if labels.get(LABEL_DEVICE_PLUGIN) == BUILT_IN:
+            return  # Its AMI's own plugin serves it, by its user data.
         if entry := labels.get(LABEL_PLUGIN_CONFIG):
             found.setdefault(entry, []).append(what)
         taints.update((str(taint.get("key")), str(taint.get("effect"))) for taint in given)
@@ -184,9 +187,14 @@ def carried_by(values: Mapping[str, Any]) -> InUse:
     return InUse(entries, tuple(sorted(taints)))
 
 
+def served_entries(spec: ClusterSpec) -> set[str]:
+    """The config entries that the cluster file's pools need, as far as our plugin serves them."""
+    return {pool.config_entry for pool in spec.node_pools if not pool.built_in_plugin}
+
+
 def kept_sentences(spec: ClusterSpec, use: InUse) -> list[str]:
     """What is kept for living nodes although the cluster file no longer asks for it, and what cannot be kept."""
-    wanted = {pool.config_entry for pool in spec.node_pools}
+    wanted = served_entries(spec)
     told = [
         f"config entry {entry} is kept, because {_named(holders)} carr{_ies(holders)} it; the cluster file no longer "
         "has it"

@@ -14,7 +14,7 @@ from gpu_fleet.core.kubernetes.names import (
     TAINT_QUARANTINED,
 )
 from gpu_fleet.core.manifests.build import UNPROVEN, pool_taints
-from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, toleration
+from gpu_fleet.core.manifests.in_use import NOTHING_IN_USE, InUse, served_entries, toleration
 from gpu_fleet.core.manifests.overlays import overlays_used
 from gpu_fleet.core.manifests.plugin_entries import EXCLUSIVE, entry_config, entry_text
 from gpu_fleet.core.manifests.templates import template
@@ -38,7 +38,7 @@ def plugin_configs(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> dict[st
     """The device plugin's configs: ``exclusive``, one entry per distinct sharing, and those that living nodes carry
     although the cluster file no longer has them.
     """
-    entries = {DEFAULT_CONFIG_ENTRY, *(pool.config_entry for pool in spec.node_pools), *in_use.entries}
+    entries = {DEFAULT_CONFIG_ENTRY, *served_entries(spec), *in_use.entries}
     return {entry: entry_config(entry) for entry in sorted(entries)}
 
 
@@ -51,9 +51,10 @@ def plugin_tolerations(spec: ClusterSpec, in_use: InUse = NOTHING_IN_USE) -> lis
         # Without its plugin a quarantined node could never pass again.
         toleration(TAINT_QUARANTINED, "NoSchedule"),
     ]
-    wanted = [(taint["key"], taint["effect"]) for pool in spec.node_pools for taint in pool_taints(pool)]
+    served = [pool for pool in spec.node_pools if not pool.built_in_plugin]
+    wanted = [(taint["key"], taint["effect"]) for pool in served for taint in pool_taints(pool)]
     # Without its plugin a node of a gated pool could never be proven.
-    wanted += [(UNPROVEN["key"], UNPROVEN["effect"]) for pool in spec.node_pools if spec.gated(pool)][:1]
+    wanted += [(UNPROVEN["key"], UNPROVEN["effect"]) for pool in served if spec.gated(pool)][:1]
     for key, effect in [*wanted, *in_use.taints]:
         if toleration(key, effect) not in tolerations:
             tolerations.append(toleration(key, effect))

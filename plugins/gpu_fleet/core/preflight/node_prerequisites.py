@@ -10,6 +10,7 @@ from typing import Any
 
 from gpu_fleet.core.kubernetes.names import DISCOVERY_TAG
 from gpu_fleet.core.preflight.facts import SHOWN, Facts, Object, Prerequisite, State, Unseen, mapping, met, unknown
+from gpu_fleet.core.preflight.network import Kind, by_tag_alone, filters_of, in_words
 from gpu_fleet.core.spec import ClusterSpec
 
 #: The role with which EC2 manages spot requests; one per account (karpenter.sh/docs/troubleshooting,
@@ -108,11 +109,21 @@ def _services(policy: Any) -> list[str] | None:
     return found
 
 
-def discovery(spec: ClusterSpec, what: str, found: Sequence[str] | Unseen | None) -> Prerequisite:
-    """Whether subnets or security groups carry the discovery tag."""
-    name, tag = f"{what} with the discovery tag", f"{DISCOVERY_TAG}={spec.node_class.discovery_tag}"
+def discovery(spec: ClusterSpec, what: Kind, found: Sequence[str] | Unseen | None) -> Prerequisite:
+    """Whether subnets or security groups carry the discovery tag, or are otherwise found as the node class says."""
+    by_tag = by_tag_alone(spec, what)
+    name = f"{what} with the discovery tag" if by_tag else f"{what} of the nodes"
+    tag = f"{DISCOVERY_TAG}={spec.node_class.discovery_tag}"
     if found is None or isinstance(found, Unseen):
         return unknown(name, found or Unseen("there was no answer"))
+    if not found and not by_tag:
+        field = "subnets" if what == "subnet" else "securityGroups"
+        return Prerequisite(
+            name,
+            State.MISSING,
+            f"no {what} of {spec.region} is selected by {in_words(filters_of(spec, what))}",
+            f"correct nodeClass.{field}",
+        )
     if not found:
         return Prerequisite(
             name,

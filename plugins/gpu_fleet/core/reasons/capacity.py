@@ -59,6 +59,23 @@ CAPACITY = Section(
             "Remove the taint from the NodePool, or name it in the pool's taints.",
         ),
         Reason("FailedScheduling", _WAITS, "Karpenter cannot place the placeholders; the message has its words"),
+        Reason(
+            "BuiltInPluginNotRegistering",
+            _PERSON,
+            "the device plugin of the node's AMI (Bottlerocket) has registered no GPU",
+            "See whether the AMI is the NVIDIA variant, and read the plugin's log on the node: journalctl -u "
+            "nvidia-k8s-device-plugin.",
+            guide="fast-start.md#bottlerocket",
+        ),
+        Reason("ImagesPulled", _ON, "all nodes have the images of capacity.prePull"),
+        Reason("ImagesPulling", _WAITS, "nodes pull the images of capacity.prePull; the message names what is missing"),
+        Reason(
+            "PrePullFailed",
+            _PERSON,
+            "a node cannot pull an image of capacity.prePull",
+            "Correct the image's name or tag, or give the node role access to its registry.",
+            guide="fast-start.md#images-before-jobs",
+        ),
         Reason("NodeNotRegistered", _WAITS, "Karpenter has not registered the node yet"),
         Reason(
             "NodeNotInitialized",

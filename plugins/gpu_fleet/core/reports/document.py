@@ -31,6 +31,7 @@ from gpu_fleet.core.reports.figures import figure, figures
 from gpu_fleet.core.reports.interruption import interruption_blocks
 from gpu_fleet.core.reports.ladder import ladder_blocks
 from gpu_fleet.core.reports.model import PoolSection, RunReport
+from gpu_fleet.core.reports.pulls import pulls_of
 from gpu_fleet.core.reports.remedies import remedy
 from gpu_fleet.core.reports.timing import timing
 from gpu_fleet.core.validation.report import Check, NodeReport, Outcome, PoolReport
@@ -154,6 +155,7 @@ def _pool(run: RunReport, pool: PoolSection) -> Iterator[Block]:
     if pool.stages is not None:
         yield from timing(pool.stages)
     yield from ladder_blocks(pool.ladder, pool.lower_rungs)
+    yield from pulls_of(pool)
     for note in dict.fromkeys(note for report in pool.reports for note in report.notes):
         yield Note(clean(note))
     for report in pool.reports:

@@ -29,6 +29,8 @@ class PoolSection:
     :ivar now: the pool's state after; ``None``: nothing has been published yet.
     :ivar remediation: what was done about failed nodes.
     :ivar older: node -> how it differs from the pool's present template; these nodes were not tested.
+    :ivar pre_pull: ``pulls`` (node -> image -> seconds) and ``failure`` (why images are missing, in words); empty if no
+        node was to pull images.
     :ivar history: newest first; ``None``: the reader has no permission to see it.
     :ivar drifted: nodes that are not what would be launched today; no defect of the pool.
     :ivar stages: where the time of the run's new nodes went; ``None``: it was not recorded.
@@ -51,6 +53,7 @@ class PoolSection:
     ladder: Mapping[str, Any] | None = None
     lower_rungs: str = ""
     admission: Mapping[str, Any] | None = None
+    pre_pull: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def bad(self) -> bool:
@@ -175,6 +178,7 @@ def _pool_json(pool: PoolSection) -> dict[str, Any]:
         "stages": None if pool.stages is None else pool.stages.to_json(),
         "ladder": dict(pool.ladder) if pool.ladder is not None else None,
         "lowerRungs": pool.lower_rungs,
+        **({"prePull": dict(pool.pre_pull)} if pool.pre_pull else {}),
         "reports": [report.to_json() for report in pool.reports],
         "history": None if pool.history is None else [verdict.to_json() for verdict in pool.history],
     }
@@ -300,12 +304,25 @@ def section(remains: Remains, pool: str, history: tuple[VerdictAt, ...] | None =
         ladder=ladder if isinstance(ladder := verdict.get("ladder"), Mapping) else None,
         lower_rungs=str(verdict.get("lowerRungs") or ""),
         admission=admission,
+        pre_pull=_pre_pull(verdict.get("prePull")),
     )
 
 
 def _older(value: Any) -> dict[str, tuple[str, ...]]:
     found = value if isinstance(value, Mapping) else {}
     return {str(name): tuple(map(str, why)) for name, why in found.items() if isinstance(why, list)}
+
+
+def _pre_pull(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {}
+    nodes = value.get("pulls")
+    pulls = {
+        str(node): {str(image): took for image, took in images.items() if took is None or isinstance(took, int | float)}
+        for node, images in (nodes if isinstance(nodes, Mapping) else {}).items()
+        if isinstance(images, Mapping)
+    }
+    return {"pulls": pulls, "failure": str(value.get("failure") or "")}
 
 
 def _state(value: Any) -> PoolState | None:

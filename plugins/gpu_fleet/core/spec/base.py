@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -49,10 +50,15 @@ class SpecModel(BaseModel):
             return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
         return value
 
+    #: Fields whose text has lines; what it may contain is checked where its form is known.
+    MULTILINE: ClassVar[frozenset[str]] = frozenset()
+
     @field_validator("*")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse text with line breaks or other invisible characters, and values that JSON cannot represent."""
+        if info.field_name in cls.MULTILINE:
+            return value
         if isinstance(value, str):
             visible(value)
         elif isinstance(value, tuple):

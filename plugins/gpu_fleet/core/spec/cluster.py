@@ -15,7 +15,7 @@ from gpu_fleet.core.spec.base import NotEmpty, SpecModel
 from gpu_fleet.core.spec.capacity.admission import is_gated
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.interruptions import Interruptions
-from gpu_fleet.core.spec.node_class import NodeClass
+from gpu_fleet.core.spec.node_class import Family, NodeClass, resolved
 from gpu_fleet.core.spec.operations import Deadlines, Drain, Teardown, Validation
 from gpu_fleet.core.spec.places import Aws, Cluster
 from gpu_fleet.core.spec.pools import NodePool
@@ -64,6 +64,13 @@ class ClusterSpec(SpecModel):
         return None if value is None else check_schedule(value)
 
     @model_validator(mode="after")
+    def _plugins(self) -> ClusterSpec:
+        for pool in self.node_pools:
+            # With devicePlugin.manage: false the labels of existing nodes stay what they are.
+            pool._built_in_plugin = self.device_plugin.manage and self.brings_plugin(pool)
+        return self
+
+    @model_validator(mode="after")
     def _rules(self) -> ClusterSpec:
         problems = [problem for rule in RULES for problem in rule(self)]
         if problems:
@@ -99,9 +106,13 @@ class ClusterSpec(SpecModel):
         """Whether a pool's new nodes take users' pods only after they are proven."""
         return is_gated(self, pool)
 
-    def ami_alias(self, pool: NodePool) -> str:
-        """The AMI alias of a pool: its own, else the node class's."""
-        return pool.ami_alias or self.node_class.ami_alias
+    def node_class_of(self, pool: NodePool) -> NodeClass:
+        """The node class of a pool: its own fields, else those for all pools."""
+        return resolved(self.node_class, pool.node_class, pool.ami_alias)
+
+    def brings_plugin(self, pool: NodePool) -> bool:
+        """Whether the pool's AMI has a device plugin of its own: Bottlerocket's NVIDIA variants do, AL2023's do not."""
+        return pool.manage and self.node_class_of(pool).family is Family.BOTTLEROCKET
 
     def to_json(self) -> dict[str, Any]:
         """JSON form with every default written out; :func:`parse_cluster` and ``model_validate`` read it back."""

@@ -81,3 +81,9 @@ def physical_gpus(instance_type: str) -> int | None:
 def gpu_types() -> tuple[str, ...]:
     """All instance types with whole NVIDIA GPUs that the catalogue has."""
     return whole_gpu_types()
+
+
+def has_instance_store(instance_type: str) -> bool | None:
+    """Whether an instance type has NVMe disks of its own, or ``None`` if the catalogue does not know it."""
+    known = find(instance_type)
+    return None if known is None else known.nvme_gb > 0

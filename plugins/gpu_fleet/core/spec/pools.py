@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
 from gpu_fleet.core.spec.capacity import Capacity
 from gpu_fleet.core.spec.capacity.admission import Admission
 from gpu_fleet.core.spec.instances import physical_gpus
-from gpu_fleet.core.spec.node_class import AmiAlias, check_ami_alias
+from gpu_fleet.core.spec.node_class import AmiAlias, PoolNodeClass, check_ami_alias
 from gpu_fleet.core.spec.sharing import Exclusive, Mps, Shared, Sharing, TimeSlicing
 from gpu_fleet.core.spec.types.cron import check_budget_schedule
 from gpu_fleet.core.spec.types.durations import Duration, DurationOrNever, HoursAndMinutes
@@ -155,6 +155,10 @@ class NodePool(SpecModel):
         "weights, the name that is last in the alphabet comes first.",
     )
     ami_alias: AmiAlias | None = Field(default=None, description="Overrides nodeClass.amiAlias for this pool.")
+    node_class: PoolNodeClass = Field(default_factory=PoolNodeClass)
+
+    #: Set by the cluster spec: nodes of this pool bring a device plugin in their AMI, which ours must keep off.
+    _built_in_plugin: bool = PrivateAttr(default=False)
 
     @field_validator("ami_alias")
     @classmethod
@@ -188,6 +192,11 @@ class NodePool(SpecModel):
     @property
     def mps(self) -> bool:
         return isinstance(self.sharing, Mps)
+
+    @property
+    def built_in_plugin(self) -> bool:
+        """Whether the AMI's own device plugin serves the pool's nodes, and neither our release nor one of others."""
+        return self._built_in_plugin
 
     @property
     def refuses_two(self) -> bool:

@@ -11,6 +11,7 @@ from gpu_fleet.core.spec.capacity.admission import gate_is_no_taint, gates_only_
 from gpu_fleet.core.spec.capacity.rules import CAPACITY_RULES
 from gpu_fleet.core.spec.headroom import HEADROOM
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
+from gpu_fleet.core.spec.node_rules import NODE_RULES
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
 from gpu_fleet.core.spec.types.names import version_tuple
@@ -199,20 +200,6 @@ def budgets_are_whole(spec: ClusterSpec) -> Iterator[Problem]:
                 )
 
 
-def no_helm_plugin_on_bottlerocket(spec: ClusterSpec) -> Iterator[Problem]:
-    """Bottlerocket's NVIDIA variants have a device plugin of their own; two would register the same GPUs."""
-    if not spec.device_plugin.manage:
-        return
-    for index, pool in enumerate(spec.node_pools):
-        alias = spec.ami_alias(pool)
-        if alias.startswith("bottlerocket@"):
-            yield Problem(
-                f"nodePools[{index}].amiAlias" if pool.ami_alias else "nodeClass.amiAlias",
-                f"{alias} has a built-in device plugin, which conflicts with the Helm release for pool {pool.name}",
-                "use an al2023 alias, or set devicePlugin.manage: false and configure Bottlerocket itself",
-            )
-
-
 def gate_of_overlays_is_on(spec: ClusterSpec) -> Iterator[Problem]:
     """Without the feature gate Karpenter ignores the package's NodeOverlays without any message."""
     shared = any(pool.manage and pool.shared for pool in spec.node_pools)
@@ -328,7 +315,7 @@ RULES: tuple[Rule, ...] = (
     distinct_taints,
     labels_are_free,
     budgets_are_whole,
-    no_helm_plugin_on_bottlerocket,
+    *NODE_RULES,
     *OWNED_VALUES,
     *HEADROOM,
     gate_of_overlays_is_on,

@@ -50,6 +50,7 @@ class Promise:
     :ivar labels: of the node; with ``manage: false`` only the one that our device plugin needs.
     :ivar taints: as (key, effect); none with ``manage: false``.
     :ivar plugin: whether the package manages the device plugin; else it is a DaemonSet of others, or part of the AMI.
+    :ivar built_in: whether it is part of the AMI.
     """
 
     labels: Mapping[str, str]
@@ -59,6 +60,12 @@ class Promise:
     minimum_driver: str | None = None
     minimum_total: float = 0.7
     tolerance: float = 0.25
+    built_in: bool = False
+
+    @property
+    def no_other(self) -> bool:
+        """Whether every plugin of others is one too many; else the first of them serves the node."""
+        return self.plugin or self.built_in
 
     @classmethod
     def of(cls, spec: ClusterSpec, pool: NodePool) -> Promise:
@@ -67,7 +74,8 @@ class Promise:
             labels=pool_labels(pool) if pool.manage else served if spec.device_plugin.manage else {},
             taints=[(taint.key, taint.effect) for taint in pool.taints] if pool.manage else [],
             mps=pool.mps,
-            plugin=spec.device_plugin.manage,
+            plugin=spec.device_plugin.manage and not spec.brings_plugin(pool),
+            built_in=spec.brings_plugin(pool),
             minimum_driver=validation.minimum_driver,
             minimum_total=validation.throughput.minimum_total,
             tolerance=validation.throughput.tolerance,
@@ -185,6 +193,8 @@ class Looked:
     @property
     def whose(self) -> str:
         """Where the plugin's config is, if others manage it; appended to a message."""
+        if self.promise.built_in:
+            return "; the plugin there is part of the AMI, and configured by the EC2NodeClass's userData"
         if self.promise.plugin or not self.facts.others:
             return ""
         plugin = self.facts.others[0].plugin

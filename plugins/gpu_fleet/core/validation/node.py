@@ -79,7 +79,7 @@ def hardware(e: Looked) -> Check:
 
 def one_plugin(e: Looked) -> Check:
     """No second device plugin is there: with one every number below is right or wrong by chance."""
-    others, ours = e.facts.others, e.promise.plugin
+    others, ours = e.facts.others, e.promise.no_other
     if rivals(others, ours=ours):
         figures = {"others": [each.plugin.ref for each in others], "allocatable": e.gpus}
         return failed("onePlugin", SECOND_PLUGIN, sentence(e.facts.name, others, ours=ours), **figures)
@@ -137,7 +137,8 @@ def plugin(e: Looked) -> Check:
         message = f"node {e.facts.name} still offers {e.gpus} {GPU_RESOURCE}, but {who}{e.whose}"
         return failed("plugin", "DevicePluginNotReady", message, **figures)
     if unmanaged:
-        return skipped("plugin", "NotOurs", "others manage the device plugin, or it is part of the AMI")
+        whose = "it is part of the AMI" if e.promise.built_in else "others manage the device plugin"
+        return skipped("plugin", "NotOurs", whose)
     return passed("plugin", "PluginReady", f"device-plugin pod {pod.name if pod else ''} is Ready", **figures)
 
 

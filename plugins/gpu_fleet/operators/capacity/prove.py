@@ -84,6 +84,7 @@ class AwaitCapacityOperator(PoolOperator):
             "plugin_patience_s": self.spec.deadlines.prove.seconds,
             "template": template.to_json() if (template := PoolTemplate.of(pool)) is not None else None,
             "ours": ours.to_json(),
+            **({"built_in": True} if self.spec.brings_plugin(pool) else {}),
             "plugins_of_others": [plugin.ref for plugin in plugins_of_others(self.kube.list(DAEMON_SET), ours)],
         }
         with reported_failure(context):

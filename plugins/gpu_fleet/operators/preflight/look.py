@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from gpu_fleet.core.aws.hardware import MAX_TYPES_PER_CALL
 from gpu_fleet.core.kubernetes.kinds import NODE, SERVICE_ACCOUNT, ObjectRef
-from gpu_fleet.core.kubernetes.names import DISCOVERY_TAG
 from gpu_fleet.core.preflight.controller_prerequisites import makes_service_account, service_account_name
 from gpu_fleet.core.preflight.facts import Facts, Unseen
 from gpu_fleet.core.preflight.interruption_queue import QueueFacts
 from gpu_fleet.core.preflight.karpenter_nodes import Placement
 from gpu_fleet.core.preflight.launch_limits import Limits, quota_codes
 from gpu_fleet.core.preflight.maintenance import ACTION, concerns, controller_role
+from gpu_fleet.core.preflight.network import Filters, Kind, filters_of
 from gpu_fleet.core.preflight.node_prerequisites import SPOT_ROLE, buys_spot, makes_nodes
 from gpu_fleet.operators.base import FleetOperator
 from gpu_fleet.operators.preflight.asking import Asking, Found
@@ -41,17 +41,33 @@ class Look(Asking):
         if makes_nodes(spec):
             found |= self._admission(described)
             found["node_role"] = self._role(spec.node_class.role)
-            for key, action, operation, path in (
-                ("subnets", "DescribeSubnets", "describe_subnets", "Subnets"),
-                ("security_groups", "DescribeSecurityGroups", "describe_security_groups", "SecurityGroups.GroupId"),
-            ):
-                tag = {"Name": f"tag:{DISCOVERY_TAG}", "Values": [spec.node_class.discovery_tag]}
-                found[key] = self._list("ec2", action, operation, path, Filters=[tag])
+            kinds: tuple[tuple[str, Kind, str, str, str], ...] = (
+                ("subnets", "subnet", "DescribeSubnets", "describe_subnets", "Subnets"),
+                (
+                    "security_groups",
+                    "security group",
+                    "DescribeSecurityGroups",
+                    "describe_security_groups",
+                    "SecurityGroups.GroupId",
+                ),
+            )
+            for key, kind, action, operation, path in kinds:
+                found[key] = self._selected(filters_of(spec, kind), action, operation, path)
         if buys_spot(spec):
             found["spot_role"] = self._role(SPOT_ROLE)
         if spec.karpenter.manage:
             found |= self._karpenter()
         return Facts(**found)
+
+    def _selected(self, selectors: Sequence[Filters], action: str, operation: str, path: str) -> list[Any] | Unseen:
+        """What any of the selectors finds, each once."""
+        found: list[Any] = []
+        for filters in selectors:
+            these = self._list("ec2", action, operation, path, Filters=filters)
+            if isinstance(these, Unseen):
+                return these
+            found += [each for each in these if each not in found]
+        return found
 
     def admission(self) -> Facts:
         """Only the facts that decide whether EKS admits the nodes."""

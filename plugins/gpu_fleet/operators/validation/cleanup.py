@@ -8,7 +8,12 @@ from typing import Any
 
 from gpu_fleet.core.errors import TransientError
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_CLAIM, POD, ObjectRef
-from gpu_fleet.core.kubernetes.names import COMPONENT_BURST, LABEL_CAPACITY_TYPE, LABEL_INSTANCE_TYPE
+from gpu_fleet.core.kubernetes.names import (
+    COMPONENT_BURST,
+    COMPONENT_PRE_PULL,
+    LABEL_CAPACITY_TYPE,
+    LABEL_INSTANCE_TYPE,
+)
 from gpu_fleet.core.kubernetes.objects import PoolNode, labels_of, name_of
 from gpu_fleet.core.probes.plan import selector
 from gpu_fleet.operators.base import task_states
@@ -123,6 +128,7 @@ class CleanUpValidationOperator(PoolOperator):
         released = delete_pods(self.kube, placeholders(self.kube, self.node_pool))
         # A run that was killed during its burst leaves those pods, too.
         released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_BURST))
+        released += delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_PRE_PULL))
         admit_placeholders(self.kube, self.of_pool())
         if self.spec.gated(self.this_pool):
             release_pool(self.kube, self.node_pool)

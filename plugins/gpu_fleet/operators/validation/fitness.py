@@ -38,6 +38,7 @@ def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFact
     claims = kube.list(NODE_CLAIM, label_selector=operator.of_pool())
     exists = kube.get(ObjectRef(RUNTIME_CLASS, RUNTIME_CLASS_NAME)) is not None
     plugin = plugin_daemon_set(spec.device_plugin)
+    built_in = spec.brings_plugin(operator.this_pool)
     return [
         node_facts(
             name,
@@ -48,7 +49,7 @@ def look_at_nodes(operator: PoolOperator, names: Sequence[str]) -> list[NodeFact
             daemon_set=plugin,
             plugins=plugins,
             pods_of_others=theirs,
-            ours=ours.namespace is not None,
+            ours=ours.namespace is not None or built_in,
         )
         for name in names
     ]

@@ -18,6 +18,7 @@ from gpu_fleet.core.validation.chosen import ChosenNodes
 from gpu_fleet.core.validation.report import Outcome, PoolReport
 from gpu_fleet.operators.base import Preconditions, cluster_of_dag, run_name, tasks_before
 from gpu_fleet.operators.capacity.climbing import LADDER
+from gpu_fleet.operators.capacity.pre_pull import PrePullImagesOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
@@ -141,6 +142,7 @@ class PublishPoolOperator(PoolOperator):
             "drifted": drifted,
             "ladder": climb,
             "lowerRungs": self._lower_rungs(context),
+            **self._pre_pull(context),
         }
         context["ti"].xcom_push(VERDICT, verdict)
         # A pool without nodes is no alarm: the event informs consumers; people are notified when it is ready again.
@@ -205,6 +207,16 @@ class PublishPoolOperator(PoolOperator):
     def _lower_rungs(self, context: Mapping[str, Any]) -> str:
         """That nodes stand on a lower rung of the ladder, as seen by the task that chose the pool's nodes."""
         return str(self._left(context, LOWER_RUNGS) or "")
+
+    def _pre_pull(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """What the pool's nodes have pulled, and why they have not; nothing where they were to pull nothing."""
+        ti = context["ti"]
+        for task in upstream_tasks(self, PrePullImagesOperator):
+            pulls = (ti.xcom_pull(task_ids=task) or {}).get("pulls") or {}
+            failure = ti.xcom_pull(task_ids=task, key=FAILURE) or {}
+            if pulls or failure:
+                return {"prePull": {"pulls": pulls, "failure": str(failure.get("message", ""))[:1000]}}
+        return {}
 
     def _chosen(self, context: Mapping[str, Any]) -> ChosenNodes | None:
         """What the task that chose the pool's nodes has returned; ``None`` if it has not succeeded."""

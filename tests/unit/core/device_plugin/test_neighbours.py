@@ -230,6 +230,13 @@ def test_bottlerocket_brings_its_own_and_the_operator_makes_its_daemon_set_with_
     assert "NoDevicePlugin" in reasons(look(operator=[policy("GPUCluster", "v1alpha1")], changes=THEIRS))
 
 
+def test_theirs_on_bottlerocket_is_one_too_many() -> None:
+    bottlerocket = {**THEIRS, "nodeClass__amiAlias": "bottlerocket@1.60.0"}
+    found = look(static(), changes=bottlerocket)
+    assert "SecondDevicePlugin" in reasons(found)
+    assert "whose AMI (Bottlerocket) has a device plugin of its own" in found.conflicts[0].message
+
+
 def test_two_of_theirs_fight_all_the_same() -> None:
     exclusive = {"nodePools__0__sharing": {"mode": "exclusive"}}
     found = look(static(), daemon_set("other", "team-b"), changes={**THEIRS, **exclusive})

@@ -34,6 +34,14 @@ def node_pool(name: str, entry: str, *, ours: bool = True, taints: tuple[Any, ..
     return {"metadata": {"name": name, "labels": labels}, "spec": {"template": template}}
 
 
+def test_what_a_plugin_of_the_ami_serves_needs_no_entry_of_ours() -> None:
+    labels = {ENTRY: "time-slicing-8", "gpu-fleet.io/device-plugin": "built-in", "karpenter.sh/nodepool": "shared-a10g"}
+    node = {"metadata": {"name": "n", "labels": labels}, "spec": {"taints": [TAINT]}}
+    assert found(nodes=[node]).entries == {}
+    labels["gpu-fleet.io/device-plugin"] = "true"
+    assert set(found(nodes=[node]).entries) == {"time-slicing-8"}
+
+
 def found(spec: Any = None, **seen: Any) -> InUse:
     given = {"nodes": [], "claims": [], "node_pools": [], "node_classes": [], **seen}
     return in_use(spec or demo_spec(), **given)

@@ -100,6 +100,14 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str, State, str, str
         {"security_groups": []}, {}, "security group with the discovery tag", State.MISSING, "no security group",
         "nodeClass.discoveryTag",
     ),
+    "no subnet by its id": (
+        {"subnets": []}, {"nodeClass__subnets": [{"id": "subnet-0a"}, {"tags": {"team": "ml", "net": "*"}}]},
+        "subnet of the nodes", State.MISSING, "or tag:team ml and tag-key net", "nodeClass.subnets",
+    ),
+    "no security group by its name": (
+        {"security_groups": []}, {"nodeClass__securityGroups": [{"name": "gpu"}]}, "security group of the nodes",
+        State.MISSING, "group-name gpu", "nodeClass.securityGroups",
+    ),
     "no spot role": (
         {"spot_role": {}}, {}, "service-linked role for spot", State.MISSING, "shared-a10g could launch no spot nodes",
         "create-service-linked-role",

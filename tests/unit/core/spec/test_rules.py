@@ -29,17 +29,23 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "NodeOverlay",
         "false",
     ),
-    "Bottlerocket with the Helm plugin": (
+    "Bottlerocket before it could share": (
+        {"nodePools__0__amiAlias": "bottlerocket@v1.20.0"},
+        "nodePools[0].amiAlias",
+        "cannot share GPUs, as pool shared-a10g",
+        "1.25.0 or later",
+    ),
+    "Bottlerocket before it could share, for all pools": (
         {"nodeClass__amiAlias": "bottlerocket@1.20.0"},
         "nodeClass.amiAlias",
-        "built-in device plugin",
-        "devicePlugin.manage: false",
+        "shared-a10g",
+        "1.25.0 or later",
     ),
-    "Bottlerocket in one pool": (
-        {"nodePools__1__amiAlias": "bottlerocket@1.20.0"},
-        "nodePools[1].amiAlias",
-        "whole-a100",
-        "al2023",
+    "Bottlerocket with MPS": (
+        {"nodePools__0__amiAlias": "bottlerocket@1.60.0", "nodePools__0__sharing": {"mode": "mps", "replicas": 4}},
+        "nodePools[0].sharing.mode",
+        "MPS daemon of Bottlerocket is a service of the host",
+        "timeSlicing",
     ),
     "latest AMI": ({"nodeClass__amiAlias": "al2023@latest"}, "nodeClass.amiAlias", "drift", "al2023@v"),
     "latest AMI of a pool": ({"nodePools__0__amiAlias": "al2023@latest"}, "nodePools[0].amiAlias", "drift", "pin"),
@@ -556,7 +562,9 @@ def test_a_broken_rule_names_field_and_remedy(situation: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"nodeClass__amiAlias": "bottlerocket@1.20.0", "devicePlugin__manage": False},
+        {"nodeClass__amiAlias": "bottlerocket@1.60.0", "devicePlugin__manage": False},
+        {"nodeClass__amiAlias": "bottlerocket@1.60.0"},
+        {"nodePools__1__amiAlias": "bottlerocket@1.20.0"},
         {"nodePools__0__manage": False, "teardown__uninstallKarpenter": False},
         {"nodePools__0__manage": False, "karpenter__manage": False},
         {"nodePools__0__labels": {"nvidia.com/device-plugin.config": "theirs"}, "devicePlugin__manage": False},

@@ -11,6 +11,7 @@ import pytest
 
 from gpu_fleet.core.spec import ClusterSpec, Duration, SpecErrors, parse_cluster
 from gpu_fleet.core.spec.base import SpecModel
+from gpu_fleet.core.spec.node_class import PoolNodeClass
 from gpu_fleet.core.spec.types.cron import check_budget_schedule, check_schedule
 from gpu_fleet.core.spec.types.durations import Seconds
 from tests.unit.core.specs import demo_mapping, demo_spec
@@ -21,6 +22,44 @@ DIGEST = f"sha256:{'0' * 64}"
 def capacity_of(instance_type: str, capacity_type: str) -> dict[str, Any]:
     rung = {"instanceTypes": [instance_type], "capacityTypes": [capacity_type], "zones": ["us-west-2a"], "for": "5m"}
     return {"hold": 5, "ladder": [rung], "minimum": 1}
+
+
+OF_BOTTLEROCKET = {
+    "osVolumeSize": 4,
+    "volume": {"snapshot": "snap-0123456789abcdef0", "initializationRate": 200},
+    "instanceStorePolicy": "none",
+    "userData": '[settings.ntp]\ntime-servers = ["169.254.169.123"]\n',
+}
+OF_AL2023 = {
+    "ami": {"family": "AL2023", "name": "ours-*", "owner": "self", "tags": {"team": "a"}, "ids": []},
+    "volumeSize": 200,
+    "volume": {"type": "gp3", "throughput": 700, "iops": 4000, "encrypted": True, "kmsKey": "alias/ebs"},
+    "tags": {"team": "b"},
+    "kubelet": {
+        "maxPods": 50,
+        "podsPerCore": 10,
+        "systemReserved": {"cpu": "100m"},
+        "kubeReserved": {"memory": "1Gi"},
+        "evictionHard": {"memory.available": "5%"},
+        "evictionSoft": {"memory.available": "10%"},
+        "evictionSoftGracePeriod": {"memory.available": "30s"},
+        "evictionMaxPodGracePeriod": 60,
+        "clusterDNS": ["10.100.0.10"],
+        "imageGCHighThresholdPercent": 90,
+        "imageGCLowThresholdPercent": 80,
+        "cpuCFSQuota": True,
+    },
+    "userData": "#!/bin/bash\necho hello\n",
+    "networkInterfaces": [{"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "interface"}],
+    "placementGroup": {"name": "ours"},
+    "subnets": [{"id": "subnet-0123"}, {"tags": {"team": "a"}}],
+    "securityGroups": [{"id": "sg-0123"}, {"name": "gpu"}, {"tags": {"team": "a"}}],
+    "associatePublicIPAddress": True,
+    "detailedMonitoring": True,
+    "metadataOptions": {"httpPutResponseHopLimit": 2},
+    "fastStart": True,
+    "extra": {"connectionTracking": {"udpTimeout": 30}, "context": "reserved", "ipPrefixCount": 1},
+}
 
 
 def full_mapping() -> dict[str, Any]:
@@ -36,7 +75,10 @@ def full_mapping() -> dict[str, Any]:
         devicePlugin__chart__digest=DIGEST,
         devicePlugin__coexistsWith=["kube-system/efa"],
         nodeClass__tags={"team": "a"},
-        nodePools__0__amiAlias="al2023@v20260714",
+        nodeClass__ami={"family": "AL2023", "ids": ["ami-0123456789abcdef0"]},
+        nodePools__0__amiAlias="bottlerocket@1.60.0",
+        nodePools__0__nodeClass=OF_BOTTLEROCKET,
+        nodePools__1__nodeClass=OF_AL2023,
         nodePools__0__labels={"team": "a"},
         nodePools__0__weight=10,
         nodePools__0__admission="gated",
@@ -94,7 +136,11 @@ def changed(path: Path, new: Any) -> dict[str, Any]:
 
 LEAVES = dict(leaves(FULL))
 #: Text of others, in which a line break may be meant: Helm values, a notifier's arguments.
-FREE = ("settings", "values", "arguments")
+FREE = ("settings", "values", "arguments", "userData")
+#: Fields of a node class that are taken over from the cluster's, or exclude each other.
+TAKEN_OVER = {str(field.alias) for field in PoolNodeClass.model_fields.values()}
+EXCLUSIVE = {"id", "name", "owner", "snapshot", "initializationRate", "kmsKey", "throughput", "iops"}
+NULLABLE = TAKEN_OVER | {"cpuCFSQuota"}
 TEXTS = [path for path, value in LEAVES.items() if isinstance(value, str) and not set(FREE) & set(path)]
 
 
@@ -115,7 +161,8 @@ def test_every_field_is_written_in_the_full_file() -> None:
     fields = {field.alias for model in {ClusterSpec, *models(ClusterSpec)} for field in model.model_fields.values()}
     assert fields - written == set()
     unset = {path for path, value in LEAVES.items() if value in (None, "")}
-    assert {path[-1] for path in unset} <= {"amiAlias", "schedule", "limits", "duration"}
+    free = {"amiAlias", "schedule", "limits", "duration"} | TAKEN_OVER | EXCLUSIVE
+    assert {path[-1] for path in unset} <= free
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: ".".join(map(str, path)))
@@ -134,7 +181,7 @@ def test_no_value_becomes_one_of_another_type(path: Path) -> None:
     others: list[Any] = []
     match value:
         case bool():
-            others = [int(value), str(value).lower(), "yes", None]
+            others = [int(value), str(value).lower(), "yes", *([] if path[-1] in NULLABLE else [None])]
         case int():
             others = [str(value), float(value), True]
         case float():

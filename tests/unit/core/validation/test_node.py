@@ -249,3 +249,23 @@ def test_a_stranger_in_the_plugins_namespace_is_not_the_plugin() -> None:
     assert facts.plugin is not None
     assert (facts.plugin.name, facts.plugin.trouble) == ("plugin", "")
     assert node_facts(NODE, node(NODE), pods=[stranger], runtime_class=True, daemon_set="mine").plugin is None
+
+
+# --- nodes whose AMI brings the plugin -------------------------------------------------------------------------------
+
+BUILT_IN = LABELS | {"gpu-fleet.io/device-plugin": "built-in"}
+BOTTLEROCKET = {"nodePools__0__amiAlias": "bottlerocket@1.60.0"}
+
+
+def test_bottlerocket_needs_no_plugin_pod() -> None:
+    checks = {check.name: check for check in look_at_node(looked(item(labels=BUILT_IN), [], **BOTTLEROCKET))}
+    assert all(check.holds for check in checks.values()), checks
+    assert checks["plugin"].reason == "NotOurs"
+    assert "part of the AMI" in checks["plugin"].message
+
+
+def test_on_bottlerocket_another_sharing_is_blamed_on_the_user_data() -> None:
+    checks = look_at_node(looked(item(1, labels=BUILT_IN), [], **BOTTLEROCKET))
+    failing = next(check for check in checks if not check.holds)
+    assert (failing.name, failing.reason) == ("allocatable", "SharingNotApplied")
+    assert "userData" in failing.message

@@ -163,3 +163,23 @@ def test_nodes_of_ours_that_are_older_than_the_label_get_it_and_no_others(kube: 
     assert {name for name in before if before[name] != after[name]} == {"old"}
     labelled = kube.list(NODE, label_selector="gpu-fleet.io/device-plugin=true")
     assert sorted(node["metadata"]["name"] for node in labelled) == ["new", "old"]
+
+
+def test_nodes_whose_ami_brings_a_plugin_get_the_label_that_keeps_ours_off(kube: KubeClient) -> None:
+    """Also those that were launched while the plugin belonged to others, and so carry the other value."""
+    spec = load_cluster("demo").to_json()
+    spec["nodePools"][0]["amiAlias"] = "bottlerocket@1.60.0"
+    nodes = {
+        "bottlerocket": {"karpenter.sh/nodepool": "shared-a10g", "gpu-fleet.io/device-plugin": "true"},
+        "of-a-pool-that-is-gone": {"karpenter.sh/nodepool": "shared-a10g", "gpu-fleet.io/device-plugin": "built-in"},
+        "al2023": {"karpenter.sh/nodepool": "whole-a100"},
+    }
+    for name, labels in nodes.items():
+        kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+    label_nodes(kube, parse_cluster(spec))
+    found = {
+        node["metadata"]["name"]: node["metadata"]["labels"]["gpu-fleet.io/device-plugin"]
+        for node in kube.list(NODE)
+        if node["metadata"]["name"] in nodes
+    }
+    assert found == {"bottlerocket": "built-in", "of-a-pool-that-is-gone": "built-in", "al2023": "true"}

@@ -14,6 +14,8 @@ from gpu_fleet.core.kubernetes.names import DEVICE_PLUGIN_NAMESPACE, GPU_RESOURC
 from gpu_fleet.core.kubernetes.objects import Object, PoolNode, condition, epoch, is_true, name_of, node_of
 from gpu_fleet.core.verdict import Verdict, failed, progressing, ready
 
+#: The AMI's own device plugin registers no GPU.
+BUILT_IN_PLUGIN = "BuiltInPluginNotRegistering"
 PLUGIN_PATIENCE_S = 300.0
 #: The kubelet publishes a changed device count within 10 s (its node status update period).
 MISMATCH_PATIENCE_S = 45.0
@@ -58,6 +60,8 @@ def node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, 
         return progressing("NodeCordoned", f"node {node.name} is cordoned and takes no job; uncordon or delete it")
     if fault := reported_fault(node.name, node.hardware):
         return failed(fault.reason, f"{fault.message}; {REPLACE}", node=node.name)
+    if args.get("built_in"):
+        return _built_in(node, snapshot, args, others)
     managed = _ours(args).namespace is not None
     if rivals(others, ours=managed):
         return failed(SECOND_PLUGIN, sentence(node.name, others, ours=managed), node=node.name)
@@ -83,9 +87,38 @@ def node_verdict(node: PoolNode, snapshot: Snapshot, args: Args, expected: int, 
         )
     if not found.right:
         return _wrong_number(node, found, pods, args, others)
+    return _with_gpus(node, expected)
+
+
+def _with_gpus(node: PoolNode, expected: int) -> Verdict:
     if not node.usable:
         return progressing("NodeNotInitialized", f"node {node.name} has its GPUs; Karpenter has yet to initialize it")
     return ready("NodeReady", f"node {node.name} has {expected} {GPU_RESOURCE}")
+
+
+def _built_in(node: PoolNode, snapshot: Snapshot, args: Args, others: Sequence[OnNode]) -> Verdict:
+    """The verdict on a node whose AMI has a device plugin: a service of the host, of which no pod and no event tells.
+
+    Nothing here blames our release, so it is never rolled back for it.
+    """
+    if others:
+        return failed(SECOND_PLUGIN, sentence(node.name, others, ours=True), node=node.name)
+    now, started = clock_of(args)
+    found = _count(node, [], snapshot, args, others)
+    waited = now - (node.ready_since if node.ready_since is not None else started)
+    if found.cause is Cause.NOT_REGISTERED:
+        message = f"node {node.name} has no {GPU_RESOURCE}: the device plugin of its AMI has registered none"
+        if waited < float(args.get("plugin_patience_s") or PLUGIN_PATIENCE_S):
+            return progressing(Cause.NOT_REGISTERED.value, f"{message}; it takes up to a minute to register")
+        return failed(
+            BUILT_IN_PLUGIN,
+            f"{message} for {waited:.0f} s; read its log on the node (journalctl -u nvidia-k8s-device-plugin), and see "
+            "whether the AMI is the NVIDIA variant",
+            node=node.name,
+        )
+    if not found.right:
+        return _wrong_number(node, found, [], args, others)
+    return _with_gpus(node, int(args["physical"]) * int(args["replicas"]))
 
 
 def _daemon_set(args: Args, others: Sequence[OnNode]) -> str:
@@ -146,6 +179,13 @@ def _wrong_number(
     }
     if found.hardware:
         return failed(reason, f"{message}; {REPLACE}", **figures)
+    if args.get("built_in"):
+        return failed(
+            reason,
+            f"{message}; the device plugin of its AMI is configured by the EC2NodeClass's userData, which follows from "
+            "the pool's sharing: a node that was launched before a change keeps what it had",
+            **figures,
+        )
     return failed(
         reason,
         f"{message}; the device plugin's config on that node is not the pool's: compare the ConfigMap's entry with "

@@ -6,7 +6,8 @@ Arguments: ``pool``, ``wanted`` (nodes), ``physical`` (GPUs per node, from EC2),
 plugin's start, to GPUs), ``mismatch_patience_s`` (how long a wrong number may last), ``join_patience_s`` (from the
 launch of an instance to its node; ``None``: until Karpenter gives it up), ``ours`` (see
 :class:`gpu_fleet.core.device_plugin.detect.Ours`), ``plugins_of_others`` (``namespace/name`` of those that were there
-at the start: their pods are looked at, too) and ``rung`` (of a pool with a ladder, see :mod:`.rung`).
+at the start: their pods are looked at, too), ``rung`` (of a pool with a ladder, see :mod:`.rung`) and ``built_in`` (the
+nodes' AMI has a device plugin of its own).
 
 'Ready' of a NodeClaim is not enough: it stays True when a node's GPUs vanish and while the node is being deleted, and
 Karpenter is content with any number of GPUs. So nodes are judged one by one, and only then are NodeClaims and pods

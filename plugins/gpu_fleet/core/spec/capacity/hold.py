@@ -7,6 +7,7 @@ from pydantic import Field
 from gpu_fleet.core.spec.base import SpecModel
 from gpu_fleet.core.spec.capacity.headroom import HeadroomWindow
 from gpu_fleet.core.spec.capacity.ladder import Rung
+from gpu_fleet.core.spec.capacity.pre_pull import PrePull
 
 
 class Capacity(SpecModel):
@@ -37,4 +38,9 @@ class Capacity(SpecModel):
         le=200,
         description="The least number of nodes with which a run is content, once every rung of the ladder has been "
         "tried (without a ladder: once deadlines.capacity has passed). null: all of wantedNodes, or the run fails.",
+    )
+    pre_pull: PrePull = Field(
+        default=(),
+        description="Images, with tag or digest, that the wanted nodes pull while they are being proven. The run's "
+        "report says how long each took. Nothing of an image is run; private registries need the node role's access.",
     )

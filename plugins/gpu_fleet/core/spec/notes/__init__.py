@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gpu_fleet.core.spec.notes import admission as notes_admission
 from gpu_fleet.core.spec.notes import interruptions as notes_interruptions
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
+from gpu_fleet.core.spec.notes import nodes as notes_nodes
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
 from gpu_fleet.core.spec.problems import Note
@@ -35,6 +36,9 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
     notes_pools.arm_needs_images_for_arm,
+    notes_nodes.fast_start_says_what_it_does,
+    notes_nodes.parallel_pulls_may_be_slower,
+    notes_nodes.metadata_reaches_pods,
     notes_plugins.nodes_of_others_need_our_label,
     notes_admission.gated_nodes_need_airflow,
     notes_admission.closed_nodes_keep_pods_waiting,

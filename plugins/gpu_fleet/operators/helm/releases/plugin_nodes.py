@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from gpu_fleet.core.errors import NotFound
 from gpu_fleet.core.kubernetes.kinds import NODE, NODE_POOL, ObjectRef
-from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_DEVICE_PLUGIN, LABEL_NODE_POOL, LABEL_POOL, SERVED
+from gpu_fleet.core.kubernetes.names import (
+    BUILT_IN,
+    LABEL_CLUSTER,
+    LABEL_DEVICE_PLUGIN,
+    LABEL_NODE_POOL,
+    LABEL_POOL,
+    SERVED,
+)
 
 if TYPE_CHECKING:
     from gpu_fleet.core.spec import ClusterSpec
@@ -18,9 +25,10 @@ def label_nodes(kube: KubeClient, spec: ClusterSpec) -> list[str]:
 
     Karpenter copies a template's labels only to nodes that it launches. Without this, an upgrade from a version that
     selected by ``nvidia.com/gpu.present`` would remove the plugin, and with it the GPUs, from every existing node, and
-    a job that names its pool would find none of them.
+    a job that names its pool would find none of them. Nodes whose AMI has a plugin get the label that keeps ours off.
     """
     pools = {pool.name for pool in spec.node_pools if pool.manage}
+    built_in = {pool.name for pool in spec.node_pools if pool.built_in_plugin}
     kept = kube.list_metadata(NODE_POOL, label_selector=f"{LABEL_CLUSTER}={spec.name}")
     pools |= {str(item["metadata"]["name"]) for item in kept}
     if not pools:
@@ -28,7 +36,10 @@ def label_nodes(kube: KubeClient, spec: ClusterSpec) -> list[str]:
     names = []
     for node in kube.list_metadata(NODE, label_selector=f"{LABEL_NODE_POOL} in ({','.join(sorted(pools))})"):
         name, labels = str(node["metadata"]["name"]), node["metadata"].get("labels") or {}
-        wanted = {LABEL_DEVICE_PLUGIN: SERVED, LABEL_POOL: labels[LABEL_NODE_POOL]}
+        served = (
+            BUILT_IN if labels[LABEL_NODE_POOL] in built_in or labels.get(LABEL_DEVICE_PLUGIN) == BUILT_IN else SERVED
+        )
+        wanted = {LABEL_DEVICE_PLUGIN: served, LABEL_POOL: labels[LABEL_NODE_POOL]}
         missing = {key: value for key, value in wanted.items() if labels.get(key) != value}
         if not missing:
             continue
