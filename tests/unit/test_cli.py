@@ -10,6 +10,7 @@ import pytest
 
 from gpu_fleet.__main__ import main
 from gpu_fleet.core.spec.schema import schema_text
+from gpu_fleet.hooks.files.dag_files import FAMILIES
 from tests.unit.core.specs import DEMO_FILE, REPOSITORY
 
 DEMO = DEMO_FILE.read_text(encoding="utf-8")
@@ -115,7 +116,7 @@ def test_more_pools_than_a_dag_can_bear_are_refused(fleet: Path, capsys: pytest.
 
 
 def test_dag_files_are_shared_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for family in ("gpu_drain", "gpu_lifecycle", "gpu_restore", "gpu_revalidate", "gpu_spot_drain", "gpu_teardown"):
+    for family in FAMILIES:
         (tmp_path / f"{family}.py").touch()
     assert main(["shards", "2", "--dags", str(tmp_path)]) == 0
     assert "+ gpu_lifecycle_2.py" in capsys.readouterr().out
