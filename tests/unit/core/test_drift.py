@@ -128,6 +128,22 @@ def test_a_field_that_the_spec_no_longer_has_is_added() -> None:
     assert found == [Drift(Kind.ADDED, "NodePool p", "spec.old", None, True)]
 
 
+def test_a_pool_that_is_held_while_its_nodes_are_proven_does_not_differ_in_its_limits() -> None:
+    """The drift check runs beside the proof; any other difference of the pool is one."""
+    held = {"gpu-fleet.io/held-while-proving": "{}"}
+    live = {
+        "kind": "NodePool",
+        "metadata": {"annotations": held},
+        "spec": {"limits": {"nodes": "2"}, "weight": 10},
+    }
+    applied = {"kind": "NodePool", "metadata": {}, "spec": {"limits": {"nodes": "5"}, "weight": 20}}
+    found = object_drifts(differences("NodePool p", live, applied, applied), live, applied)
+    assert [drift.field for drift in found] == ["spec.weight"]
+    free = {**live, "metadata": {}}
+    found = object_drifts(differences("NodePool p", free, applied, applied), free, applied)
+    assert {drift.field for drift in found} == {"spec.limits.nodes", "spec.weight"}
+
+
 def test_labels_of_others_on_a_namespace_take_nothing_from_us() -> None:
     live = {
         "kind": "Namespace",
