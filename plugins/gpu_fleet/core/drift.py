@@ -38,7 +38,8 @@ MAX_VALUE = 300
 #: Maximum number of differences that are listed; with more, the spec describes another cluster.
 MAX_LISTED = 100
 
-_SECRET_NAMES = re.compile(r"passw|secret|token|credential|private.?key|api.?key", re.IGNORECASE)
+#: User data of nodes may have anything in it.
+_SECRET_NAMES = re.compile(r"passw|secret|token|credential|private.?key|api.?key|user.?data", re.IGNORECASE)
 #: Fields that are named like secrets but contain none (EC2NodeClass metadataOptions, pods, volumes).
 _PUBLIC_NAMES = frozenset({"httpTokens", "imagePullSecrets", "secretName", "automountServiceAccountToken"})
 #: Containers' environment, which often has what should be in a Secret.

@@ -177,6 +177,7 @@ def test_labels_of_others_on_a_namespace_take_nothing_from_us() -> None:
         ("", ("values", "registry"), {"apiKey": "hunter2", "host": "h"}, {"apiKey": "(hidden)", "host": "h"}),
         ("", ("values", "list"), [{"token": "hunter2"}], [{"token": "(hidden)"}]),
         ("EC2NodeClass", ("spec", "metadataOptions", "httpTokens"), "optional", "optional"),
+        ("EC2NodeClass", ("spec", "userData"), "#!/bin/sh\nexport TOKEN=hunter2", "(hidden)"),
         ("ConfigMap", ("data", "shared"), "version: v1", "version: v1"),
     ],
 )
