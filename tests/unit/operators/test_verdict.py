@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from gpu_fleet.operators.capacity.climbing import LADDER
 from gpu_fleet.operators.lock import SKIPPED
 from gpu_fleet.operators.validation.cleanup import STILL_PAID
 from gpu_fleet.operators.verdict import (
@@ -86,6 +87,15 @@ def test_verdict_names_nodes_that_are_still_paid_for(leak_check: str, report: An
 def test_run_without_failures_passes() -> None:
     operator = RunVerdictOperator(task_id="run_verdict", watched=["a", "b"])
     assert operator.execute({"ti": FakeTaskInstance({"a": "success", "b": "skipped"})}) == "none of 2 tasks failed"
+
+
+def test_capacity_from_a_lower_rung_or_less_than_wanted_is_said_and_no_failure() -> None:
+    operator = RunVerdictOperator(task_id="run_verdict", watched=["a"], waits=["await", "other", "plain"])
+    ti = FakeTaskInstance({"a": "success"})
+    ti.xcoms["await", LADDER] = {"sentence": "capacity came on a lower rung: …", "short": ""}
+    ti.xcoms["other", LADDER] = {"sentence": "", "short": "1 of 2 wanted node(s)"}
+    told = operator.execute({"ti": ti})
+    assert told == "none of 1 tasks failed; await: capacity came on a lower rung: …; other: 1 of 2 wanted node(s)"
 
 
 @pytest.mark.parametrize("states", [{"a": "skipped"}, {"a": "success"}], ids=["marked failed", "marked a success"])

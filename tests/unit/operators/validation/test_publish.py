@@ -17,13 +17,15 @@ from gpu_fleet.core.pools.assets import MAX_EXTRA, Topic, uri
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.admission.admit import AdmitNodesOperator
+from gpu_fleet.operators.capacity.climbing import LADDER
+from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.pool import FAILURE
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.holding import HoldCapacityOperator
-from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
+from gpu_fleet.operators.validation.nodes import LOWER_RUNGS, ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from gpu_fleet.operators.validation.publish import REMEDIATION, VERDICT, PublishPoolOperator
 from gpu_fleet.operators.validation.telling import TOLD
@@ -95,6 +97,8 @@ def run(
     older: dict[str, list[str]] | None = None,
     refused: dict[str, str] | None = None,
     not_opened: dict[str, str] | None = None,
+    climb: dict[str, Any] | None = None,
+    lower: str | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
@@ -107,6 +111,8 @@ def run(
         probes = [RunProbesOperator(task_id=name, node_pool=POOL, probe=name) for name in names]
         remediate = CleanUpValidationOperator(task_id="remediate", node_pool=POOL)
         publish = PublishPoolOperator(task_id="publish", node_pool=POOL)
+        if climb is not None:
+            AwaitCapacityOperator(task_id="await", node_pool=POOL) >> protect
         RequestCapacityOperator(task_id="request", node_pool=POOL) >> protect >> probes >> remediate >> publish
         if not_opened is not None:
             probes >> AdmitNodesOperator(task_id="admit_nodes", node_pool=POOL) >> publish
@@ -121,6 +127,8 @@ def run(
         ("request", FAILURE): refused,
         ("hold", "return_value"): held,
         ("admit_nodes", FAILURE): not_opened,
+        ("await", LADDER): climb,
+        ("protect", LOWER_RUNGS): lower,
     }
     for name, one in zip(names, reports, strict=True):
         if one is not None:
@@ -183,6 +191,30 @@ def test_a_gated_pool_whose_nodes_were_opened_is_ready() -> None:
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
+def test_a_pool_that_stands_on_a_lower_rung_says_so_and_has_passed() -> None:
+    attempts = [
+        {"rung": 1, "what": "g5.xlarge spot", "result": "GivenUp", "reason": "InsufficientCapacity", "said": "x" * 500},
+        {"rung": 2, "what": "g5.2xlarge on-demand", "result": "Capacity", "bought": [{"nodeClaim": "c"}]},
+    ]
+    climb = {"of": 2, "attempts": attempts, "lower": True, "sentence": "capacity came on a lower rung", "short": ""}
+    done = run([healthy()], climb=climb, notify=told(("RecordingNotifier", "{{ message }}")))
+    assert done.returned["outcome"] == "Passed"
+    assert done.verdict["message"].endswith("; capacity came on a lower rung")
+    assert done.verdict["ladder"] == climb
+    assert [call for _, call in notifying.CALLS if "capacity came on a lower rung" in call["message"]]
+    extra = done.events[READY]["ladder"]
+    assert (extra["of"], extra["lower"]) == (2, True)
+    assert [each["rung"] for each in extra["attempts"]] == [1, 2]
+    assert len(extra["attempts"][0]["said"]) < 200
+    assert extra["attempts"][1]["nodeClaims"] == ["c"]
+    assert "ladder" not in run([healthy()]).events[READY]
+
+
+def test_a_revalidation_says_which_nodes_stand_on_a_lower_rung() -> None:
+    assert run([healthy()], lower="1 node(s) stand on a lower rung").verdict["lowerRungs"].startswith("1 node(s)")
+    assert run([healthy()]).verdict["lowerRungs"] == ""
+
+
 def test_the_first_proof_makes_the_pool_ready() -> None:
     done = run([healthy()])
     assert set(done.events) == {VALIDATED, READY}
