@@ -209,7 +209,7 @@ def _lost(
 ) -> tuple[float, float | None, list[Price]]:
     """GPU seconds of the users' pods that are evicted, what they have cost, and the prices of that."""
     seconds, usd = 0.0, 0.0
-    used = []
+    used: list[Price] = []
     known = True
     for pod in pods:
         if not pod.is_users_gpu or not pod.seconds:

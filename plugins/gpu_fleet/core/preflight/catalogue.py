@@ -32,7 +32,7 @@ def differences(answers: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _compared(known: CatalogueType, said: Described) -> list[tuple[str, Any, Any]]:
     return [
-        ("GPUs", known.gpus, said.gpus if said.gpu_name else None),
+        ("GPUs", known.gpus, said.gpus if said.gpus or said.fractional else None),
         ("MiB per GPU", known.gpu_memory_mib, said.memory_mib),
         ("vCPUs", known.vcpus, said.vcpus),
         ("MiB of memory", known.memory_mib, said.ram_mib),
