@@ -48,7 +48,7 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
             (
                 text(
                     f"Lost at most: {hours:.2f} GPU hours{usd}. That is what the pods had computed that ended before "
-                    "they had finished; what they had saved is not lost. {report.prices}".rstrip()
+                    f"they had finished; what they had saved is not lost. {report.prices}".rstrip()
                 ),
             )
         )
