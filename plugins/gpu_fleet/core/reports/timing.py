@@ -60,7 +60,7 @@ def picture(report: StageReport) -> Bars:
         name=f"stages-{report.pool}",
         title=f"Seconds of each stage until the nodes of pool {clean(report.pool)} were proven",
         description=f"{words}. The table has all figures.",
-        legend=tuple(stage.words for stage in COMING),
+        legend=tuple(named(stage) for stage in COMING),
         bars=tuple(
             Bar(
                 f"{clean(node.node).partition('.')[0]} ({clean(node.instance_type)})",
@@ -82,7 +82,7 @@ def nodes_table(nodes: tuple[NodeTimes, ...]) -> Table:
     for node in nodes:
         stages = (text(seconds_of(node.seconds(stage))) for stage in Stage)
         rows.append((code(node.node), text(node.instance_type or "–"), *stages, text(seconds_of(node.total))))
-    head = ("node", "instance type", *(stage.words for stage in Stage), "pod pending → proven")
+    head = ("node", "instance type", *map(str, Stage), TOTAL)
     return Table("Seconds of each stage", head, tuple(rows), frozenset(range(2, len(head))))
 
 
@@ -91,7 +91,7 @@ def percentiles_table(percentiles: Mapping[str, Mapping[str, Percentiles]]) -> T
     rows: list[tuple[Inline, ...]] = []
     for kind, stages in percentiles.items():
         for stage, each in stages.items():
-            words = "pod pending → proven" if stage == TOTAL else _words(stage)
+            words = f"{TOTAL}: pod pending → proven" if stage == TOTAL else _words(stage)
             rows.append(
                 (
                     text(kind or "–"),
@@ -106,7 +106,12 @@ def percentiles_table(percentiles: Mapping[str, Mapping[str, Percentiles]]) -> T
 
 
 def _words(stage: str) -> str:
-    return Stage(stage).words if stage in Stage.__members__.values() else stage
+    return named(Stage(stage)) if stage in Stage.__members__.values() else stage
+
+
+def named(stage: Stage) -> str:
+    """``join: launched → registered``: the short name heads the columns of tables."""
+    return f"{stage}: {stage.words}"
 
 
 def seconds_of(value: float | None) -> str:
