@@ -9,7 +9,7 @@ _RETRIED, _PERSON, _ON = Effect.RETRIED, Effect.PERSON, Effect.GOES_ON
 
 CAPACITY = Section(
     "The wait for capacity",
-    "tasks `capacity.…`, gates `pool_capacity` and `burst`; a reason of a node names that node",
+    "tasks `capacity.…`, gates `pool_capacity`, `burst` and `images_pulled`; a reason of a node names that node",
     (
         Reason("CapacityReady", _ON, "the pool has as many good nodes as it wants"),
         Reason(
