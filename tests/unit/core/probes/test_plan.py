@@ -122,7 +122,9 @@ def test_every_pod_is_pinned_bounded_unprivileged_and_owned(probe: Probe) -> Non
         ]
         # A quarantined node is cordoned and tainted; only a probe can show that it works again.
         tolerated = {toleration["key"] for toleration in body["tolerations"]}
-        assert tolerated == {"nvidia.com/gpu", "gpu-fleet.io/quarantined", "node.kubernetes.io/unschedulable"}
+        # Nor does a node of a gated pool take anything else before its proof.
+        marks = {"gpu-fleet.io/quarantined", "gpu-fleet.io/unproven"}
+        assert tolerated == {"nvidia.com/gpu", *marks, "node.kubernetes.io/unschedulable"}
         assert pod["metadata"]["annotations"]["gpu-fleet.io/dag-run"] == "d/r"
         assert len(pod["metadata"]["name"]) <= 63
 

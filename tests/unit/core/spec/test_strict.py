@@ -21,9 +21,10 @@ DIGEST = f"sha256:{'0' * 64}"
 
 def capacity_of(instance_type: str, capacity_type: str) -> dict[str, Any]:
     rung = {"instanceTypes": [instance_type], "capacityTypes": [capacity_type], "zones": ["us-west-2a"], "for": "5m"}
-    return {"hold": 5, "ladder": [rung], "minimum": 1}
+    return {"hold": 5, "ladder": [rung], "minimum": 1, "prePull": ["public.ecr.aws/a/b:1"]}
 
 
+WINDOW = {"schedule": "0 8 * * 1-5", "duration": "10h", "timeZone": "Europe/Berlin", "nodes": 1}
 OF_BOTTLEROCKET = {
     "osVolumeSize": 4,
     "volume": {"snapshot": "snap-0123456789abcdef0", "initializationRate": 200},
@@ -85,7 +86,7 @@ def full_mapping() -> dict[str, Any]:
         nodePools__1__admission="open",
         nodePools__0__terminationGracePeriod="10m",
         nodePools__0__capacity=capacity_of("g5.xlarge", "spot"),
-        nodePools__1__capacity=capacity_of("p4d.24xlarge", "on-demand"),
+        nodePools__1__capacity=capacity_of("p4d.24xlarge", "on-demand") | {"hold": 0, "headroom": [WINDOW]},
         nodePools__1__weight=5,
         nodePools__1__terminationGracePeriod="10m",
         nodePools__0__disruption={

@@ -108,7 +108,7 @@ def test_an_unchanged_spec_has_nothing_to_announce(cluster: SandboxCluster) -> N
     node(cluster, "one")
     ti = plan(spec_of(cluster))
     assert ti.xcoms["return_value"] == {"changes": 0, "drifting": 0, "drifted": 0}
-    assert ti.xcoms[PLAN] == {"changes": [], "unknown": []}
+    assert ti.xcoms[PLAN] == {"changes": [], "unknown": [], "headroom": []}
 
 
 def test_a_change_is_announced_with_the_pods_that_hold_gpus_and_changes_nothing(cluster: SandboxCluster) -> None:

@@ -31,6 +31,7 @@ from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
 from gpu_fleet.operators.validation.probes import RunProbesOperator
 from tests.unit.airflow_context import TaskInstance, context, spec_at
 from tests.unit.core.cluster_objects import claim as claim_object
+from tests.unit.core.specs import demo_spec
 from tests.unit.sandboxed import SandboxCluster, define_karpenter, sandbox_cluster
 
 NOTHING_LEFT: dict[str, Any] = {"unfinished": []}
@@ -264,5 +265,6 @@ def test_capacity_that_an_ended_task_still_asks_for_is_given_back_as_well(
         clean = CleanUpValidationOperator(task_id="clean_up", node_pool=POOL)
         wait = AwaitCapacityOperator(task_id="wait", node_pool=POOL)
         RequestCapacityOperator(task_id="request", node_pool=POOL) >> wait >> clean
+    clean.spec = demo_spec()
     clean.act(context(ti))
     assert len(looks) == looked
