@@ -1,4 +1,4 @@
-"""``python -m sandbox up|down|status|env|interrupt|node|fault``: a small cloud on this machine.
+"""``python -m sandbox up|down|status|env|interrupt|node|reservation|fault``: a small cloud on this machine.
 
 Exit codes: 0 success; 1 failure, with a message; 2 usage error; 3 no sandbox is running; 130 Ctrl-C while starting.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sandbox import reservations
 from sandbox.state import NotRunning, SandboxError, prepare_directory, read
 
 DEFAULT_STATE_DIR = Path("build/sandbox")
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     node_add.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT", help="may be repeated")
     node_add.add_argument("--spot", action="store_true", help="a spot instance (the group's capacity type is SPOT)")
     node_add.set_defaults(command=_node_add)
+
+    reservations.add_to(commands, common, _called)
 
     fault = commands.add_parser("fault", help="inject a fault")
     verbs = fault.add_subparsers(required=True, metavar="VERB")
@@ -266,6 +269,10 @@ def _interrupt(options: argparse.Namespace) -> int:
     return 0
 
 
+def _called(options: argparse.Namespace, method: str, path: str, body: Any = None) -> Any:
+    return _call(_state(options), method, path, body)
+
+
 def _node_add(options: argparse.Namespace) -> int:
     labels = {}
     for text in options.label:
@@ -282,15 +289,7 @@ def _node_add(options: argparse.Namespace) -> int:
 
 
 def _fault_set(options: argparse.Namespace) -> int:
-    params = {}
-    for text in options.params:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
-        try:
-            params[key] = json.loads(value)
-        except json.JSONDecodeError:
-            params[key] = value
+    params = reservations.pairs(options.params)
     _call(_state(options), "PUT", f"/faults/{options.name}", {"params": params, "count": options.count})
     return 0
 

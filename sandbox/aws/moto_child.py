@@ -5,6 +5,7 @@ These things are added to moto, in this process only:
 * instances take time, and their changes of state are known (:mod:`sandbox.aws.instancelife`);
 * EventBridge's rules decide about services' own events (:mod:`sandbox.aws.eventrules`);
 * Auto Scaling replaces what it lost (:mod:`sandbox.aws.scalinggroups`);
+* EC2 has capacity reservations and Capacity Blocks (:mod:`sandbox.aws.reservations`);
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami);
 * below ``/_sandbox/`` are routes for the sandbox itself (:class:`SandboxRoutes`).
 
@@ -28,8 +29,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox.aws import eventrules, scalinggroups
-from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances
+from sandbox.aws import eventrules, reservations, scalinggroups
+from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances, state_of
+from sandbox.aws.reservations import Reservations
 
 AMI_RELEASES = ("v20260601", "v20260714")
 KUBERNETES_VERSIONS = ("1.33", "1.34", "1.35", "1.36")
@@ -156,17 +158,26 @@ class SandboxRoutes:
     ``POST match``                      for each of these events: the targets that it goes to
     ``POST send``                       put these messages into queues
     ``POST reclaim``                    body ``{"instances": […], "action"}``: EC2 takes them back
+    ``GET reservations``                capacity reservations, with their instances
+    ``POST reservations``               reserve capacity; ``POST reservations/<id>`` changes it
     ==================================  ===========================================================================
     """
 
     def __init__(
-        self, application: Any, account: str, region: str, waits: deque[dict[str, Any]], transitions: Transitions
+        self,
+        application: Any,
+        account: str,
+        region: str,
+        waits: deque[dict[str, Any]],
+        transitions: Transitions,
+        reservations: Reservations,
     ) -> None:
         self._application = application
         self._account = account
         self._region = region
         self._waits = waits
         self._transitions = transitions
+        self._reservations = reservations
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
@@ -185,6 +196,8 @@ class SandboxRoutes:
             return [wait for wait in list(self._waits) if wait["ended"] <= now]
         if path == "/_sandbox/transitions":
             return self._transitions.since(int(query["since"]), float(query["wait"]))
+        if path == "/_sandbox/reservations":
+            return self._reservations.listed()
         if path.startswith("/_sandbox/credentials/"):
             return credentials_of(self._account, path.rsplit("/", 1)[1])
         return None
@@ -199,6 +212,10 @@ class SandboxRoutes:
             taken = reclaim(account, region, body["instances"], body["action"])
             scalinggroups.lost(account, region, taken)
             return taken
+        if path == "/_sandbox/reservations":
+            return self._reservations.add(body)
+        if path.startswith("/_sandbox/reservations/"):
+            return self._reservations.change(path.rsplit("/", 1)[1], body)
         return None
 
 
@@ -257,8 +274,18 @@ def main(argv: list[str] | None = None) -> None:
     scalinggroups.read_later_versions()
     scalinggroups.replace_in_time(lambda: wait("group_replaces"))
     publish_parameters(options.account, options.region, images)
+    reserved = Reservations(
+        options.speed,
+        lambda instance: state_of(options.account, options.region, instance),
+        lambda taken: scalinggroups.lost(
+            options.account, options.region, reclaim(options.account, options.region, taken, "terminate")
+        ),
+        options.account,
+    )
+    reservations.serve(reserved)
+    reserved.watch()
     moto = DomainDispatcherApplication(create_backend_app)
-    application = SandboxRoutes(moto, options.account, options.region, waits, transitions)
+    application = SandboxRoutes(moto, options.account, options.region, waits, transitions, reserved)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     print(json.dumps({"port": server.server_port}), flush=True)
     server.serve_forever()

@@ -88,6 +88,12 @@ IAM = (
         "no gate can say what a node must offer: lifecycle and revalidation fail",
     ),
     Grant(
+        "Look at the capacity reservations and Capacity Blocks of pools with `capacityTypes: [reserved]`",
+        ("ec2:DescribeCapacityReservations",),
+        "preflight reports them as unknown; a pool with `capacityBlock` cannot wait for its block or book its end, and "
+        "the run fails. Karpenter's role needs it as well",
+    ),
+    Grant(
         "Keep what node groups of others need at a teardown",
         ("eks:ListNodegroups", "eks:DescribeNodegroup"),
         "the RuntimeClass always stays",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import TaskGroup
+from airflow.sdk import TaskGroup, TriggerRule
 
 from gpu_fleet.operators.capacity.burst import RequestSharedCapacityOperator
 from gpu_fleet.operators.capacity.prove import AwaitCapacityOperator
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
+from gpu_fleet.operators.reservations.booking import BookBlockEndOperator
 from gpu_fleet.phases.common import Phase
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ def capacity(spec: ClusterSpec) -> dict[str, Phase]:
                 request = asking(task_id="request_capacity", node_pool=pool.name)
                 wait = AwaitCapacityOperator(task_id="await_capacity", node_pool=pool.name)
                 request >> wait
-            tasks: list[Any] = [request, wait]
-            phases[pool.name] = Phase(heads=[request], tails=[wait], tasks=tasks)
+                tasks: list[Any] = [request, wait]
+                if pool.capacity_block is not None:
+                    # The end is booked before anything is launched; one that is booked already skips the task.
+                    request.trigger_rule = TriggerRule.NONE_FAILED
+                    booked = BookBlockEndOperator(
+                        task_id="book_block_end", node_pool=pool.name, trigger_dag_id=f"gpu_drain.{spec.name}"
+                    )
+                    booked >> request
+                    tasks = [booked, *tasks]
+            phases[pool.name] = Phase(heads=[tasks[0]], tails=[wait], tasks=tasks)
     return phases

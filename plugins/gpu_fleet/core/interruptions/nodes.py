@@ -13,10 +13,11 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_INSTANCE_TYPE,
     LABEL_NODE_GROUP,
     LABEL_NODE_POOL,
+    LABEL_RESERVATION_ID,
     LABEL_ZONE,
     TAINT_DISRUPTED,
 )
-from gpu_fleet.core.kubernetes.objects import deleting, labels_of, name_of, quantity
+from gpu_fleet.core.kubernetes.objects import deleting, epoch, labels_of, name_of, quantity
 from gpu_fleet.core.teardown.gpu_types import node_has_gpus
 
 #: On the nodes of managed node groups (Amazon EKS User Guide, "Managed node groups concepts").
@@ -34,6 +35,8 @@ class OurNode:
     :ivar leaving: Karpenter, or somebody else, removes it already.
     :ivar gpus: allocatable GPUs, or shares of one.
     :ivar spot: ``None`` if its labels do not say.
+    :ivar reservation: id of the capacity reservation that it was launched into; empty for none.
+    :ivar created: when it joined, epoch seconds; ``None`` if that is unknown.
     """
 
     name: str
@@ -47,6 +50,8 @@ class OurNode:
     instance_type: str = ""
     zone: str = ""
     spot: bool | None = None
+    reservation: str = ""
+    created: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +66,8 @@ class OurNode:
             "instanceType": self.instance_type,
             "zone": self.zone,
             "spot": self.spot,
+            "reservation": self.reservation,
+            "created": self.created,
         }
 
 
@@ -118,6 +125,8 @@ def our_node(
         instance_type=labels.get(LABEL_INSTANCE_TYPE, ""),
         zone=labels.get(LABEL_ZONE, ""),
         spot=capacity == "spot" if capacity else None,
+        reservation=labels.get(LABEL_RESERVATION_ID, ""),
+        created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
     )
 
 

@@ -71,6 +71,7 @@ class InterruptionReport:
     :ivar usd: what these cost at list prices; ``None`` if a price is unknown.
     :ivar deed: what happened to the nodes: EC2 interrupted them, or a person had them drained.
     :ivar said: the headline of a report about nothing that was done: a plan.
+    :ivar block: of a Capacity Block that ended: its instance hours (``core/reservations/account.py``).
     """
 
     cluster: str
@@ -86,6 +87,7 @@ class InterruptionReport:
     usd: float | None = None
     deed: str = INTERRUPTED
     said: str = ""
+    block: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,6 +106,7 @@ class InterruptionReport:
             "problems": list(self.problems),
             "gpuSeconds": round(self.gpu_seconds, 1),
             "usd": None if self.usd is None else round(self.usd, 2),
+            **({} if self.block is None else {"block": dict(self.block)}),
         }
 
     @classmethod
@@ -129,6 +132,7 @@ class InterruptionReport:
                 usd=None if usd is None else float(usd),
                 deed=str(value.get("deed") or INTERRUPTED),
                 said=str(value.get("said") or ""),
+                block=dict(value["block"]) if value.get("block") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no report of schema {SCHEMA}: {error!r}") from error

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_POOL
 from gpu_fleet.core.spec.base import Pattern, SpecModel, visible
+from gpu_fleet.core.spec.capacity import MOST_TERMS, ReservationTerm
 from gpu_fleet.core.spec.problems import shortened
 
 
@@ -94,6 +95,12 @@ class NodeClass(SpecModel):
     )
     tags: dict[str, str] = Field(
         default_factory=dict, max_length=_MOST_TAGS, description="Extra EC2 tags on instances and volumes."
+    )
+
+    capacity_reservations: tuple[ReservationTerm, ...] = Field(
+        default=(),
+        max_length=MOST_TERMS,
+        description="Capacity reservations of every pool with `reserved` among its `capacityTypes`.",
     )
 
     _alias = field_validator("ami_alias")(check_ami_alias)

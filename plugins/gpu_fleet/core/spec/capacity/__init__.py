@@ -1,7 +1,8 @@
-"""How a pool gets its capacity, and keeps it: field ``capacity`` of a pool."""
+"""How a pool gets its capacity, and keeps it: fields ``capacity`` and ``capacityReservations`` of a pool."""
 
 from __future__ import annotations
 
 from gpu_fleet.core.spec.capacity.hold import Capacity
+from gpu_fleet.core.spec.capacity.reservations import MOST_TERMS, CapacityBlock, ReservationTerm
 
-__all__ = ["Capacity"]
+__all__ = ["MOST_TERMS", "Capacity", "CapacityBlock", "ReservationTerm"]
