@@ -92,13 +92,13 @@ def pool_of(world: World) -> None:
     )
 
 
-def run_of(world: World, until: float, **params: Any) -> Drain:
+def run_of(world: World, ends: float, **params: Any) -> Drain:
     pools = [dict(each) for each in _demo_pools()]
     pools[0] |= {"capacityTypes": ["reserved"], "capacityReservations": [{"id": ID}], "capacityBlock": CALENDAR}
     given = {
         "pools": [POOL],
         "reservation": ID,
-        "until": datetime.fromtimestamp(until, UTC).isoformat(),
+        "until": datetime.fromtimestamp(ends, UTC).isoformat(),
         "askFirst": False,
         **params,
     }
@@ -261,4 +261,6 @@ def test_the_account_of_an_unknown_block_is_left_out(world: World, monkeypatch: 
     Blocks(monkeypatch, replace(block(-60), start=None))
     run = run_of(world, time.time() + 20)
     run.task("block_due")
-    assert block_account(run.operators["block_due"], {"params": run.params}, ()) == {}
+    with pytest.raises(AirflowSkipException):
+        run.task("plan")
+    assert "block" not in run.report("plan")
