@@ -44,5 +44,10 @@ BLOCKS = (
         "Correct capacityReservations, aws.region, or the account of the connection.",
         guide=_GUIDE,
     ),
-    Reason("NoCapacityBlock", Effect.PERSON, "no pool with a Capacity Block was named"),
+    Reason(
+        "NoCapacityBlock",
+        Effect.PERSON,
+        "no pool with a Capacity Block was named",
+        "Report it as a defect of this package.",
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.markup import html, markdown
 from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.model import Left as XCom
@@ -87,3 +88,24 @@ def test_a_drain_by_hand_is_shown_as_one() -> None:
     for words in ("Drained GPU nodes of demo", "Drained nodes:", "Pods on the drained nodes:"):
         assert words in text
     assert "nterrupted" not in text
+
+
+BLOCK = {
+    "reservation": "cr-1",
+    "words": "Capacity Block cr-1 (2 x p5.48xlarge in us-west-2a)",
+    "paidHours": 48.0,
+    "unusedHours": 26.25,
+    "lateHours": 1.0,
+    "earlyHours": 1.25,
+    "idleHours": 24.0,
+}
+
+
+def test_the_hours_of_a_capacity_block_are_on_the_page_and_survive_an_xcom() -> None:
+    told = InterruptionReport.from_json(replace(REPORT, block=BLOCK).to_json())
+    assert told.block == BLOCK
+    page = markdown.render(document(run(interruption=told)))
+    assert "Paid and unused" in page
+    assert "Capacity Block cr-1" in page
+    assert "26.25" in page
+    assert "Paid and unused" not in markdown.render(document(run()))

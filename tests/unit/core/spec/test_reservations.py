@@ -8,6 +8,7 @@ import pytest
 
 from gpu_fleet.core.manifests.build import build
 from gpu_fleet.core.spec import SpecErrors
+from gpu_fleet.core.spec.notes import notes_of
 from tests.unit.core.specs import demo_spec
 
 ID = {"id": "cr-0123456789abcdef0"}
@@ -153,3 +154,10 @@ def test_a_pool_of_a_capacity_block() -> None:
     block = spec.pool("whole-a100").capacity_block
     assert block is not None
     assert (block.margin.text, block.notice.text, block.empty_before.text) == ("75m", "15m", "45m")
+
+
+@pytest.mark.parametrize(("empty_before", "noted"), [("45m", False), ("40m", False), ("35m", True)])
+def test_a_drain_that_karpenter_joins_is_noted(empty_before: str, noted: bool) -> None:
+    spec = demo_spec(**{**WITH_ID, f"{POOL}capacityBlock": {"emptyBefore": empty_before}})
+    fields = [note.field for note in notes_of(spec)]
+    assert ("nodePools[1].capacityBlock.emptyBefore" in fields) is noted

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gpu_fleet.core.spec.notes import jobs as notes_jobs
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
+from gpu_fleet.core.spec.notes import reservations as notes_reservations
 from gpu_fleet.core.spec.problems import Note
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_pools.caps_of_unequal_types,
     notes_pools.shares_beyond_pod_places,
     notes_plugins.nodes_of_others_need_our_label,
+    notes_reservations.karpenter_drains_before_the_package_is_done,
 )
 
 
