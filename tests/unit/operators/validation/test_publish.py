@@ -17,7 +17,7 @@ from gpu_fleet.core.nodes.template import Change
 from gpu_fleet.core.pools.assets import MAX_EXTRA, Topic, uri
 from gpu_fleet.core.reservations.reservation import Reservation
 from gpu_fleet.core.spec import ClusterSpec
-from gpu_fleet.core.spec.capacity import CapacityBlock
+from gpu_fleet.core.spec.capacity import CapacityBlock, ReservationTerm
 from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.capacity.request import RequestCapacityOperator
 from gpu_fleet.operators.drifted import DRIFTED
@@ -102,9 +102,12 @@ def run(
     spec = demo_spec(validation={"notify": notify or []})
     pool = spec.pool(POOL)
     minutes = pool.capacity.model_copy(update={"hold": HOLD})
-    spec = spec.model_copy(
-        update={"node_pools": (pool.model_copy(update={"capacity": minutes, "capacity_block": block}),)}
-    )
+    changed = pool.model_copy(update={"capacity": minutes})
+    if block is not None:
+        terms = (ReservationTerm(id="cr-1"),)
+        reserved = {"capacity_types": ("reserved",), "capacity_reservations": terms, "capacity_block": block}
+        changed = changed.model_copy(update=reserved)
+    spec = spec.model_copy(update={"node_pools": (changed,)})
     names = ["sharing", "vectoradd"][: len(reports)]
     with DAG("gpu_revalidate.demo", schedule=None):
         protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
