@@ -68,6 +68,7 @@ PACKAGE = (
     "gpu_fleet.operators.base",
     "gpu_fleet.operators.capacity.joining",
     "gpu_fleet.operators.draining.drain",
+    "gpu_fleet.operators.preflight.reservation_look",
     "gpu_fleet.operators.validation.verdicts",
     "gpu_fleet.phases.family",
     "gpu_fleet.phases.alerts",
