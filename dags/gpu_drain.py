@@ -17,6 +17,10 @@ Empties GPU nodes that a person chooses, and removes them: nodes by name, pools,
    brings it back), **pods_placed** waits until the evicted pods run elsewhere, and **nothing_lost** fails if pods did
    not end before the deadline.
 
+In clusters with pools of EC2 Capacity Blocks, a run is booked for the end of each block. **block_due** skips it if
+the block was extended, and **book_next** books the next end. After the cordon, **stop_admitting** closes the NodePool,
+tells the jobs, and waits for `capacityBlock.notice`.
+
 A run that fails before its first eviction, or that a person ends, uncordons what it cordoned. After an eviction the
 nodes stay cordoned, and clearing `drain` continues; the next run of the cluster takes the cordons back.
 """
@@ -28,7 +32,7 @@ from airflow.sdk import DAG, Param
 from gpu_fleet.core.drain.rules import PARAM_BARE_PODS
 from gpu_fleet.core.spec import ClusterSpec
 from gpu_fleet.phases.common import end_run, freeze_spec, release_turn
-from gpu_fleet.phases.drain import LONGEST_MIN, drained, planned
+from gpu_fleet.phases.drain import LONGEST_MIN, block_due, drained, planned
 from gpu_fleet.phases.family import fleet_dag, fleet_dags
 from gpu_fleet.phases.preflight import draining_preflight
 
@@ -36,12 +40,15 @@ from gpu_fleet.phases.preflight import draining_preflight
 def graph(spec: ClusterSpec) -> None:
     frozen = freeze_spec(spec)
     checked = draining_preflight(spec)
+    due = block_due(spec)
     agreed = planned(spec)
     emptied, followed = drained(spec)
 
     frozen >> checked >> agreed >> emptied
-    released = release_turn([frozen, checked, agreed, emptied])
-    end_run([frozen, checked, agreed, emptied, followed, released], last=[released, followed])
+    if due.tasks:
+        checked >> due >> agreed
+    released = release_turn([frozen, checked, due, agreed, emptied])
+    end_run([frozen, checked, due, agreed, emptied, followed, released], last=[released, followed])
 
 
 def build(spec: ClusterSpec) -> DAG:
@@ -56,8 +63,8 @@ def build(spec: ClusterSpec) -> DAG:
                 type="array",
                 items={"type": "string", "minLength": 1, "maxLength": 253},
                 title="Nodes",
-                description="Drain these nodes: their names, or the ids of their EC2 instances. One of nodes, pools "
-                "and zone is needed; of several, the nodes that are in all of them are drained.",
+                description="Drain these nodes: their names, or the ids of their EC2 instances. One of nodes, pools, "
+                "zone and reservation is needed; of several, the nodes that are in all of them are drained.",
             ),
             "pools": Param(
                 [],
@@ -73,6 +80,22 @@ def build(spec: ClusterSpec) -> DAG:
                 maxLength=64,
                 title="Availability zone",
                 description="Drain the nodes in this zone, for example us-west-2a.",
+            ),
+            "reservation": Param(
+                "",
+                type="string",
+                pattern="^(cr-[0-9a-z]+)?$",
+                title="Capacity reservation",
+                description="Drain the nodes that were launched into this capacity reservation, for example "
+                "cr-0123456789abcdef0. Runs that are booked for the end of a Capacity Block name it together with "
+                "`until`: then no pod refuses the drain, the jobs are told first, and the NodePool is closed.",
+            ),
+            "until": Param(
+                None,
+                type=["null", "string"],
+                format="date-time",
+                title="Until (UTC)",
+                description="Like the deadline, as a moment: 2026-11-30T15:00:00Z.",
             ),
             "deadline": Param(
                 None,

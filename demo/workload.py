@@ -40,9 +40,9 @@ def manifests(pool: str, replicas: int = 2) -> list[dict[str, Any]]:
     ]
 
 
-def create(kubectl: Kubectl, pool: str) -> None:
+def create(kubectl: Kubectl, pool: str, replicas: int = 2) -> None:
     """Create the job; does not wait for it."""
-    kubectl.apply(*manifests(pool))
+    kubectl.apply(*manifests(pool, replicas))
 
 
 def remove(kubectl: Kubectl) -> None:
@@ -50,13 +50,13 @@ def remove(kubectl: Kubectl) -> None:
     kubectl.run("delete", "deployment", NAME, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
 
 
-def start(kubectl: Kubectl, pool: str, timeout: float = 60) -> list[str]:
+def start(kubectl: Kubectl, pool: str, timeout: float = 60, replicas: int = 2) -> list[str]:
     """Apply the job and wait until its pods run.
 
     :returns: the nodes on which they run.
     :raises TimeoutError: names the pods that do not run.
     """
-    create(kubectl, pool)
+    create(kubectl, pool, replicas)
     deadline = time.monotonic() + timeout
     while True:
         pods = kubectl.get("pods", "-n", NAMESPACE)

@@ -1,4 +1,4 @@
-"""``python -m sandbox up|down|status|env|interrupt|node|weather|fault``: a small cloud on this machine.
+"""``python -m sandbox up|down|status|env|interrupt|node|weather|reservation|fault``: a small cloud on this machine.
 
 Exit codes: 0 success; 1 failure, with a message; 2 usage error; 3 no sandbox is running; 130 Ctrl-C while starting.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sandbox import reservations
 from sandbox.state import NotRunning, SandboxError, prepare_directory, read
 
 DEFAULT_STATE_DIR = Path("build/sandbox")
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     weather = commands.add_parser("weather", parents=[common], help="capacity that EC2 lacks: show it, or script it")
     weather.add_argument("script", metavar="FILE", type=Path, nargs="?", help="a JSON list of spells; [] clears")
     weather.set_defaults(command=_weather)
+
+    reservations.add_to(commands, common, _called)
 
     fault = commands.add_parser("fault", help="inject a fault")
     verbs = fault.add_subparsers(required=True, metavar="VERB")
@@ -278,6 +281,10 @@ def _interrupt(options: argparse.Namespace) -> int:
     return 0
 
 
+def _called(options: argparse.Namespace, method: str, path: str, body: Any = None) -> Any:
+    return _call(_state(options), method, path, body)
+
+
 def _node_add(options: argparse.Namespace) -> int:
     labels = {}
     for text in options.label:
@@ -311,15 +318,7 @@ def _weather(options: argparse.Namespace) -> int:
 
 
 def _fault_set(options: argparse.Namespace) -> int:
-    params = {}
-    for text in options.params:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise SandboxError(f"{text!r} must be KEY=VALUE", code=2)
-        try:
-            params[key] = json.loads(value)
-        except json.JSONDecodeError:
-            params[key] = value
+    params = reservations.pairs(options.params)
     _call(_state(options), "PUT", f"/faults/{options.name}", {"params": params, "count": options.count})
     return 0
 

@@ -190,6 +190,14 @@ def reclaim(account: str, region: str, instances: Iterable[str], action: str) ->
     return taken
 
 
+def state_of(account: str, region: str, instance: str) -> str:
+    """The state of an instance; ``terminated`` for one that is forgotten."""
+    from moto.ec2.models import ec2_backends
+
+    found = ec2_backends[account][region].get_instance_by_id(instance)
+    return TERMINATED[0] if found is None else str(found._state.name)
+
+
 def forget_terminated(after: float) -> None:
     """
     Has moto forget instances, and their tags.

@@ -65,6 +65,24 @@ class Moto:
         taken: list[str] = await self._ask("POST", "reclaim", {"instances": instances, "action": action})
         return taken
 
+    async def reservations(self) -> list[dict[str, Any]]:
+        """Capacity reservations as ``DescribeCapacityReservations`` shows them, with their ``Instances``."""
+        found: list[dict[str, Any]] = await self._ask("GET", "reservations")
+        return found
+
+    async def reserve(self, body: dict[str, Any], identifier: str = "") -> dict[str, Any]:
+        """Reserve capacity, or change a reservation.
+
+        :raises LookupError: there is no reservation of that id.
+        """
+        try:
+            made: dict[str, Any] = await self._ask("POST", f"reservations{'/' if identifier else ''}{identifier}", body)
+        except aiohttp.ClientResponseError as error:
+            if error.status == 404:
+                raise LookupError(f"no capacity reservation {identifier}") from error
+            raise
+        return made
+
     async def _ask(self, method: str, what: str, body: Any = None) -> Any:
         async with (
             aiohttp.ClientSession() as session,

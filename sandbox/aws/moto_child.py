@@ -8,6 +8,7 @@ These things are added to moto, in this process only:
 * the images and public SSM parameters of the EKS optimised AMIs exist (names after awslabs/amazon-eks-ami), and those
   of Bottlerocket;
 * volumes keep the IOPS and throughput of their launch (:mod:`sandbox.aws.volumes`);
+* EC2 has capacity reservations and Capacity Blocks (:mod:`sandbox.aws.reservations`);
 * below ``/_sandbox/`` are routes for the sandbox itself (:class:`SandboxRoutes`).
 
 Besides, moto finds the tags of a resource by its id, instead of searching all tags of the account.
@@ -30,8 +31,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox.aws import eventrules, scalinggroups, volumes
-from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances
+from sandbox.aws import eventrules, reservations, scalinggroups, volumes
+from sandbox.aws.instancelife import Latency, Transitions, forget_terminated, reclaim, slow_instances, state_of
+from sandbox.aws.reservations import Reservations
 
 AMI_RELEASES = ("v20260601", "v20260714")
 BOTTLEROCKET_RELEASES = ("1.60.0",)
@@ -193,17 +195,26 @@ class SandboxRoutes:
     ``POST match``                      for each of these events: the targets that it goes to
     ``POST send``                       put these messages into queues
     ``POST reclaim``                    body ``{"instances": […], "action"}``: EC2 takes them back
+    ``GET reservations``                capacity reservations, with their instances
+    ``POST reservations``               reserve capacity; ``POST reservations/<id>`` changes it
     ==================================  ===========================================================================
     """
 
     def __init__(
-        self, application: Any, account: str, region: str, waits: deque[dict[str, Any]], transitions: Transitions
+        self,
+        application: Any,
+        account: str,
+        region: str,
+        waits: deque[dict[str, Any]],
+        transitions: Transitions,
+        reservations: Reservations,
     ) -> None:
         self._application = application
         self._account = account
         self._region = region
         self._waits = waits
         self._transitions = transitions
+        self._reservations = reservations
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
@@ -222,6 +233,8 @@ class SandboxRoutes:
             return [wait for wait in list(self._waits) if wait["ended"] <= now]
         if path == "/_sandbox/transitions":
             return self._transitions.since(int(query["since"]), float(query["wait"]))
+        if path == "/_sandbox/reservations":
+            return self._reservations.listed()
         if path.startswith("/_sandbox/credentials/"):
             return credentials_of(self._account, path.rsplit("/", 1)[1])
         return None
@@ -236,6 +249,10 @@ class SandboxRoutes:
             taken = reclaim(account, region, body["instances"], body["action"])
             scalinggroups.lost(account, region, taken)
             return taken
+        if path == "/_sandbox/reservations":
+            return self._reservations.add(body)
+        if path.startswith("/_sandbox/reservations/"):
+            return self._reservations.change(path.rsplit("/", 1)[1], body)
         return None
 
 
@@ -295,8 +312,18 @@ def main(argv: list[str] | None = None) -> None:
     scalinggroups.read_later_versions()
     scalinggroups.replace_in_time(lambda: wait("group_replaces"))
     publish_parameters(options.account, options.region, images)
+    reserved = Reservations(
+        options.speed,
+        lambda instance: state_of(options.account, options.region, instance),
+        lambda taken: scalinggroups.lost(
+            options.account, options.region, reclaim(options.account, options.region, taken, "terminate")
+        ),
+        options.account,
+    )
+    reservations.serve(reserved)
+    reserved.watch()
     moto = DomainDispatcherApplication(create_backend_app)
-    application = SandboxRoutes(moto, options.account, options.region, waits, transitions)
+    application = SandboxRoutes(moto, options.account, options.region, waits, transitions, reserved)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     print(json.dumps({"port": server.server_port}), flush=True)
     server.serve_forever()

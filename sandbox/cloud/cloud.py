@@ -223,6 +223,14 @@ class Cloud:
         """What was announced so far."""
         return [] if self.aws is None else list(self.aws.interruptions.announced)
 
+    async def reservations(self) -> list[dict[str, Any]]:
+        """Capacity reservations, with their instances."""
+        return await self._running_aws().moto.reservations()
+
+    async def reserve(self, body: dict[str, Any], identifier: str = "") -> dict[str, Any]:
+        """See :mod:`sandbox.cloud.reserving`."""
+        return await self._running_aws().moto.reserve(body, identifier)
+
     async def add_node(
         self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
     ) -> str:

@@ -10,6 +10,9 @@ Loopback only, JSON, ``Authorization: Bearer <token of state.json>`` on every re
 ``GET /weather``            what EC2 has no capacity of, by script: :mod:`sandbox.aws.weather`
 ``POST /interrupt``         body ``{"instance": "i-…"}`` or ``{"instances": […]}``, ``"kind"``, and what else
                             :mod:`sandbox.cloud.interrupting` reads; one or many in one call
+``GET /reservations``       capacity reservations and Capacity Blocks, with their instances
+``POST /reservations``      reserve capacity, see :mod:`sandbox.cloud.reserving`; ``POST /reservations/<id>`` extends,
+                            resizes or cancels it
 ``GET /interruptions``      what was announced so far: kind, instances, event, time, ends
 ``GET /lost``               pods that were running when their machine went; ``DELETE /lost`` forgets them
 ``POST /nodes``             body ``{"instanceType", "group", "labels": {…}, "taints": ["k=v:Effect"], "spot": false}``:
@@ -34,7 +37,7 @@ from sandbox.audit import AuditLog
 from sandbox.aws import weather
 from sandbox.aws.interruptions import UnknownInstance, Wanted
 from sandbox.aws.nodegroups import NodeGroupError
-from sandbox.cloud import interrupting
+from sandbox.cloud import interrupting, reserving
 from sandbox.cloud.interrupting import BadRequest
 from sandbox.faults import FaultBoard
 from sandbox.losses import LossBook
@@ -67,6 +70,10 @@ class Controlled(Protocol):
     async def interrupt(self, wanted: Wanted) -> dict[str, Any]: ...
 
     def interruptions(self) -> list[dict[str, Any]]: ...
+
+    async def reservations(self) -> list[dict[str, Any]]: ...
+
+    async def reserve(self, body: dict[str, Any], identifier: str = "") -> dict[str, Any]: ...
 
     async def add_node(
         self, instance_type: str, group: str, labels: dict[str, str], taints: list[str], *, spot: bool = False
@@ -113,6 +120,9 @@ class ControlApi:
                 web.get("/weather", self._weather),
                 web.post("/interrupt", self._interrupt),
                 web.get("/interruptions", self._interruptions),
+                web.get("/reservations", self._reservations),
+                web.post("/reservations", self._reserve),
+                web.post("/reservations/{id}", self._reserve),
                 web.get("/lost", self._lost),
                 web.delete("/lost", self._forget_lost),
                 web.post("/nodes", self._add_node),
@@ -175,6 +185,17 @@ class ControlApi:
 
     async def _interruptions(self, _: web.Request) -> web.Response:
         return web.json_response(self._cloud.interruptions())
+
+    async def _reservations(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._cloud.reservations())
+
+    async def _reserve(self, request: web.Request) -> web.Response:
+        identifier = request.match_info.get("id", "")
+        body = reserving.wanted(await _body(request), change=bool(identifier))
+        try:
+            return web.json_response(await self._cloud.reserve(body, identifier))
+        except LookupError as error:
+            return _json_error(404, str(error))
 
     async def _lost(self, _: web.Request) -> web.Response:
         return web.json_response(self._cloud.losses.shown())

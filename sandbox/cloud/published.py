@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sandbox.aws.reservations import RECLAIM_S
 from sandbox.chartrepo import ChartRepository
 from sandbox.cloud.aws import RunningAws
 from sandbox.cloud.control import ControlApi
@@ -39,6 +40,8 @@ def environment(
             "AWS_ACCESS_KEY_ID": account.access_key_id,
             "AWS_SECRET_ACCESS_KEY": account.secret_access_key,
             "AWS_DEFAULT_REGION": settings.region,
+            # EC2 takes a Capacity Block back earlier by the clock of the world than by that of its users.
+            "GPU_FLEET_BLOCK_RECLAIM": f"{RECLAIM_S / settings.speed:g}",
         }
     if kubeconfig is not None:
         variables["KUBECONFIG"] = str(kubeconfig.resolve())

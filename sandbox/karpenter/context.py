@@ -11,6 +11,7 @@ from typing import Any
 from sandbox.aws.client import Aws
 from sandbox.karpenter.cloudprovider.catalog import Catalog
 from sandbox.karpenter.cloudprovider.cloud import Cloud
+from sandbox.karpenter.cloudprovider.reserved import Reservation, from_status
 from sandbox.karpenter.conditions import condition
 from sandbox.karpenter.durations import epoch, timestamp
 from sandbox.karpenter.events import Events
@@ -32,12 +33,16 @@ _NOMINATION = 20.0
 class Context:
     """The shared ground of one life of Karpenter.
 
+    :ivar reserved_capacity: the feature gate ReservedCapacity.
     :ivar registrations: by pool, whether the last node registered (True) or never did (False); taken by the pool's
         next reconcile.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, kube: Kube, aws: Aws) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, kube: Kube, aws: Aws, *, reserved_capacity: bool = True
+    ) -> None:
         self.settings = settings
+        self.reserved_capacity = reserved_capacity
         self.clock = clock
         self.kube = kube
         self.aws = aws
@@ -64,6 +69,10 @@ class Context:
     def overlays(self) -> Informer:
         """Watched only with the feature gate: without it the kind need not even exist."""
         return self.informers("NodeOverlay")
+
+    def reservations_of(self, node_class: Object | None) -> tuple[Reservation, ...]:
+        """The capacity reservations that a class has found; none without the feature gate."""
+        return from_status(node_class) if self.reserved_capacity else ()
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from sandbox.karpenter.controllers.nodepool import NodePoolController
 from sandbox.karpenter.controllers.overlays import ALL, NodeOverlays
 from sandbox.karpenter.controllers.podevents import PodEvents
 from sandbox.karpenter.controllers.provisioner import Provisioner
+from sandbox.karpenter.controllers.reservedcapacity import ReservedCapacity
 from sandbox.karpenter.controllers.termination import NodeTermination
 from sandbox.karpenter.objects import POOL, Object, deleting, labels, name
 from sandbox.kube.client import Kube
@@ -36,12 +37,21 @@ class Karpenter:
 
     :param queue: of SQS, with interruption messages; ``None`` without one.
     :param overlays: the feature gate NodeOverlay.
+    :param reserved: the feature gate ReservedCapacity.
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, kube: Kube, aws: Aws, queue: str | None, *, overlays: bool = False
+        self,
+        settings: Settings,
+        clock: Clock,
+        kube: Kube,
+        aws: Aws,
+        queue: str | None,
+        *,
+        overlays: bool = False,
+        reserved: bool = True,
     ) -> None:
-        self._context = context = Context(settings, clock, kube, aws)
+        self._context = context = Context(settings, clock, kube, aws, reserved_capacity=reserved)
         self._overlays = NodeOverlays(context, enabled=overlays)
         self._pod_events = PodEvents(context)
         self._provisioner = Provisioner(context, self._overlays)
@@ -51,6 +61,7 @@ class Karpenter:
         self._termination = NodeTermination(context)
         self._garbage = GarbageCollection(context)
         self._instance_status = InstanceStatus(context)
+        self._reserved = ReservedCapacity(context)
         self._interruption = Interruption(context, queue) if queue else None
 
     async def run(self) -> None:
@@ -76,6 +87,7 @@ class Karpenter:
                 self._again("disruption", self._disruption.run),
                 self._again("garbage collection", self._garbage.run),
                 self._again("instance status", self._instance_status.run),
+                self._again("capacity reservations", self._reserved.run),
             ]
             if self._interruption is not None:
                 work.append(self._again("interruption", self._interruption.run))

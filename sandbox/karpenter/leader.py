@@ -66,7 +66,13 @@ class Leader:
             self._leader = uid(leader)
             overlays = gate(leader, "NodeOverlay")
             karpenter = Karpenter(
-                self._settings, self._clock, self._kube, self._aws, _queue_of(leader), overlays=overlays
+                self._settings,
+                self._clock,
+                self._kube,
+                self._aws,
+                _queue_of(leader),
+                overlays=overlays,
+                reserved=gate(leader, "ReservedCapacity", default=True),
             )
             self._life = asyncio.create_task(karpenter.run(), name="karpenter")
 

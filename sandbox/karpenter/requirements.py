@@ -19,7 +19,8 @@ WELL_KNOWN = frozenset(
         "karpenter.k8s.aws/instance-local-nvme", "karpenter.k8s.aws/instance-cpu",
         "karpenter.k8s.aws/instance-memory", "karpenter.k8s.aws/instance-gpu-name",
         "karpenter.k8s.aws/instance-gpu-manufacturer", "karpenter.k8s.aws/instance-gpu-count",
-        "karpenter.k8s.aws/instance-gpu-memory",
+        "karpenter.k8s.aws/instance-gpu-memory", "karpenter.k8s.aws/capacity-reservation-id",
+        "karpenter.k8s.aws/capacity-reservation-type", "karpenter.k8s.aws/capacity-reservation-interruptible",
     }
 )  # fmt: skip
 NORMALIZED = {

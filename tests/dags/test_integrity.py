@@ -159,6 +159,8 @@ def test_the_params_of_a_drain_are_a_described_form(fleet: dict[str, Any]) -> No
             "nodes",
             "pools",
             "zone",
+            "reservation",
+            "until",
             "deadline",
             "replaceFirst",
             "remove",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_fleet.core.reservations.calendar import RECLAIM_S
 from gpu_fleet.core.trust import CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE, NOTIFIERS_VARIABLE, Trust
 from gpu_fleet.hooks.settings import Settings
 from tools.reference.markup import ROOT, page, table
@@ -105,6 +106,14 @@ PACKAGE = (
         "GPU_FLEET_TURN_RECHECK",
         "Seconds after which a run that waits for the cluster lock asks Airflow whether the holder is still running",
         _seconds(Settings.turn_recheck_s),
+        WORKERS,
+    ),
+    Variable(
+        "GPU_FLEET_BLOCK_RECLAIM",
+        "Seconds before the end of a Capacity Block at which EC2 begins to terminate its instances (of UltraServers "
+        "twice as many); preflight compares `capacityBlock.emptyBefore` with it. Change it only for a stand-in of EC2 "
+        "whose clock is faster",
+        _seconds(RECLAIM_S),
         WORKERS,
     ),
     Variable(

@@ -109,6 +109,12 @@ IAM = (
         "the report takes the time stamp of the NodeClaim's condition instead",
     ),
     Grant(
+        "Look at the capacity reservations and Capacity Blocks of pools with `capacityTypes: [reserved]`",
+        ("ec2:DescribeCapacityReservations",),
+        "preflight reports them as unknown; a pool with `capacityBlock` cannot wait for its block or book its end, and "
+        "the run fails. Karpenter's role needs it as well",
+    ),
+    Grant(
         "Keep what node groups of others need at a teardown",
         ("eks:ListNodegroups", "eks:DescribeNodegroup"),
         "the RuntimeClass always stays",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.lock import NAMELESS_DEPLOYMENT
+from gpu_fleet.core.reservations.calendar import RECLAIM_S
 from gpu_fleet.core.trust import CONNECTIONS_VARIABLE, KUBECONFIGS_VARIABLE, NOTIFIERS_VARIABLE, Trust
 
 
@@ -52,6 +53,16 @@ def retry_delay_s(environment: Mapping[str, str] | None = None) -> float:
     """
     env = os.environ if environment is None else environment
     return _seconds(env, "GPU_FLEET_RETRY_DELAY", Settings.retry_delay_s)
+
+
+def block_reclaim_s(environment: Mapping[str, str] | None = None) -> float:
+    """Seconds before the end of a Capacity Block at which EC2 begins to terminate its instances; of UltraServers it
+    begins twice as early. ``GPU_FLEET_BLOCK_RECLAIM``: another value is for a stand-in of EC2 with a faster clock.
+
+    :raises SpecError: if it is not a positive number.
+    """
+    env = os.environ if environment is None else environment
+    return _seconds(env, "GPU_FLEET_BLOCK_RECLAIM", RECLAIM_S)
 
 
 def trust(environment: Mapping[str, str] | None = None) -> Trust:

@@ -24,6 +24,8 @@ from gpu_fleet.operators.interruptions.placed import AwaitPlacementOperator
 from gpu_fleet.operators.interruptions.publish import PublishLostOperator
 from gpu_fleet.operators.interruptions.verdict import NothingLostOperator
 from gpu_fleet.operators.lock import AcquireLockOperator
+from gpu_fleet.operators.reservations.booking import BookBlockEndOperator
+from gpu_fleet.operators.reservations.ending import CheckBlockEndOperator, StopAdmittingOperator
 from gpu_fleet.operators.validation.cleanup import CleanUpValidationOperator
 from gpu_fleet.operators.validation.holding import ReleasePlaceholdersOperator
 from gpu_fleet.operators.validation.nodes import ProtectNodesOperator
@@ -61,6 +63,23 @@ def planned(spec: ClusterSpec) -> Phase:
     again = PlanDrainOperator(task_id=PLAN_AGAIN, approved_task_id=plan.task_id)
     plan >> approve >> lock >> again
     return Phase(heads=[plan], tails=[again], tasks=[plan, approve, lock, again])
+
+
+def block_due(spec: ClusterSpec) -> Phase:
+    """Of a run that was booked for the end of a Capacity Block: it is skipped if the block was extended, and the next
+    end is booked. Without such pools there is nothing."""
+    if not has_blocks(spec):
+        return Phase()
+    due = CheckBlockEndOperator(task_id="block_due")
+    again = BookBlockEndOperator(
+        task_id="book_next", trigger_dag_id=f"gpu_drain.{spec.name}", trigger_rule=TriggerRule.ALL_DONE
+    )
+    due >> again
+    return Phase(heads=[due], tails=[due], tasks=[due, again])
+
+
+def has_blocks(spec: ClusterSpec) -> bool:
+    return any(pool.capacity_block is not None for pool in spec.node_pools)
 
 
 @dataclass(frozen=True)
@@ -131,11 +150,16 @@ def drained(spec: ClusterSpec) -> tuple[Phase, Phase]:
     publish = PublishLostOperator(task_id="publish_lost", cluster=spec.name, pools=spec.pool_names, by_hand=True)
     placed = AwaitPlacementOperator(task_id="pods_placed")
     lost = NothingLostOperator(task_id="nothing_lost")
+    before = [cordon]
+    if has_blocks(spec):
+        stop = StopAdmittingOperator(task_id="stop_admitting", plan_task_id=PLAN_AGAIN, execution_timeout=None)
+        cordon >> stop >> drain
+        before.append(stop)
     cordon >> [*first.heads, drain]
     for proven in first.proven:
         proven >> drain
     drain >> [remove, placed, lost, *first.clean_ups]
     remove >> [publish, undo]
-    tasks = [cordon, *first.tasks, drain, remove, undo, publish]
+    tasks = [*before, *first.tasks, drain, remove, undo, publish]
     after = [placed, lost]
     return Phase(heads=[cordon], tails=[publish], tasks=tasks), Phase(heads=after, tails=after, tasks=after)

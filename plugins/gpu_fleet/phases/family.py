@@ -197,7 +197,9 @@ def fleet_dag(
 def dagrun_timeout(spec: ClusterSpec) -> timedelta:
     """A backstop behind the gates' own deadlines: the sum of all of them, twice (every task may be retried)."""
     seconds = sum(getattr(spec.deadlines, name).seconds for name in type(spec.deadlines).model_fields)
-    return timedelta(seconds=2 * seconds)
+    # A run waits for a Capacity Block once, and gives its jobs their notice at the end.
+    blocks = [block.wait + block.notice for pool in spec.node_pools if (block := pool.capacity_block) is not None]
+    return timedelta(seconds=2 * seconds + max(blocks, default=0))
 
 
 def cluster_table(spec: ClusterSpec) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow.sdk import TaskGroup
+from airflow.sdk import TaskGroup, TriggerRule
 
 from gpu_fleet.operators.lock import AcquireLockOperator
 from gpu_fleet.operators.preflight.changes import PlanChangesOperator
 from gpu_fleet.operators.preflight.checks import CheckAwsOperator, CheckToolsOperator, SelectNodeOperator
 from gpu_fleet.operators.preflight.neighbours import CheckNeighboursOperator
 from gpu_fleet.operators.preflight.prerequisites import CheckPrerequisitesOperator
+from gpu_fleet.operators.reservations.waiting import AwaitBlocksOperator
 from gpu_fleet.phases.common import Phase
 from gpu_fleet.sensors.gate import GateSensor
 
@@ -43,9 +44,18 @@ def preflight(spec: ClusterSpec) -> Phase:
         changes = PlanChangesOperator(task_id="plan_changes")
         lock = AcquireLockOperator(task_id="acquire_turn")
         active >> [neighbours, changes]
-        [tools, aws, prerequisites, neighbours, changes] >> lock
-    heads = [tools, aws, prerequisites, active]
-    return Phase(heads=heads, tails=[lock], tasks=[*heads, neighbours, changes, lock])
+        checked = [tools, aws, prerequisites, neighbours, changes]
+        heads = [tools, aws, prerequisites, active]
+        tasks = [*heads, neighbours, changes, lock]
+        if any(pool.capacity_block is not None for pool in spec.node_pools):
+            # Before the lock: a block may begin in days. It is skipped where no pool of the run has one.
+            begun = AwaitBlocksOperator(task_id="await_capacity_blocks", execution_timeout=None)
+            lock.trigger_rule = TriggerRule.NONE_FAILED
+            checked >> begun
+            begun >> lock
+            tasks.append(begun)
+        checked >> lock
+    return Phase(heads=heads, tails=[lock], tasks=tasks)
 
 
 def revalidation_preflight(spec: ClusterSpec) -> Phase:

@@ -10,7 +10,9 @@ from typing import Any
 from sandbox.aws.client import Aws
 from sandbox.aws.shapes import Shape, Shapes
 from sandbox.karpenter.cloudprovider.prices import price
-from sandbox.karpenter.requirements import WELL_KNOWN, Requirements, requirement
+from sandbox.karpenter.cloudprovider.reserved import LABELS as RESERVATION_LABELS
+from sandbox.karpenter.cloudprovider.reserved import PRICE_SHARE, RESERVED, Reservation
+from sandbox.karpenter.requirements import WELL_KNOWN, Requirement, Requirements, requirement
 from sandbox.kube.quantities import Resources
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
@@ -25,9 +27,26 @@ _NAME = re.compile(r"^([a-z]+?)(\d+)([a-z0-9-]*)\.(.+)$")
 
 @dataclass(frozen=True)
 class Offering:
+    """:ivar reservation: of an offering of the type ``reserved``."""
+
     zone: str
     capacity_type: str
     price: float
+    reservation: Reservation | None = None
+
+    def allowed(self, wanted: Requirements) -> bool:
+        """Whether the requirements leave it."""
+        labels = {ZONE: self.zone, CAPACITY_TYPE: self.capacity_type}
+        if self.reservation is not None:
+            labels |= self.reservation.labels
+        return all(_allows(wanted.get(key), labels.get(key)) for key in (ZONE, CAPACITY_TYPE, *RESERVATION_LABELS))
+
+
+def _allows(wanted: Requirement | None, value: str | None) -> bool:
+    """:param value: ``None``: the offering lacks the label."""
+    if wanted is None:
+        return True
+    return wanted.operator in ("NotIn", "DoesNotExist") if value is None else wanted.allows(value)
 
 
 @dataclass(frozen=True)
@@ -50,12 +69,7 @@ class InstanceType:
 
     def offered(self, wanted: Requirements) -> list[Offering]:
         """The offerings that the requirements leave, cheapest first."""
-        zone, kind = wanted.get(ZONE), wanted.get(CAPACITY_TYPE)
-        found = [
-            offering
-            for offering in self.offerings
-            if (zone is None or zone.allows(offering.zone)) and (kind is None or kind.allows(offering.capacity_type))
-        ]
+        found = [offering for offering in self.offerings if offering.allowed(wanted)]
         return sorted(found, key=lambda offering: (offering.price, offering.zone))
 
 
@@ -89,12 +103,21 @@ def labels_of(shape: Shape, region: str) -> dict[str, str]:
     return labels
 
 
-def instance_type(shape: Shape, zones: Iterable[str], region: str) -> InstanceType:
+def instance_type(
+    shape: Shape, zones: Iterable[str], region: str, reservations: Iterable[Reservation] = ()
+) -> InstanceType:
     """
     :param zones: where EC2 offers it and the node class has a subnet.
+    :param reservations: of the node class.
     """
+    zones = frozenset(zones)
     capacity_types = [kind for kind in ("on-demand", "spot") if kind in shape.usage_classes]
     offerings = tuple(Offering(zone, kind, price(shape, kind)) for zone in sorted(zones) for kind in capacity_types)
+    offerings += tuple(
+        Offering(each.zone, RESERVED, price(shape, "on-demand") / PRICE_SHARE, each)
+        for each in reservations
+        if each.instance_type == shape.name and each.zone in zones
+    )
     found = labels_of(shape, region)
     requirements = Requirements().add(
         *(requirement(key, "In", [value]) for key, value in found.items()),
@@ -127,11 +150,15 @@ class Catalog:
         self._shapes = Shapes(aws)
         self._zones: dict[str, frozenset[str]] = {}
 
-    async def of_pool(self, wanted: Requirements, zones: Iterable[str]) -> list[InstanceType]:
+    async def of_pool(
+        self, wanted: Requirements, zones: Iterable[str], reservations: Iterable[Reservation] = ()
+    ) -> list[InstanceType]:
         """Instance types that a pool's requirements allow, cheapest first.
 
         :param zones: of the node class's subnets.
+        :param reservations: of the node class; none without the feature gate ReservedCapacity.
         """
+        reservations = tuple(reservations)
         named = wanted.get(INSTANCE_TYPE)
         if named is not None and not named.complement:
             shapes = await self._shapes.named(named.values)
@@ -140,7 +167,7 @@ class Catalog:
         places = await self._offered(shapes)
         found = []
         for shape in shapes.values():
-            offered = instance_type(shape, set(zones) & places.get(shape.name, frozenset()), self._region)
+            offered = instance_type(shape, set(zones) & places.get(shape.name, frozenset()), self._region, reservations)
             if offered.offered(wanted) and offered.requirements.compatible(_of_types(wanted)):
                 found.append(offered)
         return sorted(found, key=lambda each: (each.offered(wanted)[0].price, each.name))

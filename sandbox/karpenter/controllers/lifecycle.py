@@ -9,6 +9,7 @@ from typing import Any
 from sandbox.karpenter.cloudprovider.catalog import InstanceType, instance_type
 from sandbox.karpenter.cloudprovider.cloud import Launched, NodeClassNotReady, labels_of_launch, provider_id_of
 from sandbox.karpenter.cloudprovider.refusals import InsufficientCapacity, LaunchError
+from sandbox.karpenter.cloudprovider.reserved import RESERVATION_ID, Reservation
 from sandbox.karpenter.conditions import Conditions, condition
 from sandbox.karpenter.context import Context
 from sandbox.karpenter.controllers.overlays import NodeOverlays, Unevaluated
@@ -144,11 +145,11 @@ class ClaimLifecycle:
         wanted = from_entries(claim["spec"].get("requirements")).merged(from_labels(labels(claim)))
         adopted = await context.cloud.launched_for(claim)
         zones = {each["zone"] for each in node_class["status"]["subnets"]}
-        types = self._overlaid(claim, await context.catalog.of_pool(wanted, zones))
+        types = self._overlaid(claim, await context.catalog.of_pool(wanted, zones, context.reservations_of(node_class)))
         requests = parse_all((claim["spec"].get("resources") or {}).get("requests"))
         types = [each for each in types if fits(requests, each.allocatable)]
         if adopted is not None:
-            return await self._adopt(claim, adopted)
+            return await self._adopt(claim, adopted, context.reservations_of(node_class))
         if not types:
             raise InsufficientCapacity("creating instance, all requested instance types were unavailable during launch")
         return await context.cloud.launch(claim, node_class, types, wanted)
@@ -162,15 +163,18 @@ class ClaimLifecycle:
         except Unevaluated as error:
             raise LaunchError("LaunchFailed", f"creating instance, {error}") from error
 
-    async def _adopt(self, claim: Object, instance: Object) -> Launched:
+    async def _adopt(self, claim: Object, instance: Object, reservations: tuple[Reservation, ...]) -> Launched:
         context = self._context
         shape = await context.catalog.shape(instance["InstanceType"])
         if shape is None:
             raise LaunchError("InstanceTypeResolutionFailed", "Error resolving instance types")
         zone = instance["Placement"]["AvailabilityZone"]
-        [resolved] = self._overlaid(claim, [instance_type(shape, [zone], context.settings.region)])
+        [resolved] = self._overlaid(claim, [instance_type(shape, [zone], context.settings.region, reservations)])
+        inside = instance.get("CapacityReservationId")
         kind = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
-        offering = next(each for each in resolved.offerings if each.capacity_type == kind)
+        reserved = (each for each in resolved.offerings if each.reservation and each.reservation.id == inside)
+        others = (each for each in resolved.offerings if each.capacity_type == kind)
+        offering = next(reserved, None) or next(others)
         return Launched(instance, resolved, offering, instance["ImageId"])
 
     # --- registration and initialization -------------------------------------------------------------------------
@@ -270,6 +274,8 @@ class ClaimLifecycle:
             if there:
                 context.claim_queue.add_after(name(claim), context.clock.real(_INSTANCE_POLL))
                 return
+        if RESERVATION_ID in labels(claim):
+            context.cloud.reservations.terminated(labels(claim)[RESERVATION_ID])
         left = [each for each in claim["metadata"].get("finalizers") or [] if each != TERMINATION]
         await context.patch_metadata(claim, {"finalizers": left}, gone=True)
 

@@ -50,7 +50,13 @@ class NodeClassController:
         conditions = Conditions(node_class, DEPENDENTS)
         status = dict(node_class.get("status") or {})
         errors: list[Exception] = []
-        for step in (self._amis, self._subnets, self._security_groups, self._instance_profile):
+        for step in (
+            self._amis,
+            self._subnets,
+            self._security_groups,
+            self._instance_profile,
+            self._reservations,
+        ):
             try:
                 await step(node_class, conditions, status)
             except (ClientError, _Unresolved) as error:
@@ -173,6 +179,14 @@ class NodeClassController:
 
     async def _find(self, operation: str, path: str, filters: list[Object]) -> list[Object]:
         return await self._aws.paginate("ec2", operation, path, Filters=filters)
+
+    async def _reservations(self, node_class: Object, conditions: Conditions, status: Object) -> None:
+        """They are looked up anew once a minute, and are never missed (``capacityreservation.go``)."""
+        del conditions
+        terms = node_class["spec"].get("capacityReservationSelectorTerms") or []
+        if not self._context.reserved_capacity or not (terms or status.get("capacityReservations")):
+            return
+        status["capacityReservations"] = await self._context.cloud.reservations.find(terms) or None
 
     # --- instance profile ----------------------------------------------------------------------------------------
 

@@ -223,12 +223,15 @@ class NodeOverlays:
                     raise
 
 
-def gate(pod: Object, wanted: str) -> bool:
+def gate(pod: Object, wanted: str, *, default: bool = False) -> bool:
     """Whether a feature gate is on in a controller's pod: the chart writes them into ``FEATURE_GATES``
-    (aws/karpenter-provider-aws v1.14.1 ``charts/karpenter/templates/deployment.yaml``); off without it."""
+    (aws/karpenter-provider-aws v1.14.1 ``charts/karpenter/templates/deployment.yaml``).
+
+    :param default: for a pod that does not say (kubernetes-sigs/karpenter v1.14.1 ``pkg/operator/options``).
+    """
     for container in pod["spec"]["containers"]:
         for item in container.get("env") or []:
             if item["name"] == "FEATURE_GATES":
                 gates = dict(part.partition("=")[::2] for part in str(item.get("value") or "").split(","))
-                return gates.get(wanted, "").strip().lower() == "true"
-    return False
+                return gates.get(wanted, str(default)).strip().lower() == "true"
+    return default

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from sandbox.karpenter.cloudprovider.catalog import InstanceType
+from sandbox.karpenter.cloudprovider.catalog import CAPACITY_TYPE, InstanceType
+from sandbox.karpenter.cloudprovider.reserved import RESERVATION_ID, RESERVED
 from sandbox.karpenter.conditions import is_true
 from sandbox.karpenter.context import Context
 from sandbox.karpenter.controllers import nodeclass
@@ -108,7 +109,9 @@ class Provisioner:
         moving = [pod for pod in context.state.deleting_pods() if movable(context, pod)]
         if not templates or not (pending or moving):
             return
-        plan = Simulation(context.state.rooms(), templates, context.cloud.available).run([*pods, *moving])
+        plan = Simulation(
+            context.state.rooms(), templates, context.cloud.available, context.cloud.reservations.left
+        ).run([*pods, *moving])
         by_uid = {uid(pod): pod for pod in [*pods, *moving]}
         for pod_uid, error in plan.errors.items():
             context.events.failed_scheduling(by_uid[pod_uid], error)
@@ -192,7 +195,9 @@ class Provisioner:
         spec = pool["spec"]["template"]["spec"]
         node_class = context.node_classes.get(spec["nodeClassRef"]["name"])
         subnets = ((node_class or {}).get("status") or {}).get("subnets") or []
-        types: list[InstanceType] = await context.catalog.of_pool(requirements, {each["zone"] for each in subnets})
+        types: list[InstanceType] = await context.catalog.of_pool(
+            requirements, {each["zone"] for each in subnets}, context.reservations_of(node_class)
+        )
         types = self._overlays.applied(name(pool), types)
         taints = list(spec.get("taints") or [])
         daemons = context.state.daemon_requests(requirements, taints, WELL_KNOWN)
@@ -229,6 +234,11 @@ def manifest(planned: Planned, node_classes: Any) -> Object:
     template = pool["spec"]["template"]
     spec = template["spec"]
     requirements = Requirements({key: item for key, item in planned.requirements.items() if key != HOSTNAME})
+    if planned.reserved:
+        # ``FinalizeScheduling``: so that no more are launched into one reservation than were planned.
+        requirements.add(
+            requirement(CAPACITY_TYPE, "In", [RESERVED]), requirement(RESERVATION_ID, "In", planned.reserved)
+        )
     cheapest = sorted(planned.types, key=lambda each: each.offered(requirements)[0].price)[:MAX_TYPES]
     requirements.add(requirement("node.kubernetes.io/instance-type", "In", [each.name for each in cheapest]))
     known = annotations_of(pool)

@@ -20,6 +20,7 @@ from sandbox.karpenter.requirements import (
     alternatives_of,
     requirement,
 )
+from sandbox.karpenter.scheduling.reserving import PutOff, Reserving
 from sandbox.kube.quantities import Resources, add, fits, pod_requests, render
 
 Object = dict[str, Any]
@@ -79,13 +80,19 @@ class Template:
 
 @dataclass
 class Planned:
-    """A node to be made."""
+    """A node to be made.
+
+    :ivar number: of the planned node within its pass.
+    :ivar reserved: ids of the capacity reservations in which it has taken a place.
+    """
 
     template: Template
     requirements: Requirements
     types: list[InstanceType]
     requests: Resources
     pods: list[Object] = field(default_factory=list)
+    number: int = 0
+    reserved: tuple[str, ...] = ()
 
 
 @dataclass
@@ -107,14 +114,22 @@ class _NoFit(Exception):
 class Simulation:
     """
     :param available: whether an offering had capacity when EC2 was last asked.
+    :param left: free places of a capacity reservation by its id.
     """
 
-    def __init__(self, rooms: list[Room], templates: list[Template], available: Available) -> None:
+    def __init__(
+        self,
+        rooms: list[Room],
+        templates: list[Template],
+        available: Available,
+        left: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         self._rooms = rooms
         self._templates = templates
         self._available = available
         self._remaining = [None if each.remaining is None else dict(each.remaining) for each in templates]
         self._hostnames = 0
+        self._reserving = Reserving(left)
 
     def run(self, pods: Iterable[Object]) -> Plan:
         plan = Plan()
@@ -125,6 +140,8 @@ class Simulation:
             elif not self._onto_planned(pod, plan):
                 try:
                     plan.new.append(self._planned_for(pod))
+                except PutOff:
+                    continue  # no complaint: the next pass decides
                 except _NoFit as error:
                     plan.errors[uid(pod)] = str(error)
         return plan
@@ -134,7 +151,7 @@ class Simulation:
             try:
                 self._add(planned, pod)
                 return True
-            except _NoFit:
+            except (_NoFit, PutOff):
                 continue
         return False
 
@@ -149,6 +166,7 @@ class Simulation:
                 planned = Planned(
                     template, Requirements(template.requirements).add(hostname), types, dict(template.daemons)
                 )
+                planned.number = self._hostnames
                 self._add(planned, pod)
             except _NoFit as error:
                 errors.append(str(error))
@@ -177,6 +195,7 @@ class Simulation:
             except _NoFit as error:
                 first = first or error
                 continue
+            planned.reserved = self._reserving.take(planned.number, types, merged)
             planned.requirements, planned.types, planned.requests = merged, types, requests
             planned.pods.append(pod)
             return

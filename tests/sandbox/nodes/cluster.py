@@ -14,6 +14,7 @@ import yaml
 from sandbox import controllers, karpenter, nodes
 from sandbox.apiserver.server import running
 from sandbox.aws.client import Aws
+from sandbox.aws.moto import Moto
 from sandbox.aws.testing import running_account, running_cloud
 from sandbox.karpenter.conditions import is_true
 from sandbox.kube.client import Kube
@@ -36,6 +37,7 @@ class Cluster:
     clock: Clock
     kube: Kube
     aws: Aws
+    moto: Moto
     parts: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
@@ -233,7 +235,7 @@ async def simulated(folder: Path, *parts: str, speed: float = 40.0, eks: bool = 
     async with cloud as account, running(folder, settings=settings) as server:
         clock = Clock(speed)
         kube = Kube.from_kubeconfig(server.kubeconfig, user_agent="test")
-        cluster = Cluster(settings, clock, kube, account.aws)
+        cluster = Cluster(settings, clock, kube, account.aws, account.moto)
         try:
             for name in parts or ("controllers", "nodes", "karpenter"):
                 cluster.start(name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from gpu_fleet.core.gates.capacity.burst import BURST
 from gpu_fleet.core.gates.capacity.pool import POOL_CAPACITY
 from gpu_fleet.core.gates.capacity.pre_pull import IMAGES_PULLED
+from gpu_fleet.core.gates.capacity_block import CAPACITY_BLOCKS
 from gpu_fleet.core.gates.drain import PODS_GONE
 from gpu_fleet.core.gates.eks import CLUSTER_ACTIVE
 from gpu_fleet.core.gates.gate import Gate
@@ -23,6 +24,7 @@ from gpu_fleet.core.gates.validation import PROBES_FINISHED
 GATES: tuple[Gate, ...] = (
     BURST,
     POOL_CAPACITY,
+    CAPACITY_BLOCKS,
     PODS_GONE,
     CLUSTER_ACTIVE,
     NODE_CLASS_READY,

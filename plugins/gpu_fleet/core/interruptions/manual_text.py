@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from gpu_fleet.core.drain.rules import Fate
 from gpu_fleet.core.interruptions.manual_plan import ManualPlan, PlannedPod, ends_by_node_group
 from gpu_fleet.core.kubernetes.names import ANNOTATION_DO_NOT_DISRUPT
+from gpu_fleet.core.markup.blocks import moment
 from gpu_fleet.core.markup.markdown import code, escape
 from gpu_fleet.core.spec import ClusterSpec
 
@@ -54,9 +55,14 @@ def _names(names: Iterable[str]) -> str:
 
 def _nodes(plan: ManualPlan, spec: ClusterSpec) -> list[str]:
     request = plan.request
+    when = (
+        f"until {moment(request.until)} UTC"
+        if request.until is not None
+        else f"within {request.minutes or 0:g} minutes"
+    )
     how = (
-        f"within {request.minutes:g} minutes; what budgets still hold then is deleted in time for its grace period"
-        if request.minutes is not None
+        f"{when}; what budgets still hold then is deleted in time for its grace period"
+        if request.has_deadline
         else f"as PodDisruptionBudgets allow, for {spec.drain.timeout.text} at most"
     )
     then = "then they are removed" if request.remove else "then they stay cordoned, until a person uncordons them"
@@ -104,7 +110,7 @@ def _held(plan: ManualPlan, spec: ClusterSpec) -> list[str]:
     held = [pod for pod in plan.pods if pod.budget]
     if not held:
         return []
-    if plan.request.minutes is not None:
+    if plan.request.has_deadline:
         then = "they are deleted when their grace period has to begin"
     elif spec.drain.when_time_expires == "delete":
         then = f"they are deleted after {spec.drain.timeout.text} (drain.whenTimeExpires: delete)"

@@ -16,6 +16,7 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_INSTANCE_TYPE,
     LABEL_NODE_GROUP,
     LABEL_NODE_POOL,
+    LABEL_RESERVATION_ID,
     LABEL_ZONE,
     TAINT_DISRUPTED,
 )
@@ -40,6 +41,8 @@ class OurNode:
     :ivar drained_by: the run of this package that has cordoned it for its drain; empty if none has.
     :ivar gpus: allocatable GPUs, or shares of one.
     :ivar spot: ``None`` if its labels do not say.
+    :ivar reservation: id of the capacity reservation that it was launched into; empty for none.
+    :ivar created: when it joined, epoch seconds; ``None`` if that is unknown.
     """
 
     name: str
@@ -56,6 +59,8 @@ class OurNode:
     instance_type: str = ""
     zone: str = ""
     spot: bool | None = None
+    reservation: str = ""
+    created: float | None = None
 
     @property
     def capacity_type(self) -> str:
@@ -74,6 +79,8 @@ class OurNode:
             "instanceType": self.instance_type,
             "zone": self.zone,
             "spot": self.spot,
+            "reservation": self.reservation,
+            "created": self.created,
         }
 
 
@@ -133,6 +140,8 @@ def our_node(
         instance_type=labels.get(LABEL_INSTANCE_TYPE, ""),
         zone=labels.get(LABEL_ZONE, ""),
         spot=capacity == "spot" if capacity else None,
+        reservation=labels.get(LABEL_RESERVATION_ID, ""),
+        created=epoch((node.get("metadata") or {}).get("creationTimestamp")),
     )
 
 

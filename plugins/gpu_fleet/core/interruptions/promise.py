@@ -10,8 +10,8 @@ from gpu_fleet.core.interruptions.report import INTERRUPTED
 from gpu_fleet.core.kubernetes.objects import PoolNode
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 
-#: Reasons of a pool that lost what it promised: to EC2, or by a drain that a person started.
-NODES_INTERRUPTED, NODES_DRAINED = "NodesInterrupted", "NodesDrained"
+#: Reasons of a pool that lost what it promised: to EC2, by a drain that a person started, or with its Capacity Block.
+NODES_INTERRUPTED, NODES_DRAINED, BLOCK_ENDED = "NodesInterrupted", "NodesDrained", "CapacityBlockEnded"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def loss_of(
 
 def fallback(spec: ClusterSpec, pool: NodePool) -> str:
     """In words: what the spec allows where a whole pool is gone."""
+    if pool.capacity_block is not None:
+        return "they come back with the next Capacity Block, by a run of gpu_lifecycle"
     if "on-demand" in pool.capacity_types and pool.node_limit:
         return "Karpenter may replace them by on-demand instances"
     others = [

@@ -74,6 +74,7 @@ class InterruptionReport:
     :ivar prices: date and source of the prices, in words.
     :ivar deed: what happened to the nodes: EC2 interrupted them, or a person had them drained.
     :ivar said: the headline of a report about nothing that was done: a plan.
+    :ivar block: of a Capacity Block that ended: its instance hours (``core/reservations/account.py``).
     """
 
     cluster: str
@@ -90,6 +91,7 @@ class InterruptionReport:
     prices: str = ""
     deed: str = INTERRUPTED
     said: str = ""
+    block: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,6 +111,7 @@ class InterruptionReport:
             "gpuSeconds": round(self.gpu_seconds, 1),
             "usd": None if self.usd is None else round(self.usd, 2),
             "prices": self.prices,
+            **({} if self.block is None else {"block": dict(self.block)}),
         }
 
     @classmethod
@@ -135,6 +138,7 @@ class InterruptionReport:
                 prices=str(value.get("prices") or ""),
                 deed=str(value.get("deed") or INTERRUPTED),
                 said=str(value.get("said") or ""),
+                block=dict(value["block"]) if value.get("block") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no report of schema {SCHEMA}: {error!r}") from error

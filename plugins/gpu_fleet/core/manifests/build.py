@@ -23,6 +23,9 @@ from gpu_fleet.core.kubernetes.names import (
     LABEL_NODE_POOL,
     LABEL_PLUGIN_CONFIG,
     LABEL_POOL,
+    LABEL_RESERVATION_TYPE,
+    RESERVATION_BLOCK,
+    RESERVATION_DEFAULT,
     SERVED,
     SYSTEM_NAMESPACE,
     TAINT_UNPROVEN,
@@ -33,6 +36,7 @@ from gpu_fleet.core.manifests.pool_facts import UNKNOWN, PoolFacts, limits_of, p
 from gpu_fleet.core.manifests.templates import template
 from gpu_fleet.core.spec import ClusterSpec, NodePool
 from gpu_fleet.core.spec.budgets import budgets_of
+from gpu_fleet.core.spec.capacity import ReservationTerm
 from gpu_fleet.core.spec.instances import architecture
 
 #: The startup taint of gated pools. It is in ``startupTaints`` and not in ``taints``, so that Karpenter buys a node for
@@ -100,7 +104,15 @@ def node_class(spec: ClusterSpec, *, pool: str) -> list[Manifest]:
     manifest = _complete(spec, "node-class", object_name=this.name, pool=this.name)
     complete_class(manifest["spec"], spec, this)
     manifest["spec"]["tags"] |= {LABEL_CLUSTER: spec.name, LABEL_POOL: this.name}
+    if terms := spec.reservations(this):
+        manifest["spec"]["capacityReservationSelectorTerms"] = [_reservation(term) for term in terms]
     return [manifest]
+
+
+def _reservation(term: ReservationTerm) -> dict[str, Any]:
+    if term.id is not None:
+        return {"id": term.id}
+    return {"tags": dict(term.tags), **({"ownerID": term.owner} if term.owner else {})}
 
 
 def pool_labels(pool: NodePool) -> dict[str, str]:
@@ -161,6 +173,10 @@ def node_pool(spec: ClusterSpec, *, pool: str, facts: PoolFacts = UNKNOWN) -> li
         _in("kubernetes.io/arch", *_architectures(this.instance_types)),
         _in("kubernetes.io/os", "linux"),
     ]
+    if this.capacity_types == ("reserved",):
+        # A block ends with its nodes, so none is launched into by a pool that does not expect that, and vice versa.
+        kind = RESERVATION_DEFAULT if this.capacity_block is None else RESERVATION_BLOCK
+        node["spec"]["requirements"].append(_in(LABEL_RESERVATION_TYPE, kind))
     taints = pool_taints(this)
     if taints:
         node["spec"]["taints"] = taints

@@ -51,9 +51,10 @@ class Limits:
 def quota_of(instance_type: str, capacity_type: str) -> str:
     """The code of the quota that an instance counts against; empty if it is not known.
 
-    Reserved capacity has none here: instances in a Capacity Block count against no quota, others do (Amazon EC2 User
-    Guide, 'Capacity Blocks for ML').
+    A capacity reservation counts against the quota of on-demand instances, used or not (Amazon EC2 User Guide,
+    'Capacity Reservation limits'); a Capacity Block against none, see :func:`_quota`.
     """
+    capacity_type = "on-demand" if capacity_type == "reserved" else capacity_type
     match = _FAMILY.match(instance_type)
     for families, generations, kind, code in _QUOTAS:
         of_family = match is not None and match[1] in families and (not generations or match[2] in generations)
@@ -155,6 +156,9 @@ def _zones_of(subnets: Iterable[Object] | Unseen | None) -> set[str]:
 def _quota(spec: ClusterSpec, pool: NodePool, limits: Limits) -> Prerequisite:
     """Whether the quotas are large enough for the wanted nodes, at least one."""
     name, wanted = f"vCPU quota of pool {pool.name}", max(1, pool.needed_nodes)
+    if pool.capacity_block is not None:
+        # Amazon EC2 User Guide, 'Capacity Blocks for ML'.
+        return Prerequisite(name, State.MET, "instances in a Capacity Block count against no quota")
     if limits.vcpus is None or isinstance(limits.vcpus, Unseen):
         return unknown(name, limits.vcpus or _NOT_ASKED)
     nodes, shown, blind = 0, [], None

@@ -44,6 +44,13 @@ INTERRUPTIONS = Section(
             "Start a run of `gpu_restore` if the pool is to have its nodes again.",
         ),
         Reason(
+            "CapacityBlockEnded",
+            _ON,
+            "the pool was ready, and its nodes were drained before their Capacity Block ended",
+            "Name the next block in capacityReservations, and start a run of `gpu_lifecycle`.",
+            guide="reservations.md#the-end",
+        ),
+        Reason(
             "UnknownNode",
             _PERSON,
             "a node in the Param `nodes` is none of the cluster file's pools and node groups",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpu_fleet.core.reasons.blocks import BLOCKS
 from gpu_fleet.core.reasons.reason import Effect, Reason, Section
 
 _WAITS, _LASTS = Effect.WAITS, Effect.WAITS_THEN_RETRIED
@@ -122,8 +123,9 @@ KARPENTER = Section(
 
 PREFLIGHT = Section(
     "Preflight",
-    "tasks `preflight.…`, gates `cluster_active` and `karpenter_nodes`",
+    "tasks `preflight.…`, gates `cluster_active`, `karpenter_nodes` and `capacity_blocks`",
     (
+        *BLOCKS,
         Reason("ClusterActive", _ON, "the EKS cluster is ACTIVE"),
         *(
             Reason(

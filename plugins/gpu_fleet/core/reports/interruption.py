@@ -52,7 +52,24 @@ def interruption_blocks(report: InterruptionReport, placement: Mapping[str, Any]
                 ),
             )
         )
+    if report.block is not None:
+        yield from _block(report.block)
     yield from _others(report)
+
+
+def _block(block: Mapping[str, Any]) -> Iterator[Block]:
+    """The instance hours of a Capacity Block, which are paid in advance."""
+    yield Heading(2, "Paid and unused")
+    yield Paragraph((text(block.get("words", "")),))
+    rows = (
+        ("paid for", "paidHours", ""),
+        ("not used", "unusedHours", "the sum of the next three"),
+        ("before nodes joined", "lateHours", "counted from the start of the block"),
+        ("after the nodes were empty", "earlyHours", "EC2 takes the last 30 minutes (60 of UltraServers) in any case"),
+        ("without a node", "idleHours", "of instances on which no node was at the end; earlier ones are not known"),
+    )
+    shown = tuple((text(name), text(f"{float(block.get(key) or 0):.2f}"), text(why)) for name, key, why in rows)
+    yield Table("Instance hours of the Capacity Block", ("instance hours", "hours", ""), shown, frozenset({1}))
 
 
 def _nodes(report: InterruptionReport) -> Iterator[Block]:

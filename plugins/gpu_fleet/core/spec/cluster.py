@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from gpu_fleet.core.errors import SpecError
 from gpu_fleet.core.spec.base import NotEmpty, SpecModel
+from gpu_fleet.core.spec.capacity import ReservationTerm
 from gpu_fleet.core.spec.capacity.admission import is_gated
 from gpu_fleet.core.spec.components import DevicePlugin, Karpenter, RuntimeClass
 from gpu_fleet.core.spec.interruptions import Interruptions
@@ -117,6 +118,12 @@ class ClusterSpec(SpecModel):
     def to_json(self) -> dict[str, Any]:
         """JSON form with every default written out; :func:`parse_cluster` and ``model_validate`` read it back."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def reservations(self, pool: NodePool) -> tuple[ReservationTerm, ...]:
+        """The capacity reservations of a pool: its own, else the node class's; none without the type ``reserved``."""
+        if "reserved" not in pool.capacity_types:
+            return ()
+        return pool.capacity_reservations or self.node_class.capacity_reservations
 
     @property
     def digest(self) -> str:

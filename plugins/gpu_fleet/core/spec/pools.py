@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 from gpu_fleet.core.kubernetes.names import GPU_TAINT_KEY
 from gpu_fleet.core.spec.base import NotEmpty, Pattern, SpecModel
-from gpu_fleet.core.spec.capacity import Capacity
+from gpu_fleet.core.spec.capacity import MOST_TERMS, Capacity, CapacityBlock, ReservationTerm
 from gpu_fleet.core.spec.capacity.admission import Admission
 from gpu_fleet.core.spec.instances import physical_gpus
 from gpu_fleet.core.spec.node_class import AmiAlias, PoolNodeClass, check_ami_alias
@@ -102,6 +102,18 @@ class NodePool(SpecModel):
         "two p4d.",
     )
     capacity_types: Annotated[tuple[CapacityType, ...], NotEmpty] = Field(default=("spot", "on-demand"), max_length=10)
+    capacity_reservations: tuple[ReservationTerm, ...] = Field(
+        default=(),
+        max_length=MOST_TERMS,
+        description="Capacity reservations into which Karpenter launches the pool's nodes, with `reserved` among "
+        "`capacityTypes`; other types beside it are used when the reservations are full. Overrides "
+        "nodeClass.capacityReservations.",
+    )
+    capacity_block: CapacityBlock | None = Field(
+        default=None,
+        description="The reservations are EC2 Capacity Blocks for ML, with `capacityTypes: [reserved]`: a lifecycle "
+        "run waits for the block to begin, and the nodes are drained before its end. `{}` takes the defaults.",
+    )
     wanted_nodes: int = Field(default=0, ge=0, le=200, description="Nodes to bring up and validate in a lifecycle run.")
     limits: Limits | None = Field(
         default=None,

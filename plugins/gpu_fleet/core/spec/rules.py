@@ -14,6 +14,7 @@ from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, phy
 from gpu_fleet.core.spec.node_rules import NODE_RULES
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
+from gpu_fleet.core.spec.reserved import RESERVED
 from gpu_fleet.core.spec.types.names import version_tuple
 
 if TYPE_CHECKING:
@@ -74,17 +75,6 @@ def karpenter_knows_the_policy(spec: ClusterSpec) -> Iterator[Problem]:
                 f"nodePools[{index}].disruption.consolidationPolicy",
                 f"Karpenter {version} does not know 'Balanced'",
                 f"use WhenEmpty, or Karpenter {FIRST_WITH_BALANCED} or later",
-            )
-
-
-def no_reserved_capacity(spec: ClusterSpec) -> Iterator[Problem]:
-    """An EC2NodeClass finds reservations by ``capacityReservationSelectorTerms``, which the package does not write."""
-    for index, pool in enumerate(spec.node_pools):
-        if pool.manage and "reserved" in pool.capacity_types:
-            yield Problem(
-                f"nodePools[{index}].capacityTypes",
-                f"the EC2NodeClass of pool {pool.name} selects no capacity reservation, so 'reserved' has no effect",
-                "use spot and on-demand, or manage the pool yourself (manage: false)",
             )
 
 
@@ -311,7 +301,7 @@ RULES: tuple[Rule, ...] = (
     same_gpu_count,
     limits_cover_wanted,
     *CAPACITY_RULES,
-    no_reserved_capacity,
+    *RESERVED,
     distinct_taints,
     labels_are_free,
     budgets_are_whole,

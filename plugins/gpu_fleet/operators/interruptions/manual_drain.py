@@ -14,6 +14,7 @@ from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD_DISRUPTION_BUDGET
 from gpu_fleet.operators.base import DRAIN_TASK_ID, FleetOperator, attempt, run_name
 from gpu_fleet.operators.draining.accounts import keep, kept
 from gpu_fleet.operators.draining.executor import Executor
+from gpu_fleet.operators.interruptions.block import block_account
 from gpu_fleet.operators.interruptions.cordons import EVICTING, leave_body, write
 from gpu_fleet.operators.interruptions.drain import DISPLACED, INTERRUPTION
 from gpu_fleet.operators.interruptions.fleet_nodes import fleet_nodes
@@ -90,7 +91,7 @@ class DrainByHandOperator(FleetOperator):
             on_progress=lambda records: self._keep(context, records),
             on_change=self._log,
         )
-        held = {} if request.minutes is not None else self._held(drained, nodes, rules)
+        held = {} if request.has_deadline else self._held(drained, nodes, rules)
         report = self._report(request, nodes, gone.values(), drained, held, limits, began)
         ti = context["ti"]
         ti.xcom_push(INTERRUPTION, report.to_json())
@@ -121,13 +122,14 @@ class DrainByHandOperator(FleetOperator):
     def _rules(self, request: DrainRequest, nodes: list[dict[str, Any]]) -> DrainRules:
         from gpu_fleet.core.drain.rules import DrainRules
 
-        return DrainRules.of(
+        rules = DrainRules.of(
             self.spec,
             self.kube.list_metadata(DAEMON_SET),
             bare_pods_go=request.bare_pods,
             nodes=nodes,
             now=self.kube.now(),
         )
+        return rules.of_a_lost_node() if request.ends_a_block else rules
 
     def _judge(
         self, context: Mapping[str, Any], request: DrainRequest, nodes: list[OurNode], rules: DrainRules
@@ -315,4 +317,5 @@ class RemoveDrainedOperator(FleetOperator):
         value = ti.xcom_pull(task_ids=DRAIN_TASK_ID, key=INTERRUPTION)
         if isinstance(value, Mapping):
             nodes = [{**node, "removed": done.get(str(node.get("node")), "")} for node in value.get("nodes") or []]
-            ti.xcom_push(INTERRUPTION, {**value, "nodes": nodes, "ended": max(self.kube.now(), float(value["ended"]))})
+            now = max(self.kube.now(), float(value["ended"]))
+            ti.xcom_push(INTERRUPTION, {**value, "nodes": nodes, "ended": now, **block_account(self, context, nodes)})

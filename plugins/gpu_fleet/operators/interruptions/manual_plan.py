@@ -12,6 +12,7 @@ from gpu_fleet.core.errors import PermanentError
 from gpu_fleet.core.kubernetes.kinds import DAEMON_SET, POD_DISRUPTION_BUDGET
 from gpu_fleet.core.teardown.approval import ABOUT, APPROVE, PLAN_ID, about
 from gpu_fleet.operators.base import FleetOperator
+from gpu_fleet.operators.interruptions.block import block_account
 from gpu_fleet.operators.interruptions.drain import INTERRUPTION
 from gpu_fleet.operators.interruptions.fleet_nodes import FleetNodes, fleet_nodes
 from gpu_fleet.operators.links import ReportLink
@@ -76,7 +77,7 @@ class PlanDrainOperator(FleetOperator):
         markdown = to_markdown(plan, self.spec)
         self.log.info("%s", markdown)
         if request.dry_run or not plan.nodes:
-            context["ti"].xcom_push(INTERRUPTION, self._as_report(plan))
+            context["ti"].xcom_push(INTERRUPTION, {**self._as_report(plan), **block_account(self, context, ())})
         if not plan.nodes:
             raise AirflowSkipException(plan.headline())
         if not request.dry_run:
@@ -94,18 +95,19 @@ class PlanDrainOperator(FleetOperator):
         found = fleet_nodes(self.kube, self.spec)
         nodes, passed_over = self._nodes(context, request, found)
         now = self.kube.now()
+        rules = DrainRules.of(
+            self.spec,
+            self.kube.list_metadata(DAEMON_SET),
+            bare_pods_go=request.bare_pods,
+            nodes=found.objects_of(nodes),
+            now=now,
+        )
         return make_plan(
             self.spec,
             request,
             nodes,
             pods_on(self.kube, (node.name for node in nodes)),
-            rules=DrainRules.of(
-                self.spec,
-                self.kube.list_metadata(DAEMON_SET),
-                bare_pods_go=request.bare_pods,
-                nodes=found.objects_of(nodes),
-                now=now,
-            ),
+            rules=rules.of_a_lost_node() if request.ends_a_block else rules,
             budgets=self.kube.list(POD_DISRUPTION_BUDGET) if nodes else [],
             prices=prices_of_nodes(self.spec, nodes),
             now=now,

@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from gpu_fleet.core.errors import DeadlinePassed
 from gpu_fleet.operators.base import DRAIN_TASK_ID, FleetOperator, wait_started
+from gpu_fleet.operators.interruptions.block import ends_a_block
 from gpu_fleet.operators.interruptions.drain import DISPLACED
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.triggers.looking import look
@@ -53,6 +54,8 @@ class AwaitPlacementOperator(FleetOperator):
         displaced = context["ti"].xcom_pull(task_ids=DRAIN_TASK_ID, key=DISPLACED)
         if not displaced:
             raise AirflowSkipException("no pod with a controller was evicted")
+        if ends_a_block(context):
+            raise AirflowSkipException("the pool's capacity has ended: its pods wait for the next Capacity Block")
         return {"displaced": displaced}
 
     def _note_unplaced(self, context: Mapping[str, Any], args: Mapping[str, Any]) -> None:

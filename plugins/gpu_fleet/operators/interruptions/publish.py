@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import AssetAlias
 from airflow.sdk.exceptions import AirflowSkipException
 
-from gpu_fleet.core.interruptions.promise import NODES_DRAINED, NODES_INTERRUPTED, Loss, loss_of
+from gpu_fleet.core.interruptions.promise import BLOCK_ENDED, NODES_DRAINED, NODES_INTERRUPTED, Loss, loss_of
 from gpu_fleet.core.interruptions.report import DRAINED, INTERRUPTED
 from gpu_fleet.core.kubernetes.kinds import NODE
 from gpu_fleet.core.kubernetes.names import LABEL_NODE_POOL
@@ -18,6 +18,7 @@ from gpu_fleet.core.links import report_path
 from gpu_fleet.core.pools import assets as rules
 from gpu_fleet.core.pools.assets import PoolState, Topic
 from gpu_fleet.operators.base import DRAIN_TASK_ID, FleetOperator, run_name
+from gpu_fleet.operators.interruptions.block import ends_a_block
 from gpu_fleet.operators.links import ReportLink
 from gpu_fleet.operators.validation.publish import pool_assets, pool_state
 from gpu_fleet.operators.validation.telling import TOLD, Change, notify_change
@@ -31,7 +32,8 @@ class PublishLostOperator(FleetOperator):
 
     :param cluster: name of the cluster's spec.
     :param pools: its pools.
-    :param by_hand: a person had the nodes drained: the reason is then ``NodesDrained``, not ``NodesInterrupted``.
+    :param by_hand: a person had the nodes drained: the reason is then ``NodesDrained``, not ``NodesInterrupted``; or
+        ``CapacityBlockEnded``, if the run was booked for the end of a Capacity Block.
     :returns: ``{"notReady": [pools], "whole": [pools], "restore": [pools]}``; ``restore`` are those that a run of
         ``gpu_restore`` has to look at: all that lost a node.
     """
@@ -54,6 +56,8 @@ class PublishLostOperator(FleetOperator):
         lost = {pool: names for pool, names in (drained.get("pools") or {}).items() if pool in self.spec.pool_names}
         if not lost:
             raise AirflowSkipException("no pool of the cluster file lost a node")
+        if ends_a_block(context):
+            self.reason = BLOCK_ENDED
         losses = [self._loss(pool, names) for pool, names in sorted(lost.items())]
         for loss in losses:
             self.log.info("pool %s: %s", loss.pool, loss.message)

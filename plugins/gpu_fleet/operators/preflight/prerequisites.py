@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 class CheckPrerequisitesOperator(FleetOperator):
     """Checks the node role and its access entry, discovery tags, the controller's identity, queue and nodes; that EC2
-    can launch the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses; and the queue
-    of ``interruptions.queue``: that it is not Karpenter's, has a dead-letter queue, and rules that fill it.
+    can launch the nodes that the pools want: offers in the subnets' zones, vCPU quotas, free addresses, capacity
+    reservations and Capacity Blocks; and the queue of ``interruptions.queue``: that it is not Karpenter's, has a
+    dead-letter queue, and rules that fill it.
 
     If only nodes of a managed node group are missing, which are still joining, the task waits for them, at most
     ``deadlines.cluster_active``, and then checks everything again.
@@ -43,13 +45,18 @@ class CheckPrerequisitesOperator(FleetOperator):
         from gpu_fleet.core.preflight.interruption_queue import judge_queue
         from gpu_fleet.core.preflight.launch_limits import judge_limits
         from gpu_fleet.core.preflight.prerequisites import judge
+        from gpu_fleet.core.preflight.reservations import judge_reservations
         from gpu_fleet.hooks.aws import aws_session
+        from gpu_fleet.hooks.settings import block_reclaim_s
         from gpu_fleet.operators.preflight.look import Look
+        from gpu_fleet.operators.preflight.reservation_look import ReservationLook
 
         look = Look(self, aws_session(self.spec.aws.connection, self.spec.aws.region))
         facts = look.facts()
         selected = selected_pools(context["params"].get("pools"), self.spec.pool_names)
         found = judge(self.spec, facts) + judge_limits(self.spec, look.limits(facts), selected)
+        reservations = ReservationLook(look).found(self.spec, facts)
+        found += judge_reservations(self.spec, reservations, selected, now=time.time(), reclaim_s=block_reclaim_s())
         queue, karpenters = self.spec.interruptions.queue, self.spec.karpenter.interruption_queue
         found += judge_queue(queue, karpenters, self.spec.region, look.queue(queue))
         for each in found:

@@ -259,8 +259,36 @@ class PublishPoolOperator(PoolOperator):
         if chosen and chosen.drifted:
             extra["older"] = sorted(chosen.drifted)[:_OLDER_NAMED]
         if finding.outcome == Outcome.PASSED:
-            extra["validUntil"] = (now + timedelta(seconds=self._valid_s(context))).isoformat(timespec="seconds")
+            until = now + timedelta(seconds=self._valid_s(context))
+            if self.this_pool.capacity_block is not None:
+                extra["capacityBlock"], stops = self._block()
+                until = min(until, datetime.fromtimestamp(stops, UTC)) if stops is not None else until
+            extra["validUntil"] = until.isoformat(timespec="seconds")
         return rules.bounded(extra)
+
+    def _block(self) -> tuple[dict[str, Any], float | None]:
+        """The pool's Capacity Block for the event, and when the pool stops, epoch seconds; ``None`` if that is unknown:
+        what was proven is published in any case."""
+        # Here, so that a DAG file does not load what only its tasks need.
+        from gpu_fleet.core.errors import GpuFleetError
+        from gpu_fleet.core.reservations.calendar import ending, next_ending
+        from gpu_fleet.hooks.aws.reservations import reservations_of
+
+        pool, now = self.this_pool, datetime.now(UTC).timestamp()
+        try:
+            found = reservations_of(self.spec, pool)
+        except GpuFleetError as error:
+            self.log.warning("when the Capacity Block of pool %s ends is not known: %s", pool.name, error)
+            return {"unknown": error.message[:200]}, None
+        block = next_ending(found, pool.capacity_block, now) if pool.capacity_block is not None else None
+        if block is None or block.end is None or pool.capacity_block is None:
+            return {"unknown": "no block of the pool has yet to end"}, None
+        end = ending(pool.capacity_block, block.end)
+        moments = {"stops": end.stops, "ends": end.ends}
+        return {
+            "reservation": block.id,
+            **{name: datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for name, at in moments.items()},
+        }, end.stops
 
     def _valid_s(self, context: Mapping[str, Any]) -> int:
         disruption, expire = self.this_pool.disruption.consolidate_after, self.this_pool.expire_after

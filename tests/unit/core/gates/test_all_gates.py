@@ -32,6 +32,8 @@ ARGS: dict[str, Any] = {
     "displaced": [
         {"namespace": "ml", "kind": "Job", "name": "train", "uid": "u", "evicted": ["uid-1"], "since": 990.0}
     ],
+    "pools": {"train": {"terms": [{"id": "cr-1"}], "block": {}}},
+    "until": 2_000.0,
     "now": 1_000.0,
     "started": 999.0,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,36 @@ def test_with_a_deadline_pods_are_forced_in_time_for_their_grace() -> None:
     limits = DrainRequest.of({"pools": ["a10g"], "deadline": 5}).limits(demo_spec(), 1000.0)
     assert (limits.deadline, limits.margin) == (1300.0, 10.0)
     assert limits.latest_start(30.0) == 1260.0
+
+
+UNTIL = "1970-01-01T00:20:00Z"
+
+
+def test_a_moment_is_a_deadline_too() -> None:
+    found = DrainRequest.of({"pools": ["a10g"], "until": UNTIL})
+    assert (found.has_deadline, found.ends_a_block) == (True, False)
+    assert found.limits(demo_spec(), 1000.0).deadline == 1200.0
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-11-30T12:00:00"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="is no moment"):
+        DrainRequest.of({"pools": ["a10g"], "until": text})
+
+
+def test_there_is_one_deadline() -> None:
+    with pytest.raises(SpecError, match="both say"):
+        DrainRequest.of({"pools": ["a10g"], "until": UNTIL, "deadline": 5})
+
+
+def test_the_nodes_of_a_reservation() -> None:
+    nodes = [replace(our("n1"), reservation="cr-1"), replace(our("n2"), reservation="cr-2"), our("n3")]
+    request = DrainRequest.of({"reservation": "cr-1", "until": UNTIL})
+    assert request.ends_a_block
+    assert [node.name for node in select(request, nodes).chosen] == ["n1"]
+    named = select(DrainRequest.of({"reservation": "cr-1", "nodes": ["n3"]}), nodes)
+    assert named.chosen == ()
+    assert "capacity reservation none" in named.passed_over["n3"]
 
 
 def test_the_params_have_their_defaults_without_a_form() -> None:

@@ -44,6 +44,17 @@ def quotas(**values: float | Unseen) -> dict[str, float | Unseen]:
     return {**GOOD.quotas, **{key.replace("_", "-"): value for key, value in values.items()}}
 
 
+def test_instances_in_a_capacity_block_count_against_no_quota() -> None:
+    changes = {
+        "nodePools__0__capacityTypes": ["reserved"],
+        "nodePools__0__capacityReservations": [{"id": "cr-1"}],
+        "nodePools__0__capacityBlock": {},
+    }
+    found = judged(replace(GOOD, quotas={}), **changes)[QUOTA]
+    assert found.state is State.MET
+    assert "Capacity Block" in found.message
+
+
 def test_an_account_with_room_lacks_nothing() -> None:
     found = judged(GOOD)
     assert {each.state for each in found.values()} == {State.MET}
@@ -59,7 +70,8 @@ def test_an_account_with_room_lacks_nothing() -> None:
         ("p4d.24xlarge", "spot", "L-7212CCBC"),
         ("p5.48xlarge", "spot", "L-C4BD4855"),
         ("p6-b200.48xlarge", "spot", ""),
-        ("p5.48xlarge", "reserved", ""),
+        # A reservation counts as on-demand instances do; blocks are asked about before.
+        ("p5.48xlarge", "reserved", P_ON_DEMAND),
         ("gr6.4xlarge", "on-demand", ""),
         ("", "spot", ""),
     ],

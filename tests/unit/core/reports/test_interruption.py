@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gpu_fleet.core.interruptions.report import InterruptionReport
 from gpu_fleet.core.markup import html, markdown
 from gpu_fleet.core.reports.document import document
 from gpu_fleet.core.reports.model import Left as XCom
@@ -97,3 +98,24 @@ def test_what_was_lost_is_priced_with_date_and_source() -> None:
     assert said in text
     unknown = markdown.render(document(run(interruption=replace(lost, usd=None, prices="Prices: none."))))
     assert "2.00 GPU hours, at an unknown price" in unknown
+
+
+BLOCK = {
+    "reservation": "cr-1",
+    "words": "Capacity Block cr-1 (2 x p5.48xlarge in us-west-2a)",
+    "paidHours": 48.0,
+    "unusedHours": 26.25,
+    "lateHours": 1.0,
+    "earlyHours": 1.25,
+    "idleHours": 24.0,
+}
+
+
+def test_the_hours_of_a_capacity_block_are_on_the_page_and_survive_an_xcom() -> None:
+    told = InterruptionReport.from_json(replace(REPORT, block=BLOCK).to_json())
+    assert told.block == BLOCK
+    page = markdown.render(document(run(interruption=told)))
+    assert "Paid and unused" in page
+    assert "Capacity Block cr-1" in page
+    assert "26.25" in page
+    assert "Paid and unused" not in markdown.render(document(run()))

@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"nodePools__0__capacityTypes": ["on-demand", "reserved"]},
         "nodePools[0].capacityTypes",
         "no capacity reservation",
-        "spot and on-demand",
+        "name reservations in capacityReservations",
     ),
     "expireAfter of nothing": ({"nodePools__0__expireAfter": "0h0s"}, "nodePools[0].expireAfter", "at once", "720h"),
     "AMI alias too long": (

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
 
+from gpu_fleet.core.errors import Forbidden
 from gpu_fleet.core.nodes.drifted import DriftedNode
 from gpu_fleet.core.nodes.template import Change
 from gpu_fleet.core.pools.assets import MAX_EXTRA, Topic, uri
+from gpu_fleet.core.reservations.reservation import Reservation
 from gpu_fleet.core.spec import ClusterSpec
+from gpu_fleet.core.spec.capacity import CapacityBlock, ReservationTerm
 from gpu_fleet.core.validation.report import PoolReport
 from gpu_fleet.operators.admission.admit import AdmitNodesOperator
 from gpu_fleet.operators.capacity.climbing import LADDER
@@ -99,12 +102,18 @@ def run(
     not_opened: dict[str, str] | None = None,
     climb: dict[str, Any] | None = None,
     lower: str | None = None,
+    block: CapacityBlock | None = None,
 ) -> SimpleNamespace:
     """One publishing task after these probes; ``before``: which topic had the pool's newest event."""
     spec = demo_spec(validation={"notify": notify or []})
     pool = spec.pool(POOL)
     minutes = pool.capacity.model_copy(update={"hold": HOLD})
-    spec = spec.model_copy(update={"node_pools": (pool.model_copy(update={"capacity": minutes}),)})
+    changed = pool.model_copy(update={"capacity": minutes})
+    if block is not None:
+        terms = (ReservationTerm(id="cr-1"),)
+        reserved = {"capacity_types": ("reserved",), "capacity_reservations": terms, "capacity_block": block}
+        changed = changed.model_copy(update=reserved)
+    spec = spec.model_copy(update={"node_pools": (changed,)})
     names = ["sharing", "vectoradd"][: len(reports)]
     with DAG("gpu_revalidate.demo", schedule=None):
         protect = ProtectNodesOperator(task_id="protect", node_pool=POOL)
@@ -297,6 +306,43 @@ def test_a_hold_counts_only_where_the_run_holds_nodes(hold: bool, held: list[str
     extra = run([healthy()], hold=hold, held=held).events[VALIDATED]
     valid = datetime.fromisoformat(extra["validUntil"]) - datetime.fromisoformat(extra["at"])
     assert (valid >= timedelta(minutes=HOLD)) is counts
+
+
+def block_that_ends(monkeypatch: pytest.MonkeyPatch, seconds: float) -> float:
+    """A pool's block ends in so many seconds; the moment."""
+    now = datetime.now(UTC).timestamp()
+    found = Reservation("cr-1", "active", "capacity-block", "g5.xlarge", start=0.0, end=now + seconds)
+    monkeypatch.setattr("gpu_fleet.hooks.aws.reservations.reservations_of", lambda *_: (found,))
+    return now + seconds
+
+
+def test_a_proof_is_valid_until_the_block_stops_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = block_that_ends(monkeypatch, 75 * 60 + 60)
+    extra = run([healthy()], block=CapacityBlock()).events[VALIDATED]
+    assert datetime.fromisoformat(extra["validUntil"]).timestamp() == pytest.approx(ends - 75 * 60, abs=1)
+    assert extra["capacityBlock"]["reservation"] == "cr-1"
+    assert datetime.fromisoformat(extra["capacityBlock"]["ends"]).timestamp() == pytest.approx(ends, abs=1)
+
+
+def test_a_block_that_ends_later_shortens_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run([healthy()]).events[VALIDATED]
+    block_that_ends(monkeypatch, 10 * 86_400)
+    extra = run([healthy()], block=CapacityBlock()).events[VALIDATED]
+    seconds = [
+        (datetime.fromisoformat(each["validUntil"]) - datetime.fromisoformat(each["at"])).total_seconds()
+        for each in (plain, extra)
+    ]
+    assert seconds[0] == seconds[1]
+
+
+def test_an_end_that_cannot_be_asked_for_fails_no_publication(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any) -> Any:
+        raise Forbidden("ec2:DescribeCapacityReservations is not allowed", reason="UnauthorizedOperation")
+
+    monkeypatch.setattr("gpu_fleet.hooks.aws.reservations.reservations_of", denied)
+    extra = run([healthy()], block=CapacityBlock()).events[VALIDATED]
+    assert "not allowed" in extra["capacityBlock"]["unknown"]
+    assert extra["validUntil"] > extra["at"]
 
 
 # --- notifications ---------------------------------------------------------------------------------------------------

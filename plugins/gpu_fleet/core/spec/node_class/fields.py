@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from gpu_fleet.core.spec.base import Pattern, SpecModel
+from gpu_fleet.core.spec.capacity import MOST_TERMS, ReservationTerm
 from gpu_fleet.core.spec.node_class.ami import Ami, AmiAlias, Family, check_ami_alias
 from gpu_fleet.core.spec.node_class.extra import check_extra
 from gpu_fleet.core.spec.node_class.kubelet import Kubelet
@@ -153,6 +154,11 @@ class NodeClass(NodeClassFields):
     )
     tags: dict[str, str] = Field(
         default_factory=dict, max_length=MOST_TAGS, description="Extra EC2 tags on instances and volumes."
+    )
+    capacity_reservations: tuple[ReservationTerm, ...] = Field(
+        default=(),
+        max_length=MOST_TERMS,
+        description="Capacity reservations of every pool with `reserved` among its `capacityTypes`.",
     )
 
     _alias = field_validator("ami_alias")(check_ami_alias)

@@ -16,6 +16,7 @@ from gpu_fleet.core.spec.notes import jobs as notes_jobs
 from gpu_fleet.core.spec.notes import nodes as notes_nodes
 from gpu_fleet.core.spec.notes import plugins as notes_plugins
 from gpu_fleet.core.spec.notes import pools as notes_pools
+from gpu_fleet.core.spec.notes import reservations as notes_reservations
 from gpu_fleet.core.spec.problems import Note
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ NOTES: tuple[NoteRule, ...] = (
     notes_admission.gated_nodes_need_airflow,
     notes_admission.closed_nodes_keep_pods_waiting,
     notes_interruptions.karpenter_keeps_no_window,
+    notes_reservations.karpenter_drains_before_the_package_is_done,
 )
 
 
