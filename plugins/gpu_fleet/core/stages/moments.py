@@ -1,7 +1,8 @@
 """The moments in the coming of a node, and the stages between them.
 
-All moments are time stamps of others: of the API server, of Karpenter and the kubelet in conditions, of EC2. They are
-whole seconds (``metav1.Time``; EC2's ``LaunchTime``), so a stage is exact to a second. A moment without a time stamp is
+All moments are time stamps of others: of the API server, of Karpenter and the kubelet in conditions, of EC2; the proof
+is by the API server's clock. Time stamps are whole seconds (``metav1.Time``; EC2's ``LaunchTime``), so a stage is exact
+to a second. A moment without a time stamp is
 unknown, and so are the stages that it begins and ends; neither is ever taken for 0.
 """
 
