@@ -56,7 +56,7 @@ def ladder_spec(ladder: list[Json], wanted: int = 1, minimum: int | None = None)
         nodePools__0__wantedNodes=wanted,
         nodePools__0__limits={"nodes": wanted},
         nodePools__0__capacity={"ladder": ladder, "minimum": minimum},
-        deadlines__capacity="60m",
+        deadlines__capacity="30m",
     )
 
 
