@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_fleet.core.kubernetes.kinds import EVENT
 from gpu_fleet.core.kubernetes.names import COMPONENT_PRE_PULL, LABEL_RUN, PLACEHOLDER_PRIORITY_CLASS, SYSTEM_NAMESPACE
 from gpu_fleet.core.kubernetes.objects import labels_of
 from gpu_fleet.operators.base import run_name, wait_started
@@ -14,6 +16,9 @@ from gpu_fleet.operators.pods import create_pod, delete_pods, placeholders
 from gpu_fleet.operators.pool import PoolOperator, reported_failure, upstream_tasks
 from gpu_fleet.operators.preconditions import CHANGES_CLUSTER, SelectedPool
 from gpu_fleet.triggers.waiting import await_gate, conclude
+
+#: How often the events about pulls are read again for seconds that are still missing, and seconds in between.
+LOOKS, LOOK_S = 4, 1.0
 
 
 class PrePullImagesOperator(PoolOperator):
@@ -70,13 +75,34 @@ class PrePullImagesOperator(PoolOperator):
         return self._end(verdict.message, verdict.data)
 
     def _end(self, message: str, data: Mapping[str, Any] | None) -> dict[str, Any]:
-        pulls: dict[str, dict[str, float | None]] = dict((data or {}).get("pulls") or {})
+        pulls = self._measured(dict((data or {}).get("pulls") or {}))
         for node, images in pulls.items():
             for image, took in images.items():
                 self.log.info("node %s pulled %s in %s s", node, image, "?" if took is None else f"{took:.1f}")
         deleted = delete_pods(self.kube, placeholders(self.kube, self.node_pool, COMPONENT_PRE_PULL))
         self.log.info("%s; %d pod(s) removed", message, len(deleted))
         return {"pulls": pulls}
+
+    def _measured(self, pulls: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+        """The seconds that the gate has seen, and those of events that came after the pods' status.
+
+        A kubelet sends events beside the status, and client-go's recorder sends them one after the other
+        (kubernetes/client-go ``tools/record/event.go``), so the last ones may arrive later.
+        """
+        from gpu_fleet.core.capacity.pre_pull import measured
+
+        for look in range(LOOKS):
+            if all(took is not None for images in pulls.values() for took in images.values()):
+                break
+            if look:
+                time.sleep(LOOK_S)
+            pods = placeholders(self.kube, self.node_pool, COMPONENT_PRE_PULL)
+            events = self.kube.list(EVENT, SYSTEM_NAMESPACE, field_selector="reason=Pulled")
+            for node, images in measured(pods, events).items():
+                for image, took in images.items():
+                    if took is not None and node in pulls and image in pulls[node]:
+                        pulls[node][image] = took
+        return pulls
 
     def _nodes(self, context: Mapping[str, Any]) -> list[str]:
         """The nodes that the pool's wait for capacity has found."""

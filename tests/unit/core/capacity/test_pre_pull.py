@@ -62,7 +62,8 @@ def test_a_pod_runs_nothing_of_the_image_and_holds_nothing() -> None:
     assert spec["nodeSelector"] == {"kubernetes.io/hostname": N1}
     assert (spec["restartPolicy"], spec["activeDeadlineSeconds"]) == ("Never", 900)
     assert spec["tolerations"] == [
-        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"key": "gpu-fleet.io/unproven", "operator": "Exists", "effect": "NoSchedule"},
     ]
     assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
 

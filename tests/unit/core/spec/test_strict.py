@@ -86,7 +86,11 @@ def full_mapping() -> dict[str, Any]:
         nodePools__1__admission="open",
         nodePools__0__terminationGracePeriod="10m",
         nodePools__0__capacity=capacity_of("g5.xlarge", "spot"),
-        nodePools__1__capacity=capacity_of("p4d.24xlarge", "on-demand") | {"hold": 0, "headroom": [WINDOW]},
+        nodePools__1__capacity=capacity_of("p4d.24xlarge", "reserved") | {"hold": 0, "headroom": [WINDOW]},
+        nodePools__1__capacityTypes=["reserved"],
+        nodePools__1__capacityReservations=[{"id": "cr-0123456789abcdef0"}],
+        nodePools__1__capacityBlock={"margin": "90m", "notice": "10m", "emptyBefore": "50m", "wait": "12h"},
+        nodeClass__capacityReservations=[{"tags": {"team": "a"}, "owner": "123456789012"}],
         nodePools__1__weight=5,
         nodePools__1__terminationGracePeriod="10m",
         nodePools__0__disruption={
@@ -162,7 +166,7 @@ def test_every_field_is_written_in_the_full_file() -> None:
     fields = {field.alias for model in {ClusterSpec, *models(ClusterSpec)} for field in model.model_fields.values()}
     assert fields - written == set()
     unset = {path for path, value in LEAVES.items() if value in (None, "")}
-    free = {"amiAlias", "schedule", "limits", "duration"} | TAKEN_OVER | EXCLUSIVE
+    free = {"amiAlias", "schedule", "limits", "duration", "capacityBlock"} | TAKEN_OVER | EXCLUSIVE
     assert {path[-1] for path in unset} <= free
 
 

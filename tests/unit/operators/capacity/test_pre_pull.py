@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk import DAG
 
 from gpu_fleet.core.errors import GateRefused
-from gpu_fleet.core.kubernetes.kinds import POD
+from gpu_fleet.core.kubernetes.kinds import POD, ObjectRef
 from gpu_fleet.core.kubernetes.names import SYSTEM_NAMESPACE
 from gpu_fleet.core.verdict import Verdict, failed, ready
 from gpu_fleet.operators.capacity import pre_pull
@@ -53,6 +53,11 @@ def run(cluster: SandboxCluster, run_id: str = "manual__1", nodes: tuple[str, ..
     there = context(ti)
     task.prepare(there)  # the cluster lock is another test's matter
     return task, there
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pre_pull, "LOOK_S", 0.0)
 
 
 @pytest.fixture
@@ -124,3 +129,34 @@ def test_without_nodes_nothing_is_made(shared: SandboxCluster, waits: dict[str, 
     task, there = run(shared, nodes=())
     assert task.act(there) == {"pulls": {}}
     assert "gate" not in waits
+
+
+def test_seconds_of_an_event_that_comes_after_the_pods_status_are_told(
+    shared: SandboxCluster, waits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits["verdict"] = ready("ImagesPulled", "all", pulls={"n1": {IMAGES[0]: 1.5, IMAGES[1]: None}})
+    task, there = run(shared, run_id="manual__late")
+
+    def late(_: float) -> None:
+        """The kubelet's status and event of the image that the gate had no seconds of."""
+        for pod in pods(shared):
+            if pod["spec"]["containers"][0]["image"] == IMAGES[1]:
+                ref = ObjectRef(POD, pod["metadata"]["name"], SYSTEM_NAMESPACE)
+                ended = {"name": "pull", "image": IMAGES[1], "imageID": "x", "ready": False, "restartCount": 0}
+                state = {"terminated": {"exitCode": 128, "reason": "StartError"}}
+                shared.kube.patch(
+                    ref, {"status": {"containerStatuses": [{**ended, "state": state}]}}, subresource="status"
+                )
+                shared.kube.create(
+                    {
+                        "apiVersion": "v1",
+                        "kind": "Event",
+                        "metadata": {"name": "late", "namespace": SYSTEM_NAMESPACE},
+                        "involvedObject": {"kind": "Pod", "namespace": SYSTEM_NAMESPACE, "name": ref.name},
+                        "reason": "Pulled",
+                        "message": f'Successfully pulled image "{IMAGES[1]}" in 1m2.5s (1m2.5s including waiting).',
+                    }
+                )
+
+    monkeypatch.setattr(pre_pull.time, "sleep", late)
+    assert task.act(there)["pulls"]["n1"][IMAGES[1]] == 62.5

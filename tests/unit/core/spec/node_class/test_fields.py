@@ -214,4 +214,5 @@ def test_every_field_of_the_crd_is_ours_or_passed_through() -> None:
 def test_a_pool_may_say_everything_but_the_identity() -> None:
     from gpu_fleet.core.spec import NodeClass
 
-    assert set(NodeClass.model_fields) - set(PoolNodeClass.model_fields) == {"role", "ami_alias", "discovery_tag"}
+    others = {"role", "ami_alias", "discovery_tag", "capacity_reservations"}
+    assert set(NodeClass.model_fields) - set(PoolNodeClass.model_fields) == others
