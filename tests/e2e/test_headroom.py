@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.fleet import CLUSTER, SHARED, SYSTEM_NAMESPACE, WHOLE, Fleet, Json, cluster_spec, pool_changes, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(300)]
 
 HEADROOM = f"gpu_headroom.{CLUSTER}"
 JOB = f"headroom-{WHOLE}-0"
@@ -41,7 +41,10 @@ def test_headroom_takes_the_idle_node_makes_room_for_a_user_and_goes(standing: F
         fleet.write_spec(spec)
         run = fleet.run(HEADROOM).succeeded()
         result = run.xcom("open_headroom")
-        assert (result[WHOLE]["created"], result[WHOLE]["open"]) == ([JOB], 1)
+        assert result[WHOLE]["open"] == 1
+        # The schedule's own run may have come first.
+        assert result[WHOLE]["created"] in ([JOB], [])
+        assert set(jobs(fleet)) == {JOB}
         assert "USD/month at the list price of p4d.24xlarge" in run.log("open_headroom")
         node = until("the placeholder on the idle node", lambda: placeholder_node(fleet), 30)
         # Again: nothing is created twice, nothing is bought.

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.fleet import LIFECYCLE, SHARED, SYSTEM_NAMESPACE, Fleet, cluster_spec, pool_changes
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 
 AWAIT = f"capacity.pool_{SHARED}.await_capacity"
 PUBLISH = f"validation.pool_{SHARED}.publish"

