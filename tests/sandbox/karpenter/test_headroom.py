@@ -18,7 +18,7 @@ from tests.sandbox.karpenter.talk import PAUSE, claims, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool, simulated
 from tests.unit.core.specs import demo_spec
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.full]
 
 POOL, SYSTEM = "whole-a100", "gpu-fleet-system"
 IMAGE = "registry.k8s.io/pause:3.10"

@@ -15,7 +15,7 @@ from sandbox.karpenter.durations import epoch
 from tests.sandbox.karpenter.talk import claims, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, node_class, node_pool, simulated
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.full]
 DEADLINE = "karpenter.sh/nodeclaim-termination-timestamp"
 DENIED = {"actions": ["ec2:DescribeInstanceStatus"]}
 

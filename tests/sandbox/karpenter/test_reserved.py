@@ -13,7 +13,7 @@ from sandbox.karpenter.cloudprovider.reserved import EXPIRING
 from tests.sandbox.karpenter.talk import claims, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, node_class, node_pool
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.full]
 
 ZONE, TYPE = "us-west-2a", "g5.xlarge"
 PREFIX = "karpenter.k8s.aws/capacity-reservation-"

@@ -21,7 +21,7 @@ from sandbox.karpenter.conditions import condition, is_true
 from tests.sandbox.karpenter.talk import PAUSE, claims, ready_pool
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_class, node_pool, simulated
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.full]
 
 POOL, SPEED = "timed", 12.0
 WHOLE_SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

@@ -15,7 +15,7 @@ from sandbox.karpenter.conditions import condition, is_true
 from tests.sandbox.karpenter.talk import PAUSE, claims, pool_pod, ready_pool, remove
 from tests.sandbox.nodes.cluster import Cluster, gpu_pod, node_pool
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.full]
 
 GATE = {"key": "example.com/unproven", "effect": "NoSchedule"}
 #: Simulated seconds in which Karpenter has long reacted to a pending pod (batches end after 10 s at most).

@@ -139,6 +139,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clu
         yield made
 
 
+@pytest.mark.full
 @pytest.mark.asyncio(loop_scope="module")
 async def test_nodes_of_different_classes_pull_at_different_speeds(cluster):
     volume = {"volumeType": "gp3", "volumeSize": "100Gi", "throughput": 600}
@@ -154,6 +155,7 @@ async def test_nodes_of_different_classes_pull_at_different_speeds(cluster):
     assert 47 <= fast_s < slow_s / 2
 
 
+@pytest.mark.full
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_bottlerocket_node_serves_its_gpus_without_any_pod(cluster):
     terms = [{"alias": "bottlerocket@v1.60.0"}]
