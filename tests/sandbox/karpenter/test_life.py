@@ -351,11 +351,12 @@ async def test_karpenter_notices_better_weather_three_minutes_after_a_refusal(cl
         found = await cluster.kube.list("Event", field_selector=f"reason={refused}")
         return [each for each in found if each["involvedObject"]["name"].startswith("weather-")]
 
-    cluster.settings.faults.set("weather", {"instanceType": "g5.xlarge", "until": 60})
+    cluster.settings.faults.set("weather", {"instanceType": "g5.xlarge"})
     try:
         await ready_pool(cluster, node_pool("weather", "g5.xlarge"))
         await cluster.apply(pool_pod("weather", "weather"))
         await cluster.until(asked)
+        cluster.settings.faults.clear("weather")
         began = time.monotonic()
         claim = (await claims(cluster, "weather", 1, "Launched"))[0]
         waited = (time.monotonic() - began) * cluster.settings.speed
