@@ -73,6 +73,7 @@ def test_the_first_rung_has_capacity_and_nothing_else_is_tried(world: Sky) -> No
     assert (ascent.told["lower"], ascent.told["sentence"]) == (False, "")
 
 
+@pytest.mark.full
 def test_capacity_that_comes_back_within_the_time_box_is_taken(world: Sky) -> None:
     spec = ladder_fleet([{**SPOT, "for": "40s"}, OTHER])
     world.provide(spec)
@@ -100,6 +101,7 @@ def test_every_rung_was_tried_in_vain_and_nothing_buys_any_more(world: Sky) -> N
     assert world.most == 0
 
 
+@pytest.mark.full
 def test_the_next_rung_asks_only_for_what_is_missing(world: Sky) -> None:
     spec = ladder_fleet([{**SPOT, "capacityTypes": ["on-demand"]}, {**OTHER, "capacityTypes": ["spot"]}], wanted=2)
     world.provide(spec)
@@ -115,6 +117,7 @@ def test_the_next_rung_asks_only_for_what_is_missing(world: Sky) -> None:
     assert len({node_of(pod) for pod in world.placeholders()}) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("minimum", [1, None])
 def test_fewer_nodes_than_wanted_are_enough_only_if_the_file_says_so(world: Sky, minimum: int | None) -> None:
     spec = ladder_fleet([{**SPOT, "capacityTypes": ["on-demand"]}], wanted=2, minimum=minimum)
@@ -133,6 +136,7 @@ def test_fewer_nodes_than_wanted_are_enough_only_if_the_file_says_so(world: Sky,
         assert asking(world) == []
 
 
+@pytest.mark.full
 def test_a_claim_that_karpenter_cannot_launch_is_gone_before_the_next_rung_buys(
     world: Sky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +178,7 @@ def dies_in(patch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool, t
     patch.setattr(module, name, dying)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("module", "name"),
