@@ -58,6 +58,7 @@ class Machine:
         self._ready_since = ""
         self._plugin: Simulated | None = None
         self._workers: dict[str, tuple[PodWorker, asyncio.Task[None]]] = {}
+        self._finished: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -249,8 +250,13 @@ class Machine:
         uid = pod["metadata"]["uid"]
         known = self._workers.get(uid)
         if change == "DELETED":
+            self._finished.discard(uid)
             if known is not None:
                 known[0].removed()
+            return
+        if uid in self._finished:
+            # A finalizer keeps the object: a pod that has been terminated is not started again
+            # (kubernetes v1.36 ``pkg/kubelet/pod_workers.go``, ``podSyncStatus.finished``).
             return
         if known is not None:
             known[0].update(pod)
@@ -261,9 +267,11 @@ class Machine:
         task.add_done_callback(lambda done: self._pod_done(uid, done))
 
     def _pod_done(self, uid: str, task: asyncio.Task[None]) -> None:
-        self._workers.pop(uid, None)
+        known = self._workers.pop(uid, None)
         if task.cancelled():
             return
+        if task.exception() is None and known is not None and not known[0].gone:
+            self._finished.add(uid)
         if (error := task.exception()) is not None:
             log.error("node %s: pod %s: %r; restarting its worker", self.host.name, uid, error, exc_info=error)
             self.host.keep(self._again(uid), f"again-{uid}")

@@ -67,6 +67,11 @@ class PodWorker:
         self._gone.set()
         self._deleting.set()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the object is."""
+        return self._gone.is_set()
+
     # --- used by containers --------------------------------------------------------------------------------------
 
     def folder(self, container: str) -> Path:
