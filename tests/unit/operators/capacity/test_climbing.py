@@ -129,7 +129,7 @@ def random_ladder(dice: random.Random) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(1, 41))
+@pytest.mark.parametrize("seed", [*range(1, 6), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(6, 41))])
 def test_any_weather_ends_in_capacity_or_in_a_complete_account_even_if_the_task_is_killed(seed: int) -> None:
     dice = random.Random(seed)
     wanted, minimum = dice.randint(1, 3), dice.choice([None, None, 1])
@@ -157,6 +157,7 @@ def test_any_weather_ends_in_capacity_or_in_a_complete_account_even_if_the_task_
         assert all(f"{each['reason']}: {each['said']}" in failure.message for each in told["attempts"])
 
 
+@pytest.mark.full
 def test_a_task_that_is_killed_at_any_call_to_the_api_server_ends_as_if_it_had_not_been() -> None:
     """One kill at each call in turn, over the whole climb: request, first rung, the step, second rung."""
     whole = World(ladder_spec(LADDER, wanted=2), no_spot(QUOTA))
