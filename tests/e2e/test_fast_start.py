@@ -47,7 +47,7 @@ def test_a_large_image_is_there_twice_as_soon_and_bottlerocket_shares_by_its_own
     pulls = {pool: run.xcom(f"capacity.pool_{pool}.pre_pull")["pulls"] for pool in (DEFAULT, FAST)}
     seconds = {pool: next(iter(found.values()))[IMAGE] for pool, found in pulls.items()}
     print(f"seconds that the image took: {seconds}")
-    assert seconds[DEFAULT] >= 229
+    assert seconds[DEFAULT] >= 225  # 229 by the figures above, less what the clocks differ
     assert seconds[DEFAULT] >= 2 * seconds[FAST]
     for pool in (DEFAULT, FAST):
         (node,) = nodes(fleet, pool)
