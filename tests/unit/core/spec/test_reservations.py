@@ -68,8 +68,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "an empty tag": (
         {**RESERVED, f"{POOL}capacityReservations": [{"tags": {"team": ""}}]},
         "nodePools[1].capacityReservations[0].tags",
-        "neither may be empty",
-        "any value",
+        "empty tag key or value",
+        "for any",
     ),
     "the id of a block": (
         {**RESERVED, f"{POOL}capacityReservations": [{"id": "cb-0123"}]},

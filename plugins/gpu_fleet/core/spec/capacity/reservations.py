@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from gpu_fleet.core.spec.base import Pattern, SpecModel, visible
+from gpu_fleet.core.spec.base import Pattern, SpecModel
 from gpu_fleet.core.spec.problems import shortened
 from gpu_fleet.core.spec.types.durations import Seconds
+from gpu_fleet.core.spec.types.selecting import SelectingTags
 
-#: Most terms of ``capacityReservationSelectorTerms``, and most tags of one (aws/karpenter-provider-aws v1.14.1
-#: pkg/apis/v1/ec2nodeclass.go).
-MOST_TERMS, _MOST_TAGS = 30, 20
+#: Most terms of ``capacityReservationSelectorTerms`` (aws/karpenter-provider-aws v1.14.1 pkg/apis/v1/ec2nodeclass.go).
+MOST_TERMS = 30
 
 
 def _id(value: str) -> str:
@@ -40,25 +40,11 @@ class ReservationTerm(SpecModel):
     id: ReservationId | None = Field(
         default=None, description="Id of the capacity reservation, cr-…; a Capacity Block has one, too."
     )
-    tags: dict[str, str] = Field(
-        default_factory=dict,
-        max_length=_MOST_TAGS,
-        description="Tags that the reservation has, all of them; the value '*' stands for any.",
-    )
+    tags: SelectingTags = Field(default_factory=dict)
     owner: AccountId | None = Field(
         default=None,
         description="With tags: only reservations of this account, for example of one that shares them with yours.",
     )
-
-    @field_validator("tags")
-    @classmethod
-    def _tags(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            visible(key)
-            visible(text)
-            if not key or not text:
-                raise ValueError(f"tag {key!r} with the value {text!r}: neither may be empty; '*' stands for any value")
-        return value
 
     @model_validator(mode="after")
     def _one_way(self) -> ReservationTerm:

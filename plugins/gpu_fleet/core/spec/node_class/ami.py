@@ -6,10 +6,10 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from gpu_fleet.core.spec.base import Pattern, SpecModel
-from gpu_fleet.core.spec.node_class.tags import MOST_SELECTING_TAGS, check_selecting_tags
+from gpu_fleet.core.spec.types.selecting import SelectingTags
 
 #: Longest AMI alias (CRD of EC2NodeClass, aws/karpenter-provider-aws v1.14 pkg/apis/v1/ec2nodeclass.go).
 _LONGEST_ALIAS = 30
@@ -80,17 +80,7 @@ class Ami(SpecModel):
     owner: ImageOwner | None = Field(
         default=None, description="Owner of the AMI: account number, `self` or `amazon`; for `name` and `tags`."
     )
-    tags: dict[str, str] = Field(
-        default_factory=dict,
-        max_length=MOST_SELECTING_TAGS,
-        description="Tags of the AMI; the value `*` stands for any.",
-    )
-
-    @field_validator("tags")
-    @classmethod
-    def _selecting(cls, value: dict[str, str]) -> dict[str, str]:
-        check_selecting_tags(value)
-        return value
+    tags: SelectingTags = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_way(self) -> Ami:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gpu_fleet.core.spec.base import Pattern, SpecModel
-from gpu_fleet.core.spec.node_class.tags import MOST_SELECTING_TAGS, check_selecting_tags
+from gpu_fleet.core.spec.types.selecting import SelectingTags
 
 
 def _subnet(value: str) -> str:
@@ -25,29 +25,17 @@ def _placement(value: str) -> str:
     return f"{value!r} is not the id of a placement group; write for example pg-0123456789abcdef0, or name: {value}"
 
 
-SelectingTags = Annotated[
-    dict[str, str],
-    Field(default_factory=dict, max_length=MOST_SELECTING_TAGS, description="Tags; the value `*` stands for any."),
-]
-
-
 class SubnetTerm(SpecModel):
     """Subnets by id, or by tags (all of them). Several terms add up."""
 
     id: Annotated[str, Pattern(r"subnet-[0-9a-z]+", _subnet)] | None = Field(default=None, description="Subnet id.")
-    tags: SelectingTags
+    tags: SelectingTags = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_way(self) -> SubnetTerm:
         if (self.id is None) == (not self.tags):
             raise ValueError("needs either id or tags; give one of them")
         return self
-
-    @field_validator("tags")
-    @classmethod
-    def _selecting(cls, value: dict[str, str]) -> dict[str, str]:
-        check_selecting_tags(value)
-        return value
 
     def to_manifest(self) -> dict[str, Any]:
         return {"id": self.id} if self.id is not None else {"tags": dict(self.tags)}
@@ -58,19 +46,13 @@ class SecurityGroupTerm(SpecModel):
 
     id: Annotated[str, Pattern(r"sg-[0-9a-z]+", _group)] | None = Field(default=None, description="Group id.")
     name: str | None = Field(default=None, min_length=1, max_length=255, description="Group name, not its Name tag.")
-    tags: SelectingTags
+    tags: SelectingTags = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_way(self) -> SecurityGroupTerm:
         if [self.id is not None, self.name is not None, bool(self.tags)].count(True) != 1:
             raise ValueError("needs exactly one of id, name and tags; give one of them")
         return self
-
-    @field_validator("tags")
-    @classmethod
-    def _selecting(cls, value: dict[str, str]) -> dict[str, str]:
-        check_selecting_tags(value)
-        return value
 
     def to_manifest(self) -> dict[str, Any]:
         if self.id is not None:

@@ -1,4 +1,4 @@
-"""EC2 tags: those that a cluster file adds to instances and volumes, and those that select subnets, groups and AMIs."""
+"""EC2 tags that a cluster file adds to instances and volumes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from gpu_fleet.core.kubernetes.names import LABEL_CLUSTER, LABEL_POOL
 from gpu_fleet.core.spec.base import visible
+from gpu_fleet.core.spec.types.selecting import LONGEST_TAG_KEY, LONGEST_TAG_VALUE
 
-#: Longest key and value of an EC2 tag (Amazon EC2 User Guide, 'Tag restrictions').
-LONGEST_TAG_KEY, LONGEST_TAG_VALUE = 128, 256
 #: Keys that the EC2NodeClass refuses, besides those that begin with ``kubernetes.io/cluster``
 #: (aws/karpenter-provider-aws v1.14.1 pkg/apis/crds/karpenter.k8s.aws_ec2nodeclasses.yaml, ``spec.tags``). ``aws:`` is
 #: EC2's own, in any case (Amazon EC2 User Guide, 'Tag your Amazon EC2 resources').
@@ -18,8 +17,6 @@ _RESERVED_TAGS = frozenset(
 #: EC2 takes 50 tags on an instance. Karpenter adds six: those four keys, ``kubernetes.io/cluster/NAME`` and ``Name``
 #: (v1.14.1 pkg/utils/utils.go, ``GetTags``; pkg/controllers/nodeclaim/tagging); we add cluster and pool.
 MOST_TAGS = 50 - 6 - 2
-#: Tags of one selector term (v1.14.1 pkg/apis/v1/ec2nodeclass.go, ``SubnetSelectorTerm``).
-MOST_SELECTING_TAGS = 20
 
 
 def check_tags(value: Mapping[str, str]) -> None:
@@ -40,16 +37,3 @@ def check_tags(value: Mapping[str, str]) -> None:
             raise ValueError(f"tag {key!r} is reserved by Karpenter, EKS or AWS; choose another key")
         if key in (LABEL_CLUSTER, LABEL_POOL):
             raise ValueError(f"tag {key!r} is set by gpu-fleet itself; choose another key")
-
-
-def check_selecting_tags(value: Mapping[str, str]) -> None:
-    """
-    :raises ValueError: for tags by which an EC2NodeClass cannot select.
-    """
-    for key, text in value.items():
-        visible(key)
-        visible(text)
-        if not key or not text:
-            raise ValueError("has an empty tag key or value; write the value, or '*' for any")
-        if len(key) > LONGEST_TAG_KEY or len(text) > LONGEST_TAG_VALUE:
-            raise ValueError(f"tag {key[:40]!r} is longer than EC2 takes; shorten it")
