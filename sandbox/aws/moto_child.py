@@ -62,42 +62,25 @@ def eks_images(versions: Iterable[str]) -> list[dict[str, Any]]:
     """What moto loads as images: every flavour of AL2023 and Bottlerocket per Kubernetes version and release."""
     images = []
     for version in versions:
+        al2023 = f"EKS-optimized Kubernetes node based on Amazon Linux 2023, (k8s: {version})"
         for release in AMI_RELEASES:
+            date = f"{release[1:5]}-{release[5:7]}-{release[7:9]}"
             for flavour in ("standard", "nvidia"):
-                name = ami_name(flavour, version, release)
-                images.append(
-                    {
-                        "ami_id": "ami-" + hashlib.sha256(name.encode()).hexdigest()[:17],
-                        "name": name,
-                        "description": f"EKS-optimized Kubernetes node based on Amazon Linux 2023, (k8s: {version})",
-                        "owner_id": _AMI_OWNER,
-                        "public": True,
-                        "virtualization_type": "hvm",
-                        "architecture": "x86_64",
-                        "state": "available",
-                        "platform": None,
-                        "image_type": "machine",
-                        "hypervisor": "xen",
-                        "root_device_type": "ebs",
-                        "root_device_name": "/dev/xvda",
-                        "sriov": "simple",
-                        "creation_date": f"{release[1:5]}-{release[5:7]}-{release[7:9]}T00:00:00.000Z",
-                        "image_location": f"amazon/{name}",
-                    }
-                )
+                images.append(_image(ami_name(flavour, version, release), al2023, _AMI_OWNER, date))
         for release in BOTTLEROCKET_RELEASES:
-            images += [_bottlerocket(version, variant, release) for variant in ("", "-nvidia")]
+            for variant in ("", "-nvidia"):
+                # Names as in the public images of account 092701018921.
+                name = f"bottlerocket-aws-k8s-{version}{variant}-x86_64-v{release}-0a1b2c3d"
+                images.append(_image(name, "The Bottlerocket operating system", "092701018921", "2026-07-14"))
     return images
 
 
-def _bottlerocket(version: str, variant: str, release: str) -> dict[str, Any]:
-    """An image of Bottlerocket (names as in the public images of account 092701018921)."""
-    name = f"bottlerocket-aws-k8s-{version}{variant}-x86_64-v{release}-0a1b2c3d"
+def _image(name: str, description: str, owner: str, date: str) -> dict[str, Any]:
     return {
         "ami_id": "ami-" + hashlib.sha256(name.encode()).hexdigest()[:17],
         "name": name,
-        "description": "The Bottlerocket operating system",
-        "owner_id": "092701018921",
+        "description": description,
+        "owner_id": owner,
         "public": True,
         "virtualization_type": "hvm",
         "architecture": "x86_64",
@@ -108,7 +91,7 @@ def _bottlerocket(version: str, variant: str, release: str) -> dict[str, Any]:
         "root_device_type": "ebs",
         "root_device_name": "/dev/xvda",
         "sriov": "simple",
-        "creation_date": "2026-07-14T00:00:00.000Z",
+        "creation_date": f"{date}T00:00:00.000Z",
         "image_location": f"amazon/{name}",
     }
 

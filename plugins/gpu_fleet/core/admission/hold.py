@@ -19,7 +19,7 @@ from typing import Any
 
 from gpu_fleet.core.kubernetes.names import ANNOTATION_HELD
 from gpu_fleet.core.kubernetes.objects import annotations_of, deleting
-from gpu_fleet.core.nodes.freeze import applied_manifest, is_frozen
+from gpu_fleet.core.nodes.freeze import applied_manifest, given_back, is_frozen
 
 Json = dict[str, Any]
 _NODES = "nodes"
@@ -65,19 +65,13 @@ def released(pool: Mapping[str, Any]) -> Json | None:
     found = _record(pool)
     if found is None or deleting(pool):
         return None
-    manifest, metadata, spec = applied_manifest(pool)
+    _, _, spec = applied_manifest(pool)
     limits = dict(spec.get("limits") or {})
     if limits.get(_NODES) == found.get("held") and "before" in found:
         limits.pop(_NODES, None)
         if found["before"] is not None:
             limits[_NODES] = str(found["before"])
-    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name != ANNOTATION_HELD}
-    if kept:
-        manifest["metadata"]["annotations"] = kept
-    manifest["spec"] = {name: value for name, value in spec.items() if name != "limits"}
-    if limits:
-        manifest["spec"]["limits"] = limits
-    return manifest
+    return given_back(pool, limits, {ANNOTATION_HELD})
 
 
 def _limit(pool: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ as no pod was evicted; afterwards it stays, or Karpenter would buy new nodes for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gpu_fleet.core.kubernetes.names import (
@@ -79,16 +79,21 @@ def frozen(pool: Mapping[str, Any], run: str, *, evicting: bool = False) -> Json
 
 def thawed(pool: Mapping[str, Any]) -> Json:
     """The manifest that undoes a freeze, for the same field manager: the old limits, and none of our annotations."""
-    manifest, metadata, spec = applied_manifest(pool)
+    _, _, spec = applied_manifest(pool)
     before = json.loads(_annotations(pool)[ANNOTATION_FROZEN_LIMITS])
     limits = {name: value for name, value in (spec.get("limits") or {}).items() if name not in FROZEN_LIMITS}
-    limits |= {name: before[name] for name in FROZEN_LIMITS if name in before}
-    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name not in _OURS}
+    return given_back(pool, limits | {name: before[name] for name in FROZEN_LIMITS if name in before}, _OURS)
+
+
+def given_back(pool: Mapping[str, Any], limits: Mapping[str, Any], marks: Collection[str]) -> Json:
+    """The manifest with these limits and without our annotations ``marks``, for the same field manager."""
+    manifest, metadata, spec = applied_manifest(pool)
+    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name not in marks}
     if kept:
         manifest["metadata"]["annotations"] = kept
     manifest["spec"] = {name: value for name, value in spec.items() if name != "limits"}
     if limits:
-        manifest["spec"]["limits"] = limits
+        manifest["spec"]["limits"] = dict(limits)
     return manifest
 
 
