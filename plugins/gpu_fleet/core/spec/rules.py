@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from gpu_fleet.core.kubernetes.names import DOMAIN, LABEL_GPU_PRESENT, LABEL_MPS_CAPABLE, LABEL_PLUGIN_CONFIG
 from gpu_fleet.core.spec.capacity.admission import gate_is_no_taint, gates_only_own_pools
-from gpu_fleet.core.spec.capacity.rules import CAPACITY_RULES
-from gpu_fleet.core.spec.headroom import HEADROOM
+from gpu_fleet.core.spec.capacity.headroom_rules import HEADROOM
+from gpu_fleet.core.spec.capacity.ladder_rules import LADDER
+from gpu_fleet.core.spec.capacity.reservation_rules import RESERVED
 from gpu_fleet.core.spec.instances import OTHER_ACCELERATORS, is_fractional, physical_gpus
 from gpu_fleet.core.spec.node_rules import NODE_RULES
 from gpu_fleet.core.spec.owned_values import OWNED_VALUES
 from gpu_fleet.core.spec.problems import Problem
-from gpu_fleet.core.spec.reserved import RESERVED
 from gpu_fleet.core.spec.types.names import version_tuple
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ RULES: tuple[Rule, ...] = (
     nvidia_instances,
     same_gpu_count,
     limits_cover_wanted,
-    *CAPACITY_RULES,
+    *LADDER,
     *RESERVED,
     distinct_taints,
     labels_are_free,

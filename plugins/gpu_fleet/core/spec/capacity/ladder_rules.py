@@ -1,4 +1,4 @@
-"""Rules about the fields of ``capacity``, in the signature of :mod:`gpu_fleet.core.spec.rules`."""
+"""Rules about the ladder of ``capacity``, in the signature of :mod:`gpu_fleet.core.spec.rules`."""
 
 from __future__ import annotations
 
@@ -110,4 +110,4 @@ def _minutes(seconds: int) -> str:
     return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
 
 
-CAPACITY_RULES = (rungs_are_of_the_pool, rungs_differ, time_boxes_fit, minimum_is_within_wanted)
+LADDER = (rungs_are_of_the_pool, rungs_differ, time_boxes_fit, minimum_is_within_wanted)
