@@ -96,7 +96,7 @@ PACKAGE = (
     "gpu_fleet.phases.teardown",
     "gpu_fleet.phases.validation",
     "gpu_fleet.triggers.admission",
-    "gpu_fleet.triggers.fallen",
+    "gpu_fleet.triggers.unannounced",
     "gpu_fleet.triggers.gate",
     "gpu_fleet.triggers.interruptions",
 )

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
     from gpu_fleet.core.spec import ClusterSpec
-    from gpu_fleet.triggers.fallen import Fallen
     from gpu_fleet.triggers.first_aid import Ward
+    from gpu_fleet.triggers.unannounced import UnannouncedEnds
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class InterruptionTrigger(BaseEventTrigger):
         self.node_groups = list(node_groups)
         self._client: Any = None
         self._ward: Ward | None = None
-        self._fallen: Fallen | None = None
+        self._unannounced: UnannouncedEnds | None = None
         #: Instances that had a case, the oldest first.
         self._met: dict[str, None] = {}
 
@@ -186,7 +186,7 @@ class InterruptionTrigger(BaseEventTrigger):
         raise NotImplementedError("the queue is read as a shared stream only")
         yield  # makes this an async generator
 
-    async def _fallen_of(
+    async def _unannounced_of(
         self, ward: Ward, counting: Mapping[str, Notice], passed_over: dict[str, str], cases: Sequence[Case]
     ) -> list[Case]:
         """Instances that ended because of an interruption that no message has told, and that were ours.
@@ -196,10 +196,10 @@ class InterruptionTrigger(BaseEventTrigger):
         for case in cases:
             self._met[case.notice.instance] = None
         asked = {each: counting[each] for each in sorted(passed_over) if each in counting and each not in self._met}
-        if self._fallen is None or not asked:
+        if self._unannounced is None or not asked:
             return []
         homes = {each: home for each in asked if (home := ward.home_of(each)) is not None}
-        found = await self._fallen.cases(asked, homes, patience_s=PATIENCE_S if cases else LONG_S)
+        found = await self._unannounced.cases(asked, homes, patience_s=PATIENCE_S if cases else LONG_S)
         for case in found:
             del passed_over[case.notice.instance]
             self._met[case.notice.instance] = None
@@ -210,8 +210,8 @@ class InterruptionTrigger(BaseEventTrigger):
     def _open(self) -> Ward:
         from gpu_fleet.hooks.kubernetes.first_aid import NodeFirstAid
         from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubernetesHook
-        from gpu_fleet.triggers.fallen import Fallen
         from gpu_fleet.triggers.first_aid import Ward
+        from gpu_fleet.triggers.unannounced import UnannouncedEnds
 
         self._client = KubernetesHook(ClusterAccess.from_json(self.access)).async_client()
         scope = Scope(tuple(self.pools), tuple(self.node_groups))
@@ -219,7 +219,7 @@ class InterruptionTrigger(BaseEventTrigger):
         self._ward.open()
         name = str(self.access.get("cluster_name") or "")
         if name:
-            self._fallen = Fallen(self._client, self.connection, self.region, name, self.pools)
+            self._unannounced = UnannouncedEnds(self._client, self.connection, self.region, name, self.pools)
         return self._ward
 
     async def _handle(self, ward: Ward, batch: Mapping[str, Any]) -> Payload:
@@ -235,7 +235,7 @@ class InterruptionTrigger(BaseEventTrigger):
                 [each for each in heeded if each.kind in ANNOUNCED and passed_over.get(each.instance) == "leaving"]
             )
             cases += (await ward.treat(announced, read_at))[0]
-            cases += await self._fallen_of(ward, counting, passed_over, cases)
+            cases += await self._unannounced_of(ward, counting, passed_over, cases)
         except Exception as error:
             # Not lost with a defect of ours: the worker looks at the cluster for itself.
             log.exception("cluster %s: no first aid", self.cluster)
@@ -261,9 +261,9 @@ class InterruptionTrigger(BaseEventTrigger):
         if ward is not None:
             with contextlib.suppress(Exception):
                 await ward.close()
-        fallen, self._fallen = self._fallen, None
-        if fallen is not None:
-            fallen.close()
+        unannounced, self._unannounced = self._unannounced, None
+        if unannounced is not None:
+            unannounced.close()
         client, self._client = self._client, None
         if client is not None:
             await client.close()

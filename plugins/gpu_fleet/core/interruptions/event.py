@@ -36,8 +36,8 @@ class Case:
     :ivar sent: when SQS got the message, epoch seconds; ``None`` if it does not say.
     :ivar problem: why the node could not be looked at or written to; ``None`` if nothing is left to do. With a problem,
         whether the instance is of this cluster at all may be unknown (no node, no claim).
-    :ivar fallen: the instance was the pool's, and an interruption that no message has told ended it: its node is going,
-        or gone.
+    :ivar unannounced: the instance was the pool's, and an interruption that no message has told ended it: its node is
+        going, or gone.
     :ivar pods: those on the node when it was cordoned, as ``victims.seen_pods`` gives them.
     """
 
@@ -51,7 +51,7 @@ class Case:
     cordoned: bool = False
     sent: float | None = None
     problem: str | None = None
-    fallen: bool = False
+    unannounced: bool = False
     pods: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Case:
             "cordoned": self.cordoned,
             "sent": self.sent,
             "problem": self.problem,
-            **({"fallen": True} if self.fallen else {}),
+            **({"unannounced": True} if self.unannounced else {}),
             "pods": [dict(pod) for pod in self.pods],
         }
 
@@ -87,7 +87,7 @@ class Case:
             cordoned=bool(value.get("cordoned")),
             sent=None if sent is None else float(sent),
             problem=value.get("problem"),
-            fallen=bool(value.get("fallen")),
+            unannounced=bool(value.get("unannounced")),
             pods=tuple(pod for pod in value.get("pods") or () if isinstance(pod, Mapping)),
         )
 

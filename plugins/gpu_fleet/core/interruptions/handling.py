@@ -178,7 +178,9 @@ def plan_nodes(
         plans.append(NodePlan(ours, node, notice, seen, decision, first_aid(node, notice, seen=seen)))
     missing = {instance: case for instance, case in cases.items() if instance not in here}
     departed = []
-    gone = [case for case in missing.values() if case.fallen or (case.node and case.notice.kind is not Kind.REBALANCE)]
+    gone = [
+        case for case in missing.values() if case.unannounced or (case.node and case.notice.kind is not Kind.REBALANCE)
+    ]
     known_by = reported() if gone else {}
     for case in gone:
         del missing[case.notice.instance]
@@ -205,7 +207,7 @@ def _already_leaving(ours: OurNode, handled: Handled | None, case: Case | None) 
         return Decision(Way.ENDING, "Karpenter removed it before its planned drain")
     if announced and case is not None and case.pods:
         return Decision(Way.ENDING, "its pods had not ended when its instance did")
-    if case is not None and case.fallen:
+    if case is not None and case.unannounced:
         return Decision(Way.ENDING, "Karpenter removed it because of an interruption that no message had told")
     return Decision(Way.NOTE, "it was being removed already, and is drained by whoever removes it")
 

@@ -277,7 +277,7 @@ def test_what_a_claim_of_an_older_version_says_is_read() -> None:
 
 
 def test_an_instance_that_the_cluster_has_forgotten_is_lost_to_its_pool_once() -> None:
-    case = Case(ENDS, claim="c", pool=POOL, fallen=True)
+    case = Case(ENDS, claim="c", pool=POOL, unannounced=True)
     arguments: Any = {"run": RUN, "now": 1005.0, "is_over": lambda _: True}
     (gone,) = plan_nodes([], [], {"i-0000000a": case}, demo_spec(), **arguments).departed
     assert (gone.name, gone.in_time) == ("c", False)
@@ -301,7 +301,7 @@ def test_an_instance_that_the_cluster_has_forgotten_is_lost_to_its_pool_once() -
 def test_a_node_that_karpenter_removes_for_an_interruption_that_nobody_told_is_told_once(
     by: Handled | None, way: Way | None
 ) -> None:
-    case = Case(ENDS, node="ip-a", claim="c", pool=POOL, fallen=True)
+    case = Case(ENDS, node="ip-a", claim="c", pool=POOL, unannounced=True)
     found = plan_nodes(
         [leaving(node(mark=None, by=by))],
         [],

@@ -39,7 +39,7 @@ _REASON, _NAMESPACE = "TerminatingOnInterruption", "default"
 _MOST = 200
 
 
-class Fallen:
+class UnannouncedEnds:
     """
     :param cluster: the EKS cluster's name, which Karpenter's instances have as a tag.
     :param pools: names of the NodePools whose nodes are ours.
@@ -58,7 +58,7 @@ class Fallen:
         self._region = region
         self._cluster = cluster
         self._pools = sorted(pools)
-        self._threads = DaemonThreads(f"gpu-fleet-fallen-{cluster}")
+        self._threads = DaemonThreads(f"gpu-fleet-unannounced-{cluster}")
 
     async def cases(self, notices: Mapping[str, Notice], homes: Mapping[str, Home], *, patience_s: float) -> list[Case]:
         """Those of the notices that are about such an instance; none that cannot be found out about in time.
@@ -90,7 +90,7 @@ class Fallen:
             if reason.startswith(_BY_EC2) or await self._interrupted(claim):
                 notice = notices[str(instance["InstanceId"])]
                 log.info("%s: an instance of pool %s is gone with its node", notice.instance, pool)
-                found.append(Case(notice, claim=claim or None, pool=pool, fallen=True))
+                found.append(Case(notice, claim=claim or None, pool=pool, unannounced=True))
 
     def close(self) -> None:
         self._threads.close()
@@ -130,5 +130,5 @@ def _leaving(notice: Notice, home: Home) -> Case:
         claim=home.claim or None,
         pool=home.pool,
         node_group=home.node_group,
-        fallen=True,
+        unannounced=True,
     )

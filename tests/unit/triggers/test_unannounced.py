@@ -14,7 +14,7 @@ from gpu_fleet.core.errors import Forbidden
 from gpu_fleet.core.kubernetes.kinds import EVENT, NODE, NODE_CLAIM, ObjectRef
 from gpu_fleet.hooks.kubernetes.hook import ClusterAccess, KubeClient, KubernetesHook
 from gpu_fleet.triggers import queue_stream
-from gpu_fleet.triggers.fallen import Fallen
+from gpu_fleet.triggers.unannounced import UnannouncedEnds
 from tests.unit.sandboxed import SandboxCloud
 from tests.unit.triggers.interruption_world import (
     POOL,
@@ -105,7 +105,7 @@ async def test_who_ended_it_decides(
 ) -> None:
     instance = new_instance()
     claim = f"claim-{instance[-6:]}"
-    monkeypatch.setattr(Fallen, "_describe", lambda _, asked: [shown(each, reason, claim) for each in asked])
+    monkeypatch.setattr(UnannouncedEnds, "_describe", lambda _, asked: [shown(each, reason, claim) for each in asked])
     for each in events:
         interrupted(kube, claim, each)
     async with running(trigger_of(access, queue.name)) as triggerer:
@@ -118,7 +118,7 @@ async def test_who_ended_it_decides(
     assert bool(cases) is lost
     if lost:
         (case,) = cases
-        assert (case["node"], case["claim"], case["pool"], case["fallen"]) == (None, claim, POOL, True)
+        assert (case["node"], case["claim"], case["pool"], case["unannounced"]) == (None, claim, POOL, True)
         assert triggerer.cases[0] == case
 
 
@@ -140,7 +140,7 @@ async def test_a_node_that_is_leaving_is_told_if_karpenter_removes_it_because_of
         await until(lambda: queue.left() == 0)
         queue.send(event(STATE, instance, at=time.time() + 40, state="terminated"))
         await until(lambda: queue.left() == 0)
-    assert [(case["node"], case["fallen"]) for case in triggerer.cases] == ([("n1", True)] if told else [])
+    assert [(case["node"], case["unannounced"]) for case in triggerer.cases] == ([("n1", True)] if told else [])
 
 
 async def test_ec2_is_asked_for_instances_of_our_pools_alone(
@@ -181,7 +181,7 @@ async def test_an_ec2_that_may_not_be_asked_hides_nothing_else(
     def refuse(*_: Any) -> Any:
         raise Forbidden("no")
 
-    monkeypatch.setattr(Fallen, "_describe", refuse)
+    monkeypatch.setattr(UnannouncedEnds, "_describe", refuse)
     async with running(trigger_of(access, queue.name)) as triggerer:
         queue.send(event(STATE, new_instance(), state="terminated"))
         await until(lambda: queue.left() == 0)
